@@ -98,10 +98,10 @@ def _listed() -> tuple[Gpu, ...]:
 def _driver_answer(command: list[str]) -> str:
     """Return what a tool prints; an empty text where it is not installed, fails or does not end."""
     try:
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False)
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return "" if shown.returncode else shown.stdout
+    return "" if finished.returncode else finished.stdout
 
 
 @cache

@@ -152,16 +152,16 @@ def file_problem(folder: Path, cell: Cell, status: str, device: str = "cpu") -> 
     name = key(cell, device)
     try:
         text = "".join(_texts(_inside(folder / f"{name}.{status}.json", folder)))
-        asked, _, rest = text.partition(',"status":')
-        whole = provenance.untouched(text) and rest.startswith(f'"{status}"')
-        record = json.loads(asked + "}") if whole else read_cell(folder, name, status)
+        beginning, _, remainder = text.partition(',"status":')
+        is_untouched = provenance.untouched(text) and remainder.startswith(f'"{status}"')
+        record = json.loads(beginning + "}") if is_untouched else read_cell(folder, name, status)
         recorded = [record[word] for word in ("key", "stage", "settings")] + [record["variant"]["id"]]
     except SparsebenchError as error:
         return error.message
     except (LookupError, TypeError, ValueError) as error:
         return f"{name}.{status}.json: not a record as sparsebench writes it ({error!r})"
-    wanted = [name, cell.stage, json.loads(json.dumps(cell.settings)), cell.variant.id]
-    return None if recorded == wanted else f"{name}.{status}.json: the record of another cell"
+    expected = [name, cell.stage, json.loads(json.dumps(cell.settings)), cell.variant.id]
+    return None if recorded == expected else f"{name}.{status}.json: the record of another cell"
 
 
 def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:

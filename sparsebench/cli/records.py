@@ -101,8 +101,9 @@ def unbundle(
     sparsebench unbundle small.jsonl.zst ledger/records
     """
     wrong: list[RecordError] = []
-    came, met = add_bundle(bundled, records, wrong.append)
+    added, already_there = add_bundle(bundled, records, wrong.append)
     notes("left out", list(map(str, wrong)))
-    note(f"{came} records added to {records}{f'; {met} of the bundle were already there' if met else ''}")
+    beside = f"; {already_there} of the bundle were already there" if already_there else ""
+    note(f"{added} records added to {records}{beside}")
     if wrong:
         raise typer.Exit(1)

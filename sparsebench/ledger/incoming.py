@@ -53,7 +53,7 @@ def unbundle(bundled: Path, folder: Path, wrong: Wrong | None = None) -> tuple[i
     bundle may hold an older one that a kill has left, behind the one that is done. ``wrong`` is called for each record
     that no run here can go on from; without it, the first raises RecordError.
     """
-    there, taken, met = statuses(folder).keys(), set[str](), 0
+    recorded, added, already_there = statuses(folder).keys(), set[str](), 0
     for where, record in located([bundled], wrong):
         if record.get("kind") == "plan":
             continue
@@ -65,12 +65,12 @@ def unbundle(bundled: Path, folder: Path, wrong: Wrong | None = None) -> tuple[i
                 raise
             wrong(error)
             continue
-        if record["key"] in there:
-            met += 1
-        elif record["key"] not in taken:
+        if record["key"] in recorded:
+            already_there += 1
+        elif record["key"] not in added:
             write(folder, record)
-            taken.add(record["key"])
-    return len(taken), met
+            added.add(record["key"])
+    return len(added), already_there
 
 
 def _check_id(record: Mapping[str, Any], where: str) -> None:

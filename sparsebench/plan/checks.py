@@ -262,46 +262,50 @@ def _uneven_nodes(loaded: LoadedManifest, at: At, nodes: int, ranks: Sequence[in
 def _task(loaded: LoadedManifest, at: At, task: ManifestTask, family: Family) -> Iterator[Problem]:
     """Report what is wrong with a task, before data of the user's own are read."""
     name, kinds_of_data = task.task, benchmarks.KINDS
-    own = kinds_of_data.get(name)
+    own_kind = kinds_of_data.get(name)
     if task.source is not None:
-        own = own or kinds_of_data[LM_EVAL]
+        own_kind = own_kind or kinds_of_data[LM_EVAL]
         yield from _source(loaded, (*at, "source"), task.source)
-    elif own and not own.source:
+    elif own_kind and not own_kind.source:
         if name not in _task_names():
             hint = f"{{task: {name}, source: path:FILE}}"
             yield loaded.problem((*at, "task"), f"`{name}` asks for data of your own", "a `source`", hint)
             return
-        own = None
-    if own is None and name not in _task_names():
+        own_kind = None
+    if own_kind is None and name not in _task_names():
         yield from _unknown(loaded, (*at, "task"), name, "task", _task_names())
         return
-    benchmark = own or benchmarks.find_benchmark(name, None) or kinds_of_data[LM_EVAL]
+    benchmark = own_kind or benchmarks.find_benchmark(name, None) or kinds_of_data[LM_EVAL]
     if family not in benchmark.families:
         message = f"`{name}` is for {' and '.join(benchmark.families)} models"
         yield loaded.problem((*at, "task"), message, f"a task for {family} models")
-    refused = [key for key in OWN_KEYS if not own or key not in own.takes]
+    refused = [key for key in OWN_KEYS if not own_kind or key not in own_kind.takes]
     refused += [key for key in benchmarks.PROTOCOL_KEYS if not benchmarks.takes(benchmark.adapter, key)]
     for key in refused:
         if getattr(task, key) not in (None, False, "auto"):
-            but = " without a `source`" if key in OWN_KEYS and not own else ""
+            but = " without a `source`" if key in OWN_KEYS and not own_kind else ""
             message = f"`{name}` takes no `{key}`{but}"
-            yield loaded.problem((*at, key), message, one_of(own.takes) if own else "", f"remove `{key}`", on_key=True)
-    if own:
-        yield from _own_values(loaded, at, task, own)
+            yield loaded.problem(
+                (*at, key), message, one_of(own_kind.takes) if own_kind else "", f"remove `{key}`", on_key=True
+            )
+    if own_kind:
+        yield from _own_values(loaded, at, task, own_kind)
 
 
-def _own_values(loaded: LoadedManifest, at: At, task: ManifestTask, own: benchmarks.OwnTaskKind) -> Iterator[Problem]:
+def _own_values(
+    loaded: LoadedManifest, at: At, task: ManifestTask, own_kind: benchmarks.OwnTaskKind
+) -> Iterator[Problem]:
     """Report a metric, columns or a stride that the user's own data of this kind cannot have."""
-    if task.metric and own.metrics and task.metric not in own.metrics:
+    if task.metric and own_kind.metrics and task.metric not in own_kind.metrics:
         message = f"`{task.task}` has no `{task.metric}`"
-        yield loaded.problem((*at, "metric"), message, one_of(own.metrics))
-    roles = [*own.columns, *own.optional]
-    for role in task.columns or () if "columns" in own.takes else ():
+        yield loaded.problem((*at, "metric"), message, one_of(own_kind.metrics))
+    roles = [*own_kind.columns, *own_kind.optional]
+    for role in task.columns or () if "columns" in own_kind.takes else ():
         if role not in roles:
             message = f"a record of `{task.task}` has no `{role}`"
             hint = did_you_mean(role, roles)
             yield loaded.problem((*at, "columns", role), message, one_of(roles), hint, on_key=True)
-    length = task.length or own.length
+    length = task.length or own_kind.length
     if length and task.stride and task.stride > length:
         message = f"a `stride` of {task.stride:,} leaves out text between windows of {length:,}"
         yield loaded.problem((*at, "stride"), message, f"at most {length:,}")

@@ -257,7 +257,7 @@ def refusals(
     Each has its reason, at the line of the manifest that asks for it. ``configs`` are the dense models' config.json:
     what a step changes in it shows when the cell is measured.
     """
-    known: dict[object, Refusal | None] = {}  # the driver's tool is run once per question, not once per cell
+    answers: dict[object, Refusal | None] = {}  # the driver's tool is run once per question, not once per cell
     problems: dict[str, Problem] = {}
     for cell in plan.cells:
         if "engine" not in cell.settings:
@@ -266,13 +266,13 @@ def refusals(
         engine, encoding = cell.settings["engine"], cell.variant.encoding or FLOAT
         workload, shares_machine = Workload(**cell.settings["workload"]), "alone" in cell.settings
         question = engine, ranks, encoding, workload, cell.variant.model, cell.nodes, shares_machine
-        if question not in known:
+        if question not in answers:
             setting = Setting(engine, ranks, workload, device=device)
             config = configs.get(cell.variant.model, {})
-            known[question] = _spread(cell.nodes, shares_machine, device, executor) or engine_refusal(
+            answers[question] = _spread(cell.nodes, shares_machine, device, executor) or engine_refusal(
                 config, encoding, setting
             )
-        if refusal := known[question]:
+        if refusal := answers[question]:
             problems[cell.id] = loaded.problem(_path(manifest, cell), refusal.reason, "", refusal.way_out)
     return problems
 

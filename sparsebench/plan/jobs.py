@@ -34,9 +34,9 @@ def jobs(
     passes: dict[Hashable, list[Variant]] = {}
     for variant in [*(cell.variant for cell in todo), *missing.values()]:
         passes.setdefault(_pass(variant), []).append(variant)
-    asked: dict[str, list[Cell]] = {}
+    cells_by_variant: dict[str, list[Cell]] = {}
     for cell in todo:
-        asked.setdefault(cell.variant.id, []).append(cell)
+        cells_by_variant.setdefault(cell.variant.id, []).append(cell)
     measured, order = stages(), list(PROCESSES)
     makers: dict[str, Job] = {}
     ordered: list[Job] = []
@@ -45,7 +45,7 @@ def jobs(
     models = {name: number for number, name in enumerate(plan.dense)}
     for variants in sorted(passes.values(), key=lambda group: (models[group[0].model], len(group[0].steps))):
         by_id = {variant.id: variant for variant in variants}
-        cells_here = [cell for name in by_id for cell in asked.get(name, ())]
+        cells_here = [cell for name in by_id for cell in cells_by_variant.get(name, ())]
         making = [variant for variant in by_id.values() if variant.id in missing]
         before: tuple[str, ...] = ()
         if making:
@@ -83,15 +83,15 @@ def remaking(plan: Plan, variants: Iterable[Variant], present: Callable[[Variant
 
     Parents come first.
     """
-    gone: dict[str, Variant] = {}
+    missing: dict[str, Variant] = {}
     for variant in variants:
         for ancestor in [variant, *(plan.variants[name] for name in reversed(variant.parents))]:
             if present(ancestor):
                 break
-            read = (plan.variants[name] for name in made_from(ancestor))
-            gone |= {ancestor.id: ancestor, **{other.id: other for other in read if not present(other)}}
+            parents = (plan.variants[name] for name in made_from(ancestor))
+            missing |= {ancestor.id: ancestor, **{other.id: other for other in parents if not present(other)}}
     makers: dict[str, Job] = {}
-    for variant in sorted(gone.values(), key=lambda made: len(made.steps)):
+    for variant in sorted(missing.values(), key=lambda made: len(made.steps)):
         makers[variant.id] = _maker(plan, [variant], [], makers)
     return list(makers.values())
 
@@ -105,13 +105,13 @@ def _missing(
     are made from, unless they are only unpacked. Paired stages and steps that read the dense model need that as well.
     """
     missing: dict[str, Variant] = {}
-    asked = {cell.variant.id for cell in cells if cell.stage == MAKE.name}
+    to_record = {cell.variant.id for cell in cells if cell.stage == MAKE.name}
 
     def need(variant: Variant) -> None:
-        if variant.heuristic or variant.id in missing or (present(variant) and variant.id not in asked):
+        if variant.heuristic or variant.id in missing or (present(variant) and variant.id not in to_record):
             return
         missing[variant.id] = variant
-        for other in made_from(variant) if variant.id in asked or not packed(variant) else ():
+        for other in made_from(variant) if variant.id in to_record or not packed(variant) else ():
             need(plan.variants[other])
 
     for cell in cells:
@@ -190,8 +190,8 @@ def _maker(
     after = tuple(dict.fromkeys(makers[name].id for name in made_from(first) if name in makers))
     name = digest(["make", [variant.id for variant in variants]])
     job = Job(name, MAKE.name, tuple(cells), tuple(variants), parent, after)
-    asked = {cell.variant.id for cell in cells}
-    again = [variant for variant in variants if variant.id not in asked and not unpacks(job, variant, packed)]
+    to_record = {cell.variant.id for cell in cells}
+    again = [variant for variant in variants if variant.id not in to_record and not unpacks(job, variant, packed)]
     # The ``make`` cells are as a plan has them, but without ids.
     remade = [
         Cell("", MAKE.name, variant, reading(plan.model(variant.model), plan.calibration, variant)) for variant in again

@@ -44,7 +44,7 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     """
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
     free, gpus = environment.memory()[1], len(devices.chosen(ready.device))
-    beside = slots(ready)
+    slot_count = slots(ready)
     timed = {variant.id for job in jobs if alone(job, bool(gpus)) for variant in job.variants}
     waiting = widest = kept = memory = 0
     for job in jobs:
@@ -56,7 +56,7 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
             kept += int(size.bytes * len(job.makes) * PACKED_SHARE) if ready.keep == "packed" else 0
         pair = job_bytes(job, size, ready.device)
         fitting = pair if pair <= free else job_bytes(job, size, ready.device, apart=True)
-        memory = max(memory, fitting * at_once(job, beside, gpus))
+        memory = max(memory, fitting * at_once(job, slot_count, gpus))
     fetch, packages = _downloads(ready, jobs)
     prepared = sum(size.bytes for model, size in models.items() if not ready.has(model))
     return Needs(prepared + waiting + widest + kept, memory, fetch, packages)
@@ -144,14 +144,14 @@ def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
     for step in done:
         keys = (*step.settings.text_keys, *step.settings.teacher_keys)
         texts |= {named.source for names in references(step, keys).values() for named in names}
-    known, packages = 0, set()
+    total, packages = 0, set()
     for text in sorted(texts - {"random", DENSE}):
         source = sources.parse(text)
         size = sources.size(source, ready.cache)
         if size is None:
             packages |= {f"{part.project}=={part.version}" for part in source.parts} or {text}
-        known += size or 0
-    return known, len(packages)
+        total += size or 0
+    return total, len(packages)
 
 
 def slots(ready: Prepared) -> int:

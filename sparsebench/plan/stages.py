@@ -152,10 +152,10 @@ def _task(task: ManifestTask, model: ManifestModel) -> dict[str, Any]:
     batch = {} if task.batch == "auto" else {"batch": task.batch}
     # Records from before there was a draw are of the first documents.
     draw = {"draw": DRAW} if task.limit else {}
-    asked = {"task": task.name or task.task, "limit": task.limit, "num_fewshot": task.num_fewshot}
-    beside = {"divergence": True} if task.divergence else {}
+    shared = {"task": task.name or task.task, "limit": task.limit, "num_fewshot": task.num_fewshot}
+    divergence = {"divergence": True} if task.divergence else {}
     data = own_of(task)
-    return asked | draw | labels | batch | beside | precision(model) | ({"own": data.settings()} if data else {})
+    return shared | draw | labels | batch | divergence | precision(model) | ({"own": data.settings()} if data else {})
 
 
 def own_of(task: ManifestTask) -> benchmarks.OwnData | None:

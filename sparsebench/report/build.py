@@ -241,7 +241,7 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
         "normal_change": words.normal_change,
     }
     environment.tests["skips_zeros"] = skips_zeros
-    named = ("amount", "points", "listed", "versions", "raw", "processor", "spread", "seconds")
-    more = {name: getattr(words, name) for name in named}
-    environment.filters |= {**words.CELLS.special, **more, "metric": lambda name: Metric.named(words.raw(name))}
+    filter_names = ("amount", "points", "listed", "versions", "raw", "processor", "spread", "seconds")
+    filters = {name: getattr(words, name) for name in filter_names}
+    environment.filters |= {**words.CELLS.special, **filters, "metric": lambda name: Metric.named(words.raw(name))}
     return environment

@@ -24,10 +24,10 @@ def query_named(name: str, manifests: Sequence[str] = ()) -> str:
     Raises UserError for a name that is neither.
     """
     if name.startswith(FIGURE):
-        found = {spec.name: spec.query for spec in listing()}
-        if (figure := name.removeprefix(FIGURE)) in found:
-            return found[figure]
-        raise UserError(f"--report: no figure {figure!r}", did_you_mean(figure, found) or one_of(list(found)))
+        by_name = {spec.name: spec.query for spec in listing()}
+        if (figure := name.removeprefix(FIGURE)) in by_name:
+            return by_name[figure]
+        raise UserError(f"--report: no figure {figure!r}", did_you_mean(figure, by_name) or one_of(list(by_name)))
     known = {path.stem: path for path in sorted(FOLDER.glob("*.sql"))}
     if name not in known:
         raise UserError(f"--report: no table {name!r}", did_you_mean(name, known) or one_of(list(known)))

@@ -86,17 +86,17 @@ class Cluster:
         """Return what each node says: its identity, and whether it sees a file just written into the work folder."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        asking = self.ray.remote(num_cpus=0, max_retries=0)(probe)
+        remote_probe = self.ray.remote(num_cpus=0, max_retries=0)(probe)
         work = self.settings.workspace.work.absolute()
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=work, prefix=".shared-") as file:
-            asked = {}
+            node_names = {}
             for node in self._alive():
                 on_it = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                task = asking.options(scheduling_strategy=on_it).remote(Path(file.name))
-                asked[task] = f"{node['NodeName']} ({node['NodeID'][:6]})"
-            ready, _ = self.ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
-            return [(node, self._answer(task, task in ready)) for task, node in asked.items()]
+                task = remote_probe.options(scheduling_strategy=on_it).remote(Path(file.name))
+                node_names[task] = f"{node['NodeName']} ({node['NodeID'][:6]})"
+            ready, _ = self.ray.wait(list(node_names), num_returns=len(node_names), timeout=ANSWER_SECONDS)
+            return [(node, self._answer(task, task in ready)) for task, node in node_names.items()]
 
     def _answer(self, task: Any, ready: bool) -> dict[str, Any]:
         if not ready:

@@ -49,21 +49,21 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
     A variant that has a packed copy, and whose making is no cell of the job, is unpacked instead.
     """
     cells = {cell.variant.id: cell for cell in spec.job.cells}
-    kept = [variant for variant in spec.job.makes if unpacks(spec.job, variant, spec.workspace.has_packed)]
-    lost = [variant for variant in kept if not _unpacked(spec, recorder, variant)]
-    wanted = [variant for variant in spec.job.makes if variant not in kept or variant in lost]
-    if not wanted or spec.job.parent is None:
+    packed = [variant for variant in spec.job.makes if unpacks(spec.job, variant, spec.workspace.has_packed)]
+    lost = [variant for variant in packed if not _unpacked(spec, recorder, variant)]
+    to_make = [variant for variant in spec.job.makes if variant not in packed or variant in lost]
+    if not to_make or spec.job.parent is None:
         return
     # A variant whose packed copy is damaged needs folders that may not be there: unpacking did not need them. The job
     # is then done again, and finds the others unpacked.
-    if lost and (gone := damaged(spec)):
-        recorder.damaged(gone)
+    if lost and (damaged_folders := damaged(spec)):
+        recorder.damaged(damaged_folders)
         return
     parent, family = spec.workspace.folder(spec.job.parent), spec.model.family
     calibration, cache = spec.calibration, spec.cache
     context = Context(
         family=family,
-        seed=wanted[0].seed,
+        seed=to_make[0].seed,
         dtype=spec.compute_dtype,
         calibration_tokens=lambda: tokens(parent, family, calibration, cache),
         fetch_file=lambda text: sources.fetch(sources.parse(text), cache),
@@ -76,7 +76,7 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
     )
 
     def made_by(step: Step) -> Variant:
-        return next(variant for variant in wanted if variant.steps[-1] == step)
+        return next(variant for variant in to_make if variant.steps[-1] == step)
 
     def emit(step: Step, outcome: StepReport | SparsebenchError) -> None:
         variant = made_by(step)
@@ -87,8 +87,8 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
         if variant.id in cells:
             recorder.record(cells[variant.id], outcome)
 
-    make_variants = kinds()[wanted[0].steps[-1].verb].load()
-    make_variants(parent, {variant.steps[-1]: spec.workspace.folder(variant) for variant in wanted}, context, emit)
+    make_variants = kinds()[to_make[0].steps[-1].verb].load()
+    make_variants(parent, {variant.steps[-1]: spec.workspace.folder(variant) for variant in to_make}, context, emit)
 
 
 def _unpacked(spec: JobSpec, recorder: Recorder, variant: Variant) -> bool:
@@ -149,16 +149,16 @@ def outputs(spec: JobSpec, recorder: Recorder) -> None:
     """Compare the outputs of each variant's blocks with those of the dense model's."""
     dense, family, dtype = spec.workspace.folder(spec.dense), spec.model.family, spec.compute_dtype
     # A manifest asks the same of all its variants.
-    asked = {key: value for key, value in spec.job.cells[0].settings.items() if key != "compute_dtype"}
-    text = Calibration(**{**asked, "source": spec.calibration.source})
+    settings = {key: value for key, value in spec.job.cells[0].settings.items() if key != "compute_dtype"}
+    text = Calibration(**{**settings, "source": spec.calibration.source})
     try:
-        read = tokens(dense, family, text, spec.cache)
+        calibrated = tokens(dense, family, text, spec.cache)
     except UnsupportedError as error:  # its way out is that of pruning
         raise UnsupportedError(error.message, WAY_OUT) from error
 
     def measure(cell: Cell) -> Any:
         folder = spec.workspace.folder(cell.variant)
-        return compare_outputs(dense, folder, family, read.batch, dtype, spec.device, recorder.progress)
+        return compare_outputs(dense, folder, family, calibrated.batch, dtype, spec.device, recorder.progress)
 
     for cell in spec.job.cells:
         recorder.attempt(cell, measure)

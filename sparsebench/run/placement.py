@@ -62,28 +62,28 @@ class PlacementGroup:
 
         Raises UserError where the cluster has too few nodes left, Interrupted where the job is given up.
         """
-        while not self._came():
+        while not self._placed():
             pass
         return self
 
     def __exit__(self, *_: object) -> None:
         self.ray.util.remove_placement_group(self.group)
 
-    def _came(self) -> bool:
+    def _placed(self) -> bool:
         """Ask for the nodes and wait for them; return False where they must be asked for anew.
 
         Other nodes are the largest by then, and perhaps none has what was asked for.
         """
-        asked, came = self._bundles(), False
+        requested, placed = self._bundles(), False
         self.name = f"sparsebench-{uuid.uuid4().hex}"
-        self.group = self.ray.util.placement_group(asked, strategy="STRICT_SPREAD", name=self.name)
+        self.group = self.ray.util.placement_group(requested, strategy="STRICT_SPREAD", name=self.name)
         try:
-            while not (came := self.group.wait(LOOK_SECONDS)) and self._bundles() == asked:
+            while not (placed := self.group.wait(LOOK_SECONDS)) and self._bundles() == requested:
                 if self.given_up:
                     raise Interrupted("given up while it waited for nodes")
-            return came
+            return placed
         finally:
-            if not came:
+            if not placed:
                 self.__exit__()
 
     def _bundles(self) -> list[dict[str, float]]:

@@ -98,10 +98,10 @@ class Runner:
             return self._run_cells(list(cells), list(refused), releasable)
 
     def _run_cells(self, todo: list[Cell], refused: list[tuple[Cell, str]], made: Iterable[Variant]) -> dict[str, int]:
-        asked = records.write_plan(
+        plan_record = records.write_plan(
             self.space.records, self.plan.manifest, self.plan.cells, self.settings.device, self.origin
         )
-        self.ingest([(f"{self.space.records}/plan-{self.plan.manifest}.json", asked)], self._left_out)
+        self.ingest([(f"{self.space.records}/plan-{self.plan.manifest}.json", plan_record)], self._left_out)
         self.answers.begin(todo)
         self.waiting = Queue(jobs(self.plan, todo, self.space.present, self.space.has_packed))
         self.space.sweep()

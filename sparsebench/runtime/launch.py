@@ -235,5 +235,7 @@ def interface(address: str) -> dict[str, str]:
     By itself gloo takes the address that this machine's name resolves to, which other machines may not reach. The
     result is empty where no interface has the address.
     """
-    names = [name for name, known in psutil.net_if_addrs().items() if any(each.address == address for each in known)]
+    names = [
+        name for name, addresses in psutil.net_if_addrs().items() if any(each.address == address for each in addresses)
+    ]
     return {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", names[0])} if names else {}

@@ -156,25 +156,23 @@ def _output(model: Any, family: str, prompt: Prompt, tokens: int = TOKENS) -> to
     ids, mask = prompt.ids[:, :tokens], prompt.mask[:, :tokens]
     if family == "encoder":
         out = model(input_ids=ids, attention_mask=mask)
-        hidden: torch.Tensor = out.logits if hasattr(out, "logits") else out.last_hidden_state
-        return hidden.float().cpu()
+        return (out.logits if hasattr(out, "logits") else out.last_hidden_state).float().cpu()
     module = getattr(model, "module", model)
-    both, given = family == "encoder-decoder", ids
-    if both:
-        given = ids[:, :8].clone()
-        given[:, :1] = start_token(module.config)
+    is_encoder_decoder, decoder_ids = family == "encoder-decoder", ids
+    if is_encoder_decoder:
+        decoder_ids = ids[:, :8].clone()
+        decoder_ids[:, :1] = start_token(module.config)
 
     def decode(start: int, stop: int, **settings: Any) -> Any:
         """Run the decoder's tokens from ``start`` to ``stop``; its mask is as long as what it has read by then."""
-        part = given[:, start:stop]
-        if both:
+        part = decoder_ids[:, start:stop]
+        if is_encoder_decoder:
             return model(input_ids=ids, decoder_input_ids=part, attention_mask=mask, **settings)
         return model(input_ids=part, attention_mask=mask[:, :stop], **settings)
 
-    length = given.shape[1]
+    length = decoder_ids.shape[1]
     if length == 1:
-        alone: torch.Tensor = decode(0, 1, use_cache=False).logits
-        return alone.float().cpu()
+        return decode(0, 1, use_cache=False).logits.float().cpu()
     name = cache_name(module)
     first = decode(0, length - 1, use_cache=True)
     last = decode(length - 1, length, use_cache=True, **{name: first[name]})

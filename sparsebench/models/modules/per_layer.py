@@ -74,16 +74,16 @@ def _cut(model: Any, axis: Axis, left: int) -> None:
     """Shorten every tensor of an axis, and update the sizes that its module states."""
     lengths: dict[tuple[str, int], int] = {}
     for cut in axis.cuts:
-        where = (cut.tensor, cut.dim)
-        lengths[where] = lengths.get(where, 0) + cut.size * (axis.units - left)
-    for (name, dim), gone in lengths.items():
+        position = (cut.tensor, cut.dim)
+        lengths[position] = lengths.get(position, 0) + cut.size * (axis.units - left)
+    for (name, dim), removed in lengths.items():
         path, _, attribute = name.rpartition(".")
         module = model.get_submodule(path)
         old: torch.Tensor = module._parameters[attribute]
         size = list(old.shape)
-        size[dim] -= gone
-        made = torch.empty(size, dtype=old.dtype, device="meta")
-        module._parameters[attribute] = torch.nn.Parameter(made, requires_grad=old.requires_grad)
+        size[dim] -= removed
+        shorter = torch.empty(size, dtype=old.dtype, device="meta")
+        module._parameters[attribute] = torch.nn.Parameter(shorter, requires_grad=old.requires_grad)
         if attribute != "weight":
             continue
         if hasattr(module, "nf"):

@@ -114,12 +114,12 @@ class SkipEngine:
 def _shares_read(tallies: list[Tally], tokens: int, item: int) -> str:
     """Say what layers of one kind read for ``tokens`` tokens at once; ``item`` is the bytes of a weight."""
     products = zip(*(tally.product(tokens) for tally in tallies), strict=True)
-    met, multiplied, nbytes = (sum(counts) for counts in products)
+    read, multiplied, nbytes = (sum(counts) for counts in products)
     weights = sum(tally.weights for tally in tallies)
     if not tallies[0].packed:
-        return f"{met / weights:.0%} of the weights read"
+        return f"{read / weights:.0%} of the weights read"
     return (
-        f"{met / weights:.0%} of the weights met, {multiplied / weights:.0%} not zero, "
+        f"{read / weights:.0%} of the weights met, {multiplied / weights:.0%} not zero, "
         f"{nbytes / (item * weights):.0%} of the dense bytes read"
     )
 
@@ -130,10 +130,14 @@ def _linear_beside(model: Any, path: str, config: Mapping[str, Any], family: str
     def part_of(name: str) -> Any:
         return part(TensorInfo(f"{name}.weight", "F32", (2, 2), "", 0, 0), config, family)
 
-    here = part_of(path)
+    function = part_of(path)
     linear = (name for name, module in model.named_modules() if type(module).__name__ in LINEAR_TYPES)
     parts = {name: part_of(name) for name in linear}
-    return {each.kind: name for name, each in parts.items() if (each.stack, each.layer) == (here.stack, here.layer)}
+    return {
+        layer.kind: name
+        for name, layer in parts.items()
+        if (layer.stack, layer.layer) == (function.stack, function.layer)
+    }
 
 
 def _matrix(module: Any) -> torch.Tensor:

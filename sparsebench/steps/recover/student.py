@@ -59,15 +59,17 @@ def write_student(teacher: Checkpoint, family: Family, settings: Mapping[str, An
     student_model = cut_model.stock_model(family, config, kind)
     teacher_model = cut_model.stock_model(family, teacher.config, kind)
     selection = _WeightSelection(shape, config, blocks, family)
-    tensors, taken, total = selection.tensors(student_model, teacher_model)
+    tensors, copied, total = selection.tensors(student_model, teacher_model)
     write_model(student_model, config, folder, "auto", seed, teacher.folder, tensors)
     if "hidden" in settings:
         _write_pooling(folder, settings["hidden"])
-    kept = [f"blocks {', '.join(map(str, stay))}" for stack, stay in blocks.items() if len(stay) < shape.blocks[stack]]
+    kept_blocks = [
+        f"blocks {', '.join(map(str, stay))}" for stack, stay in blocks.items() if len(stay) < shape.blocks[stack]
+    ]
     words = [f"{key} {value}" for key, value in settings.items() if key != "layers"]
-    what = ", ".join([*dict.fromkeys(kept), *words])
-    drawn = f", {total - taken:,} were drawn" if taken < total else ""
-    return f"a student of {what}: {taken:,} of its {total:,} parameters began as the teacher's{drawn}"
+    what = ", ".join([*dict.fromkeys(kept_blocks), *words])
+    drawn = f", {total - copied:,} were drawn" if copied < total else ""
+    return f"a student of {what}: {copied:,} of its {total:,} parameters began as the teacher's{drawn}"
 
 
 def _write_pooling(folder: Path, width: int) -> None:

@@ -71,15 +71,15 @@ def refit(weights: torch.Tensor, gram: torch.Tensor, stay: torch.Tensor, name: s
     Raises ModelError for statistics that no damping makes positive definite, naming the tensor.
     """
     check_gram(gram, name)
-    gone = torch.ones(weights.shape[1], dtype=torch.bool)
-    gone[stay] = False
-    kept = gram[stay][:, stay].double()
+    removed = torch.ones(weights.shape[1], dtype=torch.bool)
+    removed[stay] = False
+    gram_kept = gram[stay][:, stay].double()
     wide = weights.double()
-    target = wide[:, gone] @ gram[gone][:, stay].double()
-    diagonal = kept.diagonal().clone()
+    target = wide[:, removed] @ gram[removed][:, stay].double()
+    diagonal = gram_kept.diagonal().clone()
     for share in DAMPING:
-        kept.diagonal().copy_(diagonal + share * diagonal.mean().clamp(min=1e-30))
-        lower, failed = torch.linalg.cholesky_ex(kept)
+        gram_kept.diagonal().copy_(diagonal + share * diagonal.mean().clamp(min=1e-30))
+        lower, failed = torch.linalg.cholesky_ex(gram_kept)
         if not int(failed):
             return (wide[:, stay] + torch.cholesky_solve(target.T, lower).T).float()
     raise ModelError(
