@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from sparsebench.benchmarks.statistics import pooled
+from sparsebench.benchmarks.statistics import Floats, pooled
 from sparsebench.errors import RecordError, SparsebenchError
 from sparsebench.ledger import statistics
 from sparsebench.ledger.statistics import Metric
-from sparsebench.ledger.statistics.contract import Floats
 from sparsebench.ledger.statistics.resampling import POOLINGS, WITHOUT_DRAWS
 from sparsebench.plan import fingerprint
 from sparsebench.records import located, statuses, write

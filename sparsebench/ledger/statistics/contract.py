@@ -9,7 +9,8 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from sparsebench.benchmarks.statistics import Floats
+
 Integers = npt.NDArray[np.int64]
 ValuesAndLabels = tuple[Floats, Floats]
 UNEXPLAINED = "the score is not made of its outcomes"

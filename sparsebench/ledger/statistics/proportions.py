@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import bdtr, gammaln, xlog1py, xlogy
 
-from sparsebench.ledger.statistics.contract import Z95, Floats, Integers
+from sparsebench.benchmarks.statistics import Floats
+from sparsebench.ledger.statistics.contract import Z95, Integers
 
 _FAR = 1e6
 """How far from the estimate the end of a ratio's interval is sought; beyond, the interval has no end."""

@@ -10,8 +10,8 @@ from statistics import NormalDist
 import numpy as np
 from scipy.special import expit, logit, stdtr, stdtrit
 
-from sparsebench.benchmarks.statistics import average_precision, macro_f1, pearson, spearman
-from sparsebench.ledger.statistics.contract import Floats, Integers, ValuesAndLabels, count_clusters
+from sparsebench.benchmarks.statistics import Floats, average_precision, macro_f1, pearson, spearman
+from sparsebench.ledger.statistics.contract import Integers, ValuesAndLabels, count_clusters
 
 RESAMPLES = 2000
 CHUNK = 1 << 21
