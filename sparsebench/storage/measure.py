@@ -43,7 +43,7 @@ class Size:
 
 @dataclass(frozen=True)
 class StorageResult:
-    """Sizes per format, and the bounds over the prunable tensors (see bounds.Bounds), in bytes.
+    """Sizes per format, and the bounds over the prunable tensors (``Bounds``), in bytes.
 
     ``prunable`` and ``nonzero`` count prunable weights. Here -0.0 is not zero, and a quantized weight is zero where its
     code is 0. ``unprunable_bytes`` is the dense size of all other tensors, ``folder_bytes`` that of the

@@ -7,6 +7,7 @@ the folder's size. One more, of the weights alone, is noted in the folder: recor
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from sparsebench.sources.cache import read_json, write_json
 
 SUFFIX = ".sums.json"
 ALGORITHM = "xxh3_64"
-_PIECE = 1 << 20
 
 
 def beside(folder: Path) -> Path:
@@ -97,10 +97,6 @@ def _names(folder: Path) -> list[str]:
 
 def _sum(path: Path) -> tuple[int, str]:
     """Return a file's size in bytes and its checksum."""
-    size, digest = 0, xxhash.xxh3_64()
-    piece = memoryview(bytearray(min(_PIECE, max(1, path.stat().st_size))))
     with path.open("rb", buffering=0) as file:
-        while count := file.readinto(piece):
-            size += count
-            digest.update(piece[:count])
-    return size, digest.hexdigest()
+        digest = hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
+        return file.tell(), digest
