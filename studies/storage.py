@@ -31,9 +31,9 @@ import numpy as np
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.shape.topology import parts
 from sparsebench.storage import compiled, formats, measure
+from sparsebench.storage.compiled import Portable
 from sparsebench.storage.container import read_bytes
 from sparsebench.storage.packed import decode, encode
-from sparsebench.storage.portable import Portable
 from sparsebench.storage.words import Scratch
 from sparsebench.structure import assess
 

@@ -1,20 +1,20 @@
 """A user's folder of lm-eval task files: read as data, so that no file runs code, reads elsewhere or asks the network.
 
 lm-eval's own reader lets a file name any Python code (``!function`` and every other YAML tag), a metric that `evaluate`
-downloads as a script, data anywhere, and templates that reach Python objects. ``task_file`` says what a file may hold;
-``folder_task`` reads the data and limits what templates and patterns take.
+downloads as a script, data anywhere, and templates that reach Python objects. ``KEYS`` says what a file may hold; the same
+check is made of every file, and again of what lm-eval has merged out of files, groups and their members. ``folder_task``
+reads the data and limits what templates and patterns take.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from sparsebench import bounded
-from sparsebench.benchmarks.task_file import WAY_OUT, check
 from sparsebench.errors import BenchmarkError
 from sparsebench.manifest.problems import did_you_mean
 
@@ -110,3 +110,194 @@ def _count(folder: Path, members: list[Any], groups: Mapping[str, list[Any]], ab
         if total > bounded.MEMBERS:
             raise BenchmarkError(f"{folder}: more than {bounded.MEMBERS:,} tasks in a `group`", "list fewer")
     return total
+
+
+SUFFIXES: Mapping[str, tuple[str, ...]] = {
+    "json": (".json", ".jsonl", ".ndjson"), "csv": (".csv", ".tsv"), "parquet": (".parquet",), "arrow": (".arrow",),
+    "text": (".txt",),
+}  # fmt: skip
+"""The suffixes of data files by a task's `dataset_path`; .gz or .zst may follow."""
+CHOICES = 1000
+"""Most choices, or right answers, of a document."""
+_CODE = {
+    "class": "names Python code",
+    "custom_dataset": "names Python code",
+    "process_docs": "names Python code",
+    "process_results": "names Python code",
+    "use_prompt": "names another file, or a package",
+    "unsafe_code": "runs what a model writes",
+    "doc_to_image": "names other files",
+    "doc_to_audio": "names other files",
+    "hf_evaluate": "runs a script of the hub's",
+}
+WAY_OUT = "write it without, or as a plugin (docs/howto/own-benchmark.md), which is code that you trust"
+
+
+class Characters(NamedTuple):
+    """A text of ``most`` characters."""
+
+    most: int
+
+
+class Items(NamedTuple):
+    """A list of ``most`` things at most, each as ``of`` says."""
+
+    of: Any
+    most: int = bounded.NODES
+
+
+_DELIMITER = Characters(1000)
+_PROMPT = {
+    "doc_to_text": (str, int),
+    "doc_to_target": (str, int, Items(object, CHOICES)),
+    "doc_to_choice": (str, Items(str, CHOICES), dict),
+    "target_delimiter": _DELIMITER,
+    "fewshot_delimiter": _DELIMITER,
+    "gen_prefix": str,
+}
+_METRIC = {
+    "metric": str, "aggregation": str, "higher_is_better": bool, "ignore_case": bool, "ignore_punctuation": bool,
+    "ignore_numbers": bool, "regexes_to_ignore": Items(str), "weight_by_size": bool,
+}  # fmt: skip
+_FILTER = {
+    "function": str, "regex_pattern": str, "group_select": int, "fallback": (str, Items(str)), "ignore_case": bool,
+    "ignore_punctuation": bool, "regexes_to_ignore": Items(str), "k": int, "mapping_dict": dict, "default_value": object,
+}  # fmt: skip
+_GENERATION = {
+    "until": (_DELIMITER, Items(_DELIMITER, 100)), "max_gen_toks": range(1, 32_769), "max_new_tokens": range(1, 32_769),
+    "do_sample": bool, "temperature": (float, int), "top_p": (float, int), "top_k": int, "num_beams": range(1, 17),
+}  # fmt: skip
+_DATA = {
+    "data_files": (str, Items(str), dict), "sep": Characters(1), "delimiter": Characters(1), "column_names": Items(str),
+    "header": int, "trust_remote_code": bool,
+}  # fmt: skip
+_AGGREGATE = {"metric": str, "filter_list": (str, Items(str)), "aggregation": str, "weight_by_size": bool}
+KEYS: Mapping[str, Any] = {
+    **_PROMPT,
+    "task": (str, list), "task_alias": str, "tag": (str, Items(str)), "group": str, "group_alias": str,
+    "include": (str, Items(str)), "metadata": object,
+    "aggregate_metric_list": (_AGGREGATE, Items(_AGGREGATE)),
+    "dataset_path": frozenset(SUFFIXES), "dataset_name": str, "dataset_kwargs": _DATA,
+    "training_split": str, "validation_split": str, "test_split": str, "fewshot_split": str,
+    "output_type": str, "description": str, "should_decontaminate": bool, "doc_to_decontamination_query": str,
+    "num_fewshot": range(101), "repeats": range(1, 101),
+    "fewshot_config": {
+        **_PROMPT, "sampler": str, "split": str, "fewshot_indices": Items(int), "samples": Items(dict, CHOICES),
+    },
+    "generation_kwargs": _GENERATION,
+    "metric_list": Items(_METRIC),
+    "filter_list": Items({"name": str, "filter": Items(_FILTER)}),
+}  # fmt: skip
+"""The keys of a task or group, each with what it may hold. A key that says null or false says nothing."""
+
+
+def check(folder: Path, where: Path | str, settings: Mapping[str, Any]) -> None:
+    """Check a task, a group with its members, or a part of either. Raises BenchmarkError naming ``where`` and the key."""
+    for key, value in settings.items():
+        if value is None or value is False:
+            continue
+        if key in KEYS:
+            _measure(where, key, value)
+        _fit(where, str(key), value, KEYS.get(key))
+    data_files(folder, where, settings.get("dataset_kwargs") or {})
+    members = settings.get("task")
+    for member in members if isinstance(members, list) else ():
+        if isinstance(member, Mapping):
+            check(folder, where, member)
+        elif not isinstance(member, str):
+            raise BenchmarkError(f"{where}: `task` lists {member!r}", "list names of tasks, or tasks")
+
+
+def data_files(folder: Path, where: Path | str, settings: Mapping[str, Any]) -> dict[str, list[Path]]:
+    """Return the data files of each split, resolved. Raises BenchmarkError for what is not a file of the folder."""
+    named = settings.get("data_files")
+    if named is None:
+        return {}
+    splits = named if isinstance(named, Mapping) else {"train": named}
+    files = {}
+    for split, names in splits.items():
+        files[str(split)] = [_inside(folder, where, name) for name in (names if isinstance(names, list) else [names])]
+        if len(set(files[str(split)])) < len(files[str(split)]):
+            raise BenchmarkError(f"{where}: `data_files` names a file twice for {split}", "name it once")
+    return files
+
+
+def _inside(folder: Path, where: Path | str, name: Any) -> Path:
+    home = folder.resolve()
+    try:
+        path = (folder / name).resolve()
+        steps = path.relative_to(home).parts
+        # Hidden files are not part of a folder's hash.
+        if path.is_file() and not any(step.startswith(".") for step in steps):
+            return path
+    except (OSError, ValueError, TypeError, RuntimeError):
+        pass
+    raise BenchmarkError(
+        f"{where}: `data_files`: {str(name)[:200]!r} is no file of this folder",
+        "copy the file into the folder, not hidden, and name its path from there, without wildcards",
+    )
+
+
+def _measure(where: Path | str, key: str, value: Any) -> None:
+    """Refuse a value that is nested too deep, or too large with its aliases written out."""
+    todo, nodes, characters = [(value, 0)], bounded.NODES, bounded.MB
+    while todo:
+        inner, depth = todo.pop()
+        nodes -= 1
+        characters -= len(inner) if isinstance(inner, str | bytes) else 0
+        if isinstance(inner, int) and inner.bit_length() > bounded.KEY:  # Python writes no number of 4,300 digits
+            nodes = -1
+        if nodes < 0 or characters < 0 or depth > bounded.DEPTH:
+            limits = f"{bounded.NODES:,} values, {bounded.MB:,} characters, {bounded.DEPTH} levels"
+            raise BenchmarkError(f"{where}: `{key}` is too large; the limits are {limits}", "shorten it")
+        if isinstance(inner, Mapping):
+            todo += [(part, depth + 1) for pair in inner.items() for part in pair]
+        elif isinstance(inner, list | tuple | set):
+            todo += [(part, depth + 1) for part in inner]
+
+
+def _fit(where: Path | str, key: str, value: Any, allowed: Any) -> None:
+    """Check that ``value`` is what is allowed at ``key``, a path with dots; allowed None means an unknown key."""
+    if allowed is None:
+        reason = _CODE.get(key.rpartition(".")[2], "is no key that is read here")
+        raise BenchmarkError(f"{where}: `{key[: bounded.KEY]}` {reason}", WAY_OUT)
+    wanted = allowed if type(allowed) is tuple else (allowed,)
+    for kind in wanted:
+        if isinstance(kind, dict) and isinstance(value, Mapping):
+            for inner, part in value.items():
+                if part is not None and part is not False:
+                    _fit(where, f"{key}.{inner}", part, kind.get(inner))
+            return
+        if isinstance(kind, Items) and isinstance(value, list) and len(value) <= kind.most:
+            for part in value:
+                _fit(where, key, part, kind.of)
+            return
+        if _is(value, kind):
+            return
+    raise BenchmarkError(
+        f"{where}: `{key}`: {str(value)[:80]!r} does not fit", f"it is {' or '.join(map(_words, wanted))}"
+    )
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if isinstance(kind, range):
+        return type(value) is int and value in kind
+    if isinstance(kind, frozenset):
+        return isinstance(value, str) and value in kind
+    if isinstance(kind, Characters):
+        return isinstance(value, str) and len(value) <= kind.most
+    return isinstance(kind, type) and isinstance(value, kind) and (kind is not int or value is not True)
+
+
+def _words(kind: Any) -> str:
+    if isinstance(kind, range):
+        return f"a whole number from {kind[0]} to {kind[-1]}"
+    if isinstance(kind, frozenset):
+        return f"one of {', '.join(sorted(kind))}"
+    if isinstance(kind, Characters):
+        return f"a text of at most {kind.most:,} characters"
+    if isinstance(kind, Items):
+        return f"a list of at most {kind.most:,}"
+    if isinstance(kind, dict):
+        return f"a mapping with {', '.join(kind)}"
+    return {str: "text", dict: "a mapping", list: "a list", bool: "true or false"}.get(kind, "a number")

@@ -23,8 +23,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager, _factory
 
 from sparsebench import bounded
-from sparsebench.benchmarks.folder import definitions
-from sparsebench.benchmarks.task_file import CHOICES, SUFFIXES, check, data_files
+from sparsebench.benchmarks.folder import CHOICES, SUFFIXES, check, data_files, definitions
 from sparsebench.errors import BenchmarkError, foreign
 from sparsebench.paths import temporary_folder
 from sparsebench.sources.text import read_records, suffix_of

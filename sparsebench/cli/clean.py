@@ -14,7 +14,7 @@ from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.errors import UserError
 from sparsebench.manifest.problems import one_of
 from sparsebench.progress import size
-from sparsebench.run.cleaning import KINDS, Removable, removable, remove
+from sparsebench.run.workspace import KINDS, Removable, removable, remove
 from sparsebench.sources import Cache
 
 

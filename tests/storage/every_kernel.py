@@ -8,8 +8,7 @@ from unittest import mock
 import pytest
 
 from sparsebench.storage import compiled
-from sparsebench.storage.compiled import Compiled
-from sparsebench.storage.portable import Portable
+from sparsebench.storage.compiled import Compiled, Portable
 
 NAMES = ["numpy", "compiled", "128-bit checksum", "vectors"]
 

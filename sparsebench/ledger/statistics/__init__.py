@@ -11,13 +11,13 @@ from sparsebench.ledger.statistics.contract import (
     UNEXPLAINED,
     Comparison,
     Interval,
+    Metric,
     Pairs,
     Standing,
     codes,
     not_compared,
 )
 from sparsebench.ledger.statistics.judge import at_chance, compare, explains, interval, judged, unexplained
-from sparsebench.ledger.statistics.rules import Metric
 from sparsebench.ledger.statistics.sensitivity import ASSUMED, detectable, needed, power
 
 __all__ = [

@@ -17,14 +17,15 @@ from sparsebench.ledger.statistics.contract import (
     Floats,
     Integers,
     Interval,
+    Metric,
     Pairs,
     Standing,
     count_clusters,
     not_compared,
+    rows_of_views,
 )
 from sparsebench.ledger.statistics.proportions import PairedCounts
 from sparsebench.ledger.statistics.resampling import RESAMPLES, design_effect
-from sparsebench.ledger.statistics.rules import Metric, rows_of_views
 
 ALONE = "one document, or one cluster of them, does not show how much documents vary"
 

@@ -9,9 +9,8 @@ from statistics import NormalDist
 import numpy as np
 from scipy.special import bdtrc, bdtrik, stdtrit
 
-from sparsebench.ledger.statistics.contract import Z95
+from sparsebench.ledger.statistics.contract import Z95, rows_of_views
 from sparsebench.ledger.statistics.proportions import binomial
-from sparsebench.ledger.statistics.rules import rows_of_views
 
 ASSUMED = 0.1
 """The share of documents on which exactly one of two models is assumed to be right, before anything is measured."""

@@ -3,6 +3,9 @@
 ``propagate: pruned``, as published, gives every variant its own inputs: the outputs of its own pruned blocks before.
 ``propagate: dense`` takes the unpruned model's inputs for all variants, so that all methods and sparsities share
 statistics, factorisations and the pass itself.
+
+OWL (Yin et al. 2023, Outlier Weighed Layerwise Sparsity, arXiv:2310.05175) allocates a model's sparsity to its blocks: one
+with more outliers among its Wanda scores keeps more weights. The paper's "layer" is called a block here.
 """
 
 from __future__ import annotations
@@ -21,9 +24,11 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import Part
 from sparsebench.steps.contract import Step, StepProgress
+from sparsebench.steps.finite import check_weights
 from sparsebench.steps.outputs import VariantWriters
-from sparsebench.steps.prune import allocation, masks
+from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
+from sparsebench.steps.prune.methods.scores import wanda_scores
 from sparsebench.steps.prune.registry import Method, methods
 from sparsebench.steps.prune.settings import Prune
 from sparsebench.steps.zeroing import zeroed, zeros_in
@@ -31,6 +36,9 @@ from sparsebench.steps.zeroing import zeroed, zeros_in
 if TYPE_CHECKING:
     from sparsebench.models.replay.blockwise import Block, Replay
     from sparsebench.models.replay.gather import InputStatistics
+
+
+from sparsebench.steps.prune.settings import SPREAD
 
 BlockKey = tuple[str, int]
 """A transformer block: its stack and its depth."""
@@ -104,7 +112,7 @@ class BlockSweep:
             inputs = block.observe(0, gram=False)
             layers = [self._layer(block, name, inputs[name]) for group in block.groups for name in group]
             live = sum(int(layer.weights.count_nonzero()) for layer in layers)
-            outliers[block.stack, block.index] = (*allocation.outliers(layers, limits), live)
+            outliers[block.stack, block.index] = (*count_outliers(layers, limits), live)
 
         limits = sorted({target.settings.outlier for target in self._by_outliers()})
         replay.run(visit, progress)
@@ -112,7 +120,7 @@ class BlockSweep:
             settings: Prune = target.settings
             shares = [counts[limits.index(settings.outlier)] / count for counts, count, _ in outliers.values()]
             sizes = [live if settings.keep_zeros else count for _, count, live in outliers.values()]
-            sparsities = allocation.owl(shares, sizes, settings.sparsity or 0, settings.spread)
+            sparsities = owl(shares, sizes, settings.sparsity or 0, settings.spread)
             self.shares[target] = dict(zip(outliers, sparsities, strict=True))
 
     def _visit_dense(self, block: Block, outputs: VariantWriters) -> None:
@@ -240,3 +248,56 @@ def _step(progress: StepProgress | None, number: int, passes: int) -> StepProgre
     if progress is None:
         return None
     return lambda done, total, words="": progress(number * total + done, passes * total, words)
+
+
+def count_outliers(layers: Sequence[Layer], limits: Sequence[float]) -> tuple[list[int], int]:
+    """Count a block's Wanda scores above each of ``limits`` times their mean, and its weights.
+
+    The mean is over all linear ``layers`` of the block together. Scores are computed twice, so that only one layer's
+    are in memory at a time. Raises ModelError, naming the tensor, for NaN or infinite weights or inputs.
+    """
+    check_weights(layers)
+    count = sum(layer.weights.numel() for layer in layers)
+    total = sum(float(wanda_scores(layer).sum(1).double().sum()) for layer in layers)
+    above = [0] * len(limits)
+    for layer in layers:
+        scores = wanda_scores(layer)
+        for number, limit in enumerate(limits):
+            above[number] += int((scores > limit * total / max(count, 1)).sum())
+    return above, count
+
+
+def owl(shares: Sequence[float], sizes: Sequence[int], sparsity: float, spread: float = SPREAD) -> list[float]:
+    """Return the sparsity s_l of each block, from its share D_l of outliers and its number n_l of weights (``sizes``).
+
+    d_l = (D_l − min D) / (max D − min D) · 2·spread,  s_l = clip(s + c − d_l, 0, 1)
+
+    The paper has c = mean(d) without clipping, which exceeds 1 above a sparsity of about 92%, and gives all blocks the
+    same weight whatever their size. Here c is chosen so that Σ n_l·s_l = s·Σ n_l. Both agree where blocks have equal
+    sizes and nothing is clipped.
+    """
+    low, high = min(shares), max(shares)
+    width = high - low
+    moved = [sparsity - (share - low) / width * 2 * spread if width > 0 else sparsity for share in shares]
+    shift = _shift(moved, sizes, sparsity * sum(sizes))
+    return [_clip(value + shift) for value in moved]
+
+
+def _clip(value: float) -> float:
+    return min(max(value, 0.0), 1.0)
+
+
+def _shift(values: Sequence[float], sizes: Sequence[int], total: float) -> float:
+    """Return c with Σ sizes·clip(values + c) = ``total``; between clipping points the sum grows linearly with c."""
+    points = sorted([-value for value in values] + [1 - value for value in values])
+
+    def removed(shift: float) -> float:
+        return sum(size * _clip(value + shift) for value, size in zip(values, sizes, strict=True))
+
+    before = points[0]
+    for point in points:
+        if removed(point) >= total:
+            break
+        before = point
+    low, high = removed(before), removed(point)
+    return point if high <= low else before + (total - low) / (high - low) * (point - before)

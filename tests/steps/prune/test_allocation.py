@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparsebench.errors import ModelError
-from sparsebench.steps.prune import allocation
+from sparsebench.steps.prune.blockwise import count_outliers, owl
 from sparsebench.steps.prune.contract import Layer
 from tests.steps.prune.methods.synthetic import activations, layer_of, weights_of
 
@@ -22,7 +22,7 @@ def test_owl_keeps_the_whole_the_bounds_and_the_order(
     drawn: list[tuple[float, int]], sparsity: float, spread: float
 ) -> None:
     shares, sizes = [share for share, _ in drawn], [size for _, size in drawn]
-    found = allocation.owl(shares, sizes, sparsity, spread)
+    found = owl(shares, sizes, sparsity, spread)
     assert all(0 <= value <= 1 for value in found)
     whole = sum(value * size for value, size in zip(found, sizes, strict=True))
     # As near as doubles come: a small sparsity is what is left of numbers as large as the spread.
@@ -36,27 +36,27 @@ def test_owl_is_the_published_rule_where_blocks_are_alike() -> None:
     shares = [0.02, 0.05, 0.01, 0.03]
     moved = [(share - 0.01) / 0.04 * 0.16 for share in shares]
     expected = [0.7 + sum(moved) / 4 - value for value in moved]
-    assert allocation.owl(shares, [10] * 4, 0.7) == pytest.approx(expected, abs=1e-14)
+    assert owl(shares, [10] * 4, 0.7) == pytest.approx(expected, abs=1e-14)
 
 
 def test_owl_stays_below_one_where_the_published_rule_does_not() -> None:
     shares = [0.0, 0.5, 1.0]
     assert 0.95 + 0.08 > 1
-    found = allocation.owl(shares, [10] * 3, 0.95)
+    found = owl(shares, [10] * 3, 0.95)
     assert found[0] == 1
     assert found[1] - found[2] == pytest.approx(0.08)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 1.0])
 def test_blocks_alike_are_treated_alike(sparsity: float) -> None:
-    assert allocation.owl([0.1, 0.1], [3, 8], sparsity) == pytest.approx([sparsity] * 2, abs=1e-15)
+    assert owl([0.1, 0.1], [3, 8], sparsity) == pytest.approx([sparsity] * 2, abs=1e-15)
 
 
 def test_outliers_are_counted_over_the_whole_block() -> None:
     read = activations(48, 300)
     layers = [layer_of(weights_of(20, 48) ** 3, read), layer_of(weights_of(9, 48, 1) / 4, read)]
     scores = torch.cat([(layer.weights.abs() * read.norm(dim=0).float()).flatten() for layer in layers])
-    outliers, count = allocation.outliers(layers, [3, 5])
+    outliers, count = count_outliers(layers, [3, 5])
     assert count == 29 * 48
     assert outliers == [int((scores > limit * scores.mean()).sum()) for limit in (3, 5)]
     assert outliers[0] > outliers[1] > 0
@@ -66,4 +66,4 @@ def test_broken_weights_are_refused_by_name() -> None:
     weights = weights_of(4, 8)
     weights[1, 1] = float("inf")
     with pytest.raises(ModelError, match=r"layers\.2\.k"):
-        allocation.outliers([Layer("layers.2.k", weights, 0, layer_of(weights, activations(8, 20)).inputs)], [5])
+        count_outliers([Layer("layers.2.k", weights, 0, layer_of(weights, activations(8, 20)).inputs)], [5])

@@ -14,7 +14,7 @@ from sparsebench.manifest.schema import Manifest
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.axes import shape_of
-from sparsebench.plan.rehearse import rehearsal
+from sparsebench.plan.preflight import rehearsal
 from sparsebench.steps import cut_model
 from sparsebench.steps.contract import StepReport
 from sparsebench.steps.recover.reading import TrainingText
