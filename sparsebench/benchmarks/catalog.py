@@ -12,8 +12,6 @@ from functools import cache, partial
 from importlib.resources import files
 from typing import Any, Literal
 
-import yaml
-
 from sparsebench.benchmarks.cmudict import SOURCE
 from sparsebench.manifest.names import Family
 from sparsebench.plugins import table
@@ -238,6 +236,8 @@ def families(name: str) -> tuple[Family, ...]:
 @cache
 def definition(name: str) -> Mapping[str, Any]:
     """Return our definition of an lm-eval task: the stock file that it includes, and its offline data instead."""
+    import yaml
+
     text = files(__package__).joinpath("tasks", f"{name}.yaml").read_text(encoding="utf-8")
     return yaml.safe_load(text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import TypeVar
 
 from sparsebench.benchmarks.catalog import LM_EVAL_FAMILIES, Benchmark
 from sparsebench.benchmarks.own import OwnData, find_benchmark
-from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError, SparsebenchError
 from sparsebench.manifest.names import Family
 
@@ -139,6 +139,16 @@ class ScoreResult:
         values = [outcome.value for outcome in kept]
         score, stderr = scored or (sum(values) / len(values), mean_stderr(values))
         return cls(task.name, task.metric, score, stderr, len(kept), len(kept) < available, chance, kept, protocol)
+
+
+def mean_stderr(values: Sequence[float]) -> float:
+    """Return the standard error of the mean, as lm-eval does: sqrt(p(1-p)/(n-1)) for 0/1 values; 0 for one value."""
+    n = len(values)
+    if n < 2:
+        return 0.0
+    mean = sum(values) / n
+    # In lm-eval's order of operations, so that the digits agree.
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1)) / math.sqrt(n)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from sparsebench import bounded
 from sparsebench.errors import BenchmarkError
 from sparsebench.manifest.problems import did_you_mean
@@ -53,6 +51,8 @@ def definitions(folder: Path, task: str) -> Files:
 
 
 def _read(path: Path, allowance: bounded.Allowance) -> dict[str, Any]:
+    import yaml
+
     text = bounded.read(path, BenchmarkError, bounded.MANIFEST)
     try:
         with bounded.uncollected(), allowance.use(str(path), BenchmarkError, 1 + len(text) // 1000):

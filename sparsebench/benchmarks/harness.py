@@ -30,9 +30,8 @@ from sparsebench import sources
 from sparsebench.benchmarks import choices, folder_task, hashes, index
 from sparsebench.benchmarks.catalog import all_tasks, data_sources
 from sparsebench.benchmarks.causal import CausalScorer
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, mean_stderr, sampled
 from sparsebench.benchmarks.masked import LengthScorer, MaskedScorer
-from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError, UnsupportedError
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.text import load_tokenizer

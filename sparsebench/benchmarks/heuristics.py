@@ -10,9 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import SimpleNamespace
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
@@ -20,6 +18,9 @@ from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import EmitScore, ScoreResult, TaskSpec
 from sparsebench.benchmarks.scoring import with_protocol
 from sparsebench.errors import SparsebenchError, UnsupportedError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _LARGEST = 1 << 28
 """Most numbers in a (texts, words) table. With more words, some words share a column."""
@@ -64,6 +65,8 @@ class _Words:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return one row per text, float32 (n, words): 1 for each word of the text, ignoring case."""
+        import numpy as np
+
         bags = [set(re.findall(r"\w+", text.lower())) for text in texts]
         column = {word: number for number, word in enumerate(sorted(set().union(*bags)))}
         width = max(1, min(len(column), _LARGEST // max(1, len(texts))))

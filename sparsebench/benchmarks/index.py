@@ -6,12 +6,8 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import all_tasks, definition, split_source
@@ -40,6 +36,8 @@ def stock(cache: Cache | None = None) -> Mapping[str, str]:
 
     Raises BenchmarkError when lm-eval is not installed.
     """
+    from importlib.metadata import version
+
     root = tasks_folder()
     note = (cache or Cache()).root / "lm_eval_tasks" / f"{version('lm_eval')}.json"
     files = read_json(note)
@@ -51,6 +49,8 @@ def stock(cache: Cache | None = None) -> Mapping[str, str]:
 
 def tasks_folder() -> Path:
     """Return the folder of lm-eval's task files. Raises BenchmarkError when lm-eval is not installed."""
+    from importlib.util import find_spec
+
     spec = find_spec("lm_eval")
     if spec is None or not spec.submodule_search_locations:
         raise BenchmarkError("lm-eval is not installed", MEASURE)
@@ -110,6 +110,8 @@ def _uncounted() -> Iterator[None]:
 
 def write(name: str, cache: sources.Cache, folder: Path) -> None:
     """Write the files of a task for lm-eval to read: one, or those of a group and its subtasks."""
+    import yaml
+
     ours = dict(definition(name))
     stock = tasks_folder() / ours.pop("include")
     if all_tasks()[name].parts == 1:
@@ -135,6 +137,8 @@ def _with_paths(ours: dict[str, Any], subject: str, cache: sources.Cache) -> dic
 
 
 def _write(path: Path, stock: Path, ours: dict[str, Any]) -> None:
+    import yaml
+
     function = ours.pop("custom_dataset", None)
     text = yaml.safe_dump({"include": str(stock), **ours})
     # A function's tag has to be appended by hand: safe_dump cannot write it.

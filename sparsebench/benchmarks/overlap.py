@@ -13,15 +13,17 @@ from functools import lru_cache
 from hashlib import blake2b
 from itertools import permutations
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
 from sparsebench.benchmarks import index
 from sparsebench.benchmarks.catalog import all_tasks, data_sources, definition, split_source
-from sparsebench.benchmarks.contract import TaskSpec
 from sparsebench.sources.text import read_records
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sparsebench.benchmarks.contract import TaskSpec
 
 _KEY = re.compile(r"""^(dataset_path|dataset_name|include):[ \t]*["']?([^\s#"']+)""", re.MULTILINE)
 _SUITES = frozenset(
@@ -129,12 +131,16 @@ class Fitted:
     """
 
     def __init__(self, texts: Iterable[str], allowed: bool = False) -> None:
+        import numpy as np
+
         self.allowed = allowed
         runs = [_runs(text) for text in texts]
         self.runs: np.ndarray[Any, Any] = np.unique(np.concatenate(runs)) if runs else np.empty(0, np.uint64)
 
     def holds(self, text: str) -> bool:
         """Return whether SHARE of the text's runs occur in the fitted texts, case and punctuation aside."""
+        import numpy as np
+
         runs = _runs(text)
         if not len(runs) or not len(self.runs):
             return False
@@ -186,6 +192,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _runs(text: str) -> np.ndarray[Any, Any]:
     """Return a hash of each run of words: a polynomial of the words' own hashes, modulo 2⁶⁴."""
+    import numpy as np
+
     words = np.array([_word(word) for word in re.findall(r"\w+", text.lower())], dtype=np.uint64)
     if len(words) < RUN:
         return np.empty(0, np.uint64)

@@ -13,8 +13,7 @@ from typing import Any
 
 from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec
-from sparsebench.benchmarks.statistics import mean_stderr
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, mean_stderr
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import JOINER
 from sparsebench.sources.text import each_text, is_plain, read_texts

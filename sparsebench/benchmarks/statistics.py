@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from sparsebench.benchmarks.contract import mean_stderr
+
 Floats = npt.NDArray[np.float64]
 PooledMetric = Callable[[Floats, Floats, Floats], Floats]
 """A metric of values and labels (n,), for each row of weights (r, n): how often each document was drawn."""
@@ -15,16 +17,6 @@ PooledMetric = Callable[[Floats, Floats, Floats], Floats]
 RESAMPLES = 1000
 CHUNK = 1 << 21
 SEED = 0
-
-
-def mean_stderr(values: Sequence[float]) -> float:
-    """Return the standard error of the mean, as lm-eval does: sqrt(p(1-p)/(n-1)) for 0/1 values; 0 for one value."""
-    n = len(values)
-    if n < 2:
-        return 0.0
-    mean = sum(values) / n
-    # In lm-eval's order of operations, so that the digits agree.
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1)) / math.sqrt(n)
 
 
 def ratio(values: Sequence[float], lengths: Sequence[float]) -> tuple[float, float]:

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sparsebench.benchmarks.statistics import average_precision, mean_stderr, pooled
+from sparsebench.benchmarks.contract import mean_stderr
+from sparsebench.benchmarks.statistics import average_precision, pooled
 
 RANKED = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=1, max_size=40)
 

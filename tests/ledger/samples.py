@@ -10,7 +10,8 @@ import numpy as np
 
 from sparsebench import records
 from sparsebench.benchmarks import Outcome, ScoreResult
-from sparsebench.benchmarks.statistics import average_precision, mean_stderr, pooled
+from sparsebench.benchmarks.contract import mean_stderr
+from sparsebench.benchmarks.statistics import average_precision, pooled
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.expand import Plan, expand
