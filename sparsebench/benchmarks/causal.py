@@ -83,7 +83,9 @@ class CausalScorer(HFLM):
         can_share = self.backend == "causal" and self.model.get_output_embeddings() is not None
         if self.share and not can_share:
             self.sharing = "off: lm-eval's own loop"
-        batch = BatchSize(override_bs or self._most(), asked=self.exact)
+        # Unless the number is the user's, a GPU takes as many as fit.
+        fitting = 0 if self.exact else batching.tokens_at_once(self.model, 0) // CONTEXT
+        batch = BatchSize(override_bs or max(self.usual, fitting), asked=self.exact)
         if not self.share or not can_share:
             return self._stock(requests, batch)
         by_input: RequestsByInput = {}
@@ -114,10 +116,6 @@ class CausalScorer(HFLM):
         if tree.most < largest:
             self.notes = {**self.notes, "prefix_batch_size": tree.most}
         return results
-
-    def _most(self) -> int:
-        """Return the sequences per stock batch: ``usual``, or, unless ``exact``, as many as fit on the GPU if more."""
-        return self.usual if self.exact else max(self.usual, batching.tokens_at_once(self.model, 0) // CONTEXT)
 
     def _stock(self, requests: list[Request], batch: BatchSize) -> list[LogLikelihood]:
         """Run stock's own loop; when memory runs out, begin again with batches of half the size."""

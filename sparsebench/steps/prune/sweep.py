@@ -72,7 +72,8 @@ class TensorSweep:
             self.sweeps.setdefault(step.name, []).append(step)
         self.scores: dict[str, Score] = {name: methods()[name].load_score() for name in self.sweeps}
         stored = {checkpoint.tensors[name].dtype for name, part in parts.items() if part.prunable}
-        self.narrow = len(stored) == 1 and stored <= {"BF16", "F16"}
+        # Keys compare across all prunable tensors: in 16 bits only where all weights share a 16-bit dtype.
+        self.rank = narrow if len(stored) == 1 and stored <= {"BF16", "F16"} else keys
 
     def run(self, outputs: VariantWriters, progress: StepProgress | None = None) -> None:
         """Write every tensor of every variant."""
@@ -105,7 +106,7 @@ class TensorSweep:
                 layer, other = [], [*layer, *other]
             layer_limits = dict(limits)
             if whole or layer:
-                ranked = self._ranked(scores, view.name)
+                ranked = self.rank(scores, view.name)
             if layer:
                 ranks = [masks.count(target.settings.sparsity, ranked.numel()) for target in layer]
                 layer_limits |= zip(layer, thresholds([[ranked], [ranked]], ranks), strict=True)
@@ -119,10 +120,6 @@ class TensorSweep:
             quotas = [Quota.of(target.settings, target.settings.sparsity) for target in other]
             for target, choice in zip(other, masks.choose(scores, quotas, view.name, weights), strict=True):
                 write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)
-
-    def _ranked(self, scores: torch.Tensor, name: str) -> torch.Tensor:
-        """Return keys that compare across all prunable tensors, in 16 bits where all weights share a 16-bit dtype."""
-        return (narrow if self.narrow else keys)(scores, name)
 
     def _global_thresholds(self, outputs: VariantWriters) -> dict[Step, KeyThreshold]:
         """Return the exact threshold over all prunable weights of each global target; a method may fail alone."""
@@ -147,7 +144,7 @@ class TensorSweep:
     def _all_keys(self, method: str, keep_zeros: bool) -> Iterator[torch.Tensor]:
         for view in (view for part in self.parts.values() for view in part.views):
             weights = self._weights(view)
-            ranked = self._ranked(self.scores[method](Layer(view.name, weights, self.seed)), view.name)
+            ranked = self.rank(self.scores[method](Layer(view.name, weights, self.seed)), view.name)
             yield ranked[weights != 0] if keep_zeros else ranked
 
     def _weights(self, view: View) -> torch.Tensor:
