@@ -22,7 +22,7 @@ from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestMo
 from sparsebench.models.files.families import MODEL_TYPES, dimensions, family_of, unknown_type
 from sparsebench.models.files.quantized import FLOAT, KEY
 from sparsebench.models.files.text import longest_input, same_tokens
-from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
+from sparsebench.models.shape.topology import CHOOSE_MAGNITUDE, REFUSED, refusal
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.checks import families_against_configs
 from sparsebench.plan.expand import Plan
@@ -105,7 +105,7 @@ def _unreplayed(loaded: LoadedManifest, index: int, configs: Configs) -> Iterato
         if kind in REFUSED:
             yield loaded.problem(
                 ("variants", index), f"{name}: {refusal(kind)}", "a method that looks at weights alone",
-                f"{LOOKS_AT_WEIGHTS}, or keep this entry to other `models:`",
+                f"{CHOOSE_MAGNITUDE}, or keep this entry to other `models:`",
             )  # fmt: skip
 
 

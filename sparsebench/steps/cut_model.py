@@ -17,8 +17,8 @@ from sparsebench.models.files.families import PER_LAYER, transformers_config
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.build import meta_model
 from sparsebench.models.shape.architectures import per_layer_widths
-from sparsebench.models.shape.axes import POSITIONS, Axis, Cut, ModelShape, renumbered
-from sparsebench.models.shape.topology import View, moved, spellings
+from sparsebench.models.shape.axes import POSITIONS, Axis, Cut, ModelShape, with_expert_number
+from sparsebench.models.shape.topology import View, spellings, with_block_number
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Smaller:
                 self._cuts.setdefault(cut.tensor, []).append((axis, cut))
             for unit, names in enumerate(axis.expert_tensors):
                 number = stay.index(unit) if unit in stay else None
-                self._moved |= {name: None if number is None else renumbered(name, number) for name in names}
+                self._moved |= {name: None if number is None else with_expert_number(name, number) for name in names}
 
     @property
     def loads(self) -> str:
@@ -61,11 +61,11 @@ class Smaller:
             return stored
         stay = self.blocks[part.stack]
         if part.layer in stay:
-            return moved(stored, stay.index(part.layer))
+            return with_block_number(stored, stay.index(part.layer))
         # T5's one table of positions serves the whole stack: it moves to block 0 when its own block goes.
         tables = [name for name in self.shape.parts if name.endswith(POSITIONS)]
         only = [name for name in tables if self.shape.parts[name].stack == part.stack] == [stored]
-        return moved(stored, 0) if only else None
+        return with_block_number(stored, 0) if only else None
 
     def index(self, stored: str, dim: int, expert: int | None = None) -> torch.Tensor | None:
         """Return the entries of a tensor, or of an ``expert``'s slice of it, that stay along ``dim``; None for all."""

@@ -320,7 +320,7 @@ def test_groups_must_agree_on_the_form_of_states() -> None:
         UnsupportedError, match=r"\(3, 4\) torch.float32 in one group of samples and \(3, 4\) torch.float16"
     ):
         states.write(0, slice(1, 2), torch.zeros(1, 3, 4, dtype=torch.float16))
-    states.shrink()
+    states.free_write_buffers()
     states.write(0, slice(1, 2), torch.zeros(1, 3, 8, dtype=torch.float16))
 
 

@@ -155,11 +155,11 @@ class Block:
         """
         return self._replay.forward(self._block, weights, stream, number)
 
-    def given(self, stream: int, rows: slice) -> torch.Tensor:
+    def input_states(self, stream: int, rows: slice) -> torch.Tensor:
         """Return the block's input states of these samples: (group, length, width)."""
         return self._replay.states.read(stream, rows)
 
-    def output(self, stream: int, rows: slice) -> torch.Tensor:
+    def output_states(self, stream: int, rows: slice) -> torch.Tensor:
         """Return the output states of these samples, after ``observe`` or ``advance``: (group, length, width)."""
         return self._replay.states.written(stream, rows)
 
@@ -241,7 +241,7 @@ class Replay:
             with torch.no_grad():
                 if running is not None:
                     running.finish()
-                running = self._begun(stack, running)
+                running = self._begin(stack, running)
             for part in stack.blocks:
                 block = Block(running, part, next(tensors_of_blocks), fresh=self.streams == 1 or not diverged)
                 yield block
@@ -295,7 +295,7 @@ class Replay:
             tensors[name] = tensor.pin_memory() if devices.is_gpu(self.device) else tensor
         return tensors
 
-    def _begun(self, stack: Stack, encoder: StackReplay | None) -> StackReplay:
+    def _begin(self, stack: Stack, encoder: StackReplay | None) -> StackReplay:
         """Return the replay of a stack, with its tokens embedded."""
         batch = self.batch
         ids, mask = batch.input_ids, batch.attention_mask
@@ -307,9 +307,9 @@ class Replay:
         size = self.group or max(1, GROUP // self._longest)
         groups = [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
         states = States(self.streams, samples, self._spill, self.device)
-        begun = StackReplay(stack, tokens, states, groups, encoder)
-        begun.begin()
-        return begun
+        replay = StackReplay(stack, tokens, states, groups, encoder)
+        replay.begin()
+        return replay
 
 
 def _check_batch(batch: Batch, skeleton: Skeleton) -> None:

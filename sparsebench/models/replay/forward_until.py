@@ -15,7 +15,7 @@ import torch
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.replay.skeleton import Stack
-from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS
+from sparsebench.models.shape.topology import CHOOSE_MAGNITUDE
 
 Extras = tuple[Any, ...] | None
 """The values that a block returns beside its hidden states; None where it returns a bare tensor."""
@@ -34,7 +34,7 @@ class Call:
     def hidden(self) -> torch.Tensor:
         """The block's input states, (group, length, width). Raises UnsupportedError where they have another name."""
         if not self.args and "hidden_states" not in self.kwargs:
-            raise UnsupportedError("what a block reads is not called `hidden_states`", LOOKS_AT_WEIGHTS)
+            raise UnsupportedError("what a block reads is not called `hidden_states`", CHOOSE_MAGNITUDE)
         return self.args[0] if self.args else self.kwargs["hidden_states"]
 
     def reading(self, states: torch.Tensor) -> Call:
@@ -109,7 +109,7 @@ class ForwardUntil:
             self._run(block, before, arguments)
         except BlockReached as reached:
             return reached.call
-        raise UnsupportedError(f"{self.stack} block {block}: the model never runs it", LOOKS_AT_WEIGHTS)
+        raise UnsupportedError(f"{self.stack} block {block}: the model never runs it", CHOOSE_MAGNITUDE)
 
     def result_after(self, before: BlockOutput, arguments: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the stack's result (group, length, width), with final norm, where its last block returned ``before``.
@@ -125,7 +125,7 @@ class ForwardUntil:
     def answer(self, index: int, call: Call) -> Any:
         """Return what the stand-in of block ``index`` returns. Raises BlockReached at the chosen block."""
         if index != self._next:
-            raise UnsupportedError(f"{self.stack} block {index}: it runs out of order", LOOKS_AT_WEIGHTS)
+            raise UnsupportedError(f"{self.stack} block {index}: it runs out of order", CHOOSE_MAGNITUDE)
         self._next += 1
         if index == self._target:
             raise BlockReached(call)

@@ -17,7 +17,7 @@ from scipy.linalg.blas import ssyrk
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.modules.experts import Experts
 from sparsebench.models.modules.hooks import removing_hooks
-from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS, View
+from sparsebench.models.shape.topology import CHOOSE_MAGNITUDE, View
 
 _PANEL = 512
 """Rows of a Gram matrix that are mirrored at a time."""
@@ -67,14 +67,14 @@ class _Sum:
 class _Group:
     """The running micro-batch: masks (samples, length), and the storages of arguments that are not hidden states.
 
-    ``seen`` has the first reader of each input, ``other`` what layers read that is not of this micro-batch's tokens.
+    ``first_readers`` are those of each input, ``not_tokens`` is what layers read that is not of this micro-batch's tokens.
     """
 
-    own: torch.Tensor
-    encoder: torch.Tensor | None
+    mask: torch.Tensor
+    encoder_mask: torch.Tensor | None
     foreign: set[int]
-    seen: dict[tuple[Any, ...], str] = field(default_factory=dict)
-    other: list[tuple[PrunableLayer, torch.Tensor]] = field(default_factory=list)
+    first_readers: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    not_tokens: list[tuple[PrunableLayer, torch.Tensor]] = field(default_factory=list)
     alive: list[torch.Tensor] = field(default_factory=list)
 
 
@@ -128,13 +128,13 @@ class Gatherer:
         )
 
     @contextmanager
-    def group(self, own: torch.Tensor, encoder: torch.Tensor | None, foreign: set[int]) -> Iterator[None]:
+    def group(self, mask: torch.Tensor, encoder_mask: torch.Tensor | None, foreign: set[int]) -> Iterator[None]:
         """Run one micro-batch in this context.
 
-        ``own`` and ``encoder`` are masks (samples, length), True for tokens. ``foreign`` are the storages of the
+        ``mask`` and ``encoder_mask`` are masks (samples, length), True for tokens. ``foreign`` are the storages of the
         block's arguments that are neither hidden nor encoder states.
         """
-        self._group = _Group(own, encoder, foreign)
+        self._group = _Group(mask, encoder_mask, foreign)
         self._calls = 0
         yield
         if self.first:
@@ -157,31 +157,31 @@ class Gatherer:
         if uncalled := [name for name in self.readers if name not in statistics]:
             raise ModelError(
                 f"{uncalled[0]}: its layer is never called when its block runs",
-                f"config.json switches it off: leave the model out, or {LOOKS_AT_WEIGHTS}",
+                f"config.json switches it off: leave the model out, or {CHOOSE_MAGNITUDE}",
             )
         return statistics
 
     def _hook(self, reader: PrunableLayer) -> Any:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if reader.experts is not None:
-                self._look_routed(reader, reader.experts.tokens, args[0])
+                self._add_routed(reader, reader.experts.tokens, args[0])
             elif self.first or reader.name in self.sums:
-                self._look(reader, args[0] if args else kwargs["input"])
+                self._add_input(reader, args[0] if args else kwargs["input"])
             self._calls += 1
             if self._ends_early and not self.first and self._calls == self._calls_in_all:
                 raise InputsSeen
 
         return hook
 
-    def _look(self, reader: PrunableLayer, values: torch.Tensor) -> None:
+    def _add_input(self, reader: PrunableLayer, values: torch.Tensor) -> None:
         assert self._group is not None, "a reader runs outside a micro-batch"
-        mask = self._group.encoder if reader.cross else self._group.own
+        mask = self._group.encoder_mask if reader.cross else self._group.mask
         assert mask is not None, "cross-attention without an encoder"
         # One row per token, flattened or not.
         per_token = values.shape[0] == mask.numel() if values.ndim == 2 else values.shape[:-1] == mask.shape
         if not per_token or values.untyped_storage().data_ptr() in self._group.foreign:
             if self.first:
-                self._group.other.append((reader, values))
+                self._group.not_tokens.append((reader, values))
             return
         if self.first:
             if any(reader.name in total.readers for total in self.sums.values()):
@@ -198,10 +198,10 @@ class Gatherer:
             rows = rows[mask.reshape(-1)]
         self._add(reader.name, rows)
 
-    def _look_routed(self, reader: PrunableLayer, tokens: torch.Tensor, values: torch.Tensor) -> None:
+    def _add_routed(self, reader: PrunableLayer, tokens: torch.Tensor, values: torch.Tensor) -> None:
         """Add ``values``, the rows of the micro-batch's ``tokens`` that are routed to this expert, without padding."""
         assert self._group is not None, "a reader runs outside a micro-batch"
-        kept = self._group.own.reshape(-1)[tokens]
+        kept = self._group.mask.reshape(-1)[tokens]
         self._add(reader.name, values if bool(kept.all()) else values[kept])
 
     def _join(self, reader: PrunableLayer, values: torch.Tensor) -> bool:
@@ -211,11 +211,11 @@ class Gatherer:
             raise ModelError(f"{reader.name}: its layer reads {values.shape[-1]} values where it has {reader.width}")
         # In-place changes raise the version: then the same memory has another content.
         key = (values.data_ptr(), values.shape, values.stride(), values._version, reader.cross)
-        leader = self._group.seen.get(key)
+        leader = self._group.first_readers.get(key)
         if leader is not None:
             self.sums[leader].readers.append(reader.name)
             return True
-        self._group.seen[key] = reader.name
+        self._group.first_readers[key] = reader.name
         self._group.alive.append(values)  # once freed, its memory could be reused for another tensor
         self._open(reader)
         return False
@@ -229,7 +229,7 @@ class Gatherer:
     def _positions(self, group: _Group) -> None:
         """Measure layers that never read tokens on their other input, once: it is the same for all samples."""
         reading = {name for total in self.sums.values() for name in total.readers}
-        for reader, values in group.other:
+        for reader, values in group.not_tokens:
             if reader.name in reading or self._join(reader, values):
                 continue
             self.sums[reader.name].positions = True

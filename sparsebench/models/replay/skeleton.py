@@ -32,7 +32,7 @@ from sparsebench.models.modules.build import (
 from sparsebench.models.modules.experts import DOWN, Experts, split_experts
 from sparsebench.models.replay.gather import PrunableLayer
 from sparsebench.models.shape import topology
-from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS, View
+from sparsebench.models.shape.topology import CHOOSE_MAGNITUDE, View
 
 _QUIET = {"use_cache": False, "output_attentions": False, "output_hidden_states": False, "return_dict": True}
 
@@ -116,7 +116,7 @@ def _blocks_of(model: PreTrainedModel, config: Mapping[str, Any], family: Family
         raise UnsupportedError(
             f"{config.get('model_type')}: the blocks of its {stack} are not in one ModuleList, numbered from 0, "
             "so it cannot be run block by block",
-            LOOKS_AT_WEIGHTS,
+            CHOOSE_MAGNITUDE,
         )
     return blocks
 
@@ -189,7 +189,7 @@ def _find_layers(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> 
             module = block.module.get_submodule(path)
             if not isinstance(module, (nn.Linear, Conv1D)):
                 kind = type(module).__name__
-                raise UnsupportedError(f"{view.name}: it belongs to {kind}, which is no linear layer", LOOKS_AT_WEIGHTS)
+                raise UnsupportedError(f"{view.name}: it belongs to {kind}, which is no linear layer", CHOOSE_MAGNITUDE)
             width = module.weight.shape[0 if isinstance(module, Conv1D) else 1]
             cross = part.kind in ("cross_k", "cross_v")
             block.prunable[view.name] = PrunableLayer(view.name, module, width, cross, view, *_experts_of(block, path))

@@ -18,7 +18,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, ForwardUntil, split
 from sparsebench.models.replay.gather import Gatherer, InputsSeen
 from sparsebench.models.replay.skeleton import SkeletonBlock, Stack
-from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS
+from sparsebench.models.shape.topology import CHOOSE_MAGNITUDE
 
 
 class States:
@@ -90,7 +90,7 @@ class States:
         self.swap()
         self._shared = True
 
-    def shrink(self) -> None:
+    def free_write_buffers(self) -> None:
         """Free the write buffers."""
         self._write = [None] * len(self._write)
 
@@ -164,7 +164,7 @@ class StackReplay:
             # A decoder's forward reads a live stream's encoder states.
             hidden = self.stepper.call_of(0, None, self._arguments(self.live[0], rows)).hidden
             if not _finite(hidden, self.tokens.mask[rows]):
-                raise self._broken(f"inputs of {self.stack.name} block 0")
+                raise self._not_finite(f"inputs of {self.stack.name} block 0")
             self.states.write(0, rows, hidden)
         self.states.share()
 
@@ -179,8 +179,8 @@ class StackReplay:
             call, states = self._call(block.index, stream, rows)
             context: Any = nullcontext()
             if gatherer:
-                encoder = None if self.encoder is None else self.encoder.tokens.mask[rows]
-                context = gatherer.group(self.tokens.mask[rows], encoder, call.storages(states))
+                encoder_mask = None if self.encoder is None else self.encoder.tokens.mask[rows]
+                context = gatherer.group(self.tokens.mask[rows], encoder_mask, call.storages(states))
             with context:
                 try:
                     returned = functional_call(block.module, dict(weights), call.args, call.kwargs)
@@ -190,7 +190,7 @@ class StackReplay:
             self._check(block, hidden, rows)
             self.stepper.forms[block.index] = None if extras is None else len(extras)
             if extras is not None:
-                extras = self._kept(block.index, stream, rows, hidden, extras)
+                extras = self._passed_on(block.index, stream, rows, hidden, extras)
             self.states.write(stream, rows, hidden, extras)
 
     def forward(
@@ -205,17 +205,17 @@ class StackReplay:
         """Return the stack's final states of these samples, after final norm and projection: (group, length, width)."""
         result = self.stepper.result_after(self.states.output(stream, rows), self._arguments(stream, rows))
         if not _finite(result, self.tokens.mask[rows]):
-            raise self._broken(f"what the {self.stack.name} makes of its last block")
+            raise self._not_finite(f"what the {self.stack.name} makes of its last block")
         return result
 
     def finish(self) -> None:
         """Replace the states of the last block by the stack's results."""
-        self.states.shrink()  # results may have another width and precision
+        self.states.free_write_buffers()  # results may have another width and precision
         for stream in self.live:
             for rows in self.groups:
                 self.states.write(stream, rows, self.result(stream, rows))
         self.states.swap()
-        self.states.shrink()
+        self.states.free_write_buffers()
 
     def _arguments(self, stream: int, rows: slice) -> dict[str, torch.Tensor]:
         """Return the arguments of the stack's own forward on a group of samples."""
@@ -238,11 +238,11 @@ class StackReplay:
             raise UnsupportedError(
                 f"{self.stack.name} block {index}: it needs values from earlier blocks than the one before it, "
                 "so it cannot be run block by block",
-                LOOKS_AT_WEIGHTS,
+                CHOOSE_MAGNITUDE,
             )
         return call, states
 
-    def _broken(self, what: str) -> ModelError:
+    def _not_finite(self, what: str) -> ModelError:
         """Return the error for ``what``, which is not finite; it names the stored tensor that is not finite, if any."""
         for name, tensor in self.stepper.outside.items():
             if not bool(tensor.isfinite().all()):
@@ -257,7 +257,7 @@ class StackReplay:
         if not _finite(hidden, self.tokens.mask[rows]):
             raise ModelError(f"{name}: what it returns is NaN or infinite", "use bfloat16 or float32")
 
-    def _kept(self, index: int, stream: int, rows: slice, hidden: torch.Tensor, extras: tuple[Any, ...]) -> Extras:
+    def _passed_on(self, index: int, stream: int, rows: slice, hidden: torch.Tensor, extras: tuple[Any, ...]) -> Extras:
         """Return the extras with None for those that the model does not pass to later blocks.
 
         T5's position bias is passed on; attention weights are not. The first block shows which are. Equal extras of

@@ -311,7 +311,7 @@ def _expert_of(name: str) -> str:
     return "shared" if _SHARED.search(name) else ""
 
 
-def renumbered(name: str, number: int) -> str:
+def with_expert_number(name: str, number: int) -> str:
     """Return the name of an expert's own tensor with the expert's number replaced by ``number``."""
     old = _EXPERT.search(name)
     assert old is not None, name

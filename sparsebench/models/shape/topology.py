@@ -38,7 +38,7 @@ REFUSED = {
     **NO_TEXT,
 }
 """Model types that cannot be replayed block by block, and why."""
-LOOKS_AT_WEIGHTS = "choose magnitude or random"
+CHOOSE_MAGNITUDE = "choose magnitude or random"
 """The way out for a model that cannot be replayed: these two methods need no calibration text."""
 
 _FUSED = re.compile(r"experts\.(gate_up_proj|up_proj|down_proj)$|(^|\.)(input|output)_linear\.weight$")
@@ -153,7 +153,7 @@ def part(info: TensorInfo, config: Mapping[str, Any], family: str) -> Part:
     return Part(name, layer, _stack_of(name, family), kind, prunable, transposed, matrices)
 
 
-def moved(name: str, layer: int) -> str:
+def with_block_number(name: str, layer: int) -> str:
     """Return the name of a block's tensor with the block's number replaced by ``layer``.
 
     Raises ValueError for a tensor outside the blocks.
@@ -217,7 +217,7 @@ def weight_tensors(checkpoint: Checkpoint, model_parts: Mapping[str, Part]) -> d
 def refuse_replay(config: Mapping[str, Any]) -> None:
     """Raise UnsupportedError for a model whose layers' inputs cannot be seen block by block."""
     if str(config.get("model_type")) in REFUSED:
-        raise UnsupportedError(refusal(config["model_type"]), LOOKS_AT_WEIGHTS)
+        raise UnsupportedError(refusal(config["model_type"]), CHOOSE_MAGNITUDE)
 
 
 def refusal(model_type: str) -> str:

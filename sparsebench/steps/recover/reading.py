@@ -46,7 +46,7 @@ class TrainingText:
             count = count + self.batch.decoder_attention_mask[:, 1:].sum(1)
         return [int(tokens) for tokens in count]
 
-    def given(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    def inputs(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return the model's inputs for some samples: ids and masks, (rows, length) int64."""
         mask = self.batch.attention_mask[list(rows)]
         end = int(mask.sum(1).max())

@@ -26,7 +26,7 @@ from sparsebench.models.files.families import PER_LAYER, dimensions, has_masked_
 from sparsebench.models.modules.build import meta_model, stored_views
 from sparsebench.models.random_weights import write_model
 from sparsebench.models.shape.axes import POSITIONS, ModelShape, head_sizes, shape_of
-from sparsebench.models.shape.topology import Part, View, moved, part
+from sparsebench.models.shape.topology import Part, View, part, with_block_number
 from sparsebench.steps import cut_model
 
 _POOLED = ("word_embedding_dimension", "embedding_dimension")
@@ -196,7 +196,7 @@ class _WeightSelection:
         described = self._part(name, dims)
         if described.layer is None or described.stack not in self.blocks:
             return name
-        source = moved(name, self.blocks[described.stack][described.layer])
+        source = with_block_number(name, self.blocks[described.stack][described.layer])
         # T5 has its table of positions in the first block alone, whichever block of the teacher that starts as.
         return name if name.endswith(POSITIONS) and source not in teacher_tensors else source
 

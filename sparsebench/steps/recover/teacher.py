@@ -28,13 +28,13 @@ from sparsebench.steps.recover.settings import Distill
 
 ATTENTION = ("attention_mse", "attention_ce")
 FLOWS = ("fsp", "nst")
-SINGLE: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+LAYER_DISTANCES: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "hidden_mse": losses.hidden_mse,
     "cos": losses.cos,
     "attention_mse": losses.attention_mse,
     "attention_ce": losses.attention_ce,
 }
-PAIRED = {"fsp": losses.fsp, "nst": losses.nst}
+FLOW_DISTANCES = {"fsp": losses.fsp, "nst": losses.nst}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ModelOutputs:
     attentions: tuple[torch.Tensor, ...]
 
 
-def ask(
+def model_outputs(
     model: PreTrainedModel, family: Family, inputs: dict[str, torch.Tensor], attentions: bool = False
 ) -> ModelOutputs:
     """Run a model, for an encoder without its head, and return its outputs."""
@@ -93,7 +93,7 @@ class TeacherCache:
         return ids.long(), logs
 
 
-def mapped(student: int, teacher: int, layers: Any, least: int = 0) -> list[tuple[int, int]]:
+def layer_pairs(student: int, teacher: int, layers: Any, least: int = 0) -> list[tuple[int, int]]:
     """Return pairs of a student's and a teacher's layer to compare: all evenly, the last, or named ones.
 
     Layers are numbered from 1. Raises UnsupportedError for a pair with a number above the layers of its model or below
@@ -117,7 +117,7 @@ def mapped(student: int, teacher: int, layers: Any, least: int = 0) -> list[tupl
 class Distillation:
     """The loss of a student: its divergence from the teachers (for an encoder, in states), its own loss, a match.
 
-    ``teachers`` are in memory and run at each step; ``kept`` holds the stored outputs of those that are not needed any
+    ``teachers`` are in memory and run at each step; ``caches`` hold the stored outputs of those that are not needed any
     more.
     """
 
@@ -127,14 +127,14 @@ class Distillation:
     text: TrainingText
     settings: Distill
     device: torch.device
-    kept: list[TeacherCache] = field(default_factory=list)
+    caches: list[TeacherCache] = field(default_factory=list)
     projections: nn.ModuleList = field(default_factory=nn.ModuleList)
     pairs: list[tuple[int, int]] = field(default_factory=list)
     parameters: float = 0.0
     """How many parameters of all teachers together a token uses."""
     steps: int = 0
     """The number of steps of the training."""
-    asked: int = 0
+    stored_tokens: int = 0
     """Tokens for which each teacher's outputs are stored; 0 where teachers run at each step."""
 
     def prepare(self, seed: int, steps: int) -> None:
@@ -159,10 +159,12 @@ class Distillation:
             for model in (self.model, teacher):
                 model.set_attn_implementation("eager")
         with torch.no_grad():
-            inputs = self._given([0])
-            outputs, targets = (ask(model, self.family, inputs, match in ATTENTION) for model in (self.model, teacher))
+            inputs = self._inputs([0])
+            outputs, targets = (
+                model_outputs(model, self.family, inputs, match in ATTENTION) for model in (self.model, teacher)
+            )
         if match in ATTENTION:
-            self.pairs = mapped(len(outputs.attentions), len(targets.attentions), self.settings.layers, 1)
+            self.pairs = layer_pairs(len(outputs.attentions), len(targets.attentions), self.settings.layers, 1)
             heads = [model.attentions[0].shape[1] for model in (outputs, targets)]
             if heads[0] != heads[1]:
                 raise UnsupportedError(
@@ -170,7 +172,7 @@ class Distillation:
                     "match: hidden_mse, or nst",
                 )
             return
-        self.pairs = mapped(len(outputs.states) - 1, len(targets.states) - 1, self.settings.layers)
+        self.pairs = layer_pairs(len(outputs.states) - 1, len(targets.states) - 1, self.settings.layers)
         if match in FLOWS and len(self.pairs) < 2:
             raise UnsupportedError(f"match: {match} compares pairs of layers, and there is one", "layers: uniform")
         if match == "nst":
@@ -190,7 +192,7 @@ class Distillation:
     def keep(
         self,
         teacher: PreTrainedModel,
-        kept: ResumeFolder,
+        folder: ResumeFolder,
         belongs: Mapping[str, Any],
         rows: Sequence[int],
         tell: Callable[[int, int], None],
@@ -205,18 +207,18 @@ class Distillation:
         length = self.text.mask(range(self.text.samples)).shape[1]
         for start in range(0, len(groups), PART):
             part = groups[start : start + PART]
-            name = f"teacher-{len(self.kept)}-{start // PART:05}.safetensors"
-            outputs = kept.read(name, belongs)
+            name = f"teacher-{len(self.caches)}-{start // PART:05}.safetensors"
+            outputs = folder.read(name, belongs)
             if outputs is None:
                 computed = self._likeliest(teacher, part, length)
-                kept.write(name, belongs, computed)
-                outputs = kept.read(name, belongs) or computed
+                folder.write(name, belongs, computed)
+                outputs = folder.read(name, belongs) or computed
             samples = [row for group in part for row in group]
             cache.add(samples, outputs)
             done += len(samples)
             tell(done, len(rows))
-        self.kept.append(cache)
-        self.asked = sum(counts[row] for row in rows)
+        self.caches.append(cache)
+        self.stored_tokens = sum(counts[row] for row in rows)
 
     def _likeliest(
         self, teacher: PreTrainedModel, groups: Sequence[Sequence[int]], length: int
@@ -228,7 +230,7 @@ class Distillation:
         logs = torch.zeros(shape, device="cpu")
         start = 0
         for group in groups:
-            outputs = self._teach(teacher, self._given(group))
+            outputs = self._teacher_outputs(teacher, self._inputs(group))
             assert outputs.logits is not None
             likeliest = losses.likeliest(outputs.logits, count, self.settings.temperature)
             for whole, values in zip((ids, logs), likeliest, strict=True):
@@ -236,19 +238,19 @@ class Distillation:
             start += len(group)
         return {"ids": ids, "logs": logs}
 
-    def _teach(self, teacher: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> ModelOutputs:
+    def _teacher_outputs(self, teacher: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> ModelOutputs:
         with torch.no_grad():
-            return ask(teacher, self.family, inputs, self.settings.match in ATTENTION)
+            return model_outputs(teacher, self.family, inputs, self.settings.match in ATTENTION)
 
-    def _given(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        return {name: tensor.to(self.device) for name, tensor in self.text.given(rows).items()}
+    def _inputs(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in self.text.inputs(rows).items()}
 
     def __call__(self, rows: Sequence[int], number: int) -> torch.Tensor:
         """Return the loss on some samples at step ``number``; -1 for held-out ones."""
         settings, match = self.settings, self.settings.match
-        inputs, mask = self._given(rows), self.text.mask(rows).to(self.device)
-        outputs = ask(self.model, self.family, inputs, match in ATTENTION)
-        teacher_outputs = [self._teach(teacher, inputs) for teacher in self.teachers]
+        inputs, mask = self._inputs(rows), self.text.mask(rows).to(self.device)
+        outputs = model_outputs(self.model, self.family, inputs, match in ATTENTION)
+        teacher_outputs = [self._teacher_outputs(teacher, inputs) for teacher in self.teachers]
         if self.family == "encoder":
             same = outputs.states[-1].shape[-1] == teacher_outputs[0].states[-1].shape[-1]
             # Where widths differ, the match alone makes the loss.
@@ -278,7 +280,7 @@ class Distillation:
     ) -> torch.Tensor:
         """Return the mean of the divergences from each teacher."""
         settings = self.settings
-        likeliest = [kept.get(rows, mask.shape[1]) for kept in self.kept]
+        likeliest = [cache.get(rows, mask.shape[1]) for cache in self.caches]
         for outputs in teacher_outputs:
             assert outputs.logits is not None
             likeliest.append(losses.likeliest(outputs.logits, settings.top_k or None, settings.temperature))
@@ -303,11 +305,11 @@ class Distillation:
             if match != "nst" and left.shape[-1] != right.shape[-1]:
                 left = next(projections)(left)
             compared.append((left, right))
-        if match in SINGLE:
-            distances = [SINGLE[match](left, right, mask) for left, right in compared]
+        if match in LAYER_DISTANCES:
+            distances = [LAYER_DISTANCES[match](left, right, mask) for left, right in compared]
         else:
             distances = [
-                PAIRED[match]((before[0], after[0]), (before[1], after[1]), mask)
+                FLOW_DISTANCES[match]((before[0], after[0]), (before[1], after[1]), mask)
                 for before, after in pairwise(compared)
             ]
         return torch.stack(distances).mean()

@@ -98,7 +98,7 @@ class Trainer:
     """The training of ``weights`` by ``loss`` on the samples of ``text`` except the last ``held``.
 
     ``plan`` has the samples of each optimizer step. ``arithmetic`` is the precision of matrix products, ``extra`` are
-    parameters that only the loss has. ``kept`` is the folder from which a killed training is resumed, if any, and
+    parameters that only the loss has. ``resume_folder`` is the one from which a killed training is resumed, if any, and
     ``belongs`` is all that decides the result: a state with another one is not this training's.
     """
 
@@ -112,7 +112,7 @@ class Trainer:
     accelerator: Accelerator
     arithmetic: str
     extra: list[nn.Parameter] = field(default_factory=list)
-    kept: ResumeFolder | None = None
+    resume_folder: ResumeFolder | None = None
     belongs: Mapping[str, Any] = field(default_factory=dict)
     pruner: Pruner | None = None
     """Makes the hooks that prune during the training, if any."""
@@ -152,7 +152,7 @@ class Trainer:
             state.number += 1
             state.seconds = time.perf_counter() - began
             self._tell(state, len(plan))
-            if self.kept and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
+            if self.resume_folder and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
                 state.joules = _sum(earlier, self.joules())
                 self._save(state, leaves, optimizer, scheduler, pruning)
                 saved = time.perf_counter()
@@ -225,7 +225,7 @@ class Trainer:
 
     def _save(self, state: State, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> None:
         """Save the state for a process that resumes this training."""
-        assert self.kept is not None
+        assert self.resume_folder is not None
         whole = {
             "leaves": leaves,
             "optimizer": optimizer.state_dict(),
@@ -234,11 +234,11 @@ class Trainer:
             **vars(state),
             "curve": [astuple(point) for point in state.curve],
         }
-        self.kept.write(STATE, self.belongs, whole)
+        self.resume_folder.write(STATE, self.belongs, whole)
 
     def _restored(self, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> State | None:
         """Restore what a killed process saved of the same training; return its state, or None without one."""
-        saved = self.kept.read(STATE, self.belongs) if self.kept else None
+        saved = self.resume_folder.read(STATE, self.belongs) if self.resume_folder else None
         if saved is None:
             return None
         with torch.no_grad():

@@ -63,7 +63,7 @@ class OwnLoss:
 
     def __call__(self, rows: Sequence[int], number: int) -> torch.Tensor:
         """Return the mean loss over the predicted tokens of some samples."""
-        inputs = self.text.given(rows)
+        inputs = self.text.inputs(rows)
         if self.words:
             # Each step draws other tokens; the same samples at the same step always get the same draw.
             seed = self.seed + (number + 1) * 1_000_003 + rows[0]
@@ -96,26 +96,26 @@ class Training:
         family = self.context.family
         model = self._student()
         text, held = draw(self.step, self.context, self.parent.config)
-        with self._kept(folder) as kept, temporary(folder.parent / ".teachers") as scratch:
+        with self._resume_folder(folder) as resume_folder, temporary(folder.parent / ".teachers") as scratch:
             # Before the clock starts: fetching teachers is no part of a training.
             teachers = self._teachers(scratch)
             with energy.spending(self.context.device) as spent:
                 began = time.perf_counter()
-                trainer, loss = self._trainer(model, TrainingText(family, text.batch), held, kept, teachers)
+                trainer, loss = self._trainer(model, TrainingText(family, text.batch), held, resume_folder, teachers)
                 trainer.prepared = time.perf_counter() - began
                 trainer.joules = spent.total
                 trained = trainer.run()
         looks = len(trained.curve) * sum(trainer.text.counts()[-held:])
         operations = self._parameters_per_token(self.parent, trainer.text) * (6.0 * trained.tokens + 2.0 * looks)
         if teachers:
-            operations += 2.0 * loss.parameters * (loss.asked or trained.tokens + looks)
+            operations += 2.0 * loss.parameters * (loss.stored_tokens or trained.tokens + looks)
         best = next(point for point in trained.curve if point.held_out == trained.best)
         words = [
             f"loss on text held out {trained.curve[0].held_out:.4g}, then {best.held_out:.4g} after {best.tokens:,} tokens",
             f"{trainer.text.samples - held:,} samples read {trained.epochs:.2g} times" if trained.epochs > 1 else "",
             f"calculated in {self._arithmetic()}",
             self._budget(trained),
-            *kept.notes,
+            *resume_folder.notes,
         ]
         provenance = {
             "family": family,
@@ -137,7 +137,7 @@ class Training:
                 provenance=text.provenance(),
                 zeros_in_parent=self.zeros_in_parent,
             )
-        kept.remove()
+        resume_folder.remove()
         lost = trained.joules is None and spent.counts
         return replace(
             report,
@@ -193,7 +193,12 @@ class Training:
         return load_model(self.parent.folder, "encoder", "float32", kind=AutoModelForMaskedLM)
 
     def _trainer(
-        self, model: PreTrainedModel, text: TrainingText, held: int, kept: ResumeFolder, teachers: Sequence[Path]
+        self,
+        model: PreTrainedModel,
+        text: TrainingText,
+        held: int,
+        resume_folder: ResumeFolder,
+        teachers: Sequence[Path],
     ) -> tuple[Trainer, Any]:
         """Return the training loop and its loss. Where the teachers' outputs are stored, they are computed here."""
         settings, seed = self.step.settings, self.context.seed
@@ -217,7 +222,7 @@ class Training:
         else:
             loss = Distillation(model, [], family, text, settings, device)
             read = sorted({row for rows in plan for row in rows} | {*range(text.samples - held, text.samples)})
-            belongs["teachers"] = self._teach(loss, teachers, read, kept, belongs)
+            belongs["teachers"] = self._add_teachers(loss, teachers, read, resume_folder, belongs)
             loss.prepare(seed, len(plan))
             extra = list(loss.projections.parameters())
         weights = TrainedWeights(model, self.parent, self.context.family)
@@ -227,15 +232,15 @@ class Training:
             qat.round_forward(weights, scheme)
         return Trainer(
             weights, loss, text, held, plan, self.step, self.context, accelerator, arithmetic, extra,
-            kept if self.context.resume else None, belongs, partial(self.pruner, settings) if self.pruner else None,
+            resume_folder if self.context.resume else None, belongs, partial(self.pruner, settings) if self.pruner else None,
         ), loss  # fmt: skip
 
-    def _teach(
+    def _add_teachers(
         self,
         loss: Distillation,
         teachers: Sequence[Path],
         rows: Sequence[int],
-        kept: ResumeFolder,
+        resume_folder: ResumeFolder,
         belongs: Mapping[str, Any],
     ) -> list[str]:
         """Give the loss its teachers, or their outputs for some samples where these can be stored.
@@ -251,7 +256,7 @@ class Training:
             if settings.top_k and settings.match == "none" and loss.family != "encoder":
                 asked = {"top_k": settings.top_k, "temperature": settings.temperature}
                 asked |= {"teacher": checksums[-1], "rows": content(str(rows))}
-                loss.keep(teacher, kept, {**belongs, **asked}, rows, self._report_teacher)
+                loss.keep(teacher, resume_folder, {**belongs, **asked}, rows, self._report_teacher)
             else:
                 loss.teachers.append(teacher)
         return checksums
@@ -294,7 +299,7 @@ class Training:
         return processor.training_dtype(stored, self.step.settings.precision, self.context.device)
 
     @contextmanager
-    def _kept(self, folder: Path) -> Iterator[ResumeFolder]:
+    def _resume_folder(self, folder: Path) -> Iterator[ResumeFolder]:
         """Yield the folder for the loop's state and the teachers' outputs; it is temporary where nothing is resumed."""
         if self.context.resume is not None:
             yield ResumeFolder(self.context.resume(self.step), self.context.note)

@@ -150,7 +150,7 @@ def influences(replay: Replay, progress: StepProgress | None = None) -> dict[str
         total, tokens = 0.0, 0
         for rows in block.samples:
             mask = block.mask(rows)
-            before, after = block.given(0, rows).float(), block.output(0, rows).float()
+            before, after = block.input_states(0, rows).float(), block.output_states(0, rows).float()
             cosines = torch.nn.functional.cosine_similarity(before, after, dim=-1)
             total += float(cosines[mask].sum(dtype=torch.float64))
             tokens += int(mask.sum())
@@ -168,7 +168,7 @@ def states_of_last_tokens(replay: Replay, progress: StepProgress | None = None) 
     def visit(block: Block) -> None:
         block.advance(0, {})
         states = seen.setdefault(block.stack, [])
-        for read in [block.output] if states else [block.given, block.output]:
+        for read in [block.output_states] if states else [block.input_states, block.output_states]:
             states.append(torch.cat([last(read(0, rows), block.mask(rows)) for rows in block.samples]))
 
     def last(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

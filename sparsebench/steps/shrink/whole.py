@@ -35,7 +35,7 @@ BlockId = tuple[str, int]
 class WholeModel:
     """A model with its blocks by stack, and the text that it runs on, in groups of about GROUP tokens.
 
-    ``dense`` keeps an encoder's outputs before any block was removed, by group. ``layers`` has the paths of experts'
+    ``dense_outputs`` keeps an encoder's outputs before any block was removed, by group. ``layers`` has the paths of experts'
     linear layers by the names of their matrices. ``classes`` (samples,) int64 are the targets of a classification head.
     """
 
@@ -43,7 +43,7 @@ class WholeModel:
     family: Family
     batch: Batch
     blocks: dict[str, list[Any]]
-    dense: list[torch.Tensor] = field(default_factory=list)
+    dense_outputs: list[torch.Tensor] = field(default_factory=list)
     layers: dict[str, str] = field(default_factory=dict)
     classes: torch.Tensor | None = None
 
@@ -110,8 +110,8 @@ class WholeModel:
         groups = self.groups()
         sums = {block: torch.zeros(2, dtype=torch.float64, device="cpu") for block in tried}
         with torch.no_grad():
-            if self.family == "encoder" and not self.dense:
-                self.dense = [self.run(rows) for rows in groups]
+            if self.family == "encoder" and not self.dense_outputs:
+                self.dense_outputs = [self.run(rows) for rows in groups]
             for number, rows in enumerate(groups):
                 with self.without(gone), self._seen() as seen:
                     self.run(rows)
@@ -125,7 +125,7 @@ class WholeModel:
     def _loss(self, outputs: torch.Tensor, number: int, rows: slice) -> torch.Tensor:
         """Return, for a group's ``outputs``, the loss of ``losses`` as a sum, and its divisor: (2,) float64."""
         if self.family == "encoder":
-            dense = self.dense[number].float()
+            dense = self.dense_outputs[number].float()
             inside = self.mask(rows, self.last)
             inside = inside[..., None] if outputs.ndim == 3 else torch.ones_like(outputs, dtype=torch.bool)
             distance = ((outputs.float() - dense) * inside).square().sum(dtype=torch.float64)

@@ -74,7 +74,7 @@ def held_out_loss(folder: Path, family: Any) -> float:
     model, given_text = load_model(folder, family), TrainingText(family, training_text(family).batch)
     rows = range(SAMPLES - round(0.2 * SAMPLES), SAMPLES)
     with torch.no_grad():
-        logits = model(**given_text.given(rows)).logits
+        logits = model(**given_text.inputs(rows)).logits
     return float(nn.functional.cross_entropy(logits.transpose(1, 2), given_text.next_tokens(rows)))
 
 

@@ -126,7 +126,7 @@ def test_hidden_states_of_another_width_are_compared_through_a_projection(tmp_pa
     rows = [0, 2]
     with torch.no_grad():
         found = float(loss(rows, 0))
-        given, mask = text.given(rows), text.mask(rows).numpy()
+        given, mask = text.inputs(rows), text.mask(rows).numpy()
         own, theirs = (model(**given, output_hidden_states=True) for model in (small, large))
     p, q = (torch.log_softmax(said.logits.double(), -1).numpy() for said in (theirs, own))
     tokens = [tuple(place) for place in np.argwhere(mask)]

@@ -16,7 +16,7 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.steps.contract import StepReport
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.resume import ResumeFolder
-from sparsebench.steps.recover.teacher import Distillation, mapped
+from sparsebench.steps.recover.teacher import Distillation, layer_pairs
 from sparsebench.steps.registry import combinations, label, single
 from tests.models.replaying import batch, written
 from tests.steps.recover.making import made, step
@@ -60,7 +60,7 @@ def test_the_loss_is_the_divergence_from_the_mean_of_probabilities_up_to_a_const
     found.backward()
     gradient = student.model.layers[0].mlp.up_proj.weight.grad.clone()
     student.zero_grad()
-    given, mask = text.given(rows), text.mask(rows)
+    given, mask = text.inputs(rows), text.mask(rows)
     with torch.no_grad():
         each = [torch.softmax(teacher(**given).logits / 2, -1)[mask] for teacher in (one, other)]
     mean = (each[0] + each[1]) / 2
@@ -183,6 +183,6 @@ def test_merges_are_the_same_however_they_are_written(tmp_path: Path) -> None:
 
 
 def test_a_much_shallower_teacher_is_compared_by_layers_that_it_has() -> None:
-    assert mapped(4, 2, "uniform", 1) == [(1, 1), (2, 1), (3, 2), (4, 2)], "attention begins with layer 1"
-    assert mapped(4, 2, "uniform")[0] == (1, 0), "states begin with what the first layer reads"
-    assert mapped(2, 4, "uniform", 1) == mapped(2, 4, "uniform") == [(1, 2), (2, 4)]
+    assert layer_pairs(4, 2, "uniform", 1) == [(1, 1), (2, 1), (3, 2), (4, 2)], "attention begins with layer 1"
+    assert layer_pairs(4, 2, "uniform")[0] == (1, 0), "states begin with what the first layer reads"
+    assert layer_pairs(2, 4, "uniform", 1) == layer_pairs(2, 4, "uniform") == [(1, 2), (2, 4)]

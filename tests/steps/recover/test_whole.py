@@ -82,7 +82,7 @@ def test_finetuned_models_predict_better_and_zeros_stay(kind: str, tmp_path: Pat
     rows = range(SAMPLES - round(0.2 * SAMPLES), SAMPLES)
     labels = given.next_tokens(rows)
     with torch.no_grad():
-        logits = model(**given.given(rows)).logits
+        logits = model(**given.inputs(rows)).logits
     wanted = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels)
     assert found.curve[0].held_out == pytest.approx(float(wanted), rel=1e-4)
     # Six operations for each parameter that a token of the training meets, two for one of what is held out, at every look.
