@@ -60,7 +60,7 @@ def test_gates_are_hard_concrete() -> None:
 @pytest.mark.parametrize("kind", ["llama", "bert", "t5", "gpt2", "phi3"])
 def test_open_gates_change_nothing_and_closed_ones_remove(kind: str, tmp_path: Path) -> None:
     folder, family = written(kind, tmp_path / "dense")
-    given = TrainingText(family, training_text(family, 4).batch).given(range(4))
+    given = TrainingText(family, training_text(family, 4).batch).inputs(range(4))
 
     def said(model: Any) -> torch.Tensor:
         with torch.no_grad():
