@@ -146,9 +146,13 @@ class KernelLinear(MatrixHolder):
         """Multiply (tokens, in) to (tokens, out) in the fastest way.
 
         Tiles of rows are multiplied by our kernel or by torch; of a bitmask, each nonzero may multiply all tokens instead.
+        Dense weights in x's dtype are torch's: repeated at once, as here, ours come from a cache and seem faster.
         """
         some = x[:TOKENS]
         kind = (*self.kind, bucket(len(some)), torch.get_num_threads())
+        if self.layout == "dense" and self.matrix_type == str(x.dtype).removeprefix("torch."):
+            self.choices.faster[kind] = "torch"
+            return self.by_torch(x)
         ways: dict[str, Any] = {"torch": lambda: self.by_torch(some)}
         if self.tiled and x.dtype == torch.bfloat16:
             ways["amx" if self.kernels.level == "avx512-amx" else "tiles"] = lambda: self.by_kernel(some, TILES)
