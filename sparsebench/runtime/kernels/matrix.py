@@ -222,7 +222,7 @@ def without_zero_codes(matrix: Matrix) -> Matrix:
     columns = matrix.values.nbytes * 8 // BITS[matrix.type] // max(1, rows)
     layout = CodeLayout(BITS[matrix.type], rows, columns)
     codes = layout.split(matrix.values.numpy().reshape(-1), Scratch()).reshape(rows, columns)
-    if columns % GROUP:  # the codes that fill up a row's last word are no weights
+    if cols % GROUP:  # the codes that fill up a row's last word are no weights
         codes = np.pad(codes[:, :cols], ((0, 0), (0, -cols % GROUP)))
     masks, values = _split(codes.reshape(-1))
     return bitmask(matrix.type, rows, cols, masks, layout.packed(values), scales=matrix.scales, group=matrix.group)
@@ -233,8 +233,8 @@ def round_to_bytes(x: torch.Tensor) -> torch.Tensor:
     import torch
 
     groups = torch.nn.functional.pad(x.float(), (0, -x.shape[-1] % GROUP)).unflatten(-1, (-1, GROUP))
-    scale = groups.abs().amax(-1, True) / 127
-    rounded = (groups / scale.clamp(min=1e-38)).round() * scale
+    largest = groups.abs().amax(-1, True)
+    rounded = (groups * (127 / largest.clamp(min=1e-36))).round() * (largest / 127)  # as they do, so that ties fall alike
     return rounded.flatten(-2)[..., : x.shape[-1]].to(x.dtype)
 
 
