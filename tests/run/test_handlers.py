@@ -67,7 +67,7 @@ def test_outputs_are_refused_with_a_way_out_of_their_own(monkeypatch: pytest.Mon
     def refusing(*_: object) -> None:
         raise UnsupportedError("its blocks are not run one by one", "choose magnitude or random")
 
-    monkeypatch.setattr("sparsebench.steps.calibration.tokens", refusing)
+    monkeypatch.setattr(handlers, "tokens", refusing)
     cell = SimpleNamespace(settings={"samples": 1, "length": 8})
     model = SimpleNamespace(family="decoder")
     spec = SimpleNamespace(
