@@ -39,11 +39,11 @@ from sparsebench.runtime.kernels.matrix import (
     bitmask,
     dense,
     integers,
-    nonzero_codes,
     pays,
     round_to_bytes,
     without_zero_codes,
     without_zeros,
+    zeros_pay,
 )
 from sparsebench.runtime.parity import PlainOutputs, shorten
 from sparsebench.runtime.results import Parity
@@ -289,8 +289,7 @@ def _matrix(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Mat
             return matrix
     weight = _dense(weights, view, held, across)
     matrix = dense(weight)
-    smaller = pays(matrix.type, matrix.rows, matrix.cols, int(weight.count_nonzero()))
-    return without_zeros(weight) if smaller else matrix
+    return without_zeros(weight) if zeros_pay(matrix) else matrix
 
 
 def _integers(weights: Any, view: View) -> Matrix:
@@ -300,5 +299,4 @@ def _integers(weights: Any, view: View) -> Matrix:
     info = weights.tensors[view.tensor]
     cols = info.shape[0] if weights.across else info.shape[1]
     matrix = integers(words[rows], scheme.encoding, cols, scale[rows], scheme.group)
-    smaller = pays(matrix.type, matrix.rows, matrix.cols, nonzero_codes(matrix))
-    return without_zero_codes(matrix) if smaller else matrix
+    return without_zero_codes(matrix) if zeros_pay(matrix) else matrix

@@ -31,7 +31,7 @@ WAYS = {"fours": ONE_BY_ONE, "tiles": TILES, "amx": TILES, "nonzeros": NONZEROS}
 class Choices:
     """The faster way by kind of layer and number of tokens; all layers of a process share one object.
 
-    Both ways are timed once, on the first tokens, which come during warm-up. Their results agree to within rounding.
+    All ways are timed once, on the first tokens, which come during warm-up. Their results agree to within rounding.
     """
 
     def __init__(self) -> None:
@@ -117,6 +117,9 @@ class KernelLinear(MatrixHolder):
         self.hold(matrix)
         self.register_parameter("bias", None)
         held = torch.float32 if matrix.type == "float32" else torch.bfloat16
+        # Many tokens of this dtype times dense weights are torch's: in trials, ours come from a cache and seem faster.
+        as_stored = matrix.layout == "dense" and matrix.type == str(held).removeprefix("torch.")
+        self.dense_dtype = held if as_stored and not emulated(matrix.type) else None
         self.weight = torch.empty((matrix.rows, matrix.cols), dtype=dtype or held, device="meta")
 
     @property
@@ -139,6 +142,9 @@ class KernelLinear(MatrixHolder):
             )
         if x.numel() <= FEW * self.in_features:
             return self.by_kernel(x)
+        if x.dtype == self.dense_dtype and (self.bias is None or self.bias.dtype == x.dtype):
+            self.choices.faster[self.kind] = "torch"
+            return nn.functional.linear(x, self._buffers["values"].view(x.dtype), self.bias)  # type: ignore[union-attr]
         flat = x.reshape(-1, self.in_features)
         return self.by_fastest(flat).reshape(*x.shape[:-1], self.out_features)
 
@@ -146,13 +152,9 @@ class KernelLinear(MatrixHolder):
         """Multiply (tokens, in) to (tokens, out) in the fastest way.
 
         Tiles of rows are multiplied by our kernel or by torch; of a bitmask, each nonzero may multiply all tokens instead.
-        Dense weights in x's dtype are torch's: repeated at once, as here, ours come from a cache and seem faster.
         """
         some = x[:TOKENS]
         kind = (*self.kind, bucket(len(some)), torch.get_num_threads())
-        if self.layout == "dense" and self.matrix_type == str(x.dtype).removeprefix("torch."):
-            self.choices.faster[kind] = "torch"
-            return self.by_torch(x)
         ways: dict[str, Any] = {"torch": lambda: self.by_torch(some)}
         if self.tiled and x.dtype == torch.bfloat16:
             ways["amx" if self.kernels.level == "avx512-amx" else "tiles"] = lambda: self.by_kernel(some, TILES)

@@ -35,6 +35,10 @@ GROUP = 64
 """Columns per word of a mask."""
 PAYS = 0.9
 """A bitmask is used where it takes at most this share of the dense matrix's bytes."""
+SAMPLED = 64
+"""Rows of a matrix whose zeros are counted first."""
+LEAST = 0.8
+"""The share of the nonzeros that such rows make likely which a matrix may still have."""
 DAMAGED = ("its packed index and values do not match: the file is damaged", "pack it again")
 
 _P, _L, _I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
@@ -209,11 +213,31 @@ def integers(words: torch.Tensor, type: str, cols: int, scale: torch.Tensor, gro
     return Matrix(type, rows, cols, words.view(torch.uint8), scales=held.contiguous(), group=group or 0)
 
 
-def nonzero_codes(matrix: Matrix) -> int:
-    """Count the integers of a dense matrix that are not zero."""
-    codes, zero = matrix.values, 1 << (BITS[matrix.type] - 1)
-    parts = (codes,) if matrix.type == "int8" else (codes & 15, codes >> 4)
-    return matrix.rows * matrix.cols - sum(int((part == zero).sum()) for part in parts)
+def nonzeros(matrix: Matrix, rows: torch.Tensor | None = None) -> int:
+    """Count the values of a dense matrix that are not zero, or those of some of its rows."""
+    import torch
+
+    values = matrix.values if rows is None else matrix.values[rows]
+    if matrix.type in ("float32", "bfloat16"):
+        return int(values.view(getattr(torch, matrix.type)).count_nonzero())
+    zero = 1 << (BITS[matrix.type] - 1)
+    parts = (values,) if matrix.type == "int8" else (values & 15, values >> 4)
+    return len(values) * matrix.cols - sum(int((part == zero).sum()) for part in parts)
+
+
+def zeros_pay(matrix: Matrix) -> bool:
+    """Return whether a dense matrix has so many zeros that its bitmask is used.
+
+    Some rows at random tell where it has far too few: to count in all takes longer than to load them.
+    """
+    import torch
+
+    if matrix.rows > 4 * SAMPLED:
+        some = torch.randint(matrix.rows, (SAMPLED,), generator=torch.Generator().manual_seed(0))
+        likely = nonzeros(matrix, some) * matrix.rows // SAMPLED
+        if not pays(matrix.type, matrix.rows, matrix.cols, int(LEAST * likely)):
+            return False
+    return pays(matrix.type, matrix.rows, matrix.cols, nonzeros(matrix))
 
 
 def without_zero_codes(matrix: Matrix) -> Matrix:

@@ -13,10 +13,12 @@ from sparsebench.runtime.kernels.linear import NONZEROS, ONE_BY_ONE, TILES
 from sparsebench.runtime.kernels.matrix import (
     dense,
     integers,
-    nonzero_codes,
+    nonzeros,
+    pays,
     round_to_bytes,
     without_zero_codes,
     without_zeros,
+    zeros_pay,
 )
 from tests.runtime.kernels.conftest import levels
 
@@ -60,7 +62,7 @@ def stored(kind: str, weight: torch.Tensor) -> tuple[dict[str, Matrix], torch.Te
     behind = torch.full((made.scale.numel() + 64,), torch.nan, dtype=made.scale.dtype)
     scale = behind[: made.scale.numel()].view(made.scale.shape).copy_(made.scale)
     whole = integers(words, f"int{bits}", weight.shape[1], scale, group)
-    assert nonzero_codes(whole) == int(made.values.count_nonzero())
+    assert nonzeros(whole) == int(made.values.count_nonzero())
     return {"dense": whole, "bitmask": without_zero_codes(whole)}, made.expanded(F32)
 
 
@@ -128,6 +130,17 @@ def test_expanding_gives_back_every_weight(compiled: Kernels, kind: str) -> None
                 for dtype in (BF16, F32):
                     out = torch.full((last - first, 130), torch.nan, dtype=dtype)
                     assert torch.equal(layer.expanded(first, last, out), weight[first:last].to(dtype)), level
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float32", "int8", "int4 in 64"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("whole_rows", [False, True])
+def test_a_sample_of_rows_decides_as_all_do(kind: str, share: float, whole_rows: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(600, 128, generator=generator)
+    weight[torch.rand(600, 1 if whole_rows else 128, generator=generator).expand(600, 128) < share] = 0
+    matrix = stored(kind, weight)[0]["dense"]
+    assert zeros_pay(matrix) == pays(matrix.type, 600, 128, nonzeros(matrix))
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4 in 64"])
