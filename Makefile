@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # Compiling all that is installed takes pip more than half of its time: Python compiles what is imported, where it may write that down.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 unexport PYTHONDONTWRITEBYTECODE
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test test-long test-browser test-gpu setup report reference docs lint clean
 
