@@ -14,7 +14,7 @@ WITH timed AS (
     SELECT engine, record_id, regexp_extract(ran, '^llama\.cpp, \S+ \S+ (.+?), ', 1) AS gguf, split_part(said, ';', 1) AS layer,
            regexp_extract(layer, '^(int4|int8|bfloat16|float32) ', 1) AS format, dtype,
            said LIKE '%inputs in int8%' AS rounded, said LIKE '%single tokens:%' AS at_once,
-           string_split(coalesce(nullif(regexp_extract(said, '(?:more than 8|several) tokens: ([^;]*)', 1), ''), 'the same'), ', ') AS prompt
+           string_split_regex(coalesce(nullif(regexp_extract(said, '(?:more than 8|several) tokens: ([^;]*)', 1), ''), 'the same'), ', | or ') AS prompt
     FROM plain
 ), told AS (
     SELECT engine, record_id, coalesce(nullif(gguf, ''), nullif(format, ''), dtype) AS weights, prompt,

@@ -134,9 +134,7 @@ def _linear_beside(model: Any, path: str, config: Mapping[str, Any], family: str
     linear = (name for name, module in model.named_modules() if type(module).__name__ in LINEAR_TYPES)
     parts = {name: part_of(name) for name in linear}
     return {
-        layer.kind: name
-        for name, layer in parts.items()
-        if (layer.stack, layer.layer) == (function.stack, function.layer)
+        part.kind: name for name, part in parts.items() if (part.stack, part.layer) == (function.stack, function.layer)
     }
 
 

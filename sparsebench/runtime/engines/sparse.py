@@ -33,7 +33,7 @@ from sparsebench.runtime.kernels import (
     kernels,
     semi_structured,
 )
-from sparsebench.runtime.kernels.linear import FEW
+from sparsebench.runtime.kernels.linear import FEW, TILING
 from sparsebench.runtime.kernels.matrix import (
     GROUP,
     bitmask,
@@ -57,6 +57,7 @@ WAYS = {
     "fours": "four at a time",
     "nonzeros": "each nonzero times all",
     "torch": "tiles by torch",
+    "dense": "dense by torch",
 }
 """How layers multiply many tokens, as results name it."""
 ROUNDED = f"up to {FEW} tokens with inputs in int8, a scale for every {GROUP}"
@@ -65,7 +66,10 @@ INTEGERS = ("int8", "int4")
 
 
 class Sparse:
-    """One process; a layer is stored sparse where enough of its weights are zero, the others stay torch's."""
+    """One process; a layer is stored sparse where enough of its weights are zero.
+
+    Others stay torch's, but for those in bfloat16 where the CPU multiplies tiles of it.
+    """
 
     forced = False
 
@@ -174,13 +178,13 @@ class Sparse:
 
     def _replace_dense(self, library: Kernels, model: Any) -> None:
         """Multiply by our kernels what is left in bfloat16, such as a tied head or layers whose few zeros do not pay."""
-        for name, layer in list(model.named_modules()):
+        # Without tiles of bfloat16 torch's product is as fast.
+        for name, layer in list(model.named_modules()) if library.level in TILING else ():
             if type(layer) is not torch.nn.Linear or layer.weight.dtype != torch.bfloat16 or not layer.weight.numel():
                 continue
             made = KernelLinear(library, dense(layer.weight.detach()), self.choices)
-            if made.tiled:  # without these instructions torch's product is as fast
-                made.register_parameter("bias", layer._parameters.get("bias"))
-                model.set_submodule(name, made)
+            made.register_parameter("bias", layer._parameters.get("bias"))
+            model.set_submodule(name, made)
         if any(isinstance(layer, KernelLinear) for layer in model.modules()):
             attention.install(model)
 

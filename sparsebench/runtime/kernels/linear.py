@@ -21,7 +21,9 @@ CODES = {torch.float32: TYPES["float32"], torch.bfloat16: TYPES["bfloat16"]}
 TOKENS = 512
 """The most tokens that the library gets at once (its scratch stays small), and that ways are timed with."""
 FEW = 8
-"""Tokens up to which rows are expanded in registers for each four tokens; more share tiles."""
+"""Tokens up to which rows are expanded in registers for each four tokens; more go the fastest way."""
+TILING = LEVELS[LEVELS.index("avx512-bf16") :]
+"""The instruction sets with tiles of bfloat16."""
 TRIALS = 3
 ONE_BY_ONE, TILES, NONZEROS = range(3)
 """The library's numbers for ways to multiply several tokens, which ``native/sparse.cpp`` explains."""
@@ -29,9 +31,9 @@ WAYS = {"fours": ONE_BY_ONE, "tiles": TILES, "amx": TILES, "nonzeros": NONZEROS}
 
 
 class Choices:
-    """The faster way by kind of layer and number of tokens; all layers of a process share one object.
+    """The fastest way by kind of layer and number of tokens; all layers of a process share one object.
 
-    All ways are timed once, on the first tokens, which come during warm-up. Their results agree to within rounding.
+    Each way is timed, on the first tokens, which come during warm-up. Their results agree to within rounding.
     """
 
     def __init__(self) -> None:
@@ -131,7 +133,7 @@ class KernelLinear(MatrixHolder):
     def tiled(self) -> bool:
         """Whether our kernel multiplies tiles of bfloat16 for the dtype that the layer runs in."""
         narrow = self.matrix_type != "float32" and self.weight.dtype == torch.bfloat16
-        return narrow and self.kernels.level in ("avx512-bf16", "avx512-amx")
+        return narrow and self.kernels.level in TILING
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (…, in) to (…, out) in x's dtype: bfloat16 or float32 on a CPU. Raises MeasureError otherwise."""
@@ -143,7 +145,7 @@ class KernelLinear(MatrixHolder):
         if x.numel() <= FEW * self.in_features:
             return self.by_kernel(x)
         if x.dtype == self.dense_dtype and (self.bias is None or self.bias.dtype == x.dtype):
-            self.choices.faster[self.kind] = "torch"
+            self.choices.faster[self.kind] = "dense"
             return nn.functional.linear(x, self._buffers["values"].view(x.dtype), self.bias)  # type: ignore[union-attr]
         flat = x.reshape(-1, self.in_features)
         return self.by_fastest(flat).reshape(*x.shape[:-1], self.out_features)

@@ -37,8 +37,8 @@ PAYS = 0.9
 """A bitmask is used where it takes at most this share of the dense matrix's bytes."""
 SAMPLED = 64
 """Rows of a matrix whose zeros are counted first."""
-LEAST = 0.8
-"""The share of the nonzeros that such rows make likely which a matrix may still have."""
+LEAST = 0.9
+"""A matrix is counted in whole only where its bitmask would pay at this share of the nonzeros that the sample suggests."""
 DAMAGED = ("its packed index and values do not match: the file is damaged", "pack it again")
 
 _P, _L, _I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
@@ -213,7 +213,7 @@ def integers(words: torch.Tensor, type: str, cols: int, scale: torch.Tensor, gro
     return Matrix(type, rows, cols, words.view(torch.uint8), scales=held.contiguous(), group=group or 0)
 
 
-def nonzeros(matrix: Matrix, rows: torch.Tensor | None = None) -> int:
+def count_nonzeros(matrix: Matrix, rows: torch.Tensor | None = None) -> int:
     """Count the values of a dense matrix that are not zero, or those of some of its rows."""
     import torch
 
@@ -228,16 +228,16 @@ def nonzeros(matrix: Matrix, rows: torch.Tensor | None = None) -> int:
 def zeros_pay(matrix: Matrix) -> bool:
     """Return whether a dense matrix has so many zeros that its bitmask is used.
 
-    Some rows at random tell where it has far too few: to count in all takes longer than to load them.
+    A sample of rows tells where there are far too few: counting all takes longer than loading them.
     """
     import torch
 
     if matrix.rows > 4 * SAMPLED:
-        some = torch.randint(matrix.rows, (SAMPLED,), generator=torch.Generator().manual_seed(0))
-        likely = nonzeros(matrix, some) * matrix.rows // SAMPLED
+        some = torch.randint(matrix.rows, (SAMPLED,), generator=torch.Generator().manual_seed(0), device="cpu")
+        likely = count_nonzeros(matrix, some) * matrix.rows // SAMPLED
         if not pays(matrix.type, matrix.rows, matrix.cols, int(LEAST * likely)):
             return False
-    return pays(matrix.type, matrix.rows, matrix.cols, nonzeros(matrix))
+    return pays(matrix.type, matrix.rows, matrix.cols, count_nonzeros(matrix))
 
 
 def without_zero_codes(matrix: Matrix) -> Matrix:

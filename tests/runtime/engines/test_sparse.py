@@ -21,6 +21,7 @@ from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.sparse import Sparse
 from sparsebench.runtime.kernels import KernelLinear
+from sparsebench.runtime.kernels.linear import TILING
 from sparsebench.runtime.kernels.matrix import LEVELS
 from sparsebench.runtime.parity import distance, outputs
 from sparsebench.runtime.workload import Prompt, inputs
@@ -128,8 +129,9 @@ def test_bfloat16_layers_whose_zeros_do_not_pay_are_dense_in_our_kernels(
 ) -> None:
     folder = prune(tiny_llama, tmp_path / "pruned", share) if share else tiny_llama
     found, source = started(), SavedModel(folder, "decoder", "bfloat16")
-    if found.kernels.level not in ("avx512-bf16", "avx512-amx"):
-        pytest.skip("this CPU multiplies no bfloat16: torch's products are as fast")
+    if getattr(found.kernels, "level", "") not in TILING:
+        assert not sparse_layers(found.load(source, 40, False).module)
+        return
     judged = found.parity(source, prompt(Checkpoint(folder).config))
     assert judged is not None and not judged.wraps_only and judged.relative_l2 <= judged.tolerance
     layers = sparse_layers(found.load(source, 40, False).module)

@@ -11,9 +11,9 @@ from sparsebench.models.files.quantized import INT4_GROUPS, Codes, Scheme, store
 from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix
 from sparsebench.runtime.kernels.linear import NONZEROS, ONE_BY_ONE, TILES
 from sparsebench.runtime.kernels.matrix import (
+    count_nonzeros,
     dense,
     integers,
-    nonzeros,
     pays,
     round_to_bytes,
     without_zero_codes,
@@ -62,7 +62,7 @@ def stored(kind: str, weight: torch.Tensor) -> tuple[dict[str, Matrix], torch.Te
     behind = torch.full((made.scale.numel() + 64,), torch.nan, dtype=made.scale.dtype)
     scale = behind[: made.scale.numel()].view(made.scale.shape).copy_(made.scale)
     whole = integers(words, f"int{bits}", weight.shape[1], scale, group)
-    assert nonzeros(whole) == int(made.values.count_nonzero())
+    assert count_nonzeros(whole) == int(made.values.count_nonzero())
     return {"dense": whole, "bitmask": without_zero_codes(whole)}, made.expanded(F32)
 
 
@@ -140,7 +140,19 @@ def test_a_sample_of_rows_decides_as_all_do(kind: str, share: float, whole_rows:
     weight = torch.randn(600, 128, generator=generator)
     weight[torch.rand(600, 1 if whole_rows else 128, generator=generator).expand(600, 128) < share] = 0
     matrix = stored(kind, weight)[0]["dense"]
-    assert zeros_pay(matrix) == pays(matrix.type, 600, 128, nonzeros(matrix))
+    assert zeros_pay(matrix) == pays(matrix.type, 600, 128, count_nonzeros(matrix))
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float32", "int8", "int4 in 64"])
+def test_a_matrix_without_zeros_is_not_counted_in_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, counted = stored(kind, torch.randn(600, 128))[0]["dense"], []
+
+    def count(matrix: Matrix, rows: torch.Tensor | None = None) -> int:
+        counted.append(rows)
+        return count_nonzeros(matrix, rows)
+
+    monkeypatch.setattr("sparsebench.runtime.kernels.matrix.count_nonzeros", count)
+    assert not zeros_pay(matrix) and counted and all(rows is not None for rows in counted)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4 in 64"])
