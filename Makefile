@@ -27,7 +27,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@# The type checker has one process, for half a minute: the tests are run beside it.
-	$(BIN)/mypy & types=$$!; \
+	$(BIN)/mypy & types=$$!; trap 'kill $$types 2>/dev/null; exit 130' INT TERM; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not setup and not long'; tests=$$?; \
 	wait $$types || { echo "The type checker found mistakes: make lint"; exit 1; }; exit $$tests
 

@@ -84,7 +84,7 @@ class CausalScorer(HFLM):
         if self.share and not can_share:
             self.sharing = "off: lm-eval's own loop"
         # Unless the number is the user's, a GPU takes as many as fit.
-        fitting = 0 if self.exact else batching.tokens_at_once(self.model, 0) // CONTEXT
+        fitting = 0 if self.exact or override_bs else batching.tokens_at_once(self.model, 0) // CONTEXT
         batch = BatchSize(override_bs or max(self.usual, fitting), asked=self.exact)
         if not self.share or not can_share:
             return self._stock(requests, batch)

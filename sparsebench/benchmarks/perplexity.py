@@ -196,13 +196,13 @@ def likelihoods(
     finite, when one window does not fit into memory, and when the model's logits still come out in another precision.
     """
     sums: list[float] = []
-    starting = list(zip(windows.ids, windows.starts, strict=True))
-    for _, values in (batch or BatchSize(1)).parts(starting, lambda part: _sums(model, part, divergence)):
+    with_starts = list(zip(windows.ids, windows.starts, strict=True))
+    for _, values in (batch or BatchSize(1)).parts(with_starts, lambda part: _sums(model, part, divergence)):
         for value in values:
             sums.append(value)
-            check_finite("perplexity", value, len(sums), len(starting))
+            check_finite("perplexity", value, len(sums), len(with_starts))
             if progress:
-                progress(len(sums), len(starting))
+                progress(len(sums), len(with_starts))
     return sums
 
 

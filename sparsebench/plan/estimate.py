@@ -1,8 +1,8 @@
 """How large models are, and how long jobs take: the start of a process, then work at the speed of its kind.
 
 The work of a cell is tokens × parameters: how many tokens go through the model, or 1 where its weights are only read.
-Starts and speeds are in ``stages``, fitted to the published records of two server cores. Half of these jobs took at
-most 1.6 times as long or as short; a busy machine makes as much of a difference. Finished jobs correct both.
+Starts and speeds are in ``stages``, fitted to the published records of two server cores; finished jobs correct both. Half
+of these jobs took at most 1.6 times as long or as short; a busy machine makes as much of a difference.
 """
 
 from __future__ import annotations

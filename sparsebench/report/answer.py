@@ -1,4 +1,4 @@
-"""The rows that a query gives, and how they are shown: in templates as tables, and in a terminal as the report's first."""
+"""The rows that a query gives, and how they are shown: as tables in templates, the report's first also in a terminal."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ import torch
 
 from sparsebench.models.files.quantized import Codes, Scheme, groups_of
 
-GROUP = 64
 CHUNK = 1 << 23
 """The number of weights rounded at once."""
 SHARES = tuple(0.6 + 0.05 * number for number in range(12))

@@ -21,7 +21,7 @@ from sparsebench.storage.container import read_bytes
 from sparsebench.storage.formats import Format
 from sparsebench.storage.formats import formats as known_formats
 from sparsebench.storage.packed import pack
-from sparsebench.storage.words import WORDS, Bytes
+from sparsebench.storage.words import BLOCK, WORDS, Bytes
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,6 @@ def _is_checkpoint(restored: Iterator[tuple[TensorInfo, Bytes]], checkpoint: Che
     return seen == set(checkpoint.stored)
 
 
-_BLOCK = 1 << 17
-
-
 @dataclass(frozen=True)
 class Bounds:
     """Sums over tensors, sizes in bytes.
@@ -194,8 +191,8 @@ def _upper_halves(bits: Bytes, item: int) -> npt.NDArray[np.int64]:
     words, step = bits.view(WORDS[item]), item // 2
     upper = bits.view(np.uint16)[step - 1 :: step]
     counts = np.zeros(1 << 16, np.int64)
-    for start in range(0, upper.size, _BLOCK):
-        counts += np.bincount(upper[start : start + _BLOCK], minlength=1 << 16)
+    for start in range(0, upper.size, BLOCK):
+        counts += np.bincount(upper[start : start + BLOCK], minlength=1 << 16)
     counts[0] -= words.size - np.count_nonzero(words)
     return counts
 

@@ -50,7 +50,7 @@ class BlockError:
 
 @dataclass(frozen=True)
 class OutputsResult:
-    """The errors of all blocks in order, and the number of ``tokens`` that were read, padding left out, of all sides."""
+    """The errors of all blocks in order, and the number of ``tokens`` that were read, padding left out, of all stacks."""
 
     tokens: int
     blocks: tuple[BlockError, ...]

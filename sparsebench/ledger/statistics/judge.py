@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from sparsebench.benchmarks.statistics import Floats
 from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.statistics import proportions, resampling, sensitivity, windows
 from sparsebench.ledger.statistics.contract import (
     UNEXPLAINED,
     Z95_ONE_SIDED,
     Comparison,
-    Floats,
     Integers,
     Interval,
     Metric,

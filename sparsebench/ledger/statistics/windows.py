@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from scipy.special import gammaln, nctdtrinc, stdtr, stdtrit
 
+from sparsebench.benchmarks.statistics import Floats
 from sparsebench.ledger.statistics.contract import (
     Comparison,
-    Floats,
     Integers,
     Interval,
     Pairs,

@@ -16,7 +16,7 @@ from sparsebench.models.modules.build import meta_model
 from sparsebench.models.shape.topology import NO_TEXT
 
 LENGTH = 512
-"""The tokens of the counted sequence; for an encoder-decoder, on each stack."""
+"""The tokens of the counted sequence; for an encoder-decoder, of each stack."""
 
 
 def operations_a_token(config: Mapping[str, Any], family: Family) -> float | None:

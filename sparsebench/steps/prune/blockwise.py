@@ -30,15 +30,13 @@ from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
 from sparsebench.steps.prune.methods.scores import wanda_scores
 from sparsebench.steps.prune.registry import Method, methods
-from sparsebench.steps.prune.settings import Prune
+from sparsebench.steps.prune.settings import SPREAD, Prune
 from sparsebench.steps.zeroing import zeroed, zeros_in
 
 if TYPE_CHECKING:
     from sparsebench.models.replay.blockwise import Block, Replay
     from sparsebench.models.replay.gather import InputStatistics
 
-
-from sparsebench.steps.prune.settings import SPREAD
 
 BlockKey = tuple[str, int]
 """A transformer block: its stack and its depth."""

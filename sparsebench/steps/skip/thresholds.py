@@ -228,6 +228,6 @@ class _Cost:
         def cut(number: int) -> Any:
             return lambda _, args: (masked(args[0], self.limits[number]), *args[1:])
 
-        paths = [site.path.removeprefix(f"{self.block.path}.") for site in self.sites]
-        modules = map(self.block.module.get_submodule, paths)
+        within = [site.path.removeprefix(f"{self.block.path}.") for site in self.sites]
+        modules = map(self.block.module.get_submodule, within)
         return removing_hooks(module.register_forward_pre_hook(cut(number)) for number, module in enumerate(modules))
