@@ -22,7 +22,10 @@ LUMINANCE = """
 (() => {
   const channel = (value) => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
   const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const light = ([red, green, blue]) => 0.2126 * channel(red / 255) + 0.7152 * channel(green / 255) + 0.0722 * channel(blue / 255);
+  const light = (colour) => {
+    const [r, g, b] = colour.map((value) => channel(value / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
   const ground = (element) => {
     if (!element) return [255, 255, 255];
     const [red, green, blue, alpha = 1] = numbers(getComputedStyle(element).backgroundColor);
