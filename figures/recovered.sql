@@ -1,6 +1,6 @@
 -- title: Perplexity against sparsity, one-shot and trained
 -- finding: finding
--- about: the perplexity that training during or after pruning brings back
+-- about: how far training during or after pruning lowers the perplexity
 -- kind: line
 -- x: sparsity
 -- y: score
