@@ -90,11 +90,6 @@ def test_zeros_stay_zero_and_errors_are_half_a_step(
     assert bool(((found - weights.float()).abs() <= steps * (0.5 + span / 2**8)).all())
 
 
-def test_codes_of_a_narrow_last_group_expand() -> None:
-    codes = Codes(torch.tensor([[1, 2, 3]], dtype=torch.int8), torch.tensor([[2.0, 10.0]]), 2)
-    assert codes.expanded(torch.float32).tolist() == [[2, 4, 30]]
-
-
 def test_a_searched_scale_never_rounds_worse_and_keeps_zeros() -> None:
     torch.manual_seed(0)
     weights = torch.randn(32, 200).mul_(torch.rand(32, 200) > 0.3).bfloat16()

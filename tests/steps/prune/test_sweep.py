@@ -181,8 +181,3 @@ def test_a_draw_that_keeps_zeros_takes_its_share_of_the_rest(
     made = sum(round(0.5 * number) for group in groups for number in group)
     assert found.already_zero == sum(w.numel() for w in weights) - sum(map(sum, live)) > 0
     assert found.zeros == found.already_zero + made
-
-
-def test_the_zeros_of_a_dense_model_are_none_of_a_steps_own(tiny_bert: Path, tmp_path: Path) -> None:
-    (found,) = swept(tiny_bert, "encoder", tmp_path, [prune_step("magnitude", 0.5, "layer")]).values()
-    assert (found.already_zero, found.zeros) == (0, found.prunable // 2)
