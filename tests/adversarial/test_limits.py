@@ -236,7 +236,7 @@ def test_compressed_records(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["t.jsonl.xz", "t.bz2"])
 def test_what_is_not_unpacked_is_no_text(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
-    path.write_bytes((lzma if name.endswith("xz") else bz2).compress(bytes(20_000_000)))  # type: ignore[attr-defined]
+    path.write_bytes((lzma if name.endswith("xz") else bz2).compress(bytes(20_000_000)))
     with refused(path, kind=SourceError):
         read_texts(path)
 

@@ -278,7 +278,7 @@ def test_perplexity_is_for_decoders_and_pseudo_perplexity_for_encoders():
         ("pseudo_perplexity", "decoder"),
     ):
         with pytest.raises(BenchmarkError, match=f"task {task} is for .* not for family {family}"):
-            check(TaskSpec(task), family)  # type: ignore[arg-type]
+            check(TaskSpec(task), family)
     with pytest.raises(BenchmarkError, match="takes no `num_fewshot`"):
         check(TaskSpec("pseudo_perplexity", num_fewshot=1), "encoder")
 

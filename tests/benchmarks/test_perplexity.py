@@ -217,7 +217,7 @@ def test_only_decoders_and_no_examples() -> None:
     check(TaskSpec("perplexity"), "decoder")
     for family in ("encoder", "encoder-decoder"):
         with pytest.raises(BenchmarkError, match="perplexity is for decoder models"):
-            check(TaskSpec("perplexity"), family)  # type: ignore[arg-type]
+            check(TaskSpec("perplexity"), family)
     with pytest.raises(BenchmarkError, match="takes no `num_fewshot`"):
         check(TaskSpec("perplexity", num_fewshot=2), "decoder")
     assert all_tasks()["perplexity"].metric == "perplexity"

@@ -88,7 +88,7 @@ def test_without_a_gpu_or_with_one_that_torch_does_not_see_it_says_so(
     shown = CliRunner().invoke(app, ["doctor", "--gpu"])
     assert H100 in str(shown.exception)
     shown = CliRunner().invoke(app, ["doctor", "--ranks", "2"])
-    assert "--gpu" in str(shown.exception.hint)  # type: ignore[union-attr]
+    assert "--gpu" in str(shown.exception.hint)
 
 
 def test_a_gpu_without_an_energy_counter_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

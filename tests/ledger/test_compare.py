@@ -87,8 +87,8 @@ def test_scores_of_one_machine_are_compared_where_there_are(found: list[dict[str
 def test_the_other_way_round_everything_is_mirrored(ledger: Path, worn: SideBySide) -> None:
     there, back = worn, side_by_side(ledger, WORN, "smol/dense")
     for one, other in zip(there.scores, back.scores, strict=True):
-        assert one.paired.difference == -other.paired.difference  # type: ignore[operator]
-        assert one.paired.low == pytest.approx(-other.paired.high)  # type: ignore[operator]
+        assert one.paired.difference == -other.paired.difference
+        assert one.paired.low == pytest.approx(-other.paired.high)
         assert (one.paired.p, one.paired.detectable) == (other.paired.p, other.paired.detectable)
         assert {one.verdict, other.verdict} in ({"worse", "better"}, {"no difference detected"})
     for one, other in zip(there.sizes, back.sizes, strict=True):

@@ -62,7 +62,7 @@ def stored(model_type: str, form: str, folder: Path) -> Path:
 
 def place(name: str) -> tuple[int, int, str]:
     """Block, expert and whether it reads what the experts read or what lies within one, of an expert's matrix by name."""
-    layer, rest = re.search(r"layers\.(\d+)\.(.*)", name).groups()  # type: ignore[union-attr]
+    layer, rest = re.search(r"layers\.(\d+)\.(.*)", name).groups()
     number = re.search(r"\[(\d+)\]|experts\.(\d+)\.", rest)
     assert number is not None, name
     inner = re.search(r"down_proj|w2|output_linear", rest)
@@ -82,7 +82,7 @@ class Stock:
         kept = given.attention_mask.reshape(-1)
         for name, module in self.model.named_modules():
             if is_fused(module):
-                layer = int(re.search(r"layers\.(\d+)", name)[1])  # type: ignore[index]
+                layer = int(re.search(r"layers\.(\d+)", name)[1])
                 module.register_forward_pre_hook(
                     lambda module, args, layer=layer: self._look(module, args, layer, kept)
                 )

@@ -79,22 +79,22 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
 
     def short(free: int) -> list[tuple[str, bool]]:
         monkeypatch.setattr(environment, "memory", lambda: (2**40, free))
-        return [(one.model, one.alone) for one in crowded(ready, work)]  # type: ignore[arg-type]
+        return [(one.model, one.alone) for one in crowded(ready, work)]
 
     assert short(30 * 10**9) == []
     assert short(20 * 10**9) == [("m", False)]  # the pair is timed one by one
-    alone = needs(ready, work).memory  # type: ignore[arg-type]
+    alone = needs(ready, work).memory
     assert 10**10 < alone <= 20 * 10**9
     assert short(10 * 10**9) == [("m", True)]
-    assert needs(ready, work).memory == alone  # type: ignore[arg-type]
+    assert needs(ready, work).memory == alone
     assert short(30 * 10**9) == []
-    assert needs(ready, work).memory > 2 * 10**10  # type: ignore[arg-type]
+    assert needs(ready, work).memory > 2 * 10**10
     ready.request.jobs = 7
-    assert slots(ready) == 7  # type: ignore[arg-type]
+    assert slots(ready) == 7
     make = next(job for job in work if job.kind == "make")
-    passing = needs(ready, [make, make]).disk  # type: ignore[arg-type]
+    passing = needs(ready, [make, make]).disk
     ready.keep = "dense"
-    assert needs(ready, [make, make]).disk == 2 * passing > 0, "folders that are kept add up"  # type: ignore[arg-type]
+    assert needs(ready, [make, make]).disk == 2 * passing > 0, "folders that are kept add up"
 
 
 def test_a_job_says_whether_it_calculates(monkeypatch: pytest.MonkeyPatch) -> None:

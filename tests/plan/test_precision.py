@@ -83,4 +83,4 @@ def test_where_16_bits_are_emulated_the_plan_knows_that_float32_takes_more_memor
     work = [job for job in jobs(plan, plan.cells, lambda variant: True) if job.kind == "benchmarks"]
     ready = SimpleNamespace(device="cpu", sizes={"m": size})
     monkeypatch.setattr(environment, "memory", lambda: (2**40, 5 * 10**9))
-    assert crowded(ready, work)  # type: ignore[arg-type]
+    assert crowded(ready, work)

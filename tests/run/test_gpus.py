@@ -47,7 +47,7 @@ def runner(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
     settings = RunSettings(space, Cache(tmp_path / "cache"), slots=8, sizes={"m": ModelSize(1000, 4000)}, device="cuda")
     display = SimpleNamespace(started=lambda _: None)
     local: Any = Local(settings)
-    made: Any = Runner(plan, settings, local, lambda _: None, display)  # type: ignore[arg-type]
+    made: Any = Runner(plan, settings, local, lambda _: None, display)
     local.temporary, made.started = str(tmp_path), []
 
     def process(job: Job, spec: Path, log: Path, events: int, gpu: str) -> Any:
@@ -135,7 +135,7 @@ def test_no_gpu_gets_two_jobs_at_once(runner: Any) -> None:
     done = 0
     while queue or running:
         while job := queue.take(lambda job: local.room(job, running)):
-            running.append(LocalJob(job, None, -1, local.gpus_of(job, running)))  # type: ignore[arg-type]
+            running.append(LocalJob(job, None, -1, local.gpus_of(job, running)))
         taken = [gpu for task in running for gpu in task.gpu.split(",") if gpu]
         assert len(taken) == len(set(taken)) <= 2
         assert len(running) == 1 or not any(task.job.kind == "latency" for task in running)

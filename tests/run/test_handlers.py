@@ -75,7 +75,7 @@ def test_outputs_are_refused_with_a_way_out_of_their_own(monkeypatch: pytest.Mon
         workspace=SimpleNamespace(folder=Path), calibration=SimpleNamespace(source="path:text"),
     )  # fmt: skip
     with pytest.raises(UnsupportedError, match="one by one") as told:
-        handlers.outputs(spec, Kept())  # type: ignore[arg-type]
+        handlers.outputs(spec, Kept())
     assert told.value.hint and "magnitude" not in told.value.hint
 
 
@@ -99,14 +99,14 @@ def test_a_copy_is_unpacked_without_its_parent_which_is_asked_for_where_the_copy
     said: list[dict[str, str]] = []
     recorder = SimpleNamespace(damaged=said.append, note=lambda text: None)
     assert job.makes == (end,) and handlers.damaged(spec) == {}
-    handlers.make(spec, recorder)  # type: ignore[arg-type]
+    handlers.make(spec, recorder)
     assert space.content(end) and not said
-    handlers.make(spec, recorder)  # type: ignore[arg-type]
+    handlers.make(spec, recorder)
     assert space.has_packed(end) and not said, "it is not unpacked twice"
     space.discard(space.folder(end))
     weights = space.packed(end) / "model.safetensors.packed"
     weights.write_bytes(weights.read_bytes()[:-1])
-    handlers.make(spec, recorder)  # type: ignore[arg-type]
+    handlers.make(spec, recorder)
     assert [[*one] for one in said] == [[parent.id]] and not space.has_packed(end)
 
 

@@ -183,7 +183,7 @@ def test_jobs_share_the_nodes_that_there_are(
     two = next(job for job in every if nodes_of(job) == 2)
 
     def room(job: Job, *running: Job) -> bool:
-        return executor.room(job, [SimpleNamespace(job=other) for other in running])  # type: ignore[misc]
+        return executor.room(job, [SimpleNamespace(job=other) for other in running])
 
     assert room(two) and room(two, one) and room(one, two)
     assert not room(two, two) and not room(two, one, one) and not room(one, one, two)
@@ -198,7 +198,7 @@ def test_ranks_are_measured_on_the_nodes_that_ray_gave(
     for job in jobs(plan, plan.cells, lambda _: True):
         if job.kind == "latency":
             spec = replace(specification(plan, settings, job), nodes=where, group="head:6379/name")
-            handlers.latency(spec, Mock())  # type: ignore[arg-type]
+            handlers.latency(spec, Mock())
     found = {setting.ranks: (setting.nodes, setting.group, setting.ranks_per_node) for setting in asked}
     assert found == {1: ((), "", 1), 4: (where, "head:6379/name", 2)}
 

@@ -84,7 +84,7 @@ def test_a_models_answer_is_shown_once_when_all_is_done_but_timing(
 
     shown: list[str] = []
     monkeypatch.setattr(Display, "line", lambda _, text, style: shown.append(text))
-    run(plan, settings, monkeypatch, work, lambda model: asked.append((model, [*begun])) or f"{model}: 3 rows")  # type: ignore[func-returns-value]
+    run(plan, settings, monkeypatch, work, lambda model: asked.append((model, [*begun])) or f"{model}: 3 rows")
     ((model, before),) = asked
     untimed = {job.kind for job in jobs(plan, plan.cells, lambda _: True)} - {"latency", "memory"}
     assert model == "m" and {"benchmarks", "assess"} < untimed | {"make"}

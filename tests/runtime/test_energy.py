@@ -36,7 +36,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch, gpus: str, **functions: Any) -> Simple
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=gpus[index]))
     known = {"nvmlInit": lambda: None, "nvmlDeviceGetHandleByUUID": lambda uuid: uuid, "NVMLError": Exception}
     fake = SimpleNamespace(**known, **functions)
-    monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
     return fake
 
 

@@ -81,7 +81,7 @@ def test_with_text_all_experts_are_the_model_and_each_is_always_used(kind: str, 
     whole = {single("moefy", way, experts=8, active=1.0, router=one): tmp_path / one for one in routers}
     found = made(parent, family, whole)
     assert max(error(folder, dense, family) for folder in whole.values()) <= 1e-6
-    blocks = len(experts_of(Checkpoint(tmp_path / "learned").config).parts)  # type: ignore[union-attr]
+    blocks = len(experts_of(Checkpoint(tmp_path / "learned").config).parts)
     for one in found.values():
         assert [row.uses for row in one.activity] == [(1.0,) * (7 if way == "cmoe" else 8)] * blocks
 

@@ -124,7 +124,7 @@ def test_wanda_is_what_the_paper_says_behind_its_own_pruned_layers(tiny_llama: P
         linears = {name: part for name, part in block.named_modules() if isinstance(part, torch.nn.Linear)}
         read: dict[torch.nn.Module, torch.Tensor] = {}
 
-        def remember(module: torch.nn.Module, args: tuple[torch.Tensor], _: object, into: dict = read) -> None:  # type: ignore[type-arg]
+        def remember(module: torch.nn.Module, args: tuple[torch.Tensor], _: object, into: dict = read) -> None:
             into[module] = args[0]
 
         hooks = [part.register_forward_hook(remember) for part in linears.values()]

@@ -106,7 +106,7 @@ def test_taylor_is_weights_times_gradients_of_the_stock_model(kind: str, form: s
                 both, dim = cut.of((values * values.grad).double().detach())
                 both = both.movedim(dim, 0).reshape(both.shape[dim], -1).sum(1)
                 sums.append(both[cut.offset : cut.offset + axis.units * cut.size].reshape(axis.units, -1).sum(1))
-            expected[axis] += sums[-1].abs() + sum(sums[:-1]).abs()  # type: ignore[union-attr]
+            expected[axis] += sums[-1].abs() + sum(sums[:-1]).abs()
     own = {(axis.layers, axis.expert): scored for axis, scored in told.items()}
     assert len(own) == len(fused) and {axis.expert for axis in fused} > {"experts.0"}
     for axis in fused:
@@ -137,7 +137,7 @@ def masked(folder: Path, gone: dict[int, list[int]]) -> Any:
                 found[..., list(experts)] = -1e9
                 return found
 
-            torch.nn.functional.linear = without  # type: ignore[assignment]
+            torch.nn.functional.linear = without
             try:
                 return own(hidden)
             finally:
