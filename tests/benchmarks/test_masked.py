@@ -217,9 +217,7 @@ def test_windows_hold_whole_words_and_all_of_the_text(folder: Path):
         windows(read, "", 32)
 
 
-def test_a_model_that_knows_nothing_has_the_vocabulary_for_pseudo_perplexity(
-    folder: Path, passages: list[str], run: Run, tmp_path: Path
-):
+def test_a_model_that_knows_nothing_has_its_vocabulary(folder: Path, passages: list[str], run: Run, tmp_path: Path):
     flat = changed(folder, tmp_path / "flat", lambda name, tensor: tensor.zero_())
     size = json.loads((flat / "config.json").read_text())["vocab_size"]
     assert run(flat, "encoder", "pseudo_perplexity", limit=2).score == pytest.approx(size, rel=1e-5)

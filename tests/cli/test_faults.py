@@ -34,9 +34,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(line: str, says: str, run: Calla
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_cache_that_cannot_be_written_is_blamed(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_readonly_cache_is_blamed(run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     benign.model(tmp_path / "model")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path / "file" / "cache"))
@@ -44,9 +42,7 @@ def test_a_cache_that_cannot_be_written_is_blamed(
     assert code == 2 and "SPARSEBENCH_CACHE" in said and f"the cache {tmp_path / 'file' / 'cache'}" in said
 
 
-def test_plan_needs_no_folder_that_can_be_written(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plan_writes_in_no_folder(run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     benign.model(tmp_path / "model")
     (tmp_path / "file").write_text("")
     (tmp_path / "tiny.yaml").write_text(MANIFEST)
@@ -79,9 +75,7 @@ def test_a_shard_that_is_none_is_named(shard: Any, run: Callable[..., Any], tmp_
 
 
 @pytest.mark.parametrize(("key", "value"), [("num_attention_heads", 0), ("hidden_size", "two"), ("vocab_size", None)])
-def test_a_configuration_that_cannot_be_built_is_told(
-    key: str, value: Any, run: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_broken_configuration_is_told(key: str, value: Any, run: Callable[..., Any], tmp_path: Path) -> None:
     benign.model(tmp_path / "model", {**benign.LLAMA, key: value})
     for verb in (("inspect", "model"), ("apply", "model", HALF, "--out", "out")):
         code, _ = run(*verb)

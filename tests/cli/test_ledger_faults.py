@@ -67,9 +67,7 @@ def test_the_status_of_a_ledger_without_records_is_the_ledgers(
 
 
 @pytest.mark.parametrize("place", [12288 + 100, 798720 + 100, -200_000])
-def test_a_damaged_ledger_says_how_its_records_rebuild_it(
-    place: int, run: Callable[..., Any], shared: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_ledger_can_be_rebuilt(place: int, run: Callable[..., Any], shared: Path, tmp_path: Path) -> None:
     data = bytearray((shared / "ledger.duckdb").read_bytes())
     data[place] ^= 255
     (tmp_path / "bad.duckdb").write_bytes(data[:place] if place < 0 else data)

@@ -93,9 +93,7 @@ def test_an_unknown_figure_is_answered_with_what_was_meant(ledger: Path, tmp_pat
     assert "did you mean `score`?" in (caught.value.hint or "")
 
 
-def test_a_wrong_query_is_named_with_its_file_and_line(
-    ledger: Path, tmp_path: Path, figure: Callable[..., Any]
-) -> None:
+def test_a_wrong_query_is_named_with_its_line(ledger: Path, tmp_path: Path, figure: Callable[..., Any]) -> None:
     figure(
         "-- title: T\n-- kind: line\n-- x: model\n-- y: score\n\nSELECT model,\n  scoer AS score FROM results\n", "bad"
     )

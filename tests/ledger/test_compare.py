@@ -157,9 +157,7 @@ def test_a_variant_has_many_names(known: list[naming.MeasuredVariant], name: str
         ("smol/magnitude/2:4", "did you mean smol/magnitude/layer/50%"),
     ],
 )
-def test_a_name_that_fits_none_or_several_is_explained(
-    known: list[naming.MeasuredVariant], name: str, says: str
-) -> None:
+def test_a_name_that_fits_not_one_is_explained(known: list[naming.MeasuredVariant], name: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         naming.resolve(name, known)
 

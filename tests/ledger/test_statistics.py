@@ -257,9 +257,7 @@ def test_what_is_shown_to_be_better_is_not_at_chance() -> None:
         (0.05, 0.1, True, "no difference detected"), (0.01, 0.0, True, "no difference detected"), (None, 0.1, True, None),
     ],
 )  # fmt: skip
-def test_a_verdict_needs_a_p_value_below_5_percent(
-    p: float | None, difference: float, higher: bool, said: str | None
-) -> None:
+def test_a_verdict_needs_a_p_value_below_5(p: float | None, difference: float, higher: bool, said: str | None) -> None:
     one = replace(statistics.not_compared("", higher), p=p, difference=difference)
     assert statistics.judged([one]) == [(p, said)]
 

@@ -50,9 +50,7 @@ def test_a_record_twice_in_one_call_comes_in_once(found: list[dict[str, Any]], t
     assert query.run(path, "SELECT count(*) FROM base.records").rows == ((1,),)
 
 
-def test_rebuilt_from_files_and_bundles_in_any_order_it_is_equal(
-    found: list[dict[str, Any]], ledger: Path, tmp_path: Path
-) -> None:
+def test_rebuilt_in_any_order_it_is_equal(found: list[dict[str, Any]], ledger: Path, tmp_path: Path) -> None:
     loose, rest, packed = tmp_path / "loose", tmp_path / "rest", tmp_path / "packed"
     for folder, part in ((loose, found[::2]), (rest, found[1::2])):
         folder.mkdir()
@@ -86,9 +84,7 @@ def test_a_bundle_is_small_and_the_same_every_time(found: list[dict[str, Any]], 
     assert len(first) < sum(path.stat().st_size for path in folder.iterdir()) / 5
 
 
-def test_a_result_counts_before_a_failure_whatever_their_clocks_say(
-    found: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_result_counts_before_a_failure_at_any_clock(found: list[dict[str, Any]], tmp_path: Path) -> None:
     score = next(record for record in found if record.get("stage") == "benchmarks")
     failed = copy.deepcopy(score) | {"status": "failed", "reason": "out of memory", "result": None}
     failed["started_at"] = (samples.START + timedelta(days=365)).isoformat()

@@ -166,9 +166,7 @@ def sweep(folder: Path, out: Path, targets: list[Step], sub: str = "") -> dict[S
     ("model_type", "form", "propagate"),
     [*a_third((*one, "dense") for one in STORED), ("mixtral", "published", "pruned"), ("gpt_oss", "fused", "pruned")],
 )
-def test_every_method_prunes_every_expert_and_no_router(
-    model_type: str, form: str, propagate: str, tmp_path: Path
-) -> None:
+def test_every_expert_is_pruned_and_no_router(model_type: str, form: str, propagate: str, tmp_path: Path) -> None:
     folder = stored(model_type, form, tmp_path)
     before = Checkpoint(folder)
     targets = [prune_step(name, 0.5, scope, propagate=propagate) for name, scope in GRANULARITY.items()]
@@ -193,9 +191,7 @@ def test_every_method_prunes_every_expert_and_no_router(
 
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "granitemoe"])
 @pytest.mark.parametrize("method", ["wanda", "magnitude"])
-def test_within_rows_it_makes_no_difference_how_experts_are_stored(
-    model_type: str, method: str, tmp_path: Path
-) -> None:
+def test_within_rows_it_is_all_one_how_experts_are_stored(model_type: str, method: str, tmp_path: Path) -> None:
     target = prune_step(method, 0.5, "row")
     for form in ("fused", "published"):
         sweep(stored(model_type, form, tmp_path / form), tmp_path, [target], f"pruned-{form}")
@@ -206,9 +202,7 @@ def test_within_rows_it_makes_no_difference_how_experts_are_stored(
 
 
 @pytest.mark.parametrize("propagate", ["dense", "pruned"])
-def test_statistics_that_do_not_fit_are_gathered_in_several_runs(
-    propagate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_does_not_fit_is_gathered_in_runs(propagate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, target = (
         stored("qwen3_moe", "published", tmp_path),
         prune_step("sparsegpt", 0.5, "layer", propagate=propagate),

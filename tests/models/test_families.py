@@ -58,9 +58,7 @@ def test_the_auto_class_fits_family_and_head() -> None:
         ("xglm", {"d_model": 8, "num_layers": 3, "attention_heads": 4, "ffn_dim": 40}, (8, 3, 40, 4)),
     ],
 )
-def test_dimensions_under_a_types_own_names(
-    kind: str, config: dict[str, Any], expected: tuple[int, int, int, int]
-) -> None:
+def test_dimensions_by_own_names(kind: str, config: dict[str, Any], expected: tuple[int, int, int, int]) -> None:
     stated = dimensions({"model_type": kind, "vocab_size": 50, **config})
     assert (stated.hidden, stated.layers, stated.inner, stated.heads) == expected
 

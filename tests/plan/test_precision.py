@@ -74,7 +74,7 @@ def test_a_device_changes_where_times_are_filed_and_no_id(monkeypatch: pytest.Mo
     assert moved == {"latency", "memory"}
 
 
-def test_where_16_bits_are_emulated_the_plan_knows_that_float32_takes_more_memory(
+def test_emulating_16_bits_takes_the_memory_of_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     size = ModelSize(10**9, 2 * 10**9)

@@ -35,7 +35,7 @@ variants:
 @pytest.mark.parametrize(
     ("method", "more", "refused"), [("wanda", "", True), ("wanda", ", models: plain", False), ("magnitude", "", False)]
 )
-def test_an_architecture_that_cannot_be_calibrated_is_refused_with_its_line(
+def test_what_cannot_be_calibrated_is_refused_with_its_line(
     tmp_path: Path, method: str, more: str, refused: bool
 ) -> None:
     (tmp_path / "text.txt").write_text("some words\n")
@@ -75,7 +75,7 @@ TASK = "shrink: taylor, labels: task, keep: 0.5, source: path:{}.jsonl"
         ("shrink: taylor, keep: 0.5", "plain", "", ""),
     ],
 )
-def test_what_cannot_be_cut_so_is_refused_with_its_line(
+def test_what_cannot_be_cut_is_refused_with_its_line(
     step: str, model: str, head: str, said: str, tmp_path: Path
 ) -> None:
     (tmp_path / "text.txt").write_text("some words\n")
@@ -147,7 +147,7 @@ def trimmed(folder: Path, contents: dict[str, str], more: str = "", samples: int
     return prepare(PlanRequest(folder / "m.yaml")).plan
 
 
-def test_a_trimmed_variant_is_known_by_the_content_of_its_text_which_is_the_calibration_s_where_none_is_named(
+def test_a_trimmed_variant_is_known_by_the_content_of_its_text(
     tmp_path: Path,
 ) -> None:
     first = trimmed(tmp_path / "a", {"text": "x", "one": "y", "deep/other": "z"})
@@ -162,9 +162,7 @@ def test_a_trimmed_variant_is_known_by_the_content_of_its_text_which_is_the_cali
     assert [variant.recipe for variant in first.variants.values()][1:3] == ["trim text", "trim one min_count=2"]
 
 
-def test_paths_start_from_the_manifests_folder_however_that_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_start_from_the_manifests_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     texts, read = {"text": "x", "one": "y", "other": "z"}, "  - {prune: wanda, sparsity: 0.5}\n"
     relative, absolute = (trimmed(folder, texts, read) for folder in (Path("a"), tmp_path / "a"))
@@ -302,7 +300,7 @@ GROUPS = "moefy: kmeans, experts: {}, active: 0.5"
         ("bart, is_encoder_decoder: true, encoder_ffn_dim: 48, decoder_ffn_dim: 40", GROUPS.format(16), "40 neurons make no 16"),
     ],
 )  # fmt: skip
-def test_a_model_whose_weights_cannot_be_left_out_so_is_refused_with_its_line(
+def test_weights_that_cannot_be_left_out_are_refused_at_a_line(
     model: str, step: str, said: str, tmp_path: Path
 ) -> None:
     (tmp_path / "text.txt").write_text("some words\n")

@@ -229,9 +229,7 @@ def test_nodes_that_cannot_do_it_are_named_before_anything_runs(
     assert "good" not in error.value.message
 
 
-def test_without_ray_and_without_a_cluster_the_error_says_what_to_do(
-    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_cluster_the_error_says_what_to_do(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -262,7 +260,7 @@ def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: RunS
     node._kept.clear()
 
 
-def test_a_job_that_measures_takes_the_cores_that_are_free(
+def test_a_job_that_measures_takes_free_cores(
     plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "cores", lambda: 8)

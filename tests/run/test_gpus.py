@@ -144,9 +144,7 @@ def test_no_gpu_gets_two_jobs_at_once(runner: Any) -> None:
     assert done == len(runner.every)
 
 
-def test_the_plan_names_the_gpus_and_estimates_by_what_it_learned(
-    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_plan_names_gpus_and_learns(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
     driver.lists([(f"GPU-{name}", H100, "80000") for name in "abcdefgh"])
     path = tmp_path / "m.yaml"

@@ -79,9 +79,7 @@ def test_outputs_are_refused_with_a_way_out_of_their_own(monkeypatch: pytest.Mon
     assert told.value.hint and "magnitude" not in told.value.hint
 
 
-def test_a_copy_is_unpacked_without_its_parent_which_is_asked_for_where_the_copy_is_damaged(
-    tiny_llama: Path, tmp_path: Path
-) -> None:
+def test_a_copy_is_unpacked_and_a_damaged_one_asks_for_its_parent(tiny_llama: Path, tmp_path: Path) -> None:
     content = {
         "version": 1,
         "models": [{"name": "m", "source": "path:m", "family": "decoder"}],

@@ -70,9 +70,7 @@ def test_a_variant_whose_packed_copy_turns_out_damaged_is_made_again_from_a_pare
     assert begun == [*made_again, f"assess {end.recipe}"]
 
 
-def test_a_models_answer_is_shown_once_when_all_is_done_but_timing(
-    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_is_shown_once_before_the_timing(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = expand(Manifest.model_validate(CONTENT), "test", {"m": "r"})
     begun: list[str] = []
     asked: list[tuple[str, list[str]]] = []

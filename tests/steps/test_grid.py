@@ -74,7 +74,7 @@ def test_nearest_is_the_definition(scheme: Scheme, dtype: torch.dtype, shape: tu
     st.floats(-30, 4),
 )
 @settings(max_examples=60, deadline=None)
-def test_zeros_stay_zero_and_errors_are_half_a_step(
+def test_zeros_stay_errors_half_a_step(
     seed: int, rows: int, columns: int, scheme: Scheme, sparsity: float, size: float
 ) -> None:
     drawn = torch.Generator().manual_seed(seed)

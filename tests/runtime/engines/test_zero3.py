@@ -87,9 +87,7 @@ def test_parity_is_evidence_and_a_model_does_not_outlive_its_use(wide: Path, alo
     assert share() is None
 
 
-def test_a_refusal_of_deepspeeds_is_unsupported_with_its_reason(
-    wide: Path, alone: Zero3, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusal_of_deepspeeds_is_unsupported(wide: Path, alone: Zero3, monkeypatch: pytest.MonkeyPatch) -> None:
     import deepspeed
 
     def refuse(**_: object) -> None:

@@ -18,9 +18,7 @@ blocks = st.lists(st.tuples(st.floats(0, 1), st.integers(1, 10**9)), min_size=1,
 @settings(max_examples=300, deadline=None)
 @given(blocks, st.floats(0, 1), st.floats(0, 2))
 @example([(0.0, 1)] * 10 + [(1.0, 33636355)], 1e-05, 1.0)
-def test_owl_keeps_the_whole_the_bounds_and_the_order(
-    drawn: list[tuple[float, int]], sparsity: float, spread: float
-) -> None:
+def test_owl_keeps_whole_bounds_and_order(drawn: list[tuple[float, int]], sparsity: float, spread: float) -> None:
     shares, sizes = [share for share, _ in drawn], [size for _, size in drawn]
     found = owl(shares, sizes, sparsity, spread)
     assert all(0 <= value <= 1 for value in found)

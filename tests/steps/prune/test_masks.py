@@ -76,9 +76,7 @@ def test_pattern_keeps_n_of_every_m(weights: torch.Tensor, pattern: str, pieces:
 
 @settings(max_examples=60, deadline=None)
 @given(matrices((*DTYPES, torch.float64, torch.int32)), st.integers(1, 5), st.integers(1, 5), st.booleans())
-def test_blocks_go_whole_by_the_sum_of_their_scores(
-    weights: torch.Tensor, height: int, width: int, by_row: bool
-) -> None:
+def test_blocks_go_by_the_sum_of_their_scores(weights: torch.Tensor, height: int, width: int, by_row: bool) -> None:
     scores = weights.abs() if weights.is_floating_point() else weights.abs() * 2**30
     quotas = [Quota(sparsity, "row" if by_row else "layer", f"{height}x{width}") for sparsity in SPARSITIES]
     down, across = weights.shape[0] // height, weights.shape[1] // width
@@ -156,7 +154,7 @@ def test_broken_scores_are_refused_by_name(bad: float, dtype: torch.dtype, patte
 @given(
     matrices((*DTYPES, torch.float64)), st.sampled_from(["unstructured", "2x3", "2:4"]), st.booleans(), st.booleans()
 )
-def test_zeros_that_are_kept_go_first_and_the_share_is_of_the_rest(
+def test_kept_zeros_go_first_and_the_rest_by_share(
     before: torch.Tensor, pattern: str, by_row: bool, counting: bool
 ) -> None:
     """As torch's PruningContainer. The scores say nothing of the zeros: they are drawn apart."""

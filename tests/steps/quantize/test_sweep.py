@@ -181,9 +181,7 @@ def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path:
         encoding_of(config)
 
 
-def test_a_target_that_lost_zeros_on_the_way_leaves_no_folder(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_target_that_lost_zeros_is_gone(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, ways = QuantizedWriters.write_codes, [quantize_step("int4"), quantize_step()]
 
     def one_too_many(self: QuantizedWriters, target: Any, *rest: Any) -> None:

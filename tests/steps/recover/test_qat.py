@@ -47,9 +47,7 @@ def test_a_rounded_weight_is_that_of_the_stored_one_and_its_gradient_passes(
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("llama", "int4"), ("gpt2", "int4"), ("t5", "int4"), ("llama", "int8")])
-def test_the_loss_of_the_training_is_that_of_the_quantized_model_and_zeros_stay(
-    kind: str, bits: str, tmp_path: Path
-) -> None:
+def test_the_loss_is_that_of_the_quantized_model_and_zeros_stay(kind: str, bits: str, tmp_path: Path) -> None:
     dense, parent, family = pruned(kind, tmp_path)
     groups = {"group": 16} if bits == "int4" else {}
     found = made(parent, family, tmp_path / "out", step("finetune", qat=bits, **groups), dense)

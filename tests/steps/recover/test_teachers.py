@@ -42,9 +42,7 @@ def family_of_three(folder: Path) -> tuple[Path, Path, Path, Any]:
 
 
 @pytest.mark.parametrize("stored", [False, True])
-def test_the_loss_is_the_divergence_from_the_mean_of_probabilities_up_to_a_constant(
-    stored: bool, tmp_path: Path
-) -> None:
+def test_the_loss_is_the_divergence_from_the_mean_up_to_a_constant(stored: bool, tmp_path: Path) -> None:
     dense, wide, narrow, family = family_of_three(tmp_path)
     student, one, other = (load_model(path, family, "float32") for path in (narrow, dense, wide))
     text, rows = TrainingText(family, batch(family)), [0, 1, 3]

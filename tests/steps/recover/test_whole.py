@@ -61,9 +61,7 @@ def check(parent: Path, folder: Path, family: Any, found: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert", "t5", "gpt2"])
-def test_distilled_models_come_nearer_to_the_dense_one_and_zeros_stay(
-    kind: str, tmp_path: Path, held: list[int]
-) -> None:
+def test_distilled_models_come_nearer_to_dense_and_zeros_stay(kind: str, tmp_path: Path, held: list[int]) -> None:
     dense, parent, family = pruned(kind, tmp_path)
     found = made(parent, family, tmp_path / "out", step("distill", top_k=8), dense)
     check(parent, tmp_path / "out", family, found)
@@ -133,9 +131,7 @@ def killer(at: int) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("name", ["distill", "reconstruct"])
-def test_joules_are_counted_where_there_is_a_counter(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_joules_are_counted_by_a_counter(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense, parent, family = pruned("llama", tmp_path)
     monkeypatch.setattr(energy, "POWERCAP", tmp_path / "none")
     asked = step(name) if name == "distill" else single("recover", name, epochs=1)
@@ -269,9 +265,7 @@ def test_a_training_that_ruins_makes_nothing_worse(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["recover", "prune"])
-def test_a_loss_that_is_never_finite_on_held_out_text_fails_the_step(
-    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_never_finite_fails(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, factors = Distillation.__call__, {True: 1.0, False: float("nan")}
     monkeypatch.setattr(Distillation, "__call__", lambda own, *rest: plain(own, *rest) * factors[rest[1] >= 0])
     dense, family = written("llama", tmp_path / "dense")

@@ -101,9 +101,7 @@ def watched(model: WholeModel) -> dict[str, list[tuple[torch.Tensor, torch.Tenso
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert", "t5", "gpt2", "mixtral"])
-def test_block_by_block_the_scores_are_those_of_the_whole_model(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_scores_are_those_of_the_whole_model(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Influence is one minus the cosine of a block's input and output; angles are those of samples' last tokens."""
     folder, family = four_blocks(kind, tmp_path / "model")
     given = text(family)

@@ -44,9 +44,7 @@ def test_published_files_are_cut_as_fused_ones(kind: str, form: str, settings: d
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
 @pytest.mark.parametrize("name", ["activation", "flap"])
-def test_neurons_of_an_expert_are_scored_by_the_tokens_that_take_it(
-    kind: str, form: str, name: str, tmp_path: Path
-) -> None:
+def test_an_experts_neurons_are_scored_by_its_tokens(kind: str, form: str, name: str, tmp_path: Path) -> None:
     folder = stored(kind, form, tmp_path)
     out, _ = shrunk(folder, "decoder", tmp_path / "out", name, keep=0.5, of="neurons", compensation="none")
     stock = Stock(folder, text("decoder").batch)

@@ -140,9 +140,7 @@ def test_even_widths_and_cuts_in_turn_are_made_of_labels_too(iterations: int, tm
         ([{"text": "", "label": 1}], SourceError, "no text with a label"),
     ],
 )
-def test_documents_that_are_not_labelled_are_refused(
-    lines: list[Any], error: type[Exception], what: str, tmp_path: Path
-) -> None:
+def test_unlabelled_documents_are_refused(lines: list[Any], error: type[Exception], what: str, tmp_path: Path) -> None:
     folder, _ = classifier("bert", tmp_path / "model")
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -262,9 +262,7 @@ def test_t5_keeps_the_same_heads_in_every_block_of_a_stack(tmp_path: Path) -> No
         ("llama", "l2", {"parameters": 0.1, "of": "neurons"}, "of the blocks' parameters"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(
-    kind: str, name: str, settings: dict[str, Any], what: str, tmp_path: Path
-) -> None:
+def test_what_cannot_be_is_refused(kind: str, name: str, settings: dict[str, Any], what: str, tmp_path: Path) -> None:
     folder, family = written(kind, tmp_path / "model")
     error = refused(folder, family, tmp_path / "out", name, **settings)
     assert isinstance(error, UnsupportedError) and what in error.message and error.hint
@@ -291,9 +289,7 @@ def test_what_cannot_be_is_refused_by_name(
         ("bert", "taylor", {"keep": 0.5, "labels": "task", "source": "path:a.jsonl"}, "classification head"),
     ],
 )
-def test_the_plan_is_told_by_name_what_a_type_cannot_take(
-    kind: str, name: str, settings: dict[str, Any], what: str
-) -> None:
+def test_the_plan_knows_what_a_type_cannot_take(kind: str, name: str, settings: dict[str, Any], what: str) -> None:
     refusal = single("shrink", name, **settings).settings.refuses({"model_type": kind})
     assert what in refusal.reason and refusal.way_out and (kind == "bloom") <= ("sleb" in refusal.way_out)
     assert single("shrink", "l2", keep=0.5, of="neurons").settings.refuses({"model_type": "llama"}) is None

@@ -31,9 +31,7 @@ SETTINGS = {
     ("initial", "final", "start", "end", "frequency"),
     [(0.0, 0.8, 0, 100, 10), (0.2, 0.95, 7, 61, 9), (0.1, 0.7, 3, 50, 9), (0.0, 0.5, 0, 8, 30)],
 )
-def test_the_schedule_is_that_of_polynomial_decay(
-    initial: float, final: float, start: int, end: int, frequency: int
-) -> None:
+def test_the_schedule_decays_polynomially(initial: float, final: float, start: int, end: int, frequency: int) -> None:
     """By the words of ``PolynomialDecay`` and its ``_should_prune_in_step``, at every step; and once more at the end, where the
     frequency does not divide the schedule: ``PolynomialDecay`` would never reach its sparsity."""
     schedule = SparsitySchedule(initial, final, start, end, frequency)
