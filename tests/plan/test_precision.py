@@ -41,14 +41,6 @@ def test_a_manifest_has_the_same_ids_on_every_machine(monkeypatch: pytest.Monkey
     assert before.cells == after.cells
 
 
-def test_times_are_asked_for_again_in_another_place_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = planned()
-    here = {records.key(cell) for cell in plan.cells}
-    monkeypatch.setattr(environment, "place", lambda device: {"id": "elsewhere"})
-    moved = {cell.stage for cell in plan.cells if records.key(cell) not in here}
-    assert moved == {"latency", "memory"}
-
-
 def test_who_names_a_precision_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     lacking(monkeypatch)
     plain = planned(models=HALF, runtime={"dtype": "bfloat16"})
