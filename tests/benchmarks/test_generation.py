@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import ScoredModel, TaskSpec, all_tasks, check, cmudict, generation, scorers, squad
+from sparsebench.benchmarks import ScoredModel, TaskSpec, cmudict, generation, scorers, squad
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.generation import LONGEST, distance
 from sparsebench.benchmarks.statistics import ratio
@@ -208,14 +208,6 @@ def test_damaged_models_are_errors(speller: Path, dictionary: Path, run: Run, mo
     monkeypatch.setattr(scorers, "load_model", lambda *_: model)
     with pytest.raises(BenchmarkError, match="not finite"):
         run(speller, "encoder-decoder", "g2p")
-
-
-def test_what_does_not_suit_is_refused() -> None:
-    with pytest.raises(BenchmarkError, match="takes no `num_fewshot`"):
-        check(TaskSpec("g2p", num_fewshot=2), "encoder-decoder")
-    with pytest.raises(BenchmarkError, match="for encoder-decoder models, not for family decoder"):
-        check(TaskSpec("g2p_per"), "decoder")
-    assert all_tasks()["g2p"].families == all_tasks()["g2p_per"].families == ("encoder-decoder",)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import ScoredModel, TaskSpec, check
+from sparsebench.benchmarks import ScoredModel, TaskSpec
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.masked import MaskedScorer
 from sparsebench.benchmarks.pll import PllScorer, PllTokenizer
@@ -266,19 +266,6 @@ def test_a_task_for_another_head_is_refused(tiny_bert: Path, folder: Path, docum
     with pytest.raises(BenchmarkError, match="glue_rte needs a sequence-classification head") as caught:
         run(folder, "encoder", "glue_rte")
     assert "piqa" in (caught.value.hint or "") and "stsb_sts" in (caught.value.hint or "")
-
-
-def test_perplexity_is_for_decoders_and_pseudo_perplexity_for_encoders():
-    check(TaskSpec("pseudo_perplexity"), "encoder")
-    for task, family in (
-        ("perplexity", "encoder-decoder"),
-        ("perplexity", "encoder"),
-        ("pseudo_perplexity", "decoder"),
-    ):
-        with pytest.raises(BenchmarkError, match=f"task {task} is for .* not for family {family}"):
-            check(TaskSpec(task), family)
-    with pytest.raises(BenchmarkError, match="takes no `num_fewshot`"):
-        check(TaskSpec("pseudo_perplexity", num_fewshot=1), "encoder")
 
 
 @pytest.mark.parametrize(

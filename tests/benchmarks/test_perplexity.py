@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench import sources
-from sparsebench.benchmarks import ScoredModel, TaskSpec, all_tasks, check, scorers, scoring
+from sparsebench.benchmarks import ScoredModel, TaskSpec, check, scorers, scoring
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.perplexity import likelihoods, windows_of
@@ -207,16 +207,6 @@ def test_windows_hold_the_text_in_order(n: int, size: int, stride: int | None, b
     unscored = set() if bos else {place * step for place in range(len(found.ids))} if step == room else {0}
     assert scored == [token for token in range(covered) if token not in unscored]
     assert found.dropped == n - covered < step
-
-
-def test_only_decoders_and_no_examples() -> None:
-    check(TaskSpec("perplexity"), "decoder")
-    for family in ("encoder", "encoder-decoder"):
-        with pytest.raises(BenchmarkError, match="perplexity is for decoder models"):
-            check(TaskSpec("perplexity"), family)
-    with pytest.raises(BenchmarkError, match="takes no `num_fewshot`"):
-        check(TaskSpec("perplexity", num_fewshot=2), "decoder")
-    assert all_tasks()["perplexity"].metric == "perplexity"
 
 
 def test_a_trimmed_model_is_compared_on_windows_of_the_same_tokens(

@@ -6,15 +6,8 @@ import pytest
 
 from sparsebench.errors import ModelError
 from sparsebench.models.files import families
-from sparsebench.models.files.families import MODEL_TYPES, auto_class, dimensions, family_of, has_classifier
+from sparsebench.models.files.families import auto_class, dimensions, family_of, has_classifier
 from sparsebench.models.modules.build import meta_model
-from tests.models.model_zoo import small
-
-
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_known_types(model_type: str) -> None:
-    assert family_of({"model_type": model_type}) == MODEL_TYPES[model_type]
-    assert family_of(small(model_type)) == MODEL_TYPES[model_type]
 
 
 @pytest.mark.parametrize(
