@@ -24,7 +24,8 @@ from sparsebench.run.executor import RunSettings
 from sparsebench.run.node import NodeIdentity, done_on_node
 from sparsebench.run.placement import bundles
 from sparsebench.run.recorder import JobSpec
-from tests.run.test_executor import FakeRay, done, run, specification
+from tests.run.conftest import specification
+from tests.run.test_executor import FakeRay, done, run
 
 SPREAD = {
     "version": 1,
