@@ -211,14 +211,6 @@ def test_a_variant_that_is_not_just_a_pruning_is_named_by_its_recipe(name: str, 
         assert naming.resolve(f"m/{one.recipe}", variants) == naming.resolve(one.name, variants) == one
 
 
-def test_near_names_of_a_chain_are_listed() -> None:
-    variants = [
-        naming.MeasuredVariant(f"{at:08x}", "m", "real", "bfloat16", recipe, 0, "") for at, recipe in enumerate(RECIPES)
-    ]
-    with pytest.raises(UserError, match=r"did you mean m/wanda\+owl/row/50%/int4/group=64 or"):
-        naming.resolve("m/wanda+owl/50%/int5", variants)
-
-
 @pytest.fixture
 def two_models(found: list[dict[str, Any]], tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
     """Two dense models' records of piqa: B was shown fewer documents, and one in other words."""

@@ -102,17 +102,6 @@ def test_a_variant_without_scores_has_one_row(found: list[dict[str, Any]], hold:
     assert rows == ((None, 8, 8),)
 
 
-def test_failures_carry_their_reason(found: list[dict[str, Any]], hold: Hold) -> None:
-    record = copy.deepcopy(of(found, stage="latency")[0]) | {
-        "status": "unsupported",
-        "reason": "no GPT-2 in AutoTP",
-        "result": None,
-    }
-    assert hold([record])("SELECT stage, status, reason FROM failures").rows == (
-        ("latency", "unsupported", "no GPT-2 in AutoTP"),
-    )
-
-
 def test_a_score_on_some_documents_has_its_line_beside_one_on_all(scored: list[dict[str, Any]], hold: Hold) -> None:
     dense, variant = scored
     some = {"limited": True}
