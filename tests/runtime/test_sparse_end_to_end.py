@@ -74,12 +74,6 @@ def test_without_a_compiler_csr_is_named(tiny_llama: Path, tmp_path: Path, monke
     assert any("torch's CSR" in note and "compiler" in note for note in result.notes)
 
 
-def test_two_ranks_start_nothing(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
-    with pytest.raises(UnsupportedError, match="2 ranks"):
-        measure_memory(tiny_bert, "encoder", Setting("sparse", 2, SHORT))
-
-
 @pytest.mark.parametrize("engine", ["deepspeed", "hf"])
 def test_packed_is_for_sparse(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     pack(tiny_bert, tmp_path / "packed")
