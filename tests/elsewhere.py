@@ -121,10 +121,10 @@ def elsewhere() -> Iterator[str]:
     _known()
     kept = torch.tensor, torch.inference_mode
     # Views of tensors in disguise cannot be taken in inference mode; without gradients the numbers are the same.
-    torch.tensor, torch.inference_mode = _tensor, torch.no_grad  # type: ignore[misc, assignment]
+    torch.tensor, torch.inference_mode = _tensor, torch.no_grad
     try:
         # Gradients on this thread: torch counts the devices that have threads of their own when it first computes any.
         with _Mode(), torch.autograd.set_multithreading_enabled(False):
             yield DEVICE
     finally:
-        torch.tensor, torch.inference_mode = kept  # type: ignore[misc]
+        torch.tensor, torch.inference_mode = kept

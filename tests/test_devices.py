@@ -21,9 +21,7 @@ def test_without_a_driver_everything_runs_on_the_cpu(monkeypatch: pytest.MonkeyP
     assert "device: cpu" in (caught.value.hint or "")
 
 
-def test_a_driver_whose_tool_lists_nothing_is_no_reason_for_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_driver_that_lists_nothing_is_no_reason_for_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv(devices.VISIBLE, raising=False)
     (tmp_path / "nvidiactl").touch()
@@ -113,7 +111,7 @@ def _torchs_own() -> Any:
     return torch.version.cuda or ""
 
 
-def test_a_place_names_the_device_and_its_cuda_and_not_how_many_gpus_there_are(
+def test_a_place_names_the_device_its_cuda_and_no_count_of_gpus(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "cuda_version", lambda: "13.0")

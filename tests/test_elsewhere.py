@@ -169,9 +169,7 @@ def test_the_next_block_is_read_while_one_is_visited(tiny_llama: Path, monkeypat
         assert threading.get_ident() not in readers(device)
 
 
-def test_a_block_that_cannot_be_read_ends_the_walk_where_it_is_visited(
-    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_block_that_cannot_be_read_ends_the_walk_there(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = Checkpoint.load
 
     def broken(self: Checkpoint, name: str, index: int | None = None) -> torch.Tensor:

@@ -24,7 +24,7 @@ SAPPHIRE = ZEN4 | {"avx512_fp16", "amx_bf16", "amx_tile"}
         (frozenset(), "", set()),
     ],
 )
-def test_the_instructions_decide_what_is_emulated(
+def test_instructions_decide_emulation(
     flags: frozenset[str], level: str, slow: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processor, "instruction_sets", lambda: flags)
@@ -34,9 +34,7 @@ def test_the_instructions_decide_what_is_emulated(
 
 
 @pytest.mark.parametrize(("asked", "threads"), [("3", 3), ("8,1", 8), ("", None), ("many", None)])
-def test_threads_are_those_of_the_outermost_level(
-    asked: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_outermost_level_has_threads(asked: str, threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert environment.environment_record()["threads"] == (threads or environment.cores())
 

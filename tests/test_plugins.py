@@ -56,9 +56,7 @@ def fresh() -> Iterator[Callable[[], None]]:
     formats.cache_clear()
 
 
-def test_a_format_joins_and_its_library_is_part_of_the_ids(
-    monkeypatch: pytest.MonkeyPatch, fresh: Callable[[], None]
-) -> None:
+def test_a_format_joins_its_library_the_ids(monkeypatch: pytest.MonkeyPatch, fresh: Callable[[], None]) -> None:
     plugged(monkeypatch, f"{__name__}:THEIRS")
     assert list(formats()) == ["dense", "packed", "archive", "theirs"]
     one = cell_id("storage", "v", {"formats": ["theirs"]})

@@ -5,9 +5,7 @@ import pytest
 from sparsebench import progress
 
 
-def test_a_redirected_log_has_a_line_a_minute(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_log_has_a_line_a_minute(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 30.0, 61.0, 90.0, 130.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with progress.progress("tiny") as advance:
@@ -16,9 +14,7 @@ def test_a_redirected_log_has_a_line_a_minute(
     assert capsys.readouterr().err.splitlines() == ["… tiny: 25%, 3m left", "… tiny: 50%, 2m left"]
 
 
-def test_the_time_left_is_that_of_the_step_that_runs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_time_left_is_of_this_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 600.0, 610.0, 670.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with progress.progress("tiny") as advance:

@@ -109,9 +109,7 @@ def test_a_verb_refuses_a_model_that_leads_out_of_its_folder(
 
 
 @pytest.mark.parametrize("attack", [climbing, through_a_folder, to_a_file])
-def test_a_folder_of_the_hub_or_a_wheel_is_refused_by_what_converts_it(
-    attack: Callable[[Path], str], home: Path
-) -> None:
+def test_a_folder_of_the_hub_or_a_wheel_is_refused(attack: Callable[[Path], str], home: Path) -> None:
     culprit = attack(home / "model")
     for dtype in ("auto", "float32"):
         with pytest.raises(ModelError, match=culprit):

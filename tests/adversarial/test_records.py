@@ -49,7 +49,7 @@ def taken(real: dict[str, Record], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.parametrize(("kind", "forgery"), [pytest.param(*case[1:], id=case[0]) for case in CASES])
-def test_a_forged_or_damaged_record_is_refused_by_name(
+def test_a_forged_record_is_refused(
     kind: str, forgery: Forgery, real: dict[str, Record], taken: Path, tmp_path: Path
 ) -> None:
     names = list(real)
@@ -147,9 +147,7 @@ FORGED: dict[str, Callable[[Record], Record]] = {
 
 @pytest.mark.parametrize("first", ["own", "theirs"])
 @pytest.mark.parametrize("forgery", a_third(FORGED))
-def test_ones_own_record_counts_whichever_came_first_or_began_later(
-    here: Workspace, score: Record, forgery: str, first: str
-) -> None:
+def test_ones_own_record_counts_whichever_came_first(here: Workspace, score: Record, forgery: str, first: str) -> None:
     (own,) = here.made_here(score | {"content": "own"})
     theirs = here.given(with_score(FORGED[forgery](own), [1] * 39 + [0]))
     folders = [here.home / "records", theirs]
@@ -168,9 +166,7 @@ def test_a_stranger_who_gives_this_workspace_as_origin_is_a_stranger(here: Works
     assert len(here.ask("FROM conflicts")) == 1
 
 
-def test_what_a_variant_is_and_what_a_plan_asks_is_said_by_ones_own_records(
-    here: Workspace, found: list[Record]
-) -> None:
+def test_ones_own_records_say_what_variants_and_plans_are(here: Workspace, found: list[Record]) -> None:
     plan, cells = found[0], of(found, model="smol")
     forged = json.loads(json.dumps([plan, *cells]))
     for cell in [*forged[0]["cells"], *forged[1:]]:
@@ -201,9 +197,7 @@ def test_times_of_one_place_are_ones_own(here: Workspace, found: list[Record]) -
     assert here.ask("SELECT DISTINCT counts_own FROM conflicts") == ((True,),)
 
 
-def test_among_strangers_the_maker_who_came_first_counts_with_the_last_of_its_records(
-    here: Workspace, score: Record
-) -> None:
+def test_among_strangers_the_last_record_of_the_first_maker_counts(here: Workspace, score: Record) -> None:
     day = "2026-02-0{}T00:00:00.000+00:00".format
     first = here.given(with_score(score, [1] * 10 + [0] * 30, started_at=day(5)))
     second = here.given(with_score(score, [1] * 20 + [0] * 20, started_at=day(9)), origin=OTHER)
@@ -214,9 +208,7 @@ def test_among_strangers_the_maker_who_came_first_counts_with_the_last_of_its_re
     assert sorted(here.ask("SELECT origin, counts_origin FROM conflicts")) == [(OTHER, STRANGER), (STRANGER, STRANGER)]
 
 
-def test_ones_own_scores_are_compared_with_ones_own_dense_score(
-    here: Workspace, found: list[Record], score: Record
-) -> None:
+def test_own_scores_are_compared_with_own_dense_scores(here: Workspace, found: list[Record], score: Record) -> None:
     dense = of(found, stage="benchmarks", model="smol", method="dense")[0]
     dense = with_score(dense, [1] * 30 + [0] * 10)
     here.made_here(on_another_machine(dense), score)
@@ -224,9 +216,7 @@ def test_ones_own_scores_are_compared_with_ones_own_dense_score(
     assert here.ask("SELECT score, dense_score FROM vs_dense") == ((0.5, 0.75),)
 
 
-def test_a_record_of_other_settings_is_none_of_the_cell_whose_id_it_gives(
-    here: Workspace, found: list[Record], score: Record
-) -> None:
+def test_a_record_of_other_settings_is_no_record_of_a_cell(here: Workspace, found: list[Record], score: Record) -> None:
     cell = of(found, stage="benchmarks", model="smol", method="magnitude", sparsity=0.5)[0]
     here.made_here(found[0])
     here.take(here.home / "records", here.given(with_score(cell, [1] * 40)))
@@ -311,7 +301,7 @@ DAMAGE: dict[str, Callable[[str, str], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_cell_whose_record_is_damaged_is_made_again(
+def test_a_cell_with_a_damaged_record_is_made_again(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -91,9 +91,7 @@ def deaths(cases: Callable[[str], Case]) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "number", "point"), KILLED)
-def test_a_process_killed_while_it_writes(
-    name: str, number: int, point: str, cases: Callable[[str], Case], deaths: None
-) -> None:
+def test_a_kill_during_a_write(name: str, number: int, point: str, cases: Callable[[str], Case], deaths: None) -> None:
     case = cases(name)
     case.notes.clear()
     (case.folder / f"{number}-{point}").rename(case.folder / "r")

@@ -109,7 +109,7 @@ DAMAGED = [("finetune/training", damage) for damage in DAMAGES] + [(file, "anoth
 
 
 @pytest.mark.parametrize(("file", "damage"), DAMAGED, ids=lambda value: str(value).replace(" ", "-"))
-def test_a_damaged_file_changes_nothing_but_a_note(
+def test_a_damaged_file_is_noted(
     file: str, damage: str, cases: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, _, stem = file.partition("/")

@@ -62,7 +62,13 @@ def test_encoder_names_are_not_lm_evals():
         ("hellaswag", "decoder", True),
         ("piqa", "encoder", True),
         ("hellaswag", "encoder", True),
+        ("perplexity", "decoder", True),
         ("perplexity", "encoder", False),
+        ("perplexity", "encoder-decoder", False),
+        ("pseudo_perplexity", "encoder", True),
+        ("pseudo_perplexity", "decoder", False),
+        ("g2p", "decoder", False),
+        ("g2p_per", "encoder-decoder", True),
         ("mrpc_pair", "decoder", False),
         ("glue_rte", "encoder", True),
     ],
@@ -77,9 +83,10 @@ def test_task_and_family(task: str, family: str, fits: bool):
     assert family in caught.value.message
 
 
-def test_encoders_take_no_examples():
-    with pytest.raises(BenchmarkError, match="mrpc_pair takes no `num_fewshot`"):
-        check(TaskSpec("mrpc_pair", num_fewshot=3), "encoder")
+@pytest.mark.parametrize("task", ["mrpc_pair", "perplexity", "pseudo_perplexity", "g2p"])
+def test_tasks_that_take_no_examples(task: str):
+    with pytest.raises(BenchmarkError, match=f"{task} takes no `num_fewshot`"):
+        check(TaskSpec(task, num_fewshot=3), all_tasks()[task].families[0])
 
 
 @pytest.mark.parametrize(

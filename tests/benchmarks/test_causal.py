@@ -61,7 +61,7 @@ def test_decoder_is_stock_to_the_bit(tiny_llama: Path, dtype: str, batch: int):
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [("float32", 1e-6), ("bfloat16", 2**-8)])
-def test_a_decoder_that_cannot_share_is_stock_up_to_rounding(
+def test_a_decoder_that_cannot_share_is_stock(
     tiny_llama: Path, dtype: str, rounding: float, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(prefixes, "tree_problem", lambda model: "it is told so")
@@ -182,9 +182,7 @@ def test_what_an_input_shares_is_computed_once(tiny_llama: Path):
         ("lfm2", {**GROUPED, "layer_types": ["conv", "full_attention", "conv"]}, "off: 1 of its 3 layers attend"),
     ],
 )
-def test_a_model_that_cannot_share_is_scored_as_before(
-    tiny_llama: Path, model_type: str, settings: dict[str, Any], reason: str
-):
+def test_without_sharing_the_score_is_stocks(tiny_llama: Path, model_type: str, settings: dict[str, Any], reason: str):
     model = make(model_type, **settings)
     asked = requests(6, 30)
     scorer = sharing(tiny_llama, model)

@@ -141,9 +141,7 @@ def test_labels_that_fit_no_output_are_named(record: Any, culprits: str, classif
         scored(folder, family, "classify", written(tmp_path / "data.jsonl", [record]))
 
 
-def test_a_plain_encoder_and_a_model_that_predicts_tokens_have_no_such_head(
-    tiny_bert: Path, tiny_llama: Path, tmp_path: Path
-) -> None:
+def test_models_without_a_classification_head_are_refused(tiny_bert: Path, tiny_llama: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "data.jsonl", [{"text": "a cat", "label": 0}])
     for folder, family in ((tiny_bert, "encoder"), (tiny_llama, "decoder")):
         with pytest.raises(SparsebenchError, match="sequence-classification head"):

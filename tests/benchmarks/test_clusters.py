@@ -6,35 +6,23 @@ import pytest
 
 from sparsebench.benchmarks.hashes import cluster
 
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ({"passage": "P", "question": "a"}, {"passage": "P ", "question": "b"}),
-        ({"premise": "It rains.", "hypothesis": "a"}, {"premise": "It rains.", "hypothesis": "b"}),
-        ({"source_id": "video~1", "ctx": "a"}, {"source_id": "video~1", "ctx": "b"}),
-        (
-            {"sentence": "Sarah was better than Maria so _ got easy cases.", "option1": "Sarah", "option2": "Maria"},
-            {"sentence": "Sarah was better than Maria so _ got hard cases.", "option1": "Maria", "option2": "Sarah"},
-        ),
-    ],
-)
-def test_the_same_context_is_the_same_cluster(first: dict[str, Any], second: dict[str, Any]) -> None:
-    assert cluster(first) == cluster(second) is not None
+BETTER, ASKED = "Sarah was better than Maria so _ {}.", "Sarah asked Maria for help so _ came."
+OPTIONS = {"option1": "Sarah", "option2": "Maria"}
+PAIRS: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
+    ({"passage": "P", "question": "a"}, {"passage": "P ", "question": "b"}, True),
+    ({"premise": "It rains.", "hypothesis": "a"}, {"premise": "It rains.", "hypothesis": "b"}, True),
+    ({"source_id": "video~1", "ctx": "a"}, {"source_id": "video~1", "ctx": "b"}, True),
+    ({"sentence": BETTER.format("won"), **OPTIONS},
+     {"sentence": BETTER.format("got hard cases"), "option1": "Maria", "option2": "Sarah"}, True),
+    ({"passage": "P"}, {"passage": "Q"}, False),
+    ({"sentence": BETTER.format("won"), **OPTIONS}, {"sentence": ASKED, **OPTIONS}, False),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ({"passage": "P"}, {"passage": "Q"}),
-        (
-            {"sentence": "Sarah was better than Maria so _ won.", "option1": "Sarah", "option2": "Maria"},
-            {"sentence": "Sarah asked Maria for help so _ came.", "option1": "Sarah", "option2": "Maria"},
-        ),
-    ],
-)
-def test_another_context_is_another_cluster(first: dict[str, Any], second: dict[str, Any]) -> None:
-    assert cluster(first) != cluster(second)
+@pytest.mark.parametrize(("first", "second", "same"), PAIRS)
+def test_documents_of_one_context_are_one_cluster(first: dict[str, Any], second: dict[str, Any], same: bool) -> None:
+    assert (cluster(first) == cluster(second)) == same
+    assert cluster(first) is not None
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_file_of_ones_own_is_found_out(task: str) -> None:
     if task == "mmlu":
         folder = sources.fetch(sources.parse(data_sources(task)[0]), sources.Cache())
         file = next(folder.glob("professional_law/test/*.arrow"))
-        stolen = [record["question"] for record in read_records(file) if len(record["question"].split()) > 40][:3]  # type: ignore[index]
+        stolen = [record["question"] for record in read_records(file) if len(record["question"].split()) > 40][:3]
     else:
         stolen = documents(task)[:3]
     fitted = Fitted([PASSAGE, *stolen])
@@ -82,7 +82,7 @@ def test_drawn_holds_what_the_samples_are_made_of(tiny_llama: Path, tiny_bert: P
     cases = ((tiny_llama, "decoder", 2, 9), (tiny_llama, "decoder", 30, 50), (tiny_bert, "encoder", 20, 20))
     for folder, family, samples, most in cases:
         asked = Calibration(f"path:{file}", samples=samples, length=64)
-        found = list(drawn(folder, family, asked, sources.Cache()))  # type: ignore[arg-type]
+        found = list(drawn(folder, family, asked, sources.Cache()))
         assert set(found) <= every
         assert samples <= len(found) <= most
 

@@ -82,7 +82,7 @@ def test_similarity_is_correlated_with_what_people_say(
         run(tiny_bert, "encoder", "stsb_sts")
 
 
-def test_a_file_of_ones_own_stands_in_for_a_tasks_data(
+def test_an_own_file_stands_for_a_tasks_data(
     tiny_bert: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     rows = [
@@ -103,7 +103,7 @@ def test_a_file_of_ones_own_stands_in_for_a_tasks_data(
         run(tiny_bert, "encoder", "sciq_retrieval", data=source)
 
 
-def test_a_probe_is_trained_on_a_few_and_scored_on_the_rest(
+def test_a_probe_is_scored_on_the_rest(
     tiny_bert: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
 ):
     from sklearn.linear_model import LogisticRegression
@@ -168,9 +168,7 @@ def altered(folder: Path, out: Path, value: float) -> Path:
     return out
 
 
-def test_a_collapsed_encoder_is_at_chance_and_not_above(
-    tiny_bert: Path, documents: Documents, run: Run, tmp_path: Path
-):
+def test_a_collapsed_encoder_is_at_chance(tiny_bert: Path, documents: Documents, run: Run, tmp_path: Path):
     folder = altered(tiny_bert, tmp_path / "zero", 0.0)
     pairs = run(folder, "encoder", "mrpc_pair", batch_size=100)
     assert pairs.chance is not None
@@ -179,9 +177,7 @@ def test_a_collapsed_encoder_is_at_chance_and_not_above(
 
 
 @pytest.mark.parametrize("task", ["mrpc_pair", "sciq_retrieval"])
-def test_vectors_that_are_not_finite_have_no_rank(
-    tiny_bert: Path, documents: Documents, run: Run, tmp_path: Path, task: str
-):
+def test_infinite_vectors_have_no_rank(tiny_bert: Path, documents: Documents, run: Run, tmp_path: Path, task: str):
     with pytest.raises(BenchmarkError, match=f"{task}.*not finite"):
         run(altered(tiny_bert, tmp_path / "nan", float("nan")), "encoder", task)
 
@@ -241,9 +237,7 @@ def test_pooling_is_read_from_the_checkpoint(tmp_path: Path):
         ({"pooling_mode_mean_tokens": True}, ("Pooling", "CNN"), "CNN"),
     ],
 )
-def test_what_is_not_implemented_is_refused(
-    tmp_path: Path, pooling: dict[str, Any], kinds: tuple[str, ...], culprit: str
-):
+def test_what_there_is_not_is_refused(tmp_path: Path, pooling: dict[str, Any], kinds: tuple[str, ...], culprit: str):
     with pytest.raises(UnsupportedError, match=culprit):
         read_pooling(sentence_transformer(tmp_path / "model", pooling, kinds))
 

@@ -42,9 +42,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return train
 
 
-def test_an_interrupted_training_ends_with_the_same_weights(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_training_is_the_same(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = script.train(tmp_path / "whole", 12).state_dict()
     seen = []
 

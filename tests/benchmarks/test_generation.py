@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import ScoredModel, TaskSpec, all_tasks, check, cmudict, generation, scorers, squad
+from sparsebench.benchmarks import ScoredModel, TaskSpec, cmudict, generation, scorers, squad
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.generation import LONGEST, distance
 from sparsebench.benchmarks.statistics import ratio
@@ -124,9 +124,7 @@ def plain(model: Any, tokenizer: Any, text: str) -> tuple[str, ...]:
     return tuple(tokenizer.decode(tokens(model, tokenizer, text), skip_special_tokens=True).split())
 
 
-def test_the_tasks_are_a_plain_loop_over_one_generation(
-    speller: Path, dictionary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_tasks_are_a_loop_over_generation(speller: Path, dictionary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = load_model(speller, "encoder-decoder"), load_tokenizer(speller)
     words = cmudict.split(cmudict.read(dictionary), "test")
     written = [plain(model, tokenizer, word.spelling) for word in words]
@@ -204,22 +202,12 @@ def test_the_standard_error_is_that_of_many_draws() -> None:
     assert stderr == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in found) / len(found)), rel=0.1)
 
 
-def test_a_damaged_model_is_an_error(
-    speller: Path, dictionary: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_models_are_errors(speller: Path, dictionary: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(speller, "encoder-decoder")
     torch.nn.init.constant_(model.shared.weight, math.nan)
     monkeypatch.setattr(scorers, "load_model", lambda *_: model)
     with pytest.raises(BenchmarkError, match="not finite"):
         run(speller, "encoder-decoder", "g2p")
-
-
-def test_what_does_not_suit_is_refused() -> None:
-    with pytest.raises(BenchmarkError, match="takes no `num_fewshot`"):
-        check(TaskSpec("g2p", num_fewshot=2), "encoder-decoder")
-    with pytest.raises(BenchmarkError, match="for encoder-decoder models, not for family decoder"):
-        check(TaskSpec("g2p_per"), "decoder")
-    assert all_tasks()["g2p"].families == all_tasks()["g2p_per"].families == ("encoder-decoder",)
 
 
 @pytest.fixture

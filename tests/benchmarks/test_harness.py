@@ -106,7 +106,7 @@ def test_chance_is_the_mean_over_documents_of_one_over_the_choices(tiny_llama: P
     assert run(tiny_llama, "decoder", "piqa", limit=3).chance == 0.5
 
 
-def test_outcomes_can_be_paired_by_what_was_shown(
+def test_outcomes_are_paired_by_prompt(
     tiny_llama: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
 ):
     whole = run(tiny_llama, "decoder", "piqa")
@@ -134,9 +134,7 @@ def test_protocol_says_how(tiny_llama: Path, documents: Documents, run: Run):
     assert protocol["harness"].startswith("lm-eval 0.")
 
 
-def test_documents_and_prompts_are_known_by_their_hashes(
-    tiny_llama: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
-):
+def test_documents_have_hashes(tiny_llama: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch):
     first = run(tiny_llama, "decoder", "piqa", limit=5).protocol
     drawn = [documents["piqa"][place] for place in sampled(len(documents["piqa"]), 5)]
     hub(monkeypatch, {"validation": [drawn[place] for place in (1, 0, 2, 3, 4)]})
@@ -183,9 +181,7 @@ def test_a_failing_task_does_not_stop_the_others(tiny_llama: Path, documents: Do
     assert found["piqa"].n == found["arc_easy"].n == 2
 
 
-def test_progress_is_counted_and_nothing_is_printed(
-    tiny_llama: Path, documents: Documents, run: Run, capfd: pytest.CaptureFixture[str]
-):
+def test_progress_is_not_printed(tiny_llama: Path, documents: Documents, run: Run, capfd: pytest.CaptureFixture[str]):
     from tqdm.std import tqdm
 
     start, steps = tqdm.__init__, []
@@ -210,9 +206,7 @@ def poisoned(folder: Path, out: Path, word: str | None) -> Path:
     return out
 
 
-def test_a_document_without_finite_likelihoods_is_wrong(
-    tiny_llama: Path, documents: Documents, run: Run, tmp_path: Path
-):
+def test_a_document_without_likelihoods_is_wrong(tiny_llama: Path, documents: Documents, run: Run, tmp_path: Path):
     whole = run(tiny_llama, "decoder", "piqa")
     broken = run(poisoned(tiny_llama, tmp_path / "nan", "cat"), "decoder", "piqa")
     hit = {
@@ -227,9 +221,7 @@ def test_a_document_without_finite_likelihoods_is_wrong(
         assert after.value == (0.0 if after.doc_id in hit else before.value)
 
 
-def test_a_model_without_finite_likelihoods_is_not_scored(
-    tiny_llama: Path, documents: Documents, run: Run, tmp_path: Path
-):
+def test_a_model_without_likelihoods_fails(tiny_llama: Path, documents: Documents, run: Run, tmp_path: Path):
     with pytest.raises(BenchmarkError, match="piqa.*not finite on any of 24"):
         run(poisoned(tiny_llama, tmp_path / "nan", None), "decoder", "piqa")
 
@@ -254,9 +246,7 @@ def test_any_lm_eval_task_by_name(tiny_llama: Path, run: Run, monkeypatch: pytes
     assert found.protocol["data"].startswith("hub ")
 
 
-def test_examples_come_from_the_hub_with_the_task(
-    tiny_llama: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
-):
+def test_examples_come_with_the_task(tiny_llama: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch):
     hub(monkeypatch, {"train": documents["piqa"][10:], "validation": documents["piqa"][:10]})
     found = run(tiny_llama, "decoder", "piqa", num_fewshot=2)
     assert found.n == 10
@@ -279,9 +269,7 @@ def test_a_constant_answer_is_the_chance_of_classes(tiny_llama: Path, documents:
     assert found.protocol["chance_rule"] == "majority"
 
 
-def test_a_task_without_an_outcome_per_document_is_unsupported(
-    tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_task_without_outcomes_is_unsupported(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
     rows = [{"page": "the cat sat on the mat"}]
     hub(monkeypatch, {"train": rows, "validation": rows, "test": rows})
     with pytest.raises(UnsupportedError, match="wikitext.*word_perplexity"):

@@ -56,9 +56,7 @@ def test_a_longer_answer_stays_longer_where_lm_eval_divides_by_the_length(docume
     assert found.score == pytest.approx(max(right) / len(documents["ARC-Easy"]))
 
 
-def test_pairs_and_passages_are_ranked_by_the_words_that_they_share(
-    tiny_bert: Path, documents: Documents, run: Run
-) -> None:
+def test_pairs_and_passages_are_ranked_by_shared_words(tiny_bert: Path, documents: Documents, run: Run) -> None:
     def cosine(one: str, other: str) -> float:
         first, second = set(one.split()), set(other.split())
         return len(first & second) / math.sqrt(len(first) * len(second))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import ScoredModel, TaskSpec, check
+from sparsebench.benchmarks import ScoredModel, TaskSpec
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.masked import MaskedScorer
 from sparsebench.benchmarks.pll import PllScorer, PllTokenizer
@@ -217,9 +217,7 @@ def test_windows_hold_whole_words_and_all_of_the_text(folder: Path):
         windows(read, "", 32)
 
 
-def test_a_model_that_knows_nothing_has_the_vocabulary_for_pseudo_perplexity(
-    folder: Path, passages: list[str], run: Run, tmp_path: Path
-):
+def test_a_model_that_knows_nothing_has_its_vocabulary(folder: Path, passages: list[str], run: Run, tmp_path: Path):
     flat = changed(folder, tmp_path / "flat", lambda name, tensor: tensor.zero_())
     size = json.loads((flat / "config.json").read_text())["vocab_size"]
     assert run(flat, "encoder", "pseudo_perplexity", limit=2).score == pytest.approx(size, rel=1e-5)
@@ -268,19 +266,6 @@ def test_a_task_for_another_head_is_refused(tiny_bert: Path, folder: Path, docum
     with pytest.raises(BenchmarkError, match="glue_rte needs a sequence-classification head") as caught:
         run(folder, "encoder", "glue_rte")
     assert "piqa" in (caught.value.hint or "") and "stsb_sts" in (caught.value.hint or "")
-
-
-def test_perplexity_is_for_decoders_and_pseudo_perplexity_for_encoders():
-    check(TaskSpec("pseudo_perplexity"), "encoder")
-    for task, family in (
-        ("perplexity", "encoder-decoder"),
-        ("perplexity", "encoder"),
-        ("pseudo_perplexity", "decoder"),
-    ):
-        with pytest.raises(BenchmarkError, match=f"task {task} is for .* not for family {family}"):
-            check(TaskSpec(task), family)  # type: ignore[arg-type]
-    with pytest.raises(BenchmarkError, match="takes no `num_fewshot`"):
-        check(TaskSpec("pseudo_perplexity", num_fewshot=1), "encoder")
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,7 @@ def text_of(records: list[str]) -> str:
     return "\n\n".join(record for record in records if record)
 
 
-def test_perplexity_of_a_text_is_that_of_a_plain_loop_over_overlapping_windows(
-    tiny_llama: Path, tmp_path: Path
-) -> None:
+def test_perplexity_of_a_text_is_a_loop_over_overlapping_windows(tiny_llama: Path, tmp_path: Path) -> None:
     texts = [sentence(DRAW, 20, 60) for _ in range(12)]
     texts += ["", texts[0]]  # what is empty is left out, what is there twice is not
     path = written(tmp_path / "notes.jsonl", [{"body": text} for text in texts])
@@ -70,9 +68,7 @@ def test_perplexity_of_a_text_is_that_of_a_plain_loop_over_overlapping_windows(
         scored(tiny_llama, "decoder", "perplexity", path)
 
 
-def test_wikitext_is_read_as_published_whether_from_the_hubs_table_or_a_raw_file(
-    tiny_llama: Path, tmp_path: Path
-) -> None:
+def test_wikitext_is_read_alike_from_the_hubs_table_and_a_raw_file(tiny_llama: Path, tmp_path: Path) -> None:
     rows = ["\n" if place % 3 == 0 else f" {sentence(DRAW, 5, 90)} \n" for place in range(90)]
     raw, table = tmp_path / "wiki.test.raw", tmp_path / "test.parquet"
     raw.write_text("".join(rows))
@@ -159,7 +155,7 @@ def test_a_record_that_is_no_question_is_named(broken: dict[str, Any], words: st
 
 
 @pytest.mark.parametrize("family", ["decoder", "encoder-decoder"])
-def test_an_answer_counts_word_for_word(
+def test_answers_count_word_for_word(
     family: str,
     tiny_llama: Path,
     speller: Path,  # noqa: F811
@@ -293,9 +289,7 @@ def test_an_answer_is_compared_as_asked(
     ] * 3
 
 
-def test_examples_of_choices_are_other_records(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examples_are_other_records(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.api.instance import Instance
 
     records = [{"context": word, "choices": ["cat", "dog"], "gold": place % 2} for place, word in enumerate(WORDS)]

@@ -51,7 +51,7 @@ def test_a_manifest_can_name_it_for_its_family() -> None:
 
 
 def test_it_scores_a_model_and_its_errors_are_its_own(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sparsebench_likelier as theirs  # type: ignore[import-not-found]
+    import sparsebench_likelier as theirs
 
     found = scored(tiny_llama, TaskSpec("likelier"))["likelier"]
     assert isinstance(found, ScoreResult)

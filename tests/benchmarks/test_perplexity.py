@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench import sources
-from sparsebench.benchmarks import ScoredModel, TaskSpec, all_tasks, check, scorers, scoring
+from sparsebench.benchmarks import ScoredModel, TaskSpec, check, scorers, scoring
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.perplexity import likelihoods, windows_of
@@ -122,7 +122,7 @@ def test_the_task_is_a_plain_loop(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("model_type", [name for name, family in MODEL_TYPES.items() if family == "decoder"])
-def test_every_kind_of_decoder_is_scored_as_by_a_plain_loop(
+def test_every_decoder_is_scored_by_the_loop(
     model_type: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -138,9 +138,7 @@ def test_every_kind_of_decoder_is_scored_as_by_a_plain_loop(
     assert len(set(found)) == 3
 
 
-def test_a_model_of_16_bits_calculates_in_float32_where_it_is_told_to(
-    tiny_llama: Path, tmp_path: Path, stories: list[str], run: Run
-) -> None:
+def test_a_model_of_16_bits_calculates_as_told(tiny_llama: Path, tmp_path: Path, stories: list[str], run: Run) -> None:
     wide = tmp_path / "wide"
     load_model(tiny_llama, "decoder", "float32").save_pretrained(wide)
     load_tokenizer(tiny_llama).save_pretrained(wide)
@@ -161,9 +159,7 @@ def test_limit_counts_windows(tiny_llama: Path, stories: list[str], run: Run) ->
     assert some.protocol["documents"] == whole.n
 
 
-def test_perplexity_beside_other_tasks_needs_one_model(
-    tiny_llama: Path, stories: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_perplexity_shares_its_model(tiny_llama: Path, stories: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
     original = scorers.load_model
     monkeypatch.setattr(scorers, "load_model", lambda *given: loaded.append(given) or original(*given))
@@ -213,17 +209,7 @@ def test_windows_hold_the_text_in_order(n: int, size: int, stride: int | None, b
     assert found.dropped == n - covered < step
 
 
-def test_only_decoders_and_no_examples() -> None:
-    check(TaskSpec("perplexity"), "decoder")
-    for family in ("encoder", "encoder-decoder"):
-        with pytest.raises(BenchmarkError, match="perplexity is for decoder models"):
-            check(TaskSpec("perplexity"), family)  # type: ignore[arg-type]
-    with pytest.raises(BenchmarkError, match="takes no `num_fewshot`"):
-        check(TaskSpec("perplexity", num_fewshot=2), "decoder")
-    assert all_tasks()["perplexity"].metric == "perplexity"
-
-
-def test_a_trimmed_model_is_compared_on_the_windows_of_the_same_tokens_alone(
+def test_a_trimmed_model_is_compared_on_windows_of_the_same_tokens(
     run: Run, stories: list[str], tmp_path: Path
 ) -> None:
     dense = llama(tmp_path / "dense")
@@ -245,9 +231,7 @@ def test_a_trimmed_model_is_compared_on_the_windows_of_the_same_tokens_alone(
     assert foreign.protocol["bits_per_byte"] > 0
 
 
-def test_the_divergence_from_dense_is_measured_in_the_same_pass(
-    tiny_llama: Path, stories: list[str], tmp_path: Path
-) -> None:
+def test_the_divergence_from_dense_is_of_the_same_pass(tiny_llama: Path, stories: list[str], tmp_path: Path) -> None:
     pruned = prune(tiny_llama, tmp_path / "pruned", 0.5)
     plain_spec, asked = TaskSpec("perplexity", limit=2), TaskSpec("perplexity", limit=2, divergence=True)
 

@@ -35,7 +35,7 @@ def test_every_row_says_whether_it_repeats(
 ) -> None:
     found: list[ScoreResult] = []
     folder: Path = request.getfixturevalue(model)
-    score(ScoredModel(folder, family), [TaskSpec(task, limit=10)], sources.Cache(), lambda _, got: found.append(got))  # type: ignore[arg-type]
+    score(ScoredModel(folder, family), [TaskSpec(task, limit=10)], sources.Cache(), lambda _, got: found.append(got))
     (result,) = found
     assert result.protocol["repeats"] == "to the bit"
     assert result.protocol["threads"] == torch.get_num_threads()

@@ -111,9 +111,7 @@ def test_what_cannot_be_scored_is_named(record: dict[str, Any], message: str, ta
         scored(tagger, "encoder", "tags", written(tmp_path / "data.jsonl", [record]))
 
 
-def test_a_tokenizer_without_places_is_refused_by_name(
-    tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tokenizer_without_places_is_refused(tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.PreTrainedTokenizerFast.is_fast", False)
     with pytest.raises(BenchmarkError, match="does not say where in a text a token stands"):
         scored(tagger, "encoder", "tags", written(tmp_path / "data.jsonl", [{"tokens": ["a"], "tags": ["B-PER"]}]))

@@ -70,9 +70,7 @@ ROWS = [
 @pytest.mark.parametrize(
     "kind", ["json", "json list", "json.gz", "csv", "tsv", "no header", "parquet", "arrow", "text"]
 )
-def test_a_folders_data_are_read_as_datasets_reads_them(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_read_as_datasets_reads_it(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     flat = [{key: row[key] for key in ("q", "right", "share", "told")} for row in ROWS]

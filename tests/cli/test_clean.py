@@ -74,9 +74,7 @@ def test_what_can_go_goes_and_what_is_used_stays(
     assert mine.exists() and (tmp_path / "sources").exists()
 
 
-def test_what_another_machine_left_is_not_taken_for_this_ones(
-    dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_another_machine_left_stays(dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "node")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     ours = [tmp_path / f"x.partial-node-{dead}", tmp_path / f"sparsebench.partial-node-{dead}-a_1"]
@@ -86,9 +84,7 @@ def test_what_another_machine_left_is_not_taken_for_this_ones(
     assert sorted(of_the_dead(tmp_path)) == sorted(ours) and [*of_the_dead(tmp_path, "x")] == ours[:1]
 
 
-def test_the_command_that_removes_what_is_shown_names_the_same_choice(
-    dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_that_removes_names_the_same(dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     work = tmp_path / "my work"
     left, model = work / "variants" / f"a{MARK}{dead}", work / "models" / ("1" * 20)
@@ -101,9 +97,7 @@ def test_the_command_that_removes_what_is_shown_names_the_same_choice(
     assert model.exists() and not left.exists()
 
 
-def test_what_cannot_be_removed_does_not_keep_the_rest(
-    dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_removed_stays_alone(dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     held, gone, free = (tmp_path / "variants" / f"{name}{MARK}{dead}" for name in "abc")
     for folder in (held, gone, free):

@@ -103,7 +103,7 @@ def test_apply_reads_masks_and_writes_them(tiny_llama: Path, tmp_path: Path) -> 
     ],
 )
 @pytest.mark.long
-def test_apply_calibrates_on_a_file_of_ones_own(
+def test_apply_reads_an_own_text(
     model: str, family: str, step: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     text = tmp_path / "text.jsonl"
@@ -125,9 +125,7 @@ def test_apply_calibrates_on_a_file_of_ones_own(
     assert kept["calibration"]["target"] == ("answer" if family == "encoder-decoder" else None)
 
 
-def test_a_disk_too_small_for_all_steps_is_named_before_the_work(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_too_small_is_named_first(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = sum(file.stat().st_size for file in tiny_llama.iterdir())
     assert call("inspect", tiny_llama).returncode == 0  # prepares it
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=int(1.5 * size)))

@@ -16,9 +16,9 @@ from sparsebench import __version__
 from sparsebench.cli import app as program
 
 app = program.app
-ROOT: click.Group = typer.main.get_command(app)  # type: ignore[assignment]
+ROOT: click.Group = typer.main.get_command(app)
 VERBS = list(ROOT.commands)
-LISTED: Any = typer.main.get_command(program.program([])).commands  # type: ignore[attr-defined]
+LISTED: Any = typer.main.get_command(program.program([])).commands
 """The commands as ``--help`` lists them, none of which is imported."""
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from sparsebench.cli import app
-from sparsebench.ledger import connect
 from sparsebench.ledger.store import Ledger
 from tests.adversarial import benign
 from tests.cli.conftest import ROOT
@@ -35,11 +34,6 @@ def test_bad_records_are_named_and_the_rest_comes_in(run: Callable[..., Any], sh
     assert [number for number in range(len(BAD)) if f"bad{number}.json" not in said] == []
     assert "3 records read" in said
     assert run("sql", "select 1", "--ledger", "l.duckdb")[0] == 0
-
-
-def test_ctrl_c_while_the_ledger_is_written_is_an_interrupt(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), connect.writer(tmp_path / "l.duckdb", 1.0):
-        raise RuntimeError("Query interrupted")  # as DuckDB answers a signal whose handler raises
 
 
 @pytest.mark.parametrize("verb", ["sql", "figures", "report", "tables x", "compare a/dense b/dense", "status"])
@@ -67,9 +61,7 @@ def test_the_status_of_a_ledger_without_records_is_the_ledgers(
 
 
 @pytest.mark.parametrize("place", [12288 + 100, 798720 + 100, -200_000])
-def test_a_damaged_ledger_says_how_its_records_rebuild_it(
-    place: int, run: Callable[..., Any], shared: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_ledger_can_be_rebuilt(place: int, run: Callable[..., Any], shared: Path, tmp_path: Path) -> None:
     data = bytearray((shared / "ledger.duckdb").read_bytes())
     data[place] ^= 255
     (tmp_path / "bad.duckdb").write_bytes(data[:place] if place < 0 else data)

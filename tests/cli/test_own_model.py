@@ -151,9 +151,9 @@ def test_the_task_follows_from_model_and_columns(model: str, kind: str, request:
     (tmp_path / "data.csv").write_text(COLUMNS[kind])
     source, data = parse(f"path:{request.getfixturevalue(model)}"), parse(f"path:{tmp_path / 'data.csv'}")
     family = {"tiny_llama": "decoder", "tiny_t5": "encoder-decoder"}.get(model, "encoder")
-    text = draft(source, family, read_config(source, Cache()) or {}, data, tmp_path, {})  # type: ignore[arg-type]
+    text = draft(source, family, read_config(source, Cache()) or {}, data, tmp_path, {})
     loaded = load_text(text, str(tmp_path / "mine.yaml"))
-    (task, *_) = loaded.manifest.benchmarks.of(family)  # type: ignore[arg-type]
+    (task, *_) = loaded.manifest.benchmarks.of(family)
     assert task.task == kind and task.source == "path:data.csv"
     named = {part: (task.columns or {}).get(part, part) for part in KINDS[kind].columns}
     assert {*named.values()} <= {*COLUMNS[kind].splitlines()[0].split(",")}

@@ -35,9 +35,7 @@ def data() -> None:
 
 
 @pytest.mark.long
-def test_the_tutorial_as_it_stands(
-    data: None, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_tutorial_works(data: None, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     for name in ("wheels", "payloads", "native", "torch_extensions", "lm_eval_tasks", "datasets"):

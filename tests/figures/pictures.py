@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from sparsebench.ledger.query import Table
+
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
 NAMES = [
     "allocation", "block_error", "bytes_read", "calibration", "engines", "failures", "kinds", "kinds_time", "magnitudes",
@@ -38,6 +40,11 @@ def rows_of(series: int, facets: int) -> list[dict[str, Any]]:
                     }
                 )  # fmt: skip
     return found
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """The rows as a query answers them."""
+    return Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
 
 
 def overlaps(figure: Any) -> list[str]:

@@ -1,8 +1,6 @@
 """Pictures: every shipped figure, the same bytes each time, nothing clipped or overlapping, however many series."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from sparsebench.figures.names import apart
 from sparsebench.figures.spec import SHIPPED, listing, parse
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
-from tests.figures.pictures import NAMES, SAMPLED, SPECS, exploding
+from tests.figures.pictures import NAMES, SAMPLED, SPECS, exploding, table
 from tests.ledger import samples
 from tests.report import calibrated
 
@@ -93,9 +91,7 @@ def test_an_unknown_figure_is_answered_with_what_was_meant(ledger: Path, tmp_pat
     assert "did you mean `score`?" in (caught.value.hint or "")
 
 
-def test_a_wrong_query_is_named_with_its_file_and_line(
-    ledger: Path, tmp_path: Path, figure: Callable[..., Any]
-) -> None:
+def test_a_wrong_query_is_named_with_its_line(ledger: Path, tmp_path: Path, figure: Callable[..., Any]) -> None:
     figure(
         "-- title: T\n-- kind: line\n-- x: model\n-- y: score\n\nSELECT model,\n  scoer AS score FROM results\n", "bad"
     )
@@ -116,38 +112,25 @@ SELECT model, max(bytes_dense) AS bytes FROM results GROUP BY model ORDER BY mod
     assert done[0].paths[0].read_text().startswith("<?xml")
 
 
-def test_listing_and_help_do_without_matplotlib() -> None:
-    script = (
-        "import sys; from pathlib import Path; from sparsebench.figures import spec; "
-        "assert spec.listing(Path('nowhere')); assert 'matplotlib' not in sys.modules, 'imported'"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
-
-
 def test_a_log_axis_that_panels_share_holds_all_of_them(tmp_path: Path) -> None:
     path = tmp_path / "perplexity.sql"
     path.write_text((SPECS / "levels.sql").read_text().replace("-- yscale: log", "-- yscale: log\n-- yshare: yes"))
     rows = [row for facet, worst in enumerate((1e3, 60)) for row in exploding(3, facet + 1, worst=worst)]
-    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
-    figure = draw(parse(path), table, [])
+    figure = draw(parse(path), table(rows), [])
     assert len(figure.axes) == 2 and all(axes.get_ylim()[1] > 1e3 for axes in figure.axes)
 
 
-def test_bars_below_zero_are_drawn_whole(tmp_path: Path) -> None:
-    path = tmp_path / "mine.sql"
-    path.write_text(
-        "-- title: t\n-- kind: bars\n-- x: x\n-- y: y\n-- xlabel: x\n-- ylabel: y\nSELECT 1 AS x, 2 AS y;\n"
-    )
+def test_bars_below_zero_are_drawn_whole(figure: Callable[[str], Any]) -> None:
+    spec = figure("-- title: t\n-- kind: bars\n-- x: x\n-- y: y\nSELECT 1")
     for low, bottom in ((-3.0, -3.0), (2.0, 0.0)):
-        figure = draw(parse(path), query.Table(("x", "y"), ((1, low), (2, 4.0))), [])
-        assert bottom - 1 < figure.axes[0].get_ylim()[0] <= bottom
+        (axes,) = draw(spec, query.Table(("x", "y"), ((1, low), (2, 4.0))), []).axes
+        assert bottom - 1 < axes.get_ylim()[0] <= bottom
 
 
 @pytest.mark.parametrize("apart", [0, 1])
 def test_points_of_a_series_apart_are_not_joined(apart: int) -> None:
     rows = [row | {"apart": row["line"] == "method+owl/0" and apart} for row in exploding(3, 1)]
-    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
-    (axes,) = draw(parse(SPECS / "levels.sql"), table, []).axes
+    (axes,) = draw(parse(SPECS / "levels.sql"), table(rows), []).axes
     # A level has two points.
     joined = [line for line in axes.lines if len(line.get_xdata()) > 2 and line.get_linestyle() != "None"]
     assert len(joined) == 3 - apart
@@ -247,12 +230,6 @@ def test_neighbouring_series_differ_in_grey_as_well() -> None:
     )
 
 
-def test_names_of_all_figures_are_listed() -> None:
-    found = listing(NOWHERE)
-    assert [spec.name for spec in found] == NAMES
-    assert all(0 < len(spec.get("about")) <= 110 for spec in found)
-
-
 def test_every_engine_is_drawn_against_the_fastest_dense_model(ask: Callable[[str], query.Table]) -> None:
     rows = ask(parse(SHIPPED / "engines.sql").sql).dicts()
     asked = """
@@ -269,16 +246,16 @@ def test_every_engine_is_drawn_against_the_fastest_dense_model(ask: Callable[[st
 
 def test_a_paper_gets_the_height_and_no_words_that_it_does_not_want(ask: Callable[[str], query.Table]) -> None:
     sheet = style.Sheet(height=4.0, font="DejaVu Serif", title=False, note=False)
-    table = ask(parse(SHIPPED / "score.sql").sql)
+    scores = ask(parse(SHIPPED / "score.sql").sql)
     figure = draw(parse(SHIPPED / "size.sql"), ask(parse(SHIPPED / "size.sql").sql), [], 3.3, sheet)
     assert tuple(figure.get_size_inches()) == (3.3, 4.0)
     assert {text.get_fontname() for text in figure.texts} == {"DejaVu Serif"}
     assert all(parse(SHIPPED / "size.sql").title[:20] not in text.get_text() for text in figure.texts)
-    assert table.rows
+    assert scores.rows
     with pytest.raises(UserError, match="too low"):
-        draw(parse(SHIPPED / "score.sql"), table, [], 3.3, style.Sheet(height=1.0))
+        draw(parse(SHIPPED / "score.sql"), scores, [], 3.3, style.Sheet(height=1.0))
     with pytest.raises(UserError, match="Nonesuch"):
-        draw(parse(SHIPPED / "score.sql"), table, [], 3.3, style.Sheet(font="Nonesuch"))
+        draw(parse(SHIPPED / "score.sql"), scores, [], 3.3, style.Sheet(font="Nonesuch"))
 
 
 def test_a_label_is_a_text_whatever_it_holds(figure: Callable[[str], Any], tmp_path: Path) -> None:

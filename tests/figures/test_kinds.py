@@ -15,16 +15,10 @@ from sparsebench.figures.scatter import front
 from sparsebench.figures.spec import SHIPPED, parse
 from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.store import Ledger
-from tests.figures.pictures import overlaps, rows_of
+from tests.figures.pictures import SPECS, overlaps, rows_of, table
 from tests.ledger import samples
 
-SPECS = Path(__file__).parent / "specs"
-"""Headers that no shipped figure has any more, for what they make the drawing do."""
 SIZES = pytest.mark.parametrize(("series", "width"), [(3, style.WIDTH), (40, style.COLUMN)])
-
-
-def table(rows: list[dict[str, Any]]) -> query.Table:
-    return query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
 
 
 def costs(series: int, facets: int = 2) -> list[dict[str, Any]]:

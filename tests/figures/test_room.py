@@ -14,7 +14,7 @@ from sparsebench.figures.names import apart
 from sparsebench.figures.spec import SHIPPED, parse
 from sparsebench.ledger import query
 from sparsebench.ledger.statistics import Metric
-from tests.figures.pictures import SAMPLED, SPARSITIES, SPECS, exploding, labels, overlaps, rows_of
+from tests.figures.pictures import SAMPLED, SPARSITIES, SPECS, exploding, labels, overlaps, rows_of, table
 
 
 @pytest.mark.parametrize("across", [1, 3])
@@ -28,17 +28,14 @@ def test_the_sparsity_axis_keeps_its_points_apart(across: int) -> None:
 @pytest.mark.parametrize(("series", "facets"), [(1, 2), (10, 1), (40, 6)])
 @pytest.mark.long
 def test_lines_clip_and_overlap_nothing(series: int, facets: int) -> None:
-    rows = rows_of(series, facets)
-    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
-    assert overlaps(draw(parse(SHIPPED / "score.sql"), table, [])) == []
+    assert overlaps(draw(parse(SHIPPED / "score.sql"), table(rows_of(series, facets)), [])) == []
 
 
 @pytest.mark.parametrize(("series", "facets"), [(1, 1), (12, 1), (8, 3), (20, 3)])
 @pytest.mark.long
 def test_perplexities_clip_and_overlap_nothing(series: int, facets: int) -> None:
     rows = exploding(series, facets)
-    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
-    figure = draw(parse(SPECS / "levels.sql"), table, [])
+    figure = draw(parse(SPECS / "levels.sql"), table(rows), [])
     assert overlaps(figure) == []
     assert labels(figure.axes[0]) == ["100", "1000", "10000", "1e6", "1e10"]
     named = {text.get_text() for text in figure.axes[0].texts}
@@ -56,9 +53,7 @@ def test_perplexities_clip_and_overlap_nothing(series: int, facets: int) -> None
     ],
 )
 def test_a_log_axis_has_labels_however_short_or_long_it_is(worst: float, shown: list[str]) -> None:
-    rows = exploding(3, 1, worst=worst)
-    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
-    figure = draw(parse(SPECS / "levels.sql"), table, [])
+    figure = draw(parse(SPECS / "levels.sql"), table(exploding(3, 1, worst=worst)), [])
     assert labels(figure.axes[0]) == shown
     assert overlaps(figure) == []
 
@@ -140,8 +135,8 @@ def test_heatmaps_clip_and_overlap_nothing(layers: int, models: int) -> None:
         for layer in range(layers)
     )
     columns = ("layer", "kind", "near_share", "facet", "left_out", "finding")
-    table = query.Table(columns, tuple((*row, "Not drawn: model-9.", None) for row in rows))
-    figure = draw(parse(SHIPPED / "structure.sql"), table, [])
+    asked = query.Table(columns, tuple((*row, "Not drawn: model-9.", None) for row in rows))
+    figure = draw(parse(SHIPPED / "structure.sql"), asked, [])
     assert overlaps(figure) == []
     assert any(text.get_text().endswith("Not drawn: model-9.") for text in figure.texts)
 

@@ -13,6 +13,7 @@ from sparsebench.ledger.query import Table
 from tests.figures.pictures import NAMES
 
 GOOD = "-- title: Mine\n-- kind: line\n-- x: a\n-- y: b\n-- note: one\n-- note: two\n\n-- a comment\nSELECT 1 AS a, 2 AS b\n"
+HEATMAP = "-- title: T\n-- kind: heatmap\n-- x: a\n-- y: b\n-- value: c\n"
 
 
 def test_a_header_is_read_up_to_the_first_other_line(figure: Callable[[str], Any]) -> None:
@@ -49,9 +50,8 @@ def test_a_wrong_line_is_named(figure: Callable[[str], Any], tmp_path: Path, wro
 
 
 def test_two_scales_of_one_colour_are_refused(figure: Callable[[str], Any]) -> None:
-    keys = {"title": "T", "kind": "heatmap", "x": "a", "y": "b", "value": "c", "range": "0 1", "middle": "0.5 2"}
     with pytest.raises(UserError, match=r"line 7: both `range` \(line 6\) and `middle`"):
-        figure("\n".join(f"-- {key}: {value}" for key, value in keys.items()) + "\nSELECT 1")
+        figure(f"{HEATMAP}-- range: 0 1\n-- middle: 0.5 2\nSELECT 1")
 
 
 def test_a_middle_of_colours_means_nothing_to_a_line(figure: Callable[[str], Any]) -> None:
@@ -60,18 +60,16 @@ def test_a_middle_of_colours_means_nothing_to_a_line(figure: Callable[[str], Any
 
 
 def test_a_log_colour_takes_no_zero(figure: Callable[[str], Any]) -> None:
-    keys = {"title": "T", "kind": "heatmap", "x": "a", "y": "b", "value": "c", "middle": "1 2"}
-    spec = figure("\n".join(f"-- {key}: {value}" for key, value in keys.items()) + "\nSELECT 1")
+    spec = figure(f"{HEATMAP}-- middle: 1 2\nSELECT 1")
     with pytest.raises(UserError, match="column 'c' gives float 0.0"):
         drawable(spec, Table(("a", "b", "c"), ((1, "q", 0.0),)))
 
 
 @pytest.mark.parametrize(("kind", "missing"), [("line", "y"), ("bars", "x"), ("scatter", "y"), ("heatmap", "value")])
 def test_a_missing_key_is_named(figure: Callable[[str], Any], kind: str, missing: str) -> None:
-    keys = {"title": "T", "kind": kind, "x": "a", "y": "b", "value": "c"}
-    text = "\n".join(f"-- {key}: {value}" for key, value in keys.items() if key != missing)
+    header = HEATMAP.replace("heatmap", kind).splitlines()
     with pytest.raises(UserError, match=f"the header has no `{missing}`"):
-        figure(text + "\nSELECT 1")
+        figure("\n".join([*(line for line in header if f"-- {missing}:" not in line), "SELECT 1"]))
 
 
 def test_a_column_that_the_query_does_not_give_is_named(figure: Callable[[str], Any]) -> None:
@@ -112,6 +110,7 @@ def test_every_shipped_figure_is_well_formed_and_says_what_it_shows() -> None:
         assert set(spec.values) <= set(KEYS)
         assert spec.get("xlabel")
         assert spec.get("note")
+        assert 0 < len(spec.get("about")) <= 110
 
 
 def test_a_file_of_one_s_own_adds_or_overrides(figure: Callable[..., Any], tmp_path: Path) -> None:

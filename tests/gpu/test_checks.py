@@ -45,9 +45,7 @@ def test_no_check_says_no_on_a_cpu() -> None:
     assert sum(check.verdict == "yes" for check in found) == 8
 
 
-def test_checks_that_pass_are_shown_and_what_says_no_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_checks_are_shown_and_a_no_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     quick = {name: gpu.CHECKS[name] for name in ("pruning", "energy")}
     monkeypatch.setattr(gpu, "CHECKS", quick)
     shown = CliRunner().invoke(app, [*DOCTOR, "--out", str(tmp_path / "found.json")])
@@ -77,9 +75,7 @@ def test_a_number_that_json_does_not_have_is_a_word(monkeypatch: pytest.MonkeyPa
         assert check["numbers"] == {"opt x2": "inf", "t5 x2": "nan", "share": 0.5}
 
 
-def test_without_a_gpu_or_with_one_that_torch_does_not_see_it_says_so(
-    driver: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_gpu_that_torch_sees_it_says_so(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     driver.lists([])
     shown = CliRunner().invoke(app, ["doctor", "--gpu"])
     assert "--device cpu" in str(shown.exception)
@@ -88,7 +84,7 @@ def test_without_a_gpu_or_with_one_that_torch_does_not_see_it_says_so(
     shown = CliRunner().invoke(app, ["doctor", "--gpu"])
     assert H100 in str(shown.exception)
     shown = CliRunner().invoke(app, ["doctor", "--ranks", "2"])
-    assert "--gpu" in str(shown.exception.hint)  # type: ignore[union-attr]
+    assert "--gpu" in str(shown.exception.hint)
 
 
 def test_a_gpu_without_an_energy_counter_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -121,18 +121,9 @@ def result(cell: Cell) -> Any:
 
 
 def sparsified(cell: Cell) -> StepReport:
-    tensors = tuple(
-        TensorCount(
-            f"layers.{layer}.{kind}.weight",
-            layer,
-            cell.variant.family,
-            kind,
-            4096,
-            round(4096 * cell.variant.last("sparsity")),
-        )
-        for layer in range(4)
-        for kind in KINDS
-    )
+    gone, side = round(4096 * cell.variant.last("sparsity")), cell.variant.family
+    places = [(layer, kind) for layer in range(4) for kind in KINDS]
+    tensors = tuple(TensorCount(f"layers.{n}.{kind}.weight", n, side, kind, 4096, gone) for n, kind in places)
     prunable, zeros = sum(t.count for t in tensors), sum(t.zeros for t in tensors)
     return StepReport(
         prunable, zeros, 2 * prunable, zeros, zeros / prunable, zeros / prunable / 2, 3.0, 5, 10**8, tensors
@@ -148,11 +139,8 @@ def structured(cell: Cell) -> StructureResult:
             weights = generator.standard_t(4 + 8 * (kind in "qk"), 2048) * (0.02 + 0.002 * layer)
             uneven = cell.variant.last("granularity") == "global" or cell.variant.method == "random"
             _prune(weights, max(0.0, cell.variant.last("sparsity") - 0.05 * uneven * (layer % 2)))
-            tensors.append(
-                _tensor(
-                    f"layers.{layer}.{kind}.weight", layer, kind, weights, (absolute, relative), cell.variant.family
-                )
-            )
+            name, side = f"layers.{layer}.{kind}.weight", cell.variant.family
+            tensors.append(_tensor(name, layer, kind, weights, (absolute, relative), side))
     tensors.append(_tensor("embed.weight", None, "embedding", generator.normal(size=8192), (absolute, relative), ""))
     return StructureResult(cell.variant.family, tuple(absolute), tuple(relative), EDGES, tuple(tensors))
 
@@ -232,20 +220,9 @@ def timed(cell: Cell) -> runtime.LatencyResult:
         for side in ("dense", "variant"):
             walls = base[phase] / ranks**0.4 * (1 + 0.02 * generator.normal(size=24))
             low, high = np.quantile(walls, [0.3, 0.7])
-            summaries.append(
-                runtime.PhaseSummary(
-                    phase,
-                    side,
-                    float(np.median(walls)),
-                    float(low),
-                    float(high),
-                    0.0003,
-                    24,
-                    True,
-                    float(np.median(walls)) * 2,
-                    None,
-                )
-            )
+            middle = float(np.median(walls))
+            interval = (middle, float(low), float(high))
+            summaries.append(runtime.PhaseSummary(phase, side, *interval, 0.0003, 24, True, 2 * middle, None))
             samples += [
                 runtime.TimingSample(phase, side, i // 6, i % 6, float(wall), 2 * float(wall))
                 for i, wall in enumerate(walls)
@@ -254,24 +231,22 @@ def timed(cell: Cell) -> runtime.LatencyResult:
         ratio = gain * float(np.exp(0.01 * generator.normal()))
         several = (4, 0.02, 0.01) if ranks == 1 else (1, None, None)
         differences.append(runtime.PhaseDifference(phase, ratio, ratio * 0.97, ratio * 1.03, 4, *several))
-    parity = runtime.Parity(1e-6, 1e-4, "float32", 0, ranks == 1)
-    state = runtime.Machine(0.5, 2, 2, 2 // ranks, "")
     return runtime.LatencyResult(
-        engine=cell.settings["engine"],
-        kernel="AutoTP",
-        ranks=ranks,
-        threads=2 // ranks,
-        device="cpu",
-        dtype="bfloat16",
+        **ran(cell, 2 // ranks),
         baseline="paired",
         phases=tuple(summaries),
         differences=tuple(differences),
         samples=tuple(samples),
-        parity=parity,
-        before=state,
-        after=state,
         notes=("a note",),
     )
+
+
+def ran(cell: Cell, threads: int) -> dict[str, Any]:
+    """What times and memory say of how they were measured."""
+    ranks, state = cell.settings["ranks"], runtime.Machine(0.5, 2, 2, threads, "")
+    where = {"kernel": "AutoTP", "ranks": ranks, "threads": threads, "device": "cpu", "dtype": "bfloat16"}
+    parity = runtime.Parity(1e-6, 1e-4, "float32", 0, ranks == 1)
+    return {"engine": cell.settings["engine"], **where, "parity": parity, "before": state, "after": state}
 
 
 def weighed(cell: Cell) -> runtime.MemoryResult:
@@ -284,23 +259,9 @@ def weighed(cell: Cell) -> runtime.MemoryResult:
         for rank in range(ranks)
     ]
     phases = tuple(runtime.PhaseMemory(name, size + 10**7 * ranks) for name in names)
-    parity = runtime.Parity(1e-6, 1e-4, "float32", 0, ranks == 1)
-    state = runtime.Machine(0.5, 2, 2, 1, "")
+    peak = size + 10**7 * ranks
     return runtime.MemoryResult(
-        engine=cell.settings["engine"],
-        kernel="AutoTP",
-        ranks=ranks,
-        threads=1,
-        device="cpu",
-        dtype="bfloat16",
-        source="VmHWM less baseline",
-        peak_bytes=size + 10**7 * ranks,
-        phases=phases,
-        per_rank=tuple(each),
-        parity=parity,
-        before=state,
-        after=state,
-        notes=(),
+        **ran(cell, 1), source="VmHWM less baseline", peak_bytes=peak, phases=phases, per_rank=tuple(each), notes=()
     )
 
 

@@ -70,9 +70,7 @@ def compared(records: list[dict[str, Any]]) -> pd.DataFrame:
 
 @FEW
 @given(seed=st.integers(0, 10**6), batches=st.integers(1, 4), order=st.randoms(use_true_random=False))
-def test_each_variant_is_compared_with_the_dense_model(
-    seed: int, batches: int, order: Any, found: list[dict[str, Any]]
-) -> None:
+def test_variants_are_compared_with_dense(seed: int, batches: int, order: Any, found: list[dict[str, Any]]) -> None:
     records = generated(found, seed)
     shuffled = order.sample(records, len(records))
     batched = [shuffled[batch::batches] for batch in range(batches)]

@@ -87,8 +87,8 @@ def test_scores_of_one_machine_are_compared_where_there_are(found: list[dict[str
 def test_the_other_way_round_everything_is_mirrored(ledger: Path, worn: SideBySide) -> None:
     there, back = worn, side_by_side(ledger, WORN, "smol/dense")
     for one, other in zip(there.scores, back.scores, strict=True):
-        assert one.paired.difference == -other.paired.difference  # type: ignore[operator]
-        assert one.paired.low == pytest.approx(-other.paired.high)  # type: ignore[operator]
+        assert one.paired.difference == -other.paired.difference
+        assert one.paired.low == pytest.approx(-other.paired.high)
         assert (one.paired.p, one.paired.detectable) == (other.paired.p, other.paired.detectable)
         assert {one.verdict, other.verdict} in ({"worse", "better"}, {"no difference detected"})
     for one, other in zip(there.sizes, back.sizes, strict=True):
@@ -157,9 +157,7 @@ def test_a_variant_has_many_names(known: list[naming.MeasuredVariant], name: str
         ("smol/magnitude/2:4", "did you mean smol/magnitude/layer/50%"),
     ],
 )
-def test_a_name_that_fits_none_or_several_is_explained(
-    known: list[naming.MeasuredVariant], name: str, says: str
-) -> None:
+def test_a_name_that_fits_not_one_is_explained(known: list[naming.MeasuredVariant], name: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         naming.resolve(name, known)
 
@@ -211,14 +209,6 @@ def test_a_variant_that_is_not_just_a_pruning_is_named_by_its_recipe(name: str, 
     assert naming.resolve(name, variants).recipe == recipe
     for one in variants:
         assert naming.resolve(f"m/{one.recipe}", variants) == naming.resolve(one.name, variants) == one
-
-
-def test_near_names_of_a_chain_are_listed() -> None:
-    variants = [
-        naming.MeasuredVariant(f"{at:08x}", "m", "real", "bfloat16", recipe, 0, "") for at, recipe in enumerate(RECIPES)
-    ]
-    with pytest.raises(UserError, match=r"did you mean m/wanda\+owl/row/50%/int4/group=64 or"):
-        naming.resolve("m/wanda+owl/50%/int5", variants)
 
 
 @pytest.fixture

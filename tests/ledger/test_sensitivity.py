@@ -58,14 +58,12 @@ def test_a_detectable_drop_is_found_in_four_samples_of_five(n: int, discordance:
 
 def test_too_few_documents_detect_nothing() -> None:
     assert statistics.detectable(5) is None
-    assert statistics.detectable(7) > 0.8  # type: ignore[operator]
+    assert statistics.detectable(7) > 0.8
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=5, max_size=80), st.floats(0, 0.5))
 @settings(deadline=None)
-def test_retained_s_interval_holds_1_when_the_difference_s_holds_0(
-    pairs: list[tuple[bool, bool]], chance: float
-) -> None:
+def test_retained_s_interval_holds_1_when_a_difference_s_holds_0(pairs: list[tuple[bool, bool]], chance: float) -> None:
     variant, dense = np.array(pairs, dtype=float).T
     found = statistics.compare("acc", Pairs(variant, dense, np.full(len(pairs), np.nan)), chance)
     if found.retained is None:
@@ -78,7 +76,7 @@ def test_retained_s_interval_holds_1_when_the_difference_s_holds_0(
     ends = (found.low, found.high)
     assert all(end is not None for end in ends)
     if min(abs(end) for end in ends if end is not None) > 1e-6:
-        assert (low <= 1 <= high) == (found.low <= 0 <= found.high)  # type: ignore[operator]
+        assert (low <= 1 <= high) == (found.low <= 0 <= found.high)
 
 
 @pytest.mark.parametrize("metric", ["wer", "ter", "brier_score", "nll", "loss", "bits_per_byte"])
@@ -90,7 +88,7 @@ def test_wrong_documents_are_compared_as_right_ones_are_the_other_way_round(metr
         found = statistics.compare(metric, Pairs(variant, other, nothing), 1.0)
         wanted = statistics.compare("acc", Pairs(1 - variant, 1 - other, nothing), 0.0)
         assert (found.difference, found.low, found.high) == pytest.approx(
-            (-wanted.difference, -wanted.high, -wanted.low)  # type: ignore[operator]
+            (-wanted.difference, -wanted.high, -wanted.low)
         )
         for name in ("p", "gained", "lost", "loss_at_most", "detectable", "retained", "retained_low", "retained_high"):
             assert getattr(found, name) == pytest.approx(getattr(wanted, name)), name
@@ -103,9 +101,7 @@ def test_wrong_documents_are_compared_as_right_ones_are_the_other_way_round(metr
 
 @pytest.mark.parametrize(("metric", "sign"), [("acc", 1), ("f1", 1), ("wer", -1), ("per", -1), ("perplexity", -1)])
 @pytest.mark.parametrize("binary", [True, False])
-def test_the_loss_left_possible_lies_beyond_the_observed_one_whichever_way_is_better(
-    metric: str, sign: int, binary: bool
-) -> None:
+def test_the_loss_left_possible_lies_beyond_the_observed_one(metric: str, sign: int, binary: bool) -> None:
     generator = np.random.default_rng(3)
     dense = (generator.random(400) < 0.5) * (1.0 if binary else 0.9)
     for more in (0.1, -0.1):

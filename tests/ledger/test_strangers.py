@@ -56,9 +56,7 @@ def theirs(changed: Callable[..., Path], secret: Path) -> Path:
 
 
 @pytest.mark.parametrize("to", ["csv", pytest.param("parquet", marks=pytest.mark.long)])
-def test_what_leaves_a_strangers_ledger_is_what_our_views_say(
-    ledger: Path, theirs: Path, tmp_path: Path, to: str
-) -> None:
+def test_our_views_say_what_leaves_a_strangers_ledger(ledger: Path, theirs: Path, tmp_path: Path, to: str) -> None:
     out, ours = tmp_path / "out" / "x", tmp_path / "ours" / "x"
     written = [path.relative_to(out.parent) for path in export(theirs, to, out)]
     assert written == [path.relative_to(ours.parent) for path in export(ledger, to, ours)]

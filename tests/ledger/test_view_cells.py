@@ -27,9 +27,7 @@ def test_a_score_is_compared_with_one_dense_score_of_its_own_machine_if_it_can_b
     assert ask("SELECT count(*) FROM results WHERE method <> 'dense'").rows == ((1,),)
 
 
-def test_a_cell_that_two_machines_did_counts_once_and_the_manifests_own_before_anothers(
-    found: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_cell_of_two_machines_counts_once_its_own_first(found: list[dict[str, Any]], tmp_path: Path) -> None:
     path = tmp_path / "machines.duckdb"
     theirs = [elsewhere(record, "second") | {"manifest": "theirs"} for record in found[1:]]
     Ledger(path).ingest(found + theirs)
@@ -64,9 +62,7 @@ def test_the_front_of_a_perplexity_is_where_it_is_low(found: list[dict[str, Any]
     )
 
 
-def test_other_settings_are_not_compared_and_key_order_does_not_matter(
-    scored: list[dict[str, Any]], hold: Hold
-) -> None:
+def test_other_settings_are_not_compared_whatever_their_order(scored: list[dict[str, Any]], hold: Hold) -> None:
     dense, _ = scored
     dense["settings"] = dict(reversed(dense["settings"].items()))
     assert hold(scored)("SELECT count(*) FROM vs_dense").rows == ((1,),)
@@ -106,20 +102,7 @@ def test_a_variant_without_scores_has_one_row(found: list[dict[str, Any]], hold:
     assert rows == ((None, 8, 8),)
 
 
-def test_failures_carry_their_reason(found: list[dict[str, Any]], hold: Hold) -> None:
-    record = copy.deepcopy(of(found, stage="latency")[0]) | {
-        "status": "unsupported",
-        "reason": "no GPT-2 in AutoTP",
-        "result": None,
-    }
-    assert hold([record])("SELECT stage, status, reason FROM failures").rows == (
-        ("latency", "unsupported", "no GPT-2 in AutoTP"),
-    )
-
-
-def test_a_score_on_some_documents_has_its_line_where_only_dense_was_scored_on_all(
-    scored: list[dict[str, Any]], hold: Hold
-) -> None:
+def test_a_score_on_some_documents_has_its_line_beside_one_on_all(scored: list[dict[str, Any]], hold: Hold) -> None:
     dense, variant = scored
     some = {"limited": True}
     dense["result"], variant["result"] = outcomes([1] * 40) | some, outcomes([1] * 20 + [0] * 20) | some
@@ -129,9 +112,7 @@ def test_a_score_on_some_documents_has_its_line_where_only_dense_was_scored_on_a
     assert hold([*scored, every])(asked).rows == ((40, 0.0, 1.0), (40, 0.5, 1.0), (50, 0.0, 1.0))
 
 
-def test_scores_with_more_examples_in_the_prompt_have_a_panel_of_their_own(
-    scored: list[dict[str, Any]], hold: Hold
-) -> None:
+def test_scores_with_more_examples_have_a_panel_of_their_own(scored: list[dict[str, Any]], hold: Hold) -> None:
     dense, variant = scored
     dense["result"], variant["result"] = outcomes([1] * 40), outcomes([1] * 20 + [0] * 20)
     shown = [
@@ -153,9 +134,7 @@ def test_another_limit_of_a_task_beats_nobody(found: list[dict[str, Any]], hold:
     assert hold([*records, better])(asked).rows == ((10, True), (50, True))
 
 
-def test_a_dense_score_that_was_measured_again_no_longer_makes_a_task_invalid(
-    scored: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_task_is_invalid_until_dense_is_measured_again(scored: list[dict[str, Any]], tmp_path: Path) -> None:
     dense, variant = scored
     dense["result"], variant["result"] = outcomes([1] * 50 + [0] * 50), outcomes([1] * 60 + [0] * 40)
     floor = without_skill(variant, "zero-weights", [1] * 49 + [0] * 51)

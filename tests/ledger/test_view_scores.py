@@ -39,9 +39,7 @@ def test_a_variant_that_is_shown_to_keep_less_than_a_twentieth_of_the_skill_is_r
     assert row["ruined"] == ruined and not row["passes"]
 
 
-def test_more_zeros_than_a_ruined_variant_has_are_ruined_too(
-    found: list[dict[str, Any]], scored: list[dict[str, Any]], hold: Hold
-) -> None:
+def test_more_zeros_are_ruined_too(found: list[dict[str, Any]], scored: list[dict[str, Any]], hold: Hold) -> None:
     dense, variant = scored
     dense["result"], variant["result"] = outcomes([1] * 80 + [0] * 20), outcomes([1, 0] * 50)
     timed = {
@@ -82,7 +80,7 @@ def test_the_gate_asks_for_nineteen_twentieths_of_the_skill_and_a_tenth_of_the_p
     assert (row["ratio"] is None) == (task == "piqa")
 
 
-def test_what_nobody_scored_fails_the_gate_where_fewer_zeros_do(
+def test_what_nobody_scored_fails_the_gate(
     found: list[dict[str, Any]], scored: list[dict[str, Any]], hold: Hold
 ) -> None:
     dense, variant = scored
@@ -94,9 +92,7 @@ def test_what_nobody_scored_fails_the_gate_where_fewer_zeros_do(
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_measured_floor_takes_the_place_of_chance_where_it_is_better(
-    scored: list[dict[str, Any]], tmp_path: Path, late: bool
-) -> None:
+def test_a_better_floor_takes_the_place_of_chance(scored: list[dict[str, Any]], tmp_path: Path, late: bool) -> None:
     dense, variant = scored
     dense["result"], variant["result"] = outcomes([1] * 90 + [0] * 10), outcomes([1] * 80 + [0] * 20)
     floors = [
@@ -124,9 +120,7 @@ def test_a_floor_is_one_model_however_many_dense_scores_it_is_beside(scored: lis
     assert ask("SELECT models FROM floors").rows == ((1,),)
 
 
-def test_a_task_on_which_the_dense_model_is_no_better_than_none_is_invalid(
-    scored: list[dict[str, Any]], hold: Hold
-) -> None:
+def test_a_task_without_a_better_dense_model_is_invalid(scored: list[dict[str, Any]], hold: Hold) -> None:
     dense, variant = scored
     dense["result"], variant["result"] = outcomes([1] * 90 + [0] * 10), outcomes([1] * 50 + [0] * 50)
     blind = without_skill(variant, "zero-weights", [0] * 5 + [1] * 85 + [1] * 5 + [0] * 5)
@@ -204,9 +198,7 @@ def test_the_documents_that_would_rule_a_loss_out_do(scored: list[dict[str, Any]
 
 
 @pytest.mark.parametrize(("lost", "shown"), [(0, True), (3, True), (30, False)])
-def test_what_is_shown_to_lose_less_than_a_point(
-    scored: list[dict[str, Any]], hold: Hold, lost: int, shown: bool
-) -> None:
+def test_shown_to_lose_less_than_a_point(scored: list[dict[str, Any]], hold: Hold, lost: int, shown: bool) -> None:
     dense, variant = scored
     values = [1] * 1000 + [0] * 500
     dense["result"], variant["result"] = outcomes(values), outcomes([0] * lost + values[lost:])
@@ -216,9 +208,7 @@ def test_what_is_shown_to_lose_less_than_a_point(
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(40.0, "worse"), (-40.0, "better"), (0.0, "no difference detected")])
-def test_a_lower_perplexity_is_better_and_has_nothing_retained(
-    scored: list[dict[str, Any]], hold: Hold, shift: float, verdict: str
-) -> None:
+def test_a_lower_perplexity_is_better(scored: list[dict[str, Any]], hold: Hold, shift: float, verdict: str) -> None:
     dense, variant = scored
     base = [300.0 + 7 * (at % 5) for at in range(30)]
     dense["result"], variant["result"] = windows(base), windows([value + shift for value in base])
@@ -236,7 +226,7 @@ def test_a_lower_perplexity_is_better_and_has_nothing_retained(
 
 
 @pytest.mark.parametrize(("metric", "turned"), [("perplexity", -2.0), ("per", -2.0), ("acc", 2.0), ("perplex", 2.0)])
-def test_less_of_some_metrics_is_better_to_sql_as_to_python(
+def test_sql_and_python_agree_on_what_is_better(
     metric: str, turned: float, scored: list[dict[str, Any]], hold: Hold
 ) -> None:
     scored[0]["result"]["metric"] = metric
@@ -250,7 +240,7 @@ def test_less_of_some_metrics_is_better_to_sql_as_to_python(
     [("perplexity", 10_001.0, True), ("perplexity", 10_000.0, False), ("word_perplexity", 2e4, True),
      ("bits_per_byte", 2e4, False), ("users_perplexity", 2e4, False)],
 )  # fmt: skip
-def test_where_a_model_has_collapsed(
+def test_a_model_collapsed(
     scored: list[dict[str, Any]], hold: Hold, metric: str, score: float, collapsed: bool
 ) -> None:
     dense = scored[0]

@@ -65,9 +65,7 @@ def test_the_noise_floor_is_a_tolerance_bound(ask: Ask, n: int, k: float) -> Non
 @pytest.mark.long
 @pytest.mark.parametrize("n", [2, 4, 5, 12])
 @pytest.mark.parametrize("bias", [0.0, 1.0, 5.0])
-def test_noise_floors_hold_95_of_100_further_comparisons_with_95_percent_confidence(
-    ask: Ask, n: int, bias: float
-) -> None:
+def test_noise_floors_hold_95_of_100_comparisons_with_95_percent_confidence(ask: Ask, n: int, bias: float) -> None:
     """Whether or not one of the two copies is slower as a rule; ``bias`` is in standard errors."""
     drawn = np.random.default_rng(n).normal(bias * n**-0.5, 1, size=(20_000, n))
     ((per_half,),) = ask(f"SELECT noise_bound(1, exp(-1), exp(1), {n})").rows
@@ -158,9 +156,7 @@ def test_a_phase_that_did_not_settle_decides_nothing_unless_all_of_its_interval_
 
 
 @pytest.mark.parametrize("processes", [1, 5])
-def test_each_phase_has_its_own_noise_where_several_processes_told_it(
-    found: list[dict[str, Any]], hold: Hold, processes: int
-) -> None:
+def test_each_phase_of_several_processes_has_its_noise(found: list[dict[str, Any]], hold: Hold, processes: int) -> None:
     itself = next(
         record
         for record in copy.deepcopy([*of(found, stage="latency", model="smol")])
@@ -206,9 +202,7 @@ def test_zeros_give_no_more_than_the_bytes_that_they_save(found: list[dict[str, 
     assert {bound for _, bound in rows} == {None}, "the files are in another number format"
 
 
-def test_engines_share_a_panel_where_one_of_them_ran_in_two_number_formats(
-    found: list[dict[str, Any]], hold: Hold
-) -> None:
+def test_engines_share_a_panel_though_one_ran_in_two_formats(found: list[dict[str, Any]], hold: Hold) -> None:
     timed = [one for one in of(found, stage="latency", model="mini") if one["settings"]["ranks"] == 1]
     others = []
     for engine, dtype in (("sparse", "bfloat16"), ("sparse", "float32")):

@@ -227,9 +227,7 @@ def test_the_parameters_of_a_checkpoint_are_known_under_any_name(found: list[dic
     assert share == pytest.approx(0.5, abs=1e-4)
 
 
-def test_the_weights_of_the_first_result_to_arrive_count_whatever_its_clock_said(
-    scored: list[dict[str, Any]], hold: Hold
-) -> None:
+def test_the_weights_of_the_first_result_count_at_any_clock(scored: list[dict[str, Any]], hold: Hold) -> None:
     first = scored[0] | {"content": "own", "started_at": (samples.START + timedelta(days=9)).isoformat()}
     late = elsewhere(first, "second", days=1) | {"content": "other"}
     assert hold([first, late])("SELECT content FROM variants").rows == (("own",),)

@@ -62,7 +62,7 @@ def stored(model_type: str, form: str, folder: Path) -> Path:
 
 def place(name: str) -> tuple[int, int, str]:
     """Block, expert and whether it reads what the experts read or what lies within one, of an expert's matrix by name."""
-    layer, rest = re.search(r"layers\.(\d+)\.(.*)", name).groups()  # type: ignore[union-attr]
+    layer, rest = re.search(r"layers\.(\d+)\.(.*)", name).groups()
     number = re.search(r"\[(\d+)\]|experts\.(\d+)\.", rest)
     assert number is not None, name
     inner = re.search(r"down_proj|w2|output_linear", rest)
@@ -82,7 +82,7 @@ class Stock:
         kept = given.attention_mask.reshape(-1)
         for name, module in self.model.named_modules():
             if is_fused(module):
-                layer = int(re.search(r"layers\.(\d+)", name)[1])  # type: ignore[index]
+                layer = int(re.search(r"layers\.(\d+)", name)[1])
                 module.register_forward_pre_hook(
                     lambda module, args, layer=layer: self._look(module, args, layer, kept)
                 )
@@ -166,9 +166,7 @@ def sweep(folder: Path, out: Path, targets: list[Step], sub: str = "") -> dict[S
     ("model_type", "form", "propagate"),
     [*a_third((*one, "dense") for one in STORED), ("mixtral", "published", "pruned"), ("gpt_oss", "fused", "pruned")],
 )
-def test_every_method_prunes_every_expert_and_no_router(
-    model_type: str, form: str, propagate: str, tmp_path: Path
-) -> None:
+def test_every_expert_is_pruned_and_no_router(model_type: str, form: str, propagate: str, tmp_path: Path) -> None:
     folder = stored(model_type, form, tmp_path)
     before = Checkpoint(folder)
     targets = [prune_step(name, 0.5, scope, propagate=propagate) for name, scope in GRANULARITY.items()]
@@ -193,9 +191,7 @@ def test_every_method_prunes_every_expert_and_no_router(
 
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "granitemoe"])
 @pytest.mark.parametrize("method", ["wanda", "magnitude"])
-def test_within_rows_it_makes_no_difference_how_experts_are_stored(
-    model_type: str, method: str, tmp_path: Path
-) -> None:
+def test_within_rows_it_is_all_one_how_experts_are_stored(model_type: str, method: str, tmp_path: Path) -> None:
     target = prune_step(method, 0.5, "row")
     for form in ("fused", "published"):
         sweep(stored(model_type, form, tmp_path / form), tmp_path, [target], f"pruned-{form}")
@@ -206,9 +202,7 @@ def test_within_rows_it_makes_no_difference_how_experts_are_stored(
 
 
 @pytest.mark.parametrize("propagate", ["dense", "pruned"])
-def test_statistics_that_do_not_fit_are_gathered_in_several_runs(
-    propagate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_does_not_fit_is_gathered_in_runs(propagate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, target = (
         stored("qwen3_moe", "published", tmp_path),
         prune_step("sparsegpt", 0.5, "layer", propagate=propagate),

@@ -118,9 +118,7 @@ def test_an_unknown_type_is_answered_with_those_that_there_are(tiny_llama: Path,
     assert "Q4_K_M" in str(caught.value.hint) and not [*tmp_path.iterdir()]
 
 
-def test_rounding_without_the_package_says_how_to_get_it(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_package_it_is_named(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llamacpp.library.cache_clear()
     monkeypatch.setattr(llamacpp, "find_spec", lambda name: None)
     with pytest.raises(UnsupportedError, match="xllamacpp") as caught:

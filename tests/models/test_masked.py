@@ -116,9 +116,7 @@ def test_one_part_without_the_other_is_refused_by_name(part: str, form: str, tin
         ({UP: torch.ones(96, 64)}, "beside"),
     ],
 )
-def test_parts_that_make_no_weight_are_refused(
-    change: dict[str, torch.Tensor], words: str, tiny_llama: Path, tmp_path: Path
-) -> None:
+def test_parts_of_no_weight_fail(change: dict[str, torch.Tensor], words: str, tiny_llama: Path, tmp_path: Path) -> None:
     source = saved(pruned(tiny_llama, "decoder").state_dict() | change, tiny_llama, tmp_path / "source")
     with pytest.raises(ModelError) as error:
         prepare(source, tmp_path / "out", "decoder")
@@ -132,9 +130,7 @@ def test_a_buffer_of_the_models_own_may_be_called_mask(tiny_bert: Path, tmp_path
 
 
 @pytest.mark.parametrize("form", ["one", "pickle"])
-def test_tied_weights_are_tied_when_masked_alike_and_refused_otherwise(
-    form: str, tiny_llama: Path, tmp_path: Path
-) -> None:
+def test_tied_weights_are_masked_alike_or_refused(form: str, tiny_llama: Path, tmp_path: Path) -> None:
     state = {info.name: tensor for info, tensor in Checkpoint(tiny_llama).items()}
     table = state.pop(TABLE)
     mask = (torch.arange(table.numel()) % 3 > 0).view(table.shape)
@@ -153,9 +149,7 @@ def test_tied_weights_are_tied_when_masked_alike_and_refused_otherwise(
 
 
 @pytest.mark.parametrize("method", ["magnitude", "random"])
-def test_torch_loads_what_is_written_with_masks_and_it_reads_back_to_the_bit(
-    method: str, tiny_llama: Path, tmp_path: Path
-) -> None:
+def test_torch_loads_masks_and_they_read_back_to_the_bit(method: str, tiny_llama: Path, tmp_path: Path) -> None:
     dense = Checkpoint(tiny_llama)
     names = [name for name, part in parts(dense, "decoder").items() if part.prunable]
     make(tiny_llama, "decoder", {prune_step(method, 0.6, "layer"): tmp_path / "plain"})

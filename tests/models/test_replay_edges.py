@@ -195,9 +195,7 @@ def test_what_float16_cannot_hold_runs_in_float32(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", ["deberta-v2", "t5"])
-def test_a_sample_of_nothing_but_padding_adds_nothing(
-    shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sample_of_padding_adds_nothing(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparsebench.models.replay.blockwise.GROUP", 1)
     folder, family = written(shape, tmp_path / "model")
     given = batch(family)

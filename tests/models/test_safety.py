@@ -79,9 +79,7 @@ def test_keys_that_name_code_are_left_out_at_any_depth() -> None:
 
 
 @pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
-def test_no_attention_kernel_is_fetched_from_the_hub(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
-) -> None:
+def test_no_kernel_is_fetched(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     from transformers.integrations import hub_kernels
 
     fetched: list[str] = []
@@ -142,9 +140,7 @@ def test_nothing_beside_a_gguf_file_is_read(tmp_path: Path, monkeypatch: pytest.
     assert all(trust is False for trust in asked)
 
 
-def test_a_tokenizer_of_a_class_that_transformers_lacks(
-    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tokenizer_of_an_unknown_class(tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = copied(tiny_llama, tmp_path / "model")
     usual = load_tokenizer(folder)("the cat")["input_ids"]
     assert capsys.readouterr().err == ""

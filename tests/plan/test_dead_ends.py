@@ -70,7 +70,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("source", "family", "task", "culprits"), MISTAKES)
-def test_a_manifest_that_cannot_work_is_refused(
+def test_what_cannot_work_is_refused(
     source: str, family: str, task: str, culprits: tuple[str, ...], home: Path
 ) -> None:
     refused = planned(home, source, family, task)

@@ -40,9 +40,7 @@ def planned(path: Path, rest: str, kind: str = "llama", family: str = "decoder")
         (["quantize: gguf"], "llama", "type"),
     ],
 )
-def test_a_chain_that_a_file_cannot_hold_is_refused_at_its_line(
-    steps: list[str], kind: str, named: str, tmp_path: Path
-) -> None:
+def test_a_chain_that_no_file_holds_is_refused(steps: list[str], kind: str, named: str, tmp_path: Path) -> None:
     chain = "".join(
         f"\n  {'- ' if first else '  '}- {{{step}}}" for first, step in zip([True, False], steps, strict=False)
     )
@@ -55,9 +53,7 @@ def test_it_may_follow_zeros_and_even_shapes(tmp_path: Path) -> None:
     assert prepare(planned(tmp_path / "m.yaml", f"variants:\n{steps}")).plan.cells
 
 
-def test_without_the_package_the_step_and_the_engine_say_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_package_step_and_engine_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(environment.versions(), "xllamacpp", "absent")
     with pytest.raises(ManifestError, match="pip install"):
         prepare(planned(tmp_path / "m.yaml", f"variants: [{{{GGUF}}}]\n"))

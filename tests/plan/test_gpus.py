@@ -78,9 +78,7 @@ runtime:
 """
 
 
-def test_an_engine_without_kernels_for_gpus_is_refused_there(
-    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_for_cpus_is_refused(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
     driver.lists([("GPU-a", H100, "80000")])
     path = tmp_path / "m.yaml"

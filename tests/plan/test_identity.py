@@ -38,7 +38,7 @@ def test_ids_do_not_depend_on_what_cannot_change_a_result() -> None:
     ],
 )
 def test_a_change_moves_the_cells_that_it_can_touch(changes: dict[str, object], moved: set[str]) -> None:
-    base, other = planned(), planned(**changes)  # type: ignore[arg-type]
+    base, other = planned(), planned(**changes)
     fresh = ids(other) - ids(base)
     assert {cell.stage for cell in other.cells if cell.id in fresh} == moved
 

@@ -8,7 +8,7 @@ from sparsebench import environment
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.fingerprint import cell_id
-from sparsebench.plan.jobs import alone, calculates, jobs, remaking
+from sparsebench.plan.jobs import alone, jobs, remaking
 from sparsebench.plan.resources import crowded, needs, slots
 from tests.plan.planning import CALIBRATED, ids, planned, stages
 
@@ -39,13 +39,6 @@ def test_jobs_share_what_is_expensive_and_follow_their_makers() -> None:
         assert all(place[earlier] < place[job.id] for earlier in job.after)
         assert alone(job, on_gpu=False) == (job.kind in ("latency", "memory"))
         assert job.kind == "prepare" or stages(job.cells)
-
-
-def test_what_is_on_disk_is_not_made_again() -> None:
-    plan = planned()
-    scores = [cell for cell in plan.cells if cell.stage == "benchmarks"]
-    assert {job.kind for job in jobs(plan, scores, present=lambda variant: True)} == {"benchmarks"}
-    assert {job.kind for job in jobs(plan, scores, present=lambda variant: variant.is_dense)} == {"make", "benchmarks"}
 
 
 def test_versions_on_dense_activations_share_one_process() -> None:
@@ -79,31 +72,22 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
 
     def short(free: int) -> list[tuple[str, bool]]:
         monkeypatch.setattr(environment, "memory", lambda: (2**40, free))
-        return [(one.model, one.alone) for one in crowded(ready, work)]  # type: ignore[arg-type]
+        return [(one.model, one.alone) for one in crowded(ready, work)]
 
     assert short(30 * 10**9) == []
     assert short(20 * 10**9) == [("m", False)]  # the pair is timed one by one
-    alone = needs(ready, work).memory  # type: ignore[arg-type]
+    alone = needs(ready, work).memory
     assert 10**10 < alone <= 20 * 10**9
     assert short(10 * 10**9) == [("m", True)]
-    assert needs(ready, work).memory == alone  # type: ignore[arg-type]
+    assert needs(ready, work).memory == alone
     assert short(30 * 10**9) == []
-    assert needs(ready, work).memory > 2 * 10**10  # type: ignore[arg-type]
+    assert needs(ready, work).memory > 2 * 10**10
     ready.request.jobs = 7
-    assert slots(ready) == 7  # type: ignore[arg-type]
+    assert slots(ready) == 7
     make = next(job for job in work if job.kind == "make")
-    passing = needs(ready, [make, make]).disk  # type: ignore[arg-type]
+    passing = needs(ready, [make, make]).disk
     ready.keep = "dense"
-    assert needs(ready, [make, make]).disk == 2 * passing > 0, "folders that are kept add up"  # type: ignore[arg-type]
-
-
-def test_a_job_says_whether_it_calculates(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = planned(variants=[{"prune": "magnitude", "sparsity": 0.5}, {"prune": "wanda", "sparsity": 0.5}])
-    found = {(job.kind, calculates(job)) for job in jobs(plan, plan.cells, lambda _: False)}
-    assert found == {
-        ("prepare", False), ("make", False), ("make", True), ("assess", False), ("benchmarks", True), ("latency", True),
-        ("memory", True),
-    }  # fmt: skip
+    assert needs(ready, [make, make]).disk == 2 * passing > 0, "folders that are kept add up"
 
 
 CHAINS = [

@@ -58,9 +58,7 @@ def test_a_plan_stays_at_the_commit_that_it_began_with(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("notation", ["hf:datasets/org/name@main!data/a.jsonl", "hf:org/name@main"])
-def test_only_the_revision_of_the_notation_changes(
-    notation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_revision_changes(notation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, FIRST)
     lock = Lock(tmp_path / "mine.lock")
     found = lock.pinned(sources.parse(notation), sources.Cache())

@@ -140,9 +140,7 @@ def test_what_cannot_be_scored_is_refused_with_its_line(folder: Path, entry: str
     assert all(word in said for word in words), said
 
 
-def test_a_task_that_a_manifest_keeps_to_other_models_is_checked_for_the_one_that_is_scored(
-    folder: Path, tiny_llama: Path
-) -> None:
+def test_a_task_kept_to_other_models_is_checked_for_the_one_scored(folder: Path, tiny_llama: Path) -> None:
     path, model = folder / "mine.yaml", SingleModel("mine", tiny_llama, "decoder")
     for length in (64, 300):
         entry = NOTES.format("notes.jsonl").replace("64", f"{length}, models: llama")
@@ -182,17 +180,13 @@ def test_an_encoder_without_the_head_that_a_task_needs_is_refused(folder: Path) 
     planned(folder, "  encoder: [{task: sst2_probe}]\n")
 
 
-def test_wikitext_asks_whether_the_hub_can_be_reached_before_anything_is_fetched(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wikitext_asks_first_whether_the_hub_can_be_reached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     said = refused(folder, "  decoder:\n    - {task: wikitext2, length: 64}\n")
     assert "mine.yaml:10:" in said and "datasets/Salesforce/wikitext" in said
 
 
-def test_data_that_cannot_be_had_are_told_at_their_source_and_not_at_their_columns(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_data_are_told_at_their_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     source = "source: 'hf:datasets/nobody/nothing@main!a.csv'"
     said = refused(folder, f"  decoder:\n    - {{task: choices, {source}, columns: {{context: question}}}}\n")

@@ -9,7 +9,7 @@ from sparsebench.plan.estimate import PACKAGED, UNKNOWN, model_size, parameters
 from sparsebench.plan.expand import count_cells, expand
 from sparsebench.plan.jobs import alone, jobs, nodes_of
 from sparsebench.plan.preflight import PlanRequest, prepare
-from tests.plan.planning import CALIBRATED, ids, planned
+from tests.plan.planning import ids, planned
 
 pytestmark = pytest.mark.usefixtures("every_precision")
 
@@ -120,20 +120,6 @@ def test_only_a_package_has_the_size_of_a_package() -> None:
     for source, expected in (("path:/data/wheels/m.gguf", UNKNOWN), ("wheel:a==1!a/m.gguf", PACKAGED["gguf"])):
         model = ManifestModel(name="m", source=source, family="decoder")
         assert model_size(model, None, Path("absent")).parameters == expected
-
-
-def test_each_method_competes_as_published_where_nobody_says() -> None:
-    plan = planned(variants=CALIBRATED, runtime=None)
-    assert {(cell.variant.method, cell.variant.last("granularity")) for cell in plan.cells} == {
-        ("dense", ""), ("magnitude", "layer"), ("wanda", "row"), ("sparsegpt", "layer"),
-    }  # fmt: skip
-
-
-def test_blocks_are_a_pattern() -> None:
-    plan = planned(variants=[{"prune": "wanda", "pattern": "4x4", "sparsity": [0.5, 0.9]}])
-    assert {(c.variant.last("pattern"), c.variant.last("sparsity")) for c in plan.cells if c.stage == "make"} == {
-        ("4x4", 0.5), ("4x4", 0.9),
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

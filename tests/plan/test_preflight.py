@@ -35,7 +35,7 @@ variants:
 @pytest.mark.parametrize(
     ("method", "more", "refused"), [("wanda", "", True), ("wanda", ", models: plain", False), ("magnitude", "", False)]
 )
-def test_an_architecture_that_cannot_be_calibrated_is_refused_with_its_line(
+def test_what_cannot_be_calibrated_is_refused_with_its_line(
     tmp_path: Path, method: str, more: str, refused: bool
 ) -> None:
     (tmp_path / "text.txt").write_text("some words\n")
@@ -51,46 +51,68 @@ def test_an_architecture_that_cannot_be_calibrated_is_refused_with_its_line(
     assert "plain:" not in said
 
 
-CUT = (
-    TWO
-    + """calibration: {{source: "path:text.txt"}}
+STEP = """version: 1
+models: [{{name: m, source: random, family: {family}, architecture: {{model_type: {model}, vocab_size: 64}}}}]
+calibration: {{source: "path:text.txt"}}
 benchmarks: {{encoder: [{{task: probe, source: "path:scored.jsonl"}}]}}
 variants:
-  - - {{prune: magnitude, sparsity: 0.5}}
-    - {{{step}, models: [{model}]}}
+  - - {{{before}}}
+    - {{{step}}}
 """
-)
-HEAD = ", architectures: [BertForSequenceClassification]"
+BERT = "bert, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 48"
+HEAD = f"{BERT}, architectures: [BertForSequenceClassification]"
+BART = "bart, is_encoder_decoder: true, encoder_ffn_dim: 48, decoder_ffn_dim: 40"
 TASK = "shrink: taylor, labels: task, keep: 0.5, source: path:{}.jsonl"
+GROUPS = "moefy: kmeans, experts: {}, active: 0.5"
+STEPS = [
+    ("albert, hidden_size: 16, num_attention_heads: 2", "shrink: l2, keep: 0.5", "m: albert: nothing can be cut out of it"),
+    (BERT, "shrink: l2, keep: 0.5, of: experts", "m: bert: it has no experts that can go"),
+    (BERT, TASK.format("train"), "m: `labels: task` needs a sequence-classification head"),
+    (HEAD, TASK.format("scored"), "its text is part of `probe`"),
+    (HEAD, TASK.format("train"), ""),
+    (BERT, "shrink: taylor, keep: 0.5", ""),
+    ("mixtral, num_local_experts: 4", "skip: teal, share: 0.4", "mixtral: it is a mixture of experts"),
+    ("qwen3_moe", GROUPS.format(4), "qwen3_moe: it is a mixture of experts"),
+    ("mamba", GROUPS.format(4), "mamba cannot be calibrated block by block"),
+    ("bloom, hidden_size: 16", "skip: cats, share: 0.4", "bloom: its activation function is not in"),
+    ("bloom, hidden_size: 16", "skip: teal, share: 0.4", ""),
+    ("bloom, hidden_size: 16", GROUPS.format(4), "bloom: its activation function is not in"),
+    (BERT, GROUPS.format([6, 8, 16]), ""),
+    (BERT, GROUPS.format([8, 7]), "48 neurons make no 7 experts"),
+    ("gpt2, n_embd: 12, n_inner: null", GROUPS.format(32), "48 neurons make no 32 experts"),
+    (BART, GROUPS.format(16), "40 neurons make no 16"),
+    (BERT, "trim: corpus, source: path:missing.txt", "missing.txt"),
+    (BERT, "trim: corpus, source: random", "random: untrained weights"),
+    (BERT, "prune: gradual, pattern: rows", "pattern"),
+    (BERT, "prune: gradual, schedule: stepwise, sparsity: 0.8", "schedule"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("step", "model", "head", "said"),
-    [
-        ("shrink: l2, keep: 0.5", "shared", "", "shared: albert: nothing can be cut out of it"),
-        ("shrink: l2, keep: 0.5, of: experts", "plain", "", "plain: bert: it has no experts that can go"),
-        (TASK.format("train"), "plain", "", "plain: `labels: task` needs a sequence-classification head"),
-        (TASK.format("scored"), "plain", HEAD, "its text is part of `probe`"),
-        (TASK.format("train"), "plain", HEAD, ""),
-        ("shrink: taylor, keep: 0.5", "plain", "", ""),
-    ],
-)
-def test_what_cannot_be_cut_so_is_refused_with_its_line(
-    step: str, model: str, head: str, said: str, tmp_path: Path
-) -> None:
-    (tmp_path / "text.txt").write_text("some words\n")
+def planned(folder: Path, model: str, step: str, before: str = "prune: magnitude, sparsity: 0.5") -> Plan:
+    """The plan of a manifest with two steps, the second on line 7, and texts beside it."""
+    (folder / "text.txt").write_text("some words\n")
     for name in ("train", "scored"):
-        (tmp_path / f"{name}.jsonl").write_text('{"text": "some words", "label": 1}\n' * 3)
-    path = tmp_path / "mine.yaml"
-    path.write_text(CUT.format(step=step, model=model).replace("model_type: bert", f"model_type: bert{head}"))
+        (folder / f"{name}.jsonl").write_text('{"text": "some words", "label": 1}\n' * 3)
+    family = family_of({"model_type": model.partition(",")[0]}) or "decoder"
+    (folder / "mine.yaml").write_text(STEP.format(model=model, step=step, before=before, family=family))
+    return prepare(PlanRequest(folder / "mine.yaml")).plan
+
+
+@pytest.mark.parametrize(("model", "step", "said"), STEPS)
+def test_a_step_that_a_model_cannot_take_is_refused_with_its_line(
+    model: str, step: str, said: str, tmp_path: Path
+) -> None:
     if not said:
-        plan = prepare(PlanRequest(path)).plan
-        (made,) = (one for one in plan.variants.values() if one.steps and one.steps[-1].verb == "shrink")
-        assert ("source" in made.steps[-1].settings.record()) == ("task" in step)
+        assert planned(tmp_path, model, step).cells
         return
     with pytest.raises(ManifestError) as caught:
-        prepare(PlanRequest(path))
-    assert said in str(caught.value) and "mine.yaml:16" in str(caught.value)
+        planned(tmp_path, model, step)
+    assert said in str(caught.value) and "mine.yaml:7" in str(caught.value)
+
+
+def test_experts_that_a_smaller_shape_may_divide_are_not_refused(tmp_path: Path) -> None:
+    """What a step before leaves is not known from config.json."""
+    assert planned(tmp_path, BERT, GROUPS.format(5), "shrink: l2, keep: 0.8333").cells
 
 
 MASKED = (
@@ -147,7 +169,7 @@ def trimmed(folder: Path, contents: dict[str, str], more: str = "", samples: int
     return prepare(PlanRequest(folder / "m.yaml")).plan
 
 
-def test_a_trimmed_variant_is_known_by_the_content_of_its_text_which_is_the_calibration_s_where_none_is_named(
+def test_a_trimmed_variant_is_known_by_the_content_of_its_text(
     tmp_path: Path,
 ) -> None:
     first = trimmed(tmp_path / "a", {"text": "x", "one": "y", "deep/other": "z"})
@@ -162,9 +184,7 @@ def test_a_trimmed_variant_is_known_by_the_content_of_its_text_which_is_the_cali
     assert [variant.recipe for variant in first.variants.values()][1:3] == ["trim text", "trim one min_count=2"]
 
 
-def test_paths_start_from_the_manifests_folder_however_that_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_start_from_the_manifests_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     texts, read = {"text": "x", "one": "y", "other": "z"}, "  - {prune: wanda, sparsity: 0.5}\n"
     relative, absolute = (trimmed(folder, texts, read) for folder in (Path("a"), tmp_path / "a"))
@@ -207,21 +227,6 @@ def test_a_model_of_the_command_line_has_a_name_that_a_manifest_may_give(tmp_pat
         assert name_of(parse(f"path:{tmp_path / folder}")) == name
 
 
-def test_a_text_that_cannot_be_found_is_told_with_the_line_of_its_step(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError) as caught:
-        trimmed(tmp_path, {"text": "x", "one": "y", "other": "z"}, "  - {trim: corpus, source: 'path:missing.txt'}\n")
-    assert "missing.txt" in str(caught.value) and "m.yaml:13" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("said", "words"), [("pattern: rows", "pattern"), ("schedule: stepwise, sparsity: 0.8", "schedule")]
-)
-def test_what_cannot_be_pruned_while_training_is_told_with_its_line(said: str, words: str, tmp_path: Path) -> None:
-    with pytest.raises(ManifestError) as caught:
-        trimmed(tmp_path, {"text": "x", "one": "y", "other": "z"}, f"  - {{prune: gradual, {said}}}\n")
-    assert words in str(caught.value) and "m.yaml:13" in str(caught.value)
-
-
 @pytest.mark.parametrize("step", ["trim: corpus", "recover: distill"])
 def test_a_vocabulary_or_a_training_is_not_of_a_benchmark_s_own_text(step: str, tmp_path: Path) -> None:
     more = "benchmarks:\n  encoder: [{task: sst2_probe}]\n"
@@ -262,66 +267,9 @@ def test_a_calibration_s_columns_come_with_its_text(tmp_path: Path) -> None:
     assert [(own.field, own.target) for own in steps] == [("word", "sounds"), (None, None), ("sounds", "sounds")]
 
 
-@pytest.mark.parametrize("key", ["source", "of the step"])
-def test_random_weights_are_no_text(tmp_path: Path, key: str) -> None:
-    (tmp_path / "text.txt").write_text("some words\n")
-    text = ONE.format() + 'calibration: {source: "path:text.txt"}\nvariants:\n  - {prune: wanda, sparsity: 0.5}\n'
-    if key == "source":
-        text = text.replace("path:text.txt", "random")
-    else:
-        text += "  - {trim: corpus, source: random}\n"
-    (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(ManifestError, match=r"mine\.yaml:(8|11):") as caught:
+def test_random_weights_are_no_calibration_text(tmp_path: Path) -> None:
+    variants = "variants:\n  - {prune: wanda, sparsity: 0.5}\n"
+    (tmp_path / "mine.yaml").write_text(ONE.format() + f"calibration: {{source: random}}\n{variants}")
+    with pytest.raises(ManifestError, match="random: untrained weights") as caught:
         prepare(PlanRequest(tmp_path / "mine.yaml"))
-    assert "random: untrained weights" in str(caught.value)
-
-
-LEFT_OUT = (
-    ONE.replace("model_type: bert, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2", "{model}")
-    + """calibration: {{source: "path:text.txt"}}
-variants:
-  - - {{prune: magnitude, sparsity: 0.5}}
-    - {{{step}}}
-"""
-)
-GROUPS = "moefy: kmeans, experts: {}, active: 0.5"
-
-
-@pytest.mark.parametrize(
-    ("model", "step", "said"),
-    [
-        ("mixtral, num_local_experts: 4", "skip: teal, share: 0.4", "mixtral: it is a mixture of experts"),
-        ("qwen3_moe", GROUPS.format(4), "qwen3_moe: it is a mixture of experts"),
-        ("mamba", GROUPS.format(4), "mamba cannot be calibrated block by block"),
-        ("bloom, hidden_size: 16", "skip: cats, share: 0.4", "bloom: its activation function is not in"),
-        ("bloom, hidden_size: 16", "skip: teal, share: 0.4", ""),
-        ("bloom, hidden_size: 16", GROUPS.format(4), "bloom: its activation function is not in"),
-        ("bert, intermediate_size: 48", GROUPS.format([6, 8, 16]), ""),
-        ("bert, intermediate_size: 48", GROUPS.format([8, 7]), "48 neurons make no 7 experts"),
-        ("gpt2, n_embd: 12, n_inner: null", GROUPS.format(32), "48 neurons make no 32 experts"),
-        ("bart, is_encoder_decoder: true, encoder_ffn_dim: 48, decoder_ffn_dim: 40", GROUPS.format(16), "40 neurons make no 16"),
-    ],
-)  # fmt: skip
-def test_a_model_whose_weights_cannot_be_left_out_so_is_refused_with_its_line(
-    model: str, step: str, said: str, tmp_path: Path
-) -> None:
-    (tmp_path / "text.txt").write_text("some words\n")
-    path, config = tmp_path / "mine.yaml", f"model_type: {model}"
-    family = family_of({"model_type": model.partition(",")[0]}) or "decoder"
-    path.write_text(LEFT_OUT.format(model=config, step=step).replace("family: encoder", f"family: {family}"))
-    if not said:
-        assert prepare(PlanRequest(path)).plan.cells
-        return
-    with pytest.raises(ManifestError) as caught:
-        prepare(PlanRequest(path))
-    assert str(caught.value).count(said) == 1 and "mine.yaml:11" in str(caught.value)
-
-
-def test_experts_that_a_smaller_shape_may_divide_are_not_refused(tmp_path: Path) -> None:
-    """What a step before leaves is not known from config.json."""
-    (tmp_path / "text.txt").write_text("some words\n")
-    path = tmp_path / "mine.yaml"
-    model, step = "model_type: bert, hidden_size: 16, intermediate_size: 48", GROUPS.format(5)
-    cut = LEFT_OUT.format(model=model, step=step).replace("prune: magnitude, sparsity: 0.5", "shrink: l2, keep: 0.8333")
-    path.write_text(cut)
-    assert prepare(PlanRequest(path)).plan.cells
+    assert "mine.yaml:8:" in str(caught.value)

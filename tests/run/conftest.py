@@ -1,12 +1,17 @@
 """A small manifest on a tiny model, and the parts needed to run it in-process."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sparsebench.ledger import query
+from sparsebench.manifest.schema import Manifest
+from sparsebench.plan.cells import Job
 from sparsebench.plan.estimate import ModelSize
+from sparsebench.plan.expand import Plan, expand
 from sparsebench.run.executor import RunSettings
+from sparsebench.run.recorder import JobSpec
 from sparsebench.run.workspace import Workspace
 from sparsebench.sources.cache import Cache
 
@@ -72,3 +77,21 @@ def settings(tmp_path: Path) -> RunSettings:
     """A run of two slots in folders of its own."""
     space = Workspace.of(tmp_path / "ledger" / "l.duckdb", tmp_path / "work")
     return RunSettings(space, Cache(tmp_path / "cache"), slots=2, sizes={"m": ModelSize(1000, 4000)})
+
+
+def planned(**changes: Any) -> Plan:
+    """Dense and two sparsities of a model that is not there, scored and timed; or what is asked for instead."""
+    content = {
+        "version": 1,
+        "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
+        "variants": [{"prune": "magnitude", "sparsity": [0.5, 0.9]}],
+        "benchmarks": {"decoder": [{"task": "piqa"}, {"task": "arc_easy"}]},
+        "runtime": {"engines": ["hf"]},
+    }
+    return expand(Manifest.model_validate(content | changes), "test", {"m": "r"})
+
+
+def specification(plan: Plan, settings: RunSettings, job: Job) -> JobSpec:
+    """What a job of the plan is told."""
+    space, cache = settings.workspace, settings.cache
+    return JobSpec("test", job, plan.model("m"), plan.dense["m"], space, cache, "packed", plan.calibration)

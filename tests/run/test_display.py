@@ -107,4 +107,4 @@ def test_the_bar_shows_names_as_they_are() -> None:
     shown.begin(list(job.cells), [job])
     shown.started(job)
     shown.end()
-    assert "a[/b]\\x1b[2J" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "a[/b]\\x1b[2J" in console.file.getvalue()

@@ -19,10 +19,9 @@ import torch
 
 from sparsebench import environment, records
 from sparsebench.errors import ModelError, UserError
-from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import Estimate
-from sparsebench.plan.expand import Plan, expand
+from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
 from sparsebench.run import cluster, node
 from sparsebench.run.cluster import Cluster, connect, places, resources
@@ -32,14 +31,7 @@ from sparsebench.run.local import Local
 from sparsebench.run.node import NodeIdentity, done_on_node
 from sparsebench.run.recorder import JobSpec, Recorder
 from sparsebench.run.runner import LOSSES, Runner
-
-CONTENT = {
-    "version": 1,
-    "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
-    "variants": [{"prune": "magnitude", "sparsity": [0.5, 0.9]}],
-    "benchmarks": {"decoder": [{"task": "piqa"}, {"task": "arc_easy"}]},
-    "runtime": {"engines": ["hf"]},
-}
+from tests.run.conftest import planned, specification
 
 
 class RayError(Exception):
@@ -89,13 +81,7 @@ class FakeRay:
 
 @pytest.fixture
 def plan() -> Plan:
-    return expand(Manifest.model_validate(CONTENT), "test", {"m": "r"})
-
-
-def specification(plan: Plan, settings: RunSettings, job: Job) -> JobSpec:
-    """What a job of the plan is told."""
-    space, cache = settings.workspace, settings.cache
-    return JobSpec("test", job, plan.model("m"), plan.dense["m"], space, cache, "packed", plan.calibration)
+    return planned()
 
 
 def run(
@@ -229,9 +215,7 @@ def test_nodes_that_cannot_do_it_are_named_before_anything_runs(
     assert "good" not in error.value.message
 
 
-def test_without_ray_and_without_a_cluster_the_error_says_what_to_do(
-    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_cluster_the_error_says_what_to_do(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -249,9 +233,7 @@ def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: RunS
     job: Job = next(job for job in jobs(plan, plan.cells, lambda _: False) if job.kind == "assess")
     spec = specification(plan, settings, job)
     first, *rest = done_on_node(spec, settings, 1, NodeIdentity.here("cpu"))
-    events = [
-        event for event in rest if event["event"] != "used"
-    ]  # now and then, so that silence is not taken for death
+    events = [event for event in rest if event["event"] != "used"]  # said now and then, as silence is taken for death
     assert first["event"] == "used"
     assert [event["event"] for event in events] == ["damaged", "ended"], events
     assert events[-1]["code"] == 0 and not settings.workspace.records.exists()
@@ -262,7 +244,7 @@ def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: RunS
     node._kept.clear()
 
 
-def test_a_job_that_measures_takes_the_cores_that_are_free(
+def test_a_job_that_measures_takes_free_cores(
     plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "cores", lambda: 8)
@@ -270,21 +252,14 @@ def test_a_job_that_measures_takes_the_cores_that_are_free(
     settings.workspace.logs.mkdir(parents=True)
     with Local(replace(settings, slots=4)) as local:
         running: list[Any] = []
-        grows: dict[str, bool] = {}
+        grows: set[str] = set()
         for job in jobs(plan, plan.cells, lambda _: False):
             spec = specification(plan, settings, job)
             running.append(local.start(job, spec, settings.workspace.logs / job.id, running))
             written: JobSpec = pickle.loads((settings.workspace.logs / job.id).with_suffix(".job").read_bytes())
-            grows[job.kind] = written.threads is not None
+            grows |= {job.kind} if written.threads else set()
             os.close(running[-1].events)
-        assert grows == {
-            "prepare": False,
-            "make": False,
-            "assess": True,
-            "benchmarks": True,
-            "latency": False,
-            "memory": False,
-        }
+        assert grows == {"assess", "benchmarks"}
         for count, threads in ((1, 8), (2, 4), (3, 2), (6, 2)):
             local.share_cores(running[:count])
             assert local.threads.read_text() == str(threads)

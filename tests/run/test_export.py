@@ -70,9 +70,7 @@ def test_a_packed_folder_is_unpacked_on_the_way(tiny_bert: Path, tmp_path: Path)
     ("change", "form", "culprit"),
     [({}, "compressed-tensors", "floats"), ({"per_layer_config": {"0": {"intermediate_size": 8}}}, "hf", "width")],
 )
-def test_what_a_format_cannot_hold_is_refused(
-    change: Any, form: str, culprit: str, tiny_bert: Path, tmp_path: Path
-) -> None:
+def test_what_no_format_holds_is_refused(change: Any, form: str, culprit: str, tiny_bert: Path, tmp_path: Path) -> None:
     folder = made(tiny_bert, "encoder", {"prune": "magnitude", "sparsity": 0.5}, tmp_path / "made")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
@@ -81,9 +79,7 @@ def test_what_a_format_cannot_hold_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_other_outputs_are_an_error_and_leave_nothing(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_outputs_leave_nothing(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exports, "_distance", lambda *_: 0.5)
     with pytest.raises(ModelError, match="differ by"):
         export(tiny_bert, "encoder", tmp_path / "out", "hf")

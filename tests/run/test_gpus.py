@@ -14,10 +14,8 @@ from typer.testing import CliRunner
 from sparsebench import devices, records
 from sparsebench.cli.app import app
 from sparsebench.ledger import query
-from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Job
-from sparsebench.plan.estimate import Estimate, ModelSize, at_once
-from sparsebench.plan.expand import expand
+from sparsebench.plan.estimate import Estimate, at_once
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.run.executor import RunSettings
@@ -26,28 +24,19 @@ from sparsebench.run.queue import Queue
 from sparsebench.run.runner import Runner
 from sparsebench.run.select import LEFT_OUT, decisions
 from sparsebench.run.workspace import Workspace
-from sparsebench.sources.cache import Cache
 from tests.gpus import H100, Driver
-
-CONTENT = {
-    "version": 1,
-    "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
-    "variants": [{"prune": "magnitude", "sparsity": [0.5, 0.9]}],
-    "benchmarks": {"decoder": [{"task": "piqa"}]},
-    "runtime": {"engines": ["hf"]},
-}
+from tests.run.conftest import planned
 
 
 @pytest.fixture
-def runner(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def runner(driver: Driver, settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A runner on two GPUs; ``started`` has each job's kind, GPU, visible GPUs and the device that its worker is told."""
     driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
-    plan = expand(Manifest.model_validate(CONTENT), "test", {"m": "r"})
-    space = Workspace.of(tmp_path / "ledger" / "l.duckdb", tmp_path / "work")
-    settings = RunSettings(space, Cache(tmp_path / "cache"), slots=8, sizes={"m": ModelSize(1000, 4000)}, device="cuda")
+    plan = planned(benchmarks={"decoder": [{"task": "piqa"}]})
+    settings = replace(settings, slots=8, device="cuda")
     display = SimpleNamespace(started=lambda _: None)
     local: Any = Local(settings)
-    made: Any = Runner(plan, settings, local, lambda _: None, display)  # type: ignore[arg-type]
+    made: Any = Runner(plan, settings, local, lambda _: None, display)
     local.temporary, made.started = str(tmp_path), []
 
     def process(job: Job, spec: Path, log: Path, events: int, gpu: str) -> Any:
@@ -93,8 +82,7 @@ def test_a_timed_job_has_the_machine_with_all_its_gpus(runner: Any) -> None:
 
 def test_times_that_accept_noise_are_taken_on_different_gpus_at_once(runner: Any) -> None:
     def runtime(**more: Any) -> list[Job]:
-        content = CONTENT | {"runtime": {"engines": ["deepspeed"], **more}}
-        plan = expand(Manifest.model_validate(content), "test", {"m": "r"})
+        plan = planned(runtime={"engines": ["deepspeed"], **more})
         timed = [job for job in jobs(plan, plan.cells, lambda _: False) if job.kind == "latency"]
         return [replace(job, after=()) for job in timed]
 
@@ -135,7 +123,7 @@ def test_no_gpu_gets_two_jobs_at_once(runner: Any) -> None:
     done = 0
     while queue or running:
         while job := queue.take(lambda job: local.room(job, running)):
-            running.append(LocalJob(job, None, -1, local.gpus_of(job, running)))  # type: ignore[arg-type]
+            running.append(LocalJob(job, None, -1, local.gpus_of(job, running)))
         taken = [gpu for task in running for gpu in task.gpu.split(",") if gpu]
         assert len(taken) == len(set(taken)) <= 2
         assert len(running) == 1 or not any(task.job.kind == "latency" for task in running)
@@ -144,9 +132,7 @@ def test_no_gpu_gets_two_jobs_at_once(runner: Any) -> None:
     assert done == len(runner.every)
 
 
-def test_the_plan_names_the_gpus_and_estimates_by_what_it_learned(
-    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_plan_names_gpus_and_learns(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
     driver.lists([(f"GPU-{name}", H100, "80000") for name in "abcdefgh"])
     path = tmp_path / "m.yaml"

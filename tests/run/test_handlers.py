@@ -11,14 +11,12 @@ import pytest
 
 from sparsebench import runtime
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.manifest.schema import Manifest
-from sparsebench.plan.expand import expand
 from sparsebench.plan.jobs import jobs
 from sparsebench.run import handlers, worker
+from sparsebench.run.executor import RunSettings
 from sparsebench.run.recorder import JobSpec, Recorder
-from sparsebench.run.workspace import Workspace
-from sparsebench.sources.cache import Cache
 from sparsebench.storage import pack, sums
+from tests.run.conftest import planned, specification
 
 
 def job(names: list[str]) -> Any:
@@ -75,61 +73,43 @@ def test_outputs_are_refused_with_a_way_out_of_their_own(monkeypatch: pytest.Mon
         workspace=SimpleNamespace(folder=Path), calibration=SimpleNamespace(source="path:text"),
     )  # fmt: skip
     with pytest.raises(UnsupportedError, match="one by one") as told:
-        handlers.outputs(spec, Kept())  # type: ignore[arg-type]
+        handlers.outputs(spec, Kept())
     assert told.value.hint and "magnitude" not in told.value.hint
 
 
-def test_a_copy_is_unpacked_without_its_parent_which_is_asked_for_where_the_copy_is_damaged(
-    tiny_llama: Path, tmp_path: Path
-) -> None:
-    content = {
-        "version": 1,
-        "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
-        "variants": [[{"prune": "magnitude", "sparsity": 0.5}, {"quantize": "int8"}]],
-    }
-    plan = expand(Manifest.model_validate(content), "test", {"m": "r"})
+def test_a_copy_is_unpacked_and_a_damaged_one_asks_for_its_parent(tiny_llama: Path, settings: RunSettings) -> None:
+    plan = planned(variants=[[{"prune": "magnitude", "sparsity": 0.5}, {"quantize": "int8"}]])
     _, parent, end = plan.variants.values()
-    space = Workspace.of(tmp_path / "ledger" / "l.duckdb", tmp_path / "work")
+    space = settings.workspace
     pack(tiny_llama, space.packed(end))
     sums.write(space.packed(end))
     cells = [cell for cell in plan.cells if cell.variant == end and cell.stage == "structure"]
     (job, _) = jobs(plan, cells, space.present, space.has_packed)
-    cache = Cache(tmp_path / "cache")
-    spec = JobSpec("test", job, plan.model("m"), plan.dense["m"], space, cache, "packed", plan.calibration)
+    spec = specification(plan, settings, job)
     said: list[dict[str, str]] = []
     recorder = SimpleNamespace(damaged=said.append, note=lambda text: None)
     assert job.makes == (end,) and handlers.damaged(spec) == {}
-    handlers.make(spec, recorder)  # type: ignore[arg-type]
+    handlers.make(spec, recorder)
     assert space.content(end) and not said
-    handlers.make(spec, recorder)  # type: ignore[arg-type]
+    handlers.make(spec, recorder)
     assert space.has_packed(end) and not said, "it is not unpacked twice"
     space.discard(space.folder(end))
     weights = space.packed(end) / "model.safetensors.packed"
     weights.write_bytes(weights.read_bytes()[:-1])
-    handlers.make(spec, recorder)  # type: ignore[arg-type]
+    handlers.make(spec, recorder)
     assert [[*one] for one in said] == [[parent.id]] and not space.has_packed(end)
 
 
 def test_a_job_whose_folder_is_removed_under_it_waits_for_it_and_fails_no_cell(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = {
-        "version": 1,
-        "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
-        "variants": [{"prune": "magnitude", "sparsity": 0.5}],
-    }
-    plan = expand(Manifest.model_validate(content), "test", {"m": "r"})
+    plan, space = planned(), settings.workspace
     dense = plan.dense["m"]
-    space = Workspace.of(tmp_path / "ledger" / "l.duckdb", tmp_path / "work")
     shutil.copytree(tiny_llama, space.folder(dense))
     sums.seal(space.folder(dense))
-    (job,) = jobs(
-        plan,
-        [cell for cell in plan.cells if cell.stage == "structure" and cell.variant == dense],
-        space.present,
-        space.has_packed,
-    )
-    spec = JobSpec("test", job, plan.model("m"), dense, space, Cache(tmp_path / "cache"), "packed", plan.calibration)
+    cells = [cell for cell in plan.cells if cell.stage == "structure" and cell.variant == dense]
+    (job,) = jobs(plan, cells, space.present, space.has_packed)
+    spec = specification(plan, settings, job)
 
     def removed(spec: JobSpec, recorder: Recorder) -> None:
         space.discard(space.folder(dense))

@@ -24,7 +24,8 @@ from sparsebench.run.executor import RunSettings
 from sparsebench.run.node import NodeIdentity, done_on_node
 from sparsebench.run.placement import bundles
 from sparsebench.run.recorder import JobSpec
-from tests.run.test_executor import FakeRay, done, run, specification
+from tests.run.conftest import specification
+from tests.run.test_executor import FakeRay, done, run
 
 SPREAD = {
     "version": 1,
@@ -83,9 +84,7 @@ def node(name: str, **resources: float) -> dict[str, Any]:
         (5, 5, False, "5 ranks need 5 nodes with 1 CPU each; 3 of this cluster's 4"),
     ],
 )
-def test_the_largest_nodes_are_asked_for_whole_or_too_few_are_named(
-    wanted: int, ranks: int, gpu: bool, found: object
-) -> None:
+def test_the_largest_nodes_are_asked_for_or_named(wanted: int, ranks: int, gpu: bool, found: object) -> None:
     known = [
         node("head"), node("c", CPU=2.0), node("a", CPU=8.0, GPU=2.0), node("b", CPU=16.0, GPU=8.0, memory=9.0)
     ]  # fmt: skip
@@ -108,9 +107,7 @@ def spread(
     return counts, {str(records.read_cell(settings.workspace.records, key, "failed")["reason"]) for key in failed}
 
 
-def test_a_job_has_whole_nodes_of_a_group_that_ends_with_it(
-    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_has_whole_nodes_to_its_end(plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[str] = []
 
     def work(
@@ -130,9 +127,7 @@ def test_a_job_has_whole_nodes_of_a_group_that_ends_with_it(
     assert {(asked["num_cpus"], asked["max_retries"], "memory" in asked) for asked in placed} == {(4.0, 0, False)}
 
 
-def test_nodes_that_are_gone_for_good_fail_the_cells_by_name(
-    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nodes_that_are_gone_fail_cells(plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = Groups(done, looks=10**9)
 
     def gone() -> None:
@@ -158,9 +153,7 @@ def test_a_cluster_that_can_never_hold_the_ranks_is_refused_before_work(
     Cluster(settings).begin(cell for cell in plan.cells if not cell.nodes)
 
 
-def test_a_job_that_waits_for_nodes_can_be_given_up(
-    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_waiting_job_can_be_given_up(plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_ray", lambda: ray)
     ray = Groups(done, looks=10**9)
     job = next(job for job in jobs(plan, plan.cells, lambda _: True) if nodes_of(job) == 2)
@@ -173,9 +166,7 @@ def test_a_job_that_waits_for_nodes_can_be_given_up(
     assert len(ray.removed) == 1 and not ray.asked
 
 
-def test_jobs_share_the_nodes_that_there_are(
-    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_share_the_nodes_there_are(plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_ray", lambda: Groups(done))
     executor = Cluster(settings)
     every = [job for job in jobs(plan, plan.cells, lambda _: True) if job.kind in ("latency", "memory")]
@@ -183,22 +174,20 @@ def test_jobs_share_the_nodes_that_there_are(
     two = next(job for job in every if nodes_of(job) == 2)
 
     def room(job: Job, *running: Job) -> bool:
-        return executor.room(job, [SimpleNamespace(job=other) for other in running])  # type: ignore[misc]
+        return executor.room(job, [SimpleNamespace(job=other) for other in running])
 
     assert room(two) and room(two, one) and room(one, two)
     assert not room(two, two) and not room(two, one, one) and not room(one, one, two)
 
 
-def test_ranks_are_measured_on_the_nodes_that_ray_gave(
-    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ranks_run_on_the_nodes_ray_gave(plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[runtime.Setting] = []
     monkeypatch.setattr(runtime, "measure_latency", lambda *words: asked.append(words[3]))
     where = ("10.0.0.5", "10.0.0.6")
     for job in jobs(plan, plan.cells, lambda _: True):
         if job.kind == "latency":
             spec = replace(specification(plan, settings, job), nodes=where, group="head:6379/name")
-            handlers.latency(spec, Mock())  # type: ignore[arg-type]
+            handlers.latency(spec, Mock())
     found = {setting.ranks: (setting.nodes, setting.group, setting.ranks_per_node) for setting in asked}
     assert found == {1: ((), "", 1), 4: (where, "head:6379/name", 2)}
 

@@ -98,9 +98,7 @@ def broken(tiny_llama: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_failing_cell_is_recorded_and_the_rest_of_what_is_asked_for_goes_on(
-    manifest: Path, broken: Path, tmp_path: Path
-) -> None:
+def test_a_failing_cell_is_recorded_and_the_rest_goes_on(manifest: Path, broken: Path, tmp_path: Path) -> None:
     extra = f'  - {{name: broken, source: "path:{broken}", family: decoder}}\nvariants:'
     manifest.write_text(manifest.read_text().replace("variants:", extra))
     variants = prepare(PlanRequest(manifest)).plan.variants.values()

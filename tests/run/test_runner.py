@@ -7,22 +7,21 @@ from typing import Any
 
 import pytest
 
-from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Variant
-from sparsebench.plan.expand import Plan, expand
+from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
 from sparsebench.run.display import Display
 from sparsebench.run.executor import RunSettings
 from sparsebench.run.recorder import JobSpec
-from tests.run.test_executor import CONTENT, done, run
+from tests.run.conftest import planned
+from tests.run.test_executor import done, run
 
 CHAIN = [{"prune": "magnitude", "sparsity": 0.5}, {"recover": "reconstruct"}]
 
 
-def planned(stage: str) -> tuple[Plan, Variant, Variant]:
+def chained(stage: str) -> tuple[Plan, Variant, Variant]:
     """A plan of one stage's cells of a recovered variant, its parent, and the variant."""
-    content = CONTENT | {"variants": [CHAIN], "outputs": {}, "runtime": None, "benchmarks": {}}
-    plan = expand(Manifest.model_validate(content), "test", {"m": "r"})
+    plan = planned(variants=[CHAIN], outputs={}, runtime=None, benchmarks={})
     _, parent, end = plan.variants.values()
     return replace(plan, cells=tuple(c for c in plan.cells if (c.variant, c.stage) == (end, stage))), parent, end
 
@@ -31,7 +30,7 @@ def planned(stage: str) -> tuple[Plan, Variant, Variant]:
 def test_what_reads_the_dense_model_is_skipped_where_that_cannot_be_prepared(
     stage: str, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, parent, end = planned(stage)
+    plan, parent, end = chained(stage)
     there = settings.workspace.folder(parent if stage == "make" else end)
     there.mkdir(parents=True)
     (there / "config.json").write_text("{}")
@@ -50,7 +49,7 @@ def test_what_reads_the_dense_model_is_skipped_where_that_cannot_be_prepared(
 def test_a_variant_whose_packed_copy_turns_out_damaged_is_made_again_from_a_parent_that_was_not_there(
     settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, parent, end = planned("storage")
+    plan, parent, end = chained("storage")
     packed = settings.workspace.packed(end)
     packed.mkdir(parents=True)
     begun: list[str] = []
@@ -70,10 +69,8 @@ def test_a_variant_whose_packed_copy_turns_out_damaged_is_made_again_from_a_pare
     assert begun == [*made_again, f"assess {end.recipe}"]
 
 
-def test_a_models_answer_is_shown_once_when_all_is_done_but_timing(
-    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = expand(Manifest.model_validate(CONTENT), "test", {"m": "r"})
+def test_an_answer_is_shown_once_before_the_timing(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned()
     begun: list[str] = []
     asked: list[tuple[str, list[str]]] = []
 
@@ -84,7 +81,7 @@ def test_a_models_answer_is_shown_once_when_all_is_done_but_timing(
 
     shown: list[str] = []
     monkeypatch.setattr(Display, "line", lambda _, text, style: shown.append(text))
-    run(plan, settings, monkeypatch, work, lambda model: asked.append((model, [*begun])) or f"{model}: 3 rows")  # type: ignore[func-returns-value]
+    run(plan, settings, monkeypatch, work, lambda model: asked.append((model, [*begun])) or f"{model}: 3 rows")
     ((model, before),) = asked
     untimed = {job.kind for job in jobs(plan, plan.cells, lambda _: True)} - {"latency", "memory"}
     assert model == "m" and {"benchmarks", "assess"} < untimed | {"make"}

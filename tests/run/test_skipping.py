@@ -54,9 +54,7 @@ def test_blocks_of_grouped_neurons_may_be_recovered_and_nothing_else_follows(exp
     ("first", "key"),
     [("moefy: kmeans, active: 0.5, router: [centroid, oracle]", "router"), ("floor: heuristic", "floor")],
 )
-def test_what_an_oracle_chose_is_not_recovered_and_no_model_is_not_changed(
-    first: str, key: str, experiment: Experiment
-) -> None:
+def test_an_oracles_choice_is_not_recovered(first: str, key: str, experiment: Experiment) -> None:
     steps = f"    - {{{first}}}\n    - {{recover: reconstruct}}"
     path = written(experiment, "    - {skip: cats, share: 0.5}", steps)
     with pytest.raises(ManifestError) as caught:

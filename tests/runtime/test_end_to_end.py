@@ -156,9 +156,7 @@ def test_where_a_pair_does_not_fit_each_is_measured_alone(tiny_bert: Path, monke
     assert [(one.phase, one.pairs) for one in found.differences] == [("forward", 0)]
 
 
-def test_a_dense_model_that_is_measured_alone_is_loaded_as_the_baseline(
-    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dense_model_alone_is_loaded_as_the_baseline(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sparse engine would leave out its zeros otherwise."""
 
     class Seen(Exception):
@@ -175,9 +173,7 @@ def test_a_dense_model_that_is_measured_alone_is_loaded_as_the_baseline(
     assert seen.value.args == (True, (str(tiny_bert),))
 
 
-def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
-    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_does_not_fit_is_not_loaded(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     monkeypatch.setattr(environment, "memory", lambda: (2**31, 2**20))
     said = f"{tiny_bert.name} needs about 0.7 GiB"
@@ -214,9 +210,7 @@ def test_a_model_over_a_gpus_memory_is_refused_with_the_engine_that_offloads(
             measure_memory(tiny_bert, "encoder", replace(setting(1), device=device))
 
 
-def test_more_ranks_than_gpus_are_refused_before_any_starts(
-    tiny_bert: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_ranks_than_gpus_are_refused(tiny_bert: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
     monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     with pytest.raises(UnsupportedError, match="4 ranks need 4 GPUs, but device cuda has 2"):

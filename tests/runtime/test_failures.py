@@ -32,5 +32,5 @@ def test_a_plugins_own_error_reaches_the_parent_as_the_nearest_that_it_knows() -
     told: list[dict[str, object]] = []
     channel = SimpleNamespace(send=lambda kind, **content: told.append(content))
     job = SimpleNamespace(rank=0, setting=Setting("hf", 1, Workload()), channel=channel)
-    assert rank.attempt(job, fails) == 3  # type: ignore[arg-type]
+    assert rank.attempt(job, fails) == 3
     assert told == [{"type": "UnsupportedError", "message": "not here", "hint": "elsewhere"}]

@@ -30,7 +30,7 @@ class Clock(Peers):
 
     def timed(self, step: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
         step()
-        phase = step.__self__  # type: ignore[attr-defined]
+        phase = step.__self__
         self.steps.append(phase.side)
         return None, (phase.seconds(len(self.steps)), phase.seconds(0))
 
@@ -53,7 +53,7 @@ def timed(
         "dense": LoadedModel([Scripted("forward", "dense", dense)], (1.0, 1.0)),
         "variant": LoadedModel([Scripted("forward", "variant", variant)], (2.0, 2.0)),
     }
-    samples, settled, _ = time_phases(sides, setting, clock, lambda _: None, EnergyMeter(""), process)  # type: ignore[arg-type]
+    samples, settled, _ = time_phases(sides, setting, clock, lambda _: None, EnergyMeter(""), process)
     return samples, settled, clock
 
 
@@ -72,7 +72,7 @@ def test_a_counter_that_fails_on_the_way_ends_no_timing_and_gives_no_part_of_the
         "dense": LoadedModel([Scripted(phase, "dense", lambda _: 0.01) for phase in ("forward", "prefill")], (1.0, 1.0))
     }
     setting = Setting("hf", 1, Workload(), processes=1, samples=16)
-    samples, _, spent = time_phases(sides, setting, Clock(), lambda _: None, meter)  # type: ignore[arg-type]
+    samples, _, spent = time_phases(sides, setting, Clock(), lambda _: None, meter)
     assert len([one for one in samples if one.phase != "load"]) >= 32
     if reads == 7:
         assert (spent, meter.source) == ({}, "none: gone")
@@ -114,7 +114,7 @@ def test_only_a_slow_phase_tells_the_parent_of_its_pairs(seconds: float, message
     clock = Clock()
     sides = {"dense": LoadedModel([Scripted("forward", "dense", lambda _: seconds)], (1.0, 1.0))}
     setting = Setting("hf", 1, Workload(), processes=1)
-    time_phases(sides, setting, clock, lambda _: told.append(len(clock.steps)), EnergyMeter(""))  # type: ignore[arg-type]
+    time_phases(sides, setting, clock, lambda _: told.append(len(clock.steps)), EnergyMeter(""))
     assert len(told) == messages and told[-1] == len(clock.steps)
 
 
@@ -182,7 +182,7 @@ def test_energy_is_per_step_and_side_without_the_warm_up() -> None:
         "dense": LoadedModel([Scripted("forward", "dense", lambda _: 0.01)], (1.0, 1.0), 70.0),
         "variant": LoadedModel([Scripted("forward", "variant", lambda _: 0.01)], (2.0, 2.0), 30.0),
     }
-    samples, settled, spent = time_phases(sides, setting, clock, lambda _: None, Counter(clock))  # type: ignore[arg-type]
+    samples, settled, spent = time_phases(sides, setting, clock, lambda _: None, Counter(clock))
     each = {key: [joules] for key, joules in spent.items()}
     found = {(one.phase, one.side): one.energy_j for one in summaries(samples, Counts(settled), each)}
     assert found == {
@@ -207,7 +207,7 @@ def test_on_a_gpu_a_side_is_timed_for_a_second_and_its_energy_over_the_counters_
         "dense": LoadedModel([Scripted("forward", "dense", lambda _: 0.01)], (1.0, 1.0)),
         "variant": LoadedModel([Scripted("forward", "variant", lambda _: 0.02)], (2.0, 2.0)),
     }
-    samples, _, spent = time_phases(sides, setting, clock, lambda _: None, Slow(clock))  # type: ignore[arg-type]
+    samples, _, spent = time_phases(sides, setting, clock, lambda _: None, Slow(clock))
     forward = [sample for sample in samples if sample.phase == "forward"]
     assert sum(sample.wall_s for sample in forward) >= 2 * GPU_SECONDS
     assert spent == {("forward", "dense"): pytest.approx(10.0), ("forward", "variant"): pytest.approx(4.0)}

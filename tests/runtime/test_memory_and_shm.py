@@ -172,7 +172,7 @@ def test_a_compilation_that_was_killed_is_tried_again(code: int, said: str, monk
     assert all_reduce.compile_once(Cache()) is None
 
 
-def test_the_lock_of_a_rank_that_died_is_removed_and_that_of_a_living_one_named(
+def test_a_dead_ranks_lock_is_removed_and_a_living_ones_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(all_reduce, "requirements", tuple)

@@ -68,9 +68,7 @@ def test_a_killed_rank_is_named_with_its_node_and_takes_the_others_along(dying: 
     assert_nobody_left()
 
 
-def test_a_rank_that_waits_for_one_on_another_node_is_left_alone(
-    imitated: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rank_that_waits_for_another_node_is_left_alone(imitated: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "WAITING", ("fake_rank",))
     started = time.monotonic()
     with pytest.raises(MeasureError, match=f"rank 0 of 2 on {NODES[0]} hangs"), group("hang", "work") as ranks:
@@ -113,9 +111,7 @@ def test_what_a_rank_did_before_it_ended_well_is_forgotten(imitated: None, monke
         assert [message["rank"] for message in ranks.messages()] == [0]
 
 
-def test_a_lost_node_is_to_blame_and_not_the_rank_that_misses_it(
-    imitated: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_node_is_blamed_not_the_rank_that_misses_it(imitated: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray notices the loss later than the ranks of other nodes do."""
     lost = {"kind": "ended", "rank": 1, "code": -9, "lines": ["node 127.0.0.2 is gone"], "short": False}
     monkeypatch.setattr(groups, "RemoteRanks", Elsewhere)

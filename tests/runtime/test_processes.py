@@ -122,9 +122,7 @@ def test_where_forks_are_not_safe_every_process_is_a_group(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("error", [ParityError, MeasureError])
-def test_a_variant_that_is_off_does_not_fail_those_around_it(
-    monkeypatch: pytest.MonkeyPatch, error: type[MeasureError]
-) -> None:
+def test_a_variant_that_is_off_fails_alone(monkeypatch: pytest.MonkeyPatch, error: type[MeasureError]) -> None:
     found, began = measured(monkeypatch, ["quick", "off", "quick too"], error=error)
     assert began[:2] == [([0, 1, 2], ["quick", "off", "quick too"]), ([0, 1, 2], ["quick", "quick too"])]
     assert found["off"] == "off is off"

@@ -64,9 +64,7 @@ def test_pairs_under_the_sparse_engine(models: Mapping[str, Path], family: str, 
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_without_a_compiler_the_result_says_what_ran(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_compiler_csr_is_named(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path / "cache"))
@@ -76,16 +74,8 @@ def test_without_a_compiler_the_result_says_what_ran(
     assert any("torch's CSR" in note and "compiler" in note for note in result.notes)
 
 
-def test_two_ranks_start_nothing(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
-    with pytest.raises(UnsupportedError, match="2 ranks"):
-        measure_memory(tiny_bert, "encoder", Setting("sparse", 2, SHORT))
-
-
 @pytest.mark.parametrize("engine", ["deepspeed", "hf"])
-def test_a_packed_folder_is_for_the_sparse_engine(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
-) -> None:
+def test_packed_is_for_sparse(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     pack(tiny_bert, tmp_path / "packed")
     monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     with pytest.raises(UnsupportedError, match="packed"):

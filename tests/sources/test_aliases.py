@@ -55,9 +55,7 @@ def test_a_folder_with_the_name_of_an_alias_is_not_guessed_at(tmp_path: Path, mo
         single("minilm-l6", None, "auto", True)
 
 
-def test_the_model_of_the_repository_is_missed_by_name_where_there_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_repositorys_missing_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aliases, "_CHECKOUT", tmp_path)
     with pytest.raises(SourceError, match="g2p-t5"):
         parse("g2p-t5")

@@ -48,9 +48,7 @@ def test_a_file_moved_within_a_folder_changes_the_fingerprint(tmp_path: Path) ->
     assert sources.fingerprint(source, Cache()) != before
 
 
-def test_files_of_one_relative_path_in_two_projects_have_a_hash_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_one_relative_path_have_a_hash_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -183,7 +183,7 @@ def test_bytes_that_are_no_text_and_folders_are_refused(tmp_path: Path) -> None:
 
 def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
     for path in (arrow(tmp_path / "a.arrow", ROWS), parquet(tmp_path / "a.parquet", ROWS)):
-        assert next(iter(read_records(path, "doc.passage"))).keys() == {"doc"}  # type: ignore[union-attr]
+        assert next(iter(read_records(path, "doc.passage"))).keys() == {"doc"}
 
 
 @pytest.mark.parametrize(

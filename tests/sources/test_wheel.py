@@ -223,9 +223,7 @@ def test_a_payload_that_somebody_edited_is_unpacked_again(pack: Path, pypi: Serv
     assert pypi.count(".whl") == 1
 
 
-def test_a_cached_wheel_that_changed_is_fetched_again_and_one_that_is_gone_is_not_missed(
-    pack: Path, pypi: Served
-) -> None:
+def test_a_changed_wheel_is_fetched_again_and_a_lost_one_not_missed(pack: Path, pypi: Served) -> None:
     first = sources.parse(f"wheel:pack==1.0!pack/model/#sha256={sha256(pack)}")
     second = sources.parse(f"wheel:pack==1.0!pack/other.txt#sha256={sha256(pack)}")
     sources.fetch(first, cache())
@@ -286,9 +284,7 @@ def test_a_path_that_is_not_inside_says_what_is(pack: Path, pypi: Served) -> Non
         assert hint in (caught.value.hint or "")
 
 
-def test_each_failure_of_pip_is_named_with_its_way_out(
-    pack: Path, pypi: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_failure_of_pip_has_a_way_out(pack: Path, pypi: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(notation: str, offline: bool = False) -> SourceError:
         with pytest.raises(SourceError) as caught:
             sources.fetch(sources.parse(notation), cache(offline))

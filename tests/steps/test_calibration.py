@@ -126,9 +126,7 @@ def test_an_encoders_samples_are_no_longer_than_the_longest(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("model_type", "start"), [("t5", 0), ("bart", 2)])
-def test_both_stacks_of_an_encoder_decoder_read_one_half(
-    model_type: str, start: int, text: str, tmp_path: Path
-) -> None:
+def test_both_stacks_read_one_half(model_type: str, start: int, text: str, tmp_path: Path) -> None:
     frame = "$A </s>" if model_type == "t5" else CLS
     folder = model(tmp_path / "model", small(model_type), frame)
     found = calibrated(folder, "encoder-decoder", text, samples=9, length=17)

@@ -37,7 +37,7 @@ def test_floors_are_models_of_the_same_shapes_that_have_learned_nothing(
             n: (i.shape, i.dtype) for n, i in dense.tensors.items()
         }
         assert (folder / "tokenizer_config.json").is_file()
-        load_model(folder, family)  # type: ignore[arg-type]
+        load_model(folder, family)
     assert emptied.achieved_all == 1 and drawn.achieved_all < 0.2
     assert emptied.parameters == emptied.total_zeros == drawn.parameters
     one, other, true = (Checkpoint(folder) for folder in (first, second, parent))

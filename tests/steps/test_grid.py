@@ -74,7 +74,7 @@ def test_nearest_is_the_definition(scheme: Scheme, dtype: torch.dtype, shape: tu
     st.floats(-30, 4),
 )
 @settings(max_examples=60, deadline=None)
-def test_zeros_stay_zero_and_errors_are_half_a_step(
+def test_zeros_stay_errors_half_a_step(
     seed: int, rows: int, columns: int, scheme: Scheme, sparsity: float, size: float
 ) -> None:
     drawn = torch.Generator().manual_seed(seed)
@@ -88,11 +88,6 @@ def test_zeros_stay_zero_and_errors_are_half_a_step(
     steps = steps_of(codes).float()
     span = 15 if scheme.bits == 4 else 255
     assert bool(((found - weights.float()).abs() <= steps * (0.5 + span / 2**8)).all())
-
-
-def test_codes_of_a_narrow_last_group_expand() -> None:
-    codes = Codes(torch.tensor([[1, 2, 3]], dtype=torch.int8), torch.tensor([[2.0, 10.0]]), 2)
-    assert codes.expanded(torch.float32).tolist() == [[2, 4, 30]]
 
 
 def test_a_searched_scale_never_rounds_worse_and_keeps_zeros() -> None:

@@ -17,9 +17,7 @@ from sparsebench.steps.registry import details, known, label, recorded, single, 
         ({"source": "path:own"}, {"source": "path:own"}),
     ],
 )
-def test_a_step_that_names_no_text_gets_the_usual_one_and_keeps_its_own_columns(
-    written: dict[str, Any], filled: dict[str, Any]
-) -> None:
+def test_a_step_without_a_text_gets_the_usual_one(written: dict[str, Any], filled: dict[str, Any]) -> None:
     trim = {"trim": "corpus"}
     assert with_text(trim | written, "path:usual", ("f", "t")) == trim | filled
 

@@ -124,9 +124,7 @@ LABELS: list[tuple[str, dict[str, Any], str, bool, bool]] = [
 
 
 @pytest.mark.parametrize(("step", "settings", "words", "reads_text", "draws"), LABELS)
-def test_labels_and_what_the_seed_and_the_text_decide(
-    step: str, settings: dict[str, Any], words: str, reads_text: bool, draws: bool
-) -> None:
+def test_labels_texts_and_seeds(step: str, settings: dict[str, Any], words: str, reads_text: bool, draws: bool) -> None:
     found = single(*step.split(), **settings)
     assert (label(found), found.settings.reads_text(), found.settings.draws()) == (words, reads_text, draws)
 

@@ -37,9 +37,7 @@ def _joined(encoded: packed.Encoded) -> bytes:
 @pytest.mark.parametrize("by", NAMES)
 @settings(max_examples=200, deadline=None)
 @given(tensor=tensors(), encoding=st.sampled_from(["bitmask", *ESCAPE]), block=st.sampled_from([8, words.BLOCK]))
-def test_reads_every_encoding_even_where_another_is_smaller(
-    by: str, tensor: tuple[bytes, int], encoding: str, block: int
-) -> None:
+def test_reads_every_encoding_small_or_not(by: str, tensor: tuple[bytes, int], encoding: str, block: int) -> None:
     data, item = tensor
     elements = [data[place : place + item] for place in range(0, len(data), item)]
     values = b"".join(element for element in elements if any(element))
@@ -111,9 +109,7 @@ def test_other_element_sizes_stay_raw(item: int) -> None:
         ("zstd", [0], [1, 2], 16),
     ],
 )
-def test_parts_that_do_not_belong_together(
-    by: str, encoding: str, index: list[int], values: list[int], size: int
-) -> None:
+def test_parts_do_not_belong_together(by: str, encoding: str, index: list[int], values: list[int], size: int) -> None:
     with using(by), pytest.raises(StorageError):
         decode(encoding, np.array(index, np.uint8), np.array(values, np.uint8), size, 2)
 

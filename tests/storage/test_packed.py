@@ -22,7 +22,7 @@ from tests.storage.model_folders import contents, prune
 
 @pytest.mark.parametrize("form", ["packed", "archive"])
 @pytest.mark.parametrize(("model", "sparsity"), [("tiny_llama", 0.0), ("tiny_bert", 0.9), ("tiny_t5", 1.0)])
-def test_round_trip_is_byte_identical(
+def test_round_trip_is_exact(
     model: str, sparsity: float, form: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     folder = prune(request.getfixturevalue(model), tmp_path / "dense", sparsity)

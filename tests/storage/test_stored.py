@@ -187,7 +187,7 @@ CODES: Tensors = {
         (CODES, PACKED, "int4-bitmask", ["24", "71"]),
     ],
 )
-def test_the_examples_of_the_specification(
+def test_the_specifications_cases(
     tensors: Tensors, coding: Coding, encoding: str, parts: list[str], tmp_path: Path
 ) -> None:
     write_source(tmp_path / "s.safetensors", tensors)
@@ -342,9 +342,7 @@ def test_rows_that_repeat_are_found(tmp_path: Path) -> None:
         (2, zstandard.compress(b"ab")[:-1], "damaged|differ"),
     ],
 )
-def test_parts_of_an_archive_that_do_not_belong_together(
-    part: int, content: bytes, says: str, stored_files: Path
-) -> None:
+def test_parts_of_an_archive_that_do_not_fit(part: int, content: bytes, says: str, stored_files: Path) -> None:
     stored = container.read(stored_files / "s.archive", ARCHIVE)
     entry = next(entry for entry in stored.entries if entry.info.name == "mask")
     data = stored.path.read_bytes()

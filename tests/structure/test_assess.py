@@ -96,9 +96,7 @@ def test_buffers_are_no_weights(tiny_llama: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
 @pytest.mark.parametrize("model", ["tiny_llama", "tiny_bert"])
-def test_a_weight_that_is_not_finite_names_its_tensor(
-    model: str, bad: float, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_infinite_weights_are_named(model: str, bad: float, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     folder = request.getfixturevalue(model)
     name, tensor = next(item for item in load_file(folder / "model.safetensors").items() if item[1].ndim == 2)
     tensor[3, 5] = bad

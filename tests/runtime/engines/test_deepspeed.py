@@ -1,6 +1,5 @@
 """DeepSpeed's engine: weights that are widened behind the cut are those that are widened before it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from sparsebench.runtime import Setting, Workload, footprint
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
 from sparsebench.runtime.engines.deepspeed import DeepSpeed
 from sparsebench.runtime.footprint import cut_first
-from sparsebench.runtime.group import free_port
 from sparsebench.runtime.workload import inputs
 
 
@@ -29,18 +27,11 @@ class Uncut(DeepSpeed):
 
 
 @pytest.fixture
-def uncut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Uncut]:
-    names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    for name, value in {**names, "MASTER_PORT": free_port(), "GLOO_SOCKET_IFNAME": "lo"}.items():
-        monkeypatch.setenv(name, value)
+def uncut(group_of_one: None) -> Uncut:
     found = Uncut()
     found.start(0, 1)
     found.ranks = 2
-    yield found
-    from deepspeed import comm
-
-    if comm.is_initialized():
-        comm.destroy_process_group()
+    return found
 
 
 @pytest.mark.slow

@@ -33,9 +33,7 @@ def quantized(dense: Path, family: Family, way: Step, out: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "bits", "dtype"), a_third(product([*FAMILIES, "gpt2"], WAYS, ["bfloat16", "float32"]))
 )
-def test_hf_multiplies_integers(
-    name: str, bits: str, dtype: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_hf_runs_integers(name: str, bits: str, dtype: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     dense = gpt2(tmp_path / "gpt2") if name == "gpt2" else request.getfixturevalue(name)
     family = FAMILIES.get(name, "decoder")
     source = SavedModel(quantized(dense, family, WAYS[bits], tmp_path / bits), family, dtype)

@@ -45,7 +45,7 @@ ORACLE = single("moefy", "kmeans", experts=8, active=0.5, router="oracle")
     ],
     ids=str,
 )
-def test_it_says_what_the_masked_model_says(
+def test_it_is_the_masked_model(
     name: str, step: Step, dtype: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     parent = gpt2(tmp_path / "gpt2") if name == "gpt2" else request.getfixturevalue(name)

@@ -71,9 +71,7 @@ def test_an_assembled_model_is_the_loaded_one(model: tuple[Path, str]) -> None:
 
 
 @pytest.mark.long
-def test_loading_from_packed_equals_loading_dense_and_holds_no_dense_matrix(
-    model: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_packed_and_dense_load_alike_and_hold_no_dense_matrix(model: tuple[Path, str], tmp_path: Path) -> None:
     folder, family = model
     pack(folder, tmp_path / "packed")
     dense, packed = (started().load(SavedModel(one, family), 40, False) for one in (folder, tmp_path / "packed"))
@@ -124,9 +122,7 @@ def test_a_dense_float32_model_stays_what_it_is_and_says_so(tiny_llama: Path) ->
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1])
-def test_bfloat16_layers_whose_zeros_do_not_pay_are_dense_in_our_kernels(
-    tiny_llama: Path, tmp_path: Path, share: float
-) -> None:
+def test_bfloat16_layers_of_few_zeros_are_dense_kernels(tiny_llama: Path, tmp_path: Path, share: float) -> None:
     folder = prune(tiny_llama, tmp_path / "pruned", share) if share else tiny_llama
     found, source = started(), SavedModel(folder, "decoder", "bfloat16")
     if getattr(found.kernels, "level", "") not in TILING:
@@ -173,7 +169,7 @@ def test_a_model_without_any_weight_left_runs(kind: str, tiny_llama: Path, tmp_p
     assert sorted(one.nonzeros for one in layers.values())[:14] == [0] * 14
 
 
-def test_without_a_compiler_torchs_csr_runs_and_the_note_says_so(
+def test_without_a_compiler_torchs_csr_runs_and_is_noted(
     model: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, family = model
@@ -224,9 +220,7 @@ class TritonError(Exception):
     [TritonError("Failed to find C compiler.\nmore"), RuntimeError("CUDA out of memory")],
     ids=["triton", "memory"],
 )
-def test_on_a_gpu_without_a_compiler_layers_stay_dense_and_a_note_says_why(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_gpu_without_a_compiler_layers_stay_dense(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def layer(weight: torch.Tensor, device: str) -> Any:
         raise error
 
@@ -244,9 +238,7 @@ def test_on_a_gpu_without_a_compiler_layers_stay_dense_and_a_note_says_why(
     assert not found.bitmask and "stay dense" in note and "(Failed to find C compiler.)" in note
 
 
-def test_falcons_linear_layers_are_replaced_and_a_model_without_any_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_falcons_layers_are_replaced_and_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = prune(written("falcon", tmp_path / "falcon")[0], tmp_path / "pruned", 0.7)
     found = started()
     assert found.parity(SavedModel(folder, "decoder"), prompt(Checkpoint(folder).config)).relative_l2 < 1e-5

@@ -2,7 +2,6 @@
 
 import gc
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.zero3 import NOTE, Zero3, cut
 from sparsebench.runtime.footprint import footprint
-from sparsebench.runtime.group import free_port
 from sparsebench.runtime.workload import inputs
 
 pytestmark = pytest.mark.slow
@@ -38,18 +36,12 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Zero3]:
+def alone(group_of_one: None) -> Zero3:
     """The engine in a group of one, in this process."""
-    names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    for name, value in {**names, "MASTER_PORT": free_port(), "GLOO_SOCKET_IFNAME": "lo"}.items():
-        monkeypatch.setenv(name, value)
     found = engine("deepspeed-zero3")
     assert isinstance(found, Zero3)
     found.start(0, 1)
-    yield found
-    from deepspeed import comm
-
-    comm.destroy_process_group()
+    return found
 
 
 def test_parameters_are_gathered_for_a_layer_and_let_go(wide: Path, alone: Zero3) -> None:
@@ -87,9 +79,7 @@ def test_parity_is_evidence_and_a_model_does_not_outlive_its_use(wide: Path, alo
     assert share() is None
 
 
-def test_a_refusal_of_deepspeeds_is_unsupported_with_its_reason(
-    wide: Path, alone: Zero3, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusal_of_deepspeeds_is_unsupported(wide: Path, alone: Zero3, monkeypatch: pytest.MonkeyPatch) -> None:
     import deepspeed
 
     def refuse(**_: object) -> None:

@@ -12,7 +12,7 @@ from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import EXPERTS_KEY, ROUTERS, experts_of
 from sparsebench.models.shape.topology import Part, prunable_parts
-from sparsebench.steps.moefy.grouping import balanced, grouped
+from sparsebench.steps.moefy.grouping import grouped
 from sparsebench.steps.moefy.making import inside, together
 from sparsebench.steps.moefy.settings import COUNTED
 from sparsebench.steps.registry import single
@@ -81,7 +81,7 @@ def test_with_text_all_experts_are_the_model_and_each_is_always_used(kind: str, 
     whole = {single("moefy", way, experts=8, active=1.0, router=one): tmp_path / one for one in routers}
     found = made(parent, family, whole)
     assert max(error(folder, dense, family) for folder in whole.values()) <= 1e-6
-    blocks = len(experts_of(Checkpoint(tmp_path / "learned").config).parts)  # type: ignore[union-attr]
+    blocks = len(experts_of(Checkpoint(tmp_path / "learned").config).parts)
     for one in found.values():
         assert [row.uses for row in one.activity] == [(1.0,) * (7 if way == "cmoe" else 8)] * blocks
 
@@ -154,21 +154,6 @@ def test_every_way_and_router_makes_a_model(way: str, tmp_path: Path) -> None:
         errors[router] = error(tmp_path / router, dense, family)
     assert 0 < errors["oracle"] <= min(errors.values())
     assert len(set(errors.values())) == len(errors)
-
-
-def test_balanced_groups_find_what_belongs_together() -> None:
-    generator = torch.Generator().manual_seed(0)
-    means = torch.randn(4, 16, generator=generator) * 3
-    points = (means.repeat_interleave(6, 0) + 0.1 * torch.randn(24, 16, generator=generator))[
-        torch.randperm(24, generator=generator)
-    ]
-    nearest = torch.cdist(points, means).argmin(1)
-    found = min(
-        (balanced(points @ points.T, 4, torch.Generator().manual_seed(seed)) for seed in range(5)),
-        key=lambda one: spread(points, one),
-    )
-    assert found.bincount().tolist() == [6, 6, 6, 6]
-    assert all(len(set(nearest[found == group].tolist())) == 1 for group in range(4))
 
 
 def spread(points: torch.Tensor, groups: torch.Tensor) -> float:

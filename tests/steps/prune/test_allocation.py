@@ -18,9 +18,7 @@ blocks = st.lists(st.tuples(st.floats(0, 1), st.integers(1, 10**9)), min_size=1,
 @settings(max_examples=300, deadline=None)
 @given(blocks, st.floats(0, 1), st.floats(0, 2))
 @example([(0.0, 1)] * 10 + [(1.0, 33636355)], 1e-05, 1.0)
-def test_owl_keeps_the_whole_the_bounds_and_the_order(
-    drawn: list[tuple[float, int]], sparsity: float, spread: float
-) -> None:
+def test_owl_keeps_whole_bounds_and_order(drawn: list[tuple[float, int]], sparsity: float, spread: float) -> None:
     shares, sizes = [share for share, _ in drawn], [size for _, size in drawn]
     found = owl(shares, sizes, sparsity, spread)
     assert all(0 <= value <= 1 for value in found)
@@ -37,19 +35,6 @@ def test_owl_is_the_published_rule_where_blocks_are_alike() -> None:
     moved = [(share - 0.01) / 0.04 * 0.16 for share in shares]
     expected = [0.7 + sum(moved) / 4 - value for value in moved]
     assert owl(shares, [10] * 4, 0.7) == pytest.approx(expected, abs=1e-14)
-
-
-def test_owl_stays_below_one_where_the_published_rule_does_not() -> None:
-    shares = [0.0, 0.5, 1.0]
-    assert 0.95 + 0.08 > 1
-    found = owl(shares, [10] * 3, 0.95)
-    assert found[0] == 1
-    assert found[1] - found[2] == pytest.approx(0.08)
-
-
-@pytest.mark.parametrize("sparsity", [0.0, 0.5, 1.0])
-def test_blocks_alike_are_treated_alike(sparsity: float) -> None:
-    assert owl([0.1, 0.1], [3, 8], sparsity) == pytest.approx([sparsity] * 2, abs=1e-15)
 
 
 def test_outliers_are_counted_over_the_whole_block() -> None:

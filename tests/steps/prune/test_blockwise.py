@@ -124,7 +124,7 @@ def test_wanda_is_what_the_paper_says_behind_its_own_pruned_layers(tiny_llama: P
         linears = {name: part for name, part in block.named_modules() if isinstance(part, torch.nn.Linear)}
         read: dict[torch.nn.Module, torch.Tensor] = {}
 
-        def remember(module: torch.nn.Module, args: tuple[torch.Tensor], _: object, into: dict = read) -> None:  # type: ignore[type-arg]
+        def remember(module: torch.nn.Module, args: tuple[torch.Tensor], _: object, into: dict = read) -> None:
             into[module] = args[0]
 
         hooks = [part.register_forward_hook(remember) for part in linears.values()]
@@ -198,9 +198,7 @@ def test_nan_weights_are_named_and_no_folder_is_left(tiny_llama: Path, tmp_path:
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "4x4"])
-def test_zeros_stay_where_a_quota_keeps_them(
-    pattern: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kept_zeros_stay(pattern: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the weights are zero in no order. Solvers give some of them a value where nobody forbids it."""
     # In narrow panels: what is removed in one changes the zeros in the next.
     monkeypatch.setattr(sparsegpt, "WIDTH", 32)
@@ -239,9 +237,7 @@ def test_a_share_of_outliers_counts_what_is_left_where_zeros_are_kept(tiny_llama
     assert found.zeros / found.prunable == pytest.approx(0.75, abs=1e-3)
 
 
-def test_a_solver_that_gives_kept_zeros_a_value_fails(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_solver_that_revives_zeros_fails(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin's solver need not have heard of the setting."""
 
     class Deaf:

@@ -21,7 +21,7 @@ def solved(method: Method, layers: list[Layer], quotas: list[Quota]) -> list[lis
             assert isinstance(solution, Solution) and bool(torch.isfinite(solution.weights).all())
             assert (solution.weights.dtype, solution.weights.shape) == (layer.weights.dtype, layer.weights.shape)
             assert solution.weights.is_contiguous()
-    return found  # type: ignore[return-value]
+    return found
 
 
 @EVERY

@@ -69,9 +69,7 @@ def test_what_is_gone_already_is_not_counted_again_as_in_torch_s_container(patte
 
 @pytest.mark.parametrize("pattern", ["rows", "columns"])
 @pytest.mark.parametrize("method", ["magnitude", "random"])
-def test_a_model_loses_whole_rows_or_columns_of_every_matrix(
-    method: str, pattern: str, tiny_bert: Path, tmp_path: Path
-) -> None:
+def test_whole_rows_or_columns_of_a_model_go(method: str, pattern: str, tiny_bert: Path, tmp_path: Path) -> None:
     """As many as `random_structured` takes, and the rest to the bit; a seed and a name decide which."""
     dim = ("rows", "columns").index(pattern)
     step_of("prune", method, tiny_bert, tmp_path / "out", "encoder", pattern=pattern, sparsity=0.3)

@@ -50,7 +50,7 @@ def test_every_file_of_a_method_has_its_row() -> None:
 )
 def test_a_row_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UserError, match="method mine"):
-        Method("mine", summary="", **wrong)  # type: ignore[arg-type]
+        Method("mine", summary="", **wrong)
 
 
 def test_reading_the_table_imports_no_torch() -> None:

@@ -92,9 +92,7 @@ def test_stock_transformers_loads_what_was_written(tiny_t5: Path, tmp_path: Path
     assert int((weight == 0).sum()) == weight.numel() // 2
 
 
-def test_a_version_that_lost_its_zeros_on_the_way_leaves_no_folder(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_version_that_lost_zeros_is_gone(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has its name already would pass for whole in the next run."""
     monkeypatch.setattr(counting, "zeros_in", lambda piece: 0)
     with pytest.raises(ModelError, match="have 0 zeros, fewer"):
@@ -103,18 +101,14 @@ def test_a_version_that_lost_its_zeros_on_the_way_leaves_no_folder(
 
 
 @pytest.mark.parametrize(("name", "settings"), [("magnitude", {"sparsity": 0.5}), ("mask", {"file": "masks"})])
-def test_a_quantized_model_is_refused_as_such(
-    name: str, settings: dict[str, Any], tiny_llama: Path, tmp_path: Path
-) -> None:
+def test_a_quantized_model_is_refused(name: str, settings: dict[str, Any], tiny_llama: Path, tmp_path: Path) -> None:
     make(tiny_llama, "decoder", {quantize_step(): tmp_path / "int8"})
     step = single("prune", name, **settings)
     with pytest.raises(ModelError, match=r"int8: its weights are quantized already \(int8\)"):
         kinds()["prune"].load()(tmp_path / "int8", {step: tmp_path / "out"}, Context("decoder"), lambda *_: None)
 
 
-def test_a_method_that_fails_for_its_global_threshold_fails_alone(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_global_method_fails_alone(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(layer: Layer) -> torch.Tensor:
         raise ModelError("no scores")
 
@@ -138,9 +132,7 @@ def linears(folder: Path) -> dict[str, torch.nn.Linear]:
 
 
 @pytest.mark.parametrize("granularity", ["layer", "global"])
-def test_a_second_step_that_keeps_zeros_prunes_what_torchs_container_prunes(
-    granularity: str, tiny_bert: Path, tmp_path: Path
-) -> None:
+def test_a_second_step_prunes_what_torchs_container_does(granularity: str, tiny_bert: Path, tmp_path: Path) -> None:
     """Entry by entry, l1 after l1; without the setting, 70% of all is another mask."""
     modules = linears(tiny_bert)
     for amount in (0.5, 0.7):
@@ -165,9 +157,7 @@ def test_a_second_step_that_keeps_zeros_prunes_what_torchs_container_prunes(
 
 
 @pytest.mark.parametrize("granularity", ["row", "layer", "global"])
-def test_a_draw_that_keeps_zeros_takes_its_share_of_the_rest(
-    granularity: str, tiny_llama: Path, tmp_path: Path
-) -> None:
+def test_a_draw_keeps_zeros_and_shares_the_rest(granularity: str, tiny_llama: Path, tmp_path: Path) -> None:
     """Two bytes a weight, and scores that say nothing of zeros: a zero takes no other's place, not even among ties."""
     swept(tiny_llama, "decoder", tmp_path / "first", [prune_step("random", 0.5, "layer")])
     target = prune_step("random", 0.5, granularity, keep_zeros=True)
@@ -181,8 +171,3 @@ def test_a_draw_that_keeps_zeros_takes_its_share_of_the_rest(
     made = sum(round(0.5 * number) for group in groups for number in group)
     assert found.already_zero == sum(w.numel() for w in weights) - sum(map(sum, live)) > 0
     assert found.zeros == found.already_zero + made
-
-
-def test_the_zeros_of_a_dense_model_are_none_of_a_steps_own(tiny_bert: Path, tmp_path: Path) -> None:
-    (found,) = swept(tiny_bert, "encoder", tmp_path, [prune_step("magnitude", 0.5, "layer")]).values()
-    assert (found.already_zero, found.zeros) == (0, found.prunable // 2)

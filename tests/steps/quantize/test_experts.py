@@ -43,9 +43,7 @@ def test_experts_apart_are_quantized_and_run(tmp_path: Path) -> None:
     assert (mine - floats).norm() < 0.03 * floats.norm()
 
 
-def test_an_expert_that_no_token_reaches_is_rounded_to_the_nearest_and_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_expert_without_tokens_is_rounded_to_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, way = stored("mixtral", "published", tmp_path), quantize_step(rounding="gptq")
     tensors = load_file(folder / "model.safetensors")
     path = "model.layers.1.block_sparse_moe"

@@ -16,7 +16,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated, Calibration
-from sparsebench.steps.contract import Context, StepReport
+from sparsebench.steps.contract import Context
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.reading import TrainingText, draw
 from sparsebench.steps.recover.teacher import Distillation
@@ -48,7 +48,6 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def check(parent: Path, folder: Path, family: Any, found: Any) -> None:
     """Zeros stay, something changed, stock transformers loads it, and what is told of it is so."""
-    assert isinstance(found, StepReport), found
     assert found.curve[0].step == 0 and found.curve[0].loss is None
     assert min(one.held_out for one in found.curve) < 0.97 * found.curve[0].held_out
     assert found.trained_tokens == found.curve[-1].tokens >= 1500
@@ -62,9 +61,7 @@ def check(parent: Path, folder: Path, family: Any, found: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert", "t5", "gpt2"])
-def test_distilled_models_come_nearer_to_the_dense_one_and_zeros_stay(
-    kind: str, tmp_path: Path, held: list[int]
-) -> None:
+def test_distilled_models_come_nearer_to_dense_and_zeros_stay(kind: str, tmp_path: Path, held: list[int]) -> None:
     dense, parent, family = pruned(kind, tmp_path)
     found = made(parent, family, tmp_path / "out", step("distill", top_k=8), dense)
     check(parent, tmp_path / "out", family, found)
@@ -134,9 +131,7 @@ def killer(at: int) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("name", ["distill", "reconstruct"])
-def test_joules_are_counted_where_there_is_a_counter(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_joules_are_counted_by_a_counter(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense, parent, family = pruned("llama", tmp_path)
     monkeypatch.setattr(energy, "POWERCAP", tmp_path / "none")
     asked = step(name) if name == "distill" else single("recover", name, epochs=1)
@@ -197,10 +192,9 @@ def test_joules_of_a_part_are_none_of_the_whole(first: bool, tmp_path: Path, mon
 def test_matches_with_fewer_blocks(match: str, tmp_path: Path) -> None:
     dense, family = written("llama", tmp_path / "dense", num_hidden_layers=3)
     cut = single("shrink", "last", blocks=1)
-    assert isinstance(made(dense, family, tmp_path / "cut", cut, dense), StepReport)
+    made(dense, family, tmp_path / "cut", cut, dense)
     asked = step("distill", match=match, tokens=800, alpha=0.5)
     found = made(tmp_path / "cut", family, tmp_path / "out", asked, dense)
-    assert isinstance(found, StepReport), found
     assert min(one.held_out for one in found.curve) < found.curve[0].held_out
 
 
@@ -210,15 +204,15 @@ def test_layers_are_compared_as_they_are_paired(tmp_path: Path) -> None:
 
     def distilled(match: str, layers: Any) -> Any:
         folder = tmp_path / f"{match}-{len(list(tmp_path.iterdir()))}"
-        found = made(tmp_path / "half", family, folder, step("distill", match=match, layers=layers), dense)
-        return found if isinstance(found, SparsebenchError) else found.curve
+        return made(tmp_path / "half", family, folder, step("distill", match=match, layers=layers), dense).curve
 
     same = distilled("hidden_mse", "uniform")
     assert distilled("hidden_mse", [[1, 2], [2, 4]]) == same != distilled("hidden_mse", [[0, 0], [1, 1], [2, 4]])
     assert distilled("attention_mse", [[2, 4]]) == distilled("attention_mse", "last")
     for match, pair in (("hidden_mse", [3, 4]), ("hidden_mse", [2, 5]), ("attention_ce", [0, 1])):
-        words = f"layers: {pair}: the model has 2 layers, and the teacher 4"
-        assert words in str(distilled(match, [[1, 1], pair]))
+        with pytest.raises(SparsebenchError, match="the model has 2 layers, and the teacher 4") as caught:
+            distilled(match, [[1, 1], pair])
+        assert f"layers: {pair}" in str(caught.value)
 
 
 @pytest.mark.parametrize("way", ["linear_decay", "linear_growth"])
@@ -252,7 +246,6 @@ def test_what_is_kept_on_the_disk_is_what_the_teacher_says(tmp_path: Path) -> No
 def test_products_in_bfloat16_and_weights_in_float32(tmp_path: Path) -> None:
     dense, parent, family = pruned("llama", tmp_path)
     found = made(parent, family, tmp_path / "out", step("distill", precision="bfloat16"), dense)
-    assert isinstance(found, StepReport), found
     assert "calculated in bfloat16" in found.note
     assert min(one.held_out for one in found.curve) < 0.97 * found.curve[0].held_out
     rounded = (
@@ -266,22 +259,19 @@ def test_products_in_bfloat16_and_weights_in_float32(tmp_path: Path) -> None:
 def test_a_training_that_ruins_makes_nothing_worse(tmp_path: Path) -> None:
     dense, parent, family = pruned("llama", tmp_path)
     found = made(parent, family, tmp_path / "out", step("distill", rate=0.9, warm_up=0.0), dense)
-    assert isinstance(found, StepReport), found
     one, other = Checkpoint(parent), Checkpoint(tmp_path / "out")
     assert min(one.held_out for one in found.curve) == found.curve[0].held_out
     assert all(torch.equal(one.load(name), other.load(name)) for name in one.tensors)
 
 
 @pytest.mark.parametrize("verb", ["recover", "prune"])
-def test_a_loss_that_is_never_finite_on_held_out_text_fails_the_step(
-    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_never_finite_fails(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, factors = Distillation.__call__, {True: 1.0, False: float("nan")}
     monkeypatch.setattr(Distillation, "__call__", lambda own, *rest: plain(own, *rest) * factors[rest[1] >= 0])
     dense, family = written("llama", tmp_path / "dense")
     asked = step("distill") if verb == "recover" else single("prune", "gradual", sparsity=0.5, tokens=1500, batch=4)
-    found = made(dense, family, tmp_path / "out", asked, dense)
-    assert isinstance(found, ModelError) and f"{verb}: {asked.name}" in str(found)
+    with pytest.raises(ModelError, match=f"{verb}: {asked.name}"):
+        made(dense, family, tmp_path / "out", asked, dense)
     assert not (tmp_path / "out").exists()
 
 
@@ -291,25 +281,25 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="its weights are quantized"):
         made(tmp_path / "int8", family, tmp_path / "out", step("finetune"), dense)
     other, _ = written("llama", tmp_path / "other", vocab_size=90)
-    found = made(other, family, tmp_path / "out", step("distill"), dense)
-    assert isinstance(found, UnsupportedError) and "vocabulary" in str(found)
-    found = made(dense, family, tmp_path / "out", step("distill", held_out=0.9), dense, samples=1)
-    assert isinstance(found, ModelError) and "none is left to train on" in str(found)
+    with pytest.raises(UnsupportedError, match="vocabulary"):
+        made(other, family, tmp_path / "out", step("distill"), dense)
+    with pytest.raises(ModelError, match="none is left to train on"):
+        made(dense, family, tmp_path / "out", step("distill", held_out=0.9), dense, samples=1)
     for folder in (dense, other):  # as models of several modalities have it
         config = json.loads((folder / "config.json").read_text())
         nested = {"text_config": {"vocab_size": config.pop("vocab_size")}}
         shutil.copytree(folder, tmp_path / f"nested-{folder.name}")
         (tmp_path / f"nested-{folder.name}" / "config.json").write_text(json.dumps(config | nested))
-    found = made(tmp_path / "nested-other", family, tmp_path / "out", step("distill"), tmp_path / "nested-dense")
-    assert isinstance(found, UnsupportedError) and "vocabulary" in str(found)
+    with pytest.raises(UnsupportedError, match="vocabulary"):
+        made(tmp_path / "nested-other", family, tmp_path / "out", step("distill"), tmp_path / "nested-dense")
     heads, _ = written("llama", tmp_path / "heads", num_attention_heads=2, num_key_value_heads=2)
-    found = made(heads, family, tmp_path / "out", step("distill", match="attention_mse"), dense)
-    assert isinstance(found, UnsupportedError) and "has 2 and the teacher 4" in str(found)
+    with pytest.raises(UnsupportedError, match="has 2 and the teacher 4"):
+        made(heads, family, tmp_path / "out", step("distill", match="attention_mse"), dense)
     bert, family = written("bert", tmp_path / "bert")
-    found = made(bert, family, tmp_path / "out", step("finetune"), bert)
-    assert isinstance(found, UnsupportedError) and "predicts no masked words" in str(found)
-    found = made(bert, family, tmp_path / "out", step("distill", alpha=0.5), bert)
-    assert isinstance(found, UnsupportedError) and "alpha: 1" in str(found)
+    with pytest.raises(UnsupportedError, match="predicts no masked words"):
+        made(bert, family, tmp_path / "out", step("finetune"), bert)
+    with pytest.raises(UnsupportedError, match="alpha: 1"):
+        made(bert, family, tmp_path / "out", step("distill", alpha=0.5), bert)
     assert not (tmp_path / "out").exists()
 
 

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sparsebench.errors import SparsebenchError
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import single
-from tests.making import attempt
+from tests.making import make
 from tests.models.model_zoo import small
 from tests.models.replaying import batch, written
 
@@ -41,7 +43,15 @@ def text(family: str, samples: int = 5) -> Calibrated:
 
 def shrunk(
     parent: Path, family: Any, folder: Path, name: str, seed: int = 0, **settings: Any
-) -> tuple[Path, StepReport | SparsebenchError]:
-    """One setting's folder, and what came of it."""
+) -> tuple[Path, StepReport]:
+    """One setting's folder, and what came of it; what it fails with is raised."""
     step = single("shrink", name, **settings)
-    return folder, attempt(parent, family, {step: folder}, text(family), seed=seed)[step]
+    return folder, make(parent, family, {step: folder}, text(family), seed=seed)[step]
+
+
+def refused(parent: Path, family: Any, folder: Path, name: str, **settings: Any) -> SparsebenchError:
+    """Why one setting is not made."""
+    with pytest.raises(SparsebenchError) as caught:
+        shrunk(parent, family, folder, name, **settings)
+    assert not folder.exists()
+    return caught.value

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from sparsebench.errors import ModelError, SourceError, SparsebenchError, UnsupportedError
+from sparsebench.errors import ModelError, SourceError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.labels import class_numbers, head_outputs
 from sparsebench.models.modules.load import load_model
@@ -21,7 +21,7 @@ from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.registry import label, single
 from sparsebench.steps.shrink import labelled, scores
 from sparsebench.steps.shrink.whole import module_of
-from tests.making import attempt
+from tests.making import attempt, make
 from tests.models.replaying import written
 
 NAMES = {"0": "calm", "1": "glad", "2": "sad"}
@@ -58,9 +58,10 @@ def fetched(source: str) -> Path:
     return Path(source.removeprefix("path:"))
 
 
-def shrunk(folder: Path, out: Path, **settings: Any) -> StepReport | SparsebenchError:
+def shrunk(folder: Path, out: Path, **settings: Any) -> StepReport:
     step = single("shrink", "taylor", labels="task", **settings)
-    return attempt(folder, "encoder", {step: out}, fetch_file=fetched)[step]
+    report: StepReport = make(folder, "encoder", {step: out}, fetch_file=fetched)[step]
+    return report
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
@@ -69,7 +70,6 @@ def test_scores_are_those_of_single_documents_and_the_same_elements_stay(kind: s
     source = f"path:{documents(tmp_path / 'train.jsonl')}"
     out = tmp_path / "out"
     result = shrunk(folder, out, source=source, keep=0.5, of="both", uneven=True)
-    assert isinstance(result, StepReport), result
     assert "labels of" in result.note and "train.jsonl" in result.note and result.calibration_tokens > 0
 
     step = single("shrink", "taylor", labels="task", source=source, keep=0.5)
@@ -124,7 +124,7 @@ def test_even_widths_and_cuts_in_turn_are_made_of_labels_too(iterations: int, tm
     result = shrunk(
         folder, tmp_path / "out", source=source, label="mood", neurons=24, iterations=iterations, documents=5
     )
-    assert isinstance(result, StepReport) and "labels of 5 documents" in result.note, result
+    assert "labels of 5 documents" in result.note
     assert load_model(tmp_path / "out", family).config.intermediate_size == 24
     told = json.loads((tmp_path / "out" / "sparsebench.json").read_text())
     assert told["labels"] == "task" and told["calibration_sha256"] == result.calibration_sha256
@@ -140,9 +140,7 @@ def test_even_widths_and_cuts_in_turn_are_made_of_labels_too(iterations: int, tm
         ([{"text": "", "label": 1}], SourceError, "no text with a label"),
     ],
 )
-def test_documents_that_are_not_labelled_are_refused(
-    lines: list[Any], error: type[Exception], what: str, tmp_path: Path
-) -> None:
+def test_unlabelled_documents_are_refused(lines: list[Any], error: type[Exception], what: str, tmp_path: Path) -> None:
     folder, _ = classifier("bert", tmp_path / "model")
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -163,8 +161,9 @@ def test_plain_text_has_no_labels(tmp_path: Path) -> None:
 
 def test_a_model_without_a_head_is_refused_by_name(tmp_path: Path) -> None:
     folder, _ = written("bert", tmp_path / "model")
-    result = shrunk(folder, tmp_path / "out", source=f"path:{documents(tmp_path / 'train.jsonl')}", neurons=24)
-    assert isinstance(result, UnsupportedError) and "classification head" in result.message and result.hint
+    with pytest.raises(UnsupportedError, match="classification head") as caught:
+        shrunk(folder, tmp_path / "out", source=f"path:{documents(tmp_path / 'train.jsonl')}", neurons=24)
+    assert caught.value.hint
 
 
 def test_what_labels_mean_and_what_the_plan_is_told() -> None:

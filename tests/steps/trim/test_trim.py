@@ -196,7 +196,7 @@ def test_a_chain_gives_one_folder_that_loads(chain: str, kind: str, tmp_path: Pa
             else:
                 step_of(verb, way, last, folder, family, **given)
             last = folder
-        model: Any = load_model(last, family)  # type: ignore[arg-type]
+        model: Any = load_model(last, family)
         given = load_tokenizer(last)(TEXT[1], return_tensors="pt")
         extra = {"decoder_input_ids": given["input_ids"]} if kind == "unigram" else {}
         with torch.inference_mode():

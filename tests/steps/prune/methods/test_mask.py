@@ -37,9 +37,7 @@ def made(dense: Path, out: Path, *files: str) -> list[StepReport | SparsebenchEr
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32, torch.bfloat16, torch.int64])
-def test_a_one_keeps_a_zero_prunes_and_the_rest_is_untouched(
-    dtype: torch.dtype, tiny_llama: Path, tmp_path: Path
-) -> None:
+def test_a_one_keeps_a_zero_prunes_the_rest_stays(dtype: torch.dtype, tiny_llama: Path, tmp_path: Path) -> None:
     masks = drawn(tiny_llama, UP, DOWN, TABLE)
     # Under the weight's name, or as torch calls a mask.
     named = {UP: masks[UP], f"{DOWN}_mask": masks[DOWN], f"{TABLE}_mask": masks[TABLE]}
