@@ -258,7 +258,8 @@ def round_to_bytes(x: torch.Tensor) -> torch.Tensor:
 
     groups = torch.nn.functional.pad(x.float(), (0, -x.shape[-1] % GROUP)).unflatten(-1, (-1, GROUP))
     largest = groups.abs().amax(-1, True)
-    steps = (groups * (127 / largest.clamp(min=1e-36))).round()  # as they do, so that ties fall alike
+    # As they do, so that ties fall alike; 127 / tensor would multiply with a rounded reciprocal.
+    steps = (groups * largest.new_tensor(127).div(largest.clamp(min=1e-36))).round()
     rounded = steps * (largest / 127)
     return rounded.flatten(-2)[..., : x.shape[-1]].to(x.dtype)
 
