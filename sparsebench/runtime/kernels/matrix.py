@@ -61,6 +61,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "sparse_multiply": ([_P, _P, _P, _P, _L, _I, _I, _I], None),
     "sparse_decode": ([_P, _P, _P, _P, _P, _L, _L, _I, _I], None),
     "sparse_expand": ([_P, _L, _L, _P, _I, _I], None),
+    "sparse_flush": ([_P, _L], None),
     "sparse_skip": ([_P, _I, _I, _P, _P, ctypes.c_float, _I, _L, _L, _L, _P, _P, _I, _P], _L),
 }
 _OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
