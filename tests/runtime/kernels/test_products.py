@@ -148,15 +148,21 @@ def test_a_sample_of_rows_decides_as_all_do(kind: str, share: float, whole_rows:
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float32", "int8", "int4 in 64"])
-def test_a_matrix_without_zeros_is_not_counted_in_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix, counted = stored(kind, torch.randn(600, 128))[0]["dense"], []
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_a_matrix_without_zeros_or_with_many_is_not_counted_in_whole(
+    kind: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, counted = torch.Generator().manual_seed(1), []
+    weight = torch.randn(600, 128, generator=generator)
+    weight[torch.rand(600, 128, generator=generator) < share] = 0
+    matrix = stored(kind, weight)[0]["dense"]
 
     def count(matrix: Matrix, rows: torch.Tensor | None = None) -> int:
         counted.append(rows)
         return count_nonzeros(matrix, rows)
 
     monkeypatch.setattr("sparsebench.runtime.kernels.matrix.count_nonzeros", count)
-    assert not zeros_pay(matrix) and counted and all(rows is not None for rows in counted)
+    assert zeros_pay(matrix) == bool(share) and counted and all(rows is not None for rows in counted)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4 in 64"])
