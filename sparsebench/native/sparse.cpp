@@ -1,7 +1,8 @@
 // Matrices of weights times vectors, on a CPU: y = W x + b. Sums are in float32 and rounded once at the end. sparse/matrix.h
 // says how weights are stored; integers are multiplied with inputs rounded to 8 bits (sparse/inputs.h). One vector or a few
-// go through sparse/products.h, many through sparse/tiles.h, sparse/amx.h, sparse/nonzeros.h or sparse/blocks.h; sparse/multiply.h
-// shares them out to threads. sparse/decoder.h has the other steps of a decoder. Matrices that are read in part are in sparse/skip.h.
+// go through sparse/products.h, many through sparse/tiles.h, sparse/amx.h, sparse/nonzeros.h or sparse/blocks.h;
+// sparse/multiply.h shares them out to threads. sparse/decoder.h has the other steps of a decoder. Matrices that are read in
+// part are in sparse/skip.h.
 
 #include "sparse/amx.h"
 #include "sparse/blocks.h"

@@ -93,8 +93,8 @@ AMX void rows_by_amx(const AmxJob& job, i64 first, i64 last) {
     Expander<u16> rows(m);
     u16* expanded = expanded_room<u16>(many / BLOCK * size);
     if (m.cols % GROUP) std::fill(expanded, expanded + many / BLOCK * size, u16(0));
-    thread_local std::vector<u16> outputs;
-    if (i64(outputs.size()) < BOTH * many) outputs.resize(BOTH * many);  // of some vectors together, for each one's own are far apart
+    thread_local std::vector<u16> outputs;  // of some vectors together, for each one's own are far apart
+    if (i64(outputs.size()) < BOTH * many) outputs.resize(BOTH * many);
     const TileConfig config;
     _tile_loadconfig(&config);
     for (i64 begin = first; begin < last; begin += many) {

@@ -167,7 +167,8 @@ VECTORS ALWAYS void multiply_scales(const Matrix& m, i64 row, i64 begin, const f
         const __mmask16 there = __mmask16(_bzhi_u32(0xffff, u32(std::min<i64>(16, scales - first))));
         const __m512 some = m.scale_type == BFLOAT ? sixteen_floats(static_cast<const u16*>(m.scales) + at, there)
                                                    : sixteen_floats(static_cast<const float*>(m.scales) + at, there);
-        const __m512 of_inputs = sixteen_floats(inputs + begin, __mmask16(_bzhi_u32(0xffff, u32(std::min<i64>(16, end - begin)))));
+        const __mmask16 within = __mmask16(_bzhi_u32(0xffff, u32(std::min<i64>(16, end - begin))));
+        const __m512 of_inputs = sixteen_floats(inputs + begin, within);
         _mm512_store_ps(out, _mm512_mul_ps(_mm512_permutexvar_ps(lanes, some), of_inputs));
     }
 }
@@ -333,8 +334,10 @@ Kernel scaled_kernel(bool masked) {
 template <int TYPE, Form FORM>
 Kernel vector_kernel(const Matrix& m) {
     if constexpr (TYPE == INT4)
-        if (m.group < m.cols)
-            return m.group < GROUP ? scaled_kernel<TYPE, BY_HALVES, FORM>(m.masks) : scaled_kernel<TYPE, BY_GROUPS, FORM>(m.masks);
+        if (m.group < m.cols) {
+            const bool halves = m.group < GROUP;
+            return halves ? scaled_kernel<TYPE, BY_HALVES, FORM>(m.masks) : scaled_kernel<TYPE, BY_GROUPS, FORM>(m.masks);
+        }
     return scaled_kernel<TYPE, BY_ROW, FORM>(m.masks);
 }
 
