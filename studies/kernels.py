@@ -50,6 +50,7 @@ class Contender:
 
     def __post_init__(self) -> None:
         self.next = cycle(self.products)
+        self.products[0]()  # a layer may choose its way then
         start = time.perf_counter()
         self.products[0]()
         self.products[-1]()

@@ -1,29 +1,31 @@
 // Matrices of weights times vectors, on a CPU: y = W x + b. Sums are in float32 and rounded once at the end. sparse/matrix.h
 // says how weights are stored; integers are multiplied with inputs rounded to 8 bits (sparse/inputs.h). One vector or a few
-// go through sparse/products.h, many through sparse/tiles.h, sparse/amx.h or sparse/nonzeros.h; sparse/multiply.h shares them
-// out to threads. sparse/decoder.h has the other steps of a decoder. Matrices that are read in part are in sparse/skip.h.
+// go through sparse/products.h, many through sparse/tiles.h, sparse/amx.h, sparse/nonzeros.h or sparse/blocks.h;
+// sparse/multiply.h shares them out to threads. sparse/decoder.h has the other steps of a decoder. Matrices that are read in
+// part are in sparse/skip.h.
 
 #include "sparse/amx.h"
+#include "sparse/blocks.h"
 #include "sparse/decoder.h"
 #include "sparse/nonzeros.h"
 #include "sparse/skip.h"
 
 namespace {
 
+template <class W>
 struct Expanding {
     const Matrix* matrix;
     i64 first, last;
-    void* out;
-    bool words;
+    W* out;
 };
 
+template <class W>
 void expand_part(void* data, i64 part, i64 parts) {
-    auto& work = *static_cast<Expanding*>(data);
+    auto& work = *static_cast<Expanding<W>*>(data);
     const i64 count = work.last - work.first, cols = work.matrix->cols;
-    std::vector<u8> copy;
+    Expander<W> rows(*work.matrix);
     for (i64 row = count * part / parts; row < count * (part + 1) / parts; ++row)
-        if (work.words) expand_row(*work.matrix, work.first + row, static_cast<u16*>(work.out) + row * cols, copy);
-        else expand_row(*work.matrix, work.first + row, static_cast<float*>(work.out) + row * cols, copy);
+        rows.row(work.first + row, work.out + row * cols);
 }
 
 // ---- skipping --------------------------------------------------------------------------------------------------------
@@ -130,8 +132,9 @@ void sparse_threads(void* start, void* number, void* count_of) {
 
 // Ways to multiply several vectors. ONE_BY_ONE: as one is multiplied, four sharing what is read. TILES: rows are expanded to
 // bfloat16, inputs are not rounded; it is ONE_BY_ONE unless x is bfloat16 and the processor multiplies these. NONZEROS: each
-// weight that is not zero times all vectors, in float32; for bitmasks.
-enum Way : int { ONE_BY_ONE, TILES, NONZEROS };
+// weight that is not zero times all vectors, in float32; for bitmasks. BLOCKS: rows are expanded to float32, inputs are not
+// rounded.
+enum Way : int { ONE_BY_ONE, TILES, NONZEROS, BLOCKS };
 
 // y (tokens, rows) = x (tokens, cols) · Wᵀ + bias (rows, or null); x, y and bias are of `type`, contiguous.
 void sparse_multiply(const Matrix* matrix, const void* x, void* y, const void* bias, i64 tokens, int type, int threads,
@@ -145,7 +148,8 @@ void sparse_multiply(const Matrix* matrix, const void* x, void* y, const void* b
         using E = decltype(kind);
         E* out = static_cast<E*>(y);
         if (way == NONZEROS && matrix->masks)
-            return multiply_by_nonzeros(layer, static_cast<const E*>(x), out, tokens, threads);
+            return multiply_by_columns(layer, static_cast<const E*>(x), out, tokens, threads, by_nonzeros<E>(*matrix));
+        if (way == BLOCKS) return multiply_by_columns(layer, static_cast<const E*>(x), out, tokens, threads, by_blocks<E>());
         multiply(&layer, 1, static_cast<const E*>(x), &out, tokens, threads, way == TILES);
     };
     type == BFLOAT ? act(u16()) : act(float());
@@ -166,8 +170,21 @@ void sparse_decode(const Decoder* decoder, void* hidden, const void* cos, const 
 
 // Writes rows first..last of the matrix into `out` as dense bfloat16 (`words`) or float32, scales included.
 void sparse_expand(const Matrix* matrix, i64 first, i64 last, void* out, int words, int threads) {
-    Expanding work{matrix, first, last, out, words != 0};
-    on_threads(expand_part, &work, threads);
+    auto act = [&](auto kind) {
+        using W = decltype(kind);
+        Expanding<W> work{matrix, first, last, static_cast<W*>(out)};
+        on_threads(expand_part<W>, &work, threads);
+    };
+    words ? act(u16()) : act(float());
+}
+
+// Removes memory from the caches, as it is not in them when a layer of a large model is next.
+void sparse_flush(const u8* begin, i64 bytes) {
+#if defined(__x86_64__)
+    for (i64 at = 0; at < bytes; at += LINE) _mm_clflush(begin + at);
+    _mm_mfence();
+#endif
+    (void)begin, (void)bytes;
 }
 
 // y (tokens, outs) = W x + bias (or null) for a few x (tokens, ins); x, y, `decides` and bias are of `type`. Returns how many

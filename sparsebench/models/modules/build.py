@@ -310,12 +310,20 @@ def run_dtype(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> torch.
     return torch.float32 if tensor.dtype in _HALVES and kept & set(name.split(".")) else tensor.dtype
 
 
+def _is_unset(buffer: torch.Tensor) -> bool:
+    """Return whether every element is the mark of a buffer that nobody has set; mostly the first one tells."""
+
+    def marked(part: torch.Tensor) -> bool:
+        return bool((part.isnan() if part.is_floating_point() else part == _unset(part.dtype)).all())
+
+    return buffer.numel() > 0 and marked(buffer[(0,) * buffer.ndim]) and marked(buffer)
+
+
 def check_buffers(model: nn.Module, prefix: str = "") -> None:
     """Raise UnsupportedError for a buffer that transformers left unset, or a plain attribute without storage."""
     for path, module in model.named_modules(prefix=prefix):
         for name, buffer in module.named_buffers(recurse=False):
-            unset = buffer.isnan() if buffer.is_floating_point() else buffer == _unset(buffer.dtype)
-            if bool(unset.all()) and buffer.numel():
+            if _is_unset(buffer):
                 raise UnsupportedError(f"{path}.{name}: no file has this buffer, and transformers does not set it")
         for name, value in vars(module).items():
             if name != "weight" and getattr(value, "is_meta", False):  # a replaced layer keeps its weight for its shape

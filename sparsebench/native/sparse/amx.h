@@ -90,21 +90,24 @@ AMX void block_products(const u16* weights, const u16* x, i64 size, const u16* b
 AMX void rows_by_amx(const AmxJob& job, i64 first, i64 last) {
     const Matrix& m = *job.matrix;
     const i64 size = groups_of(m.cols) * GROUP * BLOCK, many = std::max(BOTH, EXPANDED_BYTES / (size * 4) * BOTH);
-    Tile rows(m, many / BLOCK * size);
-    std::vector<u16> outputs(BOTH * many);  // of some vectors together, for each one's own are far apart
+    Expander<u16> rows(m);
+    u16* expanded = expanded_room<u16>(many / BLOCK * size);
+    if (m.cols % GROUP) std::fill(expanded, expanded + many / BLOCK * size, u16(0));
+    thread_local std::vector<u16> outputs;  // of some vectors together, for each one's own are far apart
+    if (i64(outputs.size()) < BOTH * many) outputs.resize(BOTH * many);
     const TileConfig config;
     _tile_loadconfig(&config);
     for (i64 begin = first; begin < last; begin += many) {
         const i64 count = std::min(many, last - begin);
         for (i64 row = 0; row < count; ++row)
-            rows.row(begin + row, rows.words + row / BLOCK * size + row % BLOCK * STEP, TILE_WORDS);
+            rows.row(begin + row, expanded + row / BLOCK * size + row % BLOCK * STEP, TILE_WORDS);
         for (i64 token = 0; token < job.tokens; token += BOTH) {
             const i64 some = std::min(BOTH, job.tokens - token);
             for (i64 row = 0; row < count; row += BOTH) {
                 const auto act = count - row > BLOCK ? (some > BLOCK ? block_products<2, 2> : block_products<2, 1>)
                                                      : (some > BLOCK ? block_products<1, 2> : block_products<1, 1>);
                 const u16* bias = job.bias ? job.bias + begin + row : nullptr;
-                const u16 *weights = rows.words + row / BLOCK * size, *x = job.x + token / BLOCK * size;
+                const u16 *weights = expanded + row / BLOCK * size, *x = job.x + token / BLOCK * size;
                 act(weights, x, size, bias, count - row, outputs.data() + row, many);
             }
             for (i64 i = 0; i < some; ++i)

@@ -3,28 +3,11 @@
 
 #pragma once
 
-#include "multiply.h"
+#include "columns.h"
 
 namespace {
 
-constexpr i64 CHUNK_BYTES = 32 << 10;  // of inputs
 constexpr i64 LISTED_ROWS = 64;
-
-// For vectors of FLOATS floats, four of which hold the sums of a row.
-template <int FLOATS>
-struct Wide {
-    typedef float Vector __attribute__((vector_size(FLOATS * 4), aligned(4), may_alias));
-    static constexpr i64 TOKENS = 4 * FLOATS;  // that are multiplied at the same time
-    static constexpr i64 CHUNK = CHUNK_BYTES / (TOKENS * 4) / GROUP * GROUP;  // columns
-};
-
-struct NonzerosJob {
-    const Matrix* matrix;
-    const float* x;    // for each Wide::TOKENS vectors (cols, TOKENS), behind the last one anything
-    const void* bias;  // of rows, of the type of y, or null
-    void* y;           // (tokens, rows)
-    i64 tokens;
-};
 
 // The weights of some rows that are not zero, scales included, and where their inputs are from the first one's of the row.
 struct Lists {
@@ -108,49 +91,6 @@ ALWAYS void list_rows(const Matrix& m, i64 first, i64 count, std::vector<u8>& co
     lists.begins.push_back(at);
 }
 
-// ---- columns to rows and back ------------------------------------------------------------------------------------------
-
-#if defined(__x86_64__)
-AVX512 inline void put_sixteen(__m512 values, __mmask16 within, float* out) { _mm512_mask_storeu_ps(out, within, values); }
-AVX512 inline void put_sixteen(__m512 values, __mmask16 within, u16* out) {  // as `rounded` does
-    const __m512i bits = _mm512_castps_si512(values);
-    const __m512i last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i even = _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
-    const __mmask16 none = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
-    const __m512i kept = _mm512_mask_or_epi32(even, none, bits, _mm512_set1_epi32(0x400000));
-    _mm256_mask_storeu_epi16(out, within, _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16)));
-}
-
-// Rows of `from` become columns of `to`, with `more` added, if it is not null, along the rows of `to`.
-template <class From, class To>
-AVX512 void turn_avx512(const From* from, i64 apart, i64 rows, i64 cols, To* to, i64 to_apart, const To* more) {
-    for (i64 row = 0; row < rows; row += 16)
-        for (i64 col = 0; col < cols; col += 16) {
-            const __mmask16 here = __mmask16((1u << std::min<i64>(16, cols - col)) - 1);
-            const __mmask16 there = __mmask16((1u << std::min<i64>(16, rows - row)) - 1);
-            __m512i lines[16];
-            for (i64 i = 0; i < 16; ++i)
-                lines[i] = _mm512_castps_si512(sixteen_floats(from + (row + i) * apart + col, row + i < rows ? here : 0));
-            transpose(lines);
-            const __m512 added = more ? sixteen_floats(more + row, there) : _mm512_setzero_ps();
-            for (i64 i = 0; i < std::min<i64>(16, cols - col); ++i)
-                put_sixteen(_mm512_add_ps(_mm512_castsi512_ps(lines[i]), added), there, to + (col + i) * to_apart + row);
-        }
-}
-#endif
-
-template <int FLOATS, class From, class To>
-ALWAYS void turn(const From* from, i64 apart, i64 rows, i64 cols, To* to, i64 to_apart, const To* more) {
-#if defined(__x86_64__)
-    if constexpr (FLOATS == 16) return turn_avx512(from, apart, rows, cols, to, to_apart, more);
-#endif
-    for (i64 col = 0; col < cols; ++col)
-        for (i64 row = 0; row < rows; ++row) {
-            const float value = widen(from[row * apart + col]);
-            put(more ? value + widen(more[row]) : value, to + col * to_apart + row);
-        }
-}
-
 // ---- products ----------------------------------------------------------------------------------------------------------
 
 // Adds `count` weights times HELD · FLOATS vectors to `sums`; two weights at a time, for each sum waits for the one before.
@@ -186,14 +126,14 @@ ALWAYS void listed_rows(const Lists& lists, i64 rows, i64 chunks, const float* x
 }
 
 template <int TYPE, class E, int FLOATS>
-ALWAYS void rows_by_nonzeros(const NonzerosJob& job, i64 first, i64 last) {
+ALWAYS void rows_by_nonzeros(const ColumnsJob& job, i64 first, i64 last) {
     const Matrix& m = *job.matrix;
     const i64 chunks = (m.cols + Wide<FLOATS>::CHUNK - 1) / Wide<FLOATS>::CHUNK;
     const E* bias = static_cast<const E*>(job.bias);
     E* y = static_cast<E*>(job.y);
     alignas(LINE) float sums[LISTED_ROWS * Wide<FLOATS>::TOKENS];
     std::vector<u8> copy;
-    Lists lists;
+    thread_local Lists lists;  // kept: new pages cost as much as what fills them
     for (i64 begin = first; begin < last; begin += LISTED_ROWS) {
         const i64 rows = std::min(LISTED_ROWS, last - begin);
         list_rows<TYPE, FLOATS>(m, begin, rows, copy, lists);
@@ -213,38 +153,17 @@ ALWAYS void rows_by_nonzeros(const NonzerosJob& job, i64 first, i64 last) {
     }
 }
 
-// Lays out x (tokens, cols) as NonzerosJob has it.
-template <class E, int FLOATS>
-ALWAYS void by_columns(const E* x, i64 cols, i64 tokens, float* to) {
-    constexpr i64 TOKENS = Wide<FLOATS>::TOKENS;
-    const float* nothing = nullptr;
-    for (i64 token = 0; token < tokens; token += TOKENS)
-        turn<FLOATS>(x + token * cols, cols, std::min(TOKENS, tokens - token), cols, to + token * cols, TOKENS, nothing);
-}
-
-using NonzerosRows = void (*)(const NonzerosJob&, i64 first, i64 last);
-
 #if defined(__x86_64__)
 template <int TYPE, class E>
-AVX512 void nonzeros_avx512(const NonzerosJob& job, i64 first, i64 last) {
-    rows_by_nonzeros<TYPE, E, 16>(job, first, last);
-}
+AVX512 void nonzeros_avx512(const ColumnsJob& job, i64 first, i64 last) { rows_by_nonzeros<TYPE, E, 16>(job, first, last); }
 template <int TYPE, class E>
-AVX2 void nonzeros_avx2(const NonzerosJob& job, i64 first, i64 last) {
-    rows_by_nonzeros<TYPE, E, 8>(job, first, last);
-}
-template <class E>
-AVX512 void by_columns_avx512(const E* x, i64 cols, i64 tokens, float* to) { by_columns<E, 16>(x, cols, tokens, to); }
-template <class E>
-AVX2 void by_columns_avx2(const E* x, i64 cols, i64 tokens, float* to) { by_columns<E, 8>(x, cols, tokens, to); }
+AVX2 void nonzeros_avx2(const ColumnsJob& job, i64 first, i64 last) { rows_by_nonzeros<TYPE, E, 8>(job, first, last); }
 #endif
 template <int TYPE, class E>
-void nonzeros_portable(const NonzerosJob& job, i64 first, i64 last) {
-    rows_by_nonzeros<TYPE, E, 4>(job, first, last);
-}
+void nonzeros_portable(const ColumnsJob& job, i64 first, i64 last) { rows_by_nonzeros<TYPE, E, 4>(job, first, last); }
 
 template <int TYPE, class E>
-NonzerosRows nonzeros_here() {
+ColumnsRows nonzeros_here() {
 #if defined(__x86_64__)
     if (level >= WITH_AVX512) return nonzeros_avx512<TYPE, E>;
     if (level >= WITH_AVX2) return nonzeros_avx2<TYPE, E>;
@@ -252,36 +171,12 @@ NonzerosRows nonzeros_here() {
     return nonzeros_portable<TYPE, E>;
 }
 
+// What multiplies rows of this bitmask; y is of type E.
 template <class E>
-void by_columns_here(const E* x, i64 cols, i64 tokens, float* to) {
-#if defined(__x86_64__)
-    if (level >= WITH_AVX512) return by_columns_avx512(x, cols, tokens, to);
-    if (level >= WITH_AVX2) return by_columns_avx2(x, cols, tokens, to);
-#endif
-    by_columns<E, 4>(x, cols, tokens, to);
-}
-
-struct NonzerosWork {
-    NonzerosJob job;
-    NonzerosRows act;
-};
-
-void nonzeros_part(void* data, i64 part, i64 parts) {
-    const auto& work = *static_cast<NonzerosWork*>(data);
-    work.act(work.job, cut(*work.job.matrix, part, parts), cut(*work.job.matrix, part + 1, parts));
-}
-
-// y (tokens, rows) = x (tokens, cols) · Wᵀ + b for a bitmask; inputs are not rounded.
-template <class E>
-void multiply_by_nonzeros(const Layer& layer, const E* x, E* y, i64 tokens, int threads) {
-    const Matrix& m = *layer.matrix;
-    const i64 together = level >= WITH_AVX512 ? Wide<16>::TOKENS : level >= WITH_AVX2 ? Wide<8>::TOKENS : Wide<4>::TOKENS;
-    float* columns = reinterpret_cast<float*>(scratch((tokens + together - 1) / together * together * m.cols * 4));
-    by_columns_here(x, m.cols, tokens, columns);
-    const NonzerosRows floats[] = {nonzeros_here<FLOAT, E>(), nonzeros_here<BFLOAT, E>()};
-    const NonzerosRows integers[] = {nonzeros_here<INT8, E>(), nonzeros_here<INT4, E>()};
-    NonzerosWork work{{&m, columns, layer.bias, y, tokens}, m.type < INT8 ? floats[m.type] : integers[m.type - INT8]};
-    on_threads(nonzeros_part, &work, m.count * tokens < 65536 ? 1 : threads);
+ColumnsRows by_nonzeros(const Matrix& m) {
+    const ColumnsRows types[] = {nonzeros_here<FLOAT, E>(), nonzeros_here<BFLOAT, E>(), nonzeros_here<INT8, E>(),
+                                 nonzeros_here<INT4, E>()};
+    return types[m.type];
 }
 
 }  // namespace

@@ -103,9 +103,13 @@ VECTORS inline __m512i halves(__m256i from) {
     return _mm512_and_si512(_mm512_or_si512(wide, _mm512_slli_epi16(wide, 4)), _mm512_set1_epi8(15));
 }
 
+// The values of a bitmask of int4 as bytes, plus 8.
 VECTORS inline void unpack(const Row& row, u8* out) {
-    for (i64 at = 0; at < row.count + row.odd; at += 64)
-        _mm512_storeu_si512(out + at, halves(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row.values + at / 2))));
+    const __m512i sign = _mm512_set1_epi8(8);
+    for (i64 at = 0; at < row.count + row.odd; at += 64) {
+        const __m512i bytes = halves(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row.values + at / 2)));
+        _mm512_storeu_si512(out + at, _mm512_xor_si512(bytes, sign));
+    }
 }
 
 // In a register of its own: expanding a vector in memory takes a third longer on Zen 4.
@@ -122,8 +126,8 @@ VECTORS ALWAYS __m512i unsigned_weights(const Row& row, i64 group, const u8*& ne
     if (MASKED) {
         const u64 bits = row.mask(group);
         next += _mm_popcnt_u64(bits);
-        const __m512i placed = _mm512_maskz_expand_epi8(bits, loaded(from));
-        return _mm512_xor_si512(placed, _mm512_set1_epi8(TYPE == INT8 ? i8(128) : i8(8)));
+        if (TYPE == INT4) return _mm512_mask_expand_epi8(_mm512_set1_epi8(8), bits, loaded(from));  // unpacked, plus 8
+        return _mm512_xor_si512(_mm512_maskz_expand_epi8(bits, loaded(from)), _mm512_set1_epi8(i8(128)));
     }
     next += TYPE == INT8 ? 64 : 32;
     if (TYPE == INT8)
@@ -148,47 +152,77 @@ VECTORS ALWAYS __m512i some_weights(u32 bits, const u8*& next, i64 left) {
     return left >= 16 ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi32(__mmask16(within), from);
 }
 
+// Whether a row of integers has one scale, or one for 64 columns or a multiple of them, or one for 32.
+enum Scaled { BY_ROW, BY_GROUPS, BY_HALVES };
+
+constexpr i64 FACTORS = 64;  // groups of inputs whose factors are computed at a time
+
+// The products of a row's scales with those of inputs, for up to FACTORS groups of inputs from `begin` on.
+VECTORS ALWAYS void multiply_scales(const Matrix& m, i64 row, i64 begin, const float* inputs, float* out) {
+    const i64 end = std::min(groups_of(m.cols), begin + FACTORS), scales = scales_of(m);
+    const int shift = __builtin_ctzll(m.group / GROUP);
+    const __m512i lanes = _mm512_srli_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), shift);
+    for (; begin < end; begin += 16, out += 16) {
+        const i64 first = begin >> shift, at = row * scales + first;
+        const __mmask16 there = __mmask16(_bzhi_u32(0xffff, u32(std::min<i64>(16, scales - first))));
+        const __m512 some = m.scale_type == BFLOAT ? sixteen_floats(static_cast<const u16*>(m.scales) + at, there)
+                                                   : sixteen_floats(static_cast<const float*>(m.scales) + at, there);
+        const __mmask16 within = __mmask16(_bzhi_u32(0xffff, u32(std::min<i64>(16, end - begin))));
+        const __m512 of_inputs = sixteen_floats(inputs + begin, within);
+        _mm512_store_ps(out, _mm512_mul_ps(_mm512_permutexvar_ps(lanes, some), of_inputs));
+    }
+}
+
 // ROWS rows from `number` on, whose values are at `next`, times TOKENS vectors from `token` on: they share the loads of each
 // other. `sums` gets what each lane adds up.
-template <int TYPE, bool MASKED, bool GROUPED, int ROWS, int TOKENS>
+template <int TYPE, bool MASKED, Scaled SCALED, int ROWS, int TOKENS>
 VECTORS ALWAYS void integer_rows(const Job& job, const Row* rows, i64 number, i64 token, const u8** next,
                                  __m512 (&sums)[ROWS][TOKENS]) {
     const Matrix& m = *job.matrix;
     const i64 groups = groups_of(m.cols), stride = job.in.stride;
     const Bytes* x = static_cast<const Bytes*>(job.in.data) + token * stride;
     const float* scales = job.in.scales + token * stride;
-    const i64 each = GROUPED ? scales_of(m) : 0, shift = GROUPED ? __builtin_ctzll(m.group) : 0;
+    alignas(LINE) float factors[ROWS][TOKENS][SCALED == BY_GROUPS ? FACTORS : 1];
+    auto factor = [&](int row, int t, i64 group) VECTORS __attribute__((always_inline)) {
+        if (SCALED == BY_GROUPS) return _mm512_set1_ps(factors[row][t][group % FACTORS]);
+        const __m512 of_input = _mm512_set1_ps(scales[t * stride + group]);
+        if (SCALED == BY_ROW) return of_input;
+        const __m512 low = _mm512_set1_ps(group_scale(m, number + row, group, 0));
+        if (group * GROUP + 32 >= m.cols) return _mm512_mul_ps(of_input, low);
+        const __m512 high = _mm512_set1_ps(group_scale(m, number + row, group, 1));
+        return _mm512_mul_ps(of_input, _mm512_mask_blend_ps(0xff00, low, high));
+    };
     auto add = [&](i64 group, i64 width) VECTORS __attribute__((always_inline)) {
         __m512i weights[ROWS];
-        __m512 scale[ROWS];
 #pragma GCC unroll 8
-        for (int row = 0; row < ROWS; ++row) {
+        for (int row = 0; row < ROWS; ++row)
             weights[row] = unsigned_weights<TYPE, MASKED>(rows[row], group, next[row], width);
-            if (!GROUPED) continue;
-            const i64 at = (number + row) * each + (group * GROUP >> shift);
-            scale[row] = _mm512_set1_ps(scale_at(m, at));
-            if (shift == 5 && group * GROUP + 32 < m.cols)
-                scale[row] = _mm512_mask_blend_ps(0xff00, scale[row], _mm512_set1_ps(scale_at(m, at + 1)));
-        }
 #pragma GCC unroll 8
         for (int t = 0; t < TOKENS; ++t) {
             const Bytes& with = x[t * stride + group];
             const __m512i less = _mm512_loadu_si512(with.less), values = _mm512_loadu_si512(with.values);
-            const __m512 factor = _mm512_set1_ps(scales[t * stride + group]);
 #pragma GCC unroll 8
             for (int row = 0; row < ROWS; ++row) {
                 const __m512 dots = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(less, weights[row], values));
-                sums[row][t] = _mm512_fmadd_ps(dots, GROUPED ? _mm512_mul_ps(factor, scale[row]) : factor, sums[row][t]);
+                sums[row][t] = _mm512_fmadd_ps(dots, factor(row, t, group), sums[row][t]);
             }
         }
     };
     const Ahead<ROWS, TYPE == INT4 && MASKED ? 2 : 1> ahead(rows, next);
     const i64 whole = MASKED ? groups : m.cols / GROUP;
-    for (i64 group = 0; group < whole; ++group) {
-        ahead.template fetch<ROWS>(next);
-        add(group, GROUP);
+    for (i64 begin = 0; begin < groups; begin += FACTORS) {
+        if (SCALED == BY_GROUPS)
+#pragma GCC unroll 8
+            for (int row = 0; row < ROWS; ++row)
+                for (int t = 0; t < TOKENS; ++t)
+                    multiply_scales(m, number + row, begin, scales + t * stride, factors[row][t]);
+        const i64 end = std::min(whole, begin + FACTORS);
+        for (i64 group = begin; group < end; ++group) {
+            ahead.template fetch<TYPE == INT4 ? (ROWS + 1) / 2 : ROWS>(next);
+            add(group, GROUP);
+        }
+        if (end == whole && whole < groups && groups - begin <= FACTORS) add(whole, m.cols % GROUP);
     }
-    if (whole < groups) add(whole, m.cols % GROUP);
 }
 
 template <int TYPE, bool MASKED, Form FORM, int ROWS, int TOKENS>
@@ -233,7 +267,7 @@ VECTORS ALWAYS void float_rows(const Job& job, const Row* rows, i64 token, const
     }
 }
 
-template <int TYPE, bool MASKED, bool GROUPED, Form FORM, int ROWS, int TOKENS>
+template <int TYPE, bool MASKED, Scaled SCALED, Form FORM, int ROWS, int TOKENS>
 VECTORS void some_rows(const Job& job, const Row* rows, i64 number, i64 token, const u8* const* begin) {
     const Matrix& m = *job.matrix;
     __m512 sums[ROWS][TOKENS];
@@ -245,7 +279,7 @@ VECTORS void some_rows(const Job& job, const Row* rows, i64 number, i64 token, c
         for (int t = 0; t < TOKENS; ++t) sums[row][t] = _mm512_setzero_ps();
     }
     if constexpr (FORM == BYTES)
-        integer_rows<TYPE, MASKED, GROUPED, ROWS, TOKENS>(job, rows, number, token, next, sums);
+        integer_rows<TYPE, MASKED, SCALED, ROWS, TOKENS>(job, rows, number, token, next, sums);
     else
         float_rows<TYPE, MASKED, FORM, ROWS, TOKENS>(job, rows, token, next, sums);
 #pragma GCC unroll 8
@@ -253,12 +287,12 @@ VECTORS void some_rows(const Job& job, const Row* rows, i64 number, i64 token, c
 #pragma GCC unroll 8
         for (int t = 0; t < TOKENS; ++t) {
             const float sum = _mm512_reduce_add_ps(sums[row][t]);
-            const bool scaled = FORM == BYTES && !GROUPED;
+            const bool scaled = FORM == BYTES && SCALED == BY_ROW;
             job.sums[(token + t) * m.rows + number + row] = scaled ? sum * scale_at(m, number + row) : sum;
         }
 }
 
-template <int TYPE, bool MASKED, bool GROUPED, Form FORM, int ROWS>
+template <int TYPE, bool MASKED, Scaled SCALED, Form FORM, int ROWS>
 VECTORS ALWAYS void all_tokens(const Job& job, i64 number, std::vector<u8>* copies, std::vector<u8>* halves) {
     Row rows[ROWS];
     const u8* next[ROWS];
@@ -273,14 +307,14 @@ VECTORS ALWAYS void all_tokens(const Job& job, i64 number, std::vector<u8>* copi
     }
     i64 token = 0;
     for (; token + 4 <= job.in.tokens; token += 4)
-        some_rows<TYPE, MASKED, GROUPED, FORM, ROWS, 4>(job, rows, number, token, next);
+        some_rows<TYPE, MASKED, SCALED, FORM, ROWS, 4>(job, rows, number, token, next);
     for (; token + 2 <= job.in.tokens; token += 2)
-        some_rows<TYPE, MASKED, GROUPED, FORM, ROWS, 2>(job, rows, number, token, next);
+        some_rows<TYPE, MASKED, SCALED, FORM, ROWS, 2>(job, rows, number, token, next);
     for (; token < job.in.tokens; ++token)
-        some_rows<TYPE, MASKED, GROUPED, FORM, ROWS, 1>(job, rows, number, token, next);
+        some_rows<TYPE, MASKED, SCALED, FORM, ROWS, 1>(job, rows, number, token, next);
 }
 
-template <int TYPE, bool MASKED, bool GROUPED, Form FORM>
+template <int TYPE, bool MASKED, Scaled SCALED, Form FORM>
 VECTORS void rows_vectors(const Job& job, i64 first, i64 last) {
     constexpr int ROWS = TOGETHER_ROWS;
     std::vector<u8> copies[ROWS], halves[ROWS];
@@ -288,15 +322,23 @@ VECTORS void rows_vectors(const Job& job, i64 first, i64 last) {
         for (auto& half : halves) half.resize(job.matrix->cols + 2 * LINE);
     i64 row = first;
     for (; (MASKED || job.in.tokens > 1) && row + ROWS <= last; row += ROWS)
-        all_tokens<TYPE, MASKED, GROUPED, FORM, ROWS>(job, row, copies, halves);
-    for (; row < last; ++row) all_tokens<TYPE, MASKED, GROUPED, FORM, 1>(job, row, copies, halves);
+        all_tokens<TYPE, MASKED, SCALED, FORM, ROWS>(job, row, copies, halves);
+    for (; row < last; ++row) all_tokens<TYPE, MASKED, SCALED, FORM, 1>(job, row, copies, halves);
+}
+
+template <int TYPE, Scaled SCALED, Form FORM>
+Kernel scaled_kernel(bool masked) {
+    return masked ? rows_vectors<TYPE, true, SCALED, FORM> : rows_vectors<TYPE, false, SCALED, FORM>;
 }
 
 template <int TYPE, Form FORM>
-Kernel vector_kernel(bool masked, bool grouped) {
+Kernel vector_kernel(const Matrix& m) {
     if constexpr (TYPE == INT4)
-        if (grouped) return masked ? rows_vectors<TYPE, true, true, FORM> : rows_vectors<TYPE, false, true, FORM>;
-    return masked ? rows_vectors<TYPE, true, false, FORM> : rows_vectors<TYPE, false, false, FORM>;
+        if (m.group < m.cols) {
+            const bool halves = m.group < GROUP;
+            return halves ? scaled_kernel<TYPE, BY_HALVES, FORM>(m.masks) : scaled_kernel<TYPE, BY_GROUPS, FORM>(m.masks);
+        }
+    return scaled_kernel<TYPE, BY_ROW, FORM>(m.masks);
 }
 
 #endif
@@ -312,10 +354,9 @@ Choice choose_type(const Matrix& m, int given) {
     const Form form = TYPE >= INT8 ? BYTES : PLAIN;
     (void)m, (void)given;
 #if defined(__x86_64__)
-    const bool masked = m.masks, grouped = TYPE >= INT8 && m.group < m.cols;
-    if (TYPE == BFLOAT && given == BFLOAT && level >= WITH_BF16) return {vector_kernel<TYPE, WORDS>(masked, false), WORDS, WITH_BF16};
-    if (TYPE == BFLOAT && level >= WITH_VNNI) return {vector_kernel<TYPE, SPLIT>(masked, false), SPLIT, WITH_VNNI};
-    if (level >= WITH_VNNI) return {vector_kernel<TYPE, TYPE >= INT8 ? BYTES : PLAIN>(masked, grouped), form, WITH_VNNI};
+    if (TYPE == BFLOAT && given == BFLOAT && level >= WITH_BF16) return {vector_kernel<TYPE, WORDS>(m), WORDS, WITH_BF16};
+    if (TYPE == BFLOAT && level >= WITH_VNNI) return {vector_kernel<TYPE, SPLIT>(m), SPLIT, WITH_VNNI};
+    if (level >= WITH_VNNI) return {vector_kernel<TYPE, TYPE >= INT8 ? BYTES : PLAIN>(m), form, WITH_VNNI};
     if (level >= WITH_AVX512) return {rows_avx512<TYPE>, form, WITH_AVX512};
     if (level >= WITH_AVX2) return {rows_avx2<TYPE>, form, WITH_AVX2};
 #endif

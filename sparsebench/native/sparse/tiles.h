@@ -1,4 +1,4 @@
-// Many vectors: rows are expanded to a tile of bfloat16 or float32 that stays in the second-level cache.
+// Many vectors: rows are expanded to a tile of bfloat16 that stays in the second-level cache. Other files expand rows too.
 
 #pragma once
 
@@ -43,68 +43,135 @@ AVX2 void expand_avx2(const Matrix& m, const Row& row, i64 number, W* out) {
     else expand_any<INT4, true>(m, row, number, out);
 }
 
-// To bfloat16, with zeros up to a whole group. Each 32 columns go `apart` words behind those before them.
+// The weights of a group in float32, scales included, as four vectors; `width` of them are columns.
 template <int TYPE, bool MASKED>
-VECTORS void expand_words(const Matrix& m, const Row& row, i64 number, const u8* next, u16* out, i64 apart) {
-    const i64 groups = groups_of(m.cols);
-    for (i64 group = 0; group < groups; ++group, out += 2 * apart) {
-        const i64 width = std::min(GROUP, m.cols - group * GROUP);
-        _mm_prefetch(next + AHEAD, _MM_HINT_T0);
-        if constexpr (TYPE == BFLOAT) {
-            _mm_prefetch(next + AHEAD + LINE, _MM_HINT_T0);
-            const u64 bits = MASKED ? row.mask(group) : 0;
-            _mm512_storeu_si512(out, some_weights<TYPE, MASKED>(u32(bits), next, width));
-            _mm512_storeu_si512(out + apart, some_weights<TYPE, MASKED>(u32(bits >> 32), next, width - 32));
-        } else {
-            const __m512i bytes = unsigned_weights<TYPE, MASKED>(row, group, next, width);
-            const float low = group_scale(m, number, group, 0);
-            const float high = m.group == 32 && width > 32 ? group_scale(m, number, group, 1) : low;
-            alignas(64) u8 each[GROUP];
-            _mm512_store_si512(each, _mm512_maskz_mov_epi8(_bzhi_u64(~0ull, u32(width)), bytes));
-            const __m512i offset = _mm512_set1_epi32(TYPE == INT8 ? 128 : 8);
-            __m512 quarter[4];
-            for (int i = 0; i < 4; ++i) {
-                const __m512i wide = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(each + 16 * i)));
-                quarter[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(wide, offset)), _mm512_set1_ps(i < 2 ? low : high));
-            }
-            _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(quarter[1], quarter[0]));
-            _mm512_storeu_si512(out + apart, (__m512i)_mm512_cvtne2ps_pbh(quarter[3], quarter[2]));
+VECTORS ALWAYS void widened(const Matrix& m, const Row& row, i64 number, i64 group, const u8*& next, i64 width,
+                            __m512 (&quarters)[4]) {
+    if constexpr (TYPE == FLOAT) {
+        const u64 bits = MASKED ? row.mask(group) : 0;
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i)
+            quarters[i] = _mm512_castsi512_ps(some_weights<TYPE, MASKED>(u32(bits >> 16 * i), next, width - 16 * i));
+    } else if constexpr (TYPE == BFLOAT) {
+        const u64 bits = MASKED ? row.mask(group) : 0;
+        for (int i = 0; i < 2; ++i) {
+            const __m512i words = some_weights<TYPE, MASKED>(u32(bits >> 32 * i), next, width - 32 * i);
+            const __m256i both[] = {_mm512_castsi512_si256(words), _mm512_extracti64x4_epi64(words, 1)};
+            for (int j = 0; j < 2; ++j)
+                quarters[2 * i + j] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(both[j]), 16));
+        }
+    } else {
+        const __m512i bytes = unsigned_weights<TYPE, MASKED>(row, group, next, width);
+        const float low = group_scale(m, number, group, 0);
+        const float high = m.group == 32 && width > 32 ? group_scale(m, number, group, 1) : low;
+        alignas(64) u8 each[GROUP];
+        _mm512_store_si512(each, _mm512_maskz_mov_epi8(_bzhi_u64(~0ull, u32(width)), bytes));
+        const __m512i offset = _mm512_set1_epi32(TYPE == INT8 ? 128 : 8);
+        for (int i = 0; i < 4; ++i) {
+            const __m512i wide = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(each + 16 * i)));
+            quarters[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(wide, offset)), _mm512_set1_ps(i < 2 ? low : high));
         }
     }
 }
 
-// A tile of rows in bfloat16, expanded into the same memory again and again.
-class Tile {
-    using Expand = void (*)(const Matrix&, const Row&, i64 number, const u8* next, u16* out, i64 apart);
+// Writes the weights of a row that are within its columns, in whole vectors that are `apart` elements apart.
+template <int TYPE, bool MASKED, class W>
+VECTORS void expand_vectors(const Matrix& m, const Row& row, i64 number, const u8* next, W* out, i64 apart) {
+    const i64 groups = groups_of(m.cols);
+    for (i64 group = 0; group < groups; ++group) {
+        const i64 width = std::min(GROUP, m.cols - group * GROUP);
+        const u64 within = _bzhi_u64(~0ull, u32(width));
+        for (int line = 0; line < (TYPE == FLOAT ? 4 : TYPE == BFLOAT ? 2 : 1); ++line)
+            _mm_prefetch(next + AHEAD + line * LINE, _MM_HINT_T0);
+        __m512i words[2];
+        if constexpr (sizeof(W) == 2 && TYPE == BFLOAT) {
+            const u64 bits = MASKED ? row.mask(group) : 0;
+            words[0] = some_weights<TYPE, MASKED>(u32(bits), next, width);
+            words[1] = some_weights<TYPE, MASKED>(u32(bits >> 32), next, width - 32);
+        } else {
+            __m512 quarters[4];
+            widened<TYPE, MASKED>(m, row, number, group, next, width, quarters);
+            if constexpr (sizeof(W) == 4) {
+                for (int i = 0; i < 4; ++i, out += apart)
+                    _mm512_mask_storeu_ps(out, __mmask16(within >> 16 * i), quarters[i]);
+                continue;
+            }
+            words[0] = (__m512i)_mm512_cvtne2ps_pbh(quarters[1], quarters[0]);
+            words[1] = (__m512i)_mm512_cvtne2ps_pbh(quarters[3], quarters[2]);
+        }
+        for (int i = 0; i < 2; ++i, out += apart) _mm512_mask_storeu_epi16(out, __mmask32(within >> 32 * i), words[i]);
+    }
+}
+
+#endif
+
+// Expands rows of a matrix, scales included, each weight rounded once.
+template <class W>
+class Expander {
+    static constexpr i64 VECTOR = LINE / i64(sizeof(W));
+    using Expand = void (*)(const Matrix&, const Row&, i64 number, const u8* next, W* out, i64 apart);
 
     const Matrix& m;
-    Expand expand;
+    Expand by_vectors = nullptr;
     std::vector<u8> copy, bytes;
-    std::vector<u16> room;
+    std::vector<W> line;
 
-    static Expand chosen(const Matrix& m) {
-        if (m.type == BFLOAT) return m.masks ? expand_words<BFLOAT, true> : expand_words<BFLOAT, false>;
-        if (m.type == INT8) return m.masks ? expand_words<INT8, true> : expand_words<INT8, false>;
-        return m.masks ? expand_words<INT4, true> : expand_words<INT4, false>;
+    template <int TYPE>
+    void choose_vectors() {
+#if defined(__x86_64__)
+        // To bfloat16 it takes instructions that came later.
+        if (level >= (sizeof(W) == 2 && TYPE != BFLOAT ? WITH_BF16 : WITH_VNNI))
+            by_vectors = m.masks ? expand_vectors<TYPE, true, W> : expand_vectors<TYPE, false, W>;
+#endif
+    }
+
+    void contiguous(i64 number, const Row& stored, W* out) {
+#if defined(__x86_64__)
+        if (level >= WITH_AVX2) return expand_avx2(m, stored, number, out);
+#endif
+        expand_portable(m, stored, number, out);
     }
 
 public:
-    u16* const words;
+    explicit Expander(const Matrix& m) : m(m) {
+        if (m.type == FLOAT && sizeof(W) == 4) choose_vectors<FLOAT>();
+        else if (m.type == BFLOAT) choose_vectors<BFLOAT>();
+        else if (m.type == INT8) choose_vectors<INT8>();
+        else if (m.type == INT4) choose_vectors<INT4>();
+        if (m.type == INT4 && m.masks) bytes.resize(m.cols + 2 * LINE);
+    }
 
-    Tile(const Matrix& m, i64 size)
-        : m(m), expand(chosen(m)), bytes(m.cols + 2 * LINE), room(size + LINE),
-          words(room.data() + (LINE - reinterpret_cast<std::uintptr_t>(room.data()) % LINE) / 2) {}
-
-    void row(i64 number, u16* out, i64 apart) {
+    // Writes what is within the columns of a row, 64 bytes after 64 bytes that are `apart` elements apart.
+    void row(i64 number, W* out, i64 apart = VECTOR) {
         const Row stored = row_of(m, number, copy);
-        const u8* next = stored.values;
-        if (m.type == INT4 && m.masks) {
-            unpack(stored, bytes.data());
-            next = bytes.data() + stored.odd;
+#if defined(__x86_64__)
+        if (by_vectors) {
+            const u8* next = stored.values;
+            if (m.type == INT4 && m.masks) {
+                unpack(stored, bytes.data());
+                next = bytes.data() + stored.odd;
+            }
+            return by_vectors(m, stored, number, next, out, apart);
         }
-        expand(m, stored, number, next, out, apart);
+#endif
+        if (apart == VECTOR) return contiguous(number, stored, out);
+        line.resize(m.cols);
+        contiguous(number, stored, line.data());
+        for (i64 col = 0; col < m.cols; col += VECTOR, out += apart)
+            std::copy_n(line.data() + col, std::min(VECTOR, m.cols - col), out);
     }
 };
+
+// Memory of this thread for expanded rows, on a whole line. It is kept: new pages cost as much as what fills them.
+template <class W>
+W* expanded_room(i64 size) {
+    thread_local std::vector<u8> held;
+    const i64 bytes = size * i64(sizeof(W)) + LINE;
+    if (i64(held.size()) < bytes) held.resize(bytes);
+    return reinterpret_cast<W*>(held.data() + (LINE - reinterpret_cast<std::uintptr_t>(held.data()) % LINE));
+}
+
+#if defined(__x86_64__)
 
 // Four rows times TOKENS vectors, in registers: sums (tokens, rows).
 template <int TOKENS>
@@ -146,16 +213,18 @@ i64 tile_stride(i64 cols) { return groups_of(cols) * GROUP + 32; }
 VECTORS void rows_by_tiles(const Job& job, i64 first, i64 last) {
     const Matrix& m = *job.matrix;
     const i64 width = groups_of(m.cols) * GROUP, stride = job.in.stride, tile = std::max<i64>(4, TILE_BYTES / (stride * 2) / 4 * 4);
-    Tile rows(m, tile * stride);
+    Expander<u16> rows(m);
+    u16* expanded = expanded_room<u16>(tile * stride);
+    if (m.cols % GROUP) std::fill(expanded, expanded + tile * stride, u16(0));
     const u16* x = static_cast<const u16*>(job.in.data);
     for (i64 begin = first; begin < last; begin += tile) {
         const i64 count = std::min(tile, last - begin);
-        for (i64 row = 0; row < count; ++row) rows.row(begin + row, rows.words + row * stride, 32);
+        for (i64 row = 0; row < count; ++row) rows.row(begin + row, expanded + row * stride);
         for (i64 token = 0; token < job.in.tokens; token += 6) {
             const i64 some = std::min<i64>(6, job.in.tokens - token);
             for (i64 row = 0; row < count; row += 4) {
                 float* sums = job.sums + token * m.rows + begin + row;
-                const u16 *weights = rows.words + row * stride, *with = x + token * stride;
+                const u16 *weights = expanded + row * stride, *with = x + token * stride;
                 const i64 wide = std::min<i64>(4, count - row);
                 switch (some) {
                     case 6: four_rows<6>(weights, with, width, stride, sums, m.rows, wide); break;
@@ -171,15 +240,5 @@ VECTORS void rows_by_tiles(const Job& job, i64 first, i64 last) {
 }
 
 #endif
-
-// Writes a row into `out` as `cols` dense weights.
-template <class W>
-void expand_row(const Matrix& m, i64 number, W* out, std::vector<u8>& copy) {
-    const Row row = row_of(m, number, copy);
-#if defined(__x86_64__)
-    if (level >= WITH_AVX2) return expand_avx2(m, row, number, out);
-#endif
-    expand_portable(m, row, number, out);
-}
 
 }  // namespace

@@ -54,6 +54,7 @@ from sparsebench.storage.packed import PackedCheckpoint
 WAYS = {
     "tiles": "tiles of bfloat16",
     "amx": "tiles of bfloat16 by AMX",
+    "blocks": "blocks of float32",
     "fours": "four at a time",
     "nonzeros": "each nonzero times all",
     "torch": "tiles by torch",

@@ -19,15 +19,19 @@ TILE_BYTES = 4 << 20
 """Bytes of dense rows expanded at a time for torch: few enough to be read back from the third-level cache."""
 CODES = {torch.float32: TYPES["float32"], torch.bfloat16: TYPES["bfloat16"]}
 TOKENS = 512
-"""The most tokens that the library gets at once (its scratch stays small), and that ways are timed with."""
+"""The most tokens that the library gets at once: its scratch stays small."""
+TIMED_TOKENS = 2048
+"""The most tokens that ways are timed with."""
 FEW = 8
 """Tokens up to which rows are expanded in registers for each four tokens; more go the fastest way."""
 TILING = LEVELS[LEVELS.index("avx512-bf16") :]
 """The instruction sets with tiles of bfloat16."""
 TRIALS = 3
-ONE_BY_ONE, TILES, NONZEROS = range(3)
+HOPELESS = 1.5
+"""A way is tried twice where it takes so many times as long as the fastest one before it; a first trial may touch new pages."""
+ONE_BY_ONE, TILES, NONZEROS, BLOCKS = range(4)
 """The library's numbers for ways to multiply several tokens, which ``native/sparse.cpp`` explains."""
-WAYS = {"fours": ONE_BY_ONE, "tiles": TILES, "amx": TILES, "nonzeros": NONZEROS}
+WAYS = {"fours": ONE_BY_ONE, "tiles": TILES, "amx": TILES, "nonzeros": NONZEROS, "blocks": BLOCKS}
 
 
 class Choices:
@@ -47,10 +51,18 @@ class Choices:
             self._room = torch.empty(size, dtype=torch.uint8)
         return self._room[:size].view(dtype).view(rows, columns)
 
-    def pick(self, kind: tuple[Any, ...], ways: dict[str, Callable[[], torch.Tensor]]) -> str:
-        """Return the name of the fastest of ``ways`` for layers of this ``kind``; the first call times them."""
+    def pick(
+        self, kind: tuple[Any, ...], ways: dict[str, Callable[[], torch.Tensor]], prepare: Callable[[], object]
+    ) -> str:
+        """Return the name of the fastest of ``ways`` for layers of this ``kind``; the first call times them.
+
+        ``prepare`` is called before each trial, and not timed.
+        """
         if kind not in self.faster:
-            self.faster[kind] = min(ways, key=lambda name: _seconds(ways[name]))
+            seconds: dict[str, float] = {}
+            for name, act in ways.items():
+                seconds[name] = _seconds(act, prepare, min(seconds.values(), default=math.inf))
+            self.faster[kind] = min(seconds, key=seconds.__getitem__)
         return self.faster[kind]
 
 
@@ -59,13 +71,20 @@ def bucket(number: float) -> int:
     return round(math.log2(number)) if number > 0 else -99
 
 
-def _seconds(act: Callable[[], object]) -> float:
-    """Return the shortest of TRIALS times."""
-    best = float("inf")
-    for _ in range(TRIALS):
-        start = time.perf_counter()
+def _seconds(act: Callable[[], object], prepare: Callable[[], object], fastest: float) -> float:
+    """Return the shortest of TRIALS times of ``act``, or of two where they are far above ``fastest``.
+
+    It is CPU time where one thread acts, because other programs may run.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    best = math.inf
+    for number in range(TRIALS):
+        prepare()
+        start = clock()
         act()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, clock() - start)
+        if number and best > HOPELESS * fastest:
+            break
     return best
 
 
@@ -153,19 +172,26 @@ class KernelLinear(MatrixHolder):
     def by_fastest(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (tokens, in) to (tokens, out) in the fastest way.
 
-        Tiles of rows are multiplied by our kernel or by torch; of a bitmask, each nonzero may multiply all tokens instead.
+        Rows are expanded in tiles for our kernels or for torch; of a bitmask, each nonzero may multiply all tokens instead.
         """
-        some = x[:TOKENS]
+        some = x[:TIMED_TOKENS]
         kind = (*self.kind, bucket(len(some)), torch.get_num_threads())
         ways: dict[str, Any] = {"torch": lambda: self.by_torch(some)}
         if self.tiled and x.dtype == torch.bfloat16:
             ways["amx" if self.kernels.level == "avx512-amx" else "tiles"] = lambda: self.by_kernel(some, TILES)
-        elif self.matrix_type in ("float32", "bfloat16"):  # for integers it would round the inputs to 8 bits
-            ways["fours"] = lambda: self.by_kernel(some)
+        else:
+            ways["blocks"] = lambda: self.by_kernel(some, BLOCKS)
+            if self.matrix_type in ("float32", "bfloat16"):  # for integers it would round the inputs to 8 bits
+                ways["fours"] = lambda: self.by_kernel(some)
         if self.layout == "bitmask":
             ways["nonzeros"] = lambda: self.by_kernel(some, NONZEROS)
-        way = self.choices.pick(kind, ways)
+        way = self.choices.pick(kind, ways, self.flush)
         return self.by_torch(x) if way == "torch" else self.by_kernel(x, WAYS[way])
+
+    def flush(self) -> None:
+        """Remove the weights from the caches: in a model those of other layers have displaced them."""
+        for part in self.buffers():
+            self.kernels.library.sparse_flush(part.data_ptr(), part.nbytes)
 
     def by_kernel(self, x: torch.Tensor, way: int = ONE_BY_ONE) -> torch.Tensor:
         """Multiply (…, in) to (…, out) with our kernels, at most TOKENS tokens a call.

@@ -37,8 +37,11 @@ PAYS = 0.9
 """A bitmask is used where it takes at most this share of the dense matrix's bytes."""
 SAMPLED = 64
 """Rows of a matrix whose zeros are counted first."""
-LEAST = 0.9
-"""A matrix is counted in whole only where its bitmask would pay at this share of the nonzeros that the sample suggests."""
+SURE = 0.9
+"""A matrix is counted in whole only where this share of the nonzeros that a sample suggests decides otherwise than the number
+divided by this share does."""
+SPLIT_WEIGHTS = 1 << 19
+"""Floats whose zeros are removed at a time: copies stay in the cache."""
 DAMAGED = ("its packed index and values do not match: the file is damaged", "pack it again")
 
 _P, _L, _I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
@@ -61,6 +64,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "sparse_multiply": ([_P, _P, _P, _P, _L, _I, _I, _I], None),
     "sparse_decode": ([_P, _P, _P, _P, _P, _L, _L, _I, _I], None),
     "sparse_expand": ([_P, _L, _L, _P, _I, _I], None),
+    "sparse_flush": ([_P, _L], None),
     "sparse_skip": ([_P, _I, _I, _P, _P, ctypes.c_float, _I, _L, _L, _L, _P, _P, _I, _P], _L),
 }
 _OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
@@ -178,10 +182,15 @@ def without_zeros(weight: torch.Tensor) -> Matrix:
     import torch
 
     name, (rows, cols) = _float_type(weight), weight.shape
-    padded = torch.nn.functional.pad(weight, (0, -cols % GROUP)).add(0.0).contiguous()  # -0.0 + 0.0 is 0.0
-    words = padded.view(torch.int16 if name == "bfloat16" else torch.int32).numpy().reshape(-1)
-    masks, values = _split(words.view(f"u{words.itemsize}"))
-    return bitmask(name, rows, cols, masks, values.view(np.uint8))
+    word_type = torch.int16 if name == "bfloat16" else torch.int32
+    all_masks, all_values = [np.zeros(0, np.uint8)], [np.zeros(0, np.uint8)]
+    for part in weight.split(max(1, SPLIT_WEIGHTS // max(1, cols))):
+        padded = torch.nn.functional.pad(part, (0, -cols % GROUP)).add(0.0).contiguous()  # -0.0 + 0.0 is 0.0
+        words = padded.view(word_type).numpy().reshape(-1)
+        masks, values = _split(words.view(f"u{words.itemsize}"))
+        all_masks.append(masks)
+        all_values.append(values.view(np.uint8))
+    return bitmask(name, rows, cols, np.concatenate(all_masks), np.concatenate(all_values))
 
 
 def _float_type(weight: torch.Tensor) -> str:
@@ -228,15 +237,18 @@ def count_nonzeros(matrix: Matrix, rows: torch.Tensor | None = None) -> int:
 def zeros_pay(matrix: Matrix) -> bool:
     """Return whether a dense matrix has so many zeros that its bitmask is used.
 
-    A sample of rows tells where there are far too few: counting all takes longer than loading them.
+    A sample of rows tells where there are far too few or more than enough: counting all takes longer than loading them.
     """
     import torch
 
     if matrix.rows > 4 * SAMPLED:
         some = torch.randint(matrix.rows, (SAMPLED,), generator=torch.Generator().manual_seed(0), device="cpu")
         likely = count_nonzeros(matrix, some) * matrix.rows // SAMPLED
-        if not pays(matrix.type, matrix.rows, matrix.cols, int(LEAST * likely)):
-            return False
+        with_fewest, with_most = (
+            pays(matrix.type, matrix.rows, matrix.cols, int(nonzeros)) for nonzeros in (likely * SURE, likely / SURE)
+        )
+        if with_fewest == with_most:
+            return with_fewest
     return pays(matrix.type, matrix.rows, matrix.cols, count_nonzeros(matrix))
 
 
@@ -258,7 +270,8 @@ def round_to_bytes(x: torch.Tensor) -> torch.Tensor:
 
     groups = torch.nn.functional.pad(x.float(), (0, -x.shape[-1] % GROUP)).unflatten(-1, (-1, GROUP))
     largest = groups.abs().amax(-1, True)
-    steps = (groups * (127 / largest.clamp(min=1e-36))).round()  # as they do, so that ties fall alike
+    # As they do, so that ties fall alike; 127 / tensor would multiply with a rounded reciprocal.
+    steps = (groups * largest.new_tensor(127).div(largest.clamp(min=1e-36))).round()
     rounded = steps * (largest / 127)
     return rounded.flatten(-2)[..., : x.shape[-1]].to(x.dtype)
 

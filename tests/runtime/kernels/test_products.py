@@ -4,12 +4,12 @@ import ctypes
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sparsebench.models.files.quantized import INT4_GROUPS, Codes, Scheme, stored_parts
 from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix
-from sparsebench.runtime.kernels.linear import NONZEROS, ONE_BY_ONE, TILES
+from sparsebench.runtime.kernels.linear import BLOCKS, NONZEROS, ONE_BY_ONE, TILES
 from sparsebench.runtime.kernels.matrix import (
     count_nonzeros,
     dense,
@@ -88,6 +88,9 @@ def check(found: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, 
     biased=st.booleans(),
     seed=st.integers(0, 10**6),
 )
+@example(
+    kind="int8", rows=6, cols=128, density=0.01, dtype=BF16, tokens=40, biased=False, seed=7
+)  # inputs that are ties
 @MORE
 def test_products_equal_the_dense_ones_within_rounding(
     compiled: Kernels,
@@ -113,6 +116,7 @@ def test_products_equal_the_dense_ones_within_rounding(
             check(layer.by_kernel(x), weight, bias, seen, 0)
             assert layer.by_kernel(x).dtype == layer.by_fastest(x).dtype == dtype
             check(layer.by_torch(x), weight, bias, x, ROUNDING[dtype])
+            check(layer.by_kernel(x, BLOCKS), weight, bias, x, 0)
             if layer.tiled:
                 check(layer.by_kernel(x, TILES), weight, bias, x, ROUNDING[dtype])
             if matrix.layout == "bitmask":
@@ -144,15 +148,21 @@ def test_a_sample_of_rows_decides_as_all_do(kind: str, share: float, whole_rows:
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float32", "int8", "int4 in 64"])
-def test_a_matrix_without_zeros_is_not_counted_in_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix, counted = stored(kind, torch.randn(600, 128))[0]["dense"], []
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_a_matrix_without_zeros_or_with_many_is_not_counted_in_whole(
+    kind: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, counted = torch.Generator().manual_seed(1), []
+    weight = torch.randn(600, 128, generator=generator)
+    weight[torch.rand(600, 128, generator=generator) < share] = 0
+    matrix = stored(kind, weight)[0]["dense"]
 
     def count(matrix: Matrix, rows: torch.Tensor | None = None) -> int:
         counted.append(rows)
         return count_nonzeros(matrix, rows)
 
     monkeypatch.setattr("sparsebench.runtime.kernels.matrix.count_nonzeros", count)
-    assert not zeros_pay(matrix) and counted and all(rows is not None for rows in counted)
+    assert zeros_pay(matrix) == bool(share) and counted and all(rows is not None for rows in counted)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4 in 64"])
@@ -163,7 +173,7 @@ def test_more_threads_give_the_same_bits(compiled: Kernels, kind: str) -> None:
         layer, results = KernelLinear(compiled, matrix, Choices()), []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append([layer.by_kernel(x, way) for way in (ONE_BY_ONE, TILES, NONZEROS)])
+            results.append([layer.by_kernel(x, way) for way in (ONE_BY_ONE, TILES, NONZEROS, BLOCKS)])
         torch.set_num_threads(before)
         assert all(torch.equal(one, two) for pair in results for one, two in zip(pair, results[0], strict=True))
 
@@ -192,9 +202,8 @@ def test_an_input_that_is_no_number_is_not_lost(compiled: Kernels, kind: str, br
         x[0, 70] = broken
         for level in levels(compiled):
             compiled.use(level)
-            assert not bool(layer.by_kernel(x).isfinite().any()) and not bool(
-                layer.by_kernel(x, TILES).isfinite().any()
-            )
+            for way in (ONE_BY_ONE, TILES, BLOCKS):
+                assert not bool(layer.by_kernel(x, way).isfinite().any())
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4 in 64"])
