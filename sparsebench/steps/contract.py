@@ -184,6 +184,10 @@ class Step(Generic[S]):
         """Return the step as records hold it."""
         return {"verb": self.verb, "name": self.name, "settings": self.settings.record()}
 
+    def provenance(self, family: str, seed: int) -> dict[str, Any]:
+        """Return the entries about the step for a variant's ``sparsebench.json``."""
+        return {"family": family, self.verb: self.name, **self.settings.record(), "seed": seed}
+
     def __reduce__(self) -> tuple[Callable[..., Step], tuple[Any, ...]]:
         """Pickle the record: the class of the settings is made at run time (``Settings.named``)."""
         return resolve_name("sparsebench.steps.registry:recorded"), (self.record(),)

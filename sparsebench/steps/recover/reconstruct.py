@@ -156,8 +156,7 @@ class Reconstruction:
                 self._tell(fit, len(fits), len(parent), len(fits) - earlier.restored, time.perf_counter() - started)
             for name in list(writer.missing):
                 writer.write(name, self.parent.load(name))
-            settings = {"family": family, "recover": self.step.name, **self.step.settings.record()}
-            provenance = {**settings, "seed": self.context.seed, **self.text.provenance()}
+            provenance = {**self.step.provenance(family, self.context.seed), **self.text.provenance()}
             writer.close({**provenance, "fits": [asdict(fit) for fit in fits]})
         seconds, joules = total()
         lost = earlier.joules is None and spent.counts

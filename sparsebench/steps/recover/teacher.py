@@ -67,30 +67,11 @@ PART = 16
 """Groups of samples in a file of a teacher's outputs: 17 MB at most, with 64 tokens a position."""
 
 
-class TeacherCache:
-    """One teacher's likeliest tokens at every position of some samples, in files that are mapped, not read.
+TeacherCache = dict[int, tuple[torch.Tensor, torch.Tensor]]
+"""One teacher's likeliest tokens, by sample: ids (length, k) int32 and log probabilities (length, k) float32.
 
-    Each file holds ids (samples, length, k), int32, and log probabilities, float32.
-    """
-
-    def __init__(self) -> None:
-        self.parts: list[dict[str, torch.Tensor]] = []
-        self.positions: dict[int, tuple[int, int]] = {}
-        """Where a sample is: the number of the part, and the sample's number in it."""
-
-    def add(self, rows: Sequence[int], part: dict[str, torch.Tensor]) -> None:
-        """Add the outputs for the samples ``rows``."""
-        self.positions |= {row: (len(self.parts), number) for number, row in enumerate(rows)}
-        self.parts.append(part)
-
-    def get(self, rows: Sequence[int], length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the stored tokens of some samples: ids int64 and log probabilities float32."""
-        positions = [self.positions[row] for row in rows]
-        ids, logs = (
-            torch.stack([self.parts[part][name][number, :length] for part, number in positions])
-            for name in ("ids", "logs")
-        )
-        return ids.long(), logs
+They are rows of files that are mapped, not read.
+"""
 
 
 def layer_pairs(student: int, teacher: int, layers: Any, least: int = 0) -> list[tuple[int, int]]:
@@ -145,14 +126,15 @@ class Distillation:
         match, self.steps = self.settings.match, steps
         if refusal := self.settings.refuses_family(self.family):
             raise refusal.error()
+        if match == "none" and self.family == "encoder":
+            models = (self.model, self.teachers[0])
+            width, teacher_width = (getattr(model.config, "hidden_size", None) for model in models)
+            if width != teacher_width:
+                raise UnsupportedError(
+                    f"an encoder's last states are compared as they are, and have {width} and {teacher_width} numbers",
+                    "name a `match` beside",
+                )
         if match == "none":
-            if self.family == "encoder":
-                sizes = [getattr(model.config, "hidden_size", None) for model in (self.model, *self.teachers)]
-                if sizes[0] != sizes[1]:
-                    what = (
-                        f"an encoder's last states are compared as they are, and have {sizes[0]} and {sizes[1]} numbers"
-                    )
-                    raise UnsupportedError(what, "name a `match` beside")
             return
         (teacher,) = self.teachers
         if match in ATTENTION:
@@ -195,15 +177,15 @@ class Distillation:
         folder: ResumeFolder,
         belongs: Mapping[str, Any],
         rows: Sequence[int],
-        tell: Callable[[int, int], None],
+        progress: Callable[[int, int], None],
     ) -> None:
         """Store a teacher's likeliest tokens for the samples ``rows``; the teacher is not needed afterwards.
 
         ``belongs`` tells its outputs from those of another teacher, or for another text. Files that a killed process
         left are used again; a group of samples is shown to the teacher whole or not at all, so that no bit changes.
         """
-        cache, done = TeacherCache(), 0
-        counts, groups = self.text.counts(), list(self.text.groups(rows))
+        cache: TeacherCache = {}
+        groups = list(self.text.groups(rows))
         length = self.text.mask(range(self.text.samples)).shape[1]
         for start in range(0, len(groups), PART):
             part = groups[start : start + PART]
@@ -214,10 +196,10 @@ class Distillation:
                 folder.write(name, belongs, computed)
                 outputs = folder.read(name, belongs) or computed
             samples = [row for group in part for row in group]
-            cache.add(samples, outputs)
-            done += len(samples)
-            tell(done, len(rows))
+            cache |= zip(samples, zip(outputs["ids"], outputs["logs"], strict=True), strict=True)
+            progress(len(cache), len(rows))
         self.caches.append(cache)
+        counts = self.text.counts()
         self.stored_tokens = sum(counts[row] for row in rows)
 
     def _likeliest(
@@ -280,7 +262,11 @@ class Distillation:
     ) -> torch.Tensor:
         """Return the mean of the divergences from each teacher."""
         settings = self.settings
-        likeliest = [cache.get(rows, mask.shape[1]) for cache in self.caches]
+        likeliest: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for cache in self.caches:
+            ids, logs = zip(*(cache[row] for row in rows), strict=True)
+            length = mask.shape[1]
+            likeliest.append((torch.stack(ids)[:, :length].long(), torch.stack(logs)[:, :length]))
         for outputs in teacher_outputs:
             assert outputs.logits is not None
             likeliest.append(losses.likeliest(outputs.logits, settings.top_k or None, settings.temperature))

@@ -64,9 +64,12 @@ Pruner = Callable[[TrainedWeights, Any, int], Pruning]
 
 @dataclass
 class State:
-    """The progress of a training: steps done, seconds spent, the losses since the curve's last point, the curve, the
-    best held-out loss and its weights, the seconds before the first step, and all joules (None where a part was not
-    counted)."""
+    """The progress of a training, in the end its result.
+
+    ``number`` counts the steps done, ``losses`` are those since the curve's last point. ``best`` is the lowest held-out
+    loss, ``weights`` are its tensors as they are stored (none where the first weights are best). ``prepared`` are the
+    seconds before the first step. ``joules`` are None where a part of the training was not counted.
+    """
 
     number: int = 0
     seconds: float = 0.0
@@ -76,21 +79,6 @@ class State:
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     prepared: float = 0.0
     joules: float | None = 0.0
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The result of a training: the changed tensors as they are stored (none where the first weights were best), the
-    curve, the tokens and epochs read, the seconds, ``best``, the held-out loss of the weights that are kept, and the
-    joules."""
-
-    weights: dict[str, torch.Tensor]
-    curve: tuple[Point, ...]
-    tokens: int
-    epochs: float
-    seconds: float
-    best: float
-    joules: float | None = None
 
 
 @dataclass
@@ -122,8 +110,11 @@ class Trainer:
     """Returns the joules since that preparation began; None without a counter."""
 
     @heap.kept_for_reuse()
-    def run(self) -> Trained:
-        """Train, or resume a killed training. Raises ModelError where the loss is not finite, on held-out text too."""
+    def run(self) -> State:
+        """Train, or resume a killed training. The seconds of the result include the preparation.
+
+        Raises ModelError where the loss is not finite, on held-out text too.
+        """
         settings, plan, counts = self.step.settings, self.plan, self.text.counts()
         leaves = [*self.weights.leaves, *self.extra]
         optimizer = torch.optim.AdamW(leaves, lr=settings.rate, weight_decay=settings.weight_decay)
@@ -161,9 +152,9 @@ class Trainer:
                 f"{self.step.verb}: {self.step.name}: the loss on held-out text is {state.curve[-1].held_out} at the end",
                 "a lower `rate`, such as 5e-5",
             )
-        epochs = sum(map(len, plan)) / (len(counts) - self.held)
-        seconds, joules = time.perf_counter() - began + state.prepared, _sum(earlier, self.joules())
-        return Trained(state.weights, tuple(state.curve), read[-1], epochs, seconds, state.best, joules)
+        state.seconds = time.perf_counter() - began + state.prepared
+        state.joules = _sum(earlier, self.joules())
+        return state
 
     def _step(
         self,

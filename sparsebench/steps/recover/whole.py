@@ -38,7 +38,7 @@ from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, s
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
 from sparsebench.steps.recover.settings import DENSE
 from sparsebench.steps.recover.teacher import Distillation, cross_entropy
-from sparsebench.steps.recover.trainer import Pruning, Trained, Trainer
+from sparsebench.steps.recover.trainer import Pruning, Trainer
 from sparsebench.steps.recover.weights import TrainedWeights
 
 PUBLISHED = {
@@ -49,6 +49,7 @@ PUBLISHED = {
 }
 """Tokens that the published runs train on: of the papers above, and of methods that prune during training."""
 FEW = 0.01
+"""A run on a smaller share of these tokens says so."""
 
 
 @dataclass(frozen=True)
@@ -105,23 +106,24 @@ class Training:
                 trainer.prepared = time.perf_counter() - began
                 trainer.joules = spent.total
                 trained = trainer.run()
-        looks = len(trained.curve) * sum(trainer.text.counts()[-held:])
-        operations = self._parameters_per_token(self.parent, trainer.text) * (6.0 * trained.tokens + 2.0 * looks)
+        tokens = trained.curve[-1].tokens
+        evaluated = len(trained.curve) * sum(trainer.text.counts()[-held:])
+        operations = self._parameters_per_token(self.parent, trainer.text) * (6.0 * tokens + 2.0 * evaluated)
         if teachers:
-            operations += 2.0 * loss.parameters * (loss.stored_tokens or trained.tokens + looks)
+            operations += 2.0 * loss.parameters * (loss.stored_tokens or tokens + evaluated)
         best = next(point for point in trained.curve if point.held_out == trained.best)
+        samples = trainer.text.samples - held
+        epochs = sum(map(len, trainer.plan)) / samples
+        published = PUBLISHED.get(self.step.name, 0)
         words = [
             f"loss on text held out {trained.curve[0].held_out:.4g}, then {best.held_out:.4g} after {best.tokens:,} tokens",
-            f"{trainer.text.samples - held:,} samples read {trained.epochs:.2g} times" if trained.epochs > 1 else "",
+            f"{samples:,} samples read {epochs:.2g} times" if epochs > 1 else "",
             f"calculated in {self._arithmetic()}",
-            self._budget(trained),
+            f"{tokens:,} tokens, where the published run read {published:,}" if tokens < FEW * published else "",
             *resume_folder.notes,
         ]
         provenance = {
-            "family": family,
-            self.step.verb: self.step.name,
-            **self.step.settings.record(),
-            "seed": self.context.seed,
+            **self.step.provenance(family, self.context.seed),
             **text.provenance(),
             "arithmetic": self._arithmetic(),
             "operations": operations,
@@ -141,9 +143,9 @@ class Training:
         lost = trained.joules is None and spent.counts
         return replace(
             report,
-            trained_tokens=trained.tokens,
+            trained_tokens=tokens,
             operations=operations,
-            curve=trained.curve,
+            curve=tuple(trained.curve),
             joules=trained.joules,
             energy_source=energy.UNCOUNTED if lost else spent.source,
         )
@@ -173,12 +175,6 @@ class Training:
             share = {"encoder": encoder, "decoder": 1 - encoder}
         weights = weight_tensors(checkpoint, model_parts)
         return sum(info.numel * share.get(model_parts[name].stack, 1.0) for name, info in weights.items())
-
-    def _budget(self, trained: Trained) -> str:
-        """Return a note on the published run's tokens where this run had less than a hundredth of them."""
-        published = PUBLISHED.get(self.step.name, 0)
-        few = trained.tokens < FEW * published
-        return f"{trained.tokens:,} tokens, where the published run read {published:,}" if few else ""
 
     def _student(self) -> PreTrainedModel:
         """Return the model to train, in float32 without dropout. Raises UnsupportedError where it lacks the loss."""

@@ -46,9 +46,8 @@ def make(
     for step, removed in chosen(shape, free, context, text, spill).items() if free else ():
         with failing_alone(step, emit):
             smaller = cut_model.without(shape, removed)
-            settings = {"family": context.family, "shrink": step.name, **step.settings.record(), "removed": removed}
-            settings |= {"seed": context.seed, **provenance}
-            writer = cut_model.write_smaller(smaller, context.family, targets[step], settings)
+            described = {**step.provenance(context.family, context.seed), "removed": removed, **provenance}
+            writer = cut_model.write_smaller(smaller, context.family, targets[step], described)
             words = [*_left(shape, removed), smaller.loads, left_out_note(writer.left_out)]
             notes[step] = "; ".join(filter(None, words))
     seconds = time.perf_counter() - started

@@ -169,12 +169,11 @@ class _WidthPass:
             self.compensate(drafts)
             for draft in drafts:
                 step = draft.step
-                settings = {"family": self.context.family, "shrink": step.name, **step.settings.record()}
                 try:
                     if draft.error:
                         raise draft.error
-                    provenance = {**settings, "seed": self.context.seed, **self.provenance(step)}
-                    cut_model.finish(draft.smaller, draft.writer, provenance)
+                    provenance = step.provenance(self.context.family, self.context.seed)
+                    cut_model.finish(draft.smaller, draft.writer, {**provenance, **self.provenance(step)})
                 except SparsebenchError as error:
                     draft.error = error
                     draft.writer.abort()

@@ -13,7 +13,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.skipping import experts_of
 from sparsebench.plan.fingerprint import step_id
 from sparsebench.steps.moefy.grouping import evened, grouped, partitioned
-from sparsebench.steps.moefy.making import inside
+from sparsebench.steps.moefy.making import share_inside
 from sparsebench.steps.registry import label, recorded, single
 from tests.models.replaying import written
 from tests.steps.skip.making import made
@@ -39,7 +39,7 @@ def test_a_planted_structure_is_found_exactly(partition: str) -> None:
     gram, group = planted(6, 20)
     # k-means depends on where it starts: the draw that holds most inside.
     tries = [grouped("coactivation", gram, 6, 0, seed, partition).assignment for seed in range(5)]
-    found = max(tries, key=lambda one: inside(gram, one) or 0)
+    found = max(tries, key=lambda one: share_inside(gram, one) or 0)
     assert found.bincount().tolist() == [20] * 6
     assert all(len(set(group[found == one].tolist())) == 1 for one in range(6))
 

@@ -13,7 +13,7 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import EXPERTS_KEY, ROUTERS, experts_of
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.moefy.grouping import balanced, grouped
-from sparsebench.steps.moefy.making import inside, together
+from sparsebench.steps.moefy.making import share_inside, together
 from sparsebench.steps.moefy.settings import COUNTED
 from sparsebench.steps.registry import single
 from tests.models.replaying import written
@@ -135,9 +135,9 @@ def test_neurons_of_an_expert_go_together() -> None:
     assert together(counts, torch.tensor([0, 1, 0, 1])) == 0
     assert together(torch.diag(torch.ones(4)), torch.tensor([0, 0, 1, 1])) is None
     # Of 2 × (5 + 2) that pairs have, those of the first pair or none.
-    assert inside(counts, torch.tensor([0, 0, 1, 2])) == pytest.approx(5 / 7)
-    assert inside(counts, torch.tensor([0, 1, 0, 1])) == 0
-    assert inside(torch.diag(torch.ones(4)), torch.tensor([0, 0, 1, 1])) is None
+    assert share_inside(counts, torch.tensor([0, 0, 1, 2])) == pytest.approx(5 / 7)
+    assert share_inside(counts, torch.tensor([0, 1, 0, 1])) == 0
+    assert share_inside(torch.diag(torch.ones(4)), torch.tensor([0, 0, 1, 1])) is None
 
 
 @pytest.mark.parametrize("way", ["coactivation", "cmoe", "random"])
