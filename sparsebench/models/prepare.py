@@ -13,7 +13,7 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -190,11 +190,14 @@ def _pickled(
             left, right = tensors[name], tensors[original]
             if left.data_ptr() == right.data_ptr() and left.shape == right.shape:
                 del tensors[name]
-    infos = {
-        name: TensorInfo(name, safetensors_dtype(tensor.dtype, name), tuple(tensor.shape), "", 0, 0)
+    return _infos(tensors), tensors.__getitem__
+
+
+def _infos(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorInfo]:
+    return {
+        name: TensorInfo(name, safetensors_dtype(tensor.dtype, name), tuple(tensor.shape))
         for name, tensor in tensors.items()
     }
-    return infos, tensors.__getitem__
 
 
 def _unpickled(path: Path) -> dict[str, torch.Tensor]:
@@ -232,6 +235,7 @@ def _from_gguf(file: Path, out: Path, family: Family, dtype: str) -> Path:
     model.config.architectures = [type(model).__name__]
     ties = model.all_tied_weights_keys
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}
-    layout = lay_out([(name, safetensors_dtype(t.dtype, name), tuple(t.shape)) for name, t in tensors.items()])
+    infos = _infos(tensors)
+    layout = lay_out([(info.name, info.dtype, info.shape) for info in infos.values()])
     companions = [part for part in (model.config, model.generation_config, tokenizer) if part is not None]
     return _written(file, out, layout, tensors.__getitem__, companions=companions)

@@ -123,12 +123,12 @@ def tokens(
 
 def first(text: Calibrated, tokens: int) -> Calibrated:
     """Return the first samples of a text, as many as have at most ``tokens`` tokens together; one at least."""
-    batch, more = text.batch, text.batch.decoder_attention_mask
-    counts = (batch.attention_mask.sum(1) + (0 if more is None else more.sum(1))).cumsum(0)
-    samples = max(1, int((counts <= tokens).sum()))
-    batch = replace(batch, **{name: tensor[:samples] for name, tensor in vars(batch).items() if tensor is not None})
-    notes = (*text.notes, f"of these the first {samples}") if samples < len(counts) else text.notes
-    return replace(text, batch=batch, sha256=fingerprint(batch), tokens=int(counts[samples - 1]), notes=notes)
+    batch, decoder_mask = text.batch, text.batch.decoder_attention_mask
+    counts = (batch.attention_mask.sum(1) + (0 if decoder_mask is None else decoder_mask.sum(1))).cumsum(0)
+    count = max(1, int((counts <= tokens).sum()))
+    batch = replace(batch, **{name: tensor[:count] for name, tensor in vars(batch).items() if tensor is not None})
+    notes = (*text.notes, f"of these the first {count}") if count < len(counts) else text.notes
+    return replace(text, batch=batch, sha256=fingerprint(batch), tokens=int(counts[count - 1]), notes=notes)
 
 
 def drawn(folder: Path, family: Family, calibration: Calibration, cache: sources.Cache) -> Iterator[str]:
@@ -166,12 +166,12 @@ def resolve_length(calibration: Calibration, config: Mapping[str, Any]) -> int:
 
 def fingerprint(batch: Batch) -> str:
     """Return the sha256 of a batch in hexadecimal: of names, shapes, ids as little-endian int64, masks as bytes."""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, tensor in vars(batch).items():
         if tensor is not None:
-            whole.update(f"{name} {tuple(tensor.shape)}\n".encode())
-            whole.update(tensor.numpy().astype("<u1" if name.endswith("mask") else "<i8").tobytes())
-    return whole.hexdigest()
+            digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.numpy().astype("<u1" if name.endswith("mask") else "<i8").tobytes())
+    return digest.hexdigest()
 
 
 def reader_of(
@@ -190,8 +190,8 @@ def reader_of(
             f"calibration of {calibration.samples} samples of {length} tokens: nothing is left to calibrate on",
             f"at least 1 sample of {framing + 1} tokens ({framing} of them special)",
         )
-    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    pad = next(int(token) for token in known if token is not None)
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    pad = next(int(token) for token in candidates if token is not None)
     return samples.SampleTokenizer(tokenizer, before, after, pad, calibration.samples, length)
 
 
@@ -202,7 +202,7 @@ def _ordered(calibration: Calibration, paired: bool, cache: sources.Cache) -> tu
     fields = [name for name in (calibration.field, calibration.target if paired else None) if name is not None]
     texts = read_texts(sources.fetch(sources.parse(calibration.source), cache), *fields)
     counts = {"empty": texts.empty, "repeated": texts.repeated}
-    notes = [f"{count:,} {what} texts left out" for what, count in counts.items() if count]
+    notes = [f"{count:,} {kind} texts left out" for kind, count in counts.items() if count]
     if calibration.target is not None and not paired:
         notes.append(f"field {calibration.target!r} not read: only an encoder-decoder has a target")
     return in_order(texts.rows, calibration.seed), notes
@@ -236,8 +236,8 @@ def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:
 def _described(reader: samples.SampleTokenizer, family: Family, paired: bool, count: int) -> str:
     """Describe the samples in one line."""
     if family == "decoder":
-        first = reader.tokenizer.convert_ids_to_tokens(reader.before)
-        begin = f", each behind {' '.join(first)}" if first else ""
+        tokens = reader.tokenizer.convert_ids_to_tokens(reader.before)
+        begin = f", each behind {' '.join(tokens)}" if tokens else ""
         return f"{count} windows of {reader.length} tokens of texts joined with a blank line{begin}"
-    what = "pairs of texts" if paired else "texts" if family == "encoder" else "texts, each cut in two"
-    return f"{count} {what}, at most {reader.length} tokens"
+    unit = "pairs of texts" if paired else "texts" if family == "encoder" else "texts, each cut in two"
+    return f"{count} {unit}, at most {reader.length} tokens"

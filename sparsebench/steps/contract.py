@@ -63,8 +63,8 @@ class Settings(Strict):
         return cast("type[Settings]", meta(cls.__name__, (cls,), body))
 
     @classmethod
-    def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
-        """Return the groups of fields of which a sweep makes every combination; None: ``given`` is the only group."""
+    def alternatives(cls, swept: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
+        """Return the groups of fields of which a sweep makes every combination; None: ``swept`` is the only group."""
         return None
 
     def completed(self) -> Self:
@@ -339,10 +339,10 @@ class Context:
     note: Callable[[str], None] | None = None
     device: str = "cpu"
 
-    def text(self, what: str) -> Calibrated:
-        """Return the calibration text. Raises ModelError, saying ``what`` needs it, where it is not available."""
+    def text(self, needed_by: str) -> Calibrated:
+        """Return the calibration text. Raises ModelError, saying ``needed_by`` needs it, where it is not available."""
         if self.calibration_tokens is None:
-            raise ModelError(f"{what} needs calibration text", "name it under `calibration:`")
+            raise ModelError(f"{needed_by} needs calibration text", "name it under `calibration:`")
         return self.calibration_tokens()
 
 

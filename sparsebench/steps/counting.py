@@ -48,7 +48,7 @@ def step_report(
     checkpoint = open_checkpoint(folder)
     model_parts = parts(checkpoint, family)
     tensors: list[TensorCount] = []
-    parameters = total_zeros = already_zero = 0
+    prunable = zeros = parameters = total_zeros = already_zero = 0
     for info in weight_tensors(checkpoint, model_parts).values():
         part = model_parts[info.name]
         parameters += info.numel
@@ -59,10 +59,13 @@ def step_report(
         if zeros_in_parent and part.prunable:
             already_zero += zeros_in_parent(checkpoint, info.name)
         total_zeros += sum(counts)
-        for view, zeros in zip(part.views, counts, strict=False):
+        if part.prunable:
+            prunable += info.numel
+            zeros += sum(counts)
+        for view, count in zip(part.views, counts, strict=False):
             size = info.numel // len(counts)
-            tensors.append(TensorCount(view.name, part.layer, part.stack, part.kind, size, zeros))
-    counted = WeightCounts(sum(t.count for t in tensors), sum(t.zeros for t in tensors), parameters, total_zeros)
+            tensors.append(TensorCount(view.name, part.layer, part.stack, part.kind, size, count))
+    counted = WeightCounts(prunable, zeros, parameters, total_zeros)
     report = report_of_counts(counted, seconds, sweep_size, note, provenance or {}, tuple(tensors))
     return replace(report, already_zero=already_zero)
 
@@ -123,5 +126,5 @@ def read_share(checkpoint: Checkpoint, family: str) -> float:
     chosen = ("down",) if config.router == "oracle" else ("gate", "up", "gate_up", "down")
     unread = sum(sizes.get(kind, 0) for kind in chosen) * (1 - config.active / config.experts)
     tables = sum(info.numel for info in checkpoint.tensors.values() if ".moe.router." in info.name)
-    whole = sum(sizes.values())
-    return (whole - unread + tables) / whole
+    total = sum(sizes.values())
+    return (total - unread + tables) / total

@@ -121,6 +121,6 @@ def _reverse(matrix: torch.Tensor) -> None:
     for start in range(0, size // 2, CHUNK):
         stop = min(start + CHUNK, size // 2)
         head, tail = flat[start:stop], flat[size - stop : size - start]
-        kept = head.flip(0)
+        reversed_head = head.flip(0)
         head.copy_(tail.flip(0))
-        tail.copy_(kept)
+        tail.copy_(reversed_head)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -58,7 +57,7 @@ class VariantWriters:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind:
             for writer in self.writers.values():
                 writer.abort()
@@ -107,8 +106,8 @@ class VariantWriters:
     @property
     def missing(self) -> list[str]:
         """The names that are not written yet, in the checkpoint's order; they are the same for every variant."""
-        left = next(iter(self.writers.values())).missing
-        return [name for name in self.layout if name in left]
+        unwritten = next(iter(self.writers.values())).missing
+        return [name for name in self.layout if name in unwritten]
 
     @cached_property
     def _zeroed(self) -> frozenset[str]:
@@ -122,19 +121,19 @@ class VariantWriters:
             return 0
         return zero_in_both(self.checkpoint, written, name)
 
-    def finish(self, family: str, made: Mapping[str, Any], emit: Emit) -> None:
+    def finish(self, family: str, provenance: Mapping[str, Any], emit: Emit) -> None:
         """Give each folder its final name, count its zeros in its files, and emit its result.
 
-        ``made`` has the settings that all variants share. The folder of a variant that fails now is removed.
+        ``provenance`` has the settings that all variants share. The folder of a variant that fails now is removed.
         """
-        described = {target: {"family": family, **target.record(), **made} for target in self.writers}
+        described = {target: {"family": family, **target.record(), **provenance} for target in self.writers}
         for target, description in described.items():
             with self._giving_up(target):
                 self.unverified[target] = self.writers[target].close(description)
         seconds = time.perf_counter() - self.started
         for target, folder in [*self.unverified.items()]:
             with self._giving_up(target):
-                report = self._counted(target, family, seconds, made)
+                report = self._counted(target, family, seconds, provenance)
                 summary = {key: value for key, value in asdict(report).items() if key != "tensors"}
                 (folder / NOTES).write_text(json.dumps({**summary, **described[target]}, indent=1))
                 note_left_out(folder, self.writers[target].left_out)
@@ -152,7 +151,7 @@ class VariantWriters:
             if folder := self.unverified.pop(target, None):
                 shutil.rmtree(folder, ignore_errors=True)  # a folder with its final name would pass for complete
 
-    def _counted(self, target: Step, family: str, seconds: float, made: Mapping[str, Any]) -> StepReport:
+    def _counted(self, target: Step, family: str, seconds: float, provenance: Mapping[str, Any]) -> StepReport:
         """Return what a variant achieved. Raises ModelError where fewer zeros are on disk than were written."""
         folder = self.folders[target]
         note = "; ".join(sorted(self.notes[target]))
@@ -162,7 +161,7 @@ class VariantWriters:
             seconds=seconds,
             sweep_size=len(self.folders),
             note=note,
-            provenance=made,
+            provenance=provenance,
             zeros_in_parent=self._zeros_in_parent,
         )
         if report.zeros < self.removed[target]:

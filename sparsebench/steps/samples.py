@@ -56,13 +56,13 @@ def windows(reader: SampleTokenizer, rows: Sequence[Fields]) -> tuple[Batch, lis
         if len(ids) >= needed or len(used) == len(rows):
             break
         characters *= 2
-    whole = min(needed, max(1, len(ids) // room) * room) if reader.training else needed
-    if len(ids) < whole:
+    token_count = min(needed, max(1, len(ids) // room) * room) if reader.training else needed
+    if len(ids) < token_count:
         raise SourceError(
             f"too little text: {len(ids):,} tokens, where {reader.samples} samples need {needed:,}",
             f"lower samples or length (these tokens make {len(ids) // room} samples), or name a longer text",
         )
-    body = torch.tensor(ids[:whole]).reshape(-1, room)
+    body = torch.tensor(ids[:token_count]).reshape(-1, room)
     first = torch.tensor(reader.before, dtype=torch.long).expand(len(body), -1)
     input_ids = torch.cat([first, body], dim=1)
     return Batch(input_ids, torch.ones_like(input_ids, dtype=torch.bool)), used
@@ -93,18 +93,18 @@ def pairs(reader: SampleTokenizer, rows: Sequence[Fields], start: int) -> tuple[
         sources = _bare(reader, part)
         if len(part[0]) == 1:
             halves = [(ids[: len(ids) // 2], ids[len(ids) // 2 :]) for ids in sources]
-            both = [(first, _framed(reader, second)) for first, second in halves]
+            encoded = [(first, _framed(reader, second)) for first, second in halves]
         else:
             targets = [target for _, target in part]
             labels = reader.tokenizer(text_target=targets, truncation=True, max_length=reader.length, verbose=False)
-            both = list(zip(sources, labels["input_ids"], strict=True))
+            encoded = list(zip(sources, labels["input_ids"], strict=True))
         end = None if reader.training else -1
         return [
-            (_framed(reader, first), [start, *labels[:end]]) if first and labels else None for first, labels in both
+            (_framed(reader, first), [start, *labels[:end]]) if first and labels else None for first, labels in encoded
         ]
 
     samples, used = _sampled(reader, rows, cut)
-    encoder, decoder = ([sample[side] for sample in samples] for side in (0, 1))
+    encoder, decoder = zip(*samples, strict=True)
     return Batch(*_padded(reader, encoder), *_padded(reader, decoder)), used
 
 
@@ -136,8 +136,8 @@ def _sampled(
             "a passage each",
             f"lower samples to {len(sampled)}, or name a text with more passages",
         )
-    kept = sampled[: reader.samples]
-    return [sample for _, sample in kept], [row for row, _ in kept]
+    chosen = sampled[: reader.samples]
+    return [sample for _, sample in chosen], [row for row, _ in chosen]
 
 
 def _bare(reader: SampleTokenizer, part: Sequence[Fields]) -> list[list[int]]:
@@ -150,7 +150,7 @@ def _framed(reader: SampleTokenizer, ids: list[int]) -> list[int]:
     return [*reader.before, *ids[:room], *reader.after]
 
 
-def _padded(reader: SampleTokenizer, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+def _padded(reader: SampleTokenizer, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
     """Return ids and mask, (rows, longest row), padded on the right."""
     import torch
 

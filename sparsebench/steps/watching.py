@@ -51,10 +51,10 @@ class ActivationHooks:
 
     def _hook(self, path: str) -> Any:
         module = self.block.module.get_submodule(path)
-        look = self._look(path, self._cross.get(id(module), False))
+        pass_on = self._look(path, self._cross.get(id(module), False))
         if self.outputs:
-            return module.register_forward_hook(lambda _, args, outputs: look(outputs))
-        return module.register_forward_pre_hook(lambda _, args: look(args[0]))
+            return module.register_forward_hook(lambda _, args, outputs: pass_on(outputs))
+        return module.register_forward_pre_hook(lambda _, args: pass_on(args[0]))
 
     def _look(self, path: str, cross: bool) -> Take:
         def look(values: torch.Tensor) -> None:
@@ -73,18 +73,18 @@ class ActivationHooks:
 
 def paths(block: Block) -> dict[str, str]:
     """Return the path in the block of each prunable matrix's layer, by the matrix's name."""
-    known = {id(module): path for path, module in block.module.named_modules()}
-    return {name: known[id(reader.module)] for name, reader in block.readers.items()}
+    path_of = {id(module): path for path, module in block.module.named_modules()}
+    return {name: path_of[id(reader.module)] for name, reader in block.readers.items()}
 
 
-def activation(module: nn.Module, where: str) -> str:
+def activation(module: nn.Module, label: str) -> str:
     """Return the path in a block of its activation function. Raises UnsupportedError unless there is exactly one."""
     from transformers.activations import ACT2CLS
 
     kinds = {kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()}
     functions = [path for path, child in module.named_modules() if type(child) in kinds]
     if len(functions) != 1:
-        raise UnsupportedError(f"{where}: expected exactly one activation function, found {len(functions)}", _WAY_OUT)
+        raise UnsupportedError(f"{label}: expected exactly one activation function, found {len(functions)}", _WAY_OUT)
     return functions[0]
 
 

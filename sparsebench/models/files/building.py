@@ -48,11 +48,11 @@ def beside(folder: Path) -> Path:
 @contextmanager
 def temporary(name: Path) -> Iterator[Path]:
     """Make a temporary folder for this process, named after ``name``; one left by a killed process is swept later."""
-    made = beside(name)
+    folder = beside(name)
     try:
-        yield made
+        yield folder
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -41,12 +41,12 @@ def family_of(config: Mapping[str, Any]) -> Family | None:
     """Return the checkpoint's family by its config.json; None when neither its type nor its architecture tells."""
     if config.get("is_encoder_decoder"):
         return "encoder-decoder"
-    known = MODEL_TYPES.get(str(config.get("model_type")))
+    family = MODEL_TYPES.get(str(config.get("model_type")))
     if config.get("use_bidirectional_attention") is True:  # a decoder's type, trained on to be a sentence encoder
         return "encoder"
     # BERT and its kin can be configured as decoders (`is_decoder`), with a causal head.
-    if known and not (known == "encoder" and config.get("is_decoder")):
-        return known
+    if family and not (family == "encoder" and config.get("is_decoder")):
+        return family
     architectures = _architectures(config)
     if config.get("is_decoder") or any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         return "decoder"
@@ -80,12 +80,12 @@ def has_masked_lm(config: Mapping[str, Any]) -> bool:
 
 def _architectures(config: Mapping[str, Any]) -> list[str]:
     """Return the classes that a config.json names. Raises ModelError where ``architectures`` is not a list."""
-    named = config.get("architectures") or []
-    if not isinstance(named, list | tuple):
+    names = config.get("architectures") or []
+    if not isinstance(names, list | tuple):
         raise ModelError(
-            f"config.json: `architectures` is {str(named)[:40]!r}, not a list of names", "correct it, or fetch it again"
+            f"config.json: `architectures` is {str(names)[:40]!r}, not a list of names", "correct it, or fetch it again"
         )
-    return [str(name) for name in named]
+    return [str(name) for name in names]
 
 
 def auto_class(family: Family, config: Mapping[str, Any]) -> Any:

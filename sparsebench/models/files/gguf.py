@@ -139,16 +139,16 @@ def load_gguf(file: Path, family: Family, dtype: str) -> tuple[PreTrainedModel, 
 
     check(file)
     disable_progress_bar()
-    where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    location: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     # Without `dequantize` the model counts as quantized and cannot be saved.
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "quantization_config": GgufConfig(dequantize=True)}
     with tempfile.TemporaryDirectory() as alone:
         (Path(alone) / file.name).symlink_to(file.resolve())
         with foreign(f"{file}: transformers cannot load it as {family}", "check the family, or fetch the file again"):
             model, info = auto_class(family, {}).from_pretrained(
-                alone, trust_remote_code=False, output_loading_info=True, **where, **options
+                alone, trust_remote_code=False, output_loading_info=True, **location, **options
             )
-            tokenizer = AutoTokenizer.from_pretrained(alone, trust_remote_code=False, **where)
+            tokenizer = AutoTokenizer.from_pretrained(alone, trust_remote_code=False, **location)
     if missing := sorted(set(info["missing_keys"]) - set(model.all_tied_weights_keys)):
         wrong = f"{file}: {len(missing)} weights are missing (the first is {missing[0]})"
         raise ModelError(wrong, "its header does not fit its tensors: fetch the file again")

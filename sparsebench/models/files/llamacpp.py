@@ -125,8 +125,8 @@ def library() -> Any:
         raise UnsupportedError(f"llama.cpp: the library of {PACKAGE} cannot be used ({error})", INSTALL_HINT) from error
     opened.llama_log_set(_keep_message, None)
     opened.llama_backend_init()
-    usual = opened.llama_context_default_params()
-    if (usual.n_ctx, usual.n_seq_max) != (512, 1):
+    defaults = opened.llama_context_default_params()
+    if (defaults.n_ctx, defaults.n_seq_max) != (512, 1):
         raise UnsupportedError(f"llama.cpp: {PACKAGE} lays its parameters out in another way", INSTALL_HINT)
     return opened
 

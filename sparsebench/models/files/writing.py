@@ -13,7 +13,6 @@ import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sparsebench import bounded
@@ -108,9 +107,9 @@ class CheckpointWriter:
         import torch
 
         info, size = self.layout[name], piece.numel()
-        left = self._entries_left[name] if name in self.missing else -1
-        if torch_dtype(info.dtype) != piece.dtype or size > left or start + size > info.numel:
-            message = f"{size} entries of {piece.dtype} where {max(0, left)} of {info.dtype} are missing"
+        missing_entries = self._entries_left[name] if name in self.missing else -1
+        if torch_dtype(info.dtype) != piece.dtype or size > missing_entries or start + size > info.numel:
+            message = f"{size} entries of {piece.dtype} where {max(0, missing_entries)} of {info.dtype} are missing"
             raise ModelError(f"{self.folder}: {name}: {message}")
         file = self._files[info.file]
         file.seek(self._offsets[name] + start * ITEM_SIZE[info.dtype])
@@ -150,7 +149,7 @@ class CheckpointWriter:
     def __enter__(self) -> CheckpointWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind:
             self.abort()
 

@@ -140,8 +140,8 @@ def _activated(fused: Any, inner: torch.Tensor) -> torch.Tensor:
 
 def is_fused(module: Any) -> bool:
     """Return whether a module holds experts in a known form: one activation between two layers, nothing after them."""
-    known = hasattr(module, "is_transposed") or type(module).__name__ == "Llama4TextExperts"
-    return known and hasattr(module, DOWN) and not getattr(module, "has_post_expert_norm", False)
+    is_known = hasattr(module, "is_transposed") or type(module).__name__ == "Llama4TextExperts"
+    return is_known and hasattr(module, DOWN) and not getattr(module, "has_post_expert_norm", False)
 
 
 def still_fused(model: nn.Module) -> list[str]:

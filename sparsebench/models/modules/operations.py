@@ -44,9 +44,9 @@ def _counted(config: Mapping[str, Any], family: Family) -> float:
     ids = torch.zeros((1, length), dtype=torch.long, device="meta")
     # Without a mask a decoder would read its positions' values, with one other models would read the mask's.
     # On the meta device there are no values.
-    given = {"input_ids": ids} | ({"attention_mask": torch.ones_like(ids)} if family == "decoder" else {})
+    inputs = {"input_ids": ids} | ({"attention_mask": torch.ones_like(ids)} if family == "decoder" else {})
     if family == "encoder-decoder":
-        given |= {"decoder_input_ids": ids}
+        inputs |= {"decoder_input_ids": ids}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(**given)
+        model(**inputs)
     return counter.get_total_flops() / length

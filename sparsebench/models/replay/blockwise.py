@@ -134,9 +134,9 @@ class Block:
 
         Those in ``changed``, by names of views, replace the stored ones.
         """
-        given = changed or {}
+        replaced = changed or {}
         return {
-            inner: view.shaped(given.get(view.name, self.stored(view))).to(self._block.dtypes[inner])
+            inner: view.shaped(replaced.get(view.name, self.stored(view))).to(self._block.dtypes[inner])
             for inner, view in self._block.parameters.items()
         }
 
@@ -314,12 +314,12 @@ class Replay:
 
 def _check_batch(batch: Batch, skeleton: Skeleton) -> None:
     """Raise ModelError for tokens that the model cannot read."""
-    given = [("input_ids", batch.input_ids, batch.attention_mask)]
+    inputs = [("input_ids", batch.input_ids, batch.attention_mask)]
     if len(skeleton.stacks) == 2:
         if batch.decoder_input_ids is None:
             raise ModelError("calibration of an encoder-decoder needs decoder_input_ids", "name a target field")
-        given.append(("decoder_input_ids", batch.decoder_input_ids, batch.mask("decoder")))
-    for stack, (name, ids, mask) in zip(skeleton.stacks, given, strict=True):
+        inputs.append(("decoder_input_ids", batch.decoder_input_ids, batch.mask("decoder")))
+    for stack, (name, ids, mask) in zip(skeleton.stacks, inputs, strict=True):
         if ids.ndim != 2 or not ids.numel() or len(ids) != len(batch.input_ids):
             raise ModelError(f"{name} is {tuple(ids.shape)} where (samples, length) is needed")
         if mask.shape != ids.shape or not bool(mask.any()):

@@ -201,8 +201,8 @@ class Gatherer:
     def _add_routed(self, reader: PrunableLayer, tokens: torch.Tensor, values: torch.Tensor) -> None:
         """Add ``values``, the rows of the micro-batch's ``tokens`` that are routed to this expert, without padding."""
         assert self._group is not None, "a reader runs outside a micro-batch"
-        kept = self._group.mask.reshape(-1)[tokens]
-        self._add(reader.name, values if bool(kept.all()) else values[kept])
+        is_token = self._group.mask.reshape(-1)[tokens]
+        self._add(reader.name, values if bool(is_token.all()) else values[is_token])
 
     def _join(self, reader: PrunableLayer, values: torch.Tensor) -> bool:
         """Join the sum of an earlier layer that reads the same memory unchanged, or open one; True if joined."""

@@ -15,7 +15,7 @@ import torch
 from torch.func import functional_call
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, ForwardUntil, split
+from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, ForwardUntil, split, storages_of
 from sparsebench.models.replay.gather import Gatherer, InputsSeen
 from sparsebench.models.replay.skeleton import SkeletonBlock, Stack
 from sparsebench.models.shape.topology import CHOOSE_MAGNITUDE
@@ -68,9 +68,9 @@ class States:
         if states is None:
             states = self._write[stream] = self._buffer(values)
         if _form(states) != _form(values):
-            here, before = (f"{tuple(some.shape[1:])} {some.dtype}" for some in (values, states))
             raise UnsupportedError(
-                f"hidden states of a block are {before} in one group of samples and {here} in another"
+                f"hidden states of a block are {tuple(states.shape[1:])} {states.dtype} in one group of samples and "
+                f"{tuple(values.shape[1:])} {values.dtype} in another"
             )
         states[rows] = values
         self._extras_write[stream][rows.start] = extras
@@ -242,13 +242,13 @@ class StackReplay:
             )
         return call, states
 
-    def _not_finite(self, what: str) -> ModelError:
-        """Return the error for ``what``, which is not finite; it names the stored tensor that is not finite, if any."""
+    def _not_finite(self, culprit: str) -> ModelError:
+        """Return the error for ``culprit``, which is not finite; it names the stored tensor that is not finite, if any."""
         for name, tensor in self.stepper.outside.items():
             if not bool(tensor.isfinite().all()):
-                what = f"{self.stack.prefix}{name}"
+                culprit = f"{self.stack.prefix}{name}"
                 break
-        return ModelError(f"{what}: NaN or infinite", "repair the checkpoint, or use bfloat16 or float32")
+        return ModelError(f"{culprit}: NaN or infinite", "repair the checkpoint, or use bfloat16 or float32")
 
     def _check(self, block: SkeletonBlock, hidden: torch.Tensor, rows: slice) -> None:
         name = f"{block.stack} block {block.index}"
@@ -268,13 +268,13 @@ class StackReplay:
             if index + 1 < self.stepper.length:
                 call = self.stepper.call_of(index + 1, (hidden, extras), self._arguments(stream, rows))
                 used = call.storages([])
-            self._passed = tuple(isinstance(e, torch.Tensor) and e.untyped_storage().data_ptr() in used for e in extras)
+            self._passed = tuple(bool(storages_of([extra]) & used) for extra in extras)
         return tuple(self._pooled(extra) if keep else None for extra, keep in zip(extras, self._passed, strict=True))
 
     def _pooled(self, extra: torch.Tensor) -> torch.Tensor:
-        for other in self._pool:
-            if other is extra or (other.shape == extra.shape and torch.equal(other, extra)):
-                return other
+        for pooled in self._pool:
+            if pooled is extra or (pooled.shape == extra.shape and torch.equal(pooled, extra)):
+                return pooled
         self._pool = [extra, *self._pool[:3]]
         return extra
 

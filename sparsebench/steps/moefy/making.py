@@ -52,8 +52,8 @@ class FeedForwardPart:
         norms = matrix(self.matrices["down"]).float().norm(dim=0)
         if "gate_up" in self.matrices:
             gate, up = matrix(self.matrices["gate_up"]).float().chunk(2)
-            joint = bias("gate_up")
-            gate_bias, up_bias = (None, None) if joint is None else joint.chunk(2)
+            fused_bias = bias("gate_up")
+            gate_bias, up_bias = (None, None) if fused_bias is None else fused_bias.chunk(2)
             return routers.FeedForwardWeights(gate, up, gate_bias, up_bias, norms)
         gated = "gate" in self.matrices
         return routers.FeedForwardWeights(
@@ -154,10 +154,10 @@ def _feed_forward_part(block: SkeletonBlock, parts: Mapping[str, Part], experts:
             "choose a number that divides them",
         )
     paths = {id(child): f"{path}.{name}" for name, child in module.named_modules()}
-    at = {kind: paths[id(layers[name].module)] for kind, name in kinds.items()}
-    first = at.get("gate_up") or at.get("gate") or at["up"]
-    second = at["up"] if "gate" in at else ""
-    feed_forward = FeedForward(first, second, at["down"], f"{path}.{function_path}")
+    layer_paths = {kind: paths[id(layers[name].module)] for kind, name in kinds.items()}
+    first = layer_paths.get("gate_up") or layer_paths.get("gate") or layer_paths["up"]
+    second = layer_paths["up"] if "gate" in layer_paths else ""
+    feed_forward = FeedForward(first, second, layer_paths["down"], f"{path}.{function_path}")
     return FeedForwardPart(feed_forward, kinds, block.stack, block.index)
 
 
@@ -189,9 +189,9 @@ def _statistics(block: Block, part: FeedForwardPart) -> routers.NeuronStatistics
 
     Raises UnsupportedError for a part that does not read each token once.
     """
-    inside = len(block.path) + 1
-    statistics = routers.NeuronStatistics(block.module.get_submodule(part.paths.activation[inside:]))
-    takes = {part.paths.first[inside:]: statistics.add_inputs, part.paths.down[inside:]: statistics.add_neurons}
+    prefix = len(block.path) + 1
+    statistics = routers.NeuronStatistics(block.module.get_submodule(part.paths.activation[prefix:]))
+    takes = {part.paths.first[prefix:]: statistics.add_inputs, part.paths.down[prefix:]: statistics.add_neurons}
     hooks = ActivationHooks(block, takes)
     hooks.advance()
     if len(hooks.whole) != len(takes):

@@ -48,15 +48,15 @@ class Moefy(Settings):
         Raises PydanticCustomError where `active` is missing, or settings exclude each other.
         """
         if not self.active:
-            what = "`active` is missing" if self.active is None else "active is 0"
-            raise wrong(what, "the share of neurons that a token is given, above 0, such as 0.5", at="active")
+            problem = "`active` is missing" if self.active is None else "active is 0"
+            raise wrong(problem, "the share of neurons that a token is given, above 0, such as 0.5", at="active")
         if self.partition == "metis" and self.name != "coactivation":
-            what = f"{self.name} with `partition: metis`"
-            raise wrong(what, "`moefy: coactivation`, which has a graph", at="partition")
+            problem = f"{self.name} with `partition: metis`"
+            raise wrong(problem, "`moefy: coactivation`, which has a graph", at="partition")
         shared = self._usual_shared if self.shared is None else self.shared
         if shared and self.name != "cmoe":
-            what = f"{self.name} with `shared: {shared}`"
-            raise wrong(what, "`moefy: cmoe`, which counts what is active", at="shared")
+            problem = f"{self.name} with `shared: {shared}`"
+            raise wrong(problem, "`moefy: cmoe`, which counts what is active", at="shared")
         if shared > active_experts(self.experts, self.active):
             active = active_experts(self.experts, self.active)
             message = f"`shared: {shared}` is more than the {active} active experts"

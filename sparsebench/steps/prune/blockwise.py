@@ -131,21 +131,21 @@ class BlockSweep:
 
     def _visit_pruned(self, block: Block, outputs: VariantWriters) -> None:
         """Prune the block for each variant in turn; the inputs of the first block are the same, and observed once."""
-        left = self._left(self.targets, outputs)
-        together = [left] if block.fresh else [[target] for target in left]
-        for targets in together:
+        live = self._left(self.targets, outputs)
+        target_groups = [live] if block.fresh else [[target] for target in live]
+        for targets in target_groups:
             changed: dict[Step, dict[str, torch.Tensor]] = {target: {} for target in targets}
             for names in block.portions(self._needs_gram):
                 stream = self.targets.index(targets[0])
-                left = self._left(targets, outputs)
-                if not left:
+                live = self._left(targets, outputs)
+                if not live:
                     break
                 try:
                     inputs = block.observe(stream, self._needs_gram, only_inputs=True, names=names)
                 except SparsebenchError as error:  # caused by these variants' own weights
-                    outputs.fail(left, error)
+                    outputs.fail(live, error)
                     break
-                for target, layer, solution in self._solutions(block, inputs, left, outputs):
+                for target, layer, solution in self._solutions(block, inputs, live, outputs):
                     stored = self.views[layer.name].stored(solution.weights)
                     changed[target][layer.name] = stored
                     self._write(outputs, target, layer, stored, solution)
@@ -205,8 +205,8 @@ class BlockSweep:
     def _write(
         self, outputs: VariantWriters, target: Step, layer: Layer, stored: torch.Tensor, solution: Solution
     ) -> None:
-        kept = stored.cpu()
-        outputs.write(target, self.views[layer.name], kept, zeros_in(kept), solution.notes)
+        on_cpu = stored.cpu()
+        outputs.write(target, self.views[layer.name], on_cpu, zeros_in(on_cpu), solution.notes)
 
     def _write_rest(self, block: Block, outputs: VariantWriters) -> None:
         for name, tensor in block.tensors.items():

@@ -66,9 +66,9 @@ def choose(
         else:
             ranking = _ranking(quota)
             if ranking not in limits:
-                alike = [other.sparsity for other in quotas if _ranking(other) == ranking]
+                sparsities = [other_quota.sparsity for other_quota in quotas if _ranking(other_quota) == ranking]
                 select = _each_row if quota.granularity == "row" else _each_layer
-                limits[ranking] = select(keys_of[units], alike, keep)
+                limits[ranking] = select(keys_of[units], sparsities, keep)
             mask = next(limits[ranking])
         if kind == "blocks":
             mask = _spread(mask, scores.shape, quota.pattern)
@@ -130,12 +130,12 @@ def by_pattern(keys: torch.Tensor, pattern: str) -> torch.Tensor:
     Columns beyond the last whole group of M stay, as no kernel could use zeros there.
     """
     keep, group = pair(pattern)
-    rows, whole = keys.shape[0], keys.shape[1] // group * group
+    rows, covered = keys.shape[0], keys.shape[1] // group * group
     mask = torch.zeros(keys.shape, dtype=torch.bool, device=keys.device)
-    step = max(1, CHUNK // max(1, whole))
-    for start in range(0, rows if whole else 0, step):
-        groups = keys[start : start + step, :whole].reshape(-1, group)
-        mask[start : start + step, :whole] = lowest_of_each(groups.T, group - keep).T.reshape(-1, whole)
+    step = max(1, CHUNK // max(1, covered))
+    for start in range(0, rows if covered else 0, step):
+        groups = keys[start : start + step, :covered].reshape(-1, group)
+        mask[start : start + step, :covered] = lowest_of_each(groups.T, group - keep).T.reshape(-1, covered)
     return mask
 
 
@@ -210,20 +210,20 @@ def _spread(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Ten
     """Expand a mask of blocks to a mask of weights; weights that no whole block covers stay."""
     height, width = pair(pattern)
     spread = torch.zeros(tuple(shape), dtype=torch.bool, device=mask.device)
-    whole = mask.repeat_interleave(height, 0).repeat_interleave(width, 1)
-    spread[: whole.shape[0], : whole.shape[1]] = whole
+    expanded = mask.repeat_interleave(height, 0).repeat_interleave(width, 1)
+    spread[: expanded.shape[0], : expanded.shape[1]] = expanded
     return spread
 
 
 def _each_layer(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> Iterator[torch.Tensor]:
     """Yield one mask per sparsity; all weights of the matrix compete. With ``keep``, keys below 0 always go first."""
     live = keys[keys >= 0] if keep else keys
-    gone = keys.numel() - live.numel()
+    zeros = keys.numel() - live.numel()
     ranks = [count(sparsity, live.numel()) for sparsity in sparsities]
     if keys.numel() <= WHOLE or keys.dtype != torch.int32:
         # A partial sort is faster than counting, but makes a copy.
-        every = _lowest_in_rows(keys.reshape(1, -1), [gone + rank for rank in ranks])
-        yield from (mask.view(keys.shape) for mask in every)
+        masks = _lowest_in_rows(keys.reshape(1, -1), [zeros + rank for rank in ranks])
+        yield from (mask.view(keys.shape) for mask in masks)
         return
     for threshold in thresholds([[live], [live]], ranks):
         yield lowest(keys, threshold)
@@ -235,9 +235,9 @@ def _each_row(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> It
     if not keep:
         return _lowest_in_rows(keys, [count(sparsity, columns) for sparsity in sparsities])
     masks = [torch.empty(keys.shape, dtype=torch.bool, device=keys.device) for _ in sparsities]
-    gone = (keys < 0).sum(1)
-    for number in gone.unique().tolist():  # rows with the same number of zeros have the same count
-        rows = (gone == number).nonzero().flatten()
+    zeros = (keys < 0).sum(1)
+    for number in zeros.unique().tolist():  # rows with the same number of zeros have the same count
+        rows = (zeros == number).nonzero().flatten()
         counts = [number + count(sparsity, columns - number) for sparsity in sparsities]
         for mask, part in zip(masks, _lowest_in_rows(keys[rows], counts), strict=True):
             mask[rows] = part

@@ -35,10 +35,10 @@ def make_pruned(parent: Path, targets: Mapping[Step, Path], context: Context, em
 
     Raises ModelError for a quantized model, and UnsupportedError for an architecture.
     """
-    apart = {step: methods()[step.name].run for step in targets if methods()[step.name].run}
-    for where in dict.fromkeys(apart.values()):
-        resolve_name(where)(parent, {step: targets[step] for step in apart if apart[step] == where}, context, emit)
-    steps = [step for step in targets if step not in apart]
+    own_runs = {step: methods()[step.name].run for step in targets if methods()[step.name].run}
+    for path in dict.fromkeys(own_runs.values()):
+        resolve_name(path)(parent, {step: targets[step] for step in own_runs if own_runs[step] == path}, context, emit)
+    steps = [step for step in targets if step not in own_runs]
     if not steps:
         return
     checkpoint = float_checkpoint(parent, "prune first, then quantize")

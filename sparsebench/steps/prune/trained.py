@@ -31,10 +31,10 @@ class TrainedPruning(TrainingSettings):
         return " ".join([self.name, *sparsity_words(self.pattern, self.sparsity), *words])
 
     @classmethod
-    def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
+    def alternatives(cls, swept: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
         """Separate N:M patterns from the sparsities of a sweep, as other methods do."""
-        given = lists_as_values(given)
-        return Prune.alternatives(given) or [given]
+        swept = lists_as_values(swept)
+        return Prune.alternatives(swept) or [swept]
 
 
 class Gradual(TrainedPruning, Distill):

@@ -154,7 +154,8 @@ def mean_squares(checkpoint: Checkpoint, context: Context, folder: Path) -> dict
 
     def visit(block: Block) -> None:
         inputs = block.observe(0, gram=False)
-        squares.update({name: (seen.squares / max(1, seen.tokens)).cpu() for name, seen in inputs.items()})
+        for name, statistics in inputs.items():
+            squares[name] = (statistics.squares / max(1, statistics.tokens)).cpu()
 
     with temporary(folder.parent / ".activations") as spill:
         batch = context.text("importance: true").batch

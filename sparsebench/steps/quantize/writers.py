@@ -71,8 +71,8 @@ class QuantizedWriters(VariantWriters):
 
     @property
     def missing(self) -> list[str]:
-        left = next(iter(self.writers.values())).missing
-        return [name for name in self.layout if name in left or f"{name}_packed" in left]
+        unwritten = next(iter(self.writers.values())).missing
+        return [name for name in self.layout if name in unwritten or f"{name}_packed" in unwritten]
 
     def write_codes(
         self,
@@ -86,17 +86,17 @@ class QuantizedWriters(VariantWriters):
         parent's."""
         for part, tensor in stored_parts(codes, name, target.settings.scheme):
             self.writers[target].write(part, tensor)
-        sums, wide = self.sums[target], weights.float()
+        sums, floats = self.sums[target], weights.float()
         sums.count(weights, codes.values)
-        sums.size += float(wide.square().sum(dtype=torch.float64))
-        sums.error += float((wide - codes.expanded(wide.dtype)).square_().sum(dtype=torch.float64))
+        sums.size += float(floats.square().sum(dtype=torch.float64))
+        sums.error += float((floats - codes.expanded(floats.dtype)).square_().sum(dtype=torch.float64))
         self.notes[target].update(notes)
 
-    def _counted(self, target: Step, family: str, seconds: float, made: Mapping[str, Any]) -> StepReport:
+    def _counted(self, target: Step, family: str, seconds: float, provenance: Mapping[str, Any]) -> StepReport:
         """Return what a variant achieved. Raises ModelError where other zeros are on disk than were written."""
         folder, sums = self.folders[target], self.sums[target]
-        again = open_checkpoint(folder)
-        zeros = sum(int((piece == 0).sum()) for name in self.prunable for piece in again.pieces(name))
+        written = open_checkpoint(folder)
+        zeros = sum(int((piece == 0).sum()) for name in self.prunable for piece in written.pieces(name))
         if zeros != sums.zeros:
             raise ModelError(
                 f"{folder}: the written files have {zeros} zeros, but {sums.zeros} were written",
@@ -107,12 +107,12 @@ class QuantizedWriters(VariantWriters):
         prunable = sum(info.numel for info in self.prunable.values())
         weights = weight_tensors(self.checkpoint, self.parts)
         parameters = sum(info.numel for info in weights.values())
-        rest = [name for name in weights if name not in self.prunable]
-        total_zeros = zeros + sum(zeros_in(piece) for name in rest for piece in again.pieces(name))
+        unquantized = [name for name in weights if name not in self.prunable]
+        total_zeros = zeros + sum(zeros_in(piece) for name in unquantized for piece in written.pieces(name))
         counted = WeightCounts(prunable, zeros, parameters, total_zeros)
         note = "; ".join(filter(None, (*sorted(self.notes[target]), self._unreadable(target))))
         return replace(
-            report_of_counts(counted, seconds, len(self.folders), note, made),
+            report_of_counts(counted, seconds, len(self.folders), note, provenance),
             bits=8 * stored / prunable,
             rounded_to_zero=zeros - sums.already_zero,
             relative_error=sums.relative_error,

@@ -52,9 +52,9 @@ class TrainingText:
         end = int(mask.sum(1).max())
         inputs = {"input_ids": self.batch.input_ids[list(rows)][:, :end], "attention_mask": mask[:, :end].long()}
         if self.batch.decoder_input_ids is not None:
-            inside = self.mask(rows)
-            inputs["decoder_input_ids"] = self.batch.decoder_input_ids[list(rows)][:, : inside.shape[1]]
-            inputs["decoder_attention_mask"] = inside.long()
+            decoder_mask = self.mask(rows)
+            inputs["decoder_input_ids"] = self.batch.decoder_input_ids[list(rows)][:, : decoder_mask.shape[1]]
+            inputs["decoder_attention_mask"] = decoder_mask.long()
         return inputs
 
     def mask(self, rows: Sequence[int]) -> torch.Tensor:
@@ -106,9 +106,9 @@ class WordMasking:
         if not predicted.any():  # a loss over no tokens would be NaN
             predicted.view(-1)[int(allowed.view(-1).int().argmax())] = True
         fate = torch.rand(ids.shape, generator=draw, device="cpu")
-        others = torch.randint(self.vocabulary, ids.shape, generator=draw, device="cpu")
+        random_ids = torch.randint(self.vocabulary, ids.shape, generator=draw, device="cpu")
         masked = torch.where(predicted & (fate < HIDDEN), self.hidden, ids)
-        masked = torch.where(predicted & (fate >= 1 - REPLACED), others, masked)
+        masked = torch.where(predicted & (fate >= 1 - REPLACED), random_ids, masked)
         return masked, ids.masked_fill(~predicted, NONE)
 
 
@@ -124,22 +124,22 @@ def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrat
     column = settings.field or (None if settings.source else DEFAULT.field)
     length = settings.length or min(LENGTH, longest_input(config) or LENGTH)
     share = 1 - settings.held_out
-    asked = ceil(settings.tokens / length / share) + 1
+    sample_count = ceil(settings.tokens / length / share) + 1
     while True:
-        text = context.training_tokens(Calibration(source, asked, length, context.seed, column, settings.target))
+        text = context.training_tokens(Calibration(source, sample_count, length, context.seed, column, settings.target))
         samples = len(text.batch.input_ids)
         # Samples of encoders and encoder-decoders keep their length, so that the first estimate may give too few
         # tokens.
-        if samples < asked or text.tokens * share >= settings.tokens:
+        if samples < sample_count or text.tokens * share >= settings.tokens:
             break
-        asked = ceil(1.1 * asked * settings.tokens / share / text.tokens) + 1
-    held = max(1, round(settings.held_out * samples))
-    if held >= samples:
+        sample_count = ceil(1.1 * sample_count * settings.tokens / share / text.tokens) + 1
+    held_count = max(1, round(settings.held_out * samples))
+    if held_count >= samples:
         raise ModelError(
-            f"{step.verb}: {step.name}: {samples} samples of text, of which {held} are held out: none is left to train on",
+            f"{step.verb}: {step.name}: {samples} samples of text, of which {held_count} are held out: none is left to train on",
             "name a longer `source`, or a smaller `length`",
         )
-    return text, held
+    return text, held_count
 
 
 def schedule(counts: Sequence[int], tokens: int, size: int, seed: int) -> list[list[int]]:

@@ -228,9 +228,9 @@ class Reconstruction:
         if self.context.progress is None:
             return
         number, turns = self.turn
-        left = f", {duration(seconds / trained * (turns * blocks - number * blocks - done))} left" if trained else ""
-        words = f"error {fit.before:.3g} → {fit.after:.3g}{left}"
-        self.context.progress(number * blocks + done, turns * blocks, words)
+        done, total = number * blocks + done, turns * blocks
+        time_left = f", {duration(seconds / trained * (total - done))} left" if trained else ""
+        self.context.progress(done, total, f"error {fit.before:.3g} → {fit.after:.3g}{time_left}")
 
     def fit(self, block: Block, dense: Block) -> tuple[Fit, BlockTensors]:
         """Train one block to give the ``dense`` block's outputs; return what that achieved, and the block's parameters.
@@ -260,7 +260,7 @@ class Reconstruction:
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, epochs * len(training))
         order = torch.Generator().manual_seed(self.context.seed + block.index)
         first = best = held_out_error()
-        kept, done, worse = _copied(weights), 0, 0
+        best_weights, done, worse = _copied(weights), 0, 0
         while done < epochs and worse < PATIENCE:
             for position in torch.randperm(len(training), generator=order, device="cpu").tolist():
                 optimizer.zero_grad()
@@ -270,7 +270,7 @@ class Reconstruction:
             latest = held_out_error()
             worse = 0 if latest < best else worse + 1
             if latest < best:
-                best, kept = latest, _copied(weights)
+                best, best_weights = latest, _copied(weights)
             done += 1
         tokens, held_out_tokens = (
             sum(int(block.mask(block.samples[number]).sum()) for number in numbers) for numbers in (training, held_out)
@@ -284,7 +284,7 @@ class Reconstruction:
         training_passes = 6.0 * tokens * done + 2.0 * held_out_tokens * (done + 1)
         last_passes = 2.0 * (tokens + held_out_tokens)
         operations = parameters * training_passes + (parameters + dense_parameters) * last_passes
-        return Fit(block.stack, block.index, tokens, done, operations, first, best), kept
+        return Fit(block.stack, block.index, tokens, done, operations, first, best), best_weights
 
     def _parameters(self, block: Block) -> BlockTensors:
         """Return the trained parameters, by their names in the block. Zeros of matrices stay zeros."""

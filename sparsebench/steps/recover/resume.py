@@ -55,7 +55,7 @@ class ResumeFolder:
         path, tensors = self.folder / name, list[torch.Tensor]()
         facts = {"belongs": belongs, "value": _split(value, tensors), "notes": self.notes}
         layout = [
-            TensorInfo(str(number), safetensors_dtype(tensor.dtype, name), tuple(tensor.shape), "", 0, 0)
+            TensorInfo(str(number), safetensors_dtype(tensor.dtype, name), tuple(tensor.shape))
             for number, tensor in enumerate(tensors)
         ]
         layout.sort(key=lambda info: -tensors[int(info.name)].element_size())  # so that all are aligned
@@ -89,11 +89,11 @@ class ResumeFolder:
             facts, tensors = _parsed(path)
         except OSError as error:
             return self._discard(path, f"it cannot be read ({error.strerror})")
-        wanted = json.loads(json.dumps(belongs))
-        if facts["belongs"] != wanted:
-            keys = {*facts["belongs"], *wanted}
-            other = sorted(key for key in keys if facts["belongs"].get(key) != wanted.get(key))
-            return self._discard(path, f"it is of another training, with another {' and '.join(other)}")
+        expected = json.loads(json.dumps(belongs))
+        if facts["belongs"] != expected:
+            keys = {*facts["belongs"], *expected}
+            differing = sorted(key for key in keys if facts["belongs"].get(key) != expected.get(key))
+            return self._discard(path, f"it is of another training, with another {' and '.join(differing)}")
         self.notes += [note for note in facts["notes"] if note not in self.notes]
         return _joined(facts["value"], tensors)
 
@@ -133,13 +133,13 @@ def _whole(path: Path) -> bool:
     """Return whether a path is a file that ends in the checksum of what is before."""
     if not path.is_file():
         return False
-    digest, left = xxhash.xxh3_128(), path.stat().st_size - DIGEST.nbytes
+    digest, remaining = xxhash.xxh3_128(), path.stat().st_size - DIGEST.nbytes
     piece = memoryview(bytearray(_PIECE))
     with path.open("rb", buffering=0) as file:
-        while left > 0 and (got := file.readinto(piece[:left])):
-            digest.update(piece[:got])
-            left -= got
-        return left == 0 and file.read() == digest.digest()
+        while remaining > 0 and (count := file.readinto(piece[:remaining])):
+            digest.update(piece[:count])
+            remaining -= count
+        return remaining == 0 and file.read() == digest.digest()
 
 
 def _parsed(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

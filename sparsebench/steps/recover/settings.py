@@ -213,10 +213,10 @@ class Distill(TrainingSettings):
         _check_below(self, "match_weight", 1e6, "1.0")
         if isinstance(self.layers, list) and not all(isinstance(pair, list) for pair in self.layers):
             raise wrong(f"layers is {self.layers}", "pairs of layers, such as [[1, 2], [2, 4]]", at="layers")
-        named = self.teachers()
-        if len(named) > 1 and self.match != "none":
+        teachers = self.teachers()
+        if len(teachers) > 1 and self.match != "none":
             raise wrong("`match` beside several teachers", "`match: none`, or one teacher", at="match")
-        return super().completed().model_copy(update={"teacher": named[0] if len(named) == 1 else named})
+        return super().completed().model_copy(update={"teacher": teachers[0] if len(teachers) == 1 else teachers})
 
     def idle(self) -> Collection[str]:
         matched = () if self.match != "none" else ("match_weight", "layers")
@@ -251,9 +251,9 @@ class Distill(TrainingSettings):
         return None
 
     @classmethod
-    def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
+    def alternatives(cls, swept: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
         """Return the sweep, in which a plain list of teachers, or of pairs of layers, is a single value."""
-        return [lists_as_values(given)]
+        return [lists_as_values(swept)]
 
 
 class Student(Strict):
@@ -304,10 +304,10 @@ class DistillInto(QuantizationAware, Distill):
         return self.student is not None
 
 
-def lists_as_values(given: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+def lists_as_values(swept: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
     """Return the values of a sweep, with a plain list of teachers, or of pairs of layers, as a single value."""
-    teachers, layers = given.get("teacher", ()), given.get("layers", ())
-    single = dict(given)
+    teachers, layers = swept.get("teacher", ()), swept.get("layers", ())
+    single = dict(swept)
     if len(teachers) > 1 and all(isinstance(teacher, str) for teacher in teachers):
         single["teacher"] = [list(teachers)]
     if layers and all(isinstance(pair, list) and isinstance(pair[0], int) for pair in layers):
@@ -315,8 +315,8 @@ def lists_as_values(given: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence
     return single
 
 
-def _check_below(given: Settings, key: str, high: float, example: str) -> None:
-    value = getattr(given, key)
+def _check_below(settings: Settings, key: str, high: float, example: str) -> None:
+    value = getattr(settings, key)
     if not 0 < value < high:
         raise wrong(f"{key} is {value:g}", f"a number between 0 and {high:g}, such as {example}", at=key)
 

@@ -64,12 +64,12 @@ def write_student(teacher: Checkpoint, family: Family, settings: Mapping[str, An
     if "hidden" in settings:
         _write_pooling(folder, settings["hidden"])
     kept_blocks = [
-        f"blocks {', '.join(map(str, stay))}" for stack, stay in blocks.items() if len(stay) < shape.blocks[stack]
+        f"blocks {', '.join(map(str, kept))}" for stack, kept in blocks.items() if len(kept) < shape.blocks[stack]
     ]
     words = [f"{key} {value}" for key, value in settings.items() if key != "layers"]
-    what = ", ".join([*dict.fromkeys(kept_blocks), *words])
+    dimensions_changed = ", ".join([*dict.fromkeys(kept_blocks), *words])
     drawn = f", {total - copied:,} were drawn" if copied < total else ""
-    return f"a student of {what}: {copied:,} of its {total:,} parameters began as the teacher's{drawn}"
+    return f"a student of {dimensions_changed}: {copied:,} of its {total:,} parameters began as the teacher's{drawn}"
 
 
 def _write_pooling(folder: Path, width: int) -> None:
@@ -82,16 +82,17 @@ def _write_pooling(folder: Path, width: int) -> None:
 
 def _blocks(layers: int | Sequence[int] | None, count: int, stack: str) -> list[int]:
     """Return the teacher's blocks that the student's start as: those named, or evenly spaced ones from the first on."""
-    where = f" of the {stack}" if stack else ""
+    of_stack = f" of the {stack}" if stack else ""
     if layers is None:
         return list(range(count))
     if isinstance(layers, int):
         if layers > count:
-            raise UnsupportedError(f"student: {layers} blocks, where the teacher{where} has {count}", "fewer `layers`")
+            problem = f"student: {layers} blocks, where the teacher{of_stack} has {count}"
+            raise UnsupportedError(problem, "fewer `layers`")
         return [number * count // layers for number in range(layers)]
     if layers[-1] >= count:
         raise UnsupportedError(
-            f"student: block {layers[-1]}, where the teacher{where} has {count}", f"numbers from 0 to {count - 1}"
+            f"student: block {layers[-1]}, where the teacher{of_stack} has {count}", f"numbers from 0 to {count - 1}"
         )
     return list(layers)
 
@@ -100,9 +101,9 @@ def _config(shape: ModelShape, settings: Mapping[str, Any], blocks: Mapping[str,
     """Return the teacher's config.json with the student's dimensions, under every key that the config has for them."""
     config, architecture = shape.checkpoint.config, shape.architecture
     removed = {}
-    for stack, stay in blocks.items():
-        if gone := [block for block in range(shape.blocks[stack]) if block not in stay]:
-            removed[stack] = gone
+    for stack, kept in blocks.items():
+        if removed_blocks := [block for block in range(shape.blocks[stack]) if block not in kept]:
+            removed[stack] = removed_blocks
     changed = cut_model.without(shape, removed).config
     hidden = dict(type(transformers_config(config)).attribute_map).get("hidden_size", "hidden_size")
     heads = architecture.heads
@@ -145,8 +146,8 @@ def _kind(teacher: Checkpoint, family: Family) -> Any:
         return None
     model = meta_model(family, teacher.config, kind=AutoModelForMaskedLM)
     views = stored_views(model, teacher.tensors)
-    whole = all(name in views for name, _ in model.named_parameters())
-    return AutoModelForMaskedLM if whole else None
+    complete = all(name in views for name, _ in model.named_parameters())
+    return AutoModelForMaskedLM if complete else None
 
 
 class _WeightSelection:
@@ -171,7 +172,7 @@ class _WeightSelection:
         views = stored_views(teacher_model, self.teacher.tensors)
         teacher_tensors = teacher_model.state_dict()
         tensors: dict[str, Callable[[], torch.Tensor] | None] = {}
-        taken = total = 0
+        copied = total = 0
         for name, tensor in student_model.state_dict().items():
             dims = tuple(tensor.shape)
             source = self._source(name, dims, teacher_tensors)
@@ -184,12 +185,12 @@ class _WeightSelection:
                 continue
             indices = self._indices(name, dims, tuple(teacher_tensors[source].shape))
             if indices is not None:
-                taken += parameters
+                copied += parameters
                 tensors[name] = partial(_selected, self.teacher, views[source], indices)
-        return tensors, taken, total
+        return tensors, copied, total
 
     def _part(self, name: str, dims: tuple[int, ...]) -> Part:
-        return part(TensorInfo(name, "F32", dims, "", 0, 0), self.config, self.family)
+        return part(TensorInfo(name, "F32", dims), self.config, self.family)
 
     def _source(self, name: str, dims: tuple[int, ...], teacher_tensors: Mapping[str, Any]) -> str:
         """Return the teacher's name for a tensor of the student."""

@@ -74,24 +74,24 @@ They are rows of files that are mapped, not read.
 """
 
 
-def layer_pairs(student: int, teacher: int, layers: Any, least: int = 0) -> list[tuple[int, int]]:
+def layer_pairs(student: int, teacher: int, layers: Any, first_layer: int = 0) -> list[tuple[int, int]]:
     """Return pairs of a student's and a teacher's layer to compare: all evenly, the last, or named ones.
 
     Layers are numbered from 1. Raises UnsupportedError for a pair with a number above the layers of its model or below
-    ``least``.
+    ``first_layer``.
     """
     if layers == "last":
         return [(student, teacher)]
     if not isinstance(layers, str):
         for student_layer, teacher_layer in layers:
-            if not (least <= student_layer <= student and least <= teacher_layer <= teacher):
+            if not (first_layer <= student_layer <= student and first_layer <= teacher_layer <= teacher):
                 raise UnsupportedError(
                     f"layers: [{student_layer}, {teacher_layer}]: the model has {student} layers, and the teacher {teacher}",
-                    f"pairs of the model's and the teacher's, from {least} on",
+                    f"pairs of the model's and the teacher's, from {first_layer} on",
                 )
         return [(student_layer, teacher_layer) for student_layer, teacher_layer in layers]
     # With a much shallower teacher the first layers round to 0, which has states but no attention.
-    return [(layer, max(least, round(layer * teacher / student))) for layer in range(1, student + 1)]
+    return [(layer, max(first_layer, round(layer * teacher / student))) for layer in range(1, student + 1)]
 
 
 @dataclass
@@ -215,8 +215,8 @@ class Distillation:
             outputs = self._teacher_outputs(teacher, self._inputs(group))
             assert outputs.logits is not None
             likeliest = losses.likeliest(outputs.logits, count, self.settings.temperature)
-            for whole, values in zip((ids, logs), likeliest, strict=True):
-                whole[start : start + len(group), : values.shape[1]] = values.cpu()
+            for stored, values in zip((ids, logs), likeliest, strict=True):
+                stored[start : start + len(group), : values.shape[1]] = values.cpu()
             start += len(group)
         return {"ids": ids, "logs": logs}
 
@@ -251,11 +251,11 @@ class Distillation:
 
     def alpha(self, number: int) -> float:
         """Return the teacher's share of a step's loss; constant for held-out text (-1), so that losses compare."""
-        whole: float = self.settings.alpha
+        full: float = self.settings.alpha
         schedule = self.settings.alpha_schedule
         if schedule == "none" or number < 0:
-            return whole
-        return whole * (number / self.steps if schedule == "linear_growth" else 1 - number / self.steps)
+            return full
+        return full * (number / self.steps if schedule == "linear_growth" else 1 - number / self.steps)
 
     def _divergence(
         self, logits: torch.Tensor, teacher_outputs: Sequence[ModelOutputs], rows: Sequence[int], mask: torch.Tensor
@@ -282,17 +282,17 @@ class Distillation:
         """Return the mean of the match over the compared layers; for flows, over consecutive pairs of these."""
         match, attentive = self.settings.match, self.settings.match in ATTENTION
         projections = iter(self.projections)
-        compared: list[tuple[torch.Tensor, torch.Tensor]] = []
+        compared: list[tuple[torch.Tensor, torch.Tensor]] = []  # of the student, and of the teacher
         for student_layer, teacher_layer in self.pairs:
             if attentive:
                 compared.append((student.attentions[student_layer - 1], teacher.attentions[teacher_layer - 1]))
                 continue
-            left, right = student.states[student_layer], teacher.states[teacher_layer]
-            if match != "nst" and left.shape[-1] != right.shape[-1]:
-                left = next(projections)(left)
-            compared.append((left, right))
+            student_states, teacher_states = student.states[student_layer], teacher.states[teacher_layer]
+            if match != "nst" and student_states.shape[-1] != teacher_states.shape[-1]:
+                student_states = next(projections)(student_states)
+            compared.append((student_states, teacher_states))
         if match in LAYER_DISTANCES:
-            distances = [LAYER_DISTANCES[match](left, right, mask) for left, right in compared]
+            distances = [LAYER_DISTANCES[match](*states, mask) for states in compared]
         else:
             distances = [
                 FLOW_DISTANCES[match]((before[0], after[0]), (before[1], after[1]), mask)

@@ -132,8 +132,8 @@ class Trainer:
             read.append(read[-1] + sum(counts[row] for row in rows))
         while True:
             if state.number in points and (not state.curve or state.curve[-1].step != state.number):
-                with pruning.sparse(state.number) as whole:
-                    self._look(state, read[state.number], whole)
+                with pruning.sparse(state.number) as final:
+                    self._look(state, read[state.number], final)
             if state.number == len(plan):
                 break
             pruning.before(state.number)
@@ -167,31 +167,31 @@ class Trainer:
     ) -> None:
         """Take one optimizer step over a batch in groups. Raises ModelError where the loss is not finite."""
         optimizer.zero_grad()
-        total, whole = sum(counts[row] for row in rows), 0.0
+        total, total_loss = sum(counts[row] for row in rows), 0.0
         for group in self.text.groups(rows):
             share = sum(counts[row] for row in group) / total
             with self._precision():
                 loss = self.loss(group, state.number) * share
             self.accelerator.backward(loss)
-            whole += float(loss.detach())
-        if not whole < float("inf"):
+            total_loss += float(loss.detach())
+        if not total_loss < float("inf"):
             raise ModelError(
-                f"{self.step.verb}: {self.step.name}: the loss is {whole} at step {state.number}",
+                f"{self.step.verb}: {self.step.name}: the loss is {total_loss} at step {state.number}",
                 "a lower `rate`, such as 5e-5",
             )
         self.weights.hold()
         self.accelerator.clip_grad_norm_(leaves, self.step.settings.clip)
         pruning.pull(state.number)
         optimizer.step()
-        state.losses.append(whole)
+        state.losses.append(total_loss)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16")
 
-    def _look(self, state: State, tokens: int, whole: bool) -> None:
+    def _look(self, state: State, tokens: int, final: bool) -> None:
         """Measure the held-out loss, add a point to the curve, and keep the weights if they are the best so far.
 
-        Only weights at the final sparsity (``whole``) can be kept. Those before the first step count too: training may
+        Only weights at the final sparsity (``final``) can be kept. Those before the first step count too: training may
         not help.
         """
         counts = self.text.counts()
@@ -204,20 +204,20 @@ class Trainer:
         mean = sum(state.losses) / len(state.losses) if state.losses else None
         state.losses = []
         state.curve.append(Point(state.number, tokens, mean, held_out))
-        if whole and held_out < state.best:
+        if final and held_out < state.best:
             unchanged = state.number == 0 and self.pruner is None
             state.best, state.weights = held_out, {} if unchanged else self.weights.stored()
 
     def _tell(self, state: State, steps: int) -> None:
         if self.context.progress is not None:
-            left = state.seconds / state.number * (steps - state.number)
+            time_left = state.seconds / state.number * (steps - state.number)
             last = state.losses[-1] if state.losses else float("nan")
-            self.context.progress(state.number, steps, f"loss {last:.3f}, {duration(left)} left")
+            self.context.progress(state.number, steps, f"loss {last:.3f}, {duration(time_left)} left")
 
     def _save(self, state: State, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> None:
         """Save the state for a process that resumes this training."""
         assert self.resume_folder is not None
-        whole = {
+        entry = {
             "leaves": leaves,
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
@@ -225,7 +225,7 @@ class Trainer:
             **vars(state),
             "curve": [astuple(point) for point in state.curve],
         }
-        self.resume_folder.write(STATE, self.belongs, whole)
+        self.resume_folder.write(STATE, self.belongs, entry)
 
     def _restored(self, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> State | None:
         """Restore what a killed process saved of the same training; return its state, or None without one."""

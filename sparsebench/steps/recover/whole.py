@@ -154,13 +154,13 @@ class Training:
         """Count the parent's zeros in a matrix. Raises ModelError where one of them is not zero in ``written``."""
         return verified_zeros(self.parent, written, name)
 
-    def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
+    def write(self, folder: Path, weights: Mapping[str, torch.Tensor], provenance: Mapping[str, Any]) -> list[str]:
         """Write the trained tensors and, unchanged, all others; return notes for a reader, such as on omitted code."""
         with CheckpointWriter(folder, list(self.parent.tensors.values()), self.parent.folder) as writer:
             for name in list(writer.missing):
                 changed = weights.get(name)
                 writer.write(name, self.parent.load(name) if changed is None else changed)
-            writer.close(dict(made))
+            writer.close(dict(provenance))
         return [left_out_note(writer.left_out)]
 
     def _parameters_per_token(self, checkpoint: Checkpoint, text: TrainingText) -> float:
@@ -250,9 +250,9 @@ class Training:
             loss.parameters += self._parameters_per_token(Checkpoint(folder), loss.text)
             checksums.append(content(*(part for item in teacher.state_dict().items() for part in item)))
             if settings.top_k and settings.match == "none" and loss.family != "encoder":
-                asked = {"top_k": settings.top_k, "temperature": settings.temperature}
-                asked |= {"teacher": checksums[-1], "rows": content(str(rows))}
-                loss.keep(teacher, resume_folder, {**belongs, **asked}, rows, self._report_teacher)
+                parameters = {"top_k": settings.top_k, "temperature": settings.temperature}
+                parameters |= {"teacher": checksums[-1], "rows": content(str(rows))}
+                loss.keep(teacher, resume_folder, {**belongs, **parameters}, rows, self._report_teacher)
             else:
                 loss.teachers.append(teacher)
         return checksums
@@ -276,13 +276,13 @@ class Training:
             link = sources.parse(source.source).kind != "path"
             folder = prepare(fetched, scratch / f"teacher-{number}", self.context.family, link=link)
             rows, model_rows = (dimensions(model.config).vocabulary for model in (Checkpoint(folder), self.parent))
-            what = ""
+            mismatch = ""
             if rows != model_rows:
-                what = f"it has {rows:,} tokens, and the model {model_rows:,}"
+                mismatch = f"it has {rows:,} tokens, and the model {model_rows:,}"
             elif not same_tokenizer(folder, self.parent.folder):
-                what = "its tokenizer is not the model's"
-            if what:
-                raise UnsupportedError(f"teacher {source.name}: {what}", "a teacher with the same tokenizer")
+                mismatch = "its tokenizer is not the model's"
+            if mismatch:
+                raise UnsupportedError(f"teacher {source.name}: {mismatch}", "a teacher with the same tokenizer")
             folders.append(folder)
         return folders
 

@@ -59,18 +59,18 @@ def numbers(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
     share = cutting.keep if target is None else 1 - target / sum(worth.values())
     assert share is not None
     if target is not None and share <= 0:
-        most = sum(worth.values()) / total
+        largest_share = sum(worth.values()) / total
         raise UnsupportedError(
-            f"parameters: {cutting.parameters:g}: {' and '.join(axes)} are {most:.0%} of the blocks' parameters",
-            f"a share above {1 - most:.2f}, or `of: both`",
+            f"parameters: {cutting.parameters:g}: {' and '.join(axes)} are {largest_share:.0%} of the blocks' parameters",
+            f"a share above {1 - largest_share:.2f}, or `of: both`",
         )
-    kept: dict[Axis, int] = {}
+    remaining: dict[Axis, int] = {}
     if "heads" in axes:
         for axis in axes["heads"]:
-            kept[axis] = _nearest(_head_counts(shape, axis, cutting.uneven), share * axis.units)
-        gone = sum((axis.units - kept[axis]) * cost[axis] for axis in axes["heads"])
+            remaining[axis] = _nearest(_head_counts(shape, axis, cutting.uneven), share * axis.units)
+        removed_parameters = sum((axis.units - remaining[axis]) * cost[axis] for axis in axes["heads"])
         if target is not None and "neurons" in axes:
-            share = min(1.0, 1 - (target - gone) / worth["neurons"])
+            share = min(1.0, 1 - (target - removed_parameters) / worth["neurons"])
             if share <= 0:
                 raise UnsupportedError(
                     f"parameters: {cutting.parameters:g}: removing every neuron would not reach this share",
@@ -81,10 +81,10 @@ def numbers(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
         width = axis.units // axis.width_factor
         # At least one step, and no more than there are.
         count = max(1, round(share * width / step)) * step
-        kept[axis] = min(count, width) * axis.width_factor
+        remaining[axis] = min(count, width) * axis.width_factor
     for axis in axes.get("experts", ()):
-        kept[axis] = _nearest(expert_counts(shape, axis), share * axis.units)
-    return kept
+        remaining[axis] = _nearest(expert_counts(shape, axis), share * axis.units)
+    return remaining
 
 
 def alignment(axes: Iterable[Axis]) -> int:
@@ -101,8 +101,8 @@ def expert_counts(shape: ModelShape, axis: Axis) -> list[int]:
     key = mixture.groups_per_token
     groups_per_token = int(config_value(shape.checkpoint.config, key)) if key else 1
     # Routers with groups compare them by the sum of each group's two best experts.
-    least = max(2, -(-chosen // groups_per_token)) if mixture.groups else chosen
-    return list(range(groups * least, axis.units + 1, groups))
+    fewest = max(2, -(-chosen // groups_per_token)) if mixture.groups else chosen
+    return list(range(groups * fewest, axis.units + 1, groups))
 
 
 def expert_groups(shape: ModelShape) -> int:
@@ -129,15 +129,15 @@ def _counted(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int)
         possible = [groups * heads_per_unit for groups in _head_counts(shape, axis, uneven)]
         hint = f"{'one' if len(possible) > 1 else 'that is'} of {', '.join(map(str, possible))}"
     if count not in possible:
-        where = f"{'an expert' if axis.expert else 'a block'} has {axis.units // axis.width_factor * heads_per_unit}"
-        raise UnsupportedError(f"{axis.kind}: {count}: not possible: {where}", hint)
+        capacity = f"{'an expert' if axis.expert else 'a block'} has {axis.units // axis.width_factor * heads_per_unit}"
+        raise UnsupportedError(f"{axis.kind}: {count}: not possible: {capacity}", hint)
     return count // heads_per_unit * axis.width_factor
 
 
 def _expert_range(shape: ModelShape, counts: Sequence[int]) -> str:
     groups = expert_groups(shape)
-    alike = f", the same number in each of the router's {groups} groups" if groups > 1 else ""
-    return f"from {counts[0]} to {counts[-1]}{alike}"
+    in_groups = f", the same number in each of the router's {groups} groups" if groups > 1 else ""
+    return f"from {counts[0]} to {counts[-1]}{in_groups}"
 
 
 def _nearest(counts: Iterable[int], target: float) -> int:
@@ -159,17 +159,17 @@ def part_way(
     shape: ModelShape, numbers: Mapping[Axis, int], cut: int, cuts: int, uneven: bool = False
 ) -> dict[Axis, int]:
     """Return how many elements stay after ``cut`` of ``cuts`` equal cuts; numbers of heads fit config.json."""
-    kept: dict[Axis, int] = {}
-    for axis, last in numbers.items():
+    remaining: dict[Axis, int] = {}
+    for axis, final_count in numbers.items():
         step = axis.width_factor * (alignment(numbers) if axis.kind == "neurons" else 1)
         # The number before the cut need not be a multiple of the step, but the number that stays must be.
         full = -(-axis.units // step) * step
-        count = min(axis.units, full - round((full - last) * cut / cuts / step) * step)
+        count = min(axis.units, full - round((full - final_count) * cut / cuts / step) * step)
         if axis.kind == "heads":
-            possible = [groups for groups in _head_counts(shape, axis, uneven) if groups >= last]
+            possible = [groups for groups in _head_counts(shape, axis, uneven) if groups >= final_count]
             count = _nearest(possible, count)
-        kept[axis] = count
-    return kept
+        remaining[axis] = count
+    return remaining
 
 
 def spread(
@@ -180,13 +180,13 @@ def spread(
     Neurons and heads are ranked apart or, if ``joint``, together within one budget of parameters (FLAP).
     """
     kinds = {axis.kind for axis in numbers}
-    kept: dict[Axis, list[int]] = {}
+    kept_units: dict[Axis, list[int]] = {}
     for ranked in [kinds] if joint else [{kind} for kind in sorted(kinds)]:
         axes = [axis for axis in numbers if axis.kind in ranked]
         budget = sum(numbers[axis] * axis.cost(tensors) for axis in axes)
-        firsts = {axis: best(scores[axis], 1)[0] for axis in axes}
+        best_units = {axis: best(scores[axis], 1)[0] for axis in axes}
         ranking = [
-            (unit != firsts[axis], -float(score), position, unit)
+            (unit != best_units[axis], -float(score), position, unit)
             for position, axis in enumerate(axes)
             for unit, score in enumerate(scores[axis])
         ]
@@ -199,8 +199,8 @@ def spread(
                 break
             stay[axis].append(unit)
             budget -= cost
-        kept |= {axis: sorted(units) for axis, units in stay.items()}
-    return {axis: kept[axis] for axis in numbers}
+        kept_units |= {axis: sorted(units) for axis, units in stay.items()}
+    return {axis: kept_units[axis] for axis in numbers}
 
 
 def best(scores: torch.Tensor, count: int, groups: int = 1) -> list[int]:
@@ -226,20 +226,20 @@ def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str
     for axis in shape.axes:
         by_key.setdefault(shape.key(axis), {})[axis] = len(kept[axis]) if axis in kept else axis.units
     blocks: dict[int, dict[str, int]] = {}
-    for key, left in by_key.items():
-        kind = next(iter(left)).kind
+    for key, remaining in by_key.items():
+        kind = next(iter(remaining)).kind
         dense = _head_sizes(shape).groups if kind == "heads" else config_value(config, key)
-        numbers = {count / axis.width_factor for axis, count in left.items()}
+        numbers = {count / axis.width_factor for axis, count in remaining.items()}
         if numbers == {dense}:
             continue
-        if len(numbers) == 1 and kind == "neurons" and max(numbers) % alignment(left):
+        if len(numbers) == 1 and kind == "neurons" and max(numbers) % alignment(remaining):
             raise UnsupportedError(
                 f"{config.get('model_type')}: {max(numbers):g} neurons in every expert, which torch's `grouped_mm` refuses",
                 f"keep a multiple of {ALIGNED}",
             )
         if kind == "experts":
             _check_experts(shape, kept)
-        if len(numbers) == 1 and (kind != "heads" or _same_for_all(shape, left)):
+        if len(numbers) == 1 and (kind != "heads" or _same_for_all(shape, remaining)):
             changed |= _config_keys(shape, kind, key, int(numbers.pop()))
             continue
         if shape.architecture.mixture:
@@ -254,7 +254,7 @@ def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str
                 "cannot describe two stacks",
                 "let the same number go everywhere",
             )
-        for axis, count in left.items():
+        for axis, count in remaining.items():
             if count != dense:
                 blocks.setdefault(axis.layers[0], {}).update(_config_keys(shape, kind, key, count))
     if blocks or PER_LAYER in config:
@@ -262,9 +262,9 @@ def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str
     return changed
 
 
-def _same_for_all(shape: ModelShape, left: Mapping[Axis, int]) -> bool:
+def _same_for_all(shape: ModelShape, remaining: Mapping[Axis, int]) -> bool:
     """Whether one number in config.json can state for all blocks how many groups of heads stay."""
-    axis, count = next(iter(left.items()))
+    axis, count = next(iter(remaining.items()))
     heads = shape.architecture.heads
     return bool(heads and heads.size) and count in _head_counts(shape, axis, uneven=False)
 
@@ -272,16 +272,14 @@ def _same_for_all(shape: ModelShape, left: Mapping[Axis, int]) -> bool:
 def _check_experts(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> None:
     """Raise UnsupportedError where a router could not choose among the experts that stay."""
     groups = expert_groups(shape)
-    for axis, stay in kept.items():
+    for axis, units in kept.items():
         if axis.kind != "experts":
             continue
         possible = expert_counts(shape, axis)
-        by_group = {sum(unit * groups // axis.units == group for unit in stay) for group in range(groups)}
-        if len(stay) not in possible or len(by_group) > 1:
-            raise UnsupportedError(
-                f"block {axis.layers[0]}: {len(stay)} of {axis.units} experts cannot stay: a token still takes as many as before",
-                _expert_range(shape, possible),
-            )
+        counts_of_groups = {sum(unit * groups // axis.units == group for unit in units) for group in range(groups)}
+        if len(units) not in possible or len(counts_of_groups) > 1:
+            problem = f"block {axis.layers[0]}: {len(units)} of {axis.units} experts cannot stay"
+            raise UnsupportedError(f"{problem}: a token still takes as many as before", _expert_range(shape, possible))
 
 
 def _head_sizes(shape: ModelShape) -> HeadSizes:
@@ -299,7 +297,7 @@ def _config_keys(shape: ModelShape, kind: AxisKind, key: str, count: int) -> dic
     return keys | ({heads.groups: count} if heads.groups else {})
 
 
-def note(shape: ModelShape, left: Mapping[Axis, int]) -> str:
+def note(shape: ModelShape, remaining: Mapping[Axis, int]) -> str:
     """Return a note, such as ``1229 of 1536 neurons and 6 of 9 heads of each block stay; 20.0% of the blocks'
     parameters went``."""
     words = []
@@ -307,7 +305,7 @@ def note(shape: ModelShape, left: Mapping[Axis, int]) -> str:
         sizes = _head_sizes(shape) if kind == "heads" and shape.architecture.heads else HeadSizes(1, 1, 1)
         counts = [
             (count * sizes.heads // sizes.groups, axis.units * sizes.heads // sizes.groups)
-            for axis, count in left.items()
+            for axis, count in remaining.items()
             if axis.kind == kind
         ]
         if len({count for count, _ in counts}) > 3:
@@ -315,5 +313,6 @@ def note(shape: ModelShape, left: Mapping[Axis, int]) -> str:
         else:
             words += [f"{count} of {units} {kind}" for count, units in sorted(set(counts))]
     tensors = shape.checkpoint.tensors
-    gone = sum((axis.units - count) * axis.cost(tensors) for axis, count in left.items())
-    return f"{' and '.join(words)} of each block stay; {gone / max(1, shape.block_parameters):.1%} of the blocks' parameters went"
+    removed_parameters = sum((axis.units - count) * axis.cost(tensors) for axis, count in remaining.items())
+    share = removed_parameters / max(1, shape.block_parameters)
+    return f"{' and '.join(words)} of each block stay; {share:.1%} of the blocks' parameters went"

@@ -91,9 +91,9 @@ class GatePlan:
         self.pruning = GatePruning(self, weights, steps)
         return self.pruning
 
-    def smaller(self, kept: dict[Axis, list[int]]) -> cut_model.Smaller:
+    def smaller(self, kept_units: dict[Axis, list[int]]) -> cut_model.Smaller:
         """Return the model with these elements alone."""
-        return cut_model.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
+        return cut_model.Smaller(self.shape, kept_units, config=choosing.config_of(self.shape, kept_units))
 
 
 class GatePruning(Pruning):
@@ -114,11 +114,11 @@ class GatePruning(Pruning):
         tensors = plan.shape.checkpoint.tensors
         costs = torch.tensor([float(axis.cost(tensors)) for axis in plan.numbers], device="cpu")
         counts = torch.tensor(self.units, device="cpu")
-        left = torch.tensor([*plan.numbers.values()], device="cpu")
+        remaining = torch.tensor([*plan.numbers.values()], device="cpu")
         wholes = (costs * counts).sum() if plan.joint else costs * counts
         self.shares = (costs / wholes).repeat_interleave(counts).to(device)
-        gone = costs * (counts - left) / wholes
-        self.target = (gone.sum(0, keepdim=True) if plan.joint else gone).to(device)
+        removed_shares = costs * (counts - remaining) / wholes
+        self.target = (removed_shares.sum(0, keepdim=True) if plan.joint else removed_shares).to(device)
         self.multipliers = torch.zeros(2, len(self.target), device=device)
         self.multipliers[1] = PENALTY
         self.growing = max(1, round(GROWING * steps))
@@ -216,16 +216,16 @@ class GateTraining(Training):
         """Return 0: the smaller matrices have no counterparts in the parent."""
         return 0
 
-    def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
+    def write(self, folder: Path, weights: Mapping[str, torch.Tensor], provenance: Mapping[str, Any]) -> list[str]:
         """Write the smaller model. Raises UnsupportedError where stock transformers would build another shape."""
         assert self.plan.pruning is not None, "the training has begun"
-        missed, kept = self.plan.pruning.missed(), self.plan.pruning.kept()
-        smaller = self.plan.smaller(kept)
+        missed, kept_units = self.plan.pruning.missed(), self.plan.pruning.kept()
+        smaller = self.plan.smaller(kept_units)
         ready = {name: smaller.cut(name, tensor) for name, tensor in weights.items()}
-        writer = cut_model.write_smaller(smaller, self.context.family, folder, {**made, "missed": missed}, ready)
-        stay = choosing.note(self.plan.shape, {axis: len(units) for axis, units in kept.items()})
-        off = f"the gates expected a sparsity {missed:.2g} off the target when they were closed"
-        return [stay, off, smaller.loads, left_out_note(writer.left_out)]
+        writer = cut_model.write_smaller(smaller, self.context.family, folder, {**provenance, "missed": missed}, ready)
+        stay_note = choosing.note(self.plan.shape, {axis: len(units) for axis, units in kept_units.items()})
+        target_note = f"the gates expected a sparsity {missed:.2g} off the target when they were closed"
+        return [stay_note, target_note, smaller.loads, left_out_note(writer.left_out)]
 
 
 def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: None, emit: Emit) -> None:

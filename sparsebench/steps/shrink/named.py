@@ -38,8 +38,8 @@ class NamedElements:
         """Return the scores (units,) with those of elements that go below, and of those that stay above, all others.
         ``origin`` has each element's number in the model that the file is about."""
         scores = scores.clone()
-        for named, value in ((self.go, -float("inf")), (self.stay, float("inf"))):
-            numbers = set(named.get(axis_index, ()))
+        for elements, value in ((self.go, -float("inf")), (self.stay, float("inf"))):
+            numbers = set(elements.get(axis_index, ()))
             scores[[unit for unit, number in enumerate(origin) if number in numbers]] = value
         return scores
 
@@ -49,23 +49,23 @@ class NamedElements:
         tallies: dict[str, _Tally] = {}
         for index, axis in enumerate(shape.axes):
             go, stay = len(self.go.get(index, ())), len(self.stay.get(index, ()))
-            where = f"{self.path}: `{_kind(axis)}`" if uneven else _where(self.path, shape, axis)
+            label = f"{self.path}: `{_kind(axis)}`" if uneven else _where(self.path, shape, axis)
             if axis in numbers:
                 # One stays in every block, named or not.
                 tally = _Tally(go, axis.units - numbers[axis], max(1, stay), numbers[axis])
-                tallies[where] = tallies[where].plus(tally) if where in tallies else tally
+                tallies[label] = tallies[label].plus(tally) if label in tallies else tally
             elif go + stay:
                 raise UserError(
-                    f"{where}: the file names these, but the step does not remove this kind",
+                    f"{label}: the file names these, but the step does not remove this kind",
                     "`of: both`, or other names",
                 )
-        for where, tally in tallies.items():
+        for label, tally in tallies.items():
             if tally.named_go > tally.going:
                 wrong = f"the file removes {tally.named_go} elements, but the step removes only {tally.going}"
-                raise UserError(f"{where}: {wrong}", "name fewer, or keep fewer")
+                raise UserError(f"{label}: {wrong}", "name fewer, or keep fewer")
             if tally.named_stay > tally.staying:
                 wrong = f"the file keeps {tally.named_stay} elements, but the step keeps only {tally.staying}"
-                raise UserError(f"{where}: {wrong}", "name fewer, or keep more")
+                raise UserError(f"{label}: {wrong}", "name fewer, or keep more")
 
     def kept_by_file(self, shape: ModelShape) -> dict[Axis, list[int]]:
         """Return what stays where the file alone decides: all elements but those under ``go``, or only those under
@@ -73,7 +73,7 @@ class NamedElements:
 
         Raises UserError for a block with both.
         """
-        kept: dict[Axis, list[int]] = {}
+        kept_units: dict[Axis, list[int]] = {}
         kinds = {shape.axes[index].kind for index in (*self.go, *self.stay)}
         for index, axis in enumerate(shape.axes):
             if axis.kind not in kinds:
@@ -83,8 +83,8 @@ class NamedElements:
                     f"{_where(self.path, shape, axis)}: both `go` and `stay`, and nothing decides on the others",
                     "name one of the two, or let a criterion choose",
                 )
-            kept[axis] = sorted(self.stay.get(index, {*range(axis.units)} - {*self.go.get(index, ())}))
-        return kept
+            kept_units[axis] = sorted(self.stay.get(index, {*range(axis.units)} - {*self.go.get(index, ())}))
+        return kept_units
 
 
 class _Tally(NamedTuple):
@@ -122,26 +122,26 @@ def read_named(source: str, shape: ModelShape) -> NamedElements:
     return NamedElements(path, **elements)
 
 
-def _parsed(entry: Any, axis: Axis, where: str) -> dict[str, list[int]]:
+def _parsed(entry: Any, axis: Axis, label: str) -> dict[str, list[int]]:
     """Return the elements of one block that an entry of the file lists under `go` and `stay`."""
     lists: dict[str, list[int]] = {}
-    for key, units in _object(entry, where).items():
+    for key, units in _object(entry, label).items():
         if key not in ("go", "stay"):
-            raise UserError(f"{where}: `{key}`", "`go` or `stay`")
+            raise UserError(f"{label}: `{key}`", "`go` or `stay`")
         if not isinstance(units, list) or not all(type(unit) is int and 0 <= unit < axis.units for unit in units):
-            raise UserError(f"{where}: `{key}` is no list of numbers from 0 to {axis.units - 1}", _EXAMPLE)
+            raise UserError(f"{label}: `{key}` is no list of numbers from 0 to {axis.units - 1}", _EXAMPLE)
         lists[key] = sorted(set(units))
     go, stay = lists.get("go", []), lists.get("stay")
-    if both := set(go) & set(stay or ()):
-        raise UserError(f"{where}: {min(both)} goes and stays", "name it once")
+    if contradictory := set(go) & set(stay or ()):
+        raise UserError(f"{label}: {min(contradictory)} goes and stays", "name it once")
     if len(go) == axis.units or stay == []:
-        raise UserError(f"{where}: nothing would be left", "leave one at least, or remove the whole block")
+        raise UserError(f"{label}: nothing would be left", "leave one at least, or remove the whole block")
     return lists
 
 
-def _object(value: Any, where: object) -> dict[str, Any]:
+def _object(value: Any, label: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UserError(f"{where}: not an object", _EXAMPLE)
+        raise UserError(f"{label}: not an object", _EXAMPLE)
     return value
 
 

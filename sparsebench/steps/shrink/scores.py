@@ -61,8 +61,8 @@ def norms(shape: ModelShape, axes: Iterable[Axis], progress: StepProgress | None
         tensor = _squared(shape, name)
         for axis, cut in tensor_cuts:
             matrix, dim = cut.of(tensor)
-            others = [other for other in range(matrix.ndim) if other != dim]
-            squares[axis] += per_element(matrix.sum(others, dtype=torch.float64), cut, axis.units)
+            other_dims = [other_dim for other_dim in range(matrix.ndim) if other_dim != dim]
+            squares[axis] += per_element(matrix.sum(other_dims, dtype=torch.float64), cut, axis.units)
     for axis in squares:
         for unit, names in enumerate(axis.expert_tensors):
             for name in names:
@@ -148,13 +148,13 @@ class RoutedTokens:
 
         def leave(experts: Any, number: int, module: Any, args: Any, outputs: torch.Tensor) -> None:
             assert axis is not None
-            inside = block.mask(block.samples[groups]).reshape(-1)[experts.tokens]
+            is_token = block.mask(block.samples[groups]).reshape(-1)[experts.tokens]
             sizes = outputs.double().norm(dim=-1)
             if len(routed_args) > 2:
                 chosen, weights = (tensor[experts.tokens] for tensor in routed_args[1:3])
                 sizes = sizes * weights.masked_fill(chosen != number, 0).double().sum(-1)
-            self.sums[axis][number] += float(sizes[inside].sum())
-            self.tokens[axis][number] += int(inside.sum())
+            self.sums[axis][number] += float(sizes[is_token].sum())
+            self.tokens[axis][number] += int(is_token.sum())
 
         handles = []
         for experts in routed if axis else []:
@@ -252,9 +252,9 @@ def _loss(model: WholeModel, rows: slice, labels: str, generator: torch.Generato
     """Return the mean loss over a group's tokens; draw the model's own answers only where ``answers`` lacks them."""
     outputs = model.run(rows).float()
     if model.family == "encoder" and outputs.ndim == 3:
-        inside = model.mask(rows, model.last)[..., None]
+        mask = model.mask(rows, model.last)[..., None]
         deviation = torch.randn(outputs.shape, generator=generator)
-        return (outputs * deviation * inside).sum() / inside.sum()
+        return (outputs * deviation * mask).sum() / mask.sum()
     if model.classes is not None:
         return cross_entropy(outputs, model.classes[rows])
     if labels == "text":

@@ -151,17 +151,17 @@ class Width(Shrink):
 
     def completed(self) -> Self:
         """Check the settings against each other, and fill in what is cut and the published compensation."""
-        given = [key for key in (*SHARES, *COUNTS) if getattr(self, key) is not None]
-        counts = [key for key in given if key in COUNTS]
+        amounts = [key for key in (*SHARES, *COUNTS) if getattr(self, key) is not None]
+        counts = [key for key in amounts if key in COUNTS]
         if "experts" in counts and len(counts) > 1:
             raise wrong(f"`experts` beside `{counts[0]}`", "one after the other: a list of two steps", at="experts")
-        if len(given) - len(counts) + bool(counts) != 1:
-            what = " beside ".join(f"`{key}`" for key in given) or "neither a share nor a number of what stays"
-            raise wrong(what, "one of them, such as `parameters: 0.8` or `neurons: 512`", at="parameters")
+        if len(amounts) - len(counts) + bool(counts) != 1:
+            problem = " beside ".join(f"`{key}`" for key in amounts) or "neither a share nor a number of what stays"
+            raise wrong(problem, "one of them, such as `parameters: 0.8` or `neurons: 512`", at="parameters")
         of = "both" if len(counts) == 2 else counts[0] if counts else self.of
         if "of" in self.model_fields_set and self.of != of:
-            beside = " and ".join(f"`{key}`" for key in counts)
-            raise wrong(f"`of: {self.of}` beside {beside}", "leave `of` out", at="of")
+            count_keys = " and ".join(f"`{key}`" for key in counts)
+            raise wrong(f"`of: {self.of}` beside {count_keys}", "leave `of` out", at="of")
         self._check_experts(of, counts)
         if self.multiple_of > 1 and counts:
             raise wrong("`multiple_of` beside a number", "one of them", at="multiple_of")
@@ -253,9 +253,9 @@ class Taylor(Width):
 
     def completed(self) -> Self:
         """Check that labelled documents are named where, and only where, they are read."""
-        given = [key for key in LABELLED if key in self.model_fields_set]
-        if self.labels != "task" and given:
-            raise wrong(f"`{given[0]}` without `labels: task`", "leave it out, or say `labels: task`", at=given[0])
+        key = next((key for key in LABELLED if key in self.model_fields_set), "")
+        if self.labels != "task" and key:
+            raise wrong(f"`{key}` without `labels: task`", "leave it out, or say `labels: task`", at=key)
         if self.labels == "task" and self.source is None:
             raise wrong("`labels: task` without `source`", "labelled documents, such as path:train.jsonl", at="labels")
         return super().completed()
@@ -339,8 +339,8 @@ class RandomCut(Width):
     def completed(self) -> Self:
         if self.blocks is None:
             return super().completed()
-        if given := sorted(self.model_fields_set - {"blocks", "stacks"}):
-            raise wrong(f"`{given[0]}` has no effect together with `blocks`", "one of them", at=given[0])
+        if idle_keys := sorted(self.model_fields_set - {"blocks", "stacks"}):
+            raise wrong(f"`{idle_keys[0]}` has no effect together with `blocks`", "one of them", at=idle_keys[0])
         return self
 
     def idle(self) -> Collection[str]:
@@ -357,8 +357,8 @@ class RandomCut(Width):
 
 
 def _without_blocks(name: str, blocks: int | None, stacks: str) -> str:
-    where = "" if stacks == "both" else f" of the {stacks}"
-    return f"{name} -{blocks} blocks{where}"
+    of_stacks = "" if stacks == "both" else f" of the {stacks}"
+    return f"{name} -{blocks} blocks{of_stacks}"
 
 
 def _unusual_words(cut: Width) -> list[str]:

@@ -78,13 +78,13 @@ def _plan(shape: ModelShape, step: Step) -> _Plan:
     named = read_named(step.settings.file, shape) if step.settings.file else None
     if step.name == "list":
         assert named is not None
-        return _Plan(step, {axis: len(stay) for axis, stay in named.kept_by_file(shape).items()}, named)
-    left = choosing.numbers(shape, step.settings)
+        return _Plan(step, {axis: len(units) for axis, units in named.kept_by_file(shape).items()}, named)
+    remaining = choosing.numbers(shape, step.settings)
     if named:
-        named.check_counts(shape, left, bool(step.settings.uneven))
+        named.check_counts(shape, remaining, bool(step.settings.uneven))
     if step.settings.compensation == "bias":
-        compensation.biases(shape, left)  # raises before the text runs through the model
-    return _Plan(step, left, named)
+        compensation.biases(shape, remaining)  # raises before the text runs through the model
+    return _Plan(step, remaining, named)
 
 
 def _last_draft(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Draft | None:
@@ -152,8 +152,8 @@ class _WidthPass:
 
     def after(self, smaller: cut_model.Smaller, folder: Path) -> _WidthPass:
         """Return the pass for the model that a cut has written to ``folder``."""
-        kept = [smaller.kept.get(axis, range(axis.units)) for axis in self.shape.axes]
-        origin = tuple(tuple(old[unit] for unit in stay) for old, stay in zip(self.origin, kept, strict=True))
+        kept_units = [smaller.kept.get(axis, range(axis.units)) for axis in self.shape.axes]
+        origin = tuple(tuple(old[unit] for unit in units) for old, units in zip(self.origin, kept_units, strict=True))
         shape = shape_of(Checkpoint(folder), self.context.family)
         return _WidthPass(shape, self.context, self.text, self.spill, origin, self.answers, documents=self.documents)
 
@@ -239,13 +239,15 @@ class _WidthPass:
 
     def report(self, plan: _Plan, folder: Path, draft: _Draft, seconds: float, sharing: int) -> StepReport:
         """Return the report of a step whose folder is written, in a pass of ``seconds`` that ``sharing`` steps shared."""
-        stay = (len(draft.smaller.kept.get(axis, range(axis.units))) for axis in draft.smaller.shape.axes)
-        left = {axis: count for axis, count in zip(self.shape.axes, stay, strict=True) if axis in plan.numbers}
+        remaining: dict[Axis, int] = {}
+        for axis, last_axis in zip(self.shape.axes, draft.smaller.shape.axes, strict=True):
+            if axis in plan.numbers:
+                remaining[axis] = len(draft.smaller.kept.get(last_axis, range(last_axis.units)))
         unseen = f"{draft.unseen} experts that no token reached are scored by their weights" if draft.unseen else ""
         documents = self.documents.get(_score_key(plan.step))
         labels = documents.note(plan.step) if documents else ""
         code = left_out_note(draft.writer.left_out)
-        words = (choosing.note(self.shape, left), labels, unseen, draft.smaller.loads, code)
+        words = (choosing.note(self.shape, remaining), labels, unseen, draft.smaller.loads, code)
         return step_report(
             folder,
             self.context.family,
@@ -269,10 +271,10 @@ class _WidthPass:
     def begin_draft(self, plan: _Plan, by_axis: scores.Scores, folder: Path) -> _Draft:
         """Choose what stays, and begin to write the folder."""
         step = plan.step
-        kept = self.kept(plan, by_axis)
-        smaller = cut_model.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
+        kept_units = self.kept(plan, by_axis)
+        smaller = cut_model.Smaller(self.shape, kept_units, config=choosing.config_of(self.shape, kept_units))
         if step.settings.compensation == "bias":
-            switches, names = compensation.biases(self.shape, kept)
+            switches, names = compensation.biases(self.shape, kept_units)
             smaller.config |= switches
             smaller.add_biases(names)
         writer = cut_model.open_writer(smaller, self.context.family, folder)
@@ -313,10 +315,10 @@ class _WidthPass:
 
     def _biases(self, draft: _Draft) -> None:
         checkpoint = self.shape.checkpoint
-        for axis, stay in draft.smaller.kept.items():
+        for axis, units in draft.smaller.kept.items():
             for cut in axis.outputs:
                 weights = draft.smaller.view(cut).shaped(checkpoint.load(cut.tensor))
-                index = compensation.columns(axis, cut, stay, weights.shape[1])
+                index = compensation.columns(axis, cut, units, weights.shape[1])
                 added = compensation.mean_output(weights, self.means[cut.tensor], index)
                 name = cut.tensor.removesuffix("weight") + "bias"
                 old = checkpoint.load(name).float() if name in checkpoint.tensors else 0
@@ -335,10 +337,10 @@ def _refitting(drafts: list[_Draft]) -> Callable[[Block], None]:
             fitted: dict[Cut, torch.Tensor] = {}
             try:
                 for portion in block.portions(gram=True):
-                    here = [(axis, cut) for axis, cut in outputs if cut.name in portion]
-                    names = [cut.name for _, cut in here]
+                    portion_cuts = [(axis, cut) for axis, cut in outputs if cut.name in portion]
+                    names = [cut.name for _, cut in portion_cuts]
                     inputs = block.observe(stream, gram=True, only_inputs=True, names=names) if names else {}
-                    for axis, cut in here:
+                    for axis, cut in portion_cuts:
                         fitted[cut], changed[cut.name] = _refitted(block, draft, axis, cut, inputs[cut.name].gram)
                 for name in dict.fromkeys(cut.tensor for cut in fitted):
                     slices = {cut.expert or 0: matrix for cut, matrix in fitted.items() if cut.tensor == name}
@@ -360,7 +362,7 @@ def _refitted(
     assert gram is not None
     weights, view = block.matrix(cut.name), draft.smaller.view(cut)
     index = compensation.columns(axis, cut, draft.smaller.kept[axis], weights.shape[1])
-    new = compensation.refit(weights, gram, index, cut.name).to(weights.dtype)
-    whole = weights.new_zeros(weights.shape)
-    whole[:, index] = new
-    return view.stored(new), view.stored(whole)
+    refitted = compensation.refit(weights, gram, index, cut.name).to(weights.dtype)
+    padded = weights.new_zeros(weights.shape)
+    padded[:, index] = refitted
+    return view.stored(refitted), view.stored(padded)

@@ -68,13 +68,13 @@ class SkipStatistics:
         hooks = ActivationHooks(block, {path: magnitudes.add for path, magnitudes in counts.items()}, outputs)
         hooks.advance()
         sizes = {name: block.matrix(name).numel() for name in matrices}
-        kept = {name: int(block.matrix(name).count_nonzero()) for name in matrices}
-        weights_of = {matrices[name]: (size, kept[name]) for name, size in sizes.items()}
+        nonzeros = {name: int(block.matrix(name).count_nonzero()) for name in matrices}
+        weights_of = {matrices[name]: (size, nonzeros[name]) for name, size in sizes.items()}
         if outputs:
             kinds = {name: parts[name].kind for name in sizes}
-            weights_of[function] = _behind_activation(kinds, sizes), _behind_activation(kinds, kept)
+            weights_of[function] = _behind_activation(kinds, sizes), _behind_activation(kinds, nonzeros)
         self.weights += sum(sizes.values())
-        self.nonzeros += sum(kept.values())
+        self.nonzeros += sum(nonzeros.values())
         sites = [
             SkipSite(f"{block.path}.{path}", *weights_of[path], counts[path], block.stack, block.index)
             for path in hooks.whole
@@ -188,12 +188,16 @@ def allocated(block: Block, sites: Sequence[SkipSite], targets: Sequence[float])
 
     A target beyond what the layers may skip gets the largest shares that were reached.
     """
-    whole = sum(site.weights for site in sites)
-    growths = [STEP * whole / site.weights for site in sites]
+    total_weights = sum(site.weights for site in sites)
+    growths = [STEP * total_weights / site.weights for site in sites]
     shares, allocations = [0.0] * len(sites), {}
     cost = _Cost(block, sites)
+
+    def skipped() -> float:
+        return sum(share * site.weights for share, site in zip(shares, sites, strict=True))
+
     for target in sorted(targets):
-        while sum(share * site.weights for share, site in zip(shares, sites, strict=True)) < (target - 1e-9) * whole:
+        while skipped() < (target - 1e-9) * total_weights:
             tried = [
                 [*shares[:number], shares[number] + growth, *shares[number + 1 :]]
                 for number, growth in enumerate(growths)

@@ -111,8 +111,8 @@ def _write_trimmed(
 def _note(usage: Usage, reading: RetokenizedText) -> str:
     if reading.same:
         return f"the text takes {usage.tokens:,} tokens, the same as before"
-    more = f"the text takes {reading.tokens:,} tokens, {reading.tokens / usage.tokens - 1:.2%} more than before"
-    return f"{more} ({reading.unknown:,} of them unknown, which were not)" if reading.unknown else more
+    growth = f"the text takes {reading.tokens:,} tokens, {reading.tokens / usage.tokens - 1:.2%} more than before"
+    return f"{growth} ({reading.unknown:,} of them unknown, which were not)" if reading.unknown else growth
 
 
 TEXTS_AT_ONCE = 256
@@ -146,8 +146,8 @@ def token_usage(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined
     """Tokenize the texts and count each token; ``joined`` texts are separated by a blank line, as for decoders."""
     batches = list(_read(tokenizer, texts, joined))
     counts = np.bincount(np.concatenate(batches)) if batches else np.zeros(0, dtype=np.int64)
-    seen = np.flatnonzero(counts)
-    return Usage(dict(zip(seen.tolist(), counts[seen].tolist(), strict=True)), batches)
+    used_ids = np.flatnonzero(counts)
+    return Usage(dict(zip(used_ids.tolist(), counts[used_ids].tolist(), strict=True)), batches)
 
 
 def retokenized(
@@ -157,8 +157,8 @@ def retokenized(
     table = np.full(max([*before.counts, *new], default=0) + 1, -1, dtype=np.int32)
     table[list(new)] = list(new.values())
     unknown_id = tokenizer.unk_token_id
-    known = {new_id: old for old, new_id in new.items()}
-    tokens, unknown, same = 0, -before.counts.get(known.get(unknown_id, -1), 0), True
+    old_ids = {new_id: old for old, new_id in new.items()}
+    tokens, unknown, same = 0, -before.counts.get(old_ids.get(unknown_id, -1), 0), True
     for after_ids, before_ids in zip(_read(tokenizer, texts, joined), before.batches, strict=True):
         tokens += after_ids.size
         unknown += 0 if unknown_id is None else int(np.count_nonzero(after_ids == unknown_id))

@@ -51,8 +51,8 @@ class Vocabulary:
         added = {str(entry["content"]) for entry in data.get("added_tokens") or ()} | set(tokenizer.get_added_vocab())
         vocabulary = cls(path, data, ids, frozenset(added))
         if vocabulary.kind not in KINDS:
-            known = ", ".join(KINDS)
-            raise UnsupportedError(f"{path}: a tokenizer of kind {vocabulary.kind} is not known: {known}", _WAY)
+            known_kinds = ", ".join(KINDS)
+            raise UnsupportedError(f"{path}: a tokenizer of kind {vocabulary.kind} is not known: {known_kinds}", _WAY)
         for token, token_id in vocabulary.stored.items():
             if ids.get(token) != token_id:
                 raise UnsupportedError(f"{path}: {name} gives the token {token!r} another id than the file", _WAY)

@@ -76,8 +76,8 @@ def _differing_axes(model: Any, enlarged: Any) -> dict[str, int]:
     return {
         name: axis
         for name, tensor in named_tensors(model)
-        for axis, (length, other) in enumerate(zip(tensor.shape, shapes[name], strict=True))
-        if length != other
+        for axis, (length, enlarged_length) in enumerate(zip(tensor.shape, shapes[name], strict=True))
+        if length != enlarged_length
     }
 
 
@@ -87,8 +87,8 @@ def open_trimmed(parent: Path, family: Family, rows: list[int], folder: Path) ->
     All other tensors are copied in pieces; quantized weights stay as they are. Raises ModelError for a row that does
     not exist.
     """
-    shown, stored = open_checkpoint(parent), Checkpoint(parent)
-    axes = token_axes(shown, family)
+    checkpoint, stored = open_checkpoint(parent), Checkpoint(parent)
+    axes = token_axes(checkpoint, family)
     size = rows_of_vocabulary(stored.config)
     if max(rows) >= size:
         raise ModelError(f"{parent}: a token has the id {max(rows)}, and the model {size} rows", "check the tokenizer")

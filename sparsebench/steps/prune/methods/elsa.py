@@ -44,9 +44,9 @@ class ElsaPruning(Pruning):
         projected = values.clone()
         # Square roots keep the order; small squared weights times small squared gradients would underflow.
         scores = values.abs() if moment is None else values.abs() * moment.sqrt()
-        for score, kept in zip(held.matrices(scores), held.matrices(projected), strict=True):
+        for score, matrix in zip(held.matrices(scores), held.matrices(projected), strict=True):
             (choice,) = choose(score, [self.quota], held.name)
-            kept[choice.mask] = 0
+            matrix[choice.mask] = 0
         return projected
 
     def pull(self, step: int) -> None:
@@ -67,13 +67,13 @@ class ElsaPruning(Pruning):
     @contextmanager
     def sparse(self, step: int) -> Iterator[bool]:
         """Project x meanwhile, as it would be written after ``step`` steps; always yield True."""
-        whole = [held.parameter.detach().clone() for held in self.held]
-        for held, values in zip(self.held, whole, strict=True):
+        dense_values = [held.parameter.detach().clone() for held in self.held]
+        for held, values in zip(self.held, dense_values, strict=True):
             held.parameter.data.copy_(self.projected(held, values))
         try:
             yield True
         finally:
-            for held, values in zip(self.held, whole, strict=True):
+            for held, values in zip(self.held, dense_values, strict=True):
                 held.parameter.data.copy_(values)
 
     def tensors(self) -> list[torch.Tensor]:

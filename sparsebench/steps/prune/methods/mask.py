@@ -52,9 +52,11 @@ class Masks:
     def note(self, parts: Mapping[str, Part]) -> str:
         """Return a note on the prunable weights without a mask; empty if there are none."""
         names = [name for name, part in parts.items() if part.prunable]
-        left = [name for name in names if name not in self.infos]
-        words = f"{self.path.name} has no mask for {len(left)} of {len(names)} prunable weights, which stay as they are"
-        return f"{words} (the first is {left[0]})" if left else ""
+        unmasked = [name for name in names if name not in self.infos]
+        if not unmasked:
+            return ""
+        count = f"{len(unmasked)} of {len(names)} prunable weights"
+        return f"{self.path.name} has no mask for {count}, which stay as they are (the first is {unmasked[0]})"
 
 
 def make_masked(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
@@ -76,25 +78,25 @@ def make_masked(parent: Path, targets: Mapping[Step, Path], context: Context, em
     run_passes(targets, [([*masks], write)], partial(VariantWriters, checkpoint), context.family, emit)
 
 
-def _read(named: str, checkpoint: Checkpoint) -> Masks:
+def _read(reference: str, checkpoint: Checkpoint) -> Masks:
     """Read a file's masks. Raises ModelError, naming file and tensor, where names, shapes or dtypes do not fit."""
-    path = Reference.parse(named).unchanged_file("a safetensors file of masks", ModelError)
+    path = Reference.parse(reference).unchanged_file("a safetensors file of masks", ModelError)
     header, start = read_header(path)
     masks: dict[str, TensorInfo] = {}
     for info in tensor_infos(header, start, path):
         name = info.name if info.name in checkpoint.tensors else info.name.removesuffix(MASK)
-        where = f"{path}: mask {info.name[:200]}"
+        label = f"{path}: mask {info.name[:200]}"
         if name not in checkpoint.tensors:
             hint = did_you_mean(name, checkpoint.tensors) or "a mask has the name of a weight, or that and `_mask`"
-            raise ModelError(f"{where}: the model has no tensor {name[:200]}", hint)
+            raise ModelError(f"{label}: the model has no tensor {name[:200]}", hint)
         shape = checkpoint.tensors[name].shape
         if info.shape != shape:
             raise ModelError(
-                f"{where} has shape {info.shape}, its weight {shape}",
+                f"{label} has shape {info.shape}, its weight {shape}",
                 "give the mask the shape in which the checkpoint stores the weight",
             )
         if info.dtype not in ITEM_SIZE:
-            message = f"{where} has dtype {info.dtype[:20]}, which cannot be read as a mask"
+            message = f"{label} has dtype {info.dtype[:20]}, which cannot be read as a mask"
             raise ModelError(message, "write masks as booleans or bytes")
         # Read as a boolean, a byte above 1 would pass for True.
         mask = replace(info, dtype="U8") if info.dtype == "BOOL" else info
@@ -108,8 +110,8 @@ def _read(named: str, checkpoint: Checkpoint) -> Masks:
     return Masks(path, masks)
 
 
-def _same(folder: Path, first: TensorInfo, other: TensorInfo) -> bool:
-    pairs = zip(pieces_of(folder, first), pieces_of(folder, other), strict=True)
+def _same(folder: Path, first: TensorInfo, second: TensorInfo) -> bool:
+    pairs = zip(pieces_of(folder, first), pieces_of(folder, second), strict=True)
     return all(bool((left == right).all()) for left, right in pairs)
 
 
