@@ -53,18 +53,19 @@ class Moefy(Settings):
         if self.partition == "metis" and self.name != "coactivation":
             problem = f"{self.name} with `partition: metis`"
             raise wrong(problem, "`moefy: coactivation`, which has a graph", at="partition")
-        shared = self._usual_shared if self.shared is None else self.shared
+        shared = self._default_shared if self.shared is None else self.shared
         if shared and self.name != "cmoe":
             problem = f"{self.name} with `shared: {shared}`"
             raise wrong(problem, "`moefy: cmoe`, which counts what is active", at="shared")
-        if shared > active_experts(self.experts, self.active):
-            active = active_experts(self.experts, self.active)
-            message = f"`shared: {shared}` is more than the {active} active experts"
-            raise wrong(message, "a smaller `shared`", at="shared")
+        active = active_experts(self.experts, self.active)
+        if shared > active:
+            raise wrong(
+                f"`shared: {shared}` is more than the {active} active experts", "a smaller `shared`", at="shared"
+            )
         return self.model_copy(update={"shared": shared})
 
     @property
-    def _usual_shared(self) -> int:
+    def _default_shared(self) -> int:
         return self.experts // 8 if self.name == "cmoe" else 0
 
     def reads_text(self) -> bool:
@@ -84,7 +85,7 @@ class Moefy(Settings):
         """Return a label such as ``cmoe/representative 8 of 32 experts``."""
         name = f"{self.name}/metis" if self.partition == "metis" else self.name
         active = active_experts(self.experts, self.active or 0)
-        shared = f", {self.shared} shared" if self.shared != self._usual_shared else ""
+        shared = f", {self.shared} shared" if self.shared != self._default_shared else ""
         return f"{name}/{self.router} {active} of {self.experts} experts{shared}"
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:

@@ -104,21 +104,25 @@ class BlockSweep:
 
     def _allocate(self, replay: Replay, progress: StepProgress | None) -> None:
         """Make a first pass over the dense model: each block's share of outliers decides its sparsity."""
-        outliers: dict[BlockKey, tuple[list[int], int, int]] = {}
+        limits = sorted({target.settings.outlier for target in self._by_outliers()})
+        outliers: dict[BlockKey, dict[float, int]] = {}
+        weights: dict[BlockKey, int] = {}
+        nonzeros: dict[BlockKey, int] = {}
 
         def visit(block: Block) -> None:
             inputs = block.observe(0, gram=False)
             layers = [self._layer(block, name, inputs[name]) for group in block.groups for name in group]
-            live = sum(int(layer.weights.count_nonzero()) for layer in layers)
-            outliers[block.stack, block.index] = (*count_outliers(layers, limits), live)
+            key = (block.stack, block.index)
+            outliers[key] = count_outliers(layers, limits)
+            weights[key] = sum(layer.weights.numel() for layer in layers)
+            nonzeros[key] = sum(int(layer.weights.count_nonzero()) for layer in layers)
 
-        limits = sorted({target.settings.outlier for target in self._by_outliers()})
         replay.run(visit, progress)
         for target in self._by_outliers():
             settings: Prune = target.settings
-            shares = [counts[limits.index(settings.outlier)] / count for counts, count, _ in outliers.values()]
-            sizes = [live if settings.keep_zeros else count for _, count, live in outliers.values()]
-            sparsities = owl(shares, sizes, settings.sparsity or 0, settings.spread)
+            shares = [counts[settings.outlier] / weights[key] for key, counts in outliers.items()]
+            sizes = nonzeros if settings.keep_zeros else weights
+            sparsities = owl(shares, [*sizes.values()], settings.sparsity or 0, settings.spread)
             self.shares[target] = dict(zip(outliers, sparsities, strict=True))
 
     def _visit_dense(self, block: Block, outputs: VariantWriters) -> None:
@@ -248,8 +252,8 @@ def _step(progress: StepProgress | None, number: int, passes: int) -> StepProgre
     return lambda done, total, words="": progress(number * total + done, passes * total, words)
 
 
-def count_outliers(layers: Sequence[Layer], limits: Sequence[float]) -> tuple[list[int], int]:
-    """Count a block's Wanda scores above each of ``limits`` times their mean, and its weights.
+def count_outliers(layers: Sequence[Layer], limits: Sequence[float]) -> dict[float, int]:
+    """Count a block's Wanda scores above each of ``limits`` times their mean.
 
     The mean is over all linear ``layers`` of the block together. Scores are computed twice, so that only one layer's
     are in memory at a time. Raises ModelError, naming the tensor, for NaN or infinite weights or inputs.
@@ -257,12 +261,12 @@ def count_outliers(layers: Sequence[Layer], limits: Sequence[float]) -> tuple[li
     check_weights(layers)
     count = sum(layer.weights.numel() for layer in layers)
     total = sum(float(wanda_scores(layer).sum(1).double().sum()) for layer in layers)
-    above = [0] * len(limits)
+    outliers = dict.fromkeys(limits, 0)
     for layer in layers:
         scores = wanda_scores(layer)
-        for number, limit in enumerate(limits):
-            above[number] += int((scores > limit * total / max(count, 1)).sum())
-    return above, count
+        for limit in limits:
+            outliers[limit] += int((scores > limit * total / max(count, 1)).sum())
+    return outliers
 
 
 def owl(shares: Sequence[float], sizes: Sequence[int], sparsity: float, spread: float = SPREAD) -> list[float]:

@@ -90,7 +90,7 @@ class KeptBlocks:
         self.seconds, self.joules, self.restored = saved["seconds"], saved["joules"], self.restored + 1
         return Fit(**saved["fit"])
 
-    def keep(self, block: Block, fit: Fit, seconds: float, joules: float | None) -> None:
+    def save(self, block: Block, fit: Fit, seconds: float, joules: float | None) -> None:
         """Save a recovered block."""
         if self.folder is not None:
             entry = {"fit": asdict(fit), "tensors": block.tensors, "seconds": seconds, "joules": joules}
@@ -135,36 +135,38 @@ class Reconstruction:
                 for checkpoint in (self.dense, self.parent)
             )
             self._comparable(len(dense), len(parent))
-            earlier = self._earlier()
+            kept_blocks = self._kept_blocks()
 
             def total() -> tuple[float, float | None]:
                 now = spent.total()
-                joules = None if earlier.joules is None or now is None else earlier.joules + now
-                return earlier.seconds + time.perf_counter() - started, joules
+                joules = None if kept_blocks.joules is None or now is None else kept_blocks.joules + now
+                return kept_blocks.seconds + time.perf_counter() - started, joules
 
             for dense_block, block in zip(dense.walk(), parent.walk(), strict=True):
                 dense_block.advance(0, {})
-                fit = earlier.restore(block, dense_block)
+                fit = kept_blocks.restore(block, dense_block)
                 if fit is None:
                     fit, weights = self.fit(block, dense_block)
                     block.replace(weights)
-                    earlier.keep(block, fit, *total())
+                    kept_blocks.save(block, fit, *total())
                 block.advance(0, {})
                 for name, tensor in block.tensors.items():
                     writer.write(name, tensor.cpu())
                 fits.append(fit)
-                self._tell(fit, len(fits), len(parent), len(fits) - earlier.restored, time.perf_counter() - started)
+                self._report_progress(
+                    fit, len(fits), len(parent), len(fits) - kept_blocks.restored, time.perf_counter() - started
+                )
             for name in list(writer.missing):
                 writer.write(name, self.parent.load(name))
             provenance = {**self.step.provenance(family, self.context.seed), **self.text.provenance()}
             writer.close({**provenance, "fits": [asdict(fit) for fit in fits]})
         seconds, joules = total()
-        lost = earlier.joules is None and spent.counts
+        lost = kept_blocks.joules is None and spent.counts
         source = energy.UNCOUNTED if lost else spent.source
-        removed = earlier.folder.notes if earlier.folder else []
+        removed = kept_blocks.folder.notes if kept_blocks.folder else []
         report = self._report(folder, fits, [left_out_note(writer.left_out), *removed])
-        if earlier.folder:
-            earlier.folder.remove()
+        if kept_blocks.folder:
+            kept_blocks.folder.remove()
         return replace(report, seconds=seconds, joules=joules, energy_source=source)
 
     @cached_property
@@ -216,14 +218,14 @@ class Reconstruction:
         share = read_share(Checkpoint(folder), family)
         return replace(result, trained_tokens=tokens, operations=sum(fit.operations for fit in fits), read_share=share)
 
-    def _earlier(self) -> KeptBlocks:
+    def _kept_blocks(self) -> KeptBlocks:
         if self.context.resume is None:
             return KeptBlocks(None, {})
         belongs = {"step": self.step.record(), "seed": self.context.seed, "text": self.text.sha256, **versions()}
         folder = ResumeFolder(self.context.resume(self.step), self.context.note)
         return KeptBlocks(folder, belongs | {"device": self.context.device})
 
-    def _tell(self, fit: Fit, done: int, blocks: int, trained: int, seconds: float) -> None:
+    def _report_progress(self, fit: Fit, done: int, blocks: int, trained: int, seconds: float) -> None:
         """Report progress over all turns: ``done`` of this one's ``blocks``, ``trained`` of them in ``seconds``."""
         if self.context.progress is None:
             return

@@ -34,12 +34,12 @@ _PIECE = 1 << 20
 class ResumeFolder:
     """The folder of one training's files. ``notes`` name each file that was removed because it did not fit.
 
-    The notes are in every file that is written afterwards, so that they outlive a killed process. ``tell`` gets each
+    The notes are in every file that is written afterwards, so that they outlive a killed process. ``notify`` gets each
     one at once, with the file's whole path.
     """
 
     folder: Path
-    tell: Callable[[str], None] | None = None
+    notify: Callable[[str], None] | None = None
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -101,15 +101,15 @@ class ResumeFolder:
         """Remove the folder once the training is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _discard(self, path: Path, why: str) -> None:
+    def _discard(self, path: Path, reason: str) -> None:
         """Remove what does not fit, and note it."""
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
-        self.notes.append(f"{path.name}: {why}, so it was removed and made again")
-        if self.tell:
-            self.tell(f"{path}: {why}: it was removed and is made again")
+        self.notes.append(f"{path.name}: {reason}, so it was removed and made again")
+        if self.notify:
+            self.notify(f"{path}: {reason}: it was removed and is made again")
 
 
 def versions() -> dict[str, str]:

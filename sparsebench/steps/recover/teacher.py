@@ -171,7 +171,7 @@ class Distillation:
                 layer.bias.zero_()
             self.projections.append(layer.to(self.device))
 
-    def keep(
+    def store(
         self,
         teacher: PreTrainedModel,
         folder: ResumeFolder,

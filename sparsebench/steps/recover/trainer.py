@@ -83,7 +83,7 @@ class State:
 
 @dataclass
 class Trainer:
-    """The training of ``weights`` by ``loss`` on the samples of ``text`` except the last ``held``.
+    """The training of ``weights`` by ``loss`` on the samples of ``text`` except the last ``held_samples``.
 
     ``plan`` has the samples of each optimizer step. ``arithmetic`` is the precision of matrix products, ``extra`` are
     parameters that only the loss has. ``resume_folder`` is the one from which a killed training is resumed, if any, and
@@ -93,7 +93,7 @@ class Trainer:
     weights: TrainedWeights
     loss: Loss
     text: TrainingText
-    held: int
+    held_samples: int
     plan: list[list[int]]
     step: Step
     context: Context
@@ -133,7 +133,7 @@ class Trainer:
         while True:
             if state.number in points and (not state.curve or state.curve[-1].step != state.number):
                 with pruning.sparse(state.number) as final:
-                    self._look(state, read[state.number], final)
+                    self._evaluate(state, read[state.number], final)
             if state.number == len(plan):
                 break
             pruning.before(state.number)
@@ -142,7 +142,7 @@ class Trainer:
             scheduler.step()
             state.number += 1
             state.seconds = time.perf_counter() - began
-            self._tell(state, len(plan))
+            self._report_progress(state, len(plan))
             if self.resume_folder and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
                 state.joules = _sum(earlier, self.joules())
                 self._save(state, leaves, optimizer, scheduler, pruning)
@@ -179,7 +179,7 @@ class Trainer:
                 f"{self.step.verb}: {self.step.name}: the loss is {total_loss} at step {state.number}",
                 "a lower `rate`, such as 5e-5",
             )
-        self.weights.hold()
+        self.weights.mask_gradients()
         self.accelerator.clip_grad_norm_(leaves, self.step.settings.clip)
         pruning.pull(state.number)
         optimizer.step()
@@ -188,14 +188,14 @@ class Trainer:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16")
 
-    def _look(self, state: State, tokens: int, final: bool) -> None:
+    def _evaluate(self, state: State, tokens: int, final: bool) -> None:
         """Measure the held-out loss, add a point to the curve, and keep the weights if they are the best so far.
 
         Only weights at the final sparsity (``final``) can be kept. Those before the first step count too: training may
         not help.
         """
         counts = self.text.counts()
-        rows = range(len(counts) - self.held, len(counts))
+        rows = range(len(counts) - self.held_samples, len(counts))
         total = sum(counts[row] for row in rows)
         held_out = 0.0
         with torch.no_grad(), self._precision():
@@ -208,7 +208,7 @@ class Trainer:
             unchanged = state.number == 0 and self.pruner is None
             state.best, state.weights = held_out, {} if unchanged else self.weights.stored()
 
-    def _tell(self, state: State, steps: int) -> None:
+    def _report_progress(self, state: State, steps: int) -> None:
         if self.context.progress is not None:
             time_left = state.seconds / state.number * (steps - state.number)
             last = state.losses[-1] if state.losses else float("nan")

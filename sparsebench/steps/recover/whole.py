@@ -96,23 +96,25 @@ class Training:
         """
         family = self.context.family
         model = self._student()
-        text, held = draw(self.step, self.context, self.parent.config)
+        text, held_samples = draw(self.step, self.context, self.parent.config)
         with self._resume_folder(folder) as resume_folder, temporary(folder.parent / ".teachers") as scratch:
             # Before the clock starts: fetching teachers is no part of a training.
             teachers = self._teachers(scratch)
             with energy.spending(self.context.device) as spent:
                 began = time.perf_counter()
-                trainer, loss = self._trainer(model, TrainingText(family, text.batch), held, resume_folder, teachers)
+                trainer, loss = self._trainer(
+                    model, TrainingText(family, text.batch), held_samples, resume_folder, teachers
+                )
                 trainer.prepared = time.perf_counter() - began
                 trainer.joules = spent.total
                 trained = trainer.run()
         tokens = trained.curve[-1].tokens
-        evaluated = len(trained.curve) * sum(trainer.text.counts()[-held:])
+        evaluated = len(trained.curve) * sum(trainer.text.counts()[-held_samples:])
         operations = self._parameters_per_token(self.parent, trainer.text) * (6.0 * tokens + 2.0 * evaluated)
         if teachers:
             operations += 2.0 * loss.parameters * (loss.stored_tokens or tokens + evaluated)
         best = next(point for point in trained.curve if point.held_out == trained.best)
-        samples = trainer.text.samples - held
+        samples = trainer.text.samples - held_samples
         epochs = sum(map(len, trainer.plan)) / samples
         published = PUBLISHED.get(self.step.name, 0)
         words = [
@@ -192,7 +194,7 @@ class Training:
         self,
         model: PreTrainedModel,
         text: TrainingText,
-        held: int,
+        held_samples: int,
         resume_folder: ResumeFolder,
         teachers: Sequence[Path],
     ) -> tuple[Trainer, Any]:
@@ -207,7 +209,7 @@ class Training:
         accelerator = Accelerator(cpu=not devices.is_gpu(self.context.device))
         device = accelerator.device
         model.to(device)
-        plan = schedule(text.counts()[:-held], settings.tokens, settings.batch, seed)
+        plan = schedule(text.counts()[:-held_samples], settings.tokens, settings.batch, seed)
         extra: list[torch.nn.Parameter] = []
         loss: Any
         belongs = {"text": content(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}
@@ -217,17 +219,17 @@ class Training:
             loss = OwnLoss(model, text, device, seed, words)
         else:
             loss = Distillation(model, [], family, text, settings, device)
-            read = sorted({row for rows in plan for row in rows} | {*range(text.samples - held, text.samples)})
+            read = sorted({row for rows in plan for row in rows} | {*range(text.samples - held_samples, text.samples)})
             belongs["teachers"] = self._add_teachers(loss, teachers, read, resume_folder, belongs)
             loss.prepare(seed, len(plan))
             extra = list(loss.projections.parameters())
         weights = TrainedWeights(model, self.parent, self.context.family)
-        belongs |= {"step": self.step.record(), "seed": seed, "held": held}
+        belongs |= {"step": self.step.record(), "seed": seed, "held": held_samples}
         belongs["weights"] = content(*(weight.parameter for weight in weights.trained))
         if scheme := settings.qat_scheme():
             qat.round_forward(weights, scheme)
         return Trainer(
-            weights, loss, text, held, plan, self.step, self.context, accelerator, arithmetic, extra,
+            weights, loss, text, held_samples, plan, self.step, self.context, accelerator, arithmetic, extra,
             resume_folder if self.context.resume else None, belongs, partial(self.pruner, settings) if self.pruner else None,
         ), loss  # fmt: skip
 
@@ -252,7 +254,7 @@ class Training:
             if settings.top_k and settings.match == "none" and loss.family != "encoder":
                 parameters = {"top_k": settings.top_k, "temperature": settings.temperature}
                 parameters |= {"teacher": checksums[-1], "rows": content(str(rows))}
-                loss.keep(teacher, resume_folder, {**belongs, **parameters}, rows, self._report_teacher)
+                loss.store(teacher, resume_folder, {**belongs, **parameters}, rows, self._report_stored)
             else:
                 loss.teachers.append(teacher)
         return checksums
@@ -286,7 +288,7 @@ class Training:
             folders.append(folder)
         return folders
 
-    def _report_teacher(self, done: int, total: int) -> None:
+    def _report_stored(self, done: int, total: int) -> None:
         if self.context.progress is not None:
             self.context.progress(done, total, "samples shown to a teacher")
 

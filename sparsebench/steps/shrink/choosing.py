@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import lcm
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.errors import UnsupportedError
@@ -39,52 +40,55 @@ def numbers(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
     be cut at all.
     """
     axes = {kind: shape.of(kind) for kind in kinds_of(cutting.of)}
-    counts = {kind: getattr(cutting, kind, None) for kind in axes}
-    if any(counts.values()):
-        widths = sorted({axis.units // axis.width_factor for axis in axes.get("neurons", ())})
-        if shape.architecture.mixture and len(widths) > 1:
-            raise UnsupportedError(
-                f"neurons: {counts['neurons']}: its experts and blocks are {' and '.join(map(str, widths))} wide",
-                "`keep: 0.5`",
-            )
-        step = alignment(axes.get("neurons", ()))
-        return {
-            axis: _counted(shape, axis, counts[kind] or 0, cutting.uneven, step) for kind in axes for axis in axes[kind]
-        }
+    if any(getattr(cutting, kind, None) for kind in axes):
+        return _by_count(shape, axes, cutting)
+    heads, neurons, experts = (axes.get(kind, []) for kind in ("heads", "neurons", "experts"))
     tensors = shape.checkpoint.tensors
-    cost = {axis: axis.cost(tensors) for axis in shape.axes}
-    worth = {kind: sum(axis.units * cost[axis] for axis in axes[kind]) for kind in axes}
-    total = shape.block_parameters
-    target = None if cutting.parameters is None else (1 - cutting.parameters) * total
-    share = cutting.keep if target is None else 1 - target / sum(worth.values())
+
+    def parameters(counts: Mapping[Axis, int]) -> int:
+        return sum(count * axis.cost(tensors) for axis, count in counts.items())
+
+    removable = parameters({axis: axis.units for kind in axes for axis in axes[kind]})
+    target = None if cutting.parameters is None else (1 - cutting.parameters) * shape.block_parameters
+    share = cutting.keep if target is None else 1 - target / removable
     assert share is not None
     if target is not None and share <= 0:
-        largest_share = sum(worth.values()) / total
+        largest_share = removable / shape.block_parameters
         raise UnsupportedError(
             f"parameters: {cutting.parameters:g}: {' and '.join(axes)} are {largest_share:.0%} of the blocks' parameters",
             f"a share above {1 - largest_share:.2f}, or `of: both`",
         )
-    remaining: dict[Axis, int] = {}
-    if "heads" in axes:
-        for axis in axes["heads"]:
-            remaining[axis] = _nearest(_head_counts(shape, axis, cutting.uneven), share * axis.units)
-        removed_parameters = sum((axis.units - remaining[axis]) * cost[axis] for axis in axes["heads"])
-        if target is not None and "neurons" in axes:
-            share = min(1.0, 1 - (target - removed_parameters) / worth["neurons"])
-            if share <= 0:
-                raise UnsupportedError(
-                    f"parameters: {cutting.parameters:g}: removing every neuron would not reach this share",
-                    "a larger share",
-                )
-    for axis in axes.get("neurons", ()):
-        step = lcm(cutting.multiple_of, alignment(axes["neurons"]))
+    remaining = {axis: _nearest(_head_counts(shape, axis, cutting.uneven), share * axis.units) for axis in heads}
+    if target is not None and heads and neurons:
+        removed = parameters({axis: axis.units - count for axis, count in remaining.items()})
+        share = min(1.0, 1 - (target - removed) / parameters({axis: axis.units for axis in neurons}))
+        if share <= 0:
+            problem = f"parameters: {cutting.parameters:g}: removing every neuron would not reach this share"
+            raise UnsupportedError(problem, "a larger share")
+    step = lcm(cutting.multiple_of, alignment(neurons))
+    for axis in neurons:
         width = axis.units // axis.width_factor
         # At least one step, and no more than there are.
         count = max(1, round(share * width / step)) * step
         remaining[axis] = min(count, width) * axis.width_factor
-    for axis in axes.get("experts", ()):
+    for axis in experts:
         remaining[axis] = _nearest(expert_counts(shape, axis), share * axis.units)
     return remaining
+
+
+def _by_count(shape: ModelShape, axes: Mapping[AxisKind, Sequence[Axis]], cutting: Any) -> dict[Axis, int]:
+    """Return how many elements of the axes, by kind, stay by the settings that are numbers."""
+    neurons = axes.get("neurons", ())
+    widths = sorted({axis.units // axis.width_factor for axis in neurons})
+    if shape.architecture.mixture and len(widths) > 1:
+        problem = f"neurons: {cutting.neurons}: its experts and blocks are {' and '.join(map(str, widths))} wide"
+        raise UnsupportedError(problem, "`keep: 0.5`")
+    step = alignment(neurons)
+    return {
+        axis: _counted(shape, axis, getattr(cutting, kind) or 0, cutting.uneven, step)
+        for kind in axes
+        for axis in axes[kind]
+    }
 
 
 def alignment(axes: Iterable[Axis]) -> int:
@@ -180,27 +184,23 @@ def spread(
     Neurons and heads are ranked apart or, if ``joint``, together within one budget of parameters (FLAP).
     """
     kinds = {axis.kind for axis in numbers}
-    kept_units: dict[Axis, list[int]] = {}
-    for ranked in [kinds] if joint else [{kind} for kind in sorted(kinds)]:
-        axes = [axis for axis in numbers if axis.kind in ranked]
-        budget = sum(numbers[axis] * axis.cost(tensors) for axis in axes)
-        best_units = {axis: best(scores[axis], 1)[0] for axis in axes}
-        ranking = [
-            (unit != best_units[axis], -float(score), position, unit)
-            for position, axis in enumerate(axes)
+    kept = {axis: best(scores[axis], 1) for axis in numbers}
+    for ranked in [kinds] if joint else [{kind} for kind in kinds]:
+        costs = {axis: axis.cost(tensors) for axis in numbers if axis.kind in ranked}
+        budget = sum((numbers[axis] - 1) * cost for axis, cost in costs.items())
+        others = [
+            (float(score), axis, unit)
+            for axis in costs
             for unit, score in enumerate(scores[axis])
+            if unit not in kept[axis]
         ]
-        stay: dict[Axis, list[int]] = {axis: [] for axis in axes}
-        for _, _, position, unit in sorted(ranking):
-            axis = axes[position]
-            cost = axis.cost(tensors)
+        for _, axis, unit in sorted(others, key=itemgetter(0), reverse=True):
             # Round to the nearest whole element.
-            if stay[axis] and budget < cost / 2:
+            if budget < costs[axis] / 2:
                 break
-            stay[axis].append(unit)
-            budget -= cost
-        kept_units |= {axis: sorted(units) for axis, units in stay.items()}
-    return {axis: kept_units[axis] for axis in numbers}
+            kept[axis].append(unit)
+            budget -= costs[axis]
+    return {axis: sorted(units) for axis, units in kept.items()}
 
 
 def best(scores: torch.Tensor, count: int, groups: int = 1) -> list[int]:

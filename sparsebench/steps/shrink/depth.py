@@ -39,7 +39,7 @@ def make(
     free: dict[Step, dict[str, list[int]]] = {}
     for step in targets:
         with failing_alone(step, emit):
-            free[step] = _free(shape, step)
+            free[step] = _removable(shape, step)
     notes: dict[Step, str] = {}
     provenance = text.provenance() if text else {}
     spill = next(iter(targets.values())).parent
@@ -48,7 +48,7 @@ def make(
             smaller = cut_model.without(shape, removed)
             described = {**step.provenance(context.family, context.seed), "removed": removed, **provenance}
             writer = cut_model.write_smaller(smaller, context.family, targets[step], described)
-            words = [*_left(shape, removed), smaller.loads, left_out_note(writer.left_out)]
+            words = [*_kept_notes(shape, removed), smaller.loads, left_out_note(writer.left_out)]
             notes[step] = "; ".join(filter(None, words))
     seconds = time.perf_counter() - started
     for step, note in notes.items():
@@ -58,26 +58,26 @@ def make(
         emit(step, report)
 
 
-def _free(shape: ModelShape, step: Step) -> dict[str, list[int]]:
+def _removable(shape: ModelShape, step: Step) -> dict[str, list[int]]:
     stacks = step.settings.stacks
     if stacks != "both" and len(shape.blocks) == 1:
         raise UnsupportedError(f"stacks: {stacks}: the model has one stack of blocks", "leave `stacks` out")
     pinned = shape.architecture.pinned
     return {
-        stack: going(count, step.settings.blocks, pinned, stack)
+        stack: removable_blocks(count, step.settings.blocks, pinned, stack)
         for stack, count in shape.blocks.items()
         if stacks in ("both", stack)
     }
 
 
-def _left(shape: ModelShape, removed: Mapping[str, list[int]]) -> Iterator[str]:
+def _kept_notes(shape: ModelShape, removed: Mapping[str, list[int]]) -> Iterator[str]:
     """Yield a note for each stack: how many blocks stay, and which went."""
     for stack, removed_blocks in removed.items():
         total, of_stack = shape.blocks[stack], f" of the {stack}" if len(shape.blocks) > 1 else ""
         yield f"{total - len(removed_blocks)} of {total} blocks{of_stack} stay, without {', '.join(map(str, removed_blocks))}"
 
 
-def going(blocks: int, removed: int, pinned: int, stack: str) -> list[int]:
+def removable_blocks(blocks: int, removed: int, pinned: int, stack: str) -> list[int]:
     """Return the blocks that may go. Raises UnsupportedError where ``removed`` is more than that, or all blocks."""
     removable = list(range(pinned, blocks))
     most = min(len(removable), blocks - 1)
@@ -89,7 +89,7 @@ def going(blocks: int, removed: int, pinned: int, stack: str) -> list[int]:
     return removable
 
 
-def floor(name: str, free: list[int], removed: int, seed: str) -> list[int]:
+def baseline(name: str, free: list[int], removed: int, seed: str) -> list[int]:
     """Choose blocks without looking at the model: the ``first``, the ``last`` or random ones."""
     if name == "first":
         return free[:removed]
@@ -109,7 +109,7 @@ def chosen(
     Hidden states that are too large for memory are kept in files under ``spill``."""
     name = next(iter(free)).name
     if name in ("random", "first", "last"):
-        return _by_stack(free, lambda stack, blocks, count: floor(name, blocks, count, f"{context.seed}:{stack}"))
+        return _by_stack(free, lambda stack, blocks, count: baseline(name, blocks, count, f"{context.seed}:{stack}"))
     assert text is not None, "the criterion reads text"
     if name in ("influence", "angular"):
         replay = Replay(shape.checkpoint, context.family, text.batch, spill=spill, dtype=context.dtype)

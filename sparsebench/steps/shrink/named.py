@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import add
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -46,26 +45,26 @@ class NamedElements:
     def check_counts(self, shape: ModelShape, numbers: Mapping[Axis, int], uneven: bool) -> None:
         """Raise UserError, naming file and block, where the file names more elements to go or to stay than the step
         lets: in a block or, if ``uneven``, in all blocks together."""
-        tallies: dict[str, _Tally] = {}
+        counted_together: dict[str, list[tuple[int, Axis]]] = {}
         for index, axis in enumerate(shape.axes):
-            go, stay = len(self.go.get(index, ())), len(self.stay.get(index, ()))
             label = f"{self.path}: `{_kind(axis)}`" if uneven else _where(self.path, shape, axis)
             if axis in numbers:
-                # One stays in every block, named or not.
-                tally = _Tally(go, axis.units - numbers[axis], max(1, stay), numbers[axis])
-                tallies[label] = tallies[label].plus(tally) if label in tallies else tally
-            elif go + stay:
-                raise UserError(
-                    f"{label}: the file names these, but the step does not remove this kind",
-                    "`of: both`, or other names",
-                )
-        for label, tally in tallies.items():
-            if tally.named_go > tally.going:
-                wrong = f"the file removes {tally.named_go} elements, but the step removes only {tally.going}"
-                raise UserError(f"{label}: {wrong}", "name fewer, or keep fewer")
-            if tally.named_stay > tally.staying:
-                wrong = f"the file keeps {tally.named_stay} elements, but the step keeps only {tally.staying}"
-                raise UserError(f"{label}: {wrong}", "name fewer, or keep more")
+                counted_together.setdefault(label, []).append((index, axis))
+            elif self.go.get(index) or self.stay.get(index):
+                problem = f"{label}: the file names these, but the step does not remove this kind"
+                raise UserError(problem, "`of: both`, or other names")
+        for label, axes in counted_together.items():
+            removed = sum(axis.units - numbers[axis] for _, axis in axes)
+            named = sum(len(self.go.get(index, ())) for index, _ in axes)
+            if named > removed:
+                problem = f"{label}: the file removes {named} elements, but the step removes only {removed}"
+                raise UserError(problem, "name fewer, or keep fewer")
+            kept = sum(numbers[axis] for _, axis in axes)
+            # One stays in every block, named or not.
+            named = sum(max(1, len(self.stay.get(index, ()))) for index, _ in axes)
+            if named > kept:
+                problem = f"{label}: the file keeps {named} elements, but the step keeps only {kept}"
+                raise UserError(problem, "name fewer, or keep more")
 
     def kept_by_file(self, shape: ModelShape) -> dict[Axis, list[int]]:
         """Return what stays where the file alone decides: all elements but those under ``go``, or only those under
@@ -79,24 +78,10 @@ class NamedElements:
             if axis.kind not in kinds:
                 continue
             if index in self.go and index in self.stay:
-                raise UserError(
-                    f"{_where(self.path, shape, axis)}: both `go` and `stay`, and nothing decides on the others",
-                    "name one of the two, or let a criterion choose",
-                )
+                problem = f"{_where(self.path, shape, axis)}: both `go` and `stay`, and nothing decides on the others"
+                raise UserError(problem, "name one of the two, or let a criterion choose")
             kept_units[axis] = sorted(self.stay.get(index, {*range(axis.units)} - {*self.go.get(index, ())}))
         return kept_units
-
-
-class _Tally(NamedTuple):
-    """How many elements a file names to go, how many go, and the same of those that stay."""
-
-    named_go: int
-    going: int
-    named_stay: int
-    staying: int
-
-    def plus(self, other: _Tally) -> _Tally:
-        return _Tally(*map(add, self, other))
 
 
 def read_named(source: str, shape: ModelShape) -> NamedElements:

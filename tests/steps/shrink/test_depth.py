@@ -82,7 +82,7 @@ def test_a_first_block_unlike_the_others_stays(tmp_path: Path) -> None:
     assert isinstance(result, StepReport) and "without 1, 2, 3" in result.note
     load_model(tmp_path / "first", family)
     with pytest.raises(UnsupportedError, match="first 1 always stay"):
-        depth.going(4, 4, 1, "encoder")
+        depth.removable_blocks(4, 4, 1, "encoder")
 
 
 def watched(model: WholeModel) -> dict[str, list[tuple[torch.Tensor, torch.Tensor]]]:

@@ -136,15 +136,15 @@ def _search(
     """Run ADMM from the mask ``start``; return D, the mask of its zeros, and whether the mask settled in time."""
     kept_count = start.numel() - int(start.sum())
     penalty, moved = PENALTY, False
-    held, inverse = penalty, problem.inverse(penalty)
+    last_penalty, inverse = penalty, problem.inverse(penalty)
     state, mask = dense.masked_fill(start, 0), start
     before = start
     for step in range(1, STEPS + 1):
-        # Removed entries have V = held·Z (``held`` is the ρ of the step that made Z); the others have D = Z.
-        signs = torch.where(mask, state.new_tensor(-held), state.new_tensor(penalty))
+        # Removed entries have V = last_penalty·Z (``last_penalty`` is the ρ of the step that made Z); the others have D = Z.
+        signs = torch.where(mask, state.new_tensor(-last_penalty), state.new_tensor(penalty))
         right = signs.mul_(state).sub_(dense, alpha=penalty)
-        state = state.mul_(mask).mul_(held / penalty).add_(dense).addmm_(right, inverse)
-        held, mask = penalty, _project(state, quota, layer)
+        state = state.mul_(mask).mul_(last_penalty / penalty).add_(dense).addmm_(right, inverse)
+        last_penalty, mask = penalty, _project(state, quota, layer)
         if step % PERIOD:
             continue
         changed = int((mask ^ before).sum())

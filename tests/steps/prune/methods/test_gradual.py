@@ -89,7 +89,7 @@ def test_a_pattern_is_reached_on_the_way(kind: str, tmp_path: Path, monkeypatch:
 
     def watched(self: GradualPruning, number: int) -> None:
         plain(self, number)
-        gone = [(one, (one == 0).sum(1)) for held in self.held for one in held.matrices(held.parameter.detach())]
+        gone = [(one, (one == 0).sum(1)) for held in self.masked for one in held.matrices(held.parameter.detach())]
         shares.append(sum(int(zeros.sum()) for _, zeros in gone) / sum(one.numel() for one, _ in gone))
         # No group ever has more zeros than the pattern gives it.
         full.append(all(bool(((one.reshape(-1, 4) == 0).sum(1) <= 2).all()) for one, _ in gone))
@@ -117,7 +117,7 @@ def test_of_a_pattern_the_smallest_go_first() -> None:
     weights.data[0, 7] = 1.0  # what the pattern removes is asked of the weights of now
     growing.before(2)
     assert weights.tolist() == [[0, 0, 0, 9, 0, 0, 30, 0]]
-    assert held.gone.tolist() == [[True, True, True, False, True, True, False, True]]
+    assert held.zeros.tolist() == [[True, True, True, False, True, True, False, True]]
 
 
 def test_all_at_once(tmp_path: Path) -> None:
