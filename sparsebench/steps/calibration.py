@@ -121,7 +121,7 @@ def tokens(
     return Calibrated.of(batch, used, all_notes, asdict(calibration))
 
 
-def first(text: Calibrated, tokens: int) -> Calibrated:
+def first_tokens(text: Calibrated, tokens: int) -> Calibrated:
     """Return the first samples of a text, as many as have at most ``tokens`` tokens together; one at least."""
     batch, decoder_mask = text.batch, text.batch.decoder_attention_mask
     counts = (batch.attention_mask.sum(1) + (0 if decoder_mask is None else decoder_mask.sum(1))).cumsum(0)
@@ -131,7 +131,7 @@ def first(text: Calibrated, tokens: int) -> Calibrated:
     return replace(text, batch=batch, sha256=fingerprint(batch), tokens=int(counts[count - 1]), notes=notes)
 
 
-def drawn(folder: Path, family: Family, calibration: Calibration, cache: sources.Cache) -> Iterator[str]:
+def sample_texts(folder: Path, family: Family, calibration: Calibration, cache: sources.Cache) -> Iterator[str]:
     """Yield the texts that the model's samples are made of, in their order; for a decoder perhaps more.
 
     No tokenizer is run: every word has at least one token, so ``samples * length`` words fill a decoder's windows. Text

@@ -126,13 +126,13 @@ class Smaller:
         return lay_out(stored)
 
 
-def without(shape: ModelShape, removed: Mapping[str, Sequence[int]]) -> Smaller:
-    """Return the model without the blocks in ``removed``, by stack. Raises UnsupportedError as ``per_layer``."""
+def without_blocks(shape: ModelShape, removed: Mapping[str, Sequence[int]]) -> Smaller:
+    """Return the model without the blocks in ``removed``, by stack. Raises UnsupportedError as ``per_block_keys``."""
     kept_blocks: dict[str, list[int]] = {}
     config: dict[str, Any] = {}
     for stack, blocks in removed.items():
         kept_blocks[stack] = sorted({*range(shape.blocks[stack])} - {*blocks})
-        config |= per_layer(shape.checkpoint.config, shape.blocks[stack], kept_blocks[stack])
+        config |= per_block_keys(shape.checkpoint.config, shape.blocks[stack], kept_blocks[stack])
     # The numbers of blocks last: an encoder-decoder may state its encoder's as `num_hidden_layers`, a decoder's key.
     for stack, blocks in kept_blocks.items():
         config[shape.architecture.key(shape.architecture.layers, stack)] = len(blocks)
@@ -145,7 +145,7 @@ _NUMBERED = ("moe_layers", "mlp_only_layers")
 """Keys of config.json that list blocks by number: those that have experts, and those that have none."""
 
 
-def per_layer(config: Mapping[str, Any], layers: int, kept_blocks: Sequence[int]) -> dict[str, Any]:
+def per_block_keys(config: Mapping[str, Any], layers: int, kept_blocks: Sequence[int]) -> dict[str, Any]:
     """Return the per-block keys of config.json where only the blocks in ``kept_blocks`` are left: attention, experts, widths.
 
     A list that transformers would make from the number of blocks is written where its entries differ. Raises
@@ -210,7 +210,7 @@ def write_smaller(
     with open_writer(smaller, family, folder) as writer:
         for name, tensor in (ready or {}).items():
             writer.write(name, tensor)
-        finish(smaller, writer, provenance)
+        write_rest(smaller, writer, provenance)
     return writer
 
 
@@ -225,7 +225,7 @@ def checked_layout(smaller: Smaller, family: Family) -> list[TensorInfo]:
 
     Raises UnsupportedError, naming the tensor or the reason, where stock transformers does not build it in this shape.
     """
-    smaller.config |= aliases(smaller.shape.checkpoint.config, smaller.config)
+    smaller.config |= aliased_keys(smaller.shape.checkpoint.config, smaller.config)
     config = {**smaller.shape.checkpoint.config, **smaller.config}
     layout = smaller.layout()
     model = stock_model(family, config)
@@ -241,14 +241,14 @@ def checked_layout(smaller: Smaller, family: Family) -> list[TensorInfo]:
     return layout
 
 
-def aliases(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+def aliased_keys(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the changed keys under other names that config.json has as well: transformers may read either."""
     pairs = type(transformers_config(config)).attribute_map.items()
     names = [*pairs, *((real, alias) for alias, real in pairs)]
     return {name: changed[twin] for name, twin in names if twin in changed and name in config and name not in changed}
 
 
-def finish(smaller: Smaller, writer: CheckpointWriter, provenance: Mapping[str, Any]) -> None:
+def write_rest(smaller: Smaller, writer: CheckpointWriter, provenance: Mapping[str, Any]) -> None:
     """Write what is not written yet, new biases as zeros, and give the folder its name."""
     for stored in smaller.shape.checkpoint.tensors:
         name = smaller.name(stored)

@@ -71,13 +71,13 @@ class ActivationHooks:
         return look
 
 
-def paths(block: Block) -> dict[str, str]:
+def layer_paths(block: Block) -> dict[str, str]:
     """Return the path in the block of each prunable matrix's layer, by the matrix's name."""
     path_of = {id(module): path for path, module in block.module.named_modules()}
     return {name: path_of[id(reader.module)] for name, reader in block.readers.items()}
 
 
-def activation(module: nn.Module, label: str) -> str:
+def activation_path(module: nn.Module, label: str) -> str:
     """Return the path in a block of its activation function. Raises UnsupportedError unless there is exactly one."""
     from transformers.activations import ACT2CLS
 
@@ -88,7 +88,7 @@ def activation(module: nn.Module, label: str) -> str:
     return functions[0]
 
 
-def unwatched(config: Mapping[str, Any], activations: bool) -> Refusal | None:
+def hooks_refusal(config: Mapping[str, Any], activations: bool) -> Refusal | None:
     """Return why values inside a model's blocks cannot be observed, as far as its config.json tells.
 
     ``activations`` asks for the outputs of activation functions too.

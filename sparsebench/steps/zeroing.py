@@ -27,7 +27,7 @@ def zeroed(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def cut(weights: torch.Tensor, keys: torch.Tensor, limit: KeyThreshold) -> tuple[torch.Tensor, int, int]:
+def zeroed_below(weights: torch.Tensor, keys: torch.Tensor, limit: KeyThreshold) -> tuple[torch.Tensor, int, int]:
     """Zero the weights whose key is below the limit, and the first ``limit.ties`` equal to it in row-major order.
 
     Returns a copy of ``weights``, the number of weights zeroed, and how many of these were ties.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sparsebench.errors import ModelError, StorageError
-from sparsebench.models.files.building import appear, beside
+from sparsebench.models.files.building import new_partial, rename_whole
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.safety import WEIGHT_FILES, copy_companion, note_left_out
 from sparsebench.paths import INDEX, check_contained, shards
@@ -113,10 +113,10 @@ def _appearing(source: Path, out: Path, replace: bool) -> Iterator[Path]:
         raise StorageError(f"{out}: lies in {source}, which is read", "choose a folder elsewhere")
     if out.exists() and not replace and (out.is_file() or any(out.iterdir())):
         raise StorageError(f"{out}: exists and is not empty", "choose a new folder, or remove it first")
-    partial = beside(out)
+    partial = new_partial(out)
     try:
         yield partial
-        appear(partial, out)
+        rename_whole(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -5,13 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sparsebench.models.files.building import beside
+from sparsebench.models.files.building import new_partial
 
 
 def test_two_processes_do_not_meet_and_the_dead_leave_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "model[1]"
-    (beside(folder) / "half").touch()
-    ours = beside(folder)
+    (new_partial(folder) / "half").touch()
+    ours = new_partial(folder)
     assert not list(ours.iterdir()), "what this process had begun is begun again"
     script = (
         "from pathlib import Path; from sparsebench.models.files.building import beside; "
@@ -23,7 +23,7 @@ def test_two_processes_do_not_meet_and_the_dead_leave_nothing(tmp_path: Path) ->
     assert theirs.is_dir()
     assert theirs != ours
     assert str(os.getpid()) in ours.name
-    assert beside(folder) == ours
+    assert new_partial(folder) == ours
     assert not theirs.exists(), "its process is gone"
     ours.rename(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["model[1]"]

@@ -54,7 +54,7 @@ def masks_note(folder: Path) -> str:
     return f"the checkpoint has {number} weights with masks beside them, read as their products"
 
 
-def kept(mask: torch.Tensor, label: str) -> torch.Tensor:
+def boolean_mask(mask: torch.Tensor, label: str) -> torch.Tensor:
     """Return a mask of any dtype as bool, True where weights stay. Raises ModelError for values other than 0 and 1."""
     ones = mask == 1
     wrong = ~(ones | (mask == 0))
@@ -89,7 +89,7 @@ class Merged:
         """Load one tensor; a masked weight with its mask applied."""
         if name not in self.masked:
             return self._load(name)
-        mask = kept(self._load(name + MASK), f"{self.folder}: tensor {name}{MASK}")
+        mask = boolean_mask(self._load(name + MASK), f"{self.folder}: tensor {name}{MASK}")
         return self._load(name + ORIGINAL).masked_fill(~mask, 0)
 
     def drop_ties(self, ties: Mapping[str, str]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError
-from sparsebench.models.files.building import appear, beside
+from sparsebench.models.files.building import new_partial, rename_whole
 from sparsebench.models.files.checkpoint import (
     ITEM_SIZE,
     Checkpoint,
@@ -70,7 +70,7 @@ class CheckpointWriter:
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.partial = beside(self.folder)
+        self.partial = new_partial(self.folder)
         self.layout = {info.name: info for info in layout}
         self.missing = dict(self.layout)
         self._entries_left = {info.name: info.numel for info in layout}
@@ -144,7 +144,7 @@ class CheckpointWriter:
         if extra is not None:
             (self.partial / NOTES).write_text(json.dumps(extra, indent=1))
         note_left_out(self.partial, self.left_out)
-        return appear(self.partial, self.folder)
+        return rename_whole(self.partial, self.folder)
 
     def __enter__(self) -> CheckpointWriter:
         return self

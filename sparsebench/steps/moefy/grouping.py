@@ -42,7 +42,7 @@ class Grouping:
     representatives: torch.Tensor
 
 
-def grouped(
+def group_neurons(
     method: str, gram: torch.Tensor, experts: int, shared: int, seed: int, partition: str = "balanced"
 ) -> Grouping:
     """Group neurons into ``experts`` groups by ``gram`` (neurons, neurons) float32.
@@ -119,10 +119,10 @@ def partitioned(gram: torch.Tensor, groups: int, generator: torch.Generator) -> 
     options = pymetis.Options(seed=int(torch.randint(2**31 - 1, (), generator=generator)))
     # Recursive bisection: METIS's direct k-way cut left less weight inside groups and needed more moves afterwards.
     cut = pymetis.part_graph(groups, adjacency, eweights=graph.data.astype(dtype), recursive=True, options=options)
-    return evened(pairs, torch.tensor(cut.vertex_part), groups)
+    return even_groups(pairs, torch.tensor(cut.vertex_part), groups)
 
 
-def evened(pairs: torch.Tensor, assignment: torch.Tensor, groups: int) -> torch.Tensor:
+def even_groups(pairs: torch.Tensor, assignment: torch.Tensor, groups: int) -> torch.Tensor:
     """Return ``assignment`` (neurons,) int64 with groups of equal size, made so by as few moves as possible.
 
     ``pairs`` (neurons, neurons) has 0 on its diagonal. Each move takes a neuron from a group with too many to one with

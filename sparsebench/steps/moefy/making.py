@@ -26,11 +26,11 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.counting import read_share, step_report
 from sparsebench.steps.moefy import routers
-from sparsebench.steps.moefy.grouping import grouped
+from sparsebench.steps.moefy.grouping import group_neurons
 from sparsebench.steps.moefy.routers import NeuronStatistics
 from sparsebench.steps.moefy.settings import COUNTED, Moefy, active_experts
 from sparsebench.steps.outputs import failing_alone
-from sparsebench.steps.watching import ActivationHooks, activation, refuse_experts
+from sparsebench.steps.watching import ActivationHooks, activation_path, refuse_experts
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
         for done, (part, matrix, statistics) in enumerate(_visited(checkpoint, parts, context, text, spill), start=1):
             weights = part.weights(matrix, checkpoint)
             gram = statistics.gram(first.name) if statistics and first.name in COUNTED else weights.gram()
-            grouping = grouped(first.name, gram, experts, shared, context.seed, partition)
+            grouping = group_neurons(first.name, gram, experts, shared, context.seed, partition)
             assignments[part.paths] = grouping.assignment
             for router, tensors in router_tensors.items():
-                tables = routers.tables(router, weights, grouping, experts, statistics, context.seed)
+                tables = routers.router_tables(router, weights, grouping, experts, statistics, context.seed)
                 dtype = matrix(part.matrices["down"]).dtype
                 tensors |= {part.paths.name(name): table.to(dtype) for name, table in tables.items()}
                 for step in targets:
@@ -140,7 +140,7 @@ def _feed_forward_part(block: SkeletonBlock, parts: Mapping[str, Part], experts:
     kinds = {parts[name].kind: name for name in layers if parts[name].kind in ("gate", "up", "gate_up", "down")}
     if "down" not in kinds or not kinds.keys() & {"up", "gate_up"}:
         raise UnsupportedError(f"{path}: no feed-forward part is known in it", "choose another model")
-    function_path = activation(module, path)
+    function_path = activation_path(module, path)
     function = module.get_submodule(function_path)
     if float(function(torch.zeros(1))):
         raise UnsupportedError(

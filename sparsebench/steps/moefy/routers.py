@@ -93,7 +93,7 @@ class NeuronStatistics:
             collected.append(rows[:room].float())
 
 
-def tables(
+def router_tables(
     router: str,
     weights: FeedForwardWeights,
     grouping: Grouping,

@@ -12,7 +12,7 @@ from sparsebench.manifest.schema import Count, Share, wrong
 from sparsebench.models.shape.architectures import feed_forward_widths
 from sparsebench.models.shape.topology import REFUSED, refusal
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.watching import unwatched
+from sparsebench.steps.watching import hooks_refusal
 
 WAYS = ("coactivation", "kmeans", "cmoe", "random")
 COUNTED = ("coactivation", "cmoe")
@@ -92,7 +92,7 @@ class Moefy(Settings):
         kind = str(config.get("model_type"))
         if kind in REFUSED and not self.reads_text():  # if the step reads text, the plan itself refuses these
             return Refusal(refusal(kind), "choose another model")
-        return unwatched(config, activations=True)
+        return hooks_refusal(config, activations=True)
 
     def refuses_shape(self, config: Mapping[str, Any]) -> Refusal | None:
         odd = [size for size in sorted(feed_forward_widths(config)) if size % self.experts]

@@ -27,7 +27,7 @@ from sparsebench.steps.prune.contract import Layer, Quota, Score
 from sparsebench.steps.prune.keys import KeyThreshold, keys, narrow, thresholds
 from sparsebench.steps.prune.registry import methods
 from sparsebench.steps.prune.settings import Prune
-from sparsebench.steps.zeroing import cut, zeroed, zeros_in
+from sparsebench.steps.zeroing import zeroed, zeroed_below, zeros_in
 
 
 def make_pruned(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
@@ -113,7 +113,7 @@ class TensorSweep:
             for target in (*whole, *layer):
                 # A zero that stays a zero must not use up one of the ties.
                 compared = ranked.masked_fill(weights == 0, -1) if target.settings.keep_zeros else ranked
-                version, removed, spent = cut(weights, compared, layer_limits[target])
+                version, removed, spent = zeroed_below(weights, compared, layer_limits[target])
                 if target in limits:
                     limits[target] = KeyThreshold(layer_limits[target].key, layer_limits[target].ties - spent)
                 write(target, version, removed)

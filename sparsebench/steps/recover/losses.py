@@ -84,7 +84,7 @@ def likeliest(logits: torch.Tensor, count: int | None, temperature: float) -> tu
     return top.indices, top.values
 
 
-def relative(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def relative_error(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the squared difference of states (samples, length, width) over the teacher's square, mean over tokens.
 
     The ratio is taken token by token: a few tokens have states hundreds of times as large as the

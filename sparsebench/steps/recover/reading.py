@@ -20,7 +20,7 @@ from sparsebench.steps.calibration import DEFAULT, Calibrated, Calibration
 from sparsebench.steps.contract import Context, Step
 
 LENGTH = 512
-NONE = -100
+UNLABELLED = -100
 """The label of a position without a prediction, torch's ``ignore_index`` of the cross-entropy."""
 MASKED, HIDDEN, REPLACED = 0.15, 0.8, 0.1
 """The share of tokens that a masked language model must predict; of these, the share that is hidden by the mask token
@@ -69,9 +69,9 @@ class TrainingText:
         mask = self.mask(rows)
         if self.batch.decoder_input_ids is not None:
             targets = self.batch.decoder_input_ids[list(rows)][:, 1 : mask.shape[1] + 1]
-            return targets.masked_fill(~mask, NONE)
-        ids = self.batch.input_ids[list(rows)][:, : mask.shape[1]].masked_fill(~mask, NONE)
-        return torch.cat([ids[:, 1:], ids.new_full((len(ids), 1), NONE)], 1)
+            return targets.masked_fill(~mask, UNLABELLED)
+        ids = self.batch.input_ids[list(rows)][:, : mask.shape[1]].masked_fill(~mask, UNLABELLED)
+        return torch.cat([ids[:, 1:], ids.new_full((len(ids), 1), UNLABELLED)], 1)
 
     def groups(self, rows: Sequence[int]) -> Iterator[list[int]]:
         """Return the rows in groups that run at once, of about GROUP tokens each, padding included."""
@@ -99,20 +99,20 @@ class WordMasking:
 
     def masked(self, ids: torch.Tensor, mask: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the ids (rows, length) with tokens masked at random by ``seed``, and the labels, NONE elsewhere."""
-        draw = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         special = torch.isin(ids, torch.tensor(sorted(self.special), device=ids.device))
         allowed = mask.bool() & ~special
-        predicted = allowed & (torch.rand(ids.shape, generator=draw, device="cpu") < MASKED)
+        predicted = allowed & (torch.rand(ids.shape, generator=generator, device="cpu") < MASKED)
         if not predicted.any():  # a loss over no tokens would be NaN
             predicted.view(-1)[int(allowed.view(-1).int().argmax())] = True
-        fate = torch.rand(ids.shape, generator=draw, device="cpu")
-        random_ids = torch.randint(self.vocabulary, ids.shape, generator=draw, device="cpu")
+        fate = torch.rand(ids.shape, generator=generator, device="cpu")
+        random_ids = torch.randint(self.vocabulary, ids.shape, generator=generator, device="cpu")
         masked = torch.where(predicted & (fate < HIDDEN), self.hidden, ids)
         masked = torch.where(predicted & (fate >= 1 - REPLACED), random_ids, masked)
-        return masked, ids.masked_fill(~predicted, NONE)
+        return masked, ids.masked_fill(~predicted, UNLABELLED)
 
 
-def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrated, int]:
+def draw_samples(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrated, int]:
     """Return the samples of the step's text, and how many of them, the last ones, are held out.
 
     There are enough samples for the step's tokens unless the text is too short. Raises ModelError where none is left to
@@ -142,7 +142,7 @@ def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrat
     return text, held_count
 
 
-def schedule(counts: Sequence[int], tokens: int, size: int, seed: int) -> list[list[int]]:
+def samples_by_step(counts: Sequence[int], tokens: int, size: int, seed: int) -> list[list[int]]:
     """Return the samples of each optimizer step, ``size`` at a time, until ``tokens`` are read.
 
     ``counts`` are each sample's tokens. The order of an epoch is drawn from the seed and the epoch's number alone. A

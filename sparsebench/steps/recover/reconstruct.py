@@ -33,7 +33,7 @@ from sparsebench.progress import duration
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.counting import read_share, step_report, verified_zeros
-from sparsebench.steps.recover.losses import relative
+from sparsebench.steps.recover.losses import relative_error
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
 
 PUBLISHED = 128 * 512
@@ -251,7 +251,7 @@ class Reconstruction:
 
         def error(number: int) -> torch.Tensor:
             rows = block.samples[number]
-            return relative(block.forward(0, number, weights), dense.output_states(0, rows), block.mask(rows))
+            return relative_error(block.forward(0, number, weights), dense.output_states(0, rows), block.mask(rows))
 
         def held_out_error() -> float:
             with torch.no_grad():

@@ -11,7 +11,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import dimensions, text_config
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.modules.skipping import experts_of, skips_weights
-from sparsebench.steps.calibration import first
+from sparsebench.steps.calibration import first_tokens
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.recover import whole
@@ -60,7 +60,7 @@ def make_reconstructed(parent: Path, targets: Mapping[Step, Path], context: Cont
     text = context.text("reconstruct")
     for number, (step, folder) in enumerate(targets.items()):
         with failing_alone(step, emit):
-            read = first(text, step.settings.tokens) if step.settings.tokens else text
+            read = first_tokens(text, step.settings.tokens) if step.settings.tokens else text
             job = Reconstruction(dense, checkpoint, read, step, context, (number, len(targets)))
             emit(step, job.run(folder))
 

@@ -104,7 +104,7 @@ def _config(shape: ModelShape, settings: Mapping[str, Any], blocks: Mapping[str,
     for stack, kept in blocks.items():
         if removed_blocks := [block for block in range(shape.blocks[stack]) if block not in kept]:
             removed[stack] = removed_blocks
-    changed = cut_model.without(shape, removed).config
+    changed = cut_model.without_blocks(shape, removed).config
     hidden = dict(type(transformers_config(config)).attribute_map).get("hidden_size", "hidden_size")
     heads = architecture.heads
     if heads and heads.groups and settings.keys() & {"heads", "key_heads"}:
@@ -137,7 +137,7 @@ def _config(shape: ModelShape, settings: Mapping[str, Any], blocks: Mapping[str,
     for key in ("word_embed_proj_dim", "embedding_size"):
         if "hidden" in settings and size is not None and config.get(key) == size:
             changed[key] = settings["hidden"]
-    return {**config, **changed, **cut_model.aliases(config, changed)}
+    return {**config, **changed, **cut_model.aliased_keys(config, changed)}
 
 
 def _kind(teacher: Checkpoint, family: Family) -> Any:

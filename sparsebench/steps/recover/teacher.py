@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from sparsebench.errors import UnsupportedError
 from sparsebench.manifest.names import Family
 from sparsebench.steps.recover import losses
-from sparsebench.steps.recover.reading import NONE, TrainingText
+from sparsebench.steps.recover.reading import UNLABELLED, TrainingText
 from sparsebench.steps.recover.resume import ResumeFolder
 from sparsebench.steps.recover.settings import Distill
 
@@ -237,7 +237,7 @@ class Distillation:
             same = outputs.states[-1].shape[-1] == teacher_outputs[0].states[-1].shape[-1]
             # Where widths differ, the match alone makes the loss.
             nothing = torch.zeros((), device=self.device)
-            total = losses.relative(outputs.states[-1], teacher_outputs[0].states[-1], mask) if same else nothing
+            total = losses.relative_error(outputs.states[-1], teacher_outputs[0].states[-1], mask) if same else nothing
         else:
             assert outputs.logits is not None
             alpha = self.alpha(number)
@@ -303,7 +303,7 @@ class Distillation:
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the mean negative log-likelihood of labels (rows, length) other than NONE by logits (…, vocabulary)."""
-    labelled = labels != NONE
+    labelled = labels != UNLABELLED
 
     def loss(piece: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(piece.float(), targets)

@@ -34,7 +34,7 @@ from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.counting import step_report, verified_zeros
 from sparsebench.steps.recover import qat, student
-from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
+from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw_samples, samples_by_step
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
 from sparsebench.steps.recover.settings import DENSE
 from sparsebench.steps.recover.teacher import Distillation, cross_entropy
@@ -96,7 +96,7 @@ class Training:
         """
         family = self.context.family
         model = self._student()
-        text, held_samples = draw(self.step, self.context, self.parent.config)
+        text, held_samples = draw_samples(self.step, self.context, self.parent.config)
         with self._resume_folder(folder) as resume_folder, temporary(folder.parent / ".teachers") as scratch:
             # Before the clock starts: fetching teachers is no part of a training.
             teachers = self._teachers(scratch)
@@ -209,7 +209,7 @@ class Training:
         accelerator = Accelerator(cpu=not devices.is_gpu(self.context.device))
         device = accelerator.device
         model.to(device)
-        plan = schedule(text.counts()[:-held_samples], settings.tokens, settings.batch, seed)
+        plan = samples_by_step(text.counts()[:-held_samples], settings.tokens, settings.batch, seed)
         extra: list[torch.nn.Parameter] = []
         loss: Any
         belongs = {"text": content(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}

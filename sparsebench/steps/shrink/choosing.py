@@ -31,7 +31,7 @@ def kinds_of(of: Of) -> tuple[AxisKind, ...]:
     return ("heads", "neurons") if of == "both" else (of,)
 
 
-def numbers(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
+def remaining_counts(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
     """Return how many elements of every axis stay by the settings of a width or of gates: the same share of all, heads
     in whole groups, at least one.
 
@@ -159,7 +159,7 @@ def _head_counts(shape: ModelShape, axis: Axis, uneven: bool) -> list[int]:
     return [count for count in range(1, axis.units + 1) if hidden % (count * sizes.heads // sizes.groups) == 0]
 
 
-def part_way(
+def counts_after_cut(
     shape: ModelShape, numbers: Mapping[Axis, int], cut: int, cuts: int, uneven: bool = False
 ) -> dict[Axis, int]:
     """Return how many elements stay after ``cut`` of ``cuts`` equal cuts; numbers of heads fit config.json."""
@@ -176,7 +176,7 @@ def part_way(
     return remaining
 
 
-def spread(
+def best_across_blocks(
     numbers: Mapping[Axis, int], scores: Mapping[Axis, torch.Tensor], tensors: Mapping[str, TensorInfo], joint: bool
 ) -> dict[Axis, list[int]]:
     """Return the elements with the highest scores across all blocks: ``numbers`` in total, at least one per axis.
@@ -184,7 +184,7 @@ def spread(
     Neurons and heads are ranked apart or, if ``joint``, together within one budget of parameters (FLAP).
     """
     kinds = {axis.kind for axis in numbers}
-    kept = {axis: best(scores[axis], 1) for axis in numbers}
+    kept = {axis: best_units(scores[axis], 1) for axis in numbers}
     for ranked in [kinds] if joint else [{kind} for kind in kinds]:
         costs = {axis: axis.cost(tensors) for axis in numbers if axis.kind in ranked}
         budget = sum((numbers[axis] - 1) * cost for axis, cost in costs.items())
@@ -203,7 +203,7 @@ def spread(
     return {axis: sorted(units) for axis, units in kept.items()}
 
 
-def best(scores: torch.Tensor, count: int, groups: int = 1) -> list[int]:
+def best_units(scores: torch.Tensor, count: int, groups: int = 1) -> list[int]:
     """Return the ``count`` elements with the highest scores (units,), in order, as many of each group; ties go to the
     elements that come first."""
     import torch
@@ -213,7 +213,7 @@ def best(scores: torch.Tensor, count: int, groups: int = 1) -> list[int]:
     return sorted(group * size + int(unit) for group in range(groups) for unit in order[group, : count // groups])
 
 
-def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str, Any]:
+def changed_config(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str, Any]:
     """Return the keys of config.json that change for a model with these elements: one number for all blocks where stock
     transformers can express that, otherwise each block's own in ``per_layer_config``.
 
@@ -297,7 +297,7 @@ def _config_keys(shape: ModelShape, kind: AxisKind, key: str, count: int) -> dic
     return keys | ({heads.groups: count} if heads.groups else {})
 
 
-def note(shape: ModelShape, remaining: Mapping[Axis, int]) -> str:
+def cut_note(shape: ModelShape, remaining: Mapping[Axis, int]) -> str:
     """Return a note, such as ``1229 of 1536 neurons and 6 of 9 heads of each block stay; 20.0% of the blocks'
     parameters went``."""
     words = []

@@ -43,9 +43,9 @@ def make(
     notes: dict[Step, str] = {}
     provenance = text.provenance() if text else {}
     spill = next(iter(targets.values())).parent
-    for step, removed in chosen(shape, free, context, text, spill).items() if free else ():
+    for step, removed in chosen_blocks(shape, free, context, text, spill).items() if free else ():
         with failing_alone(step, emit):
-            smaller = cut_model.without(shape, removed)
+            smaller = cut_model.without_blocks(shape, removed)
             described = {**step.provenance(context.family, context.seed), "removed": removed, **provenance}
             writer = cut_model.write_smaller(smaller, context.family, targets[step], described)
             words = [*_kept_notes(shape, removed), smaller.loads, left_out_note(writer.left_out)]
@@ -98,7 +98,7 @@ def baseline(name: str, free: list[int], removed: int, seed: str) -> list[int]:
     return sorted(random.Random(seed).sample(free, removed))
 
 
-def chosen(
+def chosen_blocks(
     shape: ModelShape,
     free: Mapping[Step, dict[str, list[int]]],
     context: Context,

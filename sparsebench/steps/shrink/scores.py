@@ -48,7 +48,7 @@ def per_element(values: torch.Tensor, cut: Cut, units: int) -> torch.Tensor:
     return entries.reshape(units, cut.size).sum(1)
 
 
-def norms(shape: ModelShape, axes: Iterable[Axis], progress: StepProgress | None = None) -> Scores:
+def l2_scores(shape: ModelShape, axes: Iterable[Axis], progress: StepProgress | None = None) -> Scores:
     """Return the l2 norm of the matrices' entries that would go with each element (no 1-D tensors)."""
     cuts: dict[str, list[tuple[Axis, Cut]]] = {}
     squares: Scores = {}
@@ -78,7 +78,7 @@ def _squared(shape: ModelShape, name: str) -> torch.Tensor:
     return tensor.float().square_()
 
 
-def drawn(axes: Iterable[Axis], seed: int) -> Scores:
+def random_scores(axes: Iterable[Axis], seed: int) -> Scores:
     """Return random scores, uniform in [0, 1), for the random baseline."""
     generator = torch.Generator().manual_seed(seed)
     return {axis: torch.rand(axis.units, generator=generator, dtype=torch.float64) for axis in axes}
@@ -95,7 +95,7 @@ class ActivationScorer:
 
     def visit(self, block: Any) -> None:
         """Score one block of the replay."""
-        outputs = outputs_in(self.scores, block)
+        outputs = output_cuts(self.scores, block)
         observed = block.observe(0, gram=False, names=[cut.name for _, cut in outputs], sums=True)
         for axis, cut in outputs:
             inputs, weights = observed[cut.name], block.matrix(cut.name)
@@ -169,7 +169,7 @@ class RoutedTokens:
         return {axis: self.sums[axis] / counts.clamp(min=1) for axis, counts in self.tokens.items()}
 
 
-def outputs_in(axes: Iterable[Axis], block: Any) -> list[tuple[Axis, Cut]]:
+def output_cuts(axes: Iterable[Axis], block: Any) -> list[tuple[Axis, Cut]]:
     """Return the block's matrices whose input columns are elements of the axes, each with its axis."""
     return [(axis, cut) for axis in axes for cut in axis.outputs if cut.tensor in block.tensors]
 

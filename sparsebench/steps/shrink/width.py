@@ -79,7 +79,7 @@ def _plan(shape: ModelShape, step: Step) -> _Plan:
     if step.name == "list":
         assert named is not None
         return _Plan(step, {axis: len(units) for axis, units in named.kept_by_file(shape).items()}, named)
-    remaining = choosing.numbers(shape, step.settings)
+    remaining = choosing.remaining_counts(shape, step.settings)
     if named:
         named.check_counts(shape, remaining, bool(step.settings.uneven))
     if step.settings.compensation == "bias":
@@ -92,7 +92,7 @@ def _last_draft(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Dra
     shape, cuts, last = work.shape, plan.step.settings.iterations, None
     with temporary(folder.with_name(f"{folder.name}-cuts")) as scratch:
         for cut in range(1, cuts + 1):
-            numbers = choosing.part_way(shape, plan.numbers, cut, cuts, plan.step.settings.uneven)
+            numbers = choosing.counts_after_cut(shape, plan.numbers, cut, cuts, plan.step.settings.uneven)
             axis_now = dict(zip(shape.axes, work.shape.axes, strict=True))
             part = _Plan(plan.step, {axis_now[axis]: count for axis, count in numbers.items()}, plan.named)
             out = folder if cut == cuts else scratch / str(cut)
@@ -173,7 +173,7 @@ class _WidthPass:
                     if draft.error:
                         raise draft.error
                     provenance = step.provenance(self.context.family, self.context.seed)
-                    cut_model.finish(draft.smaller, draft.writer, {**provenance, **self.provenance(step)})
+                    cut_model.write_rest(draft.smaller, draft.writer, {**provenance, **self.provenance(step)})
                 except SparsebenchError as error:
                     draft.error = error
                     draft.writer.abort()
@@ -194,9 +194,9 @@ class _WidthPass:
         axes = [axis for axis in self.shape.axes if axis.kind in kinds]
         progress, seed = self.context.progress, self.context.seed
         if name == "l2":
-            return {key: scores.norms(self.shape, axes, progress)}
+            return {key: scores.l2_scores(self.shape, axes, progress)}
         if name == "random":
-            return {key: scores.drawn(axes, seed)}
+            return {key: scores.random_scores(axes, seed)}
         if name == "taylor":
             return self._taylor(steps, axes, emit)
         if name == REAP:
@@ -226,7 +226,7 @@ class _WidthPass:
         for key, by_axis in scores_of.items():
             unseen = [axis for axis in axes if axis.expert.startswith("experts") and not by_axis[axis].any()]
             self.unseen[key] = len(unseen)
-            scores_of[key] = by_axis | scores.norms(self.shape, unseen)
+            scores_of[key] = by_axis | scores.l2_scores(self.shape, unseen)
         return scores_of
 
     def load_whole(self, step: Step) -> WholeModel:
@@ -247,7 +247,7 @@ class _WidthPass:
         documents = self.documents.get(_score_key(plan.step))
         labels = documents.note(plan.step) if documents else ""
         code = left_out_note(draft.writer.left_out)
-        words = (choosing.note(self.shape, remaining), labels, unseen, draft.smaller.loads, code)
+        words = (choosing.cut_note(self.shape, remaining), labels, unseen, draft.smaller.loads, code)
         return step_report(
             folder,
             self.context.family,
@@ -272,7 +272,7 @@ class _WidthPass:
         """Choose what stays, and begin to write the folder."""
         step = plan.step
         kept_units = self.kept(plan, by_axis)
-        smaller = cut_model.Smaller(self.shape, kept_units, config=choosing.config_of(self.shape, kept_units))
+        smaller = cut_model.Smaller(self.shape, kept_units, config=choosing.changed_config(self.shape, kept_units))
         if step.settings.compensation == "bias":
             switches, names = compensation.biases(self.shape, kept_units)
             smaller.config |= switches
@@ -293,10 +293,10 @@ class _WidthPass:
             }
         if plan.step.settings.uneven:
             joint = plan.step.name == "flap"
-            return choosing.spread(plan.numbers, by_axis, self.shape.checkpoint.tensors, joint)
+            return choosing.best_across_blocks(plan.numbers, by_axis, self.shape.checkpoint.tensors, joint)
         groups = choosing.expert_groups(self.shape)
         return {
-            axis: choosing.best(by_axis[axis], count, groups if axis.kind == "experts" else 1)
+            axis: choosing.best_units(by_axis[axis], count, groups if axis.kind == "experts" else 1)
             for axis, count in plan.numbers.items()
         }
 
@@ -332,7 +332,7 @@ def _refitting(drafts: list[_Draft]) -> Callable[[Block], None]:
         for stream, draft in enumerate(drafts):
             if draft.error:
                 continue
-            outputs = scores.outputs_in(draft.smaller.kept, block)
+            outputs = scores.output_cuts(draft.smaller.kept, block)
             changed: dict[str, torch.Tensor] = {}
             fitted: dict[Cut, torch.Tensor] = {}
             try:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Share, wrong
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.watching import unwatched
+from sparsebench.steps.watching import hooks_refusal
 
 
 class Skip(Settings):
@@ -34,7 +34,7 @@ class Skip(Settings):
         return f"{self.name} {100 * (self.share or 0):.4g}% of {self.of}"
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
-        return unwatched(config, activations=self.of == "activations")
+        return hooks_refusal(config, activations=self.of == "activations")
 
 
 class Teal(Skip):

@@ -37,7 +37,7 @@ from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.counting import step_report
 from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes, SkipSite
-from sparsebench.steps.watching import ActivationHooks, activation, paths, refuse_experts
+from sparsebench.steps.watching import ActivationHooks, activation_path, layer_paths, refuse_experts
 
 FEW = 0.01
 """The share of zero weights up to which the note does not mention them."""
@@ -62,8 +62,8 @@ class SkipStatistics:
 
     def visit(self, block: Block, parts: Mapping[str, Part], outputs: bool) -> None:
         """Run the text through one block as it is, and add its statistics."""
-        matrices = paths(block)
-        function = activation(block.module, f"{block.stack} block {block.index}") if outputs else ""
+        matrices = layer_paths(block)
+        function = activation_path(block.module, f"{block.stack} block {block.index}") if outputs else ""
         counts = {path: Magnitudes() for path in ([function] if outputs else matrices.values())}
         hooks = ActivationHooks(block, {path: magnitudes.add for path, magnitudes in counts.items()}, outputs)
         hooks.advance()

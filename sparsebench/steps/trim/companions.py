@@ -49,7 +49,7 @@ def named_ids(folder: Path) -> set[int]:
     return ids | set(_defaults(config).values()) | set(range((padding or 0) + 1) if padding is not None else ())
 
 
-def rewrite(folder: Path, new: Mapping[int, int], tokenizer: Mapping[str, Any]) -> None:
+def rewrite_companions(folder: Path, new: Mapping[int, int], tokenizer: Mapping[str, Any]) -> None:
     """Rewrite the files in ``folder`` for a vocabulary in which the token with the id ``old`` has the id ``new[old]``.
 
     ``tokenizer`` is the new tokenizer.json. Raises ModelError for a configuration that names an id without a token.

@@ -88,7 +88,7 @@ def _write_trimmed(
     new = {token_id: number for number, token_id in enumerate(kept)}
     notes = [f"{len(kept):,} of {len(vocabulary.ids):,} tokens stay"]
     with weights.open_trimmed(parent, context.family, kept, folder) as writer:
-        companions.rewrite(writer.partial, new, vocabulary.without(kept))
+        companions.rewrite_companions(writer.partial, new, vocabulary.without(kept))
         tokenizer = load_tokenizer(writer.partial)
         numbers = {vocabulary.tokens[token_id]: number for token_id, number in new.items()}
         check_ids(tokenizer, numbers, parent)

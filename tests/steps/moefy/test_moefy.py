@@ -12,7 +12,7 @@ from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import EXPERTS_KEY, ROUTERS, experts_of
 from sparsebench.models.shape.topology import Part, prunable_parts
-from sparsebench.steps.moefy.grouping import balanced, grouped
+from sparsebench.steps.moefy.grouping import balanced, group_neurons
 from sparsebench.steps.moefy.making import share_inside, together
 from sparsebench.steps.moefy.settings import COUNTED
 from sparsebench.steps.registry import single
@@ -178,7 +178,7 @@ def spread(points: torch.Tensor, groups: torch.Tensor) -> float:
 def test_shared_experts_hold_the_neurons_that_are_active_most_often() -> None:
     often = torch.tensor([1.0, 9, 3, 8, 2, 4, 7, 5])
     gram = torch.diag(often)
-    found = grouped("cmoe", gram, 4, 1, 0)
+    found = group_neurons("cmoe", gram, 4, 1, 0)
     assert (found.assignment == 0).nonzero().flatten().tolist() == [1, 3]
     assert found.assignment.bincount().tolist() == [2, 2, 2, 2]
     assert found.assignment[found.representatives].tolist() == [0, 1, 2, 3]

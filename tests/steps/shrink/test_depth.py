@@ -14,7 +14,7 @@ from sparsebench.models.replay.blockwise import Replay
 from sparsebench.models.shape.architectures import ARCHITECTURES
 from sparsebench.models.shape.axes import shape_of
 from sparsebench.steps.contract import StepReport
-from sparsebench.steps.cut_model import without, write_smaller
+from sparsebench.steps.cut_model import without_blocks, write_smaller
 from sparsebench.steps.registry import single
 from sparsebench.steps.shrink import depth
 from sparsebench.steps.shrink.whole import WholeModel
@@ -59,7 +59,7 @@ def test_the_folder_is_the_model_whose_blocks_are_passed_by(kind: str, tmp_path:
     removed = {side: [0, 2] if number == 0 else [0, 3] for number, side in enumerate(found.blocks)}
     if found.architecture.pinned:
         removed = {side: [1, 2] for side in removed}
-    write_smaller(without(found, removed), family, tmp_path / "smaller", {})
+    write_smaller(without_blocks(found, removed), family, tmp_path / "smaller", {})
     whole = WholeModel.load(folder, family, text(family).batch, "auto")
     smaller = WholeModel.load(tmp_path / "smaller", family, text(family).batch, "auto")
     assert {side: len(own) for side, own in smaller.blocks.items()} == dict.fromkeys(found.blocks, 2)
@@ -156,7 +156,7 @@ def test_sleb_removes_one_block_after_the_other_by_the_loss_of_what_is_left(kind
             for place in tried:
                 removed = {one: sorted(index for own, index in [*gone, place] if own == one) for one in found.blocks}
                 out = tmp_path / f"without-{sorted([*gone, place])}"
-                write_smaller(without(found, removed), family, out, {})
+                write_smaller(without_blocks(found, removed), family, out, {})
                 losses[place] = _loss(model, out)
             assert model.losses(gone, tried) == pytest.approx(losses, rel=1e-5)
             gone.append(min(losses, key=lambda place: losses[place]))

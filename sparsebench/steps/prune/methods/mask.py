@@ -25,7 +25,7 @@ from sparsebench.models.files.checkpoint import (
     read_header,
     tensor_infos,
 )
-from sparsebench.models.files.masked import MASK, kept
+from sparsebench.models.files.masked import MASK, boolean_mask
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.sources.reference import Reference
@@ -47,7 +47,7 @@ class Masks:
         Raises ModelError for values other than 0 and 1.
         """
         info = self.infos[name]
-        return (kept(piece, f"{self.path}: mask {info.name}") for piece in pieces_of(self.path.parent, info))
+        return (boolean_mask(piece, f"{self.path}: mask {info.name}") for piece in pieces_of(self.path.parent, info))
 
     def note(self, parts: Mapping[str, Part]) -> str:
         """Return a note on the prunable weights without a mask; empty if there are none."""
