@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +36,7 @@ class _Plan:
     """What one step asks for of a model: how many elements of each axis stay, and which elements its file names."""
 
     step: Step
+    folder: Path
     numbers: Mapping[Axis, int]
     named: NamedElements | None = None
 
@@ -44,7 +45,7 @@ class _Plan:
 class _Draft:
     """One step's folder while it is written; ``error`` says why this step failed while others go on."""
 
-    step: Step
+    plan: _Plan
     smaller: cut_model.Smaller
     writer: CheckpointWriter
     unseen: int
@@ -57,52 +58,52 @@ def make(
     """Make every width that is asked for of one model by one criterion; ``emit`` gets each result or error."""
     started = time.perf_counter()
     plans: list[_Plan] = []
-    for step in targets:
+    for step, folder in targets.items():
         with failing_alone(step, emit):
-            plans.append(_plan(shape, step))
+            plans.append(_plan(shape, step, folder))
     work = _WidthPass(shape, context, text, next(iter(targets.values())).parent)
-    at_once = {plan.step: (plan, targets[plan.step]) for plan in plans if plan.step.settings.iterations == 1}
-    drafts = work.write_drafts(at_once, emit) if at_once else {}
+    in_one_cut = [plan for plan in plans if plan.step.settings.iterations == 1]
+    drafts = work.write_drafts(in_one_cut, emit) if in_one_cut else []
     seconds = time.perf_counter() - started
-    for step, draft in drafts.items():
-        emit(step, work.report(*at_once[step], draft, seconds, len(drafts)))
+    for draft in drafts:
+        emit(draft.plan.step, work.report(draft, seconds, len(drafts)))
     for plan in plans:
-        if plan.step not in at_once:
-            started, folder = time.perf_counter(), targets[plan.step]
+        if plan.step.settings.iterations > 1:
+            started = time.perf_counter()
             with failing_alone(plan.step, emit):
-                if last := _last_draft(work, plan, folder, emit):
-                    emit(plan.step, work.report(plan, folder, last, time.perf_counter() - started, 1))
+                if last := _last_draft(work, plan, emit):
+                    last = replace(last, plan=plan)
+                    emit(plan.step, work.report(last, time.perf_counter() - started, 1))
 
 
-def _plan(shape: ModelShape, step: Step) -> _Plan:
+def _plan(shape: ModelShape, step: Step, folder: Path) -> _Plan:
     named = read_named(step.settings.file, shape) if step.settings.file else None
     if step.name == "list":
         assert named is not None
-        return _Plan(step, {axis: len(units) for axis, units in named.kept_by_file(shape).items()}, named)
+        return _Plan(step, folder, {axis: len(units) for axis, units in named.kept_by_file(shape).items()}, named)
     remaining = choosing.remaining_counts(shape, step.settings)
     if named:
         named.check_counts(shape, remaining, bool(step.settings.uneven))
     if step.settings.compensation == "bias":
         compensation.biases(shape, remaining)  # raises before the text runs through the model
-    return _Plan(step, remaining, named)
+    return _Plan(step, folder, remaining, named)
 
 
-def _last_draft(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Draft | None:
+def _last_draft(work: _WidthPass, plan: _Plan, emit: Emit) -> _Draft | None:
     """Cut the model in equal parts, each scored on what the last one left. Return None where ``emit`` got an error."""
-    shape, cuts, last = work.shape, plan.step.settings.iterations, None
-    with temporary(folder.with_name(f"{folder.name}-cuts")) as scratch:
+    shape, cuts = work.shape, plan.step.settings.iterations
+    with temporary(plan.folder.with_name(f"{plan.folder.name}-cuts")) as scratch:
         for cut in range(1, cuts + 1):
-            numbers = choosing.counts_after_cut(shape, plan.numbers, cut, cuts, plan.step.settings.uneven)
+            counts = choosing.counts_after_cut(shape, plan.numbers, cut, cuts, plan.step.settings.uneven)
             axis_now = dict(zip(shape.axes, work.shape.axes, strict=True))
-            part = _Plan(plan.step, {axis_now[axis]: count for axis, count in numbers.items()}, plan.named)
-            out = folder if cut == cuts else scratch / str(cut)
-            last = work.write_drafts({plan.step: (part, out)}, emit).get(plan.step)
-            if last is None:
-                break
-            if cut < cuts:
-                work = work.after(last.smaller, out)
-                shutil.rmtree(scratch / str(cut - 1), ignore_errors=True)
-    return last
+            folder = plan.folder if cut == cuts else scratch / str(cut)
+            numbers = {axis_now[axis]: count for axis, count in counts.items()}
+            drafts = work.write_drafts([replace(plan, folder=folder, numbers=numbers)], emit)
+            if not drafts or cut == cuts:
+                return drafts[0] if drafts else None
+            work = work.after(drafts[0].smaller, folder)
+            shutil.rmtree(scratch / str(cut - 1), ignore_errors=True)
+    return None
 
 
 class ScoreKey(NamedTuple):
@@ -157,18 +158,19 @@ class _WidthPass:
         shape = shape_of(Checkpoint(folder), self.context.family)
         return _WidthPass(shape, self.context, self.text, self.spill, origin, self.answers, documents=self.documents)
 
-    def write_drafts(self, plans: Mapping[Step, tuple[_Plan, Path]], emit: Emit) -> dict[Step, _Draft]:
+    def write_drafts(self, plans: Sequence[_Plan], emit: Emit) -> list[_Draft]:
         """Write each step's smaller model into its folder. Steps that fail are left out; ``emit`` gets their errors."""
-        scores_of = self.score_axes(list(plans), emit)
+        scores_of = self.score_axes([plan.step for plan in plans], emit)
         drafts: list[_Draft] = []
         try:
-            for step, (plan, folder) in plans.items():
-                if _score_key(step) in scores_of:
-                    with failing_alone(step, emit):
-                        drafts.append(self.begin_draft(plan, scores_of[_score_key(step)], folder))
+            for plan in plans:
+                key = _score_key(plan.step)
+                if key in scores_of:
+                    with failing_alone(plan.step, emit):
+                        drafts.append(self.begin_draft(plan, scores_of[key]))
             self.compensate(drafts)
             for draft in drafts:
-                step = draft.step
+                step = draft.plan.step
                 try:
                     if draft.error:
                         raise draft.error
@@ -182,7 +184,7 @@ class _WidthPass:
             for draft in drafts:
                 draft.writer.abort()
             raise
-        return {draft.step: draft for draft in drafts if not draft.error}
+        return [draft for draft in drafts if not draft.error]
 
     def score_axes(self, steps: list[Step], emit: Emit) -> dict[ScoreKey, scores.Scores]:
         """Score every axis that a step may cut, for each key of scores. Where Taylor fails for one key, ``emit`` gets
@@ -237,8 +239,9 @@ class _WidthPass:
         model = WholeModel.load(self.folder, self.context.family, documents.text.batch, self.context.dtype)
         return replace(model, classes=documents.classes)
 
-    def report(self, plan: _Plan, folder: Path, draft: _Draft, seconds: float, sharing: int) -> StepReport:
+    def report(self, draft: _Draft, seconds: float, sharing: int) -> StepReport:
         """Return the report of a step whose folder is written, in a pass of ``seconds`` that ``sharing`` steps shared."""
+        plan = draft.plan
         remaining: dict[Axis, int] = {}
         for axis, last_axis in zip(self.shape.axes, draft.smaller.shape.axes, strict=True):
             if axis in plan.numbers:
@@ -249,7 +252,7 @@ class _WidthPass:
         code = left_out_note(draft.writer.left_out)
         words = (choosing.cut_note(self.shape, remaining), labels, unseen, draft.smaller.loads, code)
         return step_report(
-            folder,
+            plan.folder,
             self.context.family,
             seconds=seconds,
             sweep_size=sharing,
@@ -268,17 +271,16 @@ class _WidthPass:
         """Return a replay that runs the text through the model block by block."""
         return Replay(self.shape.checkpoint, self.context.family, self.batch, streams, self.spill, self.context.dtype)
 
-    def begin_draft(self, plan: _Plan, by_axis: scores.Scores, folder: Path) -> _Draft:
+    def begin_draft(self, plan: _Plan, by_axis: scores.Scores) -> _Draft:
         """Choose what stays, and begin to write the folder."""
-        step = plan.step
         kept_units = self.kept(plan, by_axis)
         smaller = cut_model.Smaller(self.shape, kept_units, config=choosing.changed_config(self.shape, kept_units))
-        if step.settings.compensation == "bias":
+        if plan.step.settings.compensation == "bias":
             switches, names = compensation.biases(self.shape, kept_units)
             smaller.config |= switches
             smaller.add_biases(names)
-        writer = cut_model.open_writer(smaller, self.context.family, folder)
-        return _Draft(step, smaller, writer, self.unseen.get(_score_key(step), 0))
+        writer = cut_model.open_writer(smaller, self.context.family, plan.folder)
+        return _Draft(plan, smaller, writer, self.unseen.get(_score_key(plan.step), 0))
 
     def kept(self, plan: _Plan, by_axis: scores.Scores) -> dict[Axis, list[int]]:
         """Return the elements of each axis that stay, in order."""
@@ -303,9 +305,9 @@ class _WidthPass:
     def compensate(self, drafts: list[_Draft]) -> None:
         """Write the biases and the refitted output matrices that compensate for what went."""
         for draft in drafts:
-            if draft.step.settings.compensation == "bias":
+            if draft.plan.step.settings.compensation == "bias":
                 self._biases(draft)
-        refitted = [draft for draft in drafts if draft.step.settings.compensation == "least_squares"]
+        refitted = [draft for draft in drafts if draft.plan.step.settings.compensation == "least_squares"]
         try:
             if refitted:
                 self.replay(len(refitted)).run(_refitting(refitted), self.context.progress)
