@@ -44,9 +44,9 @@ class Cache:
         path = path.absolute()
         stamp = [str(path), *stamp_of(path)]
         note = self.root / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
-        known = read_json(note)
-        if known and known.get("stamp") == stamp:
-            return str(known["sha256"])
+        noted = read_json(note)
+        if noted and noted.get("stamp") == stamp:
+            return str(noted["sha256"])
         digest = sha256_of(path)
         write_json(note, {"stamp": stamp, "sha256": digest})
         return digest

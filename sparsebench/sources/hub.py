@@ -153,40 +153,40 @@ def _data_file(source: Source, revision: str, offline: bool) -> Path:
 
 def _file(source: Source, name: str, revision: str, offline: bool) -> Path:
     """Return one file at a commit, which is not asked for if the cache holds it."""
-    asked: dict[str, Any] = {"repo_type": _type(source), "revision": revision, "etag_timeout": _TIMEOUT}
-    return Path(_asking(source, lambda: hf_hub_download(source.repo, name, local_files_only=offline, **asked)))
+    options: dict[str, Any] = {"repo_type": _type(source), "revision": revision, "etag_timeout": _TIMEOUT}
+    return Path(_asking(source, lambda: hf_hub_download(source.repo, name, local_files_only=offline, **options)))
 
 
 def _info(source: Source, revision: str, offline: bool, files_metadata: bool = False) -> Any:
     if offline or constants.HF_HUB_OFFLINE:
         raise _unreachable(source, "offline, and not in the hub's cache")
-    asked: dict[str, Any] = {"repo_type": _type(source), "timeout": _TIMEOUT, "files_metadata": files_metadata}
-    return _asking(source, lambda: HfApi().repo_info(source.repo, revision=revision, **asked))
+    options: dict[str, Any] = {"repo_type": _type(source), "timeout": _TIMEOUT, "files_metadata": files_metadata}
+    return _asking(source, lambda: HfApi().repo_info(source.repo, revision=revision, **options))
 
 
 def _asking(source: Source, question: Callable[[], T]) -> T:
     """Return the hub's answer, or translate the client's error into a SourceError."""
-    where, kind = f"{source.text} at {constants.ENDPOINT}", "data set" if source.file else "model"
+    place, kind = f"{source.text} at {constants.ENDPOINT}", "data set" if source.file else "model"
     try:
         return question()
     except errors.GatedRepoError as error:
         page = f"{constants.ENDPOINT}/{'datasets/' if source.file else ''}{source.repo}"
         hint = f"accept its licence at {page}, then set HF_TOKEN or run `hf auth login`"
-        raise SourceError(f"{where}: the {kind} is gated", hint) from error
+        raise SourceError(f"{place}: the {kind} is gated", hint) from error
     except errors.RevisionNotFoundError as error:
         raise SourceError(
-            f"{where}: there is no revision {source.revision}", "name a branch, tag or commit it has"
+            f"{place}: there is no revision {source.revision}", "name a branch, tag or commit it has"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise SourceError(
-            f"{where}: no such {kind}, or a private one", "check the name; for a private one set HF_TOKEN"
+            f"{place}: no such {kind}, or a private one", "check the name; for a private one set HF_TOKEN"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         # The client hides the hub's own answer, such as 403 or 429, behind advice about the connection.
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise _unreachable(source, _reason(cause)) from error
     except (errors.EntryNotFoundError, errors.HFValidationError) as error:
-        raise SourceError(f"{where}: {_reason(error)}", "a hub source is hf:ORG/NAME@REVISION") from error
+        raise SourceError(f"{place}: {_reason(error)}", "a hub source is hf:ORG/NAME@REVISION") from error
     # The hub's client re-exports its HTTP library's base error: refused, reset, timed out, or a status such as 503.
     # Xet, the store behind the hub, raises RuntimeError.
     except (errors.HTTPError, ConnectionError, TimeoutError, RuntimeError) as error:
@@ -194,13 +194,13 @@ def _asking(source: Source, question: Callable[[], T]) -> T:
 
 
 def _unreachable(source: Source, why: str) -> HubUnreachableError:
-    wanted = f"{source.repo} {source.file} --repo-type dataset" if source.file else source.repo
+    argument = f"{source.repo} {source.file} --repo-type dataset" if source.file else source.repo
     rehearsed = "rehearse with random weights of the same architecture: --rehearse"
     instead = "name a local file: path:" if source.file else rehearsed
     return HubUnreachableError(
         f"{source.text} cannot be fetched from {constants.ENDPOINT}: {why}",
         "connect, or set HF_ENDPOINT to a mirror, or fill the hub's cache on a connected machine "
-        f"(`hf download {wanted} --revision {source.revision}`, then copy it to {constants.HF_HUB_CACHE}); "
+        f"(`hf download {argument} --revision {source.revision}`, then copy it to {constants.HF_HUB_CACHE}); "
         f"or {instead}",
     )
 

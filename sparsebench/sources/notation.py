@@ -98,9 +98,11 @@ def parse(text: str, base: Path | None = None) -> Source:
 
 
 def _wheel(text: str, rest: str) -> Source:
-    named = _JOINED_NAME.search(rest)
-    name, slash = (named["name"], named["slash"]) if named else ("", "")
-    parts = tuple(_part(text, piece) for piece in _NEXT_PART.split(rest[: named.start()] if named else rest))
+    name = slash = ""
+    if joined_name := _JOINED_NAME.search(rest):
+        name, slash = joined_name["name"], joined_name["slash"]
+        rest = rest[: joined_name.start()]
+    parts = tuple(_part(text, piece) for piece in _NEXT_PART.split(rest))
     if (len(parts) > 1 or name) and any(part.inner.endswith("/") for part in parts):
         _wrong(text, "wheel", "folders cannot be concatenated or renamed, only files")
     canonical = "wheel:" + " + ".join(map(str, parts)) + (f" as {name}{slash}" if name else "")

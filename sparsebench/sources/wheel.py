@@ -226,8 +226,8 @@ def _extract(zipped: Path, inner: str, target: Path, culprit: str) -> None:
                 path = target / member.filename[len(inner) :] if inner.endswith("/") else target
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # Appending concatenates the parts of a file; in a folder every file is new.
-                with archive.open(member) as inside, path.open("ab") as outside:
-                    shutil.copyfileobj(inside, outside, 1 << 20)
+                with archive.open(member) as source, path.open("ab") as destination:
+                    shutil.copyfileobj(source, destination, 1 << 20)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise SourceError(
             f"{culprit}: {zipped.name} cannot be unpacked ({error})",

@@ -67,8 +67,8 @@ class StoredFile:
         except StorageError as error:
             raise StorageError(f"{self.path}: {entry.info.name}: {error.message}", self.coding.again) from error
         if (crc32 := compiled.packing_kernels().crc32(bits)) != entry.crc32:
-            wanted = f"{entry.crc32:08x}, found {crc32:08x}"
-            message = f"{self.path}: {entry.info.name}: checksum mismatch (crc32 {wanted})"
+            mismatch = f"{entry.crc32:08x}, found {crc32:08x}"
+            message = f"{self.path}: {entry.info.name}: checksum mismatch (crc32 {mismatch})"
             raise StorageError(message, self.coding.again)
         return bits
 
@@ -208,25 +208,25 @@ def _parsed(text: str | bytes, path: Path) -> Any:
     return bounded.parse(text, f"{path}: its header", StorageError, "copy or make it again")
 
 
-def believable(stored: int, promised: int, least: int) -> bool:
-    """Return whether ``stored`` bytes may stand for ``promised`` ones in memory; up to ``least`` any number may."""
-    return promised <= max(least, bounded.ZEROS * stored)
+def believable(stored: int, promised: int, free: int) -> bool:
+    """Return whether ``stored`` bytes may stand for ``promised`` ones in memory; up to ``free`` any number may."""
+    return promised <= max(free, bounded.ZEROS * stored)
 
 
-def _check_size(path: Path, what: str, stored: int, promised: int, least: int) -> None:
+def _check_size(path: Path, tensor: str, stored: int, promised: int, free: int) -> None:
     """Raise StorageError where so little is stored for so much memory that the file must be forged."""
-    if not believable(stored, promised, least):
+    if not believable(stored, promised, free):
         raise StorageError(
-            f"{path}: {what[:80]}: {promised:,} bytes out of {stored:,}, more than {bounded.ZEROS} times as many",
-            f"more than {least / bounded.MB:,.0f} MB out of so little counts as damaged or forged: pack the model "
+            f"{path}: {tensor[:80]}: {promised:,} bytes out of {stored:,}, more than {bounded.ZEROS} times as many",
+            f"more than {free / bounded.MB:,.0f} MB out of so little counts as damaged or forged: pack the model "
             "again, or fetch it from a trusted source",
         )
 
 
 def _entry(
-    path: Path, coding: Coding, info: TensorInfo, kept: dict[str, str], header: dict[str, Any], start: int
+    path: Path, coding: Coding, info: TensorInfo, entry: dict[str, str], header: dict[str, Any], start: int
 ) -> StoredTensor:
-    encoding = kept["encoding"]
+    encoding = entry["encoding"]
     if encoding not in coding.encodings(info):
         raise StorageError(f"{path}: {info.name}: unknown encoding {encoding!r}", "upgrade sparsebench")
     parts = []
@@ -235,4 +235,4 @@ def _entry(
         if not 0 <= begin <= end:
             raise ValueError(f"{info.name}#{name} begins at {begin} and ends at {end}")
         parts.append((start + begin, start + end))
-    return StoredTensor(info, encoding, int(kept["crc32"], 16), tuple(parts))
+    return StoredTensor(info, encoding, int(entry["crc32"], 16), tuple(parts))

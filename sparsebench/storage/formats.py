@@ -71,5 +71,5 @@ def unpack(stored: Path, out: Path) -> Path:
     for row in formats().values():
         if row.restore and row.holds and row.holds(stored):
             return row.restore(stored, out)
-    known = " or ".join(f"*.safetensors.{row.name}" for row in formats().values() if row.restore)
-    raise StorageError(f"{stored}: no {known} file", "name a folder made by `sparsebench pack`")
+    patterns = " or ".join(f"*.safetensors.{row.name}" for row in formats().values() if row.restore)
+    raise StorageError(f"{stored}: no {patterns} file", "name a folder made by `sparsebench pack`")

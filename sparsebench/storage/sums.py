@@ -64,21 +64,21 @@ def damage(folder: Path) -> str | None:
 
     None where nothing changed, or no checksums are written. A folder may be removed while it is read.
     """
-    known = (read_json(beside(folder)) or {}).get(ALGORITHM)
-    if not isinstance(known, dict):
+    noted = (read_json(beside(folder)) or {}).get(ALGORITHM)
+    if not isinstance(noted, dict):
         return None
     try:
-        return _difference(folder, known)
+        return _difference(folder, noted)
     except FileNotFoundError as error:  # another job found the damage first
         return f"{error.filename} is gone"
 
 
-def _difference(folder: Path, known: dict[str, list[object]]) -> str | None:
+def _difference(folder: Path, noted: dict[str, list[object]]) -> str | None:
     """Return what differs between a folder and what is known of its files: the size in bytes and checksum of each."""
-    if other := sorted(set(known) ^ set(_names(folder))):
-        return f"{folder / other[0]} {'is missing' if other[0] in known else 'was added'}"
-    for name in sorted(known, key=lambda name: (folder / name).stat().st_size):
-        noted_size, noted_sum = known[name]
+    if names := sorted(set(noted) ^ set(_names(folder))):
+        return f"{folder / names[0]} {'is missing' if names[0] in noted else 'was added'}"
+    for name in sorted(noted, key=lambda name: (folder / name).stat().st_size):
+        noted_size, noted_sum = noted[name]
         if (size := (folder / name).stat().st_size) != noted_size:
             return f"{folder / name} has {size:,} bytes, not {noted_size:,}"
         if _sum(folder / name) != (noted_size, noted_sum):
