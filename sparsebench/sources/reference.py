@@ -53,7 +53,6 @@ class Reference:
         if not path.is_file():
             raise error(f"{path}: no such file", f"name {expected}")
         if self.content and sha256_of(path) != self.content:
-            raise error(
-                f"{path}: changed since the run was planned", "run again: its new content has a plan of its own"
-            )
+            problem = f"{path}: changed since the run was planned"
+            raise error(problem, "run again: its new content has a plan of its own")
         return path

@@ -112,9 +112,8 @@ def _check(text: str, place: str) -> None:
         problem = f"a word of more than {bounded.TEXT:,} characters, from {word[0][:20]!r} on"
         raise SourceError(f"{place}: {problem}", "leave this text out")
     if not is_text(text):
-        raise SourceError(
-            f"{place}: it holds half of a surrogate pair, such as \\ud800", "mend it, or leave this text out"
-        )
+        problem = f"{place}: it holds half of a surrogate pair, such as \\ud800"
+        raise SourceError(problem, "mend it, or leave this text out")
 
 
 def read_records(path: Path, *fields: str) -> Iterator[Record]:
@@ -329,10 +328,8 @@ def _parsed(text: str, path: Path, place: str) -> Any:
 
 def _record(value: Any, place: str) -> Record:
     if not isinstance(value, str | dict):
-        raise SourceError(
-            f"{place}: a {type(value).__name__}, where a text or an object is needed",
-            "give records as texts or objects",
-        )
+        problem = f"{place}: a {type(value).__name__}, where a text or an object is needed"
+        raise SourceError(problem, "give records as texts or objects")
     return value
 
 
@@ -346,10 +343,8 @@ def _rows(record: Record, fields: tuple[str, ...], place: str) -> Iterator[tuple
     for row in zip_longest(*columns):
         if None in row:
             counts = ", ".join(f"{field} {len(texts)}" for field, texts in zip(fields, columns, strict=True))
-            raise SourceError(
-                f"{place}: the fields have different numbers of texts ({counts})",
-                "name fields whose lists are equally long",
-            )
+            problem = f"{place}: the fields have different numbers of texts ({counts})"
+            raise SourceError(problem, "name fields whose lists are equally long")
         yield row
 
 

@@ -250,9 +250,8 @@ def _members(archive: zipfile.ZipFile, inner: str, culprit: str) -> list[zipfile
         hint = f"did you mean {near[0]}?" if near else f"it holds {', '.join(tops[:5])}; a folder ends in /"
         raise SourceError(f"{culprit}: no {inner} inside", hint)
     if len(members) > bounded.MEMBERS:
-        raise SourceError(
-            f"{culprit}: {inner} holds more than {bounded.MEMBERS:,} files", "name a folder or a file within it"
-        )
+        problem = f"{culprit}: {inner} holds more than {bounded.MEMBERS:,} files"
+        raise SourceError(problem, "name a folder or a file within it")
     names = Counter(info.filename for info in members)
     for info in members:
         problem = ""

@@ -186,10 +186,8 @@ def reader_of(
     before, after = special_tokens(tokenizer)
     framing = len(before) + (len(after) if family != "decoder" else 0)
     if calibration.samples < 1 or length <= framing:
-        raise UserError(
-            f"calibration of {calibration.samples} samples of {length} tokens: nothing is left to calibrate on",
-            f"at least 1 sample of {framing + 1} tokens ({framing} of them special)",
-        )
+        problem = f"calibration of {calibration.samples} samples of {length} tokens: nothing is left to calibrate on"
+        raise UserError(problem, f"at least 1 sample of {framing + 1} tokens ({framing} of them special)")
     candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     pad = next(int(token) for token in candidates if token is not None)
     return samples.SampleTokenizer(tokenizer, before, after, pad, calibration.samples, length)
@@ -227,10 +225,8 @@ def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:
             token = settings.get(key)
             if isinstance(token, int):
                 return token
-    raise ModelError(
-        f"{folder}: neither config.json nor generation_config.json has `decoder_start_token_id` or `bos_token_id`",
-        "add the one that the model was trained with",
-    )
+    problem = f"{folder}: neither config.json nor generation_config.json has `decoder_start_token_id` or `bos_token_id`"
+    raise ModelError(problem, "add the one that the model was trained with")
 
 
 def _described(reader: samples.SampleTokenizer, family: Family, paired: bool, count: int) -> str:

@@ -191,9 +191,8 @@ def stock_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> 
         return meta_model(family, config, kind=kind)
     except (ModelError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UnsupportedError(
-            f"stock transformers has no {config.get('model_type')} of this shape: {reason}", "other numbers"
-        ) from error
+        problem = f"stock transformers has no {config.get('model_type')} of this shape: {reason}"
+        raise UnsupportedError(problem, "other numbers") from error
 
 
 def write_smaller(

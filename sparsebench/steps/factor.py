@@ -62,10 +62,8 @@ def factorise(
             _reverse(matrix)
             notes = () if damping == first else (f"damping raised to {damping:g}",)
             return Factor(matrix, dead, notes)
-    raise ModelError(
-        f"tensor {name}: the Hessian of its inputs is not positive definite, damped by {DAMPING[-1]:g}",
-        "calibrate with more or other text",
-    )
+    problem = f"tensor {name}: the Hessian of its inputs is not positive definite, damped by {DAMPING[-1]:g}"
+    raise ModelError(problem, "calibrate with more or other text")
 
 
 def _cholesky(matrix: torch.Tensor) -> bool:

@@ -194,9 +194,8 @@ class PackedCheckpoint:
         pages = self._pages[file.path]
         for _, end in entry.parts:
             if end > pages.size:
-                raise StorageError(
-                    f"{file.path}: {name}: ends at byte {pages.size} where {end} are expected", CODING.again
-                )
+                problem = f"{file.path}: {name}: ends at byte {pages.size} where {end} are expected"
+                raise StorageError(problem, CODING.again)
         index, values = (pages[begin:end] for begin, end in entry.parts)
         return index, values
 

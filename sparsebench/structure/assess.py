@@ -57,10 +57,8 @@ def assess(folder: Path, family: str, absolute: Sequence[float], relative: Seque
     for name, info in checkpoint.tensors.items():
         matrix = model_parts[name].layer is not None and len(info.shape) == 2 and name.endswith("weight")
         if matrix and info.dtype not in FLOATS:
-            raise ModelError(
-                f"{name} is stored as {info.dtype}: a quantized checkpoint",
-                "convert it to bfloat16, float16 or float32",
-            )
+            problem = f"{name} is stored as {info.dtype}: a quantized checkpoint"
+            raise ModelError(problem, "convert it to bfloat16, float16 or float32")
     tensors = [
         _tensor(checkpoint, info, model_parts[name], absolute, relative)
         for name, info in weight_tensors(checkpoint, model_parts).items()

@@ -76,9 +76,8 @@ def compare_outputs(
 
     blocks, variant_blocks = (_blocks(folder, family) for folder in (dense, variant))
     if [block.path for block in blocks] != [block.path for block in variant_blocks]:
-        raise UnsupportedError(
-            f"{variant}: it has {len(variant_blocks)} blocks where the dense model has {len(blocks)}", WAY_OUT
-        )
+        problem = f"{variant}: it has {len(variant_blocks)} blocks where the dense model has {len(blocks)}"
+        raise UnsupportedError(problem, WAY_OUT)
     models: list[Any] = [load_model(folder, family, dtype, device) for folder in (dense, variant)]
     if len({tuple(model.get_input_embeddings().weight.shape) for model in models}) > 1:
         raise UnsupportedError(f"{variant}: its embeddings are not of the dense model's shape", WAY_OUT)
@@ -97,9 +96,8 @@ def compare_outputs(
             for column, states in enumerate(outputs):
                 errors[column] += _difference(states[block.path], dense_outputs[block.path], masks[block.stack])
             if not all(map(math.isfinite, errors)):
-                raise ModelError(
-                    f"{variant}: what {block.stack} block {block.index} gives is not finite", "try float32"
-                )
+                problem = f"{variant}: what {block.stack} block {block.index} gives is not finite"
+                raise ModelError(problem, "try float32")
         if progress:
             progress(min(samples, first + step), samples)
     rows_of_errors = [
@@ -138,9 +136,8 @@ def _run(
     with removing_hooks(_hooks(model, blocks, reads, outputs, replaced)):
         model.base_model(**inputs, **switch)
     if missing := [block for block in blocks if block.path not in outputs]:
-        raise UnsupportedError(
-            f"{model.config.model_type}: its {missing[0].stack} blocks are not run one by one", WAY_OUT
-        )
+        problem = f"{model.config.model_type}: its {missing[0].stack} blocks are not run one by one"
+        raise UnsupportedError(problem, WAY_OUT)
     return reads, outputs
 
 

@@ -25,10 +25,8 @@ def reserve(folder: Path, size: int) -> None:
     """
     free = environment.free_disk(folder)
     if size > free:
-        raise ModelError(
-            f"{folder}: it takes {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there",
-            "make room, or let `work_dir` or the cache (SPARSEBENCH_CACHE) lie on a larger disk",
-        )
+        problem = f"{folder}: it takes {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there"
+        raise ModelError(problem, "make room, or let `work_dir` or the cache (SPARSEBENCH_CACHE) lie on a larger disk")
 
 
 def new_partial(folder: Path) -> Path:

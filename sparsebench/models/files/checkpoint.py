@@ -126,10 +126,8 @@ def whole_shards(index: Path) -> tuple[str, ...]:
     """Return the names of the weight files that an index lists. Raises ModelError where one is missing."""
     names = shards(index)
     if missing := next((name for name in names if not (index.parent / name).is_file()), None):
-        raise ModelError(
-            f"{index.parent / missing}: {index.name} names it, and it is not there",
-            "the download is not complete: fetch the model again",
-        )
+        problem = f"{index.parent / missing}: {index.name} names it, and it is not there"
+        raise ModelError(problem, "the download is not complete: fetch the model again")
     return names
 
 

@@ -82,9 +82,8 @@ def _architectures(config: Mapping[str, Any]) -> list[str]:
     """Return the classes that a config.json names. Raises ModelError where ``architectures`` is not a list."""
     names = config.get("architectures") or []
     if not isinstance(names, list | tuple):
-        raise ModelError(
-            f"config.json: `architectures` is {str(names)[:40]!r}, not a list of names", "correct it, or fetch it again"
-        )
+        problem = f"config.json: `architectures` is {str(names)[:40]!r}, not a list of names"
+        raise ModelError(problem, "correct it, or fetch it again")
     return [str(name) for name in names]
 
 

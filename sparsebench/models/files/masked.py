@@ -59,9 +59,8 @@ def boolean_mask(mask: torch.Tensor, label: str) -> torch.Tensor:
     ones = mask == 1
     wrong = ~(ones | (mask == 0))
     if bool(wrong.any()):
-        raise ModelError(
-            f"{label} has the value {mask[wrong][0].item():g}", "a mask is 1 where a weight stays, and 0 elsewhere"
-        )
+        problem = f"{label} has the value {mask[wrong][0].item():g}"
+        raise ModelError(problem, "a mask is 1 where a weight stays, and 0 elsewhere")
     return ones
 
 
@@ -78,9 +77,8 @@ class Merged:
             if weight in self.masked and name.endswith(ORIGINAL):
                 shape = infos[weight + MASK].shape
                 if shape != info.shape:
-                    raise ModelError(
-                        f"{folder}: {name} is {info.shape} and {weight}{MASK} {shape}", "save the model again"
-                    )
+                    problem = f"{folder}: {name} is {info.shape} and {weight}{MASK} {shape}"
+                    raise ModelError(problem, "save the model again")
                 self.infos[weight] = info
             elif name.removesuffix(MASK) not in self.masked:
                 self.infos[name] = info

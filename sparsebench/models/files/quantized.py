@@ -126,9 +126,8 @@ class Scheme:
         """Raise UnsupportedError where no kernel multiplies weights stored in this scheme."""
         if self.bits == 4 and self.group not in INT4_GROUPS:
             group_sizes = ", ".join(map(str, INT4_GROUPS))
-            raise UnsupportedError(
-                f"torch's int4 kernel takes groups of {group_sizes} columns, not of {self.group}", "or only score it"
-            )
+            problem = f"torch's int4 kernel takes groups of {group_sizes} columns, not of {self.group}"
+            raise UnsupportedError(problem, "or only score it")
 
     def config(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the ``quantization_config`` of a config.json whose weights ``names`` are stored in this scheme."""

@@ -65,10 +65,8 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
     for start in range(len(framed) - len(bare) + 1):
         if bare and framed[start : start + len(bare)] == bare:
             return framed[:start], framed[start + len(bare) :]
-    raise ModelError(
-        f"{type(tokenizer).__name__}: the letter a is {bare} without special tokens and {framed} with them",
-        "the tokenizer's files are incomplete, or not this model's",
-    )
+    problem = f"{type(tokenizer).__name__}: the letter a is {bare} without special tokens and {framed} with them"
+    raise ModelError(problem, "the tokenizer's files are incomplete, or not this model's")
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

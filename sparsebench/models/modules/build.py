@@ -108,9 +108,8 @@ def meta_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> P
     settings = transformers_config(config)
     block_counts = [config[name] for name in (*LAYERS, *DECODER_LAYERS) if isinstance(config.get(name), int)]
     if max(block_counts, default=0) > MOST_BLOCKS:
-        raise ModelError(
-            f"config.json: more than {MOST_BLOCKS:,} blocks", "correct the architecture, or fetch the file again"
-        )
+        problem = f"config.json: more than {MOST_BLOCKS:,} blocks"
+        raise ModelError(problem, "correct the architecture, or fetch the file again")
     failure = f"transformers cannot build model type {config.get('model_type')!r} as {family}"
     with foreign(failure, "correct the family or the architecture"), torch.device("meta"):
         model: PreTrainedModel = (kind or auto_class(family, config)).from_config(settings, trust_remote_code=False)

@@ -133,9 +133,8 @@ def router_of(
     assignment = checkpoint.load(name) if name in checkpoint.tensors else torch.empty(0, device="cpu")
     neurons = weight.shape[inward]
     if assignment.shape != (neurons,) or not 0 <= int(assignment.min()) <= int(assignment.max()) < config.experts:
-        raise ModelError(
-            f"{checkpoint.folder}: {name} does not say the expert of {neurons} neurons", "make the variant again"
-        )
+        problem = f"{checkpoint.folder}: {name} does not say the expert of {neurons} neurons"
+        raise ModelError(problem, "make the variant again")
     if config.router == "oracle":
         tables["norms"] = weight.detach().float().norm(dim=1 - inward)
     return ExpertRouter(config, assignment, tables, function)

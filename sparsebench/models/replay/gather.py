@@ -155,10 +155,8 @@ class Gatherer:
                 _mirror(total.inputs.gram)
             statistics |= dict.fromkeys(total.readers, total.inputs)
         if uncalled := [name for name in self.readers if name not in statistics]:
-            raise ModelError(
-                f"{uncalled[0]}: its layer is never called when its block runs",
-                f"config.json switches it off: leave the model out, or {CHOOSE_MAGNITUDE}",
-            )
+            problem = f"{uncalled[0]}: its layer is never called when its block runs"
+            raise ModelError(problem, f"config.json switches it off: leave the model out, or {CHOOSE_MAGNITUDE}")
         return statistics
 
     def _hook(self, reader: PrunableLayer) -> Any:

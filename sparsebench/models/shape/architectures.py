@@ -238,9 +238,7 @@ def per_layer_widths(config: Mapping[str, Any]) -> dict[int, dict[str, int]]:
             raise ModelError(f"{label} is no block with settings of its own", "give each block's number its settings")
         for key, value in sizes.items():
             if key not in known_keys or type(value) is not int or value < 1:
-                raise ModelError(
-                    f"{label}: `{key}`: {str(value)[:40]}: not known here",
-                    f"positive numbers of {', '.join(sorted(known_keys))}",
-                )
+                problem = f"{label}: `{key}`: {str(value)[:40]}: not known here"
+                raise ModelError(problem, f"positive numbers of {', '.join(sorted(known_keys))}")
         blocks[int(block)] = dict(sizes)
     return blocks

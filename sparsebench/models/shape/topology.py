@@ -176,18 +176,15 @@ def prunable_parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
     """
     model_parts = parts(checkpoint, family)
     if not any(tensor_part.prunable for tensor_part in model_parts.values()):
-        raise ModelError(
-            f"{checkpoint.folder}: no prunable weights found", "is the family right? see `sparsebench inspect`"
-        )
+        problem = f"{checkpoint.folder}: no prunable weights found"
+        raise ModelError(problem, "is the family right? see `sparsebench inspect`")
     for name, info in checkpoint.tensors.items():
         is_other = model_parts[name].kind in ("bias", "norm", "router")
         weight = len(info.shape) > 1 and info.dtype in FLOATS and not is_other
         if weight and _EXPERTS.search(name) and not model_parts[name].prunable:
             kind = checkpoint.config.get("model_type")
-            raise UnsupportedError(
-                f"{name}: how {kind} stores its experts is not known, and they would stay as they are",
-                "leave the model out",
-            )
+            problem = f"{name}: how {kind} stores its experts is not known, and they would stay as they are"
+            raise UnsupportedError(problem, "leave the model out")
     return model_parts
 
 
@@ -229,9 +226,8 @@ def refuse_text(config: Mapping[str, Any]) -> None:
     """Raise UnsupportedError for a model that cannot be given text: it can be neither scored nor timed."""
     kind = str(config.get("model_type"))
     if kind in NO_TEXT:
-        raise UnsupportedError(
-            f"{kind} can be neither scored nor timed: {NO_TEXT[kind]}", "its structure and storage can be measured"
-        )
+        problem = f"{kind} can be neither scored nor timed: {NO_TEXT[kind]}"
+        raise UnsupportedError(problem, "its structure and storage can be measured")
 
 
 def role(module: str) -> str:

@@ -108,9 +108,8 @@ def partitioned(gram: torch.Tensor, groups: int, generator: torch.Generator) -> 
     try:
         import pymetis
     except ImportError as error:
-        raise UserError(
-            f"partition: metis: pymetis cannot be imported ({error})", "pip install 'pymetis>=2025.2'"
-        ) from error
+        problem = f"partition: metis: pymetis cannot be imported ({error})"
+        raise UserError(problem, "pip install 'pymetis>=2025.2'") from error
     pairs = gram.clone().fill_diagonal_(0)
     graph, dtype = _graph(pairs), pymetis.zero_copy_dtype()
     adjacency = pymetis.CSRAdjacency(graph.indptr.astype(dtype), graph.indices.astype(dtype))

@@ -143,16 +143,12 @@ def _feed_forward_part(block: SkeletonBlock, parts: Mapping[str, Part], experts:
     function_path = activation_path(module, path)
     function = module.get_submodule(function_path)
     if float(function(torch.zeros(1))):
-        raise UnsupportedError(
-            f"{path}: its activation {type(function).__name__} is not 0 at 0, so neurons cannot be left out",
-            "choose another model",
-        )
+        problem = f"{path}: its activation {type(function).__name__} is not 0 at 0, so neurons cannot be left out"
+        raise UnsupportedError(problem, "choose another model")
     neurons = layers[kinds["down"]].width
     if neurons % experts:
-        raise UnsupportedError(
-            f"{kinds['down']}: {neurons} neurons make no {experts} experts of equal size",
-            "choose a number that divides them",
-        )
+        problem = f"{kinds['down']}: {neurons} neurons make no {experts} experts of equal size"
+        raise UnsupportedError(problem, "choose a number that divides them")
     paths = {id(child): f"{path}.{name}" for name, child in module.named_modules()}
     layer_paths = {kind: paths[id(layers[name].module)] for kind, name in kinds.items()}
     first = layer_paths.get("gate_up") or layer_paths.get("gate") or layer_paths["up"]
@@ -195,9 +191,8 @@ def _statistics(block: Block, part: FeedForwardPart) -> routers.NeuronStatistics
     hooks = ActivationHooks(block, takes)
     hooks.advance()
     if len(hooks.whole) != len(takes):
-        raise UnsupportedError(
-            f"{block.path}: its feed-forward part does not read each token once", "choose another model"
-        )
+        problem = f"{block.path}: its feed-forward part does not read each token once"
+        raise UnsupportedError(problem, "choose another model")
     return statistics
 
 

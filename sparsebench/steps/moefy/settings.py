@@ -59,9 +59,8 @@ class Moefy(Settings):
             raise wrong(problem, "`moefy: cmoe`, which counts what is active", at="shared")
         active = active_experts(self.experts, self.active)
         if shared > active:
-            raise wrong(
-                f"`shared: {shared}` is more than the {active} active experts", "a smaller `shared`", at="shared"
-            )
+            problem = f"`shared: {shared}` is more than the {active} active experts"
+            raise wrong(problem, "a smaller `shared`", at="shared")
         return self.model_copy(update={"shared": shared})
 
     @property

@@ -89,9 +89,8 @@ def kind_of(pattern: str) -> str:
         return "blocks"
     if pattern in LINES:
         return "lines"
-    raise UnsupportedError(
-        f"pattern {pattern!r} is not known", "unstructured, N:M such as 2:4, blocks such as 4x4, rows or columns"
-    )
+    problem = f"pattern {pattern!r} is not known"
+    raise UnsupportedError(problem, "unstructured, N:M such as 2:4, blocks such as 4x4, rows or columns")
 
 
 def pair(pattern: str) -> tuple[int, int]:

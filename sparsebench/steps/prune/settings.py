@@ -77,9 +77,8 @@ class Prune(Settings):
         if self.granularity == "row" and self.pattern in LINES:
             raise wrong(f"whole {self.pattern} compete within their matrix", "`granularity: layer`", at="granularity")
         if is_nm(self.pattern) and self.allocation == "owl":
-            raise wrong(
-                f"pattern {self.pattern} fixes every matrix's sparsity", "`allocation: uniform`", at="allocation"
-            )
+            problem = f"pattern {self.pattern} fixes every matrix's sparsity"
+            raise wrong(problem, "`allocation: uniform`", at="allocation")
         return self
 
     def completed(self) -> Self:

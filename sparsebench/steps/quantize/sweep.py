@@ -51,10 +51,8 @@ def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context,
     parts = prunable_parts(checkpoint, context.family)
     fused = next((part.name for part in parts.values() if part.experts), None)
     if fused:
-        raise UnsupportedError(
-            f"{parent}: {fused} holds several experts, and no layout of integers is known for it",
-            "prune it, or quantize a checkpoint that keeps every expert's weights apart",
-        )
+        problem = f"{parent}: {fused} holds several experts, and no layout of integers is known for it"
+        raise UnsupportedError(problem, "prune it, or quantize a checkpoint that keeps every expert's weights apart")
     limit, reason = _widest_group(checkpoint, parts)
     rounded: list[Step] = []
     gptq: list[Step] = []

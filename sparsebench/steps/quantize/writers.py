@@ -99,10 +99,8 @@ class QuantizedWriters(VariantWriters):
             folder, family, seconds=seconds, sweep_size=len(self.folders), note=note, provenance=provenance
         )
         if report.zeros != sums.zeros:
-            raise ModelError(
-                f"{folder}: the written files have {report.zeros} zeros, but {sums.zeros} were written",
-                "check the disk, and make it again",
-            )
+            problem = f"{folder}: the written files have {report.zeros} zeros, but {sums.zeros} were written"
+            raise ModelError(problem, "check the disk, and make it again")
         layout = [part for info in self.prunable.values() for part in self._parts(target, info)]
         stored = sum(math.prod(shape) * ITEM_SIZE[dtype] for _, dtype, shape in layout)
         return replace(

@@ -61,8 +61,6 @@ def round_forward(weights: TrainedWeights, scheme: Scheme) -> None:
             if masked is None:
                 continue
             if parameter.ndim == 3:
-                raise UnsupportedError(
-                    f"qat: {masked.name} holds several experts, and no layout of integers is known for it",
-                    "leave `qat` out",
-                )
+                problem = f"qat: {masked.name} holds several experts, and no layout of integers is known for it"
+                raise UnsupportedError(problem, "leave `qat` out")
             register_parametrization(module, attribute, RoundedWeight(masked, scheme))

@@ -178,10 +178,8 @@ class Reconstruction:
     def _comparable(self, dense_blocks: int, blocks: int) -> None:
         """Raise UnsupportedError where the models differ in their numbers of blocks (the arguments) or widths."""
         if dense_blocks != blocks:
-            raise UnsupportedError(
-                f"the model has {blocks} blocks and the dense model {dense_blocks}: blocks cannot be paired",
-                "recover models of which no block was removed",
-            )
+            problem = f"the model has {blocks} blocks and the dense model {dense_blocks}: blocks cannot be paired"
+            raise UnsupportedError(problem, "recover models of which no block was removed")
         dense_width, width = (dimensions(checkpoint.config).hidden for checkpoint in (self.dense, self.parent))
         if dense_width != width:
             raise UnsupportedError(

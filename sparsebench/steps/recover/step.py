@@ -53,10 +53,8 @@ def make_reconstructed(parent: Path, targets: Mapping[Step, Path], context: Cont
     if grouped is None:
         _refuse_skipping(checkpoint)
     elif grouped.router == "oracle":
-        raise UnsupportedError(
-            f"{parent}: its oracle router reads all neurons, so it cannot be kept while they are trained",
-            "another `router` in `moefy`",
-        )
+        problem = f"{parent}: its oracle router reads all neurons, so it cannot be kept while they are trained"
+        raise UnsupportedError(problem, "another `router` in `moefy`")
     text = context.text("reconstruct")
     for number, (step, folder) in enumerate(targets.items()):
         with failing_alone(step, emit):

@@ -46,10 +46,8 @@ def write_student(teacher: Checkpoint, family: Family, settings: Mapping[str, An
     """
     shape = shape_of(teacher, family)
     if teacher.config.get(PER_LAYER) or dimensions(teacher.config).experts > 1:
-        raise UnsupportedError(
-            f"{teacher.folder}: its blocks differ in width, or it is a mixture of experts",
-            "a plain model as the teacher",
-        )
+        problem = f"{teacher.folder}: its blocks differ in width, or it is a mixture of experts"
+        raise UnsupportedError(problem, "a plain model as the teacher")
     blocks = {
         stack: _blocks(settings.get("layers"), count, stack if len(shape.blocks) > 1 else "")
         for stack, count in shape.blocks.items()
@@ -91,9 +89,8 @@ def _blocks(layers: int | Sequence[int] | None, count: int, stack: str) -> list[
             raise UnsupportedError(problem, "fewer `layers`")
         return [number * count // layers for number in range(layers)]
     if layers[-1] >= count:
-        raise UnsupportedError(
-            f"student: block {layers[-1]}, where the teacher{of_stack} has {count}", f"numbers from 0 to {count - 1}"
-        )
+        problem = f"student: block {layers[-1]}, where the teacher{of_stack} has {count}"
+        raise UnsupportedError(problem, f"numbers from 0 to {count - 1}")
     return list(layers)
 
 
@@ -112,10 +109,8 @@ def _config(shape: ModelShape, settings: Mapping[str, Any], blocks: Mapping[str,
         count = settings.get("heads", teacher_sizes.heads)
         settings = {"key_heads": max(1, count * teacher_sizes.groups // teacher_sizes.heads), **settings}
         if count % settings["key_heads"]:
-            raise UnsupportedError(
-                f"student: {count} heads do not divide into {settings['key_heads']} groups",
-                "`key_heads` that divides them",
-            )
+            problem = f"student: {count} heads do not divide into {settings['key_heads']} groups"
+            raise UnsupportedError(problem, "`key_heads` that divides them")
     neurons = architecture.neurons
     keys = {
         "hidden": [hidden],
@@ -128,10 +123,8 @@ def _config(shape: ModelShape, settings: Mapping[str, Any], blocks: Mapping[str,
         if setting not in settings:
             continue
         if not names:
-            raise UnsupportedError(
-                f"student: `{setting}`: the config.json of a {config.get('model_type')} has no key for it",
-                "leave it out",
-            )
+            problem = f"student: `{setting}`: the config.json of a {config.get('model_type')} has no key for it"
+            raise UnsupportedError(problem, "leave it out")
         changed |= dict.fromkeys(names, settings[setting])
     size = config.get(hidden) or getattr(transformers_config(config), "hidden_size", None)
     for key in ("word_embed_proj_dim", "embedding_size"):
@@ -209,9 +202,8 @@ class _WeightSelection:
         Raises UnsupportedError where the student's tensor would be larger.
         """
         if len(student_dims) != len(teacher_dims) or any(map(gt, student_dims, teacher_dims)):
-            raise UnsupportedError(
-                f"student: {name} would be {student_dims}, where the teacher's is {teacher_dims}", "smaller numbers"
-            )
+            problem = f"student: {name} would be {student_dims}, where the teacher's is {teacher_dims}"
+            raise UnsupportedError(problem, "smaller numbers")
         if student_dims == teacher_dims:
             return [torch.arange(size, device="cpu") for size in student_dims]
         weight = name.removesuffix("bias") + "weight" if name.endswith(".bias") else name

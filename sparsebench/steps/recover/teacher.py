@@ -149,10 +149,8 @@ class Distillation:
             self.pairs = layer_pairs(len(outputs.attentions), len(targets.attentions), self.settings.layers, 1)
             heads = [model.attentions[0].shape[1] for model in (outputs, targets)]
             if heads[0] != heads[1]:
-                raise UnsupportedError(
-                    f"match: {match} compares heads, of which the model has {heads[0]} and the teacher {heads[1]}",
-                    "match: hidden_mse, or nst",
-                )
+                problem = f"match: {match} compares heads, of which the model has {heads[0]} and the teacher {heads[1]}"
+                raise UnsupportedError(problem, "match: hidden_mse, or nst")
             return
         self.pairs = layer_pairs(len(outputs.states) - 1, len(targets.states) - 1, self.settings.layers)
         if match in FLOWS and len(self.pairs) < 2:

@@ -175,10 +175,8 @@ class Trainer:
             self.accelerator.backward(loss)
             total_loss += float(loss.detach())
         if not total_loss < float("inf"):
-            raise ModelError(
-                f"{self.step.verb}: {self.step.name}: the loss is {total_loss} at step {state.number}",
-                "a lower `rate`, such as 5e-5",
-            )
+            problem = f"{self.step.verb}: {self.step.name}: the loss is {total_loss} at step {state.number}"
+            raise ModelError(problem, "a lower `rate`, such as 5e-5")
         self.weights.mask_gradients()
         self.accelerator.clip_grad_norm_(leaves, self.step.settings.clip)
         pruning.pull(state.number)

@@ -82,7 +82,5 @@ def refit(weights: torch.Tensor, gram: torch.Tensor, kept_columns: torch.Tensor,
         lower, failed = torch.linalg.cholesky_ex(gram_kept)
         if not int(failed):
             return (weights_64[:, kept_columns] + torch.cholesky_solve(target.T, lower).T).float()
-    raise ModelError(
-        f"tensor {name}: the Gram matrix of its inputs is not positive definite, damped by {DAMPING[-1]:g}",
-        "calibrate with more or other text",
-    )
+    problem = f"tensor {name}: the Gram matrix of its inputs is not positive definite, damped by {DAMPING[-1]:g}"
+    raise ModelError(problem, "calibrate with more or other text")

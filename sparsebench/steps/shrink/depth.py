@@ -83,9 +83,8 @@ def removable_blocks(blocks: int, removed: int, pinned: int, stack: str) -> list
     most = min(len(removable), blocks - 1)
     if removed > most:
         pinned_note = f", of which the first {pinned} always stay" if pinned else ""
-        raise UnsupportedError(
-            f"blocks: {removed}: the {stack or 'model'} has {blocks} blocks{pinned_note}", f"at most {most}"
-        )
+        problem = f"blocks: {removed}: the {stack or 'model'} has {blocks} blocks{pinned_note}"
+        raise UnsupportedError(problem, f"at most {most}")
     return removable
 
 

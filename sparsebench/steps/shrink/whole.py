@@ -52,10 +52,8 @@ class WholeModel:
         """Load the model in ``folder``. Raises ModelError, or UnsupportedError where its blocks are not in lists."""
         checkpoint = Checkpoint(folder)
         if has_classifier(checkpoint.config) and checkpoint.config.get("is_encoder_decoder"):
-            raise UnsupportedError(
-                f"{folder}: the loss of an encoder-decoder with a head for classes is not implemented",
-                "a criterion that reads no text, such as magnitude",
-            )
+            problem = f"{folder}: the loss of an encoder-decoder with a head for classes is not implemented"
+            raise UnsupportedError(problem, "a criterion that reads no text, such as magnitude")
         skeleton = survey(checkpoint.config, family)
         paths = {stack.name: [block.path for block in stack.blocks] for stack in skeleton.stacks}
         model = load_model(folder, family, dtype)
@@ -191,9 +189,8 @@ def module_of(model: Any, tensor: str) -> Any:
     """
     name = module_path(model, tensor.removesuffix(".weight"))
     if name is None:
-        raise ModelError(
-            f"{tensor}: the model has no layer of this name", "save the checkpoint with transformers again"
-        )
+        problem = f"{tensor}: the model has no layer of this name"
+        raise ModelError(problem, "save the checkpoint with transformers again")
     return model.get_submodule(name)
 
 

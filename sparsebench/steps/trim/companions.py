@@ -57,9 +57,8 @@ def rewrite_companions(folder: Path, new: Mapping[int, int], tokenizer: Mapping[
 
     def number(token_id: int, label: str) -> int:
         if token_id not in new:
-            raise ModelError(
-                f"{label} names token id {token_id}, which the tokenizer does not have", "correct it, or remove it"
-            )
+            problem = f"{label} names token id {token_id}, which the tokenizer does not have"
+            raise ModelError(problem, "correct it, or remove it")
         return new[token_id]
 
     config = folder / CONFIG

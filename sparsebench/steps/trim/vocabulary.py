@@ -48,18 +48,16 @@ class Vocabulary:
         """
         path, name = folder / FILE, type(tokenizer).__name__
         if not path.is_file() or not tokenizer.is_fast:
-            raise UnsupportedError(
-                f"{folder}: {name} has no {FILE}, so that its vocabulary cannot be rewritten", _WAY_OUT
-            )
+            problem = f"{folder}: {name} has no {FILE}, so that its vocabulary cannot be rewritten"
+            raise UnsupportedError(problem, _WAY_OUT)
         data = bounded.read_object(path, limit=bounded.TOKENIZER)
         ids = dict(tokenizer.get_vocab())
         added = {str(entry["content"]) for entry in data.get("added_tokens") or ()} | set(tokenizer.get_added_vocab())
         vocabulary = cls(path, data, ids, frozenset(added))
         if vocabulary.kind not in KINDS:
             known_kinds = ", ".join(KINDS)
-            raise UnsupportedError(
-                f"{path}: a tokenizer of kind {vocabulary.kind} is not known: {known_kinds}", _WAY_OUT
-            )
+            problem = f"{path}: a tokenizer of kind {vocabulary.kind} is not known: {known_kinds}"
+            raise UnsupportedError(problem, _WAY_OUT)
         for token, token_id in vocabulary.stored.items():
             if ids.get(token) != token_id:
                 raise UnsupportedError(f"{path}: {name} gives the token {token!r} another id than the file", _WAY_OUT)

@@ -91,10 +91,8 @@ def _read(reference: str, checkpoint: Checkpoint) -> Masks:
             raise ModelError(f"{label}: the model has no tensor {name[:200]}", hint)
         shape = checkpoint.tensors[name].shape
         if info.shape != shape:
-            raise ModelError(
-                f"{label} has shape {info.shape}, its weight {shape}",
-                "give the mask the shape in which the checkpoint stores the weight",
-            )
+            problem = f"{label} has shape {info.shape}, its weight {shape}"
+            raise ModelError(problem, "give the mask the shape in which the checkpoint stores the weight")
         if info.dtype not in ITEM_SIZE:
             message = f"{label} has dtype {info.dtype[:20]}, which cannot be read as a mask"
             raise ModelError(message, "write masks as booleans or bytes")
