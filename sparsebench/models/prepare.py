@@ -89,8 +89,9 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
         return _from_gguf(source, out, family, dtype)
     check_contained(source)
     config = bounded.read_object(source / "config.json")
-    if (true := family_of(config)) and true != family:
-        raise ModelError(f"{source}: a model of family {true}, not {family}", f"family: {true}")
+    true_family = family_of(config)
+    if true_family not in (None, family):
+        raise ModelError(f"{source}: a model of family {true_family}, not {family}", f"family: {true_family}")
     if scheme_of(config):
         if dtype != "auto":
             problem = f"{source}: its weights are integers, which do not become {dtype}"
@@ -215,8 +216,8 @@ def _unpickled(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{path}: it holds more than named tensors", "save the model's state_dict alone")
     size, promised = path.stat().st_size, sum(value.numel() * value.element_size() for value in tensors.values())
     if promised > _SHARED * size:
-        message = f"{path}: its tensors claim {promised:,} bytes, but the file has {size:,}"
-        raise ModelError(f"{message}: they share the same bytes more than {_SHARED} times", "do not trust this file")
+        problem = f"{path}: its tensors claim {promised:,} bytes, but the file has {size:,}"
+        raise ModelError(f"{problem}: they share the same bytes more than {_SHARED} times", "do not trust this file")
     return tensors
 
 

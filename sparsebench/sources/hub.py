@@ -99,9 +99,11 @@ def wanted_files(names: list[str]) -> list[str]:
     patterns = (*_COMPANIONS, weights)
 
     def wanted(name: str) -> bool:
-        return any(fnmatch(name, pattern) for pattern in patterns if "/" in pattern or "/" not in name)
+        if any(fnmatch(name, pattern) for pattern in _UNWANTED):
+            return False
+        return any(fnmatch(name, pattern) and ("/" in pattern or "/" not in name) for pattern in patterns)
 
-    return [name for name in names if wanted(name) and not any(fnmatch(name, pattern) for pattern in _UNWANTED)]
+    return list(filter(wanted, names))
 
 
 def missing_weights(folder: Path) -> str | None:

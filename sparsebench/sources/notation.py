@@ -150,8 +150,10 @@ def _stays_inside(inner: str) -> bool:
 def _part(text: str, piece: str) -> WheelPart:
     match = _WHEEL.match(piece.strip())
     if not match:
-        missing = "`==VERSION`" if "==" not in piece else "`!PATH/IN/WHEEL`" if "!" not in piece else ""
-        _wrong(text, "wheel", f"{missing} is missing" if missing else f"{piece!r} is not understood")
+        for sign, missing in (("==", "`==VERSION`"), ("!", "`!PATH/IN/WHEEL`")):
+            if sign not in piece:
+                _wrong(text, "wheel", f"{missing} is missing")
+        _wrong(text, "wheel", f"{piece!r} is not understood")
     inner = match["inner"].strip()
     if not _stays_inside(inner):
         _wrong(text, "wheel", f"{inner!r} is not a plain path inside the wheel")

@@ -117,9 +117,10 @@ def _cached(part: WheelPart, cache: Cache) -> Path | None:
     folders = [home / part.sha256[:16]] if part.sha256 else sorted(home.glob("????????????????"))
     for folder in folders:
         origin = _origin(folder, "file", "sha256", "stamp")
-        if not origin or not (path := folder / origin["file"]).is_file():
+        if origin is None or (part.sha256 and origin["sha256"] != part.sha256):
             continue
-        if part.sha256 and origin["sha256"] != part.sha256:
+        path = folder / origin["file"]
+        if not path.is_file():
             continue
         if stamp_of(path) == origin["stamp"]:
             return path

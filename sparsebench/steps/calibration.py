@@ -235,5 +235,7 @@ def _described(reader: samples.SampleTokenizer, family: Family, paired: bool, co
         tokens = reader.tokenizer.convert_ids_to_tokens(reader.before)
         begin = f", each behind {' '.join(tokens)}" if tokens else ""
         return f"{count} windows of {reader.length} tokens of texts joined with a blank line{begin}"
-    unit = "pairs of texts" if paired else "texts" if family == "encoder" else "texts, each cut in two"
+    if paired:
+        return f"{count} pairs of texts, at most {reader.length} tokens"
+    unit = "texts" if family == "encoder" else "texts, each cut in two"
     return f"{count} {unit}, at most {reader.length} tokens"

@@ -242,9 +242,12 @@ def checked_layout(smaller: Smaller, family: Family) -> list[TensorInfo]:
 
 def aliased_keys(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the changed keys under other names that config.json has as well: transformers may read either."""
-    pairs = type(transformers_config(config)).attribute_map.items()
-    names = [*pairs, *((real, alias) for alias, real in pairs)]
-    return {name: changed[twin] for name, twin in names if twin in changed and name in config and name not in changed}
+    aliased: dict[str, Any] = {}
+    for alias, real in type(transformers_config(config)).attribute_map.items():
+        for name, twin in ((alias, real), (real, alias)):
+            if twin in changed and name in config and name not in changed:
+                aliased[name] = changed[twin]
+    return aliased
 
 
 def write_rest(smaller: Smaller, writer: CheckpointWriter, provenance: Mapping[str, Any]) -> None:

@@ -66,23 +66,22 @@ def label(step: Step) -> str:
 
 def fitted_to(step: Step) -> list[tuple[Reference, tuple[str, ...]]]:
     """Return the texts that a step names and fits weights to, each with the columns that it reads."""
-    settings = step.settings
-    texts = [(getattr(settings, key, None), settings.text_keys[key]) for key in settings.fitted_keys]
-    return [
-        (Reference.parse(text), tuple(filter(None, (getattr(settings, column) for column in columns))))
-        for text, columns in texts
-        if text
-    ]
+    settings, texts = step.settings, list[tuple[Reference, tuple[str, ...]]]()
+    for key in settings.fitted_keys:
+        columns = (getattr(settings, column) for column in settings.text_keys[key])
+        if text := getattr(settings, key, None):
+            texts.append((Reference.parse(text), tuple(filter(None, columns))))
+    return texts
 
 
 def references(step: Step, keys: Sequence[str]) -> dict[str, list[Reference]]:
     """Return what a step names under those of ``keys`` that it has: files, texts or teachers."""
-    values = {key: getattr(step.settings, key, None) for key in keys}
-    return {
-        key: [Reference.parse(name) for name in ([names] if isinstance(names, str) else names)]
-        for key, names in values.items()
-        if names
-    }
+    named: dict[str, list[Reference]] = {}
+    for key in keys:
+        if value := getattr(step.settings, key, None):
+            names = [value] if isinstance(value, str) else value
+            named[key] = [Reference.parse(name) for name in names]
+    return named
 
 
 def with_text(
@@ -107,14 +106,14 @@ def with_text(
 
 
 def closed_by(step: Step, later_steps: Sequence[tuple[str, str]]) -> str:
-    """Return the key because of which steps ``later_steps``, each a verb and a name, may not follow ``step``; empty: they may.
+    """Return the key because of which ``later_steps``, each a verb and a name, may not follow ``step``; empty: they may.
 
     It is a setting of the step (``closing_key``), or its verb (``terminal``).
     """
-    kind = kinds()[step.verb]
-    if later_steps and (key := step.settings.closing_key()):
+    kind, key = kinds()[step.verb], step.settings.closing_key()
+    if later_steps and key:
         return str(key)
-    return step.verb if kind.terminal and any(later_step not in kind.may_follow for later_step in later_steps) else ""
+    return step.verb if kind.terminal and set(later_steps) - set(kind.may_follow) else ""
 
 
 def known(step: Step) -> bool:

@@ -103,5 +103,6 @@ def hooks_refusal(config: Mapping[str, Any], activations: bool) -> Refusal | Non
 
 def refuse_experts(parent: Path, parts: Mapping[str, Part]) -> None:
     """Raise UnsupportedError, naming a tensor, where ``parts`` show that the model is a mixture of experts."""
-    if expert := next((name for name, part in parts.items() if part.experts or part.kind == "router"), None):
-        raise UnsupportedError(f"{parent}: it is a mixture of experts ({expert})", _WITHOUT)
+    for name, part in parts.items():
+        if part.experts or part.kind == "router":
+            raise UnsupportedError(f"{parent}: it is a mixture of experts ({name})", _WITHOUT)

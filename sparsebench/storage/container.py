@@ -68,8 +68,8 @@ class StoredFile:
             raise StorageError(f"{self.path}: {entry.info.name}: {error.message}", self.coding.again) from error
         if (crc32 := compiled.packing_kernels().crc32(bits)) != entry.crc32:
             mismatch = f"{entry.crc32:08x}, found {crc32:08x}"
-            message = f"{self.path}: {entry.info.name}: checksum mismatch (crc32 {mismatch})"
-            raise StorageError(message, self.coding.again)
+            problem = f"{self.path}: {entry.info.name}: checksum mismatch (crc32 {mismatch})"
+            raise StorageError(problem, self.coding.again)
         return bits
 
 
@@ -119,8 +119,8 @@ def read(path: Path, coding: Coding) -> StoredFile:
         if metadata["format"] != coding.identifier:
             raise StorageError(f"{path}: its format is {metadata['format']!r}, not {coding.identifier!r}")
         if metadata["version"] != str(coding.version):
-            wrong = f"{path}: version {metadata['version']} of the {coding.name} format"
-            raise StorageError(f"{wrong}; this program reads version {coding.version}", "upgrade sparsebench")
+            problem = f"{path}: version {metadata['version']} of the {coding.name} format"
+            raise StorageError(f"{problem}; this program reads version {coding.version}", "upgrade sparsebench")
         text = metadata["source"].encode()
         if f"{zlib.crc32(text):08x}" != metadata["source_crc32"]:
             raise StorageError(f"{path}: checksum mismatch in the source file's header", coding.again)
@@ -130,8 +130,8 @@ def read(path: Path, coding: Coding) -> StoredFile:
     except ModelError as error:
         raise StorageError(error.message, coding.again) from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        wrong = f"{path}: not a file in the {coding.name} format, or its header is damaged ({error!r})"
-        raise StorageError(wrong, coding.again) from error
+        problem = f"{path}: not a file in the {coding.name} format, or its header is damaged ({error!r})"
+        raise StorageError(problem, coding.again) from error
     for entry in entries:
         _check_size(path, entry.info.name, entry.nbytes, entry.info.nbytes, bounded.TENSOR)
     _check_size(path, "all", path.stat().st_size, max((entry.info.end for entry in entries), default=0), bounded.SHARD)
@@ -147,8 +147,8 @@ def read_bytes(path: Path, begin: int, end: int, into: Bytes | None = None) -> B
         while done < buffer.size:
             got = file.readinto(view[done:])
             if not got:
-                wrong = f"{path}: ends at byte {begin + done} where {end} are expected"
-                raise StorageError(wrong, "copy or make it again")
+                problem = f"{path}: ends at byte {begin + done} where {end} are expected"
+                raise StorageError(problem, "copy or make it again")
             done += got
     return buffer
 

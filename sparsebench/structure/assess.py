@@ -130,8 +130,8 @@ def summary(result: StructureResult) -> tuple[GroupSummary, ...]:
     for tensor in prunable:
         layers.setdefault((tensor.side, tensor.layer or 0), []).append(tensor)
     # The encoder's layers come before the decoder's.
-    for (side, layer), members in sorted(layers.items(), key=lambda item: (item[0][0] == "decoder", item[0])):
-        rows.append(_row("layer", members, side=side, layer=layer))
+    for side, layer in sorted(sorted(layers), key=lambda block: block[0] == "decoder"):
+        rows.append(_row("layer", layers[side, layer], side=side, layer=layer))
     kinds: dict[tuple[str, str], list[TensorStructure]] = {}
     for tensor in result.tensors:
         kinds.setdefault((tensor.side, tensor.kind), []).append(tensor)

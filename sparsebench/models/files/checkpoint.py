@@ -103,8 +103,8 @@ def tensor_infos(header: Any, start: int, path: Path) -> list[TensorInfo]:
             info = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), path.name, start + begin, start + end)
             if not (type(begin) is int and type(end) is int) or info.begin < last or not _is_sound(info):
                 described = f"{info.dtype} {info.shape}"[:200]
-                message = f"{path}: {name[:80]}: {described} cannot lie at bytes {str(begin)[:30]} to {str(end)[:30]}"
-                raise ModelError(message, AGAIN)
+                problem = f"{path}: {name[:80]}: {described} cannot lie at bytes {str(begin)[:30]} to {str(end)[:30]}"
+                raise ModelError(problem, AGAIN)
             last = info.end
             infos.append(info)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -222,14 +222,11 @@ class Checkpoint:
         vocabulary = vocabulary_size(self.config)
         if vocabulary is None or vocabulary <= 0:
             return {}
-        tables = [
-            info
-            for info in self.tensors.values()
-            if len(info.shape) == 2 and info.shape[0] >= vocabulary and not re.search(r"\.\d+\.", info.name)
-        ]
         ties: dict[str, str] = {}
         originals: list[TensorInfo] = []
-        for table in tables:
+        for table in self.tensors.values():
+            if len(table.shape) != 2 or table.shape[0] < vocabulary or re.search(r"\.\d+\.", table.name):
+                continue
             twin = next((original for original in originals if self._tied(original, table)), None)
             if twin:
                 ties[table.name] = twin.name

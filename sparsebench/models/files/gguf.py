@@ -150,8 +150,8 @@ def load_gguf(file: Path, family: Family, dtype: str) -> tuple[PreTrainedModel, 
             )
             tokenizer = AutoTokenizer.from_pretrained(alone, trust_remote_code=False, **location)
     if missing := sorted(set(info["missing_keys"]) - set(model.all_tied_weights_keys)):
-        wrong = f"{file}: {len(missing)} weights are missing (the first is {missing[0]})"
-        raise ModelError(wrong, "its header does not fit its tensors: fetch the file again")
+        problem = f"{file}: {len(missing)} weights are missing (the first is {missing[0]})"
+        raise ModelError(problem, "its header does not fit its tensors: fetch the file again")
     for name, tensor in model.state_dict().items():
         if dtype == "float16" and bool(tensor.isinf().any()):
             raise ModelError(f"{file}: {name} reaches more than float16 holds", "use bfloat16")

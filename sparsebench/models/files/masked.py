@@ -57,9 +57,9 @@ def masks_note(folder: Path) -> str:
 def boolean_mask(mask: torch.Tensor, label: str) -> torch.Tensor:
     """Return a mask of any dtype as bool, True where weights stay. Raises ModelError for values other than 0 and 1."""
     ones = mask == 1
-    wrong = ~(ones | (mask == 0))
-    if bool(wrong.any()):
-        problem = f"{label} has the value {mask[wrong][0].item():g}"
+    unknown = ~(ones | (mask == 0))
+    if bool(unknown.any()):
+        problem = f"{label} has the value {mask[unknown][0].item():g}"
         raise ModelError(problem, "a mask is 1 where a weight stays, and 0 elsewhere")
     return ones
 
@@ -97,8 +97,8 @@ class Merged:
         for name, original in ties.items():
             if {name, original} <= self.infos.keys() and {name, original} & self.masked:
                 if not torch.equal(self.load(name), self.load(original)):
-                    message = f"{self.folder}: {name} and {original} are tied, and their masks make them differ"
-                    raise ModelError(message, "prune both by one mask, or set tie_word_embeddings to false")
+                    problem = f"{self.folder}: {name} and {original} are tied, and their masks make them differ"
+                    raise ModelError(problem, "prune both by one mask, or set tie_word_embeddings to false")
                 del self.infos[name]
 
 

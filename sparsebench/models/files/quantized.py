@@ -175,8 +175,9 @@ def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
 
 def encoding_of(config: Mapping[str, Any]) -> str:
     """Return ``float``, ``int8``, ``int4`` or ``gguf``. Raises UnsupportedError as ``scheme_of`` does."""
-    scheme = scheme_of(config)
-    return scheme.encoding if scheme else gguf_variant.KEY if gguf_variant.is_gguf(config) else FLOAT
+    if scheme := scheme_of(config):
+        return scheme.encoding
+    return gguf_variant.KEY if gguf_variant.is_gguf(config) else FLOAT
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

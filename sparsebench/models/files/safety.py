@@ -58,14 +58,13 @@ def companions(folder: Path) -> list[Path]:
     """
     config = folder / "config.json"
     gguf_name = FILE if config.is_file() and is_gguf(bounded.read_object(config)) else None
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if not path.name.startswith(".")
-        and path.name not in (NOTES, *_FOREIGN_FOLDERS)
-        and not path.name.endswith(".index.json")
-        and (path.suffix.lower() not in WEIGHT_FILES or path.name == gguf_name)
-    ]
+    paths = []
+    for path in sorted(folder.iterdir()):
+        weights = path.suffix.lower() in WEIGHT_FILES and path.name != gguf_name
+        unwanted = path.name in (NOTES, *_FOREIGN_FOLDERS) or path.name.endswith(".index.json")
+        if not (weights or unwanted or path.name.startswith(".")):
+            paths.append(path)
+    return paths
 
 
 def copy_companions(folder: Path, target: Path) -> list[str]:

@@ -53,8 +53,10 @@ def longest_input(config: Mapping[str, Any]) -> int | None:
         for key in LENGTH_KEYS:
             limit = getattr(part, key, None)
             if isinstance(limit, int) and limit > 0:
+                if config["model_type"] not in OFFSET_TYPES:
+                    return limit
                 pad = getattr(part, "pad_token_id", None)
-                return limit - (1 if pad is None else pad) - 1 if config["model_type"] in OFFSET_TYPES else limit
+                return limit - (1 if pad is None else pad) - 1
     return None
 
 

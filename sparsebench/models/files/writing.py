@@ -109,8 +109,8 @@ class CheckpointWriter:
         info, size = self.layout[name], piece.numel()
         missing_entries = self._entries_left[name] if name in self.missing else -1
         if torch_dtype(info.dtype) != piece.dtype or size > missing_entries or start + size > info.numel:
-            message = f"{size} entries of {piece.dtype} where {max(0, missing_entries)} of {info.dtype} are missing"
-            raise ModelError(f"{self.folder}: {name}: {message}")
+            problem = f"{size} entries of {piece.dtype} where {max(0, missing_entries)} of {info.dtype} are missing"
+            raise ModelError(f"{self.folder}: {name}: {problem}")
         file = self._files[info.file]
         file.seek(self._offsets[name] + start * ITEM_SIZE[info.dtype])
         file.write(piece.view(torch.uint8).numpy().data if size else b"")

@@ -146,12 +146,12 @@ def is_fused(module: Any) -> bool:
 
 def still_fused(model: nn.Module) -> list[str]:
     """Return the paths of modules that hold several experts' matrices in one parameter, in any form."""
-    return [
-        path
-        for path, module in model.named_modules()
-        if "conv" not in type(module).__name__.lower()
-        and any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
-    ]
+    paths = []
+    for path, module in model.named_modules():
+        fused = any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
+        if fused and "conv" not in type(module).__name__.lower():
+            paths.append(path)
+    return paths
 
 
 def is_transposed(fused: Any) -> bool:

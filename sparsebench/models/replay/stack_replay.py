@@ -105,8 +105,8 @@ class States:
                 # Writing into a mapping of a file with holes ends in SIGBUS when the disk is full.
                 os.posix_fallocate(file.fileno(), 0, size * like.dtype.itemsize)
             except OSError as error:
-                what = f"no room for {size * like.dtype.itemsize} bytes of hidden states ({error.strerror})"
-                raise ModelError(f"{self.folder}: {what}", "free some space, or use fewer samples") from error
+                problem = f"no room for {size * like.dtype.itemsize} bytes of hidden states ({error.strerror})"
+                raise ModelError(f"{self.folder}: {problem}", "free some space, or use fewer samples") from error
             return torch.from_file(file.name, shared=True, size=size, dtype=like.dtype).view(shape)
 
 

@@ -187,10 +187,10 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
         family = MODEL_TYPES.get(kind)
-        same_family = sorted(name for name in ARCHITECTURES if family and MODEL_TYPES.get(name) == family)
+        declared = [name for name in sorted(ARCHITECTURES) if family in (None, MODEL_TYPES.get(name))]
         raise UnsupportedError(
             f"{kind}: nothing can be cut out of it: which of its rows and columns belong together is not declared",
-            f"prune it instead, or choose one of {', '.join(same_family or sorted(ARCHITECTURES))}",
+            f"prune it instead, or choose one of {', '.join(declared)}",
         )
     return ARCHITECTURES[kind]
 

@@ -240,8 +240,8 @@ def solve_quotas(
 def _kept(layer: Layer, quota: Quota, solution: Solution | SparsebenchError) -> Solution | SparsebenchError:
     """Return the solution; an error where a quota keeps zeros but the solver (a plugin's, say) gave one a value."""
     if isinstance(solution, Solution) and quota.keep_zeros and bool(solution.weights[layer.weights == 0].any()):
-        message = f"{layer.name}: the method gives weights that were zero a value"
-        return UnsupportedError(message, "leave out `keep_zeros`, or choose another method")
+        problem = f"{layer.name}: the method gives weights that were zero a value"
+        return UnsupportedError(problem, "leave out `keep_zeros`, or choose another method")
     return solution
 
 

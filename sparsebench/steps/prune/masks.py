@@ -52,8 +52,8 @@ def choose(
     for quota in quotas:
         kind, keep = kind_of(quota.pattern), quota.keep_zeros
         if keep and before is None:
-            message = f"{name}: `keep_zeros` does not work with this method: it does not pass on the original weights"
-            raise UnsupportedError(message, "leave out `keep_zeros`")
+            problem = f"{name}: `keep_zeros` does not work with this method: it does not pass on the original weights"
+            raise UnsupportedError(problem, "leave out `keep_zeros`")
         norm = _norm_of(quota)
         units = (quota.pattern if kind in ("blocks", "lines") else "weights", keep, norm)
         if units not in keys_of:

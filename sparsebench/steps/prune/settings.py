@@ -72,8 +72,8 @@ class Prune(Settings):
         removed(self.sparsity, self.pattern)
         if self.granularity == "global" and (self.pattern != "unstructured" or self.allocation == "owl"):
             setting = f"pattern {self.pattern}" if self.pattern != "unstructured" else "`allocation: owl`"
-            message = f"{setting} cannot be combined with `granularity: global`"
-            raise wrong(message, "`granularity: layer` or `row`", at="granularity")
+            problem = f"{setting} cannot be combined with `granularity: global`"
+            raise wrong(problem, "`granularity: layer` or `row`", at="granularity")
         if self.granularity == "row" and self.pattern in LINES:
             raise wrong(f"whole {self.pattern} compete within their matrix", "`granularity: layer`", at="granularity")
         if is_nm(self.pattern) and self.allocation == "owl":
@@ -84,8 +84,8 @@ class Prune(Settings):
     def completed(self) -> Self:
         """Fill in the method's granularity and an N:M pattern's sparsity."""
         if self.granularity not in (None, *self.granularities):
-            message = f"`{self.name}` has no granularity `{self.granularity}`"
-            raise wrong(message, one_of(self.granularities), at="granularity")
+            problem = f"`{self.name}` has no granularity `{self.granularity}`"
+            raise wrong(problem, one_of(self.granularities), at="granularity")
         if self.pattern in LINES and not self.ranks:
             ranking = "a method that ranks weights, such as magnitude or wanda"
             raise wrong(f"`{self.name}` does not remove whole {self.pattern}", ranking, at="pattern")
@@ -95,7 +95,9 @@ class Prune(Settings):
 
     def idle(self) -> Collection[str]:
         """Return what only OWL uses, and only a method that reads text."""
-        return () if self.allocation == "owl" else OWL if self.calibrated else (*OWL, "propagate")
+        if self.allocation == "owl":
+            return ()
+        return OWL if self.calibrated else (*OWL, "propagate")
 
     @classmethod
     def alternatives(cls, swept: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:

@@ -101,38 +101,41 @@ class TensorSweep:
             except SparsebenchError as error:  # fails this method only
                 outputs.fail(targets, error)
                 continue
-            whole, layer, other = _by_reach(targets)
+            by_model = [target for target in targets if target in limits]
+            by_tensor = [target for target in targets if _has_tensor_threshold(target)]
             if scores.dtype.itemsize == 8:  # too fine for the keys of ``thresholds``
-                layer, other = [], [*layer, *other]
-            layer_limits = dict(limits)
-            if whole or layer:
-                ranked = self.rank(scores, view.name)
-            if layer:
-                ranks = [masks.count(target.settings.sparsity, ranked.numel()) for target in layer]
-                layer_limits |= zip(layer, thresholds([[ranked], [ranked]], ranks), strict=True)
-            for target in (*whole, *layer):
+                by_tensor = []
+            keys_needed = bool(by_model or by_tensor)
+            ranked = self.rank(scores, view.name) if keys_needed else scores
+            ranks = [masks.count(target.settings.sparsity, ranked.numel()) for target in by_tensor]
+            found = thresholds([[ranked], [ranked]], ranks) if by_tensor else []
+            tensor_limits = dict(zip(by_tensor, found, strict=True))
+            for target in (*by_model, *by_tensor):
+                limit = limits[target] if target in limits else tensor_limits[target]
                 # A zero that stays a zero must not use up one of the ties.
                 compared = ranked.masked_fill(weights == 0, -1) if target.settings.keep_zeros else ranked
-                version, removed, spent = zeroed_below(weights, compared, layer_limits[target])
+                version, removed, spent = zeroed_below(weights, compared, limit)
                 if target in limits:
-                    limits[target] = KeyThreshold(layer_limits[target].key, layer_limits[target].ties - spent)
+                    limits[target] = KeyThreshold(limit.key, limit.ties - spent)
                 write(target, version, removed)
-            quotas = [Quota.of(target.settings, target.settings.sparsity) for target in other]
-            for target, choice in zip(other, masks.choose(scores, quotas, view.name, weights), strict=True):
+            by_mask = [target for target in targets if target not in limits and target not in tensor_limits]
+            quotas = [Quota.of(target.settings, target.settings.sparsity) for target in by_mask]
+            for target, choice in zip(by_mask, masks.choose(scores, quotas, view.name, weights), strict=True):
                 write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)
 
     def _global_thresholds(self, outputs: VariantWriters) -> dict[Step, KeyThreshold]:
         """Return the exact threshold over all prunable weights of each global target; a method may fail alone."""
         limits: dict[Step, KeyThreshold] = {}
         for method, keep in product(self.sweeps, (False, True)):
-            whole = [step for step in _by_reach(self.sweeps[method])[0] if step.settings.keep_zeros == keep]
-            if whole:
-                ranks = [masks.count(target.settings.sparsity, self._competing(keep)) for target in whole]
+            steps = [step for step in self.sweeps[method] if step.settings.granularity == "global"]
+            targets = [step for step in steps if step.settings.keep_zeros == keep]
+            if targets:
+                ranks = [masks.count(target.settings.sparsity, self._competing(keep)) for target in targets]
                 passes = (self._all_keys(method, keep) for _ in range(2))
                 try:
-                    limits |= zip(whole, thresholds(passes, ranks), strict=True)
+                    limits |= zip(targets, thresholds(passes, ranks), strict=True)
                 except SparsebenchError as error:
-                    outputs.fail(whole, error)
+                    outputs.fail(targets, error)
         return limits
 
     def _competing(self, keep_zeros: bool) -> int:
@@ -151,12 +154,7 @@ class TensorSweep:
         return view.shaped(self.checkpoint.load(view.tensor, view.expert))
 
 
-def _by_reach(targets: list[Step]) -> tuple[list[Step], list[Step], list[Step]]:
-    """Separate the targets with one threshold for all tensors, with one for each tensor, and with masks."""
-    whole, layer, other = list[Step](), list[Step](), list[Step]()
-    for target in targets:
-        settings: Prune = target.settings
-        simple = settings.granularity == "layer" and settings.pattern == "unstructured" and not settings.keep_zeros
-        reach = whole if settings.granularity == "global" else layer if simple else other
-        reach.append(target)
-    return whole, layer, other
+def _has_tensor_threshold(target: Step) -> bool:
+    """Return whether one threshold for each tensor gives the step's mask."""
+    settings: Prune = target.settings
+    return settings.granularity == "layer" and settings.pattern == "unstructured" and not settings.keep_zeros

@@ -21,8 +21,8 @@ class TrainedPruning(TrainingSettings):
     def completed(self) -> Self:
         """Fill in an N:M pattern's sparsity."""
         if self.pattern != "unstructured" and not is_nm(self.pattern):
-            message = f"pattern {self.pattern} while the model is trained"
-            raise wrong(message, "`unstructured`, or N:M such as 2:4", at="pattern")
+            problem = f"pattern {self.pattern} while the model is trained"
+            raise wrong(problem, "`unstructured`, or N:M such as 2:4", at="pattern")
         return super().completed().model_copy(update={"sparsity": removed(self.sparsity, self.pattern)})
 
     def describe(self) -> str:

@@ -246,8 +246,10 @@ class Distill(TrainingSettings):
         if len(self.teachers()) > 1:
             return Refusal("an encoder can have only one teacher", "one `teacher`")
         if self.alpha < 1 or self.alpha_schedule != "none":
-            why = "`alpha` below 1 or `alpha_schedule` needs a loss on predictions"
-            return Refusal(f"an encoder is distilled by its hidden states; {why}", "alpha: 1, without `alpha_schedule`")
+            problem = "`alpha` below 1 or `alpha_schedule` needs a loss on predictions"
+            return Refusal(
+                f"an encoder is distilled by its hidden states; {problem}", "alpha: 1, without `alpha_schedule`"
+            )
         return None
 
     @classmethod

@@ -146,7 +146,7 @@ def _expert_range(shape: ModelShape, counts: Sequence[int]) -> str:
 
 def _nearest(counts: Iterable[int], target: float) -> int:
     """Return the count nearest to ``target``, the larger of two that are equally near."""
-    return min(counts, key=lambda count: (abs(count - target), -count))
+    return min(sorted(counts, reverse=True), key=lambda count: abs(count - target))
 
 
 def _head_counts(shape: ModelShape, axis: Axis, uneven: bool) -> list[int]:

@@ -30,18 +30,15 @@ def biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, bool], li
             part = parts[cut.tensor]
             if part.kind not in shape.architecture.biases:
                 kind = shape.checkpoint.config.get("model_type")
-                why = f"{kind} has no bias beside {cut.tensor}, and stock transformers would ignore one"
+                problem = f"{kind} has no bias beside {cut.tensor}, and stock transformers would ignore one"
                 if (fused := f"{cut.tensor}_bias") in tensors:
-                    why = f"{fused} holds the biases of all experts, which are not adjusted here"
-                raise UnsupportedError(f"compensation: bias: {why}", "`compensation: least_squares` or `none`")
+                    problem = f"{fused} holds the biases of all experts, which are not adjusted here"
+                raise UnsupportedError(f"compensation: bias: {problem}", "`compensation: least_squares` or `none`")
             switches[shape.architecture.biases[part.kind]] = True
-            bias_names += [
-                _bias(name)
-                for name, sibling in parts.items()
-                if (sibling.stack, sibling.layer) == (part.stack, part.layer)
-                and sibling.kind in _GROUPS[part.kind]
-                and _bias(name) not in tensors
-            ]
+            for name, sibling in parts.items():
+                in_block = (sibling.stack, sibling.layer) == (part.stack, part.layer)
+                if in_block and sibling.kind in _GROUPS[part.kind] and _bias(name) not in tensors:
+                    bias_names.append(_bias(name))
     return switches, list(dict.fromkeys(bias_names))
 
 

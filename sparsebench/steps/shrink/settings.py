@@ -67,20 +67,20 @@ class Shrink(Settings):
         parts = self.parts()
         for kind in kinds_of(parts) if parts else ():
             if not architecture.loses(kind):
-                why = f"it has no {kind} that can go"
-                return Refusal(f"{config.get('model_type')}: {why}", architecture.alternative(kind))
+                problem = f"it has no {kind} that can go"
+                return Refusal(f"{config.get('model_type')}: {problem}", architecture.alternative(kind))
         return super().refuses(config)
 
 
 def uneven_refusal(config: Mapping[str, Any]) -> Refusal | None:
     """Return why the widths of this model's blocks cannot differ; None where they can."""
     if architecture_of(config).mixture:
-        why = "config.json has no key for an expert or a block of a mixture with fewer elements"
+        problem = "config.json has no key for an expert or a block of a mixture with fewer elements"
     elif family_of(config) == "encoder-decoder":
-        why = f"`{PER_LAYER}` numbers the blocks of one stack, and there are two"
+        problem = f"`{PER_LAYER}` numbers the blocks of one stack, and there are two"
     else:
         return None
-    return Refusal(f"{config.get('model_type')}: uneven: {why}", "leave `uneven` out")
+    return Refusal(f"{config.get('model_type')}: uneven: {problem}", "leave `uneven` out")
 
 
 class Depth(Shrink):
@@ -158,7 +158,7 @@ class Width(Shrink):
         if len(amounts) - len(counts) + bool(counts) != 1:
             problem = " beside ".join(f"`{key}`" for key in amounts) or "neither a share nor a number of what stays"
             raise wrong(problem, "one of them, such as `parameters: 0.8` or `neurons: 512`", at="parameters")
-        of = "both" if len(counts) == 2 else counts[0] if counts else self.of
+        of = "both" if len(counts) == 2 else str([*counts, self.of][0])
         if "of" in self.model_fields_set and self.of != of:
             count_keys = " and ".join(f"`{key}`" for key in counts)
             raise wrong(f"`of: {self.of}` beside {count_keys}", "leave `of` out", at="of")
@@ -166,8 +166,8 @@ class Width(Shrink):
         if self.multiple_of > 1 and counts:
             raise wrong("`multiple_of` beside a number", "one of them", at="multiple_of")
         if self.compensation == "bias" and self.name != "flap":
-            why = "`compensation: bias` works only with flap, which measures the mean outputs"
-            raise wrong(why, "`least_squares` or `none`", at="compensation")
+            problem = "`compensation: bias` works only with flap, which measures the mean outputs"
+            raise wrong(problem, "`least_squares` or `none`", at="compensation")
         if self.multiple_of > 1 and self.uneven:
             raise wrong("`multiple_of` beside `uneven`", "one of them", at="multiple_of")
         return super().completed().model_copy(update={"of": of, "compensation": self.compensation or self.compensates})
@@ -185,8 +185,8 @@ class Width(Shrink):
         if of != "experts":
             return
         if self.name in ("flap", "taylor", "activation"):
-            why = f"experts by {self.name}: it scores single neurons and heads"
-            raise wrong(why, f"l2, random or {REAP}", at="of")
+            problem = f"experts by {self.name}: it scores single neurons and heads"
+            raise wrong(problem, f"l2, random or {REAP}", at="of")
         for key, default in (("uneven", False), ("iterations", 1), ("multiple_of", 1)):
             if getattr(self, key) != default:
                 raise wrong(f"`{key}` beside experts", "leave it out", at=key)
@@ -206,10 +206,10 @@ class Width(Shrink):
             outputs = [{"heads": "o", "neurons": "down"}[kind] for kind in kinds_of(self.of)]
             if without := [name for name in outputs if name in architecture_of(config).unbiased]:
                 matrices, model_type = " and ".join(without), config.get("model_type")
-                why = (
+                problem = (
                     f"compensation: bias: {model_type} has no bias beside {matrices}, and transformers would ignore one"
                 )
-                return Refusal(why, "`compensation: least_squares` or `none`")
+                return Refusal(problem, "`compensation: least_squares` or `none`")
         return uneven_refusal(config) if self.uneven else None
 
     def draws(self) -> bool:

@@ -169,13 +169,11 @@ def retokenized(
 def check_ids(tokenizer: PreTrainedTokenizerBase, expected: Mapping[str, int], folder: Path) -> None:
     """Raise ModelError where the trimmed tokenizer, as transformers loads it, gives a token another id than its row."""
     ids: dict[str, int] = tokenizer.get_vocab()
-    wrong = next((token for token in {**expected, **ids} if ids.get(token) != expected.get(token)), None)
-    if wrong is not None:
-        raise ModelError(
-            f"{folder}: transformers reads the token {wrong!r} of the trimmed tokenizer as {ids.get(wrong)}, where its row "
-            f"is {expected.get(wrong)}",
-            "leave the model out of this step, and report its tokenizer",
-        )
+    for token in {**expected, **ids}:
+        if ids.get(token) != expected.get(token):
+            problem = f"{folder}: transformers reads the token {token!r} of the trimmed tokenizer as {ids.get(token)}"
+            hint = "leave the model out of this step, and report its tokenizer"
+            raise ModelError(f"{problem}, where its row is {expected.get(token)}", hint)
 
 
 def _read(tokenizer: Any, texts: Sequence[str], joined: bool) -> Iterator[npt.NDArray[np.int32]]:

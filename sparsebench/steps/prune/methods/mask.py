@@ -94,14 +94,14 @@ def _read(reference: str, checkpoint: Checkpoint) -> Masks:
             problem = f"{label} has shape {info.shape}, its weight {shape}"
             raise ModelError(problem, "give the mask the shape in which the checkpoint stores the weight")
         if info.dtype not in ITEM_SIZE:
-            message = f"{label} has dtype {info.dtype[:20]}, which cannot be read as a mask"
-            raise ModelError(message, "write masks as booleans or bytes")
+            problem = f"{label} has dtype {info.dtype[:20]}, which cannot be read as a mask"
+            raise ModelError(problem, "write masks as booleans or bytes")
         # Read as a boolean, a byte above 1 would pass for True.
         mask = replace(info, dtype="U8") if info.dtype == "BOOL" else info
         name = checkpoint.ties.get(name, name)
         if name in masks and not _same(path.parent, mask, masks[name]):
-            message = f"{path}: masks {masks[name].name[:200]} and {info.name[:200]} are of one tensor, and differ"
-            raise ModelError(message, "give each weight one mask")
+            problem = f"{path}: masks {masks[name].name[:200]} and {info.name[:200]} are of one tensor, and differ"
+            raise ModelError(problem, "give each weight one mask")
         masks[name] = mask
     if not masks:
         raise ModelError(f"{path}: no masks in it", "it has a tensor of 0 and 1 for each weight to prune")
