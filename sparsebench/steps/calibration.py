@@ -87,11 +87,7 @@ class Calibrated:
 
 
 def tokens(
-    folder: Path,
-    family: Family,
-    calibration: Calibration,
-    cache: sources.Cache,
-    training: bool = False,
+    folder: Path, family: Family, calibration: Calibration, cache: sources.Cache, training: bool = False
 ) -> Calibrated:
     """Return the calibration tokens of the model in ``folder``: the same on every machine.
 

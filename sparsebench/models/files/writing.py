@@ -189,11 +189,7 @@ def header_bytes(infos: list[TensorInfo], metadata: Mapping[str, str]) -> tuple[
     end = 0
     for info in infos:
         offsets[info.name], end = end, end + info.numel * element_bytes(info.dtype)
-        header[info.name] = {
-            "dtype": info.dtype,
-            "shape": list(info.shape),
-            "data_offsets": [offsets[info.name], end],
-        }
+        header[info.name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [offsets[info.name], end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)

@@ -158,11 +158,7 @@ def _feed_forward_part(block: SkeletonBlock, parts: Mapping[str, Part], experts:
 
 
 def _visited(
-    checkpoint: Checkpoint,
-    parts: Mapping[str, FeedForwardPart],
-    context: Context,
-    text: Calibrated | None,
-    spill: Path,
+    checkpoint: Checkpoint, parts: Mapping[str, FeedForwardPart], context: Context, text: Calibrated | None, spill: Path
 ) -> Iterator[tuple[FeedForwardPart, Callable[[str], torch.Tensor], routers.NeuronStatistics | None]]:
     """Yield every part, a function that gives its matrices as (out, in), and its statistics on the text, if any."""
     if text is None:

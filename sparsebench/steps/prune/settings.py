@@ -8,16 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from sparsebench.manifest.problems import one_of
-from sparsebench.manifest.schema import (
-    LINES,
-    NonEmpty,
-    Pattern,
-    Positive,
-    Share,
-    is_nm,
-    pattern_sparsity,
-    wrong,
-)
+from sparsebench.manifest.schema import LINES, NonEmpty, Pattern, Positive, Share, is_nm, pattern_sparsity, wrong
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Settings
 

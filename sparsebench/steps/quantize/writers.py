@@ -74,12 +74,7 @@ class QuantizedWriters(VariantWriters):
         return [name for name in self.layout if name in unwritten or f"{name}_packed" in unwritten]
 
     def write_codes(
-        self,
-        target: Step,
-        name: str,
-        weights: torch.Tensor,
-        codes: Codes,
-        notes: Sequence[str] = (),
+        self, target: Step, name: str, weights: torch.Tensor, codes: Codes, notes: Sequence[str] = ()
     ) -> None:
         """Write one matrix of one variant as ``codes``, and add it to the variant's sums; ``weights`` (out, in) are the
         parent's."""

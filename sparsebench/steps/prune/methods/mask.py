@@ -17,14 +17,7 @@ import torch
 
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.manifest.problems import did_you_mean
-from sparsebench.models.files.checkpoint import (
-    ITEM_SIZE,
-    Checkpoint,
-    TensorInfo,
-    pieces_of,
-    read_header,
-    tensor_infos,
-)
+from sparsebench.models.files.checkpoint import ITEM_SIZE, Checkpoint, TensorInfo, pieces_of, read_header, tensor_infos
 from sparsebench.models.files.masked import MASK, boolean_mask
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import Part, prunable_parts
