@@ -64,7 +64,7 @@ class VariantWriters:
             for folder in self.unverified.values():
                 shutil.rmtree(folder, ignore_errors=True)  # a folder with its final name would pass for complete
 
-    def fail(self, targets: Iterable[Step], error: SparsebenchError) -> None:
+    def give_up(self, targets: Iterable[Step], error: SparsebenchError) -> None:
         """Give up some variants; the others go on. Raises the error where no other is left."""
         for target in targets:
             self.failed[target] = error
@@ -88,12 +88,12 @@ class VariantWriters:
         self.removed[target] += removed
         self.notes[target].update(notes)
 
-    def same(self, name: str, tensor: torch.Tensor) -> None:
+    def write_shared(self, name: str, tensor: torch.Tensor) -> None:
         """Write a tensor that all variants share."""
         for writer in self.writers.values():
             writer.write(name, tensor)
 
-    def copy(self, name: str) -> None:
+    def copy_shared(self, name: str) -> None:
         """Copy a tensor that all variants share from the checkpoint, piece by piece."""
         start = 0
         for piece in self.checkpoint.pieces(name):
@@ -101,7 +101,7 @@ class VariantWriters:
                 writer.write_piece(name, start, piece)
             start += piece.numel()
         if not self.checkpoint.tensors[name].numel:
-            self.same(name, self.checkpoint.load(name))
+            self.write_shared(name, self.checkpoint.load(name))
 
     @property
     def missing(self) -> list[str]:

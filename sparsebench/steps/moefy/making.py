@@ -183,10 +183,10 @@ def _statistics(block: Block, part: FeedForwardPart) -> routers.NeuronStatistics
     """
     prefix = len(block.path) + 1
     statistics = routers.NeuronStatistics(block.module.get_submodule(part.paths.activation[prefix:]))
-    takes = {part.paths.first[prefix:]: statistics.add_inputs, part.paths.down[prefix:]: statistics.add_neurons}
-    hooks = ActivationHooks(block, takes)
+    receivers = {part.paths.first[prefix:]: statistics.add_inputs, part.paths.down[prefix:]: statistics.add_neurons}
+    hooks = ActivationHooks(block, receivers)
     hooks.advance()
-    if len(hooks.whole) != len(takes):
+    if len(hooks.complete) != len(receivers):
         problem = f"{block.path}: its feed-forward part does not read each token once"
         raise UnsupportedError(problem, "choose another model")
     return statistics

@@ -88,7 +88,7 @@ class BlockSweep:
                     f"tensor {name}: it is prunable but belongs to no transformer block, so no calibration text reaches it",
                     "leave this model out of `models`, or use a method without calibration",
                 )
-            outputs.copy(name)
+            outputs.copy_shared(name)
 
     def _by_outliers(self) -> list[Step]:
         """Return the steps whose sparsity is spread over the blocks by their outliers."""
@@ -128,37 +128,37 @@ class BlockSweep:
     def _visit_dense(self, block: Block, outputs: VariantWriters) -> None:
         for names in block.portions(self._needs_gram):
             inputs = block.observe(0, gram=self._needs_gram, names=names)
-            for target, layer, solution in self._solutions(block, inputs, self._left(self.targets, outputs), outputs):
+            for target, layer, solution in self._solutions(block, inputs, self._live(self.targets, outputs), outputs):
                 self._write(outputs, target, layer, self.views[layer.name].stored(solution.weights), solution)
             del inputs
         self._write_rest(block, outputs)
 
     def _visit_pruned(self, block: Block, outputs: VariantWriters) -> None:
         """Prune the block for each variant in turn; the inputs of the first block are the same, and observed once."""
-        live = self._left(self.targets, outputs)
-        target_groups = [live] if block.fresh else [[target] for target in live]
+        live = self._live(self.targets, outputs)
+        target_groups = [live] if block.same_inputs else [[target] for target in live]
         for targets in target_groups:
             changed: dict[Step, dict[str, torch.Tensor]] = {target: {} for target in targets}
             for names in block.portions(self._needs_gram):
                 stream = self.targets.index(targets[0])
-                live = self._left(targets, outputs)
+                live = self._live(targets, outputs)
                 if not live:
                     break
                 try:
                     inputs = block.observe(stream, self._needs_gram, only_inputs=True, names=names)
                 except SparsebenchError as error:  # caused by these variants' own weights
-                    outputs.fail(live, error)
+                    outputs.give_up(live, error)
                     break
                 for target, layer, solution in self._solutions(block, inputs, live, outputs):
                     stored = self.views[layer.name].stored(solution.weights)
                     changed[target][layer.name] = stored
                     self._write(outputs, target, layer, stored, solution)
                 del inputs
-            for target in self._left(targets, outputs):
+            for target in self._live(targets, outputs):
                 try:
                     block.advance(self.targets.index(target), changed.pop(target))
                 except SparsebenchError as error:  # its own weights may have made its activations infinite
-                    outputs.fail([target], error)
+                    outputs.give_up([target], error)
         for target in outputs.failed:
             block.drop(self.targets.index(target))
         self._write_rest(block, outputs)
@@ -176,7 +176,7 @@ class BlockSweep:
             layers = [self._layer(block, name, inputs[name]) for name in group]
             read = bool(inputs[group[0]].tokens)
             for method in order:
-                active = self._left([target for target in targets if self._method(target) == method], outputs)
+                active = self._live([target for target in targets if self._method(target) == method], outputs)
                 for target in () if read else active:
                     self.unreached.setdefault(target, set()).update(group)
                 quotas = [self._quota(target, (block.stack, block.index)) for target in active]
@@ -185,17 +185,17 @@ class BlockSweep:
                     for layer, solutions in zip(layers, solved, strict=True):
                         for target, solution in zip(active, solutions, strict=True):
                             if isinstance(solution, SparsebenchError):
-                                outputs.fail(self._left([target], outputs), solution)
+                                outputs.give_up(self._live([target], outputs), solution)
                             elif target not in outputs.failed:
                                 yield target, layer, solution
                 except SparsebenchError as error:
-                    outputs.fail(self._left(active, outputs), error)
+                    outputs.give_up(self._live(active, outputs), error)
             inputs[group[0]].gram = None  # shared by this group alone, and as large as a layer
 
     def _layer(self, block: Block, name: str, inputs: InputStatistics) -> Layer:
         return Layer(name, block.matrix(name), self.seed, inputs)
 
-    def _left(self, targets: list[Step], outputs: VariantWriters) -> list[Step]:
+    def _live(self, targets: list[Step], outputs: VariantWriters) -> list[Step]:
         return [target for target in targets if target not in outputs.failed]
 
     def _quota(self, target: Step, block: BlockKey) -> Quota:
@@ -215,7 +215,7 @@ class BlockSweep:
     def _write_rest(self, block: Block, outputs: VariantWriters) -> None:
         for name, tensor in block.tensors.items():
             if not self.parts[name].prunable:
-                outputs.same(name, tensor.cpu())
+                outputs.write_shared(name, tensor.cpu())
 
     @property
     def _needs_gram(self) -> bool:

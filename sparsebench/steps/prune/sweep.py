@@ -83,7 +83,7 @@ class TensorSweep:
             for view in part.views:
                 self._prune(view, limits, outputs)
             if not part.prunable:
-                outputs.copy(name)
+                outputs.copy_shared(name)
 
     def _prune(self, view: View, limits: dict[Step, KeyThreshold], outputs: VariantWriters) -> None:
         """Write all variants of one matrix, and deduct the ties that it uses from those in ``limits``."""
@@ -99,7 +99,7 @@ class TensorSweep:
             try:
                 scores = self.scores[method](Layer(view.name, weights, self.seed))
             except SparsebenchError as error:  # fails this method only
-                outputs.fail(targets, error)
+                outputs.give_up(targets, error)
                 continue
             by_model = [target for target in targets if target in limits]
             by_tensor = [target for target in targets if _has_tensor_threshold(target)]
@@ -135,7 +135,7 @@ class TensorSweep:
                 try:
                     limits |= zip(targets, thresholds(passes, ranks), strict=True)
                 except SparsebenchError as error:
-                    outputs.fail(targets, error)
+                    outputs.give_up(targets, error)
         return limits
 
     def _competing(self, keep_zeros: bool) -> int:

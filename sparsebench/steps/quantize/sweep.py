@@ -72,7 +72,7 @@ def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context,
                     search = getattr(step.settings, "scale", "range") == "search"
                     outputs.write_codes(step, name, weights, nearest(weights, step.settings.scheme, search))
             if not parts[name].prunable:
-                outputs.copy(name)
+                outputs.copy_shared(name)
         return {"stock": STOCK}
 
     def by_block(outputs: QuantizedWriters) -> dict[str, Any]:

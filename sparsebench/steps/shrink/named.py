@@ -33,7 +33,7 @@ class NamedElements:
     go: Mapping[int, list[int]]
     stay: Mapping[int, list[int]]
 
-    def overridden(self, axis_index: int, scores: torch.Tensor, origin: Sequence[int]) -> torch.Tensor:
+    def override_scores(self, axis_index: int, scores: torch.Tensor, origin: Sequence[int]) -> torch.Tensor:
         """Return the scores (units,) with those of elements that go below, and of those that stay above, all others.
         ``origin`` has each element's number in the model that the file is about."""
         scores = scores.clone()

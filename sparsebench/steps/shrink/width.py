@@ -273,7 +273,7 @@ class _WidthPass:
 
     def begin_draft(self, plan: _Plan, by_axis: scores.Scores) -> _Draft:
         """Choose what stays, and begin to write the folder."""
-        kept_units = self.kept(plan, by_axis)
+        kept_units = self.choose_units(plan, by_axis)
         smaller = cut_model.Smaller(self.shape, kept_units, config=choosing.changed_config(self.shape, kept_units))
         if plan.step.settings.compensation == "bias":
             switches, names = compensation.biases(self.shape, kept_units)
@@ -282,14 +282,14 @@ class _WidthPass:
         writer = cut_model.open_writer(smaller, self.context.family, plan.folder)
         return _Draft(plan, smaller, writer, self.unseen.get(_score_key(plan.step), 0))
 
-    def kept(self, plan: _Plan, by_axis: scores.Scores) -> dict[Axis, list[int]]:
+    def choose_units(self, plan: _Plan, by_axis: scores.Scores) -> dict[Axis, list[int]]:
         """Return the elements of each axis that stay, in order."""
         if plan.step.name == "list":
             assert plan.named is not None
             return plan.named.kept_by_file(self.shape)
         if plan.named:
             by_axis = {
-                axis: plan.named.overridden(index, by_axis[axis], self.origin[index])
+                axis: plan.named.override_scores(index, by_axis[axis], self.origin[index])
                 for index, axis in enumerate(self.shape.axes)
                 if axis in plan.numbers
             }

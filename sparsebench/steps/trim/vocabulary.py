@@ -89,7 +89,7 @@ class Vocabulary:
         """The token of each id."""
         return {token_id: token for token, token_id in self.ids.items()}
 
-    def closed(self, needed: Iterable[int], characters: bool) -> list[int]:
+    def closure(self, needed: Iterable[int], characters: bool) -> list[int]:
         """Return the ids to keep so that the ``needed`` ones work, in the new order: the algorithm's, then added ones.
 
         With ``characters`` all tokens of one character are included, so that the text of removed tokens can still be
@@ -98,14 +98,14 @@ class Vocabulary:
         kept = {token_id for token_id in needed if token_id in self.tokens}
         kept |= {self.ids[token] for token in self.added if token in self.ids}
         kept |= {token_id for token_id in _template_ids(self.data.get("post_processor")) if token_id in self.tokens}
-        kept |= {self.ids[token] for token in self._always(characters)}
+        kept |= {self.ids[token] for token in self._always_kept(characters)}
         if self.kind == "BPE":
-            paths = Merges(self.model, self.stored)
+            merges = Merges(self.model, self.stored)
             for token in [self.tokens[token_id] for token_id in kept]:
-                kept |= {self.stored[part] for part in paths.path(token) if part in self.stored}
+                kept |= {self.stored[part] for part in merges.merge_path(token) if part in self.stored}
         return sorted(kept, key=lambda token_id: (self.tokens[token_id] not in self.stored, token_id))
 
-    def _always(self, characters: bool) -> Iterator[str]:
+    def _always_kept(self, characters: bool) -> Iterator[str]:
         """Yield the tokens that are kept in any case."""
         model = self.model
         unknown = model.get("unk_token")
@@ -132,7 +132,7 @@ class Vocabulary:
             model.get("end_of_word_suffix") or ""
         )
 
-    def without(self, kept: list[int]) -> dict[str, Any]:
+    def reduced(self, kept: list[int]) -> dict[str, Any]:
         """Return the tokenizer.json of the tokens ``kept``; their new ids are their positions in that list."""
         new = {token_id: number for number, token_id in enumerate(kept)}
         names = {self.tokens[token_id] for token_id in kept}
@@ -168,7 +168,7 @@ class Merges:
         self.ranks = {pair: rank for rank, pair in enumerate(self.pairs)}
         self.ids = ids
 
-    def path(self, token: str) -> set[str]:
+    def merge_path(self, token: str) -> set[str]:
         """Return all tokens that arise while the algorithm merges the characters of ``token``, and these."""
         bare = token.removeprefix(self.prefix).removesuffix(self.suffix)
         inner = [character if not position else self.prefix + character for position, character in enumerate(bare)]

@@ -112,7 +112,7 @@ def _write(name: str, masks: Mapping[Step, Masks], outputs: VariantWriters) -> N
     original = checkpoint.ties.get(name, name)
     marks = {step: masks[step].pieces(original) for step in outputs.writers if original in masks[step].infos}
     if not marks or not checkpoint.tensors[name].numel:
-        outputs.copy(name)
+        outputs.copy_shared(name)
         return
     start = 0
     for piece in checkpoint.pieces(name):
@@ -120,7 +120,7 @@ def _write(name: str, masks: Mapping[Step, Masks], outputs: VariantWriters) -> N
             try:
                 written = zeroed(piece, ~next(marks[step])) if step in marks else piece
             except SparsebenchError as error:
-                outputs.fail([step], error)
+                outputs.give_up([step], error)
             else:
                 outputs.writers[step].write_piece(name, start, written)
         start += piece.numel()
