@@ -110,7 +110,7 @@ def test_of_a_pattern_the_smallest_go_first() -> None:
     weights = torch.nn.Parameter(torch.tensor([[1.0, 2.0, 3.0, 9.0, 10.0, 20.0, 30.0, 40.0]]))
     held = MaskedParameter("w", weights, torch.zeros(1, 8, dtype=torch.bool), False, torch.float32)
     asked = Gradual(sparsity=0.75, pattern="1:4", initial=0.25, end=0.5, frequency=1)
-    some: Any = SimpleNamespace(held=[held])
+    some: Any = SimpleNamespace(masked=[held])
     growing = GradualPruning(asked, some, torch.optim.AdamW([weights]), 4)
     growing.before(0)
     assert weights.tolist() == [[0, 0, 3, 9, 10, 20, 30, 40]]
