@@ -17,8 +17,8 @@ from sparsebench.manifest.names import Family
 from sparsebench.manifest.schema import Strict, wrong
 from sparsebench.steps.calibration import Calibrated, Calibration
 
-MADE = ConfigDict(use_attribute_docstrings=False)
-"""Of a class that is made of others, whose fields have their descriptions: pydantic looks through no source for them."""
+GENERATED = ConfigDict(use_attribute_docstrings=False)
+"""The configuration of generated classes: their fields bring their descriptions, so pydantic reads no source for them."""
 
 
 class Settings(Strict):
@@ -33,7 +33,7 @@ class Settings(Strict):
     needs: ClassVar[Mapping[str, str]] = {}
     """The required settings, each with a description of its values."""
     former: ClassVar[Mapping[str, Any]] = {}
-    """Settings that older records have, each with the only value that is left of it."""
+    """Settings that older records have and that are gone, each with the value that the code still has for it."""
     file_keys: ClassVar[tuple[str, ...]] = ()
     """The settings that name files. A plan makes each a ``Reference`` to an absolute path; the hash of the file's
     content stands for it in the id."""
@@ -59,7 +59,13 @@ class Settings(Strict):
     def named(cls, name: str, **attributes: Any) -> type[Settings]:
         """Return the settings class of one name, with class attributes of its own: the same one for the same words."""
         meta: Any = type(cls)
-        body = {"__module__": cls.__module__, "__doc__": cls.__doc__, "model_config": MADE, "name": name, **attributes}
+        body = {
+            "__module__": cls.__module__,
+            "__doc__": cls.__doc__,
+            "model_config": GENERATED,
+            "name": name,
+            **attributes,
+        }
         return cast("type[Settings]", meta(cls.__name__, (cls,), body))
 
     @classmethod
@@ -124,11 +130,11 @@ class Settings(Strict):
         return False
 
     def version(self) -> int:
-        """Return ``release``, or the number of the one way of many whose code changed."""
+        """Return ``release``, or a number that depends on the settings where a change concerns only some of them."""
         return self.release
 
     def libraries(self) -> tuple[str, ...]:
-        """Return ``calculates_with``, or the libraries of the one way that is chosen."""
+        """Return ``calculates_with``, or those that these settings need where they differ."""
         return self.calculates_with
 
     def describe(self) -> str:

@@ -18,7 +18,7 @@ from sparsebench.manifest.schema import Strict, Swept
 from sparsebench.plugins import table
 from sparsebench.sources.reference import Reference
 from sparsebench.steps import floor
-from sparsebench.steps.contract import MADE, Settings, Step, StepKind, UnknownSettings
+from sparsebench.steps.contract import GENERATED, Settings, Step, StepKind, UnknownSettings
 from sparsebench.steps.moefy import settings as moefy
 from sparsebench.steps.prune import registry as prune
 from sparsebench.steps.quantize import settings as quantize
@@ -162,8 +162,8 @@ def details(step: Step) -> list[str]:
     return [*filter(None, (words(key, value) for key, value in changed.items()))]
 
 
-class _Made(Strict):
-    model_config = MADE
+class _Generated(Strict):
+    model_config = GENERATED
 
 
 @cache
@@ -173,7 +173,7 @@ def sweepable(settings: type[Settings]) -> type[Strict]:
     for name, field in settings.model_fields.items():
         optional = Field(None, description=field.description, json_schema_extra={"default": field.default})
         fields[name] = (Swept[field.rebuild_annotation()] | None, optional)  # type: ignore[misc]
-    model: type[Strict] = create_model(settings.__name__, __base__=_Made, __doc__=settings.__doc__, **fields)
+    model: type[Strict] = create_model(settings.__name__, __base__=_Generated, __doc__=settings.__doc__, **fields)
     return model
 
 

@@ -153,9 +153,8 @@ class Reconstruction:
                 for name, tensor in block.tensors.items():
                     writer.write(name, tensor.cpu())
                 fits.append(fit)
-                self._report_progress(
-                    fit, len(fits), len(parent), len(fits) - kept_blocks.restored, time.perf_counter() - started
-                )
+                trained = len(fits) - kept_blocks.restored
+                self._report_progress(fit, len(fits), len(parent), trained, time.perf_counter() - started)
             for name in list(writer.missing):
                 writer.write(name, self.parent.load(name))
             provenance = {**self.step.provenance(family, self.context.seed), **self.text.provenance()}
@@ -196,19 +195,16 @@ class Reconstruction:
         read = sum(fit.tokens for fit in fits) // len(fits)
         words = [
             f"what outputs differ by on text held out, over the dense block's: {first.before:.2g}, then {first.after:.2g}"
-            f" in the first block, {last.before:.2g}, then {last.after:.2g} in the last",
-            f"trained on {read:,} tokens, {read / PUBLISHED:.2g} of the published run's {PUBLISHED:,}"
-            if read < PUBLISHED * (1 - self.step.settings.held_out)
-            else "",
-            *notes,
+            f" in the first block, {last.before:.2g}, then {last.after:.2g} in the last"
         ]
-        note = "; ".join(filter(None, words))
+        if read < PUBLISHED * (1 - self.step.settings.held_out):
+            words.append(f"trained on {read:,} tokens, {read / PUBLISHED:.2g} of the published run's {PUBLISHED:,}")
         family = self.context.family
         with removed_on_error(folder):
             result = step_report(
                 folder,
                 family,
-                note=note,
+                note="; ".join(filter(None, [*words, *notes])),
                 provenance=self.text.provenance(),
                 zeros_in_parent=partial(verified_zeros, self.parent),
             )
@@ -238,14 +234,14 @@ class Reconstruction:
         Raises ModelError where all of the text is held out.
         """
         groups = list(range(len(block.samples)))
-        held = max(1, round(self.step.settings.held_out * len(groups)))
-        training, held_out = groups[:-held], groups[-held:]
+        held_count = max(1, round(self.step.settings.held_out * len(groups)))
+        training, held_out = groups[:-held_count], groups[-held_count:]
         if not training:
             raise ModelError(
                 f"recover: all {len(self.text.batch.input_ids)} samples of text are held out: none is left to train on",
                 "more `samples` under `calibration`, or a smaller `batch`",
             )
-        weights = self._parameters(block)
+        weights = _trained_parameters(block)
 
         def error(number: int) -> torch.Tensor:
             rows = block.samples[number]
@@ -272,13 +268,11 @@ class Reconstruction:
             if latest < best:
                 best, best_weights = latest, _copied(weights)
             done += 1
-        tokens, held_out_tokens = (
-            sum(int(block.mask(block.samples[number]).sum()) for number in numbers) for numbers in (training, held_out)
-        )
-        parameters, dense_parameters = (
-            sum(info.numel for name, info in infos.items() if name in owner.tensors)
-            for owner, infos in zip((block, dense), self._weights, strict=True)
-        )
+        counts = [int(block.mask(rows).sum()) for rows in block.samples]
+        tokens, held_out_tokens = sum(counts[:-held_count]), sum(counts[-held_count:])
+        infos, dense_infos = self._weights
+        parameters = sum(info.numel for name, info in infos.items() if name in block.tensors)
+        dense_parameters = sum(info.numel for name, info in dense_infos.items() if name in dense.tensors)
         # Per parameter and token, a forward pass takes 2 operations and a backward pass 4. At the end both blocks run
         # once more, to give the inputs of the next blocks.
         training_passes = 6.0 * tokens * done + 2.0 * held_out_tokens * (done + 1)
@@ -286,14 +280,15 @@ class Reconstruction:
         operations = parameters * training_passes + (parameters + dense_parameters) * last_passes
         return Fit(block.stack, block.index, tokens, done, operations, first, best), best_weights
 
-    def _parameters(self, block: Block) -> BlockTensors:
-        """Return the trained parameters, by their names in the block. Zeros of matrices stay zeros."""
-        leaves = {name: weight.detach().clone().requires_grad_() for name, weight in block.weights().items()}
-        for leaf in leaves.values():
-            if leaf.ndim > 1:
-                # Without a gradient, Adam's step is exactly 0.
-                leaf.register_hook((leaf.detach() != 0).mul)
-        return leaves
+
+def _trained_parameters(block: Block) -> BlockTensors:
+    """Return copies of a block's parameters that need gradients. Zeros of matrices get none, and so stay zeros."""
+    leaves = {name: weight.detach().clone().requires_grad_() for name, weight in block.weights().items()}
+    for leaf in leaves.values():
+        if leaf.ndim > 1:
+            # Without a gradient, Adam's step is exactly 0.
+            leaf.register_hook((leaf.detach() != 0).mul)
+    return leaves
 
 
 def _copied(weights: BlockTensors) -> BlockTensors:
