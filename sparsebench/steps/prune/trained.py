@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field
 
 from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, wrong
 from sparsebench.steps.prune.settings import Prune, removed, sparsity_words
-from sparsebench.steps.recover.settings import Distill, TrainingSettings, lists_as_values
+from sparsebench.steps.recover.settings import Distill, Fraction, FractionOrZero, TrainingSettings, lists_as_values
 
 
 class TrainedPruning(TrainingSettings):
@@ -72,19 +74,14 @@ class Elsa(TrainedPruning):
 
     tokens: Count = 2_000_000
     """The number of tokens to train on; the published run reads 67,108,864."""
-    rate: float = 2e-4
+    rate: Fraction = 2e-4
     """The highest learning rate (Adam)."""
-    warm_up: float = 0.0
+    warm_up: FractionOrZero = 0.0
     """The share of the steps in which the learning rate rises to `rate`."""
-    penalty: float = 0.01
+    penalty: Annotated[float, Field(gt=0, lt=1e6)] = 0.01
     """λ: how strongly weights are pulled towards their sparse copy."""
     interval: Count = 32
     """The number of optimizer steps between two choices of the sparse copy."""
-
-    def completed(self) -> Self:
-        if not 0 < self.penalty < 1e6:
-            raise wrong(f"penalty is {self.penalty:g}", "a number above 0, such as 0.01", at="penalty")
-        return super().completed()
 
     def bytes_per_parameter(self) -> float:
         """Return those of a training; ADMM adds a sparse copy, multipliers and another copy of the weights."""
