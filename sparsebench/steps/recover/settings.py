@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from sparsebench.errors import Refusal
-from sparsebench.manifest.schema import Count, NonEmpty, Strict, wrong
+from sparsebench.manifest.schema import Count, NonEmpty, Share, Strict, wrong
 from sparsebench.models.files.families import family_of, has_classifier, output_family
 from sparsebench.models.files.quantized import GROUP, Scheme
 from sparsebench.sources.reference import Reference
@@ -172,7 +172,7 @@ class Distill(TrainingSettings):
     """The teacher: `dense`, or another model with the same tokenizer, in any notation that a model's `source` takes. A
     list names several teachers at once, and their divergences are averaged; a list of lists is swept. A result is
     identified by the teachers' content."""
-    alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
+    alpha: Share = 1.0
     """The share of the loss that is the divergence from the teacher; the rest is the model's own loss (`finetune`'s)."""
     alpha_schedule: Literal["none", "linear_decay", "linear_growth"] = "none"
     """Whether that share falls from `alpha` to 0 during the training (`linear_decay`) or grows from 0 to `alpha`
