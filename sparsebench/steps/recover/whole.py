@@ -96,25 +96,24 @@ class Training:
         """
         family = self.context.family
         model = self._student()
-        text, held_samples = draw_samples(self.step, self.context, self.parent.config)
+        calibrated, held_samples = draw_samples(self.step, self.context, self.parent.config)
+        text = TrainingText(family, calibrated.batch)
         with self._resume_folder(folder) as resume_folder, temporary(folder.parent / ".teachers") as scratch:
             # Before the clock starts: fetching teachers is no part of a training.
             teachers = self._teachers(scratch)
             with energy.spending(self.context.device) as spent:
                 began = time.perf_counter()
-                trainer, loss = self._trainer(
-                    model, TrainingText(family, text.batch), held_samples, resume_folder, teachers
-                )
+                trainer = self._trainer(model, text, held_samples, resume_folder, teachers)
                 trainer.prepared = time.perf_counter() - began
                 trainer.joules = spent.total
                 trained = trainer.run()
         tokens = trained.curve[-1].tokens
-        evaluated = len(trained.curve) * sum(trainer.text.counts()[-held_samples:])
-        operations = self._parameters_per_token(self.parent, trainer.text) * (6.0 * tokens + 2.0 * evaluated)
-        if teachers:
-            operations += 2.0 * loss.parameters * (loss.stored_tokens or tokens + evaluated)
+        evaluated = len(trained.curve) * sum(text.counts()[-held_samples:])
+        operations = self._parameters_per_token(self.parent, text) * (6.0 * tokens + 2.0 * evaluated)
+        if isinstance(trainer.loss, Distillation):
+            operations += 2.0 * trainer.loss.parameters * (trainer.loss.stored_tokens or tokens + evaluated)
         best = next(point for point in trained.curve if point.held_out == trained.best)
-        samples = trainer.text.samples - held_samples
+        samples = text.samples - held_samples
         epochs = sum(map(len, trainer.plan)) / samples
         published = PUBLISHED.get(self.step.name, 0)
         words = [
@@ -126,7 +125,7 @@ class Training:
         ]
         provenance = {
             **self.step.provenance(family, self.context.seed),
-            **text.provenance(),
+            **calibrated.provenance(),
             "arithmetic": self._arithmetic(),
             "operations": operations,
             "curve": [asdict(point) for point in trained.curve],
@@ -138,7 +137,7 @@ class Training:
                 family,
                 seconds=trained.seconds,
                 note=note,
-                provenance=text.provenance(),
+                provenance=calibrated.provenance(),
                 zeros_in_parent=self.zeros_in_parent,
             )
         resume_folder.remove()
@@ -197,8 +196,8 @@ class Training:
         held_samples: int,
         resume_folder: ResumeFolder,
         teachers: Sequence[Path],
-    ) -> tuple[Trainer, Any]:
-        """Return the training loop and its loss. Where the teachers' outputs are stored, they are computed here."""
+    ) -> Trainer:
+        """Return the training loop with its loss. Where the teachers' outputs are stored, they are computed here."""
         settings, seed = self.step.settings, self.context.seed
         family = output_family(self.context.family, self.parent.config)
         from accelerate import Accelerator
@@ -211,7 +210,7 @@ class Training:
         model.to(device)
         plan = samples_by_step(text.counts()[:-held_samples], settings.tokens, settings.batch, seed)
         extra: list[torch.nn.Parameter] = []
-        loss: Any
+        loss: Distillation | OwnLoss
         belongs = {"text": content(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}
         belongs |= versions()
         if not teachers:
@@ -229,9 +228,20 @@ class Training:
         if scheme := settings.qat_scheme():
             qat.round_forward(weights, scheme)
         return Trainer(
-            weights, loss, text, held_samples, plan, self.step, self.context, accelerator, arithmetic, extra,
-            resume_folder if self.context.resume else None, belongs, partial(self.pruner, settings) if self.pruner else None,
-        ), loss  # fmt: skip
+            weights,
+            loss,
+            text,
+            held_samples,
+            plan,
+            self.step,
+            self.context,
+            accelerator,
+            arithmetic,
+            extra=extra,
+            resume_folder=resume_folder if self.context.resume else None,
+            belongs=belongs,
+            pruner=partial(self.pruner, settings) if self.pruner else None,
+        )
 
     def _add_teachers(
         self,
