@@ -70,12 +70,12 @@ class _Header:
         if (version := self._number("I")) not in (2, 3):
             raise ValueError(f"version {version}")
         tensors, keys = self._count(), self._count()
-        names, kind, blocks = set(), b"", False
+        names, architecture, blocks = set(), b"", False
         for _ in range(keys):
             names.add(name := self._text())
             code = self._number("I")
             if name == b"general.architecture" and code == _STRING:
-                kind = self._text()
+                architecture = self._text()
             else:
                 self._value(code)
         weights = 0
@@ -85,7 +85,7 @@ class _Header:
                 raise ValueError(f"a tensor of {dimensions} dimensions")
             weights += math.prod(self._number("Q") for _ in range(dimensions))
             self._skip(12)
-        if blocks and kind + b".block_count" not in names:
+        if blocks and architecture + b".block_count" not in names:
             # transformers would assume its default number, and make the weights up.
             raise ValueError("it does not say how many blocks there are")
         if weights > 8 * len(self.data):

@@ -252,13 +252,9 @@ def fill(
     owners = Counter(id(tensor) for _, tensor in tensors)
     load = weights.mapped if isinstance(weights, Checkpoint) else weights.load
     filled: dict[View, nn.Parameter] = {}
-
-    def fused_tensor(named: tuple[str, torch.Tensor]) -> str:
-        view = views[named[0]]
-        return "" if view.expert is None else view.tensor
-
-    # Load a fused tensor's slices one after another: a packed one is decoded whole.
-    for name, tensor in sorted(tensors, key=fused_tensor):
+    # The slices of a fused tensor come one after another: a packed one is decoded whole.
+    fused = {name: "" if views[name].expert is None else views[name].tensor for name, _ in tensors}
+    for name, tensor in sorted(tensors, key=lambda item: fused[item[0]]):
         view = views[name]
         dtype = run_dtype(model, name, tensor)
         check_shape(name, tensor, view, weights.tensors)

@@ -38,44 +38,44 @@ class RemovalMask:
 
 
 def choose(
-    scores: torch.Tensor, quotas: Sequence[Quota], name: str = "", before: torch.Tensor | None = None
+    scores: torch.Tensor, quotas: Sequence[Quota], name: str = "", original: torch.Tensor | None = None
 ) -> Iterator[RemovalMask]:
     """Yield, for each quota, the mask of the lowest ``scores`` (out, in); the quotas share the work on the scores.
 
     Scores are int32 or any float, not negative. A block's score is the sum of its entries' scores, in float64. A whole
     row's or column's score is their norm where the method has a setting ``norm``, else their sum. An N:M pattern fixes
-    its own sparsity. ``before`` are the weights before pruning, for quotas that keep their zeros. Raises ModelError,
-    naming the tensor, for NaN and infinite scores. Raises UnsupportedError where ``before`` is missing.
+    its own sparsity. ``original`` are the weights before pruning, for quotas that keep their zeros. Raises ModelError,
+    naming the tensor, for NaN and infinite scores. Raises UnsupportedError where ``original`` is missing.
     """
     keys_of: dict[tuple[str, bool, object], torch.Tensor] = {}
-    limits: dict[tuple[object, ...], Iterator[torch.Tensor]] = {}
+    masks_of_ranking: dict[tuple[object, ...], Iterator[torch.Tensor]] = {}
     for quota in quotas:
-        kind, keep = kind_of(quota.pattern), quota.keep_zeros
-        if keep and before is None:
+        kind, keep_zeros = kind_of(quota.pattern), quota.keep_zeros
+        if keep_zeros and original is None:
             problem = f"{name}: `keep_zeros` does not work with this method: it does not pass on the original weights"
             raise UnsupportedError(problem, "leave out `keep_zeros`")
         norm = _norm_of(quota)
-        units = (quota.pattern if kind in ("blocks", "lines") else "weights", keep, norm)
-        if units not in keys_of:
-            keys_of[units] = ordinals(_together(scores, quota.pattern, norm), name)
-            if keep and before is not None:
-                live = _together(before != 0, quota.pattern, None)
-                keys_of[units] = keys_of[units].masked_fill(live == 0, -1)
+        unit_key = (quota.pattern if kind in ("blocks", "lines") else "weights", keep_zeros, norm)
+        if unit_key not in keys_of:
+            keys_of[unit_key] = ordinals(_together(scores, quota.pattern, norm), name)
+            if keep_zeros and original is not None:
+                live = _together(original != 0, quota.pattern, None)
+                keys_of[unit_key] = keys_of[unit_key].masked_fill(live == 0, -1)
         if kind == "N:M":
-            mask = by_pattern(keys_of[units], quota.pattern)
+            mask = by_pattern(keys_of[unit_key], quota.pattern)
         else:
             ranking = _ranking(quota)
-            if ranking not in limits:
+            if ranking not in masks_of_ranking:
                 sparsities = [other_quota.sparsity for other_quota in quotas if _ranking(other_quota) == ranking]
                 select = _each_row if quota.granularity == "row" else _each_layer
-                limits[ranking] = select(keys_of[units], sparsities, keep)
-            mask = next(limits[ranking])
+                masks_of_ranking[ranking] = select(keys_of[unit_key], sparsities, keep_zeros)
+            mask = next(masks_of_ranking[ranking])
         if kind == "blocks":
             mask = _spread(mask, scores.shape, quota.pattern)
         if kind == "lines":
             mask = mask.unsqueeze(_across(quota.pattern)).expand(tuple(scores.shape)).contiguous()
-        if keep and before is not None:
-            mask |= before == 0
+        if keep_zeros and original is not None:
+            mask |= original == 0
         yield RemovalMask(mask, notes(scores.shape, quota.pattern))
 
 
@@ -214,9 +214,9 @@ def _spread(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Ten
     return spread
 
 
-def _each_layer(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> Iterator[torch.Tensor]:
-    """Yield one mask per sparsity; all weights of the matrix compete. With ``keep``, keys below 0 always go first."""
-    live = keys[keys >= 0] if keep else keys
+def _each_layer(keys: torch.Tensor, sparsities: Sequence[float], keep_zeros: bool) -> Iterator[torch.Tensor]:
+    """Yield one mask per sparsity; all weights of the matrix compete. With ``keep_zeros``, keys below 0 always go first."""
+    live = keys[keys >= 0] if keep_zeros else keys
     zeros = keys.numel() - live.numel()
     ranks = [count(sparsity, live.numel()) for sparsity in sparsities]
     if keys.numel() <= WHOLE or keys.dtype != torch.int32:
@@ -228,10 +228,10 @@ def _each_layer(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> 
         yield lowest(keys, threshold)
 
 
-def _each_row(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> Iterator[torch.Tensor]:
+def _each_row(keys: torch.Tensor, sparsities: Sequence[float], keep_zeros: bool) -> Iterator[torch.Tensor]:
     """Return one mask per sparsity, as ``_each_layer``; the weights of each output row (dimension 0) compete."""
     columns = keys.shape[1]
-    if not keep:
+    if not keep_zeros:
         return _lowest_in_rows(keys, [count(sparsity, columns) for sparsity in sparsities])
     masks = [torch.empty(keys.shape, dtype=torch.bool, device=keys.device) for _ in sparsities]
     zeros = (keys < 0).sum(1)

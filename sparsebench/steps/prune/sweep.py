@@ -108,8 +108,8 @@ class TensorSweep:
             keys_needed = bool(by_model or by_tensor)
             ranked = self.rank(scores, view.name) if keys_needed else scores
             ranks = [masks.count(target.settings.sparsity, ranked.numel()) for target in by_tensor]
-            found = thresholds([[ranked], [ranked]], ranks) if by_tensor else []
-            tensor_limits = dict(zip(by_tensor, found, strict=True))
+            tensor_thresholds = thresholds([[ranked], [ranked]], ranks) if by_tensor else []
+            tensor_limits = dict(zip(by_tensor, tensor_thresholds, strict=True))
             for target in (*by_model, *by_tensor):
                 limit = limits[target] if target in limits else tensor_limits[target]
                 # A zero that stays a zero must not use up one of the ties.
@@ -126,12 +126,12 @@ class TensorSweep:
     def _global_thresholds(self, outputs: VariantWriters) -> dict[Step, KeyThreshold]:
         """Return the exact threshold over all prunable weights of each global target; a method may fail alone."""
         limits: dict[Step, KeyThreshold] = {}
-        for method, keep in product(self.sweeps, (False, True)):
+        for method, keep_zeros in product(self.sweeps, (False, True)):
             steps = [step for step in self.sweeps[method] if step.settings.granularity == "global"]
-            targets = [step for step in steps if step.settings.keep_zeros == keep]
+            targets = [step for step in steps if step.settings.keep_zeros == keep_zeros]
             if targets:
-                ranks = [masks.count(target.settings.sparsity, self._competing(keep)) for target in targets]
-                passes = (self._all_keys(method, keep) for _ in range(2))
+                ranks = [masks.count(target.settings.sparsity, self._competing(keep_zeros)) for target in targets]
+                passes = (self._all_keys(method, keep_zeros) for _ in range(2))
                 try:
                     limits |= zip(targets, thresholds(passes, ranks), strict=True)
                 except SparsebenchError as error:
