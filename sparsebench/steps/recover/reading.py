@@ -15,8 +15,7 @@ from sparsebench.manifest.names import Family
 from sparsebench.models.files.text import load_tokenizer, longest_input
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import GROUP
-from sparsebench.sources.reference import Reference
-from sparsebench.steps.calibration import DEFAULT, Calibrated, Calibration
+from sparsebench.steps.calibration import Calibrated, Calibration, named_text
 from sparsebench.steps.contract import Context, Step
 
 LENGTH = 512
@@ -120,13 +119,12 @@ def draw_samples(step: Step, context: Context, config: dict[str, Any]) -> tuple[
     """
     assert context.training_tokens is not None
     settings = step.settings
-    source = Reference.parse(settings.source).source if settings.source else DEFAULT.source
-    column = settings.field or (None if settings.source else DEFAULT.field)
+    source, field = named_text(settings)
     length = settings.length or min(LENGTH, longest_input(config) or LENGTH)
     share = 1 - settings.held_out
     sample_count = ceil(settings.tokens / length / share) + 1
     while True:
-        text = context.training_tokens(Calibration(source, sample_count, length, context.seed, column, settings.target))
+        text = context.training_tokens(Calibration(source, sample_count, length, context.seed, field, settings.target))
         samples = len(text.batch.input_ids)
         # Samples of encoders and encoder-decoders keep their length, so that the first estimate may give too few
         # tokens.

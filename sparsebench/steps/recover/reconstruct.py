@@ -34,7 +34,7 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.counting import read_share, step_report, verified_zeros
 from sparsebench.steps.recover.losses import relative_error
-from sparsebench.steps.recover.resume import ResumeFolder, content, versions
+from sparsebench.steps.recover.resume import ResumeFolder, content, joules_in_all, versions
 
 PUBLISHED = 128 * 512
 """Tokens that the first paper named above trains on."""
@@ -138,9 +138,8 @@ class Reconstruction:
             kept_blocks = self._kept_blocks()
 
             def total() -> tuple[float, float | None]:
-                now = spent.total()
-                joules = None if kept_blocks.joules is None or now is None else kept_blocks.joules + now
-                return kept_blocks.seconds + time.perf_counter() - started, joules
+                seconds = kept_blocks.seconds + time.perf_counter() - started
+                return seconds, joules_in_all(kept_blocks.joules, spent.total())
 
             for dense_block, block in zip(dense.walk(), parent.walk(), strict=True):
                 dense_block.advance(0, {})

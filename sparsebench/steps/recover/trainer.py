@@ -21,7 +21,7 @@ from sparsebench import heap
 from sparsebench.errors import ModelError
 from sparsebench.progress import duration
 from sparsebench.steps.contract import Context, Point, Step
-from sparsebench.steps.recover.resume import ResumeFolder
+from sparsebench.steps.recover.resume import ResumeFolder, joules_in_all
 from sparsebench.steps.recover.weights import TrainedWeights
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Trainer:
             state.seconds = time.perf_counter() - began
             self._report_progress(state, len(plan))
             if self.resume_folder and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
-                state.joules = _sum(earlier, self.joules())
+                state.joules = joules_in_all(earlier, self.joules())
                 self._save(state, leaves, optimizer, scheduler, pruning)
                 saved = time.perf_counter()
         if not state.best < float("inf"):
@@ -153,7 +153,7 @@ class Trainer:
                 "a lower `rate`, such as 5e-5",
             )
         state.seconds = time.perf_counter() - began + state.prepared
-        state.joules = _sum(earlier, self.joules())
+        state.joules = joules_in_all(earlier, self.joules())
         return state
 
     def _step(
@@ -238,8 +238,3 @@ class Trainer:
         for tensor, value in zip(pruning.tensors(), saved.pop("gone"), strict=True):
             tensor.copy_(value)
         return State(**{**saved, "curve": [Point(*point) for point in saved["curve"]]})
-
-
-def _sum(earlier: float | None, joules: float | None) -> float | None:
-    """Return the joules of two processes that did one training; None where one of them had no counter."""
-    return None if earlier is None or joules is None else earlier + joules

@@ -18,7 +18,7 @@ from sparsebench.manifest.problems import did_you_mean
 from sparsebench.models.files.text import JOINER, load_tokenizer
 from sparsebench.sources.reference import Reference
 from sparsebench.sources.text import read_texts
-from sparsebench.steps.calibration import DEFAULT
+from sparsebench.steps.calibration import named_text
 from sparsebench.steps.contract import Context, Emit, Step, StepReport, reported
 from sparsebench.steps.counting import step_report
 from sparsebench.steps.outputs import failing_alone
@@ -52,10 +52,9 @@ def make_trimmed(parent: Path, targets: Mapping[Step, Path], context: Context, e
 def _used_in_text(step: Step, tokenizer: Any, context: Context) -> _ChosenTokens:
     """Return the tokens that the step's text uses at least ``min_count`` times."""
     settings: Corpus = step.settings
-    source = Reference.parse(settings.source).source if settings.source else DEFAULT.source
-    columns = [settings.field or (None if settings.source else DEFAULT.field), settings.target]
+    source, field = named_text(settings)
     fetch = context.fetch_file or (lambda text: sources.fetch(sources.parse(text), sources.Cache()))
-    read = read_texts(fetch(source), *(column for column in columns if column))
+    read = read_texts(fetch(source), *filter(None, (field, settings.target)))
     texts = [text for row in read.rows for text in row]
     usage = token_usage(tokenizer, texts, context.family == "decoder")
     often = frozenset(token_id for token_id, times in usage.counts.items() if times >= settings.min_count)
