@@ -234,7 +234,6 @@ def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:
 
 
 def _described(reader: samples.SampleTokenizer, family: Family, paired: bool, count: int) -> str:
-    """Describe the samples in one line."""
     if family == "decoder":
         tokens = reader.tokenizer.convert_ids_to_tokens(reader.before)
         begin = f", each behind {' '.join(tokens)}" if tokens else ""

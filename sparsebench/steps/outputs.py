@@ -95,13 +95,8 @@ class VariantWriters:
 
     def copy_shared(self, name: str) -> None:
         """Copy a tensor that all variants share from the checkpoint, piece by piece."""
-        start = 0
-        for piece in self.checkpoint.pieces(name):
-            for writer in self.writers.values():
-                writer.write_piece(name, start, piece)
-            start += piece.numel()
-        if not self.checkpoint.tensors[name].numel:
-            self.write_shared(name, self.checkpoint.load(name))
+        for writer in self.writers.values():
+            writer.copy(name, self.checkpoint)
 
     @property
     def missing(self) -> list[str]:

@@ -258,7 +258,6 @@ class Distillation:
     def _divergence(
         self, logits: torch.Tensor, teacher_outputs: Sequence[ModelOutputs], rows: Sequence[int], mask: torch.Tensor
     ) -> torch.Tensor:
-        """Return the mean of the divergences from each teacher."""
         settings = self.settings
         likeliest: list[tuple[torch.Tensor, torch.Tensor]] = []
         for cache in self.caches:

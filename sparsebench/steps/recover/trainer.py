@@ -213,7 +213,6 @@ class Trainer:
             self.context.progress(state.number, steps, f"loss {last:.3f}, {duration(time_left)} left")
 
     def _save(self, state: State, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> None:
-        """Save the state for a process that resumes this training."""
         assert self.resume_folder is not None
         entry = {
             "leaves": leaves,

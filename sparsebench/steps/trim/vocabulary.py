@@ -106,7 +106,6 @@ class Vocabulary:
         return sorted(kept, key=lambda token_id: (self.tokens[token_id] not in self.stored, token_id))
 
     def _always_kept(self, characters: bool) -> Iterator[str]:
-        """Yield the tokens that are kept in any case."""
         model = self.model
         unknown = model.get("unk_token")
         if unknown in self.stored:
