@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -27,9 +27,11 @@ def active_experts(experts: int, share: float) -> int:
 class Moefy(Settings):
     """Group feed-forward neurons into experts of equal size; for each token only some experts are computed."""
 
+    needs: ClassVar = {"active": "the share of the experts that is computed for a token, such as 0.5"}
+
     experts: Count = 32
     """How many experts; the number of neurons of every feed-forward part must be a multiple of it."""
-    active: Share | None = None
+    active: Annotated[Share, Field(gt=0)] | None = None
     """The share of the experts that is computed for a token, shared ones included; at least one expert."""
     router: Literal["oracle", "centroid", "representative", "learned"] = "representative"
     """How experts are chosen. `oracle`: by the values of all neurons, an upper bound that saves work in the last matrix
@@ -47,9 +49,7 @@ class Moefy(Settings):
 
         Raises PydanticCustomError where `active` is missing, or settings exclude each other.
         """
-        if not self.active:
-            problem = "`active` is missing" if self.active is None else "active is 0"
-            raise wrong(problem, "the share of neurons that a token is given, above 0, such as 0.5", at="active")
+        completed = super().completed()
         if self.partition == "metis" and self.name != "coactivation":
             problem = f"{self.name} with `partition: metis`"
             raise wrong(problem, "`moefy: coactivation`, which has a graph", at="partition")
@@ -57,11 +57,11 @@ class Moefy(Settings):
         if shared and self.name != "cmoe":
             problem = f"{self.name} with `shared: {shared}`"
             raise wrong(problem, "`moefy: cmoe`, which counts what is active", at="shared")
-        active = active_experts(self.experts, self.active)
+        active = active_experts(self.experts, self.active or 0)
         if shared > active:
             problem = f"`shared: {shared}` is more than the {active} active experts"
             raise wrong(problem, "a smaller `shared`", at="shared")
-        return self.model_copy(update={"shared": shared})
+        return completed.model_copy(update={"shared": shared})
 
     @property
     def _default_shared(self) -> int:
