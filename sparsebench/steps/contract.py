@@ -59,14 +59,8 @@ class Settings(Strict):
     def named(cls, name: str, **attributes: Any) -> type[Settings]:
         """Return the settings class of one name, with class attributes of its own: the same one for the same words."""
         meta: Any = type(cls)
-        body = {
-            "__module__": cls.__module__,
-            "__doc__": cls.__doc__,
-            "model_config": GENERATED,
-            "name": name,
-            **attributes,
-        }
-        return cast("type[Settings]", meta(cls.__name__, (cls,), body))
+        body = {"__module__": cls.__module__, "__doc__": cls.__doc__, "model_config": GENERATED, "name": name}
+        return cast("type[Settings]", meta(cls.__name__, (cls,), body | attributes))
 
     @classmethod
     def alternatives(cls, swept: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:

@@ -113,7 +113,8 @@ def closed_by(step: Step, later_steps: Sequence[tuple[str, str]]) -> str:
     kind, key = kinds()[step.verb], step.settings.closing_key()
     if later_steps and key:
         return str(key)
-    return step.verb if kind.terminal and set(later_steps) - set(kind.may_follow) else ""
+    refused = any(later_step not in kind.may_follow for later_step in later_steps)
+    return step.verb if kind.terminal and refused else ""
 
 
 def known(step: Step) -> bool:
