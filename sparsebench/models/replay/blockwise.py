@@ -242,8 +242,9 @@ class Replay:
                 if running is not None:
                     running.finish()
                 running = self._begin(stack, running)
-            for part in stack.blocks:
-                block = Block(running, part, next(tensors_of_blocks), same_inputs=self.streams == 1 or not diverged)
+            for skeleton_block in stack.blocks:
+                same_inputs = self.streams == 1 or not diverged
+                block = Block(running, skeleton_block, next(tensors_of_blocks), same_inputs)
                 yield block
                 for stream in running.live:
                     if stream not in block.done:

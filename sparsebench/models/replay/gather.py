@@ -104,7 +104,7 @@ class Gatherer:
         self.device = device
         self.gram = gram
         self.summed = sums
-        self._calls = self._calls_in_all = 0
+        self._calls = self._calls_per_group = 0
         self.sums: dict[str, _Sum] = {}
         self.first_group = True
         self._group: _Group | None = None
@@ -116,7 +116,7 @@ class Gatherer:
                 self.sums[leaders[reader.input_key]].readers.append(reader.name)
             else:
                 leaders[reader.input_key] = reader.name
-                self._open(reader)
+                self._open_sum(reader)
         self._ends_early = only_inputs and not leaders
 
     def hooked(self) -> ExitStack:
@@ -138,8 +138,8 @@ class Gatherer:
         self._calls = 0
         yield
         if self.first_group:
-            self._positions(self._group)
-            self._calls_in_all = self._calls
+            self._add_positions(self._group)
+            self._calls_per_group = self._calls
         self.first_group = False
         self._group = None
 
@@ -166,7 +166,7 @@ class Gatherer:
             elif self.first_group or reader.name in self.sums:
                 self._add_input(reader, args[0] if args else kwargs["input"])
             self._calls += 1
-            if self._ends_early and not self.first_group and self._calls == self._calls_in_all:
+            if self._ends_early and not self.first_group and self._calls == self._calls_per_group:
                 raise InputsSeen
 
         return hook
@@ -187,7 +187,7 @@ class Gatherer:
                     f"{reader.name}: its layer is called twice with different inputs in one run of its block, "
                     "so its input statistics are ambiguous"
                 )
-            if self._join(reader, values):
+            if self._join_sum(reader, values):
                 return
         elif self.sums[reader.name].positions:
             return
@@ -202,7 +202,7 @@ class Gatherer:
         is_token = self._group.mask.reshape(-1)[tokens]
         self._add(reader.name, values if bool(is_token.all()) else values[is_token])
 
-    def _join(self, reader: PrunableLayer, values: torch.Tensor) -> bool:
+    def _join_sum(self, reader: PrunableLayer, values: torch.Tensor) -> bool:
         """Join the sum of an earlier layer that reads the same memory unchanged, or open one; True if joined."""
         assert self._group is not None
         if values.shape[-1] != reader.width:
@@ -215,20 +215,20 @@ class Gatherer:
             return True
         self._group.first_readers[key] = reader.name
         self._group.alive.append(values)  # once freed, its memory could be reused for another tensor
-        self._open(reader)
+        self._open_sum(reader)
         return False
 
-    def _open(self, reader: PrunableLayer) -> None:
+    def _open_sum(self, reader: PrunableLayer) -> None:
         gram = torch.zeros(reader.width, reader.width, device=self.device) if self.gram else None
         sums = torch.zeros(reader.width, dtype=torch.float64, device=self.device) if self.summed else None
         squares = torch.zeros(reader.width, device=self.device)
         self.sums[reader.name] = _Sum([reader.name], InputStatistics(0, squares, gram, sums))
 
-    def _positions(self, group: _Group) -> None:
+    def _add_positions(self, group: _Group) -> None:
         """Measure layers that never read tokens on their other input, once: it is the same for all samples."""
         reading = {name for total in self.sums.values() for name in total.readers}
         for reader, values in group.not_tokens:
-            if reader.name in reading or self._join(reader, values):
+            if reader.name in reading or self._join_sum(reader, values):
                 continue
             self.sums[reader.name].positions = True
             self._add(reader.name, values.reshape(-1, values.shape[-1]))

@@ -176,8 +176,8 @@ def _find_layers(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> 
     parts = topology.parts(checkpoint, family)
     holders: dict[str, tuple[SkeletonBlock, str]] = {}
     for block in skeleton.blocks:
-        members = (name for name, part in parts.items() if (part.stack, part.layer) == (block.stack, block.index))
-        block.tensors = tuple(members)
+        key = (block.stack, block.index)
+        block.tensors = tuple(name for name, part in parts.items() if (part.stack, part.layer) == key)
         for inner, view in block.parameters.items():
             # Several layers may be rows of one stored tensor. They read the same input, so the first one counts.
             holders.setdefault(view.name, (block, inner.rpartition(".")[0]))

@@ -187,7 +187,7 @@ class StackReplay:
                 except InputsSeen:
                     continue
             hidden, extras = split(returned)
-            self._check(block, hidden, rows)
+            self._check_output(block, hidden, rows)
             self.stepper.forms[block.index] = None if extras is None else len(extras)
             if extras is not None:
                 extras = self._passed_on(block.index, stream, rows, hidden, extras)
@@ -230,7 +230,8 @@ class StackReplay:
         arguments = self._arguments(stream, rows)
         before = self.states.output(stream, rows)
         call = self.stepper.call_of(index, before, arguments)
-        call = call if index else call.reading(before[0])
+        if index == 0:
+            call = call.reading(before[0])
         states = [call.hidden]
         if self.encoder is not None:
             states.append(arguments["encoder_hidden_states"])
@@ -250,7 +251,7 @@ class StackReplay:
                 break
         return ModelError(f"{culprit}: NaN or infinite", "repair the checkpoint, or use bfloat16 or float32")
 
-    def _check(self, block: SkeletonBlock, hidden: torch.Tensor, rows: slice) -> None:
+    def _check_output(self, block: SkeletonBlock, hidden: torch.Tensor, rows: slice) -> None:
         name = f"{block.stack} block {block.index}"
         if hidden.shape[:2] != self.tokens.ids[rows].shape:
             raise UnsupportedError(f"{name}: it returns {tuple(hidden.shape)}, not one row per token")

@@ -59,7 +59,7 @@ class BlockSweep:
     dtype: str = "auto"
     device: str = "cpu"
     shares: dict[Step, dict[BlockKey, float]] = field(default_factory=dict)
-    unread_way: ClassVar[str] = "pruned by magnitude"
+    unreached_method: ClassVar[str] = "pruned by magnitude"
     unreached: dict[Step, set[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,14 +72,13 @@ class BlockSweep:
         # The disk on which the variants are written has room for them, and so for activations too.
         with temporary(next(iter(outputs.folders.values())).parent / ".activations") as spill:
             if passes == 2:
-                scout = self._replay(1, spill)
-                self._allocate(scout, _step(progress, 0, passes))
-            replay = self._replay(streams, spill)
+                self._allocate(self._replay(1, spill), _progress_of_pass(progress, 0, passes))
             visit = self._visit_pruned if self.propagate == "pruned" else self._visit_dense
-            replay.run(lambda block: visit(block, outputs), _step(progress, passes - 1, passes))
+            last_progress = _progress_of_pass(progress, passes - 1, passes)
+            self._replay(streams, spill).run(lambda block: visit(block, outputs), last_progress)
         for target, names in self.unreached.items():
             outputs.notes[target].add(
-                f"{len(names)} expert matrices that no calibration token reached are {self.unread_way}"
+                f"{len(names)} expert matrices that no calibration token reached are {self.unreached_method}"
                 f" (the first is {min(names)})"
             )
         for name in outputs.missing:
@@ -174,14 +173,15 @@ class BlockSweep:
         order = sorted({self._method(target) for target in targets}, key=lambda method: (method.consumes, method.name))
         for group in block.groups:
             layers = [self._layer(block, name, inputs[name]) for name in group]
-            read = bool(inputs[group[0]].tokens)
+            reached = bool(inputs[group[0]].tokens)
             for method in order:
                 active = self._live([target for target in targets if self._method(target) == method], outputs)
-                for target in () if read else active:
-                    self.unreached.setdefault(target, set()).update(group)
+                if not reached:
+                    for target in active:
+                        self.unreached.setdefault(target, set()).update(group)
                 quotas = [self._quota(target, (block.stack, block.index)) for target in active]
                 try:
-                    solved = solve_quotas(method, layers, quotas) if read else self._unread(layers, quotas)
+                    solved = solve_quotas(method, layers, quotas) if reached else self._solve_unreached(layers, quotas)
                     for layer, solutions in zip(layers, solved, strict=True):
                         for target, solution in zip(active, solutions, strict=True):
                             if isinstance(solution, SparsebenchError):
@@ -202,7 +202,7 @@ class BlockSweep:
         share = self.shares[target][block] if target in self.shares else target.settings.sparsity
         return Quota.of(target.settings, share)
 
-    def _unread(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
+    def _solve_unreached(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
         """Return solutions for expert matrices that no token reached."""
         return solve_quotas(methods()["magnitude"], layers, quotas)
 
@@ -229,7 +229,7 @@ def solve_quotas(
     if method.solve:
         solved: Sequence[Sequence[Solution | SparsebenchError]] = method.load_solve()(layers, quotas)
         for layer, solutions in zip(layers, solved, strict=True):
-            yield [_kept(layer, quota, solution) for quota, solution in zip(quotas, solutions, strict=True)]
+            yield [_zeros_kept(layer, quota, solution) for quota, solution in zip(quotas, solutions, strict=True)]
         return
     score = method.load_score()
     for layer in layers:
@@ -237,7 +237,7 @@ def solve_quotas(
         yield [Solution(zeroed(layer.weights, choice.mask), choice.notes) for choice in chosen]
 
 
-def _kept(layer: Layer, quota: Quota, solution: Solution | SparsebenchError) -> Solution | SparsebenchError:
+def _zeros_kept(layer: Layer, quota: Quota, solution: Solution | SparsebenchError) -> Solution | SparsebenchError:
     """Return the solution; an error where a quota keeps zeros but the solver (a plugin's, say) gave one a value."""
     if isinstance(solution, Solution) and quota.keep_zeros and bool(solution.weights[layer.weights == 0].any()):
         problem = f"{layer.name}: the method gives weights that were zero a value"
@@ -245,7 +245,7 @@ def _kept(layer: Layer, quota: Quota, solution: Solution | SparsebenchError) -> 
     return solution
 
 
-def _step(progress: StepProgress | None, number: int, passes: int) -> StepProgress | None:
+def _progress_of_pass(progress: StepProgress | None, number: int, passes: int) -> StepProgress | None:
     """Return a progress callback for pass ``number`` of ``passes`` passes over the blocks."""
     if progress is None:
         return None
@@ -278,11 +278,13 @@ def owl(shares: Sequence[float], sizes: Sequence[int], sparsity: float, spread: 
     same weight whatever their size. Here c is chosen so that Σ n_l·s_l = s·Σ n_l. Both agree where blocks have equal
     sizes and nothing is clipped.
     """
-    low, high = min(shares), max(shares)
-    width = high - low
-    moved = [sparsity - (share - low) / width * 2 * spread if width > 0 else sparsity for share in shares]
-    shift = _shift(moved, sizes, sparsity * sum(sizes))
-    return [_clip(value + shift) for value in moved]
+    low = min(shares)
+    width = max(shares) - low
+    unshifted = [sparsity] * len(shares)
+    if width > 0:
+        unshifted = [sparsity - (share - low) / width * 2 * spread for share in shares]
+    shift = _shift(unshifted, sizes, sparsity * sum(sizes))
+    return [_clip(value + shift) for value in unshifted]
 
 
 def _clip(value: float) -> float:

@@ -104,7 +104,7 @@ def _widest_group(checkpoint: Checkpoint, parts: Mapping[str, Part]) -> tuple[in
 class GptqSweep(BlockSweep):
     """SparseGPT's sweep over the blocks, which rounds weights instead of removing them."""
 
-    unread_way = "rounded to the nearest"
+    unreached_method = "rounded to the nearest"
 
     def _by_outliers(self) -> list[Step]:
         return []
@@ -115,7 +115,7 @@ class GptqSweep(BlockSweep):
     def _quota(self, target: Step, block: BlockKey) -> Quota:
         return Quota(0.0, "layer", settings=target.settings, scheme=target.settings.scheme)
 
-    def _unread(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
+    def _solve_unreached(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
         for layer in layers:
             codes = [nearest(layer.weights, quota.scheme) for quota in quotas if quota.scheme]
             yield [Solution(matrix.expanded(layer.weights.dtype), codes=matrix) for matrix in codes]

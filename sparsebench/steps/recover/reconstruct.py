@@ -66,12 +66,12 @@ class Fit:
 class KeptBlocks:
     """The blocks that killed processes have finished: a file for each, with the seconds and joules spent until then.
 
-    A block ``belongs`` to the two blocks that it was made from, and to those before it. Without a ``folder`` nothing is
-    kept.
+    ``identity`` is all that decides the result: the blocks that went into it, and those before them, are added to it.
+    Without a ``folder`` nothing is kept.
     """
 
     folder: ResumeFolder | None
-    belongs: dict[str, Any]
+    identity: dict[str, Any]
     seconds: float = 0.0
     joules: float | None = 0.0
     restored: int = 0
@@ -80,9 +80,9 @@ class KeptBlocks:
         """Put the recovered tensors into ``block`` and return its fit; None where they are not kept."""
         if self.folder is None:
             return None
-        blocks = content(self.belongs.get("blocks"), *block.tensors.values(), *dense_block.tensors.values())
-        self.belongs["blocks"] = blocks
-        saved = self.folder.read(_file(block), self.belongs)
+        blocks = content(self.identity.get("blocks"), *block.tensors.values(), *dense_block.tensors.values())
+        self.identity["blocks"] = blocks
+        saved = self.folder.read(_file(block), self.identity)
         if saved is None:
             return None
         device = next(iter(block.tensors.values())).device
@@ -94,7 +94,7 @@ class KeptBlocks:
         """Save a recovered block."""
         if self.folder is not None:
             entry = {"fit": asdict(fit), "tensors": block.tensors, "seconds": seconds, "joules": joules}
-            self.folder.write(_file(block), self.belongs, entry)
+            self.folder.write(_file(block), self.identity, entry)
 
 
 def _file(block: Block) -> str:
@@ -214,9 +214,9 @@ class Reconstruction:
     def _kept_blocks(self) -> KeptBlocks:
         if self.context.resume is None:
             return KeptBlocks(None, {})
-        belongs = {"step": self.step.record(), "seed": self.context.seed, "text": self.text.sha256, **versions()}
+        identity = {"step": self.step.record(), "seed": self.context.seed, "text": self.text.sha256, **versions()}
         folder = ResumeFolder(self.context.resume(self.step), self.context.note)
-        return KeptBlocks(folder, belongs | {"device": self.context.device})
+        return KeptBlocks(folder, identity | {"device": self.context.device})
 
     def _report_progress(self, fit: Fit, done: int, blocks: int, trained: int, seconds: float) -> None:
         """Report progress over all turns: ``done`` of this one's ``blocks``, ``trained`` of them in ``seconds``."""

@@ -46,14 +46,15 @@ class ResumeFolder:
         if os.path.lexists(self.folder) and not self.folder.is_dir():
             self._discard(self.folder, "it is no folder")
 
-    def write(self, name: str, belongs: Mapping[str, Any], value: Any) -> None:
+    def write(self, name: str, identity: Mapping[str, Any], value: Any) -> None:
         """Write a file; it appears only when it is complete and on the disk.
 
-        ``value`` is made of dicts, lists, tensors and what JSON has; tuples are read as lists. ``belongs`` is JSON.
+        ``value`` is made of dicts, lists, tensors and what JSON has; tuples are read as lists. ``identity`` is JSON: all
+        that decides the value.
         Raises ModelError where the disk has no room for it.
         """
         path, tensors = self.folder / name, list[torch.Tensor]()
-        facts = {"belongs": belongs, "value": _split(value, tensors), "notes": self.notes}
+        facts = {"belongs": identity, "value": _split(value, tensors), "notes": self.notes}
         layout = [
             TensorInfo(str(number), safetensors_dtype(tensor.dtype, name), tuple(tensor.shape))
             for number, tensor in enumerate(tensors)
@@ -75,10 +76,10 @@ class ResumeFolder:
             (partial / name).replace(path)
         _sync(self.folder)
 
-    def read(self, name: str, belongs: Mapping[str, Any]) -> Any:
+    def read(self, name: str, identity: Mapping[str, Any]) -> Any:
         """Return the value that was written, with tensors that map the file; None where it is not there, or removed.
 
-        A file is removed, with a note, where it is damaged or belongs to something else.
+        A file is removed, with a note, where it is damaged or was written with another ``identity``.
         """
         path = self.folder / name
         if not os.path.lexists(path):
@@ -89,7 +90,7 @@ class ResumeFolder:
             facts, tensors = _parsed(path)
         except OSError as error:
             return self._discard(path, f"it cannot be read ({error.strerror})")
-        expected = json.loads(json.dumps(belongs))
+        expected = json.loads(json.dumps(identity))
         if facts["belongs"] != expected:
             keys = {*facts["belongs"], *expected}
             differing = sorted(key for key in keys if facts["belongs"].get(key) != expected.get(key))
@@ -118,7 +119,7 @@ def joules_in_all(earlier: float | None, joules: float | None) -> float | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what decides a training's bits and its files' form, for ``belongs``."""
+    """Return the versions of what decides a training's bits and its files' form, for ``identity``."""
     return {"sparsebench": __version__} | {name: environment.versions()[name] for name in ("torch", "transformers")}
 
 

@@ -173,13 +173,13 @@ class Distillation:
         self,
         teacher: PreTrainedModel,
         folder: ResumeFolder,
-        belongs: Mapping[str, Any],
+        identity: Mapping[str, Any],
         rows: Sequence[int],
         progress: Callable[[int, int], None],
     ) -> None:
         """Store a teacher's likeliest tokens for the samples ``rows``; the teacher is not needed afterwards.
 
-        ``belongs`` tells its outputs from those of another teacher, or for another text. Files that a killed process
+        ``identity`` tells its outputs from those of another teacher, or for another text. Files that a killed process
         left are used again; a group of samples is shown to the teacher whole or not at all, so that no bit changes.
         """
         cache: TeacherCache = {}
@@ -188,11 +188,11 @@ class Distillation:
         for start in range(0, len(groups), PART):
             part = groups[start : start + PART]
             name = f"teacher-{len(self.caches)}-{start // PART:05}.safetensors"
-            outputs = folder.read(name, belongs)
+            outputs = folder.read(name, identity)
             if outputs is None:
                 computed = self._likeliest(teacher, part, length)
-                folder.write(name, belongs, computed)
-                outputs = folder.read(name, belongs) or computed
+                folder.write(name, identity, computed)
+                outputs = folder.read(name, identity) or computed
             samples = [row for group in part for row in group]
             cache |= zip(samples, zip(outputs["ids"], outputs["logs"], strict=True), strict=True)
             progress(len(cache), len(rows))

@@ -87,7 +87,7 @@ class Trainer:
 
     ``plan`` has the samples of each optimizer step. ``arithmetic`` is the precision of matrix products, ``extra`` are
     parameters that only the loss has. ``resume_folder`` is the one from which a killed training is resumed, if any, and
-    ``belongs`` is all that decides the result: a state with another one is not this training's.
+    ``identity`` is all that decides the result: a state with another one is not this training's.
     """
 
     weights: TrainedWeights
@@ -101,7 +101,7 @@ class Trainer:
     arithmetic: str
     extra: list[nn.Parameter] = field(default_factory=list)
     resume_folder: ResumeFolder | None = None
-    belongs: Mapping[str, Any] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
     pruner: Pruner | None = None
     """Makes the hooks that prune during the training, if any."""
     prepared: float = 0.0
@@ -222,11 +222,11 @@ class Trainer:
             **vars(state),
             "curve": [astuple(point) for point in state.curve],
         }
-        self.resume_folder.write(STATE, self.belongs, entry)
+        self.resume_folder.write(STATE, self.identity, entry)
 
     def _restored(self, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> State | None:
         """Restore what a killed process saved of the same training; return its state, or None without one."""
-        saved = self.resume_folder.read(STATE, self.belongs) if self.resume_folder else None
+        saved = self.resume_folder.read(STATE, self.identity) if self.resume_folder else None
         if saved is None:
             return None
         with torch.no_grad():

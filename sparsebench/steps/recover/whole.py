@@ -211,20 +211,21 @@ class Training:
         plan = samples_by_step(text.counts()[:-held_samples], settings.tokens, settings.batch, seed)
         extra: list[torch.nn.Parameter] = []
         loss: Distillation | OwnLoss
-        belongs = {"text": content(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}
-        belongs |= versions()
+        identity = {"text": content(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}
+        identity |= versions()
         if not teachers:
             words = WordMasking.of(self.parent.folder, model.config.vocab_size) if family == "encoder" else None
             loss = OwnLoss(model, text, device, seed, words)
         else:
             loss = Distillation(model, [], family, text, settings, device)
-            read = sorted({row for rows in plan for row in rows} | {*range(text.samples - held_samples, text.samples)})
-            belongs["teachers"] = self._add_teachers(loss, teachers, read, resume_folder, belongs)
+            rows = {row for batch in plan for row in batch}
+            rows.update(range(text.samples - held_samples, text.samples))
+            identity["teachers"] = self._add_teachers(loss, teachers, sorted(rows), resume_folder, identity)
             loss.prepare(seed, len(plan))
             extra = list(loss.projections.parameters())
         weights = TrainedWeights(model, self.parent, self.context.family)
-        belongs |= {"step": self.step.record(), "seed": seed, "held": held_samples}
-        belongs["weights"] = content(*(weight.parameter for weight in weights.trained))
+        identity |= {"step": self.step.record(), "seed": seed, "held": held_samples}
+        identity["weights"] = content(*(weight.parameter for weight in weights.trained))
         if scheme := settings.qat_scheme():
             qat.round_forward(weights, scheme)
         return Trainer(
@@ -239,7 +240,7 @@ class Training:
             arithmetic,
             extra=extra,
             resume_folder=resume_folder if self.context.resume else None,
-            belongs=belongs,
+            identity=identity,
             pruner=partial(self.pruner, settings) if self.pruner else None,
         )
 
@@ -249,13 +250,14 @@ class Training:
         teachers: Sequence[Path],
         rows: Sequence[int],
         resume_folder: ResumeFolder,
-        belongs: Mapping[str, Any],
+        identity: Mapping[str, Any],
     ) -> list[str]:
         """Give the loss its teachers, or their outputs for some samples where these can be stored.
 
-        ``belongs`` is what all of their outputs depend on. Return a checksum of each teacher.
+        ``identity`` is what all of their outputs depend on. Return a checksum of each teacher.
         """
-        settings, checksums = self.step.settings, list[str]()
+        settings = self.step.settings
+        checksums: list[str] = []
         for folder in teachers:
             teacher: Any = load_model(folder, self.context.family, self._arithmetic())
             teacher.requires_grad_(False).to(loss.device)
@@ -264,7 +266,7 @@ class Training:
             if settings.top_k and settings.match == "none" and loss.family != "encoder":
                 parameters = {"top_k": settings.top_k, "temperature": settings.temperature}
                 parameters |= {"teacher": checksums[-1], "rows": content(str(rows))}
-                loss.store(teacher, resume_folder, {**belongs, **parameters}, rows, self._report_stored)
+                loss.store(teacher, resume_folder, {**identity, **parameters}, rows, self._report_stored)
             else:
                 loss.teachers.append(teacher)
         return checksums
@@ -287,10 +289,11 @@ class Training:
             # A folder of the user's is copied, not linked: it may change during the training.
             link = sources.parse(source.source).kind != "path"
             folder = prepare(fetched, scratch / f"teacher-{number}", self.context.family, link=link)
-            rows, model_rows = (dimensions(model.config).vocabulary for model in (Checkpoint(folder), self.parent))
+            vocabulary = dimensions(Checkpoint(folder).config).vocabulary
+            parent_vocabulary = dimensions(self.parent.config).vocabulary
             mismatch = ""
-            if rows != model_rows:
-                mismatch = f"it has {rows:,} tokens, and the model {model_rows:,}"
+            if vocabulary != parent_vocabulary:
+                mismatch = f"it has {vocabulary:,} tokens, and the model {parent_vocabulary:,}"
             elif not same_tokenizer(folder, self.parent.folder):
                 mismatch = "its tokenizer is not the model's"
             if mismatch:

@@ -104,8 +104,10 @@ def expert_counts(shape: ModelShape, axis: Axis) -> list[int]:
     chosen = int(config_value(shape.checkpoint.config, mixture.chosen))
     key = mixture.groups_per_token
     groups_per_token = int(config_value(shape.checkpoint.config, key)) if key else 1
-    # Routers with groups compare them by the sum of each group's two best experts.
-    fewest = max(2, -(-chosen // groups_per_token)) if mixture.groups else chosen
+    fewest = chosen
+    if mixture.groups:
+        # Routers with groups compare them by the sum of each group's two best experts.
+        fewest = max(2, -(-chosen // groups_per_token))
     return list(range(groups * fewest, axis.units + 1, groups))
 
 
@@ -123,7 +125,8 @@ def _counted(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int)
         most = axis.units // axis.width_factor // step * step
         possible = [*range(step, most + 1, step)]
         hint = f"at most {most}" if step == 1 else f"multiples of {step} up to {most}"
-        hint = hint if possible else f"neurons of an expert go in steps of {step}: remove whole experts instead"
+        if not possible:
+            hint = f"neurons of an expert go in steps of {step}: remove whole experts instead"
     elif axis.kind == "experts":
         possible = expert_counts(shape, axis)
         hint = _expert_range(shape, possible)

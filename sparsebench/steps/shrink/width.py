@@ -71,9 +71,10 @@ def make(
         if plan.step.settings.iterations > 1:
             started = time.perf_counter()
             with failing_alone(plan.step, emit):
-                if last := _last_draft(work, plan, emit):
-                    last = replace(last, plan=plan)
-                    emit(plan.step, work.report(last, time.perf_counter() - started, 1))
+                last = _last_draft(work, plan, emit)
+                if last:
+                    report = work.report(replace(last, plan=plan), time.perf_counter() - started, 1)
+                    emit(plan.step, report)
 
 
 def _plan(shape: ModelShape, step: Step, folder: Path) -> _Plan:
@@ -205,11 +206,11 @@ class _WidthPass:
             routing = scores.RoutedTokens(axes)
             self.replay(1).run(routing.visit, progress)
             return {key: routing.result()}
-        reading = scores.ActivationScorer(name, axes)
-        self.replay(1).run(reading.visit, progress)
-        self.means = reading.means
-        self.unseen = {key: len(reading.unseen)}
-        return {key: reading.result()}
+        scorer = scores.ActivationScorer(name, axes)
+        self.replay(1).run(scorer.visit, progress)
+        self.means = scorer.means
+        self.unseen = {key: len(scorer.unseen)}
+        return {key: scorer.result()}
 
     def _taylor(self, steps: list[Step], axes: list[Axis], emit: Emit) -> dict[ScoreKey, scores.Scores]:
         scores_of: dict[ScoreKey, scores.Scores] = {}
@@ -306,7 +307,7 @@ class _WidthPass:
         """Write the biases and the refitted output matrices that compensate for what went."""
         for draft in drafts:
             if draft.plan.step.settings.compensation == "bias":
-                self._biases(draft)
+                self._write_biases(draft)
         refitted = [draft for draft in drafts if draft.plan.step.settings.compensation == "least_squares"]
         try:
             if refitted:
@@ -315,7 +316,7 @@ class _WidthPass:
             for draft in refitted:
                 draft.error = draft.error or error
 
-    def _biases(self, draft: _Draft) -> None:
+    def _write_biases(self, draft: _Draft) -> None:
         checkpoint = self.shape.checkpoint
         for axis, units in draft.smaller.kept.items():
             for cut in axis.outputs:

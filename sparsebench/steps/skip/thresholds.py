@@ -169,14 +169,14 @@ def _chosen(
 def _beside_zeros(statistics: SkipStatistics, read: float, multiplied: float) -> str:
     """Describe what a token reads where weights are zero too; empty where at most the share FEW is.
 
-    A bitmask format receivers two bytes for each weight that is not zero, and one bit for each weight.
+    A bitmask format takes two bytes for each weight that is not zero, and one bit for each weight.
     """
     if statistics.nonzeros > (1 - FEW) * statistics.weights:
         return ""
     size = (2 * multiplied + read / 8) / (2 * statistics.weights)
     return (
         f"{multiplied / statistics.weights:.1%} of them are read and not zero, "
-        f"which as bitmasks receivers {size:.1%} of the bytes of all in 16 bits"
+        f"which as bitmasks takes {size:.1%} of the bytes of all in 16 bits"
     )
 
 
