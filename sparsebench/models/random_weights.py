@@ -56,7 +56,7 @@ def write_model(
     """Write an empty ``model`` like ``write_random``; tensors ``given_tensors`` by name are not drawn, and None omits one."""
     name = precision.resolve(dtype, architecture)
     initial = _initialised(model)
-    repeats = _repeats(model, architecture) | {key for key, value in given_tensors.items() if value is None}
+    repeats = _tied_names(model, architecture) | {key for key, value in given_tensors.items() if value is None}
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items() if key not in repeats}
     layout = lay_out([(key, precision.NAMES[name], shape) for key, shape in shapes.items()])
     std = float(getattr(model.config, "initializer_range", None) or 0.02)
@@ -70,7 +70,7 @@ def write_model(
         return writer.close()
 
 
-def _repeats(model: PreTrainedModel, architecture: Mapping[str, Any]) -> set[str]:
+def _tied_names(model: PreTrainedModel, architecture: Mapping[str, Any]) -> set[str]:
     """Return the names that are not stored because they are tied to another one.
 
     transformers 5 ties T5's head whatever the config says, unless a checkpoint has one, as mT5's do. So a head is

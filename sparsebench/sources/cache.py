@@ -17,7 +17,7 @@ import platformdirs
 from sparsebench.paths import write_whole
 
 
-def _usual() -> Path:
+def _default_folder() -> Path:
     folder = os.environ.get("SPARSEBENCH_CACHE") or platformdirs.user_cache_dir("sparsebench")
     return Path(folder).expanduser().absolute()
 
@@ -26,7 +26,7 @@ def _usual() -> Path:
 class Cache:
     """A folder: ``root``, else $SPARSEBENCH_CACHE, else the platform's user cache. It is created on the first write."""
 
-    root: Path = field(default_factory=_usual)
+    root: Path = field(default_factory=_default_folder)
     offline: bool = False
     """Whether downloads are forbidden."""
 

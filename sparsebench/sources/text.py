@@ -174,7 +174,7 @@ def _is_parted(lines: Iterable[str]) -> bool:
 def _json_lines(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
     for number, line in enumerate(bounded.lines(path, SourceError), start=1):
         if line.strip():
-            yield _record(_parsed(line, path, f"{path}:{number}"), f"{path}:{number}")
+            yield _record(_parse_json(line, path, f"{path}:{number}"), f"{path}:{number}")
 
 
 def _json(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
@@ -185,7 +185,7 @@ def _json(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
     if first.startswith("{") and first.endswith("}"):
         yield from _json_lines(path, _)
         return
-    content = _parsed(bounded.whole(path, SourceError), path, str(path))
+    content = _parse_json(bounded.whole(path, SourceError), path, str(path))
     for number, value in enumerate(content if isinstance(content, list) else [content], start=1):
         yield _record(value, f"{path}: entry {number}")
 
@@ -214,7 +214,7 @@ def _arrow(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
             # An Arrow file is eight bytes, then a stream, then an index.
             start = 8 if file.read(6) == b"ARROW1" else 0
             file.seek(start)
-            _limit(path, sum(map(_promised, pa.ipc.MessageReader.open_stream(file))))
+            _limit(path, sum(map(_declared_bytes, pa.ipc.MessageReader.open_stream(file))))
             file.seek(start)
             stored = pa.ipc.open_stream(file)
             columns = _columns(path, stored.schema.names, fields)
@@ -257,7 +257,7 @@ def _unpacked(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
             yield from rows.to_pylist()
 
 
-def _promised(message: Any) -> int:
+def _declared_bytes(message: Any) -> int:
     """Return how many bytes an Arrow message's body says it unpacks to. Arrow itself allocates them unchecked.
 
     The metadata are a flatbuffer (Message.fbs): a table begins with the offset back to its list of fields.
@@ -320,7 +320,7 @@ def _columns(path: Path, names: list[str], fields: tuple[str, ...]) -> list[str]
     return list(dict.fromkeys(columns)) or names
 
 
-def _parsed(text: str, path: Path, place: str) -> Any:
+def _parse_json(text: str, path: Path, place: str) -> Any:
     return bounded.parse(
         text, place, SourceError, f"correct it, or rename {path.name}: its suffix decides how it is read"
     )

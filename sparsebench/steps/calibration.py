@@ -111,7 +111,7 @@ def tokens(
         survey(config, family)  # refuses a model that cannot be replayed, before any text is fetched
     reader = replace(reader_of(folder, family, calibration, config), training=training)
     paired = family == "encoder-decoder" and calibration.target is not None
-    rows, notes = _ordered(calibration, paired, cache)
+    rows, notes = _ordered_texts(calibration, paired, cache)
     try:
         if family == "decoder":
             batch, used = samples.windows(reader, rows)
@@ -121,7 +121,7 @@ def tokens(
             batch, used = samples.pairs(reader, rows, _decoder_start(folder, config))
     except SourceError as error:
         raise SourceError(f"calibration {calibration.source}: {error.message}", error.hint) from error
-    all_notes = (_described(reader, family, paired, len(batch.input_ids)), *notes)
+    all_notes = (_description(reader, family, paired, len(batch.input_ids)), *notes)
     return Calibrated.of(batch, used, all_notes, asdict(calibration))
 
 
@@ -142,7 +142,7 @@ def sample_texts(folder: Path, family: Family, calibration: Calibration, cache: 
     without spaces has few words, so that many more texts may be yielded. Raises SourceError as ``tokens`` does.
     """
     paired = family == "encoder-decoder" and calibration.target is not None
-    rows, _ = _ordered(calibration, paired, cache)
+    rows, _ = _ordered_texts(calibration, paired, cache)
     needed = calibration.samples * resolve_length(calibration, Checkpoint(folder).config) if family == "decoder" else 0
     words = 0
     for number, row in enumerate(rows):
@@ -197,7 +197,9 @@ def reader_of(
     return samples.SampleTokenizer(tokenizer, before, after, pad, calibration.samples, length)
 
 
-def _ordered(calibration: Calibration, paired: bool, cache: sources.Cache) -> tuple[list[samples.Fields], list[str]]:
+def _ordered_texts(
+    calibration: Calibration, paired: bool, cache: sources.Cache
+) -> tuple[list[samples.Fields], list[str]]:
     """Return the source's texts in the order of the seed, and notes of what was left out."""
     if paired and calibration.field is None:
         raise UserError("calibration: `target` without `field`", "`field` names what the encoder reads")
@@ -233,7 +235,7 @@ def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:
     raise ModelError(problem, "add the one that the model was trained with")
 
 
-def _described(reader: samples.SampleTokenizer, family: Family, paired: bool, count: int) -> str:
+def _description(reader: samples.SampleTokenizer, family: Family, paired: bool, count: int) -> str:
     if family == "decoder":
         tokens = reader.tokenizer.convert_ids_to_tokens(reader.before)
         begin = f", each behind {' '.join(tokens)}" if tokens else ""

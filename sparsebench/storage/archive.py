@@ -49,13 +49,13 @@ def _encode_tensor(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) 
         return _encode_codes(layout, bits, scratch)
     item = item_size(info)
     if item not in WORDS:
-        return "planes", (_part(_compressed(bits, search=True)),)
+        return "planes", (_section(_compressed(bits, search=True)),)
     words = bits.view(WORDS[item])
     scan = compiled.packing_kernels().scan(words, scratch)
     if scan.count == words.size:
         return "planes", _planes(words, info)
     choice, index, values = _split(scan, words.size)
-    return choice, (_part(index), *_planes(values, info))
+    return choice, (_section(index), *_planes(values, info))
 
 
 def _encode_codes(layout: CodeLayout, bits: Bytes, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
@@ -67,8 +67,8 @@ def _encode_codes(layout: CodeLayout, bits: Bytes, scratch: Scratch) -> tuple[st
         choice, index, values = _split(scan, codes.size)
         plane = _compressed(layout.packed(values), search=True)
         if len(index) + len(plane) < len(all_codes):
-            return f"int{layout.bits}-{choice}", (_part(index), _part(plane))
-    return f"int{layout.bits}-planes", (_part(all_codes),)
+            return f"int{layout.bits}-{choice}", (_section(index), _section(plane))
+    return f"int{layout.bits}-planes", (_section(all_codes),)
 
 
 def _split(scan: Scan, size: int) -> tuple[str, bytes, Words]:
@@ -95,7 +95,7 @@ def _decode_tensor(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scra
     values = compiled.packing_kernels().join_planes(planes, WORDS[item], ROTATE.get(info.dtype, 0))
     if encoding == "planes":
         return values.view(np.uint8)
-    return _placed(encoding, parts[0], values, count, scratch).view(np.uint8)
+    return _place_values(encoding, parts[0], values, count, scratch).view(np.uint8)
 
 
 def _decode_codes(kind: str, parts: Sequence[Bytes], layout: CodeLayout, scratch: Scratch) -> Bytes:
@@ -104,10 +104,10 @@ def _decode_codes(kind: str, parts: Sequence[Bytes], layout: CodeLayout, scratch
     stored = _decompressed(parts[1], size if kind == "planes" else 0, size)
     if kind == "planes":
         return layout.join(halves(stored) if layout.bits == 4 else stored.copy())
-    return layout.join(_placed(kind, parts[0], layout.unpacked(stored), count, scratch))
+    return layout.join(_place_values(kind, parts[0], layout.unpacked(stored), count, scratch))
 
 
-def _placed(kind: str, part: Bytes, values: Words, count: int, scratch: Scratch) -> Words:
+def _place_values(kind: str, part: Bytes, values: Words, count: int, scratch: Scratch) -> Words:
     """Return ``count`` elements from a compressed index and the values. Raises StorageError where these do not fit."""
     # Each symbol of the gaps stands for at least one element.
     smallest, largest = ((count + 7) // 8,) * 2 if kind == "bitmask" else (0, count)
@@ -121,10 +121,10 @@ def _planes(words: Words, info: TensorInfo) -> tuple[Section, ...]:
     """Return the compressed byte planes of words, that of the lowest byte first."""
     rotate = ROTATE.get(info.dtype, 0)
     planes = compiled.packing_kernels().split_planes(words, rotate)
-    return tuple(_part(_compressed(plane, search=info.dtype not in ROTATE)) for plane in planes)
+    return tuple(_section(_compressed(plane, search=info.dtype not in ROTATE)) for plane in planes)
 
 
-def _part(data: bytes) -> Section:
+def _section(data: bytes) -> Section:
     return Section("U8", (len(data),), (np.frombuffer(data, np.uint8),))
 
 

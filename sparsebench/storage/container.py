@@ -208,14 +208,14 @@ def _parsed(text: str | bytes, path: Path) -> Any:
     return bounded.parse(text, f"{path}: its header", StorageError, "copy or make it again")
 
 
-def believable(stored: int, promised: int, free: int) -> bool:
+def is_believable(stored: int, promised: int, free: int) -> bool:
     """Return whether ``stored`` bytes may stand for ``promised`` ones in memory; up to ``free`` any number may."""
     return promised <= max(free, bounded.ZEROS * stored)
 
 
 def _check_size(path: Path, tensor: str, stored: int, promised: int, free: int) -> None:
     """Raise StorageError where so little is stored for so much memory that the file must be forged."""
-    if not believable(stored, promised, free):
+    if not is_believable(stored, promised, free):
         raise StorageError(
             f"{path}: {tensor[:80]}: {promised:,} bytes out of {stored:,}, more than {bounded.ZEROS} times as many",
             f"more than {free / bounded.MB:,.0f} MB out of so little counts as damaged or forged: pack the model "

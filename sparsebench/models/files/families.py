@@ -182,19 +182,19 @@ def dimensions(config: Mapping[str, Any]) -> Dimensions:
     Others follow from these, such as a feed-forward part of four times the width. Raises ModelError where neither says
     how wide the model is, or how many blocks or tokens it has.
     """
-    hidden = _required(config, _HIDDEN)
-    layers = _required(config, LAYERS)
-    heads = _first(config, _HEADS, 0)
+    hidden = _required_number(config, _HIDDEN)
+    layers = _required_number(config, LAYERS)
+    heads = _first_number(config, _HEADS, 0)
     encoder_decoder = bool(config.get("is_encoder_decoder"))
     return Dimensions(
         hidden=hidden,
         layers=layers,
-        decoder_layers=_first(config, DECODER_LAYERS, layers) if encoder_decoder else 0,
-        inner=_first(config, ("moe_intermediate_size",), 0) or _first(config, _INNER, 4 * hidden),
+        decoder_layers=_first_number(config, DECODER_LAYERS, layers) if encoder_decoder else 0,
+        inner=_first_number(config, ("moe_intermediate_size",), 0) or _first_number(config, _INNER, 4 * hidden),
         heads=heads,
-        key_heads=_first(config, ("num_key_value_heads",), heads),
-        head_size=_first(config, ("head_dim", "d_kv"), hidden // max(1, heads)) if heads else 0,
-        vocabulary=_required(config, (VOCABULARY,)),
+        key_heads=_first_number(config, ("num_key_value_heads",), heads),
+        head_size=_first_number(config, ("head_dim", "d_kv"), hidden // max(1, heads)) if heads else 0,
+        vocabulary=_required_number(config, (VOCABULARY,)),
         experts=expert_count(config),
     )
 
@@ -213,17 +213,17 @@ def vocabulary_size(config: Mapping[str, Any]) -> int | None:
 
 def expert_count(config: Mapping[str, Any]) -> int:
     """Return the experts of a block of the config's model, 1 where it is no mixture."""
-    return max(1, _first(config, ("num_local_experts", "num_experts", "n_routed_experts"), 1))
+    return max(1, _first_number(config, ("num_local_experts", "num_experts", "n_routed_experts"), 1))
 
 
-def _first(config: Mapping[str, Any], names: Sequence[str], default: int) -> int:
+def _first_number(config: Mapping[str, Any], names: Sequence[str], default: int) -> int:
     return next((int(config[name]) for name in names if isinstance(config.get(name), int)), default)
 
 
-def _required(config: Mapping[str, Any], names: Sequence[str]) -> int:
+def _required_number(config: Mapping[str, Any], names: Sequence[str]) -> int:
     if not any(isinstance(config.get(name), int) for name in names):
         defaults = transformers_config(config)
         config = {name: getattr(defaults, name, None) for name in names}
         if not any(isinstance(value, int) for value in config.values()):
             raise ModelError(f"config.json: no `{names[0]}`", "add it, or fetch the file again")
-    return _first(config, names, 0)
+    return _first_number(config, names, 0)

@@ -80,12 +80,12 @@ def stored_parts(codes: Codes, name: str, scheme: Scheme) -> Iterator[tuple[str,
     """Yield (name, tensor) of the tensors that store a quantized weight NAME.weight."""
     import torch
 
-    yield f"{name}_packed", _packed(codes.values, scheme.bits)
+    yield f"{name}_packed", _pack(codes.values, scheme.bits)
     yield f"{name}_shape", torch.tensor(codes.values.shape, device="cpu")
     yield f"{name}_scale", codes.scale
 
 
-def _packed(values: torch.Tensor, bits: int) -> torch.Tensor:
+def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
     """Pack int8 numbers (rows, n), each plus half of its range, into int32 words along rows, first in lowest bits."""
     import torch
 
@@ -97,8 +97,8 @@ def _packed(values: torch.Tensor, bits: int) -> torch.Tensor:
     return padded.reshape(-1).contiguous().view(torch.int32).view(len(values), -1)
 
 
-def _unpacked(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
-    """Reverse ``_packed``."""
+def _unpack(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
+    """Reverse ``_pack``."""
     import torch
 
     codes = words.reshape(-1).contiguous().view(torch.uint8).view(len(words), -1)
@@ -246,7 +246,7 @@ class QuantizedCheckpoint(Checkpoint):
     def codes(self, name: str) -> Codes:
         """Load the integers and scales of a quantized weight."""
         words = super().load(f"{name}_packed")
-        values = _unpacked(words, self.scheme.bits, self._columns(name))
+        values = _unpack(words, self.scheme.bits, self._columns(name))
         return Codes(values, super().load(f"{name}_scale"), self.scheme.group)
 
     def load(self, name: str, index: int | None = None) -> torch.Tensor:

@@ -39,7 +39,7 @@ class Expert(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (tokens, width) to (tokens, width)."""
         inner = torch.cat([getattr(self, name)(x) for name in self.names], -1)
-        return self.down_proj(_activated(self.fused, inner))
+        return self.down_proj(_activation(self.fused, inner))
 
 
 class Experts(nn.ModuleList):
@@ -125,7 +125,7 @@ class Experts(nn.ModuleList):
         return fused
 
 
-def _activated(fused: Any, inner: torch.Tensor) -> torch.Tensor:
+def _activation(fused: Any, inner: torch.Tensor) -> torch.Tensor:
     """Apply the activation between an expert's layers by the model's own code; Llama 4 has it inside its forward."""
     activated: torch.Tensor
     if not getattr(fused, "has_gate", True):

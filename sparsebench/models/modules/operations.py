@@ -32,12 +32,12 @@ def operations_a_token(config: Mapping[str, Any], family: Family) -> float | Non
     if kind not in MODEL_TYPES or kind in NO_TEXT or expert_count(config) > 1:
         return None
     try:
-        return _counted(config, family)
+        return _count_operations(config, family)
     except (ModelError, RuntimeError, ValueError, TypeError):
         return None  # transformers' code for this configuration reads values, and there are none
 
 
-def _counted(config: Mapping[str, Any], family: Family) -> float:
+def _count_operations(config: Mapping[str, Any], family: Family) -> float:
     model = meta_model(family, {**config, "use_cache": False}).eval()
     model.set_attn_implementation("eager")
     length = min(LENGTH, longest_input(config) or LENGTH)

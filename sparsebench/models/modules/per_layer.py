@@ -63,12 +63,12 @@ def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> N
                 "the widths beside it are those of the widest block",
             )
         if remaining < axis.units:
-            _cut(model, axis, remaining)
+            _cut_axis(model, axis, remaining)
             if axis.kind == "heads":
                 _state_heads(model, axis, remaining, head_sizes(plain, model_shape.architecture))
 
 
-def _cut(model: Any, axis: Axis, remaining: int) -> None:
+def _cut_axis(model: Any, axis: Axis, remaining: int) -> None:
     """Shorten every tensor of an axis, and update the sizes that its module states."""
     lengths: dict[tuple[str, int], int] = {}
     for cut in axis.cuts:

@@ -88,7 +88,7 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
     router_tensors: dict[str, dict[str, torch.Tensor]] = {step.settings.router: {} for step in targets}
     activities: dict[Step, list[Activity]] = {step: [] for step in targets}
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
-        for done, (part, matrix, statistics) in enumerate(_visited(checkpoint, parts, context, text, spill), start=1):
+        for done, (part, matrix, statistics) in enumerate(_each_part(checkpoint, parts, context, text, spill), start=1):
             weights = part.weights(matrix, checkpoint)
             gram = statistics.gram(first.name) if statistics and first.name in COUNTED else weights.gram()
             grouping = group_neurons(first.name, gram, experts, shared, context.seed, partition)
@@ -157,7 +157,7 @@ def _feed_forward_part(block: SkeletonBlock, parts: Mapping[str, Part], experts:
     return FeedForwardPart(feed_forward, kinds, block.stack, block.index)
 
 
-def _visited(
+def _each_part(
     checkpoint: Checkpoint, parts: Mapping[str, FeedForwardPart], context: Context, text: Calibrated | None, spill: Path
 ) -> Iterator[tuple[FeedForwardPart, Callable[[str], torch.Tensor], routers.NeuronStatistics | None]]:
     """Yield every part, a function that gives its matrices as (out, in), and its statistics on the text, if any."""
@@ -210,7 +210,7 @@ def activity(router: ExpertRouter, statistics: NeuronStatistics, part: FeedForwa
         part.paths.down,
         statistics.magnitudes.near_zero,
         uses=expert_uses(router, torch.cat(statistics.inputs), torch.cat(statistics.neurons)),
-        together=together(statistics.counts, router.assignment),
+        together=coactivation_inside(statistics.counts, router.assignment),
         inside=share_inside(statistics.gram("coactivation"), router.assignment),
     )
 
@@ -227,7 +227,7 @@ def expert_uses(router: ExpertRouter, inputs: torch.Tensor, neurons: torch.Tenso
     return tuple((counts / len(inputs)).tolist()[config.shared :])
 
 
-def together(counts: torch.Tensor | None, assignment: torch.Tensor) -> float | None:
+def coactivation_inside(counts: torch.Tensor | None, assignment: torch.Tensor) -> float | None:
     """Return how often two neurons of one expert are active for the same token, over how often any two neurons are.
 
     ``counts`` (neurons, neurons) is how often two are active together, ``assignment`` (neurons,) each neuron's expert.

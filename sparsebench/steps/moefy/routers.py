@@ -116,10 +116,10 @@ def router_tables(
         }
         return {name: table[grouping.representatives] for name, table in matrices.items() if table is not None}
     assert statistics is not None
-    return _learned(centroids, grouping.assignment, weights.norms, statistics, seed)
+    return _train_router(centroids, grouping.assignment, weights.norms, statistics, seed)
 
 
-def _learned(
+def _train_router(
     centroids: torch.Tensor, assignment: torch.Tensor, norms: torch.Tensor, statistics: NeuronStatistics, seed: int
 ) -> dict[str, torch.Tensor]:
     """Train MoEfication's network (linear, tanh, linear), and return its two matrices.

@@ -57,23 +57,23 @@ def choose(
         norm = _norm_of(quota)
         unit_key = (quota.pattern if kind in ("blocks", "lines") else "weights", keep_zeros, norm)
         if unit_key not in keys_of:
-            keys_of[unit_key] = ordinals(_together(scores, quota.pattern, norm), name)
+            keys_of[unit_key] = ordinals(_unit_scores(scores, quota.pattern, norm), name)
             if keep_zeros and original is not None:
-                live = _together(original != 0, quota.pattern, None)
+                live = _unit_scores(original != 0, quota.pattern, None)
                 keys_of[unit_key] = keys_of[unit_key].masked_fill(live == 0, -1)
         if kind == "N:M":
             mask = by_pattern(keys_of[unit_key], quota.pattern)
         else:
-            ranking = _ranking(quota)
+            ranking = _ranking_key(quota)
             if ranking not in masks_of_ranking:
-                sparsities = [other_quota.sparsity for other_quota in quotas if _ranking(other_quota) == ranking]
-                select = _each_row if quota.granularity == "row" else _each_layer
+                sparsities = [other_quota.sparsity for other_quota in quotas if _ranking_key(other_quota) == ranking]
+                select = _masks_by_row if quota.granularity == "row" else _masks_by_matrix
                 masks_of_ranking[ranking] = select(keys_of[unit_key], sparsities, keep_zeros)
             mask = next(masks_of_ranking[ranking])
         if kind == "blocks":
-            mask = _spread(mask, scores.shape, quota.pattern)
+            mask = _expand_mask(mask, scores.shape, quota.pattern)
         if kind == "lines":
-            mask = mask.unsqueeze(_across(quota.pattern)).expand(tuple(scores.shape)).contiguous()
+            mask = mask.unsqueeze(_line_dim(quota.pattern)).expand(tuple(scores.shape)).contiguous()
         if keep_zeros and original is not None:
             mask |= original == 0
         yield RemovalMask(mask, notes(scores.shape, quota.pattern))
@@ -176,19 +176,19 @@ def line_norms(scores: torch.Tensor, pattern: str, norm: object = None) -> torch
     The norm is of order 1, 2 or ``inf``, in float32 (of float64 scores in float64), as
     ``torch.nn.utils.prune.ln_structured`` computes it.
     """
-    axis = _across(pattern)
+    axis = _line_dim(pattern)
     if norm is None:
         return scores.sum(axis, dtype=torch.float64)
     dtype = torch.promote_types(scores.dtype, torch.float32)
     return torch.linalg.vector_norm(scores, float(str(norm)), axis, dtype=dtype)
 
 
-def _across(pattern: str) -> int:
+def _line_dim(pattern: str) -> int:
     """Return the dimension along which the entries of a row, or of a column, are."""
     return 1 if pattern == "rows" else 0
 
 
-def _ranking(quota: Quota) -> tuple[object, ...]:
+def _ranking_key(quota: Quota) -> tuple[object, ...]:
     """Return what quotas have in common that are chosen from one ranking."""
     return quota.pattern, quota.granularity, quota.keep_zeros, _norm_of(quota)
 
@@ -197,7 +197,7 @@ def _norm_of(quota: Quota) -> object:
     return getattr(quota.settings, "norm", None) if quota.pattern in LINES else None
 
 
-def _together(scores: torch.Tensor, pattern: str, norm: object) -> torch.Tensor:
+def _unit_scores(scores: torch.Tensor, pattern: str, norm: object) -> torch.Tensor:
     """Return the scores of the units that are removed whole: blocks, rows or columns, else single weights."""
     kind = kind_of(pattern)
     if kind == "blocks":
@@ -205,7 +205,7 @@ def _together(scores: torch.Tensor, pattern: str, norm: object) -> torch.Tensor:
     return line_norms(scores, pattern, norm) if kind == "lines" else scores
 
 
-def _spread(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Tensor:
+def _expand_mask(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Tensor:
     """Expand a mask of blocks to a mask of weights; weights that no whole block covers stay."""
     height, width = pair(pattern)
     spread = torch.zeros(tuple(shape), dtype=torch.bool, device=mask.device)
@@ -214,7 +214,7 @@ def _spread(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Ten
     return spread
 
 
-def _each_layer(keys: torch.Tensor, sparsities: Sequence[float], keep_zeros: bool) -> Iterator[torch.Tensor]:
+def _masks_by_matrix(keys: torch.Tensor, sparsities: Sequence[float], keep_zeros: bool) -> Iterator[torch.Tensor]:
     """Yield one mask per sparsity; all weights of the matrix compete. With ``keep_zeros``, keys below 0 always go first."""
     live = keys[keys >= 0] if keep_zeros else keys
     zeros = keys.numel() - live.numel()
@@ -228,8 +228,8 @@ def _each_layer(keys: torch.Tensor, sparsities: Sequence[float], keep_zeros: boo
         yield lowest(keys, threshold)
 
 
-def _each_row(keys: torch.Tensor, sparsities: Sequence[float], keep_zeros: bool) -> Iterator[torch.Tensor]:
-    """Return one mask per sparsity, as ``_each_layer``; the weights of each output row (dimension 0) compete."""
+def _masks_by_row(keys: torch.Tensor, sparsities: Sequence[float], keep_zeros: bool) -> Iterator[torch.Tensor]:
+    """Return one mask per sparsity, as ``_masks_by_matrix``; the weights of each output row (dimension 0) compete."""
     columns = keys.shape[1]
     if not keep_zeros:
         return _lowest_in_rows(keys, [count(sparsity, columns) for sparsity in sparsities])

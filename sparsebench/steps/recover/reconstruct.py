@@ -255,7 +255,7 @@ class Reconstruction:
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, epochs * len(training))
         order = torch.Generator().manual_seed(self.context.seed + block.index)
         first = best = held_out_error()
-        best_weights, done, worse = _copied(weights), 0, 0
+        best_weights, done, worse = _copies(weights), 0, 0
         while done < epochs and worse < PATIENCE:
             for position in torch.randperm(len(training), generator=order, device="cpu").tolist():
                 optimizer.zero_grad()
@@ -265,7 +265,7 @@ class Reconstruction:
             latest = held_out_error()
             worse = 0 if latest < best else worse + 1
             if latest < best:
-                best, best_weights = latest, _copied(weights)
+                best, best_weights = latest, _copies(weights)
             done += 1
         counts = [int(block.mask(rows).sum()) for rows in block.samples]
         tokens, held_out_tokens = sum(counts[:-held_count]), sum(counts[-held_count:])
@@ -290,5 +290,5 @@ def _trained_parameters(block: Block) -> BlockTensors:
     return leaves
 
 
-def _copied(weights: BlockTensors) -> BlockTensors:
+def _copies(weights: BlockTensors) -> BlockTensors:
     return {name: weight.detach().clone() for name, weight in weights.items()}

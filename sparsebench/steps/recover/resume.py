@@ -85,9 +85,9 @@ class ResumeFolder:
         if not os.path.lexists(path):
             return None
         try:
-            if not _whole(path):
+            if not _is_undamaged(path):
                 return self._discard(path, "it is damaged")
-            facts, tensors = _parsed(path)
+            facts, tensors = _parse_file(path)
         except OSError as error:
             return self._discard(path, f"it cannot be read ({error.strerror})")
         expected = json.loads(json.dumps(identity))
@@ -135,7 +135,7 @@ def content(*parts: torch.Tensor | str | None) -> str:
     return digest.hexdigest()
 
 
-def _whole(path: Path) -> bool:
+def _is_undamaged(path: Path) -> bool:
     """Return whether a path is a file that ends in the checksum of what is before."""
     if not path.is_file():
         return False
@@ -148,7 +148,7 @@ def _whole(path: Path) -> bool:
         return remaining == 0 and file.read() == digest.digest()
 
 
-def _parsed(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _parse_file(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return the facts of a whole file and its tensors, whose memory is a private mapping of the file."""
     data = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
     start = 8 + int(data[:8].view(torch.int64))

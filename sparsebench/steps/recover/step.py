@@ -48,7 +48,7 @@ def make_reconstructed(parent: Path, targets: Mapping[Step, Path], context: Cont
     weights out other than by grouped neurons; UnsupportedError where an oracle chooses these. A step that fails later,
     for example because its blocks do not match the dense model's, is emitted as an error.
     """
-    checkpoint, dense = _opened(parent, targets, context)
+    checkpoint, dense = _open_models(parent, targets, context)
     grouped = experts_of(checkpoint.config)
     if grouped is None:
         _refuse_skipping(checkpoint)
@@ -71,7 +71,7 @@ def make_trained(
     A ``pruner``, that of ``prune: gradual`` or ``prune: elsa``, prunes meanwhile. Raises ModelError without the dense
     model, for a quantized parent, and for one that leaves weights out. A step that fails later is emitted as an error.
     """
-    checkpoint, dense = _opened(parent, targets, context)
+    checkpoint, dense = _open_models(parent, targets, context)
     _refuse_skipping(checkpoint)
     for step, folder in targets.items():
         with failing_alone(step, emit):
@@ -79,7 +79,7 @@ def make_trained(
             emit(step, whole.train_model(checkpoint, dense, step, context, folder, pruner))
 
 
-def _opened(parent: Path, targets: Mapping[Step, Path], context: Context) -> tuple[Checkpoint, Checkpoint]:
+def _open_models(parent: Path, targets: Mapping[Step, Path], context: Context) -> tuple[Checkpoint, Checkpoint]:
     if context.dense is None:
         raise ModelError(f"{next(iter(targets)).name} needs the dense model", "use it in a manifest")
     return float_checkpoint(parent, "recover first, then quantize"), Checkpoint(context.dense)

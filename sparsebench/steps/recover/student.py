@@ -49,11 +49,11 @@ def write_student(teacher: Checkpoint, family: Family, settings: Mapping[str, An
         problem = f"{teacher.folder}: its blocks differ in width, or it is a mixture of experts"
         raise UnsupportedError(problem, "a plain model as the teacher")
     blocks = {
-        stack: _blocks(settings.get("layers"), count, stack if len(shape.blocks) > 1 else "")
+        stack: _teacher_blocks(settings.get("layers"), count, stack if len(shape.blocks) > 1 else "")
         for stack, count in shape.blocks.items()
     }
     config = _config(shape, settings, blocks)
-    kind = _kind(teacher, family)
+    kind = _auto_class(teacher, family)
     student_model = cut_model.stock_model(family, config, kind)
     teacher_model = cut_model.stock_model(family, teacher.config, kind)
     selection = _WeightSelection(shape, config, blocks, family)
@@ -78,7 +78,7 @@ def _write_pooling(folder: Path, width: int) -> None:
             path.write_text(json.dumps({**pooling, **changed}, indent=2))
 
 
-def _blocks(layers: int | Sequence[int] | None, count: int, stack: str) -> list[int]:
+def _teacher_blocks(layers: int | Sequence[int] | None, count: int, stack: str) -> list[int]:
     """Return the teacher's blocks that the student's start as: those named, or evenly spaced ones from the first on."""
     of_stack = f" of the {stack}" if stack else ""
     if layers is None:
@@ -133,7 +133,7 @@ def _config(shape: ModelShape, settings: Mapping[str, Any], blocks: Mapping[str,
     return {**config, **changed, **cut_model.aliased_keys(config, changed)}
 
 
-def _kind(teacher: Checkpoint, family: Family) -> Any:
+def _auto_class(teacher: Checkpoint, family: Family) -> Any:
     """Return AutoModelForMaskedLM for an encoder whose files hold all of the masked-LM head; else None."""
     if family != "encoder" or not has_masked_lm(teacher.config):
         return None
@@ -179,7 +179,7 @@ class _WeightSelection:
             indices = self._indices(name, dims, tuple(teacher_tensors[source].shape))
             if indices is not None:
                 copied += parameters
-                tensors[name] = partial(_selected, self.teacher, views[source], indices)
+                tensors[name] = partial(_select, self.teacher, views[source], indices)
         return tensors, copied, total
 
     def _part(self, name: str, dims: tuple[int, ...]) -> Part:
@@ -219,7 +219,7 @@ class _WeightSelection:
                 if dim == output_dim and described.kind in _FUSED and student_size != teacher_size:
                     return None
                 levels = [[(student_size,)], [(teacher_size,)]]
-            indices.append(_index(*levels))
+            indices.append(_entries_to_take(*levels))
         return indices
 
     def _levels(self, kind: str, outputs: bool) -> list[list[Levels]] | None:
@@ -240,7 +240,7 @@ class _WeightSelection:
         return levels
 
 
-def _selected(teacher: Checkpoint, view: View, indices: Sequence[torch.Tensor]) -> torch.Tensor:
+def _select(teacher: Checkpoint, view: View, indices: Sequence[torch.Tensor]) -> torch.Tensor:
     tensor = view.shaped(view.cut(teacher.load(view.tensor)))
     for dim, index in enumerate(indices):
         if len(index) < tensor.shape[dim]:
@@ -248,7 +248,7 @@ def _selected(teacher: Checkpoint, view: View, indices: Sequence[torch.Tensor]) 
     return tensor
 
 
-def _index(student_runs: Sequence[Levels], teacher_runs: Sequence[Levels]) -> torch.Tensor:
+def _entries_to_take(student_runs: Sequence[Levels], teacher_runs: Sequence[Levels]) -> torch.Tensor:
     """Return the entries to take from consecutive runs: at each level evenly spaced ones, from the first on."""
     entries, start = [], 0
     for student_levels, teacher_levels in zip(student_runs, teacher_runs, strict=True):

@@ -47,7 +47,7 @@ class NamedElements:
         lets: in a block or, if ``uneven``, in all blocks together."""
         counted_together: dict[str, list[tuple[int, Axis]]] = {}
         for index, axis in enumerate(shape.axes):
-            label = f"{self.path}: `{_kind(axis)}`" if uneven else _where(self.path, shape, axis)
+            label = f"{self.path}: `{_kind(axis)}`" if uneven else _place_in_file(self.path, shape, axis)
             if axis in numbers:
                 counted_together.setdefault(label, []).append((index, axis))
             elif self.go.get(index) or self.stay.get(index):
@@ -78,7 +78,8 @@ class NamedElements:
             if axis.kind not in kinds:
                 continue
             if index in self.go and index in self.stay:
-                problem = f"{_where(self.path, shape, axis)}: both `go` and `stay`, and nothing decides on the others"
+                place = _place_in_file(self.path, shape, axis)
+                problem = f"{place}: both `go` and `stay`, and nothing decides on the others"
                 raise UserError(problem, "name one of the two, or let a criterion choose")
             kept_units[axis] = sorted(self.stay.get(index, {*range(axis.units)} - {*self.go.get(index, ())}))
         return kept_units
@@ -95,22 +96,23 @@ def read_named(source: str, shape: ModelShape) -> NamedElements:
         if kind not in indices:
             hint = did_you_mean(kind, indices) or f"it has {', '.join(indices) or 'nothing that can go'}"
             raise UserError(f"{path}: `{kind}`: the model has none that can go", hint)
-        for block, entry in _object(blocks, f"{path}: `{kind}`").items():
+        for block, entry in _checked_object(blocks, f"{path}: `{kind}`").items():
             if block not in indices[kind]:
                 hint = f"it has {', '.join(list(indices[kind])[:4])} …"
                 raise UserError(f"{path}: `{kind}`: `{block}` is no block with {kind} of its own", hint)
             index = indices[kind][block]
-            for key, units in _parsed(entry, shape.axes[index], _where(path, shape, shape.axes[index])).items():
+            axis = shape.axes[index]
+            for key, units in _listed_elements(entry, axis, _place_in_file(path, shape, axis)).items():
                 elements[key][index] = units
     if not any((*elements["go"].values(), *elements["stay"].values())):
         raise UserError(f"{path}: nothing in it", f"name what goes or stays, {_EXAMPLE}")
     return NamedElements(path, **elements)
 
 
-def _parsed(entry: Any, axis: Axis, label: str) -> dict[str, list[int]]:
+def _listed_elements(entry: Any, axis: Axis, label: str) -> dict[str, list[int]]:
     """Return the elements of one block that an entry of the file lists under `go` and `stay`."""
     lists: dict[str, list[int]] = {}
-    for key, units in _object(entry, label).items():
+    for key, units in _checked_object(entry, label).items():
         if key not in ("go", "stay"):
             raise UserError(f"{label}: `{key}`", "`go` or `stay`")
         if not isinstance(units, list) or not all(type(unit) is int and 0 <= unit < axis.units for unit in units):
@@ -124,7 +126,7 @@ def _parsed(entry: Any, axis: Axis, label: str) -> dict[str, list[int]]:
     return lists
 
 
-def _object(value: Any, label: object) -> dict[str, Any]:
+def _checked_object(value: Any, label: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{label}: not an object", _EXAMPLE)
     return value
@@ -139,5 +141,5 @@ def _block(shape: ModelShape, axis: Axis) -> str:
     return f"{block}.{axis.expert}" if axis.expert else block
 
 
-def _where(path: Path, shape: ModelShape, axis: Axis) -> str:
+def _place_in_file(path: Path, shape: ModelShape, axis: Axis) -> str:
     return f"{path}: `{_kind(axis)}`: `{_block(shape, axis)}`"

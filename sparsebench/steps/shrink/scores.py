@@ -190,7 +190,7 @@ def taylor(
     """
     answers = {} if answers is None else answers
     scores: Scores = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
-    rows_of = {axis: _rows_of(axis) if even else [] for axis in axes}
+    rows_of = {axis: _neuron_rows(axis) if even else [] for axis in axes}
     products = _GradientProducts()
     handles = []
     for axis in axes:
@@ -198,7 +198,7 @@ def taylor(
             handles.append(model.module(cut.name).register_forward_pre_hook(partial(products.watch_input, cut.name)))
     for name in dict.fromkeys(cut.name for cuts in rows_of.values() for cut in cuts):
         handles.append(model.module(name).register_forward_hook(partial(products.watch_output, name)))
-    for table in _tables(model.model):
+    for table in _embedding_modules(model.model):
         handles.append(table.register_forward_hook(lambda module, args, states: states.detach().requires_grad_(True)))
     generator = torch.Generator().manual_seed(seed)
     with removing_hooks(handles):
@@ -241,7 +241,7 @@ class _GradientProducts:
         return [per_element(self.sums[cut.name], cut, units) for cut in cuts if cut.name in self.sums]
 
 
-def _rows_of(axis: Axis) -> list[Cut]:
+def _neuron_rows(axis: Axis) -> list[Cut]:
     """Return the rows that make an axis's neurons (of gate and up); nothing for other kinds of axes."""
     if axis.kind != "neurons":
         return []
@@ -269,7 +269,7 @@ def _loss(model: WholeModel, rows: slice, labels: str, generator: torch.Generato
     return cross_entropy(flat, targets, ignore_index=-100)
 
 
-def _tables(model: Any) -> list[Any]:
+def _embedding_modules(model: Any) -> list[Any]:
     """Return the modules of the token embeddings, each once."""
     stacks = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model]
     return list({id(table): table for table in (stack.get_input_embeddings() for stack in stacks)}.values())

@@ -79,7 +79,7 @@ class SkipStatistics:
             SkipSite(f"{block.path}.{path}", *weights_of[path], counts[path], block.stack, block.index)
             for path in hooks.complete
         ]
-        for share, site_shares in allocated(block, sites, self.greedy).items() if self.greedy else ():
+        for share, site_shares in allocate_shares(block, sites, self.greedy).items() if self.greedy else ():
             self.shares.setdefault(share, {}).update(zip((site.path for site in sites), site_shares, strict=True))
         self.sites += sites
         self.left += len(counts) - len(sites)
@@ -120,7 +120,7 @@ def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, 
     seconds = time.perf_counter() - started
     for step, folder in targets.items():
         with failing_alone(step, emit):
-            thresholds, activity, notes = _chosen(statistics, step.settings.share, outputs)
+            thresholds, activity, notes = _choose_thresholds(statistics, step.settings.share, outputs)
             settings = {"family": context.family, "skip": step.name, **step.settings.record()}
             copy_checkpoint(parent, folder, thresholds.config(), {**settings, **notes, **text.provenance()})
             report = step_report(
@@ -134,7 +134,7 @@ def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, 
             emit(step, replace(report, already_zero=report.zeros, read_share=notes["read"], activity=activity))
 
 
-def _chosen(
+def _choose_thresholds(
     statistics: SkipStatistics, share: float, outputs: bool
 ) -> tuple[SkipThresholds, tuple[Activity, ...], dict[str, Any]]:
     """Return the thresholds for a share, their effect at each site, and notes for the folder's description."""
@@ -151,7 +151,7 @@ def _chosen(
     sentences = [
         f"on the calibration text {min(skipped):.1%} to {max(skipped):.1%} of what {len(skipped)} {source} counts as zero, so "
         f"that {1 - unread / statistics.weights:.1%} of the blocks' weights are read for a token",
-        _beside_zeros(statistics, statistics.weights - unread, multiplied),
+        _zeros_note(statistics, statistics.weights - unread, multiplied),
         f"as it is, {min(near):.1%} to {max(near):.1%} is within {NEAR:.0%} of the root mean square",
         f"{statistics.left} layers read no rows of tokens, and skip nothing" if statistics.left else "",
         "stock transformers loads the folder and skips nothing",
@@ -166,7 +166,7 @@ def _chosen(
     return skip, activity, {"note": note, **shares, "layers": layers}
 
 
-def _beside_zeros(statistics: SkipStatistics, read: float, multiplied: float) -> str:
+def _zeros_note(statistics: SkipStatistics, read: float, multiplied: float) -> str:
     """Describe what a token reads where weights are zero too; empty where at most the share FEW is.
 
     A bitmask format takes two bytes for each weight that is not zero, and one bit for each weight.
@@ -183,7 +183,7 @@ def _beside_zeros(statistics: SkipStatistics, read: float, multiplied: float) ->
 STEP, MOST = 0.02, 0.95
 
 
-def allocated(block: Block, sites: Sequence[SkipSite], targets: Sequence[float]) -> dict[float, list[float]]:
+def allocate_shares(block: Block, sites: Sequence[SkipSite], targets: Sequence[float]) -> dict[float, list[float]]:
     """Return, for each target, the share of each site in ``sites``; costs are measured on the first group of samples.
 
     A target beyond what the layers may skip gets the largest shares that were reached.

@@ -45,7 +45,7 @@ def make_trimmed(parent: Path, targets: Mapping[Step, Path], context: Context, e
     vocabulary = Vocabulary.read(parent, tokenizer)
     for step, folder in reported([*targets.items()], context.progress):
         with failing_alone(step, emit):
-            chosen = _listed(step, vocabulary) if step.name == "list" else _used_in_text(step, tokenizer, context)
+            chosen = _file_tokens(step, vocabulary) if step.name == "list" else _used_in_text(step, tokenizer, context)
             emit(step, _write_trimmed(parent, folder, step, vocabulary, chosen, context))
 
 
@@ -61,7 +61,7 @@ def _used_in_text(step: Step, tokenizer: Any, context: Context) -> _ChosenTokens
     return _ChosenTokens(often, texts, usage)
 
 
-def _listed(step: Step, vocabulary: Vocabulary) -> _ChosenTokens:
+def _file_tokens(step: Step, vocabulary: Vocabulary) -> _ChosenTokens:
     """Return the tokens that a file lists. Raises UserError with file and line for a token that the tokenizer lacks."""
     path = Reference.parse(step.settings.file).unchanged_file("a text file with a token a line", UserError)
     ids = set()
@@ -143,7 +143,7 @@ class RetokenizedText:
 
 def token_usage(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined: bool) -> Usage:
     """Tokenize the texts and count each token; ``joined`` texts are separated by a blank line, as for decoders."""
-    batches = list(_read(tokenizer, texts, joined))
+    batches = list(_encode(tokenizer, texts, joined))
     counts = np.bincount(np.concatenate(batches)) if batches else np.zeros(0, dtype=np.int64)
     used_ids = np.flatnonzero(counts)
     return Usage(dict(zip(used_ids.tolist(), counts[used_ids].tolist(), strict=True)), batches)
@@ -158,7 +158,7 @@ def retokenized(
     unknown_id = tokenizer.unk_token_id
     old_ids = {new_id: old for old, new_id in new.items()}
     tokens, unknown, same = 0, -before.counts.get(old_ids.get(unknown_id, -1), 0), True
-    for after_ids, before_ids in zip(_read(tokenizer, texts, joined), before.batches, strict=True):
+    for after_ids, before_ids in zip(_encode(tokenizer, texts, joined), before.batches, strict=True):
         tokens += after_ids.size
         unknown += 0 if unknown_id is None else int(np.count_nonzero(after_ids == unknown_id))
         same = same and np.array_equal(after_ids, table[before_ids])
@@ -175,7 +175,7 @@ def check_ids(tokenizer: PreTrainedTokenizerBase, expected: Mapping[str, int], f
             raise ModelError(f"{problem}, where its row is {expected.get(token)}", hint)
 
 
-def _read(tokenizer: Any, texts: Sequence[str], joined: bool) -> Iterator[npt.NDArray[np.int32]]:
+def _encode(tokenizer: Any, texts: Sequence[str], joined: bool) -> Iterator[npt.NDArray[np.int32]]:
     """Yield the token ids of ``TEXTS_AT_ONCE`` texts at a time, in one flat array."""
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         part = texts[start : start + TEXTS_AT_ONCE]

@@ -13,7 +13,7 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import EXPERTS_KEY, ROUTERS, experts_of
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.moefy.grouping import balanced, group_neurons
-from sparsebench.steps.moefy.making import share_inside, together
+from sparsebench.steps.moefy.making import coactivation_inside, share_inside
 from sparsebench.steps.moefy.settings import COUNTED
 from sparsebench.steps.registry import single
 from tests.models.replaying import written
@@ -131,9 +131,9 @@ def test_a_representative_is_its_neuron_with_its_biases(tmp_path: Path) -> None:
 def test_neurons_of_an_expert_go_together() -> None:
     # Two pairs that are always active with their partner, and never with the others.
     counts = torch.tensor([[5.0, 5, 0, 0], [5, 5, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2]])
-    assert together(counts, torch.tensor([0, 0, 1, 1])) == pytest.approx(3.5 / (14 / 12))
-    assert together(counts, torch.tensor([0, 1, 0, 1])) == 0
-    assert together(torch.diag(torch.ones(4)), torch.tensor([0, 0, 1, 1])) is None
+    assert coactivation_inside(counts, torch.tensor([0, 0, 1, 1])) == pytest.approx(3.5 / (14 / 12))
+    assert coactivation_inside(counts, torch.tensor([0, 1, 0, 1])) == 0
+    assert coactivation_inside(torch.diag(torch.ones(4)), torch.tensor([0, 0, 1, 1])) is None
     # Of 2 × (5 + 2) that pairs have, those of the first pair or none.
     assert share_inside(counts, torch.tensor([0, 0, 1, 2])) == pytest.approx(5 / 7)
     assert share_inside(counts, torch.tensor([0, 1, 0, 1])) == 0
