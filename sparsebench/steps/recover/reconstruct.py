@@ -134,7 +134,7 @@ class Reconstruction:
                 Replay(checkpoint, family, batch, 1, spill, "float32", group=group, device=self.context.device)
                 for checkpoint in (self.dense, self.parent)
             )
-            self._comparable(len(dense), len(parent))
+            self._check_comparable(len(dense), len(parent))
             kept_blocks = self._kept_blocks()
 
             def total() -> tuple[float, float | None]:
@@ -173,7 +173,7 @@ class Reconstruction:
         family = self.context.family
         return [weight_tensors(checkpoint, parts(checkpoint, family)) for checkpoint in (self.parent, self.dense)]
 
-    def _comparable(self, dense_blocks: int, blocks: int) -> None:
+    def _check_comparable(self, dense_blocks: int, blocks: int) -> None:
         """Raise UnsupportedError where the models differ in their numbers of blocks (the arguments) or widths."""
         if dense_blocks != blocks:
             problem = f"the model has {blocks} blocks and the dense model {dense_blocks}: blocks cannot be paired"
@@ -191,13 +191,14 @@ class Reconstruction:
         Raises ModelError where a pruned weight came back.
         """
         first, last = fits[0], fits[-1]
-        read = sum(fit.tokens for fit in fits) // len(fits)
+        tokens_read = sum(fit.tokens for fit in fits) // len(fits)
         words = [
             f"what outputs differ by on text held out, over the dense block's: {first.before:.2g}, then {first.after:.2g}"
             f" in the first block, {last.before:.2g}, then {last.after:.2g} in the last"
         ]
-        if read < PUBLISHED * (1 - self.step.settings.held_out):
-            words.append(f"trained on {read:,} tokens, {read / PUBLISHED:.2g} of the published run's {PUBLISHED:,}")
+        if tokens_read < PUBLISHED * (1 - self.step.settings.held_out):
+            share_read = f"{tokens_read / PUBLISHED:.2g}"
+            words.append(f"trained on {tokens_read:,} tokens, {share_read} of the published run's {PUBLISHED:,}")
         family = self.context.family
         with removed_on_error(folder):
             result = step_report(
@@ -254,19 +255,19 @@ class Reconstruction:
         epochs = self.step.settings.epochs
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, epochs * len(training))
         order = torch.Generator().manual_seed(self.context.seed + block.index)
-        first = best = held_out_error()
-        best_weights, done, worse = _copies(weights), 0, 0
-        while done < epochs and worse < PATIENCE:
+        first_error = best_error = held_out_error()
+        best_weights, epochs_done, epochs_without_gain = _copies(weights), 0, 0
+        while epochs_done < epochs and epochs_without_gain < PATIENCE:
             for position in torch.randperm(len(training), generator=order, device="cpu").tolist():
                 optimizer.zero_grad()
                 error(training[position]).backward()
                 optimizer.step()
                 schedule.step()
             latest = held_out_error()
-            worse = 0 if latest < best else worse + 1
-            if latest < best:
-                best, best_weights = latest, _copies(weights)
-            done += 1
+            epochs_without_gain = 0 if latest < best_error else epochs_without_gain + 1
+            if latest < best_error:
+                best_error, best_weights = latest, _copies(weights)
+            epochs_done += 1
         counts = [int(block.mask(rows).sum()) for rows in block.samples]
         tokens, held_out_tokens = sum(counts[:-held_count]), sum(counts[-held_count:])
         infos, dense_infos = self._weights
@@ -274,10 +275,10 @@ class Reconstruction:
         dense_parameters = sum(info.numel for name, info in dense_infos.items() if name in dense.tensors)
         # Per parameter and token, a forward pass takes 2 operations and a backward pass 4. At the end both blocks run
         # once more, to give the inputs of the next blocks.
-        training_passes = 6.0 * tokens * done + 2.0 * held_out_tokens * (done + 1)
+        training_passes = 6.0 * tokens * epochs_done + 2.0 * held_out_tokens * (epochs_done + 1)
         last_passes = 2.0 * (tokens + held_out_tokens)
         operations = parameters * training_passes + (parameters + dense_parameters) * last_passes
-        return Fit(block.stack, block.index, tokens, done, operations, first, best), best_weights
+        return Fit(block.stack, block.index, tokens, epochs_done, operations, first_error, best_error), best_weights
 
 
 def _trained_parameters(block: Block) -> BlockTensors:

@@ -118,22 +118,23 @@ class Trainer:
         settings, plan, counts = self.step.settings, self.plan, self.text.counts()
         leaves = [*self.weights.leaves, *self.extra]
         optimizer = torch.optim.AdamW(leaves, lr=settings.rate, weight_decay=settings.weight_decay)
-        warm = round(settings.warm_up * len(plan))
-        scheduler = get_linear_schedule_with_warmup(optimizer, warm, len(plan))
+        warm_up_steps = round(settings.warm_up * len(plan))
+        scheduler = get_linear_schedule_with_warmup(optimizer, warm_up_steps, len(plan))
         optimizer = self.accelerator.prepare(optimizer)
         pruning = self.pruner(self.weights, optimizer, len(plan)) if self.pruner else Pruning()
-        points = {round(len(plan) * number / settings.evaluations) for number in range(settings.evaluations + 1)}
-        state = self._restored(leaves, optimizer, scheduler, pruning) or State()
-        began, earlier = time.perf_counter() - state.seconds, state.joules
+        evaluations = settings.evaluations
+        evaluated_steps = {round(len(plan) * number / evaluations) for number in range(evaluations + 1)}
+        state = self._restore(leaves, optimizer, scheduler, pruning) or State()
+        began, earlier_joules = time.perf_counter() - state.seconds, state.joules
         state.prepared += self.prepared
-        saved = time.perf_counter()
-        read = [0]
+        last_saved = time.perf_counter()
+        tokens_read = [0]
         for rows in plan:
-            read.append(read[-1] + sum(counts[row] for row in rows))
+            tokens_read.append(tokens_read[-1] + sum(counts[row] for row in rows))
         while True:
-            if state.number in points and (not state.curve or state.curve[-1].step != state.number):
+            if state.number in evaluated_steps and (not state.curve or state.curve[-1].step != state.number):
                 with pruning.sparse(state.number) as final:
-                    self._evaluate(state, read[state.number], final)
+                    self._evaluate(state, tokens_read[state.number], final)
             if state.number == len(plan):
                 break
             pruning.before(state.number)
@@ -143,17 +144,17 @@ class Trainer:
             state.number += 1
             state.seconds = time.perf_counter() - began
             self._report_progress(state, len(plan))
-            if self.resume_folder and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
-                state.joules = joules_in_all(earlier, self.joules())
+            if self.resume_folder and time.perf_counter() - last_saved >= CHECKPOINT_SECONDS:
+                state.joules = joules_in_all(earlier_joules, self.joules())
                 self._save(state, leaves, optimizer, scheduler, pruning)
-                saved = time.perf_counter()
+                last_saved = time.perf_counter()
         if not state.best < float("inf"):
             raise ModelError(
                 f"{self.step.verb}: {self.step.name}: the loss on held-out text is {state.curve[-1].held_out} at the end",
                 "a lower `rate`, such as 5e-5",
             )
         state.seconds = time.perf_counter() - began + state.prepared
-        state.joules = joules_in_all(earlier, self.joules())
+        state.joules = joules_in_all(earlier_joules, self.joules())
         return state
 
     def _step(
@@ -224,7 +225,7 @@ class Trainer:
         }
         self.resume_folder.write(STATE, self.identity, entry)
 
-    def _restored(self, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> State | None:
+    def _restore(self, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> State | None:
         """Restore what a killed process saved of the same training; return its state, or None without one."""
         saved = self.resume_folder.read(STATE, self.identity) if self.resume_folder else None
         if saved is None:

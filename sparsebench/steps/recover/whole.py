@@ -95,15 +95,15 @@ class Training:
         weight came back.
         """
         family = self.context.family
-        model = self._student()
+        model = self._load_student()
         calibrated, held_samples = draw_samples(self.step, self.context, self.parent.config)
         text = TrainingText(family, calibrated.batch)
         with self._resume_folder(folder) as resume_folder, temporary(folder.parent / ".teachers") as scratch:
             # Before the clock starts: fetching teachers is no part of a training.
-            teachers = self._teachers(scratch)
+            teachers = self._teacher_folders(scratch)
             with energy.spending(self.context.device) as spent:
                 began = time.perf_counter()
-                trainer = self._trainer(model, text, held_samples, resume_folder, teachers)
+                trainer = self._make_trainer(model, text, held_samples, resume_folder, teachers)
                 trainer.prepared = time.perf_counter() - began
                 trainer.joules = spent.total
                 trained = trainer.run()
@@ -177,7 +177,7 @@ class Training:
         weights = weight_tensors(checkpoint, model_parts)
         return sum(info.numel * share.get(model_parts[name].stack, 1.0) for name, info in weights.items())
 
-    def _student(self) -> PreTrainedModel:
+    def _load_student(self) -> PreTrainedModel:
         """Return the model to train, in float32 without dropout. Raises UnsupportedError where it lacks the loss."""
         config = self.parent.config
         if self.step.settings.teachers() or output_family(self.context.family, config) != "encoder":
@@ -189,7 +189,7 @@ class Training:
             )
         return load_model(self.parent.folder, "encoder", "float32", kind=AutoModelForMaskedLM)
 
-    def _trainer(
+    def _make_trainer(
         self,
         model: PreTrainedModel,
         text: TrainingText,
@@ -271,7 +271,7 @@ class Training:
                 loss.teachers.append(teacher)
         return checksums
 
-    def _teachers(self, scratch: Path) -> list[Path]:
+    def _teacher_folders(self, scratch: Path) -> list[Path]:
         """Return the folder of each teacher; one that is not the dense model is prepared from its source in ``scratch``.
 
         Raises ModelError without a way to fetch its source (outside of a manifest), UnsupportedError for another
