@@ -81,8 +81,7 @@ def trainer(folder: Path, place: Path, name: str, given: argparse.Namespace, voc
     training = Training(checkpoint, checkpoint, step, Context("decoder"))
     ids = torch.randint(vocabulary, (given.batch * given.steps + 1, given.length))
     text = TrainingText("decoder", Batch(ids, torch.ones_like(ids, dtype=torch.bool)))
-    found, _ = training._trainer(training._student(), text, 1, place, [folder] if name == "distill" else [])
-    return found
+    return training._make_trainer(training._load_student(), text, 1, place, [folder] if name == "distill" else [])
 
 
 def timed(loop: Trainer, given: argparse.Namespace) -> tuple[list[float], dict[str, float]]:

@@ -38,12 +38,12 @@ def add_vocabulary(writer: GGUFWriter, folder: Path, size: int) -> None:
     tokens = [f"[PAD{number}]" for number in range(size)]
     types = [int(gguf.TokenType.UNUSED)] * size
     for token, number in model["vocab"].items():
-        tokens[number], types[number] = _held(token, kind)
+        tokens[number], types[number] = _stored_token(token, kind)
     for token in described.get("added_tokens") or ():
         special = gguf.TokenType.CONTROL if token.get("special") else gguf.TokenType.USER_DEFINED
         tokens[token["id"]], types[token["id"]] = token["content"], int(special)
     if kind == "gpt2":
-        writer.add_tokenizer_pre(_split(described.get("pre_tokenizer") or {}))
+        writer.add_tokenizer_pre(_split_name(described.get("pre_tokenizer") or {}))
     if kind == "llama":  # merges are in the order of the ids: an earlier token is merged first
         writer.add_token_scores([-float(number) for number in range(size)])
     writer.add_token_list(tokens)
@@ -51,7 +51,7 @@ def add_vocabulary(writer: GGUFWriter, folder: Path, size: int) -> None:
     gguf.SpecialVocab(folder, kind == "gpt2", _SPECIAL, size).add_to_gguf(writer, quiet=True)
 
 
-def _held(token: str, kind: str) -> tuple[str, int]:
+def _stored_token(token: str, kind: str) -> tuple[str, int]:
     """Return a token as a file of this ``kind`` of tokenizer holds it, and its type."""
     import gguf
 
@@ -61,7 +61,7 @@ def _held(token: str, kind: str) -> tuple[str, int]:
     return token, int(gguf.TokenType.BYTE if byte else gguf.TokenType.NORMAL)
 
 
-def _split(described: Mapping[str, Any]) -> str:
+def _split_name(described: Mapping[str, Any]) -> str:
     """Return llama.cpp's name for a tokenizer's way to split text; GPT-2's where no other is recognised."""
     steps = described.get("pretokenizers") or [described]
     patterns = [str((step.get("pattern") or {}).get("Regex", "")) for step in steps]

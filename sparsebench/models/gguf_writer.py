@@ -135,10 +135,11 @@ class _GgufFile:
             if self.architecture.encoder and _UNUSED.search(name):
                 continue
             spellings = (name, f"model.{name}", f"transformer.{name}", name.removeprefix("bert."))
-            known = next(filter(None, (table.get_name(form, (".weight", ".bias")) for form in spellings)), None)
-            if known is None:
+            gguf_names = (table.get_name(spelling, (".weight", ".bias")) for spelling in spellings)
+            gguf_name = next(filter(None, gguf_names), None)
+            if gguf_name is None:
                 raise ModelError(f"{checkpoint.folder}: GGUF has no name for {name}", "leave the model out")
-            self.names[known] = name
+            self.names[gguf_name] = name
         self.kinds = {name: self._kind(name) for name in self.names}
 
     def write(self, out: Path, written: Callable[[str, torch.Tensor, int], None] | None) -> Counter[str]:
@@ -273,10 +274,10 @@ class _GgufFile:
         layer, part = (int(number[1]), number[2]) if number else (0, "")
         eighth = self.size.layers // 8
         if self.type.endswith("_M"):
-            more = layer < eighth or layer >= 7 * self.size.layers // 8 or (layer - eighth) % 3 == 2
+            many_bits = layer < eighth or layer >= 7 * self.size.layers // 8 or (layer - eighth) % 3 == 2
             if part == "attn_qkv":  # asked first of all by its place, as a value matrix
-                return "Q6_K" if more else usual
-            if part in ("attn_v", "ffn_down") and more:
+                return "Q6_K" if many_bits else usual
+            if part in ("attn_v", "ffn_down") and many_bits:
                 return "Q6_K"
         if usual == "Q4_0" and part == "ffn_down" and self.importance and layer < eighth:
             return "Q4_1"

@@ -13,7 +13,7 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,18 +89,18 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
         return _from_gguf(source, out, family, dtype)
     check_contained(source)
     config = bounded.read_object(source / "config.json")
-    if (true := family_of(config)) and true != family:
-        raise ModelError(f"{source}: a model of family {true}, not {family}", f"family: {true}")
+    true_family = family_of(config)
+    if true_family not in (None, family):
+        raise ModelError(f"{source}: a model of family {true_family}, not {family}", f"family: {true_family}")
     if scheme_of(config):
         if dtype != "auto":
-            raise ModelError(
-                f"{source}: its weights are integers, which do not become {dtype}", "leave the precision out"
-            )
-        return _copied(Checkpoint(source), out, link)
+            problem = f"{source}: its weights are integers, which do not become {dtype}"
+            raise ModelError(problem, "leave the precision out")
+        return _copy_files(Checkpoint(source), out, link)
     pickles = [name for name in (_PICKLE, PICKLE_INDEX) if (source / name).is_file()]
     pickled = bool(pickles) and not any((source / name).is_file() for name in (WEIGHTS, INDEX))
     if pickled:
-        infos, load = _pickled(source, pickles[0], family, config)
+        infos, load = _pickled_tensors(source, pickles[0], family, config)
     else:
         checkpoint = Checkpoint(source)
         infos, load = checkpoint.tensors, checkpoint.load
@@ -110,20 +110,20 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
         merged = Merged(source, masked, infos, load)
         merged.drop_ties(meta_model(family, config).all_tied_weights_keys)
         infos, load, notes = merged.infos, merged.load, {MASKED: len(masked)}
-    layout = [replace(info, name=name, dtype=_target(info.dtype, dtype)) for name, info in infos.items()]
+    layout = [replace(info, name=name, dtype=_target_dtype(info.dtype, dtype)) for name, info in infos.items()]
     if pickled or masked:
         layout = lay_out([(info.name, info.dtype, info.shape) for info in layout])
     elif all(info.dtype == checkpoint.tensors[info.name].dtype for info in layout):
-        return _copied(checkpoint, out, link)
-    return _written(source, out, layout, load, notes)
+        return _copy_files(checkpoint, out, link)
+    return _write_converted(source, out, layout, load, notes)
 
 
-def _target(stored: str, dtype: str) -> str:
+def _target_dtype(stored: str, dtype: str) -> str:
     """Return the safetensors dtype to write: floating point changes, integers and booleans stay."""
     return stored if dtype == "auto" or stored not in FLOATS else precision.NAMES[dtype]
 
 
-def _written(
+def _write_converted(
     source: Path,
     out: Path,
     layout: list[TensorInfo],
@@ -139,9 +139,8 @@ def _written(
             converted = tensor.to(torch_dtype(info.dtype))
             if info.dtype == "F16" and bool(converted.isinf().any()) and not bool(tensor.isinf().any()):
                 largest = float(tensor.abs().max())
-                raise ModelError(
-                    f"{source}: {info.name} reaches {largest:.3g}, more than float16 holds", "use bfloat16"
-                )
+                problem = f"{source}: {info.name} reaches {largest:.3g}, more than float16 holds"
+                raise ModelError(problem, "use bfloat16")
             writer.write(info.name, converted)
         for companion in companions or ():
             companion.save_pretrained(writer.partial)
@@ -149,21 +148,21 @@ def _written(
         return writer.close(notes)
 
 
-def _copied(checkpoint: Checkpoint, out: Path, link: bool) -> Path:
+def _copy_files(checkpoint: Checkpoint, out: Path, link: bool) -> Path:
     """Copy or hard-link the weight files unchanged."""
     reserve(out, 0 if link else sum(info.nbytes for info in checkpoint.tensors.values()))
     with CheckpointWriter(out, [], checkpoint.folder) as writer:
         for name in (*checkpoint.files, *([] if checkpoint.files == (WEIGHTS,) else [INDEX])):
             # The hub's cache holds links to its blobs: copy the file itself.
             original = (checkpoint.folder / name).resolve()
-            if not (link and _linked(original, writer.partial / name)):
+            if not (link and _try_link(original, writer.partial / name)):
                 shutil.copyfile(original, writer.partial / name)
         if not scheme_of(checkpoint.config):  # beside integers, the config's precision is that of their scales
             _state_precision(writer.partial, checkpoint.tensors.values())
         return writer.close()
 
 
-def _linked(original: Path, name: Path) -> bool:
+def _try_link(original: Path, name: Path) -> bool:
     try:
         os.link(original, name)
     except OSError:  # another file system, or one without hard links: the caller then copies
@@ -178,26 +177,29 @@ def _state_precision(folder: Path, tensors: Iterable[TensorInfo]) -> None:
     path.write_text(json.dumps(precision.with_dtype(bounded.read_object(path), name), indent=2))
 
 
-def _pickled(
+def _pickled_tensors(
     source: Path, entry: str, family: Family, config: dict[str, Any]
 ) -> tuple[dict[str, TensorInfo], Callable[[str], torch.Tensor]]:
     """Return the tensors of PyTorch's own files and a function that loads one; tied ones are kept once."""
     tensors: dict[str, torch.Tensor] = {}
     for file in whole_shards(source / entry) if entry == PICKLE_INDEX else [entry]:
-        tensors |= _unpickled(source / file)
+        tensors |= _read_pickle(source / file)
     for name, original in meta_model(family, config).all_tied_weights_keys.items():
         if name in tensors and original in tensors:
             left, right = tensors[name], tensors[original]
             if left.data_ptr() == right.data_ptr() and left.shape == right.shape:
                 del tensors[name]
-    infos = {
-        name: TensorInfo(name, safetensors_dtype(tensor.dtype, name), tuple(tensor.shape), "", 0, 0)
+    return _infos(tensors), tensors.__getitem__
+
+
+def _infos(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorInfo]:
+    return {
+        name: TensorInfo(name, safetensors_dtype(tensor.dtype, name), tuple(tensor.shape))
         for name, tensor in tensors.items()
     }
-    return infos, tensors.__getitem__
 
 
-def _unpickled(path: Path) -> dict[str, torch.Tensor]:
+def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     """Map a pickled file into memory and read it without running any code in it."""
     try:
         # Files older than torch 1.6 are not archives and cannot be mapped.
@@ -214,8 +216,8 @@ def _unpickled(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{path}: it holds more than named tensors", "save the model's state_dict alone")
     size, promised = path.stat().st_size, sum(value.numel() * value.element_size() for value in tensors.values())
     if promised > _SHARED * size:
-        message = f"{path}: its tensors claim {promised:,} bytes, but the file has {size:,}"
-        raise ModelError(f"{message}: they share the same bytes more than {_SHARED} times", "do not trust this file")
+        problem = f"{path}: its tensors claim {promised:,} bytes, but the file has {size:,}"
+        raise ModelError(f"{problem}: they share the same bytes more than {_SHARED} times", "do not trust this file")
     return tensors
 
 
@@ -232,6 +234,7 @@ def _from_gguf(file: Path, out: Path, family: Family, dtype: str) -> Path:
     model.config.architectures = [type(model).__name__]
     ties = model.all_tied_weights_keys
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}
-    layout = lay_out([(name, safetensors_dtype(t.dtype, name), tuple(t.shape)) for name, t in tensors.items()])
+    infos = _infos(tensors)
+    layout = lay_out([(info.name, info.dtype, info.shape) for info in infos.values()])
     companions = [part for part in (model.config, model.generation_config, tokenizer) if part is not None]
-    return _written(file, out, layout, tensors.__getitem__, companions=companions)
+    return _write_converted(file, out, layout, tensors.__getitem__, companions=companions)

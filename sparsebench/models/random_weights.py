@@ -30,18 +30,18 @@ def write_random(
     family: Family,
     dtype: str = "auto",
     seed: int = 0,
-    beside: Path | None = None,
+    companions_of: Path | None = None,
 ) -> Path:
     """Write a folder that stock transformers loads, with the names and shapes of ``architecture`` (a config.json).
 
-    With ``beside``, tokenizer and the like are copied from that model folder.
+    With ``companions_of``, tokenizer and the like are copied from that model folder.
 
     Matrices are normal with the configuration's ``initializer_range`` (0.02 without one) as standard deviation. Each
     has its own seed (from ``seed`` and name), so that values do not depend on order. Norms, biases and buffers get
     transformers' own initial values. Tied tensors are stored once. Memory: one tensor in ``dtype`` and 16 MiB. Raises
     ModelError.
     """
-    return write_model(meta_model(family, architecture), architecture, out, dtype, seed, beside)
+    return write_model(meta_model(family, architecture), architecture, out, dtype, seed, companions_of)
 
 
 def write_model(
@@ -50,19 +50,19 @@ def write_model(
     out: Path,
     dtype: str = "auto",
     seed: int = 0,
-    beside: Path | None = None,
-    given: Mapping[str, Callable[[], torch.Tensor] | None] = MappingProxyType({}),
+    companions_of: Path | None = None,
+    given_tensors: Mapping[str, Callable[[], torch.Tensor] | None] = MappingProxyType({}),
 ) -> Path:
-    """Write an empty ``model`` like ``write_random``; tensors ``given`` by name are not drawn, and None omits one."""
+    """Write an empty ``model`` like ``write_random``; tensors ``given_tensors`` by name are not drawn, and None omits one."""
     name = precision.resolve(dtype, architecture)
     initial = _initialised(model)
-    repeats = _repeats(model, architecture) | {key for key, value in given.items() if value is None}
+    repeats = _tied_names(model, architecture) | {key for key, value in given_tensors.items() if value is None}
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items() if key not in repeats}
     layout = lay_out([(key, precision.NAMES[name], shape) for key, shape in shapes.items()])
     std = float(getattr(model.config, "initializer_range", None) or 0.02)
-    with CheckpointWriter(out, layout, beside) as writer:
+    with CheckpointWriter(out, layout, companions_of) as writer:
         for info in layout:
-            make = given.get(info.name)
+            make = given_tensors.get(info.name)
             tensor = make() if make else initial.get(info.name)
             writer.write(info.name, _normal(info, std, seed) if tensor is None else tensor.to(torch_dtype(info.dtype)))
         config = {**precision.with_dtype(architecture, name), "architectures": [type(model).__name__]}
@@ -70,7 +70,7 @@ def write_model(
         return writer.close()
 
 
-def _repeats(model: PreTrainedModel, architecture: Mapping[str, Any]) -> set[str]:
+def _tied_names(model: PreTrainedModel, architecture: Mapping[str, Any]) -> set[str]:
     """Return the names that are not stored because they are tied to another one.
 
     transformers 5 ties T5's head whatever the config says, unless a checkpoint has one, as mT5's do. So a head is

@@ -71,7 +71,7 @@ class Prepared:
 
     def has(self, model: str) -> bool:
         """Return whether the work folder has the model, prepared."""
-        return building.whole(self.plan.dense[model].folder(self.work))
+        return building.is_whole(self.plan.dense[model].folder(self.work))
 
 
 def prepare(request: PlanRequest) -> Prepared:

@@ -81,10 +81,10 @@ def single(
     revision = sources.fingerprint(source, cache)
     plan = expand(Manifest(version=1, models=[model]), "single", {model.name: revision})
     folder = plan.dense[model.name].folder(cache.root / "work")
-    if building.whole(folder) and (damage := sums.damage(folder)):
+    if building.is_whole(folder) and (damage := sums.damage(folder)):
         print(f"{damage}: the model is made again", file=sys.stderr)
-        shutil.rmtree(building.aside(folder), ignore_errors=True)
-    if not building.whole(folder):
+        shutil.rmtree(building.set_aside(folder), ignore_errors=True)
+    if not building.is_whole(folder):
         from sparsebench.models.prepare import obtain
 
         obtain(model, folder, cache, 0)

@@ -58,14 +58,14 @@ def export(folder: Path, family: Family, out: Path, name: str) -> float:
     with _unpacked(folder) as whole:
         if refusal := row.refuse(Checkpoint(whole).config):
             raise refusal.error()
-        partial = building.beside(out)
+        partial = building.new_partial(out)
         try:
             distance = row.write(whole, family, partial)
             if not distance <= row.tolerance:
                 raise ModelError(
                     f"{out}: {row.program} gives outputs that differ by {distance:.1e}", "report the model type"
                 )
-            building.appear(partial, out)
+            building.rename_whole(partial, out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return distance

@@ -17,7 +17,7 @@ from sparsebench.plan.jobs import alone, ranks_of, reads_dense, unpacks
 from sparsebench.plan.stages import beside_dense
 from sparsebench.run.recorder import JobSpec, Recorder
 from sparsebench.sources.text import read_texts
-from sparsebench.steps.calibration import Calibration, drawn, tokens
+from sparsebench.steps.calibration import Calibration, sample_texts, tokens
 from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.registry import fitted_to, kinds
 from sparsebench.storage import sums, unpack
@@ -181,7 +181,7 @@ def score(spec: JobSpec, recorder: Recorder) -> None:
     if variant.heuristic:
         benchmarks.heuristics.score(list(tasks), cache, record)
         return
-    read = [drawn(folder, spec.model.family, spec.calibration, cache)] if variant.calibration else []
+    read = [sample_texts(folder, spec.model.family, spec.calibration, cache)] if variant.calibration else []
     read += [_trained_on(step, cache) for step in variant.steps if fitted_to(step)]
     fitted = benchmarks.Fitted(chain.from_iterable(read), spec.allow_overlap) if read else None
     dense = None if variant.is_dense else spec.workspace.folder(spec.dense)

@@ -73,14 +73,14 @@ class Workspace:
     def discard(self, folder: Path) -> None:
         """Remove a folder that can be made again; a part of it never has its name."""
         with suppress(FileNotFoundError):
-            shutil.rmtree(building.aside(folder), ignore_errors=True)
+            shutil.rmtree(building.set_aside(folder), ignore_errors=True)
         sums.forget(folder)
 
     def present(self, variant: Variant) -> bool:
         """Return whether the variant's folder is there; folders appear whole or not at all."""
         with suppress(OSError):  # opening the parent makes NFS ask again for what another node has made
             os.close(os.open(self.folder(variant).parent, os.O_RDONLY))
-        return building.whole(self.folder(variant))
+        return building.is_whole(self.folder(variant))
 
     def has_packed(self, variant: Variant) -> bool:
         """Return whether there is a packed copy of the variant, which is unpacked in a moment."""
@@ -94,7 +94,7 @@ class Workspace:
 
     def scratch(self) -> Path:
         """Make a folder of this process's own for temporary files; remove what dead processes left there."""
-        return building.beside(self.work / "scratch" / "job")
+        return building.new_partial(self.work / "scratch" / "job")
 
 
 class Leases:
@@ -136,7 +136,7 @@ class Leases:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(variant.id))
             if not variant.is_dense:
                 with suppress(OSError):  # it is gone, or may not be removed
-                    removed = building.aside(self.space.folder(variant))
+                    removed = building.set_aside(self.space.folder(variant))
         except (BlockingIOError, PermissionError):
             pass  # another run's
         finally:
@@ -249,7 +249,7 @@ def remove(item: Removable) -> bool:
     if item.kind in KINDS and leased(item.path.parent.parent, item.path.name):
         return False
     try:
-        path = building.aside(item.path) if item.kind in KINDS else item.path
+        path = building.set_aside(item.path) if item.kind in KINDS else item.path
         sums.forget(item.path)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     except FileNotFoundError:

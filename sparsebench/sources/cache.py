@@ -17,7 +17,7 @@ import platformdirs
 from sparsebench.paths import write_whole
 
 
-def _usual() -> Path:
+def _default_folder() -> Path:
     folder = os.environ.get("SPARSEBENCH_CACHE") or platformdirs.user_cache_dir("sparsebench")
     return Path(folder).expanduser().absolute()
 
@@ -26,7 +26,7 @@ def _usual() -> Path:
 class Cache:
     """A folder: ``root``, else $SPARSEBENCH_CACHE, else the platform's user cache. It is created on the first write."""
 
-    root: Path = field(default_factory=_usual)
+    root: Path = field(default_factory=_default_folder)
     offline: bool = False
     """Whether downloads are forbidden."""
 
@@ -44,9 +44,9 @@ class Cache:
         path = path.absolute()
         stamp = [str(path), *stamp_of(path)]
         note = self.root / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
-        known = read_json(note)
-        if known and known.get("stamp") == stamp:
-            return str(known["sha256"])
+        noted = read_json(note)
+        if noted and noted.get("stamp") == stamp:
+            return str(noted["sha256"])
         digest = sha256_of(path)
         write_json(note, {"stamp": stamp, "sha256": digest})
         return digest

@@ -44,9 +44,9 @@ def commit(source: Source, offline: bool = False) -> str:
     if _COMMIT.match(source.revision):
         return source.revision
     try:
-        return str(_info(source, source.revision, offline).sha)
+        return str(_repo_info(source, source.revision, offline).sha)
     except HubUnreachableError:
-        if remembered := _remembered(source):
+        if remembered := _cached_commit(source):
             return remembered
         raise
 
@@ -71,7 +71,7 @@ def size(source: Source, offline: bool = False) -> int | None:
         folder = _snapshot(source, revision)
         if (folder / source.file).is_file() if source.file else missing_weights(folder) is None:
             return 0
-        info = _info(source, source.revision, offline, files_metadata=True)
+        info = _repo_info(source, source.revision, offline, files_metadata=True)
     except HubUnreachableError:
         return None
     sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
@@ -84,9 +84,9 @@ def fetch(source: Source, offline: bool = False) -> Path:
     """Return the hub cache's folder with the complete model at its commit, or a data set's file. Raises SourceError."""
     revision = commit(source, offline)
     path = (_data_file if source.file else _folder)(source, revision, offline)
-    if revision not in (source.revision, _remembered(source)):
+    if revision not in (source.revision, _cached_commit(source)):
         # The hub's client notes a branch's commit only when asked for the branch. Offline we have only this note.
-        note = _home(source) / "refs" / source.revision
+        note = _cache_folder(source) / "refs" / source.revision
         with suppress(OSError):  # a read-only cache
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(revision)
@@ -99,9 +99,11 @@ def wanted_files(names: list[str]) -> list[str]:
     patterns = (*_COMPANIONS, weights)
 
     def wanted(name: str) -> bool:
-        return any(fnmatch(name, pattern) for pattern in patterns if "/" in pattern or "/" not in name)
+        if any(fnmatch(name, pattern) for pattern in _UNWANTED):
+            return False
+        return any(fnmatch(name, pattern) and ("/" in pattern or "/" not in name) for pattern in patterns)
 
-    return [name for name in names if wanted(name) and not any(fnmatch(name, pattern) for pattern in _UNWANTED)]
+    return list(filter(wanted, names))
 
 
 def missing_weights(folder: Path) -> str | None:
@@ -130,21 +132,19 @@ def _folder(source: Source, revision: str, offline: bool) -> Path:
 
 
 def _download(source: Source, revision: str, offline: bool) -> Path:
-    names = wanted_files([sibling.rfilename for sibling in _info(source, revision, offline).siblings or []])
+    names = wanted_files([sibling.rfilename for sibling in _repo_info(source, revision, offline).siblings or []])
     if not any(name.endswith((".safetensors", ".bin")) for name in names):
-        raise SourceError(
-            f"{source.text}: the repository has neither safetensors nor PyTorch weights",
-            "name a repository of Hugging Face format, or convert it and use path:",
-        )
+        problem = f"{source.text}: the repository has neither safetensors nor PyTorch weights"
+        raise SourceError(problem, "name a repository of Hugging Face format, or convert it and use path:")
     # An exact commit: if the branch moves during the download, files of two models cannot mix.
-    return Path(_asking(source, lambda: snapshot_download(source.repo, revision=revision, allow_patterns=names)))
+    return Path(_ask(source, lambda: snapshot_download(source.repo, revision=revision, allow_patterns=names)))
 
 
 def _data_file(source: Source, revision: str, offline: bool) -> Path:
     path = _snapshot(source, revision) / source.file
     if path.is_file():
         return path
-    names = [sibling.rfilename for sibling in _info(source, source.revision, offline).siblings or []]
+    names = [sibling.rfilename for sibling in _repo_info(source, source.revision, offline).siblings or []]
     if source.file not in names:
         hint = did_you_mean(source.file, names) or f"it holds {', '.join(names[:5]) or 'no file'}"
         raise SourceError(f"{source.text}: the data set has no file {source.file}", hint)
@@ -153,40 +153,38 @@ def _data_file(source: Source, revision: str, offline: bool) -> Path:
 
 def _file(source: Source, name: str, revision: str, offline: bool) -> Path:
     """Return one file at a commit, which is not asked for if the cache holds it."""
-    asked: dict[str, Any] = {"repo_type": _type(source), "revision": revision, "etag_timeout": _TIMEOUT}
-    return Path(_asking(source, lambda: hf_hub_download(source.repo, name, local_files_only=offline, **asked)))
+    options: dict[str, Any] = {"repo_type": _repo_type(source), "revision": revision, "etag_timeout": _TIMEOUT}
+    return Path(_ask(source, lambda: hf_hub_download(source.repo, name, local_files_only=offline, **options)))
 
 
-def _info(source: Source, revision: str, offline: bool, files_metadata: bool = False) -> Any:
+def _repo_info(source: Source, revision: str, offline: bool, files_metadata: bool = False) -> Any:
     if offline or constants.HF_HUB_OFFLINE:
         raise _unreachable(source, "offline, and not in the hub's cache")
-    asked: dict[str, Any] = {"repo_type": _type(source), "timeout": _TIMEOUT, "files_metadata": files_metadata}
-    return _asking(source, lambda: HfApi().repo_info(source.repo, revision=revision, **asked))
+    options: dict[str, Any] = {"repo_type": _repo_type(source), "timeout": _TIMEOUT, "files_metadata": files_metadata}
+    return _ask(source, lambda: HfApi().repo_info(source.repo, revision=revision, **options))
 
 
-def _asking(source: Source, question: Callable[[], T]) -> T:
+def _ask(source: Source, question: Callable[[], T]) -> T:
     """Return the hub's answer, or translate the client's error into a SourceError."""
-    where, kind = f"{source.text} at {constants.ENDPOINT}", "data set" if source.file else "model"
+    place, kind = f"{source.text} at {constants.ENDPOINT}", "data set" if source.file else "model"
     try:
         return question()
     except errors.GatedRepoError as error:
         page = f"{constants.ENDPOINT}/{'datasets/' if source.file else ''}{source.repo}"
         hint = f"accept its licence at {page}, then set HF_TOKEN or run `hf auth login`"
-        raise SourceError(f"{where}: the {kind} is gated", hint) from error
+        raise SourceError(f"{place}: the {kind} is gated", hint) from error
     except errors.RevisionNotFoundError as error:
-        raise SourceError(
-            f"{where}: there is no revision {source.revision}", "name a branch, tag or commit it has"
-        ) from error
+        problem = f"{place}: there is no revision {source.revision}"
+        raise SourceError(problem, "name a branch, tag or commit it has") from error
     except errors.RepositoryNotFoundError as error:
-        raise SourceError(
-            f"{where}: no such {kind}, or a private one", "check the name; for a private one set HF_TOKEN"
-        ) from error
+        problem = f"{place}: no such {kind}, or a private one"
+        raise SourceError(problem, "check the name; for a private one set HF_TOKEN") from error
     except errors.LocalEntryNotFoundError as error:
         # The client hides the hub's own answer, such as 403 or 429, behind advice about the connection.
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise _unreachable(source, _reason(cause)) from error
     except (errors.EntryNotFoundError, errors.HFValidationError) as error:
-        raise SourceError(f"{where}: {_reason(error)}", "a hub source is hf:ORG/NAME@REVISION") from error
+        raise SourceError(f"{place}: {_reason(error)}", "a hub source is hf:ORG/NAME@REVISION") from error
     # The hub's client re-exports its HTTP library's base error: refused, reset, timed out, or a status such as 503.
     # Xet, the store behind the hub, raises RuntimeError.
     except (errors.HTTPError, ConnectionError, TimeoutError, RuntimeError) as error:
@@ -194,13 +192,13 @@ def _asking(source: Source, question: Callable[[], T]) -> T:
 
 
 def _unreachable(source: Source, why: str) -> HubUnreachableError:
-    wanted = f"{source.repo} {source.file} --repo-type dataset" if source.file else source.repo
+    argument = f"{source.repo} {source.file} --repo-type dataset" if source.file else source.repo
     rehearsed = "rehearse with random weights of the same architecture: --rehearse"
     instead = "name a local file: path:" if source.file else rehearsed
     return HubUnreachableError(
         f"{source.text} cannot be fetched from {constants.ENDPOINT}: {why}",
         "connect, or set HF_ENDPOINT to a mirror, or fill the hub's cache on a connected machine "
-        f"(`hf download {wanted} --revision {source.revision}`, then copy it to {constants.HF_HUB_CACHE}); "
+        f"(`hf download {argument} --revision {source.revision}`, then copy it to {constants.HF_HUB_CACHE}); "
         f"or {instead}",
     )
 
@@ -210,20 +208,20 @@ def _reason(error: Exception) -> str:
     return redacted(" ".join(str(error).split()))[:200] or type(error).__name__
 
 
-def _type(source: Source) -> str:
+def _repo_type(source: Source) -> str:
     return "dataset" if source.file else "model"
 
 
-def _home(source: Source) -> Path:
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source.repo, repo_type=_type(source))
+def _cache_folder(source: Source) -> Path:
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source.repo, repo_type=_repo_type(source))
 
 
 def _snapshot(source: Source, revision: str) -> Path:
     """Return the folder in the hub's cache for a commit, which may not be there."""
-    return _home(source) / "snapshots" / revision
+    return _cache_folder(source) / "snapshots" / revision
 
 
-def _remembered(source: Source) -> str | None:
+def _cached_commit(source: Source) -> str | None:
     """Return the commit that the hub's cache last saw for the revision, else None."""
-    path = _home(source) / "refs" / source.revision
+    path = _cache_folder(source) / "refs" / source.revision
     return path.read_text().strip() if path.is_file() else None

@@ -88,7 +88,7 @@ def parse(text: str, base: Path | None = None) -> Source:
     if kind not in KINDS or kind == "random" or not separator:
         _unknown(text, kind if separator else "")
     if not rest or "\0" in rest:
-        _wrong(text, kind, "it holds a null character" if rest else "nothing follows the colon")
+        _refuse(text, kind, "it holds a null character" if rest else "nothing follows the colon")
     if kind == "hf":
         return _hub(text, rest)
     if kind == "path":
@@ -98,11 +98,13 @@ def parse(text: str, base: Path | None = None) -> Source:
 
 
 def _wheel(text: str, rest: str) -> Source:
-    named = _JOINED_NAME.search(rest)
-    name, slash = (named["name"], named["slash"]) if named else ("", "")
-    parts = tuple(_part(text, piece) for piece in _NEXT_PART.split(rest[: named.start()] if named else rest))
+    name = slash = ""
+    if joined_name := _JOINED_NAME.search(rest):
+        name, slash = joined_name["name"], joined_name["slash"]
+        rest = rest[: joined_name.start()]
+    parts = tuple(_wheel_part(text, piece) for piece in _NEXT_PART.split(rest))
     if (len(parts) > 1 or name) and any(part.inner.endswith("/") for part in parts):
-        _wrong(text, "wheel", "folders cannot be concatenated or renamed, only files")
+        _refuse(text, "wheel", "folders cannot be concatenated or renamed, only files")
     canonical = "wheel:" + " + ".join(map(str, parts)) + (f" as {name}{slash}" if name else "")
     return Source("wheel", canonical, parts=parts, name=name, zipped=bool(slash))
 
@@ -112,9 +114,9 @@ def _hub(text: str, rest: str) -> Source:
         return _dataset(text, rest.removeprefix("datasets/"))
     match = _REPO.match(rest)
     if "!" in rest:
-        _wrong(text, "hf", "a file is named in data sets alone", DATASET)
+        _refuse(text, "hf", "a file is named in data sets alone", DATASET)
     if not match or ".." in match["repo"]:
-        _wrong(text, "hf", "that is not a repository name")
+        _refuse(text, "hf", "that is not a repository name")
     revision = _revision(text, match["revision"])
     return Source("hf", f"hf:{match['repo']}@{revision}", repo=match["repo"], revision=revision)
 
@@ -124,9 +126,9 @@ def _dataset(text: str, rest: str) -> Source:
     match = _REPO.match(name)
     file = file.strip()
     if not match or ".." in match["repo"]:
-        _wrong(text, "hf", f"{name!r} is not the name of a data set", DATASET)
+        _refuse(text, "hf", f"{name!r} is not the name of a data set", DATASET)
     if not file or file.endswith("/") or not _stays_inside(file):
-        _wrong(text, "hf", f"{file!r} is not a file's path in the data set" if file else "it names no file", DATASET)
+        _refuse(text, "hf", f"{file!r} is not a file's path in the data set" if file else "it names no file", DATASET)
     revision = _revision(text, match["revision"])
     canonical = f"hf:datasets/{match['repo']}@{revision}!{file}"
     return Source("hf", canonical, repo=match["repo"], revision=revision, file=file)
@@ -135,7 +137,7 @@ def _dataset(text: str, rest: str) -> Source:
 def _revision(text: str, revision: str | None) -> str:
     """Return the revision, default ``main``. It must be a plain path: the hub's cache has a file of that name."""
     if revision and not _stays_inside(revision):
-        _wrong(text, "hf", f"{revision!r} is not a revision's name")
+        _refuse(text, "hf", f"{revision!r} is not a revision's name")
     return revision or "main"
 
 
@@ -145,21 +147,23 @@ def _stays_inside(inner: str) -> bool:
     return not inner.startswith("/") and "\\" not in inner and not any(step in ("", ".", "..") for step in steps)
 
 
-def _part(text: str, piece: str) -> WheelPart:
+def _wheel_part(text: str, piece: str) -> WheelPart:
     match = _WHEEL.match(piece.strip())
     if not match:
-        missing = "`==VERSION`" if "==" not in piece else "`!PATH/IN/WHEEL`" if "!" not in piece else ""
-        _wrong(text, "wheel", f"{missing} is missing" if missing else f"{piece!r} is not understood")
+        for sign, missing in (("==", "`==VERSION`"), ("!", "`!PATH/IN/WHEEL`")):
+            if sign not in piece:
+                _refuse(text, "wheel", f"{missing} is missing")
+        _refuse(text, "wheel", f"{piece!r} is not understood")
     inner = match["inner"].strip()
     if not _stays_inside(inner):
-        _wrong(text, "wheel", f"{inner!r} is not a plain path inside the wheel")
+        _refuse(text, "wheel", f"{inner!r} is not a plain path inside the wheel")
     digest = match["sha256"] and match["sha256"].lower()
     if digest is not None and not _SHA256.match(digest):
-        _wrong(text, "wheel", f"a sha256 is 64 hexadecimal digits, not {len(digest)} characters")
+        _refuse(text, "wheel", f"a sha256 is 64 hexadecimal digits, not {len(digest)} characters")
     return WheelPart(match["project"], match["version"], inner, digest)
 
 
-def _wrong(text: str, kind: str, problem: str, notation: str | None = None) -> NoReturn:
+def _refuse(text: str, kind: str, problem: str, notation: str | None = None) -> NoReturn:
     raise SourceError(f"source {text!r}: {problem}", f"the notation is {notation or KINDS[kind]}")
 
 
@@ -175,6 +179,5 @@ def _unknown(text: str, kind: str) -> NoReturn:
     meant = f"did you mean {guess}? " if guess else ""
     problem = f"there is no kind {kind!r}" if kind else "it is no alias and does not say where it comes from"
     kinds = ", ".join(KINDS.values())
-    raise SourceError(
-        f"source {text!r}: {problem}", f"{meant}A source is one of: {kinds}, or an alias (see `sparsebench models`)"
-    )
+    problem = f"source {text!r}: {problem}"
+    raise SourceError(problem, f"{meant}A source is one of: {kinds}, or an alias (see `sparsebench models`)")

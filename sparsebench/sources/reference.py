@@ -44,16 +44,15 @@ class Reference:
         """What stands for the source in an id: the hash of its content, else its notation."""
         return self.content or self.source
 
-    def unchanged_file(self, what: str, error: type[SparsebenchError]) -> Path:
+    def unchanged_file(self, expected: str, error: type[SparsebenchError]) -> Path:
         """Return the path of the file that this names.
 
-        Raises ``error`` where the file is missing (the hint says to name ``what``) or has changed since the plan.
+        Raises ``error`` where the file is missing (the hint says to name ``expected``) or has changed since the plan.
         """
         path = Path(self.source)
         if not path.is_file():
-            raise error(f"{path}: no such file", f"name {what}")
+            raise error(f"{path}: no such file", f"name {expected}")
         if self.content and sha256_of(path) != self.content:
-            raise error(
-                f"{path}: changed since the run was planned", "run again: its new content has a plan of its own"
-            )
+            problem = f"{path}: changed since the run was planned"
+            raise error(problem, "run again: its new content has a plan of its own")
         return path

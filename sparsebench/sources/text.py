@@ -59,17 +59,17 @@ def read_texts(path: Path, *fields: str) -> Texts:
 
 def _distinct(rows: Iterable[tuple[str, ...]], none: str, hint: str) -> Texts:
     """Keep each row once, without rows that have an empty text. Raises SourceError(``none``) if no row is left."""
-    kept: dict[tuple[str, ...], None] = {}
-    seen = empty = 0
+    distinct: dict[tuple[str, ...], None] = {}
+    count = empty = 0
     for row in rows:
-        seen += 1
+        count += 1
         if all(text.strip() for text in row):
-            kept.setdefault(row)
+            distinct.setdefault(row)
         else:
             empty += 1
-    if not kept:
+    if not distinct:
         raise SourceError(none, hint)
-    return Texts(tuple(kept), empty, seen - empty - len(kept))
+    return Texts(tuple(distinct), empty, count - empty - len(distinct))
 
 
 def read_labelled(path: Path, field: str | None, label: str) -> Texts:
@@ -84,16 +84,16 @@ def read_labelled(path: Path, field: str | None, label: str) -> Texts:
 
 def _each_labelled(path: Path, field: str, label: str) -> Iterator[tuple[str, str]]:
     for number, record in enumerate(read_records(path, field, label), start=1):
-        where = f"{path}: record {number}"
+        place = f"{path}: record {number}"
         if isinstance(record, str):
-            raise SourceError(f"{where}: a text by itself, without a field {label!r}", "name a file of records")
+            raise SourceError(f"{place}: a text by itself, without a field {label!r}", "name a file of records")
         if label not in record:
-            _missing(where, label, list(map(str, record)))
-        texts, name = _texts(record, field, field, where), record[label]
+            _missing(place, label, list(map(str, record)))
+        texts, name = _texts(record, field, field, place), record[label]
         if len(texts) != 1 or not (name is None or isinstance(name, str) or type(name) is int):
-            what = f"{len(texts)} texts" if len(texts) != 1 else f"a {type(name).__name__} as its {label!r}"
-            raise SourceError(f"{where}: {what}", "one text and one label a record")
-        _check(texts[0], where)
+            problem = f"{len(texts)} texts" if len(texts) != 1 else f"a {type(name).__name__} as its {label!r}"
+            raise SourceError(f"{place}: {problem}", "one text and one label a record")
+        _check(texts[0], place)
         yield texts[0], "" if name is None else str(name)
 
 
@@ -106,15 +106,14 @@ def each_text(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:
             yield row
 
 
-def _check(text: str, where: str) -> None:
+def _check(text: str, place: str) -> None:
     """Refuse a text that no tokenizer takes (half a surrogate pair), or only in minutes (a very long word)."""
     if len(text) > bounded.TEXT and (word := _LONG.search(text)):
-        what = f"a word of more than {bounded.TEXT:,} characters, from {word[0][:20]!r} on"
-        raise SourceError(f"{where}: {what}", "leave this text out")
+        problem = f"a word of more than {bounded.TEXT:,} characters, from {word[0][:20]!r} on"
+        raise SourceError(f"{place}: {problem}", "leave this text out")
     if not is_text(text):
-        raise SourceError(
-            f"{where}: it holds half of a surrogate pair, such as \\ud800", "mend it, or leave this text out"
-        )
+        problem = f"{place}: it holds half of a surrogate pair, such as \\ud800"
+        raise SourceError(problem, "mend it, or leave this text out")
 
 
 def read_records(path: Path, *fields: str) -> Iterator[Record]:
@@ -144,10 +143,9 @@ def is_plain(path: Path) -> bool:
 
 def _paragraphs(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
     if fields and fields != (DEFAULT_FIELD,):
-        named = next((field for field in fields if field != DEFAULT_FIELD), DEFAULT_FIELD)
-        raise SourceError(
-            f"{path}: plain text has no field {named!r}", "leave `field` out; JSONL, Arrow and Parquet have fields"
-        )
+        wrong_field = next((field for field in fields if field != DEFAULT_FIELD), DEFAULT_FIELD)
+        hint = "leave `field` out; JSONL, Arrow and Parquet have fields"
+        raise SourceError(f"{path}: plain text has no field {wrong_field!r}", hint)
     parted = _is_parted(bounded.lines(path, SourceError))
     paragraph: list[str] = []
     for line in bounded.lines(path, SourceError):
@@ -176,7 +174,7 @@ def _is_parted(lines: Iterable[str]) -> bool:
 def _json_lines(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
     for number, line in enumerate(bounded.lines(path, SourceError), start=1):
         if line.strip():
-            yield _record(_parsed(line, path, f"{path}:{number}"), f"{path}:{number}")
+            yield _record(_parse_json(line, path, f"{path}:{number}"), f"{path}:{number}")
 
 
 def _json(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
@@ -187,8 +185,8 @@ def _json(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
     if first.startswith("{") and first.endswith("}"):
         yield from _json_lines(path, _)
         return
-    whole = _parsed(bounded.whole(path, SourceError), path, str(path))
-    for number, value in enumerate(whole if isinstance(whole, list) else [whole], start=1):
+    content = _parse_json(bounded.whole(path, SourceError), path, str(path))
+    for number, value in enumerate(content if isinstance(content, list) else [content], start=1):
         yield _record(value, f"{path}: entry {number}")
 
 
@@ -216,7 +214,7 @@ def _arrow(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
             # An Arrow file is eight bytes, then a stream, then an index.
             start = 8 if file.read(6) == b"ARROW1" else 0
             file.seek(start)
-            _limit(path, sum(map(_promised, pa.ipc.MessageReader.open_stream(file))))
+            _limit(path, sum(map(_declared_bytes, pa.ipc.MessageReader.open_stream(file))))
             file.seek(start)
             stored = pa.ipc.open_stream(file)
             columns = _columns(path, stored.schema.names, fields)
@@ -259,7 +257,7 @@ def _unpacked(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
             yield from rows.to_pylist()
 
 
-def _promised(message: Any) -> int:
+def _declared_bytes(message: Any) -> int:
     """Return how many bytes an Arrow message's body says it unpacks to. Arrow itself allocates them unchecked.
 
     The metadata are a flatbuffer (Message.fbs): a table begins with the offset back to its list of fields.
@@ -322,61 +320,58 @@ def _columns(path: Path, names: list[str], fields: tuple[str, ...]) -> list[str]
     return list(dict.fromkeys(columns)) or names
 
 
-def _parsed(text: str, path: Path, where: str) -> Any:
+def _parse_json(text: str, path: Path, place: str) -> Any:
     return bounded.parse(
-        text, where, SourceError, f"correct it, or rename {path.name}: its suffix decides how it is read"
+        text, place, SourceError, f"correct it, or rename {path.name}: its suffix decides how it is read"
     )
 
 
-def _record(value: Any, where: str) -> Record:
+def _record(value: Any, place: str) -> Record:
     if not isinstance(value, str | dict):
-        raise SourceError(
-            f"{where}: a {type(value).__name__}, where a text or an object is needed",
-            "give records as texts or objects",
-        )
+        problem = f"{place}: a {type(value).__name__}, where a text or an object is needed"
+        raise SourceError(problem, "give records as texts or objects")
     return value
 
 
-def _rows(record: Record, fields: tuple[str, ...], where: str) -> Iterator[tuple[str, ...]]:
+def _rows(record: Record, fields: tuple[str, ...], place: str) -> Iterator[tuple[str, ...]]:
     if isinstance(record, str):
         if fields and fields != (DEFAULT_FIELD,):
-            raise SourceError(f"{where}: a text by itself, without a field {fields[0]!r}", "leave `field` out")
+            raise SourceError(f"{place}: a text by itself, without a field {fields[0]!r}", "leave `field` out")
         yield (record,)
         return
-    columns = [_texts(record, field, field, where) for field in fields or (DEFAULT_FIELD,)]
+    columns = [_texts(record, field, field, place) for field in fields or (DEFAULT_FIELD,)]
     for row in zip_longest(*columns):
         if None in row:
             counts = ", ".join(f"{field} {len(texts)}" for field, texts in zip(fields, columns, strict=True))
-            raise SourceError(
-                f"{where}: the fields have different numbers of texts ({counts})",
-                "name fields whose lists are equally long",
-            )
+            problem = f"{place}: the fields have different numbers of texts ({counts})"
+            raise SourceError(problem, "name fields whose lists are equally long")
         yield row
 
 
-def _texts(value: Any, rest: str, field: str, where: str) -> list[str]:
-    """Return the texts that ``rest``, the part of ``field`` not yet followed, leads to."""
+def _texts(value: Any, keys: str, field: str, place: str) -> list[str]:
+    """Return the texts that ``keys``, the part of ``field`` not yet followed, leads to."""
     if isinstance(value, list):
-        return [text for entry in value for text in _texts(entry, rest, field, where)]
+        return [text for entry in value for text in _texts(entry, keys, field, place)]
     if value is None:
         return [""]
-    if not rest and isinstance(value, str):
+    if not keys and isinstance(value, str):
         return [value]
-    if not rest:
-        raise SourceError(f"{where}: its field {field!r} is a {type(value).__name__}, not text", "name a field of text")
+    if not keys:
+        raise SourceError(f"{place}: its field {field!r} is a {type(value).__name__}, not text", "name a field of text")
     if not isinstance(value, Mapping):
-        _missing(where, field, [])
-    if rest in value:
-        return _texts(value[rest], "", field, where)
-    name, _, below = rest.partition(".")
+        _missing(place, field, [])
+    if keys in value:
+        return _texts(value[keys], "", field, place)
+    name, _, below = keys.partition(".")
     if below and name in value:
-        return _texts(value[name], below, field, where)
-    return _missing(where, field, [field.removesuffix(rest) + str(key) for key in value])
+        return _texts(value[name], below, field, place)
+    return _missing(place, field, [field.removesuffix(keys) + str(key) for key in value])
 
 
-def _missing(where: str, field: str, names: list[str]) -> NoReturn:
-    there = f"there is {', '.join(names)[:500]}" if names else "it leads to a value that has no fields"
-    raise SourceError(f"{where}: no field {field!r}", f"{did_you_mean(field, names)} {there}; `field` names it".strip())
+def _missing(place: str, field: str, names: list[str]) -> NoReturn:
+    existing = f"there is {', '.join(names)[:500]}" if names else "it leads to a value that has no fields"
+    hint = f"{did_you_mean(field, names)} {existing}; `field` names it".strip()
+    raise SourceError(f"{place}: no field {field!r}", hint)
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> NoReturn:

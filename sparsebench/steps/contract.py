@@ -17,8 +17,8 @@ from sparsebench.manifest.names import Family
 from sparsebench.manifest.schema import Strict, wrong
 from sparsebench.steps.calibration import Calibrated, Calibration
 
-MADE = ConfigDict(use_attribute_docstrings=False)
-"""Of a class that is made of others, whose fields have their descriptions: pydantic looks through no source for them."""
+GENERATED = ConfigDict(use_attribute_docstrings=False)
+"""The configuration of generated classes: their fields bring their descriptions, so pydantic reads no source for them."""
 
 
 class Settings(Strict):
@@ -33,7 +33,7 @@ class Settings(Strict):
     needs: ClassVar[Mapping[str, str]] = {}
     """The required settings, each with a description of its values."""
     former: ClassVar[Mapping[str, Any]] = {}
-    """Settings that older records have, each with the only value that is left of it."""
+    """Settings that older records have and that are gone, each with the value that the code still has for it."""
     file_keys: ClassVar[tuple[str, ...]] = ()
     """The settings that name files. A plan makes each a ``Reference`` to an absolute path; the hash of the file's
     content stands for it in the id."""
@@ -59,12 +59,12 @@ class Settings(Strict):
     def named(cls, name: str, **attributes: Any) -> type[Settings]:
         """Return the settings class of one name, with class attributes of its own: the same one for the same words."""
         meta: Any = type(cls)
-        body = {"__module__": cls.__module__, "__doc__": cls.__doc__, "model_config": MADE, "name": name, **attributes}
-        return cast("type[Settings]", meta(cls.__name__, (cls,), body))
+        body = {"__module__": cls.__module__, "__doc__": cls.__doc__, "model_config": GENERATED, "name": name}
+        return cast("type[Settings]", meta(cls.__name__, (cls,), body | attributes))
 
     @classmethod
-    def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
-        """Return the groups of fields of which a sweep makes every combination; None: ``given`` is the only group."""
+    def alternatives(cls, swept: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
+        """Return the groups of fields of which a sweep makes every combination; None: ``swept`` is the only group."""
         return None
 
     def completed(self) -> Self:
@@ -124,11 +124,11 @@ class Settings(Strict):
         return False
 
     def version(self) -> int:
-        """Return ``release``, or the number of the one way of many whose code changed."""
+        """Return ``release``, or a number that depends on the settings where a change concerns only some of them."""
         return self.release
 
     def libraries(self) -> tuple[str, ...]:
-        """Return ``calculates_with``, or the libraries of the one way that is chosen."""
+        """Return ``calculates_with``, or those that these settings need where they differ."""
         return self.calculates_with
 
     def describe(self) -> str:
@@ -183,6 +183,10 @@ class Step(Generic[S]):
     def record(self) -> dict[str, Any]:
         """Return the step as records hold it."""
         return {"verb": self.verb, "name": self.name, "settings": self.settings.record()}
+
+    def provenance(self, family: str, seed: int) -> dict[str, Any]:
+        """Return the entries about the step for a variant's ``sparsebench.json``."""
+        return {"family": family, self.verb: self.name, **self.settings.record(), "seed": seed}
 
     def __reduce__(self) -> tuple[Callable[..., Step], tuple[Any, ...]]:
         """Pickle the record: the class of the settings is made at run time (``Settings.named``)."""
@@ -335,10 +339,10 @@ class Context:
     note: Callable[[str], None] | None = None
     device: str = "cpu"
 
-    def text(self, what: str) -> Calibrated:
-        """Return the calibration text. Raises ModelError, saying ``what`` needs it, where it is not available."""
+    def text(self, needed_by: str) -> Calibrated:
+        """Return the calibration text. Raises ModelError, saying ``needed_by`` needs it, where it is not available."""
         if self.calibration_tokens is None:
-            raise ModelError(f"{what} needs calibration text", "name it under `calibration:`")
+            raise ModelError(f"{needed_by} needs calibration text", "name it under `calibration:`")
         return self.calibration_tokens()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,6 @@ from sparsebench.steps.zeroing import zeros_in
 
 ZerosInParent = Callable[[Checkpoint, str], int]
 """Counts, in a tensor of the written checkpoint, by name, the zeros that it has in common with the parent's."""
-
-
-@dataclass(frozen=True)
-class WeightCounts:
-    """How many weights a model has, and how many of them are zero: the prunable ones, and all (tied ones once)."""
-
-    prunable: int
-    zeros: int
-    parameters: int
-    total_zeros: int
 
 
 def step_report(
@@ -48,7 +37,7 @@ def step_report(
     checkpoint = open_checkpoint(folder)
     model_parts = parts(checkpoint, family)
     tensors: list[TensorCount] = []
-    parameters = total_zeros = already_zero = 0
+    prunable = zeros = parameters = total_zeros = already_zero = 0
     for info in weight_tensors(checkpoint, model_parts).values():
         part = model_parts[info.name]
         parameters += info.numel
@@ -59,34 +48,28 @@ def step_report(
         if zeros_in_parent and part.prunable:
             already_zero += zeros_in_parent(checkpoint, info.name)
         total_zeros += sum(counts)
-        for view, zeros in zip(part.views, counts, strict=False):
+        if part.prunable:
+            prunable += info.numel
+            zeros += sum(counts)
+        for view, count in zip(part.views, counts, strict=False):
             size = info.numel // len(counts)
-            tensors.append(TensorCount(view.name, part.layer, part.stack, part.kind, size, zeros))
-    counted = WeightCounts(sum(t.count for t in tensors), sum(t.zeros for t in tensors), parameters, total_zeros)
-    report = report_of_counts(counted, seconds, sweep_size, note, provenance or {}, tuple(tensors))
-    return replace(report, already_zero=already_zero)
-
-
-def report_of_counts(
-    counted: WeightCounts,
-    seconds: float,
-    sweep_size: int,
-    note: str,
-    provenance: Mapping[str, Any],
-    tensors: tuple[TensorCount, ...] = (),
-) -> StepReport:
-    """Return the report of a pass that ends now; ``provenance`` may have the two ``calibration_`` fields."""
+            tensors.append(TensorCount(view.name, part.layer, part.stack, part.kind, size, count))
+    calibration = provenance or {}
     return StepReport(
-        **asdict(counted),
-        achieved=counted.zeros / counted.prunable if counted.prunable else 0.0,
-        achieved_all=counted.total_zeros / counted.parameters if counted.parameters else 0.0,
+        prunable=prunable,
+        zeros=zeros,
+        parameters=parameters,
+        total_zeros=total_zeros,
+        achieved=zeros / prunable if prunable else 0.0,
+        achieved_all=total_zeros / parameters if parameters else 0.0,
         seconds=seconds,
         sweep_size=sweep_size,
         peak_rss_bytes=environment.peak_rss(),
-        tensors=tensors,
+        tensors=tuple(tensors),
         note=note,
-        calibration_tokens=provenance.get("calibration_tokens", 0),
-        calibration_sha256=provenance.get("calibration_sha256", ""),
+        calibration_tokens=calibration.get("calibration_tokens", 0),
+        calibration_sha256=calibration.get("calibration_sha256", ""),
+        already_zero=already_zero,
     )
 
 
@@ -123,5 +106,5 @@ def read_share(checkpoint: Checkpoint, family: str) -> float:
     chosen = ("down",) if config.router == "oracle" else ("gate", "up", "gate_up", "down")
     unread = sum(sizes.get(kind, 0) for kind in chosen) * (1 - config.active / config.experts)
     tables = sum(info.numel for info in checkpoint.tensors.values() if ".moe.router." in info.name)
-    whole = sum(sizes.values())
-    return (whole - unread + tables) / whole
+    total = sum(sizes.values())
+    return (total - unread + tables) / total

@@ -39,18 +39,18 @@ class Smaller:
     def __post_init__(self) -> None:
         self._cuts: dict[str, list[tuple[Axis, Any]]] = {}
         self._moved: dict[str, str | None] = {}
-        for axis, stay in self.kept.items():
+        for axis, units in self.kept.items():
             for cut in axis.cuts:
                 self._cuts.setdefault(cut.tensor, []).append((axis, cut))
             for unit, names in enumerate(axis.expert_tensors):
-                number = stay.index(unit) if unit in stay else None
+                number = units.index(unit) if unit in units else None
                 self._moved |= {name: None if number is None else with_expert_number(name, number) for name in names}
 
     @property
     def loads(self) -> str:
         """A note on the key of config.json that stock transformers refuses; empty where it loads the model."""
-        named = {**self.shape.checkpoint.config, **self.config}.get(PER_LAYER)
-        return f"config.json has `{PER_LAYER}`: sparsebench loads it, stock transformers refuses it" if named else ""
+        widths = {**self.shape.checkpoint.config, **self.config}.get(PER_LAYER)
+        return f"config.json has `{PER_LAYER}`: sparsebench loads it, stock transformers refuses it" if widths else ""
 
     def name(self, stored: str) -> str | None:
         """Return a tensor's name in the smaller model; None where it goes with its block or its expert."""
@@ -59,24 +59,24 @@ class Smaller:
         part = self.shape.parts[stored]
         if part.layer is None or part.stack not in self.blocks:
             return stored
-        stay = self.blocks[part.stack]
-        if part.layer in stay:
-            return with_block_number(stored, stay.index(part.layer))
+        kept_blocks = self.blocks[part.stack]
+        if part.layer in kept_blocks:
+            return with_block_number(stored, kept_blocks.index(part.layer))
         # T5's one table of positions serves the whole stack: it moves to block 0 when its own block goes.
         tables = [name for name in self.shape.parts if name.endswith(POSITIONS)]
-        only = [name for name in tables if self.shape.parts[name].stack == part.stack] == [stored]
-        return with_block_number(stored, 0) if only else None
+        is_only_table = [name for name in tables if self.shape.parts[name].stack == part.stack] == [stored]
+        return with_block_number(stored, 0) if is_only_table else None
 
     def index(self, stored: str, dim: int, expert: int | None = None) -> torch.Tensor | None:
         """Return the entries of a tensor, or of an ``expert``'s slice of it, that stay along ``dim``; None for all."""
         length = self.shape.checkpoint.tensors[stored].shape[dim]
-        going = torch.zeros(length, dtype=torch.bool)
+        removed = torch.zeros(length, dtype=torch.bool)
         for axis, cut in self._cuts.get(stored, ()):
             if cut.dim == dim and cut.expert == expert:
-                gone = torch.ones(axis.units, dtype=torch.bool)
-                gone[self.kept[axis]] = False
-                going |= cut.marks(gone, length)
-        return torch.nonzero(~going).flatten() if bool(going.any()) else None
+                removed_units = torch.ones(axis.units, dtype=torch.bool)
+                removed_units[self.kept[axis]] = False
+                removed |= cut.marks(removed_units, length)
+        return torch.nonzero(~removed).flatten() if bool(removed.any()) else None
 
     def by_expert(self, stored: str) -> bool:
         """Whether each expert's slice of a tensor loses entries of its own."""
@@ -116,9 +116,9 @@ class Smaller:
                 continue
             # All experts keep the same number of entries: the first one stands for them.
             expert = 0 if self.by_expert(info.name) else None
-            kept = [self.index(info.name, dim, expert) for dim in range(len(info.shape))]
+            indices = [self.index(info.name, dim, expert) for dim in range(len(info.shape))]
             lengths = tuple(
-                length if index is None else len(index) for length, index in zip(info.shape, kept, strict=True)
+                length if index is None else len(index) for length, index in zip(info.shape, indices, strict=True)
             )
             stored.append((name, info.dtype, lengths))
         for name, length in self.biases.items():
@@ -126,55 +126,57 @@ class Smaller:
         return lay_out(stored)
 
 
-def without(shape: ModelShape, removed: Mapping[str, Sequence[int]]) -> Smaller:
-    """Return the model without the blocks in ``removed``, by stack. Raises UnsupportedError as ``per_layer``."""
-    stay = {stack: sorted({*range(shape.blocks[stack])} - {*gone}) for stack, gone in removed.items()}
+def without_blocks(shape: ModelShape, removed: Mapping[str, Sequence[int]]) -> Smaller:
+    """Return the model without the blocks in ``removed``, by stack. Raises UnsupportedError as ``per_block_keys``."""
+    kept_blocks: dict[str, list[int]] = {}
     config: dict[str, Any] = {}
-    for stack, left in stay.items():
-        config |= per_layer(shape.checkpoint.config, shape.blocks[stack], left)
+    for stack, blocks in removed.items():
+        kept_blocks[stack] = sorted({*range(shape.blocks[stack])} - {*blocks})
+        config |= per_block_keys(shape.checkpoint.config, shape.blocks[stack], kept_blocks[stack])
     # The numbers of blocks last: an encoder-decoder may state its encoder's as `num_hidden_layers`, a decoder's key.
-    for stack, left in stay.items():
-        config[shape.architecture.key(shape.architecture.layers, stack)] = len(left)
-    if "num_hidden_layers" in shape.checkpoint.config and "encoder" in stay and len(shape.blocks) == 2:
-        config["num_hidden_layers"] = len(stay["encoder"])
-    return Smaller(shape, blocks=stay, config=config)
+    for stack, blocks in kept_blocks.items():
+        config[shape.architecture.key(shape.architecture.layers, stack)] = len(blocks)
+    if "num_hidden_layers" in shape.checkpoint.config and "encoder" in kept_blocks and len(shape.blocks) == 2:
+        config["num_hidden_layers"] = len(kept_blocks["encoder"])
+    return Smaller(shape, blocks=kept_blocks, config=config)
 
 
 _NUMBERED = ("moe_layers", "mlp_only_layers")
 """Keys of config.json that list blocks by number: those that have experts, and those that have none."""
 
 
-def per_layer(config: Mapping[str, Any], layers: int, stay: Sequence[int]) -> dict[str, Any]:
-    """Return the per-block keys of config.json where only the blocks in ``stay`` are left: attention, experts, widths.
+def per_block_keys(config: Mapping[str, Any], layers: int, kept_blocks: Sequence[int]) -> dict[str, Any]:
+    """Return the per-block keys of config.json where only the blocks in ``kept_blocks`` are left: attention, experts, widths.
 
     A list that transformers would make from the number of blocks is written where its entries differ. Raises
     UnsupportedError where what a block does depends on its number.
     """
     changed: dict[str, Any] = {}
-    whole = transformers_config(config).to_dict()
+    full_config = transformers_config(config).to_dict()
     for key in _NUMBERED:
-        if key in whole and (config.get(key) is not None or whole[key]):
-            changed[key] = [number for number, layer in enumerate(stay) if layer in (whole[key] or ())]
-    if isinstance(step := whole.get("decoder_sparse_step"), int) and step > 1:
+        if key in full_config and (config.get(key) is not None or full_config[key]):
+            changed[key] = [number for number, layer in enumerate(kept_blocks) if layer in (full_config[key] or ())]
+    if isinstance(step := full_config.get("decoder_sparse_step"), int) and step > 1:
         # Blocks that have no experts because of their number are now listed.
-        without = {layer for layer in range(layers) if (layer + 1) % step or layer in (whole["mlp_only_layers"] or ())}
+        without_experts = {*(full_config["mlp_only_layers"] or ())}
+        without_experts |= {layer for layer in range(layers) if (layer + 1) % step}
         changed["decoder_sparse_step"] = 1
-        changed["mlp_only_layers"] = [number for number, layer in enumerate(stay) if layer in without]
-    if isinstance(dense := whole.get("first_k_dense_replace"), int):
-        changed["first_k_dense_replace"] = sum(layer < dense for layer in stay)
-    for key, value in whole.items():
+        changed["mlp_only_layers"] = [number for number, layer in enumerate(kept_blocks) if layer in without_experts]
+    if isinstance(dense := full_config.get("first_k_dense_replace"), int):
+        changed["first_k_dense_replace"] = sum(layer < dense for layer in kept_blocks)
+    for key, value in full_config.items():
         if "layer" in key and key not in _NUMBERED and isinstance(value, list) and len(value) == layers:
             differs = any(entry != value[0] for entry in value)
             if differs or config.get(key) is not None:
-                changed[key] = [value[layer] for layer in stay]
-    if "attention_layers" in changed and "attention_types" in whole:
+                changed[key] = [value[layer] for layer in kept_blocks]
+    if "attention_layers" in changed and "attention_types" in full_config:
         # GPT-Neo reads the kinds of attention only in this form.
         changed["attention_types"] = [[[kind], 1] for kind in changed["attention_layers"]]
     if block_widths := per_layer_widths(config):
-        left = {str(number): block_widths[layer] for number, layer in enumerate(stay) if layer in block_widths}
-        changed[PER_LAYER] = left or None
+        widths = {str(number): block_widths.get(layer) for number, layer in enumerate(kept_blocks)}
+        changed[PER_LAYER] = {number: width for number, width in widths.items() if width} or None
     if isinstance(config.get("max_window_layers"), int):
-        changed["max_window_layers"] = sum(layer < config["max_window_layers"] for layer in stay)
+        changed["max_window_layers"] = sum(layer < config["max_window_layers"] for layer in kept_blocks)
     if config.get("scale_attn_by_inverse_layer_idx"):
         raise UnsupportedError(
             "config.json: `scale_attn_by_inverse_layer_idx`: what a block does depends on its number, which would change",
@@ -189,9 +191,8 @@ def stock_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> 
         return meta_model(family, config, kind=kind)
     except (ModelError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UnsupportedError(
-            f"stock transformers has no {config.get('model_type')} of this shape: {reason}", "other numbers"
-        ) from error
+        problem = f"stock transformers has no {config.get('model_type')} of this shape: {reason}"
+        raise UnsupportedError(problem, "other numbers") from error
 
 
 def write_smaller(
@@ -208,7 +209,7 @@ def write_smaller(
     with open_writer(smaller, family, folder) as writer:
         for name, tensor in (ready or {}).items():
             writer.write(name, tensor)
-        finish(smaller, writer, provenance)
+        write_rest(smaller, writer, provenance)
     return writer
 
 
@@ -223,7 +224,7 @@ def checked_layout(smaller: Smaller, family: Family) -> list[TensorInfo]:
 
     Raises UnsupportedError, naming the tensor or the reason, where stock transformers does not build it in this shape.
     """
-    smaller.config |= aliases(smaller.shape.checkpoint.config, smaller.config)
+    smaller.config |= aliased_keys(smaller.shape.checkpoint.config, smaller.config)
     config = {**smaller.shape.checkpoint.config, **smaller.config}
     layout = smaller.layout()
     model = stock_model(family, config)
@@ -239,14 +240,17 @@ def checked_layout(smaller: Smaller, family: Family) -> list[TensorInfo]:
     return layout
 
 
-def aliases(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+def aliased_keys(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the changed keys under other names that config.json has as well: transformers may read either."""
-    pairs = type(transformers_config(config)).attribute_map.items()
-    names = [*pairs, *((real, alias) for alias, real in pairs)]
-    return {name: changed[twin] for name, twin in names if twin in changed and name in config and name not in changed}
+    aliased: dict[str, Any] = {}
+    for alias, real in type(transformers_config(config)).attribute_map.items():
+        for name, twin in ((alias, real), (real, alias)):
+            if twin in changed and name in config and name not in changed:
+                aliased[name] = changed[twin]
+    return aliased
 
 
-def finish(smaller: Smaller, writer: CheckpointWriter, provenance: Mapping[str, Any]) -> None:
+def write_rest(smaller: Smaller, writer: CheckpointWriter, provenance: Mapping[str, Any]) -> None:
     """Write what is not written yet, new biases as zeros, and give the folder its name."""
     for stored in smaller.shape.checkpoint.tensors:
         name = smaller.name(stored)

@@ -62,10 +62,8 @@ def factorise(
             _reverse(matrix)
             notes = () if damping == first else (f"damping raised to {damping:g}",)
             return Factor(matrix, dead, notes)
-    raise ModelError(
-        f"tensor {name}: the Hessian of its inputs is not positive definite, damped by {DAMPING[-1]:g}",
-        "calibrate with more or other text",
-    )
+    problem = f"tensor {name}: the Hessian of its inputs is not positive definite, damped by {DAMPING[-1]:g}"
+    raise ModelError(problem, "calibrate with more or other text")
 
 
 def _cholesky(matrix: torch.Tensor) -> bool:
@@ -121,6 +119,6 @@ def _reverse(matrix: torch.Tensor) -> None:
     for start in range(0, size // 2, CHUNK):
         stop = min(start + CHUNK, size // 2)
         head, tail = flat[start:stop], flat[size - stop : size - start]
-        kept = head.flip(0)
+        reversed_head = head.flip(0)
         head.copy_(tail.flip(0))
-        tail.copy_(kept)
+        tail.copy_(reversed_head)

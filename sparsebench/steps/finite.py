@@ -13,12 +13,12 @@ from sparsebench.steps.prune.contract import Layer
 def check_finite(
     tensor: torch.Tensor,
     name: str,
-    what: str = "NaN or infinite values",
+    problem: str = "NaN or infinite values",
     hint: str = "repair or fetch the checkpoint again",
 ) -> None:
     """Raise ModelError "tensor NAME: WHAT" where an element is NaN or infinite."""
     if tensor.numel() and not all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor)):
-        raise ModelError(f"tensor {name}: {what}", hint)
+        raise ModelError(f"tensor {name}: {problem}", hint)
 
 
 def check_weights(layers: Sequence[Layer]) -> None:
@@ -29,8 +29,8 @@ def check_weights(layers: Sequence[Layer]) -> None:
 
 def check_range(weights: torch.Tensor, name: str) -> None:
     """Raise ModelError, naming the tensor, for updated weights beyond the range of their dtype."""
-    what = f"the updated weights exceed the range of {str(weights.dtype).removeprefix('torch.')}"
-    check_finite(weights, name, what, "convert the checkpoint to bfloat16")
+    problem = f"the updated weights exceed the range of {str(weights.dtype).removeprefix('torch.')}"
+    check_finite(weights, name, problem, "convert the checkpoint to bfloat16")
 
 
 def check_gram(gram: torch.Tensor, name: str) -> None:

@@ -61,7 +61,7 @@ def make_floor(parent: Path, targets: Mapping[Step, Path], context: Context, emi
             raise UnsupportedError("floor: heuristic has no weights to write", "score it in a manifest")
         if step.name == "random-weights":
             config = bounded.read_object(parent / "config.json")
-            write_random(config, folder, context.family, "auto", step.settings.seed, beside=parent)
+            write_random(config, folder, context.family, "auto", step.settings.seed, companions_of=parent)
         else:
             model = Checkpoint(parent)
             layout = lay_out([(info.name, info.dtype, info.shape) for info in model.tensors.values()])

@@ -21,12 +21,12 @@ SHARES = tuple(0.6 + 0.05 * number for number in range(12))
 def grid_steps(weights: torch.Tensor, dim: int, bits: int, stored: torch.dtype) -> torch.Tensor:
     """Return the step of float32 or float64 weights that share one along ``dim``, exact in the dtype ``stored``."""
     span = (1 << bits) - 1
-    most = torch.maximum(weights.amax(dim), -weights.amin(dim))
+    largest = torch.maximum(weights.amax(dim), -weights.amin(dim))
     # A step that is too small for the dtype is raised to the smallest number that it still represents to within a
     # percent (in float16 a subnormal number). Where all weights are zero, any step will do.
-    least = 2.0**-18 if stored == torch.float16 else torch.finfo(stored).tiny
-    step = (most * (2 / span)).clamp_(min=least).to(stored).to(weights.dtype)
-    return step.masked_fill_(most == 0, 1)
+    smallest_step = 2.0**-18 if stored == torch.float16 else torch.finfo(stored).tiny
+    step = (largest * (2 / span)).clamp_(min=smallest_step).to(stored).to(weights.dtype)
+    return step.masked_fill_(largest == 0, 1)
 
 
 def searched_steps(weights: torch.Tensor, dim: int, bits: int, stored: torch.dtype) -> torch.Tensor:
@@ -35,11 +35,11 @@ def searched_steps(weights: torch.Tensor, dim: int, bits: int, stored: torch.dty
     Tried are SHARES of that step, of both signs: the grid reaches further below zero than above.
     """
     best = grid_steps(weights, dim, bits, stored)
-    usual, least = best, _squared_error(weights, best.unsqueeze(dim), bits).sum(dim)
+    range_steps, least_error = best, _squared_error(weights, best.unsqueeze(dim), bits).sum(dim)
     for share in (sign * share for share in SHARES for sign in (1, -1)):
-        step = (usual * share).to(stored).to(weights.dtype)
+        step = (range_steps * share).to(stored).to(weights.dtype)
         error = _squared_error(weights, step.unsqueeze(dim), bits).sum(dim)
-        best, least = torch.where(error < least, step, best), torch.minimum(error, least)
+        best, least_error = torch.where(error < least_error, step, best), torch.minimum(error, least_error)
     return best
 
 
@@ -67,8 +67,8 @@ def nearest(weights: torch.Tensor, scheme: Scheme, search: bool = False) -> Code
     for start in range(0, rows, height):
         part = slice(start, start + height)
         # The zeros that pad the last group do not change its step.
-        wide = torch.nn.functional.pad(weights[part].float(), (0, groups * width - columns))
-        wide = wide.unflatten(1, (groups, width))
-        steps[part] = steps_of(wide, 2, scheme.bits, weights.dtype)
-        values[part] = grid_values(wide, steps[part][..., None], scheme.bits).flatten(1)[:, :columns]
+        grouped = torch.nn.functional.pad(weights[part].float(), (0, groups * width - columns))
+        grouped = grouped.unflatten(1, (groups, width))
+        steps[part] = steps_of(grouped, 2, scheme.bits, weights.dtype)
+        values[part] = grid_values(grouped, steps[part][..., None], scheme.bits).flatten(1)[:, :columns]
     return Codes(values, steps, scheme.group)

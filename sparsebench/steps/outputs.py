@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -58,14 +57,14 @@ class VariantWriters:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind:
             for writer in self.writers.values():
                 writer.abort()
             for folder in self.unverified.values():
                 shutil.rmtree(folder, ignore_errors=True)  # a folder with its final name would pass for complete
 
-    def fail(self, targets: Iterable[Step], error: SparsebenchError) -> None:
+    def give_up(self, targets: Iterable[Step], error: SparsebenchError) -> None:
         """Give up some variants; the others go on. Raises the error where no other is left."""
         for target in targets:
             self.failed[target] = error
@@ -89,26 +88,21 @@ class VariantWriters:
         self.removed[target] += removed
         self.notes[target].update(notes)
 
-    def same(self, name: str, tensor: torch.Tensor) -> None:
+    def write_shared(self, name: str, tensor: torch.Tensor) -> None:
         """Write a tensor that all variants share."""
         for writer in self.writers.values():
             writer.write(name, tensor)
 
-    def copy(self, name: str) -> None:
+    def copy_shared(self, name: str) -> None:
         """Copy a tensor that all variants share from the checkpoint, piece by piece."""
-        start = 0
-        for piece in self.checkpoint.pieces(name):
-            for writer in self.writers.values():
-                writer.write_piece(name, start, piece)
-            start += piece.numel()
-        if not self.checkpoint.tensors[name].numel:
-            self.same(name, self.checkpoint.load(name))
+        for writer in self.writers.values():
+            writer.copy(name, self.checkpoint)
 
     @property
     def missing(self) -> list[str]:
         """The names that are not written yet, in the checkpoint's order; they are the same for every variant."""
-        left = next(iter(self.writers.values())).missing
-        return [name for name in self.layout if name in left]
+        unwritten = next(iter(self.writers.values())).missing
+        return [name for name in self.layout if name in unwritten]
 
     @cached_property
     def _zeroed(self) -> frozenset[str]:
@@ -122,19 +116,19 @@ class VariantWriters:
             return 0
         return zero_in_both(self.checkpoint, written, name)
 
-    def finish(self, family: str, made: Mapping[str, Any], emit: Emit) -> None:
+    def finish(self, family: str, provenance: Mapping[str, Any], emit: Emit) -> None:
         """Give each folder its final name, count its zeros in its files, and emit its result.
 
-        ``made`` has the settings that all variants share. The folder of a variant that fails now is removed.
+        ``provenance`` has the settings that all variants share. The folder of a variant that fails now is removed.
         """
-        described = {target: {"family": family, **target.record(), **made} for target in self.writers}
+        described = {target: {"family": family, **target.record(), **provenance} for target in self.writers}
         for target, description in described.items():
             with self._giving_up(target):
                 self.unverified[target] = self.writers[target].close(description)
         seconds = time.perf_counter() - self.started
         for target, folder in [*self.unverified.items()]:
             with self._giving_up(target):
-                report = self._counted(target, family, seconds, made)
+                report = self._counted(target, family, seconds, provenance)
                 summary = {key: value for key, value in asdict(report).items() if key != "tensors"}
                 (folder / NOTES).write_text(json.dumps({**summary, **described[target]}, indent=1))
                 note_left_out(folder, self.writers[target].left_out)
@@ -152,7 +146,7 @@ class VariantWriters:
             if folder := self.unverified.pop(target, None):
                 shutil.rmtree(folder, ignore_errors=True)  # a folder with its final name would pass for complete
 
-    def _counted(self, target: Step, family: str, seconds: float, made: Mapping[str, Any]) -> StepReport:
+    def _counted(self, target: Step, family: str, seconds: float, provenance: Mapping[str, Any]) -> StepReport:
         """Return what a variant achieved. Raises ModelError where fewer zeros are on disk than were written."""
         folder = self.folders[target]
         note = "; ".join(sorted(self.notes[target]))
@@ -162,7 +156,7 @@ class VariantWriters:
             seconds=seconds,
             sweep_size=len(self.folders),
             note=note,
-            provenance=made,
+            provenance=provenance,
             zeros_in_parent=self._zeros_in_parent,
         )
         if report.zeros < self.removed[target]:

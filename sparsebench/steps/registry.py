@@ -18,7 +18,7 @@ from sparsebench.manifest.schema import Strict, Swept
 from sparsebench.plugins import table
 from sparsebench.sources.reference import Reference
 from sparsebench.steps import floor
-from sparsebench.steps.contract import MADE, Settings, Step, StepKind, UnknownSettings
+from sparsebench.steps.contract import GENERATED, Settings, Step, StepKind, UnknownSettings
 from sparsebench.steps.moefy import settings as moefy
 from sparsebench.steps.prune import registry as prune
 from sparsebench.steps.quantize import settings as quantize
@@ -66,23 +66,22 @@ def label(step: Step) -> str:
 
 def fitted_to(step: Step) -> list[tuple[Reference, tuple[str, ...]]]:
     """Return the texts that a step names and fits weights to, each with the columns that it reads."""
-    settings = step.settings
-    texts = [(getattr(settings, key, None), settings.text_keys[key]) for key in settings.fitted_keys]
-    return [
-        (Reference.parse(text), tuple(filter(None, (getattr(settings, column) for column in columns))))
-        for text, columns in texts
-        if text
-    ]
+    settings, texts = step.settings, list[tuple[Reference, tuple[str, ...]]]()
+    for key in settings.fitted_keys:
+        columns = (getattr(settings, column) for column in settings.text_keys[key])
+        if text := getattr(settings, key, None):
+            texts.append((Reference.parse(text), tuple(filter(None, columns))))
+    return texts
 
 
 def references(step: Step, keys: Sequence[str]) -> dict[str, list[Reference]]:
     """Return what a step names under those of ``keys`` that it has: files, texts or teachers."""
-    named = {key: getattr(step.settings, key, None) for key in keys}
-    return {
-        key: [Reference.parse(name) for name in ([names] if isinstance(names, str) else names)]
-        for key, names in named.items()
-        if names
-    }
+    named: dict[str, list[Reference]] = {}
+    for key in keys:
+        if value := getattr(step.settings, key, None):
+            names = [value] if isinstance(value, str) else value
+            named[key] = [Reference.parse(name) for name in names]
+    return named
 
 
 def with_text(
@@ -95,22 +94,27 @@ def with_text(
     """
     verb, name = verb_and_name(written, kinds())
     settings, filled = kinds()[verb].classes()[name], dict(written)
-    for key, own in settings.text_keys.items() if not settings.own_text_only else ():
+    if settings.own_text_only:
+        return filled
+    for key, column_keys in settings.text_keys.items():
         if key not in written:
-            usual = {column: value for column, value in zip(own, columns, strict=False) if value}
-            filled |= {key: text, **{column: value for column, value in usual.items() if written.get(column) is None}}
+            filled[key] = text
+            for column_key, column in zip(column_keys, columns, strict=False):
+                if column and written.get(column_key) is None:
+                    filled[column_key] = column
     return filled
 
 
-def closed_by(step: Step, behind: Sequence[tuple[str, str]]) -> str:
-    """Return the key because of which steps ``behind``, each a verb and a name, may not follow ``step``; empty: they may.
+def closed_by(step: Step, later_steps: Sequence[tuple[str, str]]) -> str:
+    """Return the key because of which ``later_steps``, each a verb and a name, may not follow ``step``; empty: they may.
 
     It is a setting of the step (``closing_key``), or its verb (``terminal``).
     """
-    kind = kinds()[step.verb]
-    if behind and (key := step.settings.closing_key()):
+    kind, key = kinds()[step.verb], step.settings.closing_key()
+    if later_steps and key:
         return str(key)
-    return step.verb if kind.terminal and any(later not in kind.may_follow for later in behind) else ""
+    refused = any(later_step not in kind.may_follow for later_step in later_steps)
+    return step.verb if kind.terminal and refused else ""
 
 
 def known(step: Step) -> bool:
@@ -159,8 +163,8 @@ def details(step: Step) -> list[str]:
     return [*filter(None, (words(key, value) for key, value in changed.items()))]
 
 
-class _Made(Strict):
-    model_config = MADE
+class _Generated(Strict):
+    model_config = GENERATED
 
 
 @cache
@@ -170,18 +174,18 @@ def sweepable(settings: type[Settings]) -> type[Strict]:
     for name, field in settings.model_fields.items():
         optional = Field(None, description=field.description, json_schema_extra={"default": field.default})
         fields[name] = (Swept[field.rebuild_annotation()] | None, optional)  # type: ignore[misc]
-    model: type[Strict] = create_model(settings.__name__, __base__=_Made, __doc__=settings.__doc__, **fields)
+    model: type[Strict] = create_model(settings.__name__, __base__=_Generated, __doc__=settings.__doc__, **fields)
     return model
 
 
-def combinations(verb: str, name: str, given: Mapping[str, Any]) -> Iterator[Step]:
+def combinations(verb: str, name: str, swept: Mapping[str, Any]) -> Iterator[Step]:
     """Yield the steps that a manifest's step asks for: every combination of its lists' values, resolved, each once.
 
     Raises pydantic's ValidationError for a value of the wrong kind, PydanticCustomError for values that contradict each
     other.
     """
     settings = kinds()[verb].classes()[name]
-    read = sweepable(settings).model_validate(given)
+    read = sweepable(settings).model_validate(swept)
     # The order of the fields is fixed; that of the set changes from run to run.
     written = [key for key in type(read).model_fields if key in read.model_fields_set]
     lists = {key: getattr(read, key) for key in written if getattr(read, key) is not None}
@@ -194,9 +198,9 @@ def combinations(verb: str, name: str, given: Mapping[str, Any]) -> Iterator[Ste
     yield from steps.values()
 
 
-def single(verb: str, name: str, **given: Any) -> Step:
+def single(verb: str, name: str, **fields: Any) -> Step:
     """Return one step from its settings, defaults filled in. Raises UserError for an unknown verb or name."""
     if verb not in kinds() or name not in kinds()[verb].classes():
         raise UserError(f"there is no step {verb}: {name}", "see docs/reference/manifest.md")
-    (step,) = combinations(verb, name, given)
+    (step,) = combinations(verb, name, fields)
     return step

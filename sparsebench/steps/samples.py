@@ -51,18 +51,18 @@ def windows(reader: SampleTokenizer, rows: Sequence[Fields]) -> tuple[Batch, lis
     needed = reader.samples * room
     characters = needed * _CHARACTERS
     while True:
-        used = _up_to(rows, characters)
+        used = _first_rows(rows, characters)
         ids = token_ids(reader.tokenizer, JOINER.join(text for text, *_ in used))
         if len(ids) >= needed or len(used) == len(rows):
             break
         characters *= 2
-    whole = min(needed, max(1, len(ids) // room) * room) if reader.training else needed
-    if len(ids) < whole:
+    token_count = min(needed, max(1, len(ids) // room) * room) if reader.training else needed
+    if len(ids) < token_count:
         raise SourceError(
             f"too little text: {len(ids):,} tokens, where {reader.samples} samples need {needed:,}",
             f"lower samples or length (these tokens make {len(ids) // room} samples), or name a longer text",
         )
-    body = torch.tensor(ids[:whole]).reshape(-1, room)
+    body = torch.tensor(ids[:token_count]).reshape(-1, room)
     first = torch.tensor(reader.before, dtype=torch.long).expand(len(body), -1)
     input_ids = torch.cat([first, body], dim=1)
     return Batch(input_ids, torch.ones_like(input_ids, dtype=torch.bool)), used
@@ -75,9 +75,9 @@ def passages(reader: SampleTokenizer, rows: Sequence[Fields]) -> tuple[Batch, li
     """
 
     def cut(part: Sequence[Fields]) -> list[Sample | None]:
-        return [(_framed(reader, ids),) if ids else None for ids in _bare(reader, part)]
+        return [(_with_special_tokens(reader, ids),) if ids else None for ids in _encode_texts(reader, part)]
 
-    samples, used = _sampled(reader, rows, cut)
+    samples, used = _first_samples(reader, rows, cut)
     return Batch(*_padded(reader, [ids for (ids,) in samples])), used
 
 
@@ -90,25 +90,26 @@ def pairs(reader: SampleTokenizer, rows: Sequence[Fields], start: int) -> tuple[
     """
 
     def cut(part: Sequence[Fields]) -> list[Sample | None]:
-        sources = _bare(reader, part)
+        sources = _encode_texts(reader, part)
         if len(part[0]) == 1:
             halves = [(ids[: len(ids) // 2], ids[len(ids) // 2 :]) for ids in sources]
-            both = [(first, _framed(reader, second)) for first, second in halves]
+            encoded = [(first, _with_special_tokens(reader, second)) for first, second in halves]
         else:
             targets = [target for _, target in part]
             labels = reader.tokenizer(text_target=targets, truncation=True, max_length=reader.length, verbose=False)
-            both = list(zip(sources, labels["input_ids"], strict=True))
+            encoded = list(zip(sources, labels["input_ids"], strict=True))
         end = None if reader.training else -1
         return [
-            (_framed(reader, first), [start, *labels[:end]]) if first and labels else None for first, labels in both
+            (_with_special_tokens(reader, first), [start, *labels[:end]]) if first and labels else None
+            for first, labels in encoded
         ]
 
-    samples, used = _sampled(reader, rows, cut)
-    encoder, decoder = ([sample[side] for sample in samples] for side in (0, 1))
+    samples, used = _first_samples(reader, rows, cut)
+    encoder, decoder = zip(*samples, strict=True)
     return Batch(*_padded(reader, encoder), *_padded(reader, decoder)), used
 
 
-def _up_to(rows: Sequence[Fields], characters: int) -> list[Fields]:
+def _first_rows(rows: Sequence[Fields], characters: int) -> list[Fields]:
     """Return the first rows that have ``characters`` characters together; all rows where they have fewer."""
     used: list[Fields] = []
     for row in rows:
@@ -119,7 +120,7 @@ def _up_to(rows: Sequence[Fields], characters: int) -> list[Fields]:
     return used
 
 
-def _sampled(
+def _first_samples(
     reader: SampleTokenizer, rows: Sequence[Fields], cut: Callable[[Sequence[Fields]], list[Sample | None]]
 ) -> tuple[list[Sample], list[Fields]]:
     """Return the first ``samples`` samples that ``cut`` makes, and their rows; later rows are not tokenised."""
@@ -136,21 +137,21 @@ def _sampled(
             "a passage each",
             f"lower samples to {len(sampled)}, or name a text with more passages",
         )
-    kept = sampled[: reader.samples]
-    return [sample for _, sample in kept], [row for row, _ in kept]
+    chosen = sampled[: reader.samples]
+    return [sample for _, sample in chosen], [row for row, _ in chosen]
 
 
-def _bare(reader: SampleTokenizer, part: Sequence[Fields]) -> list[list[int]]:
+def _encode_texts(reader: SampleTokenizer, part: Sequence[Fields]) -> list[list[int]]:
     texts = [row[0] for row in part]
     return reader.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
 
-def _framed(reader: SampleTokenizer, ids: list[int]) -> list[int]:
+def _with_special_tokens(reader: SampleTokenizer, ids: list[int]) -> list[int]:
     room = reader.length - len(reader.before) - len(reader.after)
     return [*reader.before, *ids[:room], *reader.after]
 
 
-def _padded(reader: SampleTokenizer, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+def _padded(reader: SampleTokenizer, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
     """Return ids and mask, (rows, longest row), padded on the right."""
     import torch
 

@@ -22,73 +22,77 @@ UNNAMED = frozenset({"bloom", "mpt"})
 _WITHOUT = "choose a model without experts"
 _WAY_OUT = "choose another model; `skip: teal` looks at what linear layers read"
 
-Take = Callable[["torch.Tensor"], None]
+Receiver = Callable[["torch.Tensor"], None]
 """A function that receives the rows of some samples' tokens without padding: (tokens, width)."""
 
 
 class ActivationHooks:
     """Passes the inputs (with ``outputs``, the outputs) of some modules to functions while the block runs once.
 
-    ``takes`` has the function of each module by its path in the block. A module that runs more than once, or gets
-    anything but one row for each token, is not among ``whole``. Modules that read DeBERTa's positions are examples.
+    ``receivers`` has the function of each module by its path in the block. A module that runs more than once, or gets
+    anything but one row for each token, is not among ``complete``. Modules that read DeBERTa's positions are examples.
     """
 
-    def __init__(self, block: Block, takes: Mapping[str, Take], outputs: bool = False) -> None:
-        self.block, self.takes, self.outputs = block, takes, outputs
+    def __init__(self, block: Block, receivers: Mapping[str, Receiver], outputs: bool = False) -> None:
+        self.block, self.receivers, self.outputs = block, receivers, outputs
         self._cross = {id(reader.module): reader.cross for reader in block.readers.values()}
-        self._calls = dict.fromkeys(takes, 0)
-        self._odd: set[str] = set()
+        self._calls = dict.fromkeys(receivers, 0)
+        self._irregular: set[str] = set()
 
     def advance(self) -> None:
         """Run the unchanged block with the hooks in place."""
-        with removing_hooks(map(self._hook, self.takes)):
+        with removing_hooks(map(self._hook, self.receivers)):
             self.block.advance(0, {})
 
     @property
-    def whole(self) -> list[str]:
+    def complete(self) -> list[str]:
         """The paths of the modules that ran once for each group of samples, with one row for each token."""
-        return [path for path in self.takes if path not in self._odd and self._calls[path] == len(self.block.samples)]
+        return [
+            path
+            for path in self.receivers
+            if path not in self._irregular and self._calls[path] == len(self.block.samples)
+        ]
 
     def _hook(self, path: str) -> Any:
         module = self.block.module.get_submodule(path)
-        look = self._look(path, self._cross.get(id(module), False))
+        pass_on = self._receiver(path, self._cross.get(id(module), False))
         if self.outputs:
-            return module.register_forward_hook(lambda _, args, outputs: look(outputs))
-        return module.register_forward_pre_hook(lambda _, args: look(args[0]))
+            return module.register_forward_hook(lambda _, args, outputs: pass_on(outputs))
+        return module.register_forward_pre_hook(lambda _, args: pass_on(args[0]))
 
-    def _look(self, path: str, cross: bool) -> Take:
-        def look(values: torch.Tensor) -> None:
+    def _receiver(self, path: str, cross: bool) -> Receiver:
+        def receive(values: torch.Tensor) -> None:
             number = self._calls[path]
             self._calls[path] += 1
             if number >= len(self.block.samples):
                 return
             mask = self.block.mask(self.block.samples[number], cross)
             if values.shape[:-1] in (mask.shape, (mask.numel(),)):
-                self.takes[path](values.reshape(-1, values.shape[-1])[mask.reshape(-1)])
+                self.receivers[path](values.reshape(-1, values.shape[-1])[mask.reshape(-1)])
             else:
-                self._odd.add(path)
+                self._irregular.add(path)
 
-        return look
+        return receive
 
 
-def paths(block: Block) -> dict[str, str]:
+def layer_paths(block: Block) -> dict[str, str]:
     """Return the path in the block of each prunable matrix's layer, by the matrix's name."""
-    known = {id(module): path for path, module in block.module.named_modules()}
-    return {name: known[id(reader.module)] for name, reader in block.readers.items()}
+    path_of = {id(module): path for path, module in block.module.named_modules()}
+    return {name: path_of[id(reader.module)] for name, reader in block.readers.items()}
 
 
-def activation(module: nn.Module, where: str) -> str:
+def activation_path(module: nn.Module, label: str) -> str:
     """Return the path in a block of its activation function. Raises UnsupportedError unless there is exactly one."""
     from transformers.activations import ACT2CLS
 
     kinds = {kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()}
     functions = [path for path, child in module.named_modules() if type(child) in kinds]
     if len(functions) != 1:
-        raise UnsupportedError(f"{where}: expected exactly one activation function, found {len(functions)}", _WAY_OUT)
+        raise UnsupportedError(f"{label}: expected exactly one activation function, found {len(functions)}", _WAY_OUT)
     return functions[0]
 
 
-def unwatched(config: Mapping[str, Any], activations: bool) -> Refusal | None:
+def hooks_refusal(config: Mapping[str, Any], activations: bool) -> Refusal | None:
     """Return why values inside a model's blocks cannot be observed, as far as its config.json tells.
 
     ``activations`` asks for the outputs of activation functions too.
@@ -103,5 +107,6 @@ def unwatched(config: Mapping[str, Any], activations: bool) -> Refusal | None:
 
 def refuse_experts(parent: Path, parts: Mapping[str, Part]) -> None:
     """Raise UnsupportedError, naming a tensor, where ``parts`` show that the model is a mixture of experts."""
-    if expert := next((name for name, part in parts.items() if part.experts or part.kind == "router"), None):
-        raise UnsupportedError(f"{parent}: it is a mixture of experts ({expert})", _WITHOUT)
+    for name, part in parts.items():
+        if part.experts or part.kind == "router":
+            raise UnsupportedError(f"{parent}: it is a mixture of experts ({name})", _WITHOUT)

@@ -19,31 +19,31 @@ def zeroed(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return a copy of ``weights`` that is zero where ``mask`` is True, with the same shape, dtype and device."""
     if weights.device.type != "cpu":
         return weights.masked_fill(mask, 0)
-    kept = weights.contiguous()
-    out = torch.empty_like(kept)
-    source, target, gone = _bits(kept), _bits(out), mask.contiguous().reshape(-1).numpy()
+    contiguous = weights.contiguous()
+    out = torch.empty_like(contiguous)
+    source, target, removed = _bits(contiguous), _bits(out), mask.contiguous().reshape(-1).numpy()
     for piece in _pieces(source.size):
-        np.multiply(source[piece], ~gone[piece], out=target[piece])
+        np.multiply(source[piece], ~removed[piece], out=target[piece])
     return out
 
 
-def cut(weights: torch.Tensor, keys: torch.Tensor, limit: KeyThreshold) -> tuple[torch.Tensor, int, int]:
+def zeroed_below(weights: torch.Tensor, keys: torch.Tensor, limit: KeyThreshold) -> tuple[torch.Tensor, int, int]:
     """Zero the weights whose key is below the limit, and the first ``limit.ties`` equal to it in row-major order.
 
     Returns a copy of ``weights``, the number of weights zeroed, and how many of these were ties.
     """
-    kept = weights.contiguous()
-    out = torch.empty_like(kept)
-    source, target, ranked = _bits(kept), _bits(out), keys.contiguous().reshape(-1).numpy()
+    contiguous = weights.contiguous()
+    out = torch.empty_like(contiguous)
+    source, target, ranked = _bits(contiguous), _bits(out), keys.contiguous().reshape(-1).numpy()
     removed = spent = 0
     for piece in _pieces(source.size):
-        gone = ranked[piece] < limit.key
+        below = ranked[piece] < limit.key
         if spent < limit.ties:
             equal = np.flatnonzero(ranked[piece] == limit.key)[: limit.ties - spent]
-            gone[equal] = True
+            below[equal] = True
             spent += equal.size
-        removed += int(np.count_nonzero(gone))
-        np.multiply(source[piece], ~gone, out=target[piece])
+        removed += int(np.count_nonzero(below))
+        np.multiply(source[piece], ~below, out=target[piece])
     return out, removed, spent
 
 

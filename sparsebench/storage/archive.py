@@ -49,33 +49,33 @@ def _encode_tensor(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) 
         return _encode_codes(layout, bits, scratch)
     item = item_size(info)
     if item not in WORDS:
-        return "planes", (_part(_compressed(bits, search=True)),)
+        return "planes", (_section(_compressed(bits, search=True)),)
     words = bits.view(WORDS[item])
     scan = compiled.packing_kernels().scan(words, scratch)
     if scan.count == words.size:
         return "planes", _planes(words, info)
     choice, index, values = _split(scan, words.size)
-    return choice, (_part(index), *_planes(values, info))
+    return choice, (_section(index), *_planes(values, info))
 
 
 def _encode_codes(layout: CodeLayout, bits: Bytes, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
     """Encode a quantized weight in the smaller way: all codes, or an index and the codes that are not zero."""
     codes = layout.split(bits, scratch)
     scan = compiled.packing_kernels().scan(codes, scratch)
-    whole = _compressed(layout.packed(codes), search=True)
+    all_codes = _compressed(layout.packed(codes), search=True)
     if scan.count < codes.size:
         choice, index, values = _split(scan, codes.size)
         plane = _compressed(layout.packed(values), search=True)
-        if len(index) + len(plane) < len(whole):
-            return f"int{layout.bits}-{choice}", (_part(index), _part(plane))
-    return f"int{layout.bits}-planes", (_part(whole),)
+        if len(index) + len(plane) < len(all_codes):
+            return f"int{layout.bits}-{choice}", (_section(index), _section(plane))
+    return f"int{layout.bits}-planes", (_section(all_codes),)
 
 
-def _split(scan: Scan, n: int) -> tuple[str, bytes, Words]:
-    """Return the name and bytes of the smaller index, and the values, for ``n`` elements with a zero among them."""
+def _split(scan: Scan, size: int) -> tuple[str, bytes, Words]:
+    """Return the name and bytes of the smaller index, and the values, for ``size`` elements with a zero among them."""
     mask, pieces = scan.split()
     choice, index = "bitmask", _compressed(mask, search=True)
-    if scan.count * 4 < n:  # with more values the gaps are never smaller
+    if scan.count * 4 < size:  # with more values the gaps are never smaller
         gaps = _compressed(scan.gaps("gaps8"), search=True)
         if len(gaps) < len(index):
             choice, index = "gaps8", gaps
@@ -86,32 +86,32 @@ def _decode_tensor(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scra
     code, _, kind = encoding.rpartition("-")
     if code:
         return _decode_codes(kind, parts, layout_of(info, BITS[code]), scratch)
-    item, n = item_size(info), info.numel
+    item, count = item_size(info), info.numel
     if item not in WORDS:
         return _decompressed(parts[1], info.nbytes, info.nbytes)
-    planes = [_decompressed(part, n if encoding == "planes" else 0, n) for part in parts[1:]]
+    planes = [_decompressed(part, count if encoding == "planes" else 0, count) for part in parts[1:]]
     if len({plane.size for plane in planes}) != 1:
         raise StorageError("its planes differ in length")
     values = compiled.packing_kernels().join_planes(planes, WORDS[item], ROTATE.get(info.dtype, 0))
     if encoding == "planes":
         return values.view(np.uint8)
-    return _placed(encoding, parts[0], values, n, scratch).view(np.uint8)
+    return _place_values(encoding, parts[0], values, count, scratch).view(np.uint8)
 
 
 def _decode_codes(kind: str, parts: Sequence[Bytes], layout: CodeLayout, scratch: Scratch) -> Bytes:
-    n = layout.rows * layout.columns
-    size = n * layout.bits // 8
+    count = layout.rows * layout.columns
+    size = count * layout.bits // 8
     stored = _decompressed(parts[1], size if kind == "planes" else 0, size)
     if kind == "planes":
         return layout.join(halves(stored) if layout.bits == 4 else stored.copy())
-    return layout.join(_placed(kind, parts[0], layout.unpacked(stored), n, scratch))
+    return layout.join(_place_values(kind, parts[0], layout.unpacked(stored), count, scratch))
 
 
-def _placed(kind: str, part: Bytes, values: Words, n: int, scratch: Scratch) -> Words:
-    """Return ``n`` elements from a compressed index and the values. Raises StorageError where these do not fit."""
+def _place_values(kind: str, part: Bytes, values: Words, count: int, scratch: Scratch) -> Words:
+    """Return ``count`` elements from a compressed index and the values. Raises StorageError where these do not fit."""
     # Each symbol of the gaps stands for at least one element.
-    least, most = ((n + 7) // 8,) * 2 if kind == "bitmask" else (0, n)
-    words, done = compiled.packing_kernels().place(kind, _decompressed(part, least, most), values, n, scratch)
+    smallest, largest = ((count + 7) // 8,) * 2 if kind == "bitmask" else (0, count)
+    words, done = compiled.packing_kernels().place(kind, _decompressed(part, smallest, largest), values, count, scratch)
     if done != values.size:
         raise StorageError(f"{values.size} values where its index places {done}")
     return words
@@ -121,10 +121,10 @@ def _planes(words: Words, info: TensorInfo) -> tuple[Section, ...]:
     """Return the compressed byte planes of words, that of the lowest byte first."""
     rotate = ROTATE.get(info.dtype, 0)
     planes = compiled.packing_kernels().split_planes(words, rotate)
-    return tuple(_part(_compressed(plane, search=info.dtype not in ROTATE)) for plane in planes)
+    return tuple(_section(_compressed(plane, search=info.dtype not in ROTATE)) for plane in planes)
 
 
-def _part(data: bytes) -> Section:
+def _section(data: bytes) -> Section:
     return Section("U8", (len(data),), (np.frombuffer(data, np.uint8),))
 
 
@@ -136,14 +136,17 @@ def _compressed(data: Bytes, search: bool) -> bytes:
     return min(frames, key=len)
 
 
-def _decompressed(data: Bytes, least: int, most: int) -> Bytes:
-    """Return the content of a frame. Raises StorageError where its declared size is not from ``least`` to ``most``."""
+def _decompressed(data: Bytes, smallest: int, largest: int) -> Bytes:
+    """Return the content of a frame.
+
+    Raises StorageError where its declared size is not from ``smallest`` to ``largest``.
+    """
     import zstandard
 
     try:
         size = zstandard.frame_content_size(data.data) if data.size else 0
-        if not least <= size <= most:
-            raise StorageError(f"a compressed part of {size} bytes where {least} to {most} are expected")
+        if not smallest <= size <= largest:
+            raise StorageError(f"a compressed part of {size} bytes where {smallest} to {largest} are expected")
         if not size:
             return np.empty(0, np.uint8)
         plain = zstandard.ZstdDecompressor().decompress(data.data, allow_extra_data=False)

@@ -77,8 +77,8 @@ class Coding:
 
 def item_size(info: TensorInfo) -> int:
     """Return the bytes per element of a tensor of any dtype; 0 when that is no whole number."""
-    size, rest = divmod(info.nbytes, info.numel or 1)
-    return 0 if rest else size
+    size, remainder = divmod(info.nbytes, info.numel or 1)
+    return 0 if remainder else size
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,9 @@ class Compiled:
         packing, checksum = library("packing"), library("checksum")
         if isinstance(packing, Missing) or isinstance(checksum, Missing):
             return None
-        for name, (returned, taken) in _SIGNATURES.items():
+        for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(packing if name.startswith("packing") else checksum, name)
-            function.restype, function.argtypes = returned, [_TYPES[letter] for letter in taken]
+            function.restype, function.argtypes = result, [_TYPES[letter] for letter in arguments]
         return cls(packing, checksum, packing.packing_simd(), checksum.checksum_simd())
 
     def scan(self, words: Words, scratch: Scratch) -> CompiledScan:
@@ -99,8 +99,8 @@ class CompiledScan:
         self.mask = scratch.take("mask", (words.size + 7) // 8)
         self.values = scratch.take("values", words.nbytes + _VECTOR)
         pointers = self.mask.ctypes.data, self.values.ctypes.data
-        at, n, item = self.words.ctypes.data, words.size, words.itemsize
-        self.count = int(by.packing.packing_split(at, n, item, *pointers, by.simd))
+        start, n, item = self.words.ctypes.data, words.size, words.itemsize
+        self.count = int(by.packing.packing_split(start, n, item, *pointers, by.simd))
 
     def split(self) -> tuple[Bytes, tuple[Words, ...]]:
         values = self.values[: self.count * self.words.itemsize].view(self.words.dtype)
@@ -108,8 +108,8 @@ class CompiledScan:
 
     def gaps(self, encoding: str) -> Bytes:
         out = self.scratch.take("gaps", self.gap_bytes[encoding])
-        at, n, escape = self.mask.ctypes.data, self.words.size, ESCAPE[encoding]
-        self.by.packing.packing_write_gaps(at, n, escape, out.ctypes.data, self.by.simd)
+        start, n, escape = self.mask.ctypes.data, self.words.size, ESCAPE[encoding]
+        self.by.packing.packing_write_gaps(start, n, escape, out.ctypes.data, self.by.simd)
         return out
 
     @functools.cached_property
@@ -156,9 +156,9 @@ class Portable:
     def join_planes(self, planes: Sequence[Bytes], word: type[np.unsignedinteger], rotate: int) -> Words:
         """Return the words that ``split_planes`` split with the same ``rotate``."""
         words = np.empty(planes[0].size, word)
-        each = words.view(np.uint8).reshape(-1, words.itemsize)
+        bytes_of_words = words.view(np.uint8).reshape(-1, words.itemsize)
         for number, plane in enumerate(planes):
-            each[:, number] = plane
+            bytes_of_words[:, number] = plane
         return _rotated(words, words.itemsize * 8 - rotate)
 
     def crc32(self, bits: Bytes) -> int:

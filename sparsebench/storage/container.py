@@ -67,9 +67,9 @@ class StoredFile:
         except StorageError as error:
             raise StorageError(f"{self.path}: {entry.info.name}: {error.message}", self.coding.again) from error
         if (crc32 := compiled.packing_kernels().crc32(bits)) != entry.crc32:
-            wanted = f"{entry.crc32:08x}, found {crc32:08x}"
-            message = f"{self.path}: {entry.info.name}: checksum mismatch (crc32 {wanted})"
-            raise StorageError(message, self.coding.again)
+            mismatch = f"{entry.crc32:08x}, found {crc32:08x}"
+            problem = f"{self.path}: {entry.info.name}: checksum mismatch (crc32 {mismatch})"
+            raise StorageError(problem, self.coding.again)
         return bits
 
 
@@ -119,8 +119,8 @@ def read(path: Path, coding: Coding) -> StoredFile:
         if metadata["format"] != coding.identifier:
             raise StorageError(f"{path}: its format is {metadata['format']!r}, not {coding.identifier!r}")
         if metadata["version"] != str(coding.version):
-            wrong = f"{path}: version {metadata['version']} of the {coding.name} format"
-            raise StorageError(f"{wrong}; this program reads version {coding.version}", "upgrade sparsebench")
+            problem = f"{path}: version {metadata['version']} of the {coding.name} format"
+            raise StorageError(f"{problem}; this program reads version {coding.version}", "upgrade sparsebench")
         text = metadata["source"].encode()
         if f"{zlib.crc32(text):08x}" != metadata["source_crc32"]:
             raise StorageError(f"{path}: checksum mismatch in the source file's header", coding.again)
@@ -130,8 +130,8 @@ def read(path: Path, coding: Coding) -> StoredFile:
     except ModelError as error:
         raise StorageError(error.message, coding.again) from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        wrong = f"{path}: not a file in the {coding.name} format, or its header is damaged ({error!r})"
-        raise StorageError(wrong, coding.again) from error
+        problem = f"{path}: not a file in the {coding.name} format, or its header is damaged ({error!r})"
+        raise StorageError(problem, coding.again) from error
     for entry in entries:
         _check_size(path, entry.info.name, entry.nbytes, entry.info.nbytes, bounded.TENSOR)
     _check_size(path, "all", path.stat().st_size, max((entry.info.end for entry in entries), default=0), bounded.SHARD)
@@ -147,8 +147,8 @@ def read_bytes(path: Path, begin: int, end: int, into: Bytes | None = None) -> B
         while done < buffer.size:
             got = file.readinto(view[done:])
             if not got:
-                wrong = f"{path}: ends at byte {begin + done} where {end} are expected"
-                raise StorageError(wrong, "copy or make it again")
+                problem = f"{path}: ends at byte {begin + done} where {end} are expected"
+                raise StorageError(problem, "copy or make it again")
             done += got
     return buffer
 
@@ -208,25 +208,25 @@ def _parsed(text: str | bytes, path: Path) -> Any:
     return bounded.parse(text, f"{path}: its header", StorageError, "copy or make it again")
 
 
-def believable(stored: int, promised: int, least: int) -> bool:
-    """Return whether ``stored`` bytes may stand for ``promised`` ones in memory; up to ``least`` any number may."""
-    return promised <= max(least, bounded.ZEROS * stored)
+def is_believable(stored: int, promised: int, free: int) -> bool:
+    """Return whether ``stored`` bytes may stand for ``promised`` ones in memory; up to ``free`` any number may."""
+    return promised <= max(free, bounded.ZEROS * stored)
 
 
-def _check_size(path: Path, what: str, stored: int, promised: int, least: int) -> None:
+def _check_size(path: Path, tensor: str, stored: int, promised: int, free: int) -> None:
     """Raise StorageError where so little is stored for so much memory that the file must be forged."""
-    if not believable(stored, promised, least):
+    if not is_believable(stored, promised, free):
         raise StorageError(
-            f"{path}: {what[:80]}: {promised:,} bytes out of {stored:,}, more than {bounded.ZEROS} times as many",
-            f"more than {least / bounded.MB:,.0f} MB out of so little counts as damaged or forged: pack the model "
+            f"{path}: {tensor[:80]}: {promised:,} bytes out of {stored:,}, more than {bounded.ZEROS} times as many",
+            f"more than {free / bounded.MB:,.0f} MB out of so little counts as damaged or forged: pack the model "
             "again, or fetch it from a trusted source",
         )
 
 
 def _entry(
-    path: Path, coding: Coding, info: TensorInfo, kept: dict[str, str], header: dict[str, Any], start: int
+    path: Path, coding: Coding, info: TensorInfo, entry: dict[str, str], header: dict[str, Any], start: int
 ) -> StoredTensor:
-    encoding = kept["encoding"]
+    encoding = entry["encoding"]
     if encoding not in coding.encodings(info):
         raise StorageError(f"{path}: {info.name}: unknown encoding {encoding!r}", "upgrade sparsebench")
     parts = []
@@ -235,4 +235,4 @@ def _entry(
         if not 0 <= begin <= end:
             raise ValueError(f"{info.name}#{name} begins at {begin} and ends at {end}")
         parts.append((start + begin, start + end))
-    return StoredTensor(info, encoding, int(kept["crc32"], 16), tuple(parts))
+    return StoredTensor(info, encoding, int(entry["crc32"], 16), tuple(parts))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sparsebench.errors import ModelError, StorageError
-from sparsebench.models.files.building import appear, beside
+from sparsebench.models.files.building import new_partial, rename_whole
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.safety import WEIGHT_FILES, copy_companion, note_left_out
 from sparsebench.paths import INDEX, check_contained, shards
@@ -29,13 +29,14 @@ def store(folder: Path, out: Path, coding: Coding) -> None:
     """
     folder, out = Path(folder), Path(out)
     checkpoint = Checkpoint(folder)
-    others = [path for path in sorted(folder.iterdir()) if path.name not in checkpoint.files and path.name[0] != "."]
-    left_out = [path for path in others if path.is_file() and path.suffix.lower() in WEIGHT_FILES]
+    names: dict[Path, str] = {}
+    for path in sorted(folder.iterdir()):
+        weights = path.name in checkpoint.files or (path.is_file() and path.suffix.lower() in WEIGHT_FILES)
+        if not weights and path.name[0] != ".":
+            # The index is renamed too: a loader that finds it would look for its shards.
+            names[path] = path.name + coding.suffix if path.name == INDEX else path.name
     with _appearing(folder, out, replace=holds(out, coding)) as partial:
-        # The index is renamed too: a loader that finds it would look for its shards.
-        _copy(
-            {path: path.name + coding.suffix * (path.name == INDEX) for path in others if path not in left_out}, partial
-        )
+        _copy(names, partial)
         for file in checkpoint.files:
             write(folder / file, partial / (file + coding.suffix), coding)
 
@@ -49,8 +50,8 @@ def restore(stored: Path, out: Path, coding: Coding) -> Path:
     stored, out = Path(stored), Path(out)
     files = _stored_files(stored, coding)
     with _appearing(stored, out, replace=False) as partial:
-        others = [path for path in sorted(stored.iterdir()) if path not in files and path.name[0] != "."]
-        _copy({path: INDEX if path.name == INDEX + coding.suffix else path.name for path in others}, partial)
+        companions = [path for path in sorted(stored.iterdir()) if path not in files and path.name[0] != "."]
+        _copy({path: INDEX if path.name == INDEX + coding.suffix else path.name for path in companions}, partial)
         for path in files:
             source = read(path, coding)
             with (partial / path.name.removesuffix(coding.suffix)).open("wb") as file:
@@ -73,8 +74,8 @@ def tensors(stored: Path, coding: Coding) -> Iterator[tuple[TensorInfo, Bytes]]:
 def sizes(stored: Path, coding: Coding) -> tuple[int, dict[str, int]]:
     """Return the bytes of the stored weight files, headers included, and those of each tensor by name."""
     files = _stored_files(stored, coding)
-    each = {entry.info.name: entry.nbytes for path in files for entry in read(path, coding).entries}
-    return sum(path.stat().st_size for path in files), each
+    tensor_bytes = {entry.info.name: entry.nbytes for path in files for entry in read(path, coding).entries}
+    return sum(path.stat().st_size for path in files), tensor_bytes
 
 
 def holds(folder: Path, coding: Coding) -> bool:
@@ -92,13 +93,13 @@ def _stored_files(stored: Path, coding: Coding) -> list[Path]:
     index = Path(stored) / (INDEX + suffix)
     try:
         check_contained(Path(stored))
-        named = set(shards(index)) if index.is_file() else set()
+        listed = set(shards(index)) if index.is_file() else set()
     except ModelError as error:
         raise StorageError(error.message, error.hint) from error
     files = sorted(Path(stored).glob(f"*.safetensors{suffix}"))
     if not files:
         raise StorageError(f"{stored}: no *.safetensors{suffix} file", "name a folder made by `sparsebench pack`")
-    if missing := named - {path.name.removesuffix(suffix) for path in files}:
+    if missing := listed - {path.name.removesuffix(suffix) for path in files}:
         raise StorageError(f"{stored}: {min(missing)}{suffix} is missing", "copy the whole folder again")
     return files
 
@@ -113,14 +114,14 @@ def _appearing(source: Path, out: Path, replace: bool) -> Iterator[Path]:
         raise StorageError(f"{out}: lies in {source}, which is read", "choose a folder elsewhere")
     if out.exists() and not replace and (out.is_file() or any(out.iterdir())):
         raise StorageError(f"{out}: exists and is not empty", "choose a new folder, or remove it first")
-    partial = beside(out)
+    partial = new_partial(out)
     try:
         yield partial
-        appear(partial, out)
+        rename_whole(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _copy(names: Mapping[Path, str], folder: Path) -> None:
     """Copy files under their new names, without code, and note what was left out."""
-    note_left_out(folder, [left for path, name in names.items() for left in copy_companion(path, folder / name)])
+    note_left_out(folder, [removed for path, name in names.items() for removed in copy_companion(path, folder / name)])

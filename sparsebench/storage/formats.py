@@ -44,7 +44,7 @@ def _dense_sizes(folder: Path) -> tuple[int, dict[str, int]]:
     return total, {name: info.nbytes for name, info in checkpoint.tensors.items()}
 
 
-def _coded(coding: Coding, *libraries: str) -> Format:
+def _format_of(coding: Coding, *libraries: str) -> Format:
     calls = (folders.store, folders.sizes, folders.tensors, folders.restore, folders.holds)
     write, sizes, read, restore, holds = (cast("Any", partial(call, coding=coding)) for call in calls)
     return Format(coding.name, write, sizes, read, restore, holds, libraries)
@@ -52,8 +52,8 @@ def _coded(coding: Coding, *libraries: str) -> Format:
 
 BUILT_IN = (
     Format("dense", None, _dense_sizes, None),
-    _coded(packed.CODING),
-    _coded(archive.CODING, "zstandard"),
+    _format_of(packed.CODING),
+    _format_of(archive.CODING, "zstandard"),
 )
 
 
@@ -71,5 +71,5 @@ def unpack(stored: Path, out: Path) -> Path:
     for row in formats().values():
         if row.restore and row.holds and row.holds(stored):
             return row.restore(stored, out)
-    known = " or ".join(f"*.safetensors.{row.name}" for row in formats().values() if row.restore)
-    raise StorageError(f"{stored}: no {known} file", "name a folder made by `sparsebench pack`")
+    patterns = " or ".join(f"*.safetensors.{row.name}" for row in formats().values() if row.restore)
+    raise StorageError(f"{stored}: no {patterns} file", "name a folder made by `sparsebench pack`")

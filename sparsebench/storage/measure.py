@@ -69,10 +69,10 @@ def measure(
     that cannot be read back, ModelError for a folder that cannot be read.
     """
     file = gguf_file(Path(folder))
-    known = known_formats()
+    table = known_formats()
     for name in formats:
-        if name not in known:
-            raise StorageError(f"unknown storage format {name!r}", f"choose from {', '.join(known)}")
+        if name not in table:
+            raise StorageError(f"unknown storage format {name!r}", f"choose from {', '.join(table)}")
     checkpoint = open_checkpoint(Path(folder))
     prunable = [name for name, part in parts(checkpoint, family).items() if part.prunable]
     Path(workspace).mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def measure(
             if file:
                 sizes.append(Size(name, file.stat().st_size, None, 0.0, None))
             else:
-                sizes.append(_size(known[name], checkpoint, stored, out))
+                sizes.append(_size(table[name], checkpoint, stored, out))
     if keep_packed is not None and not file and "packed" not in formats:
         pack(checkpoint.folder, keep_packed)
     bound = bounds(checkpoint, prunable)
@@ -114,15 +114,15 @@ def _size(row: Format, checkpoint: Checkpoint, stored: Set[str], out: Path) -> S
 
 def _is_checkpoint(restored: Iterator[tuple[TensorInfo, Bytes]], checkpoint: Checkpoint) -> bool:
     """Return whether the restored tensors equal all of the checkpoint's in dtype, shape and bytes."""
-    seen = set()
+    equal = set()
     for info, bits in restored:
         original = checkpoint.stored.get(info.name)
         if original is None or (original.dtype, original.shape) != (info.dtype, info.shape):
             return False
         if not np.array_equal(bits, read_bytes(checkpoint.folder / original.file, original.begin, original.end)):
             return False
-        seen.add(info.name)
-    return seen == set(checkpoint.stored)
+        equal.add(info.name)
+    return equal == set(checkpoint.stored)
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ def bounds(checkpoint: Checkpoint, names: Iterable[str]) -> Bounds:
     for info in (checkpoint.tensors[name] for name in names):
         if isinstance(checkpoint, QuantizedCheckpoint) and info.name in checkpoint.quantized:
             item = counted = checkpoint.scheme.bits / 8
-            counts, beside, least = _codes(checkpoint, info.name)
-            raw, entropy = raw + beside, entropy + least
+            counts, scale_bytes, scale_entropy = _codes(checkpoint, info.name)
+            raw, entropy = raw + scale_bytes, entropy + scale_entropy
         else:
             item, counted = float(item_size(info)), 2.0
             counts = _upper_halves(_read(checkpoint, info), item_size(info))
@@ -177,9 +177,9 @@ def _codes(checkpoint: QuantizedCheckpoint, name: str) -> tuple[npt.NDArray[np.i
     sizes = {part.removeprefix(name): stored[part].nbytes for part in checkpoint.parts(name)}
     scale = stored[f"{name}_scale"]
     halves = _upper_halves(_read(checkpoint, scale), item_size(scale))
-    least = _bits(halves) / 8 + int(halves.sum()) * (item_size(scale) - 2) + sizes.get("_shape", 0)
-    beside = sum(size for end, size in sizes.items() if end not in ("", "_packed"))
-    return counts, beside, least
+    scale_entropy = _bits(halves) / 8 + int(halves.sum()) * (item_size(scale) - 2) + sizes.get("_shape", 0)
+    scale_bytes = sum(size for end, size in sizes.items() if end not in ("", "_packed"))
+    return counts, scale_bytes, scale_entropy
 
 
 def _read(checkpoint: Checkpoint, info: TensorInfo) -> Bytes:

@@ -22,7 +22,7 @@ from sparsebench.models.files.checkpoint import TensorInfo, torch_dtype
 from sparsebench.paths import check_contained
 from sparsebench.storage import compiled, folders
 from sparsebench.storage.coding import BITS, Coding, Near, Section, encodings, item_size, layout_of, quantized
-from sparsebench.storage.container import StoredFile, StoredTensor, believable, read
+from sparsebench.storage.container import StoredFile, StoredTensor, is_believable, read
 from sparsebench.storage.words import ESCAPE, WORDS, Bytes, Scratch, Words
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def without_zeros(words: Words, width: int, scratch: Scratch) -> Encoded | None:
         smaller = min(ESCAPE, key=sizes.__getitem__)
         # Gaps of a large tensor without any value would be so short that a reader takes the file for forged.
         stored, dense = sizes[smaller] + (count * width + 7) // 8, (n * width + 7) // 8
-        if sizes[smaller] < mask.size and believable(stored, dense, bounded.TENSOR):
+        if sizes[smaller] < mask.size and is_believable(stored, dense, bounded.TENSOR):
             choice = smaller
     index = mask if choice == "bitmask" else scan.gaps(choice)
     return Encoded(choice, index, values) if index.size < room else None
@@ -194,9 +194,8 @@ class PackedCheckpoint:
         pages = self._pages[file.path]
         for _, end in entry.parts:
             if end > pages.size:
-                raise StorageError(
-                    f"{file.path}: {name}: ends at byte {pages.size} where {end} are expected", CODING.again
-                )
+                problem = f"{file.path}: {name}: ends at byte {pages.size} where {end} are expected"
+                raise StorageError(problem, CODING.again)
         index, values = (pages[begin:end] for begin, end in entry.parts)
         return index, values
 

@@ -21,7 +21,7 @@ SUFFIX = ".sums.json"
 ALGORITHM = "xxh3_64"
 
 
-def beside(folder: Path) -> Path:
+def checksum_file(folder: Path) -> Path:
     """Return the path of the file with the checksums of ``folder``."""
     return folder.with_name(folder.name + SUFFIX)
 
@@ -56,7 +56,10 @@ def seal(folder: Path, device: str = "cpu") -> None:
 
 def write(folder: Path) -> None:
     """Write the size and checksum of every file of ``folder``."""
-    write_json(beside(folder), {ALGORITHM: {name: list(_sum(folder / name)) for name in _names(folder)}})
+    write_json(
+        checksum_file(folder),
+        {ALGORITHM: {name: list(_size_and_checksum(folder / name)) for name in _file_names(folder)}},
+    )
 
 
 def damage(folder: Path) -> str | None:
@@ -64,38 +67,38 @@ def damage(folder: Path) -> str | None:
 
     None where nothing changed, or no checksums are written. A folder may be removed while it is read.
     """
-    known = (read_json(beside(folder)) or {}).get(ALGORITHM)
-    if not isinstance(known, dict):
+    noted = (read_json(checksum_file(folder)) or {}).get(ALGORITHM)
+    if not isinstance(noted, dict):
         return None
     try:
-        return _difference(folder, known)
+        return _difference(folder, noted)
     except FileNotFoundError as error:  # another job found the damage first
         return f"{error.filename} is gone"
 
 
-def _difference(folder: Path, known: dict[str, list[object]]) -> str | None:
+def _difference(folder: Path, noted: dict[str, list[object]]) -> str | None:
     """Return what differs between a folder and what is known of its files: the size in bytes and checksum of each."""
-    if other := sorted(set(known) ^ set(_names(folder))):
-        return f"{folder / other[0]} {'is missing' if other[0] in known else 'was added'}"
-    for name in sorted(known, key=lambda name: (folder / name).stat().st_size):
-        noted_size, noted_sum = known[name]
+    if names := sorted(set(noted) ^ set(_file_names(folder))):
+        return f"{folder / names[0]} {'is missing' if names[0] in noted else 'was added'}"
+    for name in sorted(noted, key=lambda name: (folder / name).stat().st_size):
+        noted_size, noted_sum = noted[name]
         if (size := (folder / name).stat().st_size) != noted_size:
             return f"{folder / name} has {size:,} bytes, not {noted_size:,}"
-        if _sum(folder / name) != (noted_size, noted_sum):
+        if _size_and_checksum(folder / name) != (noted_size, noted_sum):
             return f"the checksum of {folder / name} differs"
     return None
 
 
 def forget(folder: Path) -> None:
     """Remove the checksums of a folder that is removed."""
-    beside(folder).unlink(missing_ok=True)
+    checksum_file(folder).unlink(missing_ok=True)
 
 
-def _names(folder: Path) -> list[str]:
+def _file_names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def _sum(path: Path) -> tuple[int, str]:
+def _size_and_checksum(path: Path) -> tuple[int, str]:
     """Return a file's size in bytes and its checksum."""
     with path.open("rb", buffering=0) as file:
         digest = hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()

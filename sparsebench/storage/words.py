@@ -18,10 +18,10 @@ Words = npt.NDArray[np.unsignedinteger]
 
 def halves(data: Bytes, out: Bytes | None = None) -> Bytes:
     """Return the 4-bit halves of bytes, each as a byte, the lower half first; in ``out`` if given."""
-    each = np.empty(data.size * 2, np.uint8) if out is None else out
-    np.bitwise_and(data, 15, out=each[::2])
-    np.right_shift(data, 4, out=each[1::2])
-    return each
+    symbols = np.empty(data.size * 2, np.uint8) if out is None else out
+    np.bitwise_and(data, 15, out=symbols[::2])
+    np.right_shift(data, 4, out=symbols[1::2])
+    return symbols
 
 
 def pairs(symbols: Bytes, filler: int = 0) -> Bytes:

@@ -57,10 +57,8 @@ def assess(folder: Path, family: str, absolute: Sequence[float], relative: Seque
     for name, info in checkpoint.tensors.items():
         matrix = model_parts[name].layer is not None and len(info.shape) == 2 and name.endswith("weight")
         if matrix and info.dtype not in FLOATS:
-            raise ModelError(
-                f"{name} is stored as {info.dtype}: a quantized checkpoint",
-                "convert it to bfloat16, float16 or float32",
-            )
+            problem = f"{name} is stored as {info.dtype}: a quantized checkpoint"
+            raise ModelError(problem, "convert it to bfloat16, float16 or float32")
     tensors = [
         _tensor(checkpoint, info, model_parts[name], absolute, relative)
         for name, info in weight_tensors(checkpoint, model_parts).items()
@@ -73,7 +71,7 @@ def _tensor(
     checkpoint: Checkpoint, info: TensorInfo, part: Part, absolute: Sequence[float], relative: Sequence[float]
 ) -> TensorStructure:
     try:
-        counted = tensor_statistics(_read(checkpoint, info), info.dtype, absolute, relative)
+        counted = tensor_statistics(_tensor_bytes(checkpoint, info), info.dtype, absolute, relative)
     except ModelError as error:
         raise ModelError(f"{checkpoint.folder / info.file}: {info.name}: {error.message}", error.hint) from error
     return TensorStructure(
@@ -88,7 +86,7 @@ def _tensor(
     )
 
 
-def _read(checkpoint: Checkpoint, info: TensorInfo) -> npt.NDArray[np.uint8]:
+def _tensor_bytes(checkpoint: Checkpoint, info: TensorInfo) -> npt.NDArray[np.uint8]:
     if isinstance(checkpoint, QuantizedCheckpoint) and info.name in checkpoint.quantized:
         import torch
 
@@ -127,21 +125,25 @@ def summary(result: StructureResult) -> tuple[GroupSummary, ...]:
     Layers are sorted by side and index, kinds by decreasing number of weights. A group without weights has no row.
     """
     prunable = [tensor for tensor in result.tensors if tensor.prunable]
-    rows = [_row(scope, members) for scope, members in (("all", result.tensors), ("prunable", prunable)) if members]
+    rows = [
+        _group_summary(scope, members)
+        for scope, members in (("all", result.tensors), ("prunable", prunable))
+        if members
+    ]
     layers: dict[tuple[str, int], list[TensorStructure]] = {}
     for tensor in prunable:
         layers.setdefault((tensor.side, tensor.layer or 0), []).append(tensor)
     # The encoder's layers come before the decoder's.
-    for (side, layer), members in sorted(layers.items(), key=lambda item: (item[0][0] == "decoder", item[0])):
-        rows.append(_row("layer", members, side=side, layer=layer))
+    for side, layer in sorted(sorted(layers), key=lambda block: block[0] == "decoder"):
+        rows.append(_group_summary("layer", layers[side, layer], side=side, layer=layer))
     kinds: dict[tuple[str, str], list[TensorStructure]] = {}
     for tensor in result.tensors:
         kinds.setdefault((tensor.side, tensor.kind), []).append(tensor)
-    by_kind = [_row("kind", members, side=side, kind=kind) for (side, kind), members in kinds.items()]
+    by_kind = [_group_summary("kind", members, side=side, kind=kind) for (side, kind), members in kinds.items()]
     return (*rows, *sorted(by_kind, key=lambda row: -row.weights))
 
 
-def _row(
+def _group_summary(
     scope: str, tensors: Sequence[TensorStructure], side: str = "", layer: int | None = None, kind: str = ""
 ) -> GroupSummary:
     weights = sum(tensor.count for tensor in tensors)

@@ -100,19 +100,19 @@ def _from_blocks(weights: AnyFloats, absolute: Sequence[float], relative: Sequen
     lowest, highest, finite = np.inf, -np.inf, True
     for block in _blocks(weights):
         finite &= bool(np.isfinite(block).all())  # min and max below lose a NaN of any block but the first
-        wide = block.astype(np.float64)
-        total += float(wide.sum())
-        square += float(wide @ wide)
+        doubles = block.astype(np.float64)
+        total += float(doubles.sum())
+        square += float(doubles @ doubles)
         lowest, highest = min(lowest, float(block.min())), max(highest, float(block.max()))
     if not finite:
         raise _not_finite(int(np.count_nonzero(~np.isfinite(weights))))
     mean = total / weights.size
     for block in _blocks(weights):
-        wide = block.astype(np.float64)
-        wide -= mean
-        wide *= wide
-        second += float(wide.sum())
-        fourth += float(wide @ wide)
+        doubles = block.astype(np.float64)
+        doubles -= mean
+        doubles *= doubles
+        second += float(doubles.sum())
+        fourth += float(doubles @ doubles)
 
     def below(thresholds: Doubles) -> npt.NDArray[np.int64]:
         limits = _round_up(thresholds, weights.dtype)
@@ -151,13 +151,13 @@ def _assemble(
     smallest = np.nextafter(0.0, 1.0)  # |w| below it means w == 0
     edges = rms * np.exp2(np.array(EDGES))
     thresholds = np.concatenate([[smallest], absolute, np.array(relative) * rms, edges])
-    zeros, *rest = (int(count) for count in below(np.maximum(thresholds, smallest)))
-    at_edges = rest[len(absolute) + len(relative) :]
+    zeros, *below_counts = (int(count) for count in below(np.maximum(thresholds, smallest)))
+    at_edges = below_counts[len(absolute) + len(relative) :]
     return TensorStatistics(
         count=count,
         zeros=zeros,
-        below_absolute=tuple(rest[: len(absolute)]),
-        below_relative=tuple(rest[len(absolute) : len(absolute) + len(relative)]),
+        below_absolute=tuple(below_counts[: len(absolute)]),
+        below_relative=tuple(below_counts[len(absolute) : len(absolute) + len(relative)]),
         mean=moments.mean,
         std=variance**0.5,
         rms=rms,

@@ -74,11 +74,10 @@ def compare_outputs(
 
     from sparsebench.models.modules.load import load_model
 
-    blocks, others = (_blocks(folder, family) for folder in (dense, variant))
-    if [block.path for block in blocks] != [block.path for block in others]:
-        raise UnsupportedError(
-            f"{variant}: it has {len(others)} blocks where the dense model has {len(blocks)}", WAY_OUT
-        )
+    blocks, variant_blocks = (_blocks(folder, family) for folder in (dense, variant))
+    if [block.path for block in blocks] != [block.path for block in variant_blocks]:
+        problem = f"{variant}: it has {len(variant_blocks)} blocks where the dense model has {len(blocks)}"
+        raise UnsupportedError(problem, WAY_OUT)
     models: list[Any] = [load_model(folder, family, dtype, device) for folder in (dense, variant)]
     if len({tuple(model.get_input_embeddings().weight.shape) for model in models}) > 1:
         raise UnsupportedError(f"{variant}: its embeddings are not of the dense model's shape", WAY_OUT)
@@ -90,16 +89,15 @@ def compare_outputs(
         inputs = batch.inputs(rows, device)
         with torch.no_grad():
             reads, dense_outputs = _run(models[0], blocks, inputs)
-            outputs = [_run(models[1], blocks, inputs, given)[1] for given in (reads, {})]
+            outputs = [_run(models[1], blocks, inputs, inputs_given)[1] for inputs_given in (reads, {})]
         masks = {block.stack: batch.mask(block.stack)[rows].to(device) for block in blocks}
         tokens.update({stack: int(mask.sum()) for stack, mask in masks.items()})
         for errors, block in zip(sums, blocks, strict=True):
             for column, states in enumerate(outputs):
                 errors[column] += _difference(states[block.path], dense_outputs[block.path], masks[block.stack])
             if not all(map(math.isfinite, errors)):
-                raise ModelError(
-                    f"{variant}: what {block.stack} block {block.index} gives is not finite", "try float32"
-                )
+                problem = f"{variant}: what {block.stack} block {block.index} gives is not finite"
+                raise ModelError(problem, "try float32")
         if progress:
             progress(min(samples, first + step), samples)
     rows_of_errors = [
@@ -122,22 +120,24 @@ def _difference(states: torch.Tensor, expected: torch.Tensor, mask: torch.Tensor
 
 
 def _run(
-    model: Any, blocks: list[SkeletonBlock], inputs: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor] = {}
+    model: Any,
+    blocks: list[SkeletonBlock],
+    inputs: Mapping[str, torch.Tensor],
+    replaced: Mapping[str, torch.Tensor] = {},
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Run a model, and return the input and the output of every block by its path.
 
-    A block's input is replaced by the one ``given`` for it, if any. Raises UnsupportedError where a block does not run.
+    A block's input is replaced by the one in ``replaced``, if any. Raises UnsupportedError where a block does not run.
     """
     reads: dict[str, torch.Tensor] = {}
     outputs: dict[str, torch.Tensor] = {}
     # A KV cache is not needed here; plain encoders have no such switch.
     switch = {"use_cache": False} if getattr(model.config, "use_cache", False) else {}
-    with removing_hooks(_hooks(model, blocks, reads, outputs, given)):
+    with removing_hooks(_hooks(model, blocks, reads, outputs, replaced)):
         model.base_model(**inputs, **switch)
     if missing := [block for block in blocks if block.path not in outputs]:
-        raise UnsupportedError(
-            f"{model.config.model_type}: its {missing[0].stack} blocks are not run one by one", WAY_OUT
-        )
+        problem = f"{model.config.model_type}: its {missing[0].stack} blocks are not run one by one"
+        raise UnsupportedError(problem, WAY_OUT)
     return reads, outputs
 
 
@@ -146,30 +146,30 @@ def _hooks(
     blocks: list[SkeletonBlock],
     reads: dict[str, torch.Tensor],
     outputs: dict[str, torch.Tensor],
-    given: Mapping[str, torch.Tensor],
+    replaced: Mapping[str, torch.Tensor],
 ) -> list[Any]:
     """Register the hooks that fill ``reads`` and ``outputs`` and replace inputs; return their handles."""
     from sparsebench.models.replay.forward_until import Call, split
 
-    def before(path: str, module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        call = Call(args, named)
+    def before(path: str, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = Call(args, kwargs)
         reads[path] = call.hidden
-        if path in given:
-            call = call.reading(given[path])
+        if path in replaced:
+            call = call.reading(replaced[path])
         return call.args, call.kwargs
 
-    def behind(path: str, module: Any, args: Any, output: Any) -> None:
+    def after(path: str, module: Any, args: Any, output: Any) -> None:
         outputs[path] = split(output)[0]
 
     def encoded(module: Any, args: Any, output: Any) -> Any:
         reads[ENCODED] = output.last_hidden_state
-        if ENCODED in given:
-            output.last_hidden_state = given[ENCODED]
+        if ENCODED in replaced:
+            output.last_hidden_state = replaced[ENCODED]
         return output
 
     handles = [model.get_encoder().register_forward_hook(encoded)] if model.config.is_encoder_decoder else []
     for block in blocks:
         module = model.get_submodule(block.path)
         handles.append(module.register_forward_pre_hook(partial(before, block.path), with_kwargs=True))
-        handles.append(module.register_forward_hook(partial(behind, block.path)))
+        handles.append(module.register_forward_hook(partial(after, block.path)))
     return handles

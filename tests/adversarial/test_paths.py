@@ -14,7 +14,7 @@ from sparsebench.errors import ModelError, SourceError, UserError
 from sparsebench.figures import style
 from sparsebench.ledger.query import export
 from sparsebench.ledger.store import Ledger
-from sparsebench.models.files.building import beside
+from sparsebench.models.files.building import new_partial
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.prepare import prepare
 from sparsebench.paths import INDEX, PICKLE_INDEX, check_contained, create, name_beside, refuse_link
@@ -251,11 +251,11 @@ def test_nothing_else_is_written_through_a_link(tmp_path: Path, canary: Path) ->
 
 def test_a_folder_that_is_made_beside_another_is_no_link(tmp_path: Path, canary: Path) -> None:
     ours = tmp_path / "folder"
-    link = planted(beside(ours).with_name("x"), canary).rename(beside(ours).with_name("y"))
-    partial = beside(ours)
+    link = planted(new_partial(ours).with_name("x"), canary).rename(new_partial(ours).with_name("y"))
+    partial = new_partial(ours)
     partial.rmdir()
     link.rename(partial)
-    assert beside(ours).is_dir() and not beside(ours).is_symlink()
+    assert new_partial(ours).is_dir() and not new_partial(ours).is_symlink()
 
 
 def test_a_place_without_a_link_is_written_as_ever(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from sparsebench.benchmarks import overlap as room
 from sparsebench.benchmarks.overlap import RUN, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
 from sparsebench.sources.text import read_records, read_texts
-from sparsebench.steps.calibration import DEFAULT, Calibration, drawn
+from sparsebench.steps.calibration import DEFAULT, Calibration, sample_texts
 
 PASSAGE = (
     "The mill stood where the river bends for the last time before the sea, and nobody in the village could remember "
@@ -82,7 +82,7 @@ def test_drawn_holds_what_the_samples_are_made_of(tiny_llama: Path, tiny_bert: P
     cases = ((tiny_llama, "decoder", 2, 9), (tiny_llama, "decoder", 30, 50), (tiny_bert, "encoder", 20, 20))
     for folder, family, samples, most in cases:
         asked = Calibration(f"path:{file}", samples=samples, length=64)
-        found = list(drawn(folder, family, asked, sources.Cache()))
+        found = list(sample_texts(folder, family, asked, sources.Cache()))
         assert set(found) <= every
         assert samples <= len(found) <= most
 

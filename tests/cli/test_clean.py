@@ -70,7 +70,7 @@ def test_what_can_go_goes_and_what_is_used_stays(
     clean(capsys, monkeypatch, "--work", str(work), "--only", "leftovers", "--only", "packed", "--yes")
     assert not ranks.exists() and not partial.exists() and not free[1].exists() and free[0].exists()
     clean(capsys, monkeypatch, "--work", str(work), "--yes")
-    assert not free[0].exists() and not sums.beside(free[0]).exists()
+    assert not free[0].exists() and not sums.checksum_file(free[0]).exists()
     assert mine.exists() and (tmp_path / "sources").exists()
 
 

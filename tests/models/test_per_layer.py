@@ -16,7 +16,7 @@ from sparsebench.models.modules.operations import operations_a_token
 from sparsebench.models.replay.blockwise import Replay
 from sparsebench.models.shape.architectures import ARCHITECTURES
 from sparsebench.models.shape.axes import Axis, shape_of
-from sparsebench.steps.cut_model import without, write_smaller
+from sparsebench.steps.cut_model import without_blocks, write_smaller
 from sparsebench.steps.registry import single
 from tests.making import make
 from tests.models.replaying import batch, written
@@ -126,7 +126,7 @@ def test_what_follows_an_uneven_cut(tmp_path: Path) -> None:
     assert after == [max(1, round(0.5 * units)) for units in before]
     # Blocks that go take their widths along.
     deep = shape_of(Checkpoint(out), family)
-    write_smaller(without(deep, {"decoder": [0, 2]}), family, tmp_path / "deep", {})
+    write_smaller(without_blocks(deep, {"decoder": [0, 2]}), family, tmp_path / "deep", {})
     left = [axis.units for axis in shape_of(Checkpoint(tmp_path / "deep"), family).axes if axis.kind == "neurons"]
     assert left == [before[1], before[3]]
     load_model(tmp_path / "deep", family)

@@ -39,7 +39,7 @@ def test_outputs_and_statistics_are_those_of_stock_transformers(shape: str, tmp_
     groups: list[tuple[str, ...]] = []
 
     def visit(block: Block) -> None:
-        assert block.fresh
+        assert block.same_inputs
         only = block.observe(0, gram=True, only_inputs=True)
         assert not block.done, "a stream without outputs is to be advanced"
         seen.update(block.observe(0, gram=True))
@@ -78,7 +78,7 @@ def test_a_changed_stream_is_a_changed_model(shape: str, tmp_path: Path) -> None
     fresh = []
 
     def visit(block: Block) -> None:
-        fresh.append(block.fresh)
+        fresh.append(block.same_inputs)
         before = {name: tensor.clone() for name, tensor in block.tensors.items()}
         for stream in seen:
             seen[stream].update(block.observe(stream, gram=True))

@@ -91,7 +91,7 @@ def topology(model_type: str) -> tuple[dict[str, Part], dict[str, bool]]:
     family, config = MODEL_TYPES[model_type], small(model_type)
     model = meta_model(family, config)
     found = {
-        name: part(TensorInfo(name, "F32", tuple(tensor.shape), "", 0, 0), config, family)
+        name: part(TensorInfo(name, "F32", tuple(tensor.shape)), config, family)
         for name, tensor in model.state_dict().items()
     }
     linear = {
@@ -166,5 +166,5 @@ def test_head_of_a_classifier_is_not_prunable() -> None:
     config = small("roberta", architectures=["RobertaForSequenceClassification"], num_labels=3)
     for name, tensor in meta_model("encoder", config).state_dict().items():
         if name.startswith("classifier") and name.endswith("weight"):
-            place = part(TensorInfo(name, "F32", tuple(tensor.shape), "", 0, 0), config, "encoder")
+            place = part(TensorInfo(name, "F32", tuple(tensor.shape)), config, "encoder")
             assert (place.kind, place.prunable, place.layer) == ("head", False, None)

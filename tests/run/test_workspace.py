@@ -71,7 +71,7 @@ def test_what_dead_processes_left_half_done_is_swept_and_what_living_ones_make_i
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     elsewhere = tmp_path / f"sparsebench.partial-another-{dead.pid}-x"
     whole = space.records / f"{'2' * 20}.done.json"
-    sealed = sums.beside(space.folder(PRUNED))
+    sealed = sums.checksum_file(space.folder(PRUNED))
     half, sealing = (path.with_name(f"{path.name}{ended}-1a2b3c") for path in (whole, sealed))
     living = sealed.with_name(f"{sealed.name}{ours}-1a2b3c")
     with paths.temporary_folder() as temporary:

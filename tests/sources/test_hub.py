@@ -78,7 +78,7 @@ def test_safetensors_alone_are_fetched_at_the_resolved_commit_and_kept_for_offli
 
 def test_a_note_that_cannot_be_written_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "refs").touch()  # as good as a read-only HF_HOME, also for root
-    for name in ("_folder", "_home"):
+    for name in ("_folder", "_cache_folder"):
         monkeypatch.setattr(f"sparsebench.sources.hub.{name}", lambda *_: tmp_path)
     monkeypatch.setattr("sparsebench.sources.hub.commit", lambda *_: COMMIT)
     assert fetch(parse("hf:org/tiny")) == tmp_path

@@ -34,7 +34,7 @@ def test_cut_removes_the_lowest_and_the_first_of_those_that_tie(dtype: torch.dty
     weights = torch.randint(-3, 4, (5, 9)).to(dtype)
     for ranked in (keys(weights.abs(), "w"), narrow(weights.abs(), "w")):
         (limit,) = thresholds([[ranked], [ranked]], [rank])
-        found, removed, spent = zeroing.cut(weights, ranked, limit)
+        found, removed, spent = zeroing.zeroed_below(weights, ranked, limit)
         order = weights.abs().float().flatten().argsort(stable=True)[:rank]
         wanted = weights.flatten().clone()
         wanted[order] = 0
@@ -45,7 +45,7 @@ def test_cut_removes_the_lowest_and_the_first_of_those_that_tie(dtype: torch.dty
 
 def test_ties_are_spent_only_as_far_as_there_are_any() -> None:
     ranked = torch.tensor([1, 2, 2, 3], dtype=torch.int32)
-    _, removed, spent = zeroing.cut(torch.ones(4), ranked, KeyThreshold(2, 5))
+    _, removed, spent = zeroing.zeroed_below(torch.ones(4), ranked, KeyThreshold(2, 5))
     assert (removed, spent) == (3, 2)
 
 

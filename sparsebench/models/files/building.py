@@ -25,13 +25,11 @@ def reserve(folder: Path, size: int) -> None:
     """
     free = environment.free_disk(folder)
     if size > free:
-        raise ModelError(
-            f"{folder}: it takes {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there",
-            "make room, or let `work_dir` or the cache (SPARSEBENCH_CACHE) lie on a larger disk",
-        )
+        problem = f"{folder}: it takes {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there"
+        raise ModelError(problem, "make room, or let `work_dir` or the cache (SPARSEBENCH_CACHE) lie on a larger disk")
 
 
-def beside(folder: Path) -> Path:
+def new_partial(folder: Path) -> Path:
     """Make a new, empty folder to build ``folder`` in and then rename.
 
     Each process gets its own, even for the same ``folder``. What dead processes of this machine have left is removed.
@@ -48,11 +46,11 @@ def beside(folder: Path) -> Path:
 @contextmanager
 def temporary(name: Path) -> Iterator[Path]:
     """Make a temporary folder for this process, named after ``name``; one left by a killed process is swept later."""
-    made = beside(name)
+    folder = new_partial(name)
     try:
-        yield made
+        yield folder
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -65,7 +63,7 @@ def removed_on_error(folder: Path) -> Iterator[None]:
         raise
 
 
-def appear(partial: Path, folder: Path) -> Path:
+def rename_whole(partial: Path, folder: Path) -> Path:
     """Rename the finished folder ``partial`` to ``folder``, replacing an older one, atomically where possible."""
     try:
         partial.rename(folder)
@@ -77,12 +75,12 @@ def appear(partial: Path, folder: Path) -> Path:
     return folder
 
 
-def aside(folder: Path) -> Path:
+def set_aside(folder: Path) -> Path:
     """Rename a folder before it is removed, so that nobody takes it for whole; return its new path."""
     return folder.rename(partial_of(folder))
 
 
-def whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
     """Return whether a model's folder is there; folders appear whole or not at all."""
     return (folder / "config.json").is_file()
 

@@ -45,14 +45,14 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One stored tensor: ``begin`` and ``end`` are byte offsets into its file, ``dtype`` is safetensors' name."""
+    """A tensor: ``dtype`` is safetensors' name. A stored one's ``begin`` and ``end`` are byte offsets into its file."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    file: str
-    begin: int
-    end: int
+    file: str = ""
+    begin: int = 0
+    end: int = 0
 
     @property
     def numel(self) -> int:
@@ -102,9 +102,9 @@ def tensor_infos(header: Any, start: int, path: Path) -> list[TensorInfo]:
             begin, end = entry["data_offsets"]
             info = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), path.name, start + begin, start + end)
             if not (type(begin) is int and type(end) is int) or info.begin < last or not _is_sound(info):
-                where = f"{info.dtype} {info.shape}"[:200]
-                message = f"{path}: {name[:80]}: {where} cannot lie at bytes {str(begin)[:30]} to {str(end)[:30]}"
-                raise ModelError(message, AGAIN)
+                described = f"{info.dtype} {info.shape}"[:200]
+                problem = f"{path}: {name[:80]}: {described} cannot lie at bytes {str(begin)[:30]} to {str(end)[:30]}"
+                raise ModelError(problem, AGAIN)
             last = info.end
             infos.append(info)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -116,7 +116,7 @@ def _is_sound(info: TensorInfo) -> bool:
     """Return whether a tensor's name, dtype and shape are sound and, for a known dtype, its bytes are of that size."""
     if not isinstance(info.dtype, str) or not is_text(info.name) or len(info.shape) > 64:
         return False
-    if not all(type(n) is int and 0 <= n < 1 << 63 for n in info.shape):
+    if not all(type(length) is int and 0 <= length < 1 << 63 for length in info.shape):
         return False
     size = ITEM_SIZE.get(info.dtype)
     return info.nbytes >= 0 and (size is None or info.numel * size == info.nbytes)
@@ -126,10 +126,8 @@ def whole_shards(index: Path) -> tuple[str, ...]:
     """Return the names of the weight files that an index lists. Raises ModelError where one is missing."""
     names = shards(index)
     if missing := next((name for name in names if not (index.parent / name).is_file()), None):
-        raise ModelError(
-            f"{index.parent / missing}: {index.name} names it, and it is not there",
-            "the download is not complete: fetch the model again",
-        )
+        problem = f"{index.parent / missing}: {index.name} names it, and it is not there"
+        raise ModelError(problem, "the download is not complete: fetch the model again")
     return names
 
 
@@ -162,8 +160,8 @@ class Checkpoint:
         index = self.folder / INDEX
         if not index.is_file():
             packed = next(self.folder.glob("*.safetensors.packed"), None)
-            way = "it is packed: sparsebench unpack" if packed else "name a folder with safetensors weights"
-            raise ModelError(f"{self.folder}: no model.safetensors", way)
+            hint = "it is packed: sparsebench unpack" if packed else "name a folder with safetensors weights"
+            raise ModelError(f"{self.folder}: no model.safetensors", hint)
         return whole_shards(index)
 
     @cached_property
@@ -201,8 +199,8 @@ class Checkpoint:
                 # A private, writable mapping because torch has no read-only tensors.
                 self._pages[info.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         pages, dtype = self._pages[info.file], torch_dtype(info.dtype)
-        whole = torch.frombuffer(pages, dtype=dtype, count=info.numel, offset=info.begin).view(info.shape)
-        return whole if index is None else whole[index]
+        tensor = torch.frombuffer(pages, dtype=dtype, count=info.numel, offset=info.begin).view(info.shape)
+        return tensor if index is None else tensor[index]
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
         """Yield one tensor's entries in order, flat, ``PIECE`` at a time, so that memory stays small."""
@@ -224,16 +222,16 @@ class Checkpoint:
         vocabulary = vocabulary_size(self.config)
         if vocabulary is None or vocabulary <= 0:
             return {}
-        tables = [
-            info
-            for info in self.tensors.values()
-            if len(info.shape) == 2 and info.shape[0] >= vocabulary and not re.search(r"\.\d+\.", info.name)
-        ]
         ties: dict[str, str] = {}
-        for index, info in enumerate(tables):
-            earlier = (other for other in tables[:index] if other.name not in ties and self._tied(other, info))
-            if twin := next(earlier, None):
-                ties[info.name] = twin.name
+        originals: list[TensorInfo] = []
+        for table in self.tensors.values():
+            if len(table.shape) != 2 or table.shape[0] < vocabulary or re.search(r"\.\d+\.", table.name):
+                continue
+            twin = next((original for original in originals if self._tied(original, table)), None)
+            if twin:
+                ties[table.name] = twin.name
+            else:
+                originals.append(table)
         return ties
 
     def _tied(self, first: TensorInfo, second: TensorInfo) -> bool:

@@ -41,12 +41,12 @@ def family_of(config: Mapping[str, Any]) -> Family | None:
     """Return the checkpoint's family by its config.json; None when neither its type nor its architecture tells."""
     if config.get("is_encoder_decoder"):
         return "encoder-decoder"
-    known = MODEL_TYPES.get(str(config.get("model_type")))
+    family = MODEL_TYPES.get(str(config.get("model_type")))
     if config.get("use_bidirectional_attention") is True:  # a decoder's type, trained on to be a sentence encoder
         return "encoder"
     # BERT and its kin can be configured as decoders (`is_decoder`), with a causal head.
-    if known and not (known == "encoder" and config.get("is_decoder")):
-        return known
+    if family and not (family == "encoder" and config.get("is_decoder")):
+        return family
     architectures = _architectures(config)
     if config.get("is_decoder") or any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         return "decoder"
@@ -80,12 +80,11 @@ def has_masked_lm(config: Mapping[str, Any]) -> bool:
 
 def _architectures(config: Mapping[str, Any]) -> list[str]:
     """Return the classes that a config.json names. Raises ModelError where ``architectures`` is not a list."""
-    named = config.get("architectures") or []
-    if not isinstance(named, list | tuple):
-        raise ModelError(
-            f"config.json: `architectures` is {str(named)[:40]!r}, not a list of names", "correct it, or fetch it again"
-        )
-    return [str(name) for name in named]
+    names = config.get("architectures") or []
+    if not isinstance(names, list | tuple):
+        problem = f"config.json: `architectures` is {str(names)[:40]!r}, not a list of names"
+        raise ModelError(problem, "correct it, or fetch it again")
+    return [str(name) for name in names]
 
 
 def auto_class(family: Family, config: Mapping[str, Any]) -> Any:
@@ -183,19 +182,19 @@ def dimensions(config: Mapping[str, Any]) -> Dimensions:
     Others follow from these, such as a feed-forward part of four times the width. Raises ModelError where neither says
     how wide the model is, or how many blocks or tokens it has.
     """
-    hidden = _required(config, _HIDDEN)
-    layers = _required(config, LAYERS)
-    heads = _first(config, _HEADS, 0)
+    hidden = _required_number(config, _HIDDEN)
+    layers = _required_number(config, LAYERS)
+    heads = _first_number(config, _HEADS, 0)
     encoder_decoder = bool(config.get("is_encoder_decoder"))
     return Dimensions(
         hidden=hidden,
         layers=layers,
-        decoder_layers=_first(config, DECODER_LAYERS, layers) if encoder_decoder else 0,
-        inner=_first(config, ("moe_intermediate_size",), 0) or _first(config, _INNER, 4 * hidden),
+        decoder_layers=_first_number(config, DECODER_LAYERS, layers) if encoder_decoder else 0,
+        inner=_first_number(config, ("moe_intermediate_size",), 0) or _first_number(config, _INNER, 4 * hidden),
         heads=heads,
-        key_heads=_first(config, ("num_key_value_heads",), heads),
-        head_size=_first(config, ("head_dim", "d_kv"), hidden // max(1, heads)) if heads else 0,
-        vocabulary=_required(config, (VOCABULARY,)),
+        key_heads=_first_number(config, ("num_key_value_heads",), heads),
+        head_size=_first_number(config, ("head_dim", "d_kv"), hidden // max(1, heads)) if heads else 0,
+        vocabulary=_required_number(config, (VOCABULARY,)),
         experts=expert_count(config),
     )
 
@@ -214,17 +213,17 @@ def vocabulary_size(config: Mapping[str, Any]) -> int | None:
 
 def expert_count(config: Mapping[str, Any]) -> int:
     """Return the experts of a block of the config's model, 1 where it is no mixture."""
-    return max(1, _first(config, ("num_local_experts", "num_experts", "n_routed_experts"), 1))
+    return max(1, _first_number(config, ("num_local_experts", "num_experts", "n_routed_experts"), 1))
 
 
-def _first(config: Mapping[str, Any], names: Sequence[str], default: int) -> int:
+def _first_number(config: Mapping[str, Any], names: Sequence[str], default: int) -> int:
     return next((int(config[name]) for name in names if isinstance(config.get(name), int)), default)
 
 
-def _required(config: Mapping[str, Any], names: Sequence[str]) -> int:
+def _required_number(config: Mapping[str, Any], names: Sequence[str]) -> int:
     if not any(isinstance(config.get(name), int) for name in names):
         defaults = transformers_config(config)
         config = {name: getattr(defaults, name, None) for name in names}
         if not any(isinstance(value, int) for value in config.values()):
             raise ModelError(f"config.json: no `{names[0]}`", "add it, or fetch the file again")
-    return _first(config, names, 0)
+    return _first_number(config, names, 0)

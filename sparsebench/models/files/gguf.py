@@ -70,12 +70,12 @@ class _Header:
         if (version := self._number("I")) not in (2, 3):
             raise ValueError(f"version {version}")
         tensors, keys = self._count(), self._count()
-        names, kind, blocks = set(), b"", False
+        names, architecture, blocks = set(), b"", False
         for _ in range(keys):
             names.add(name := self._text())
             code = self._number("I")
             if name == b"general.architecture" and code == _STRING:
-                kind = self._text()
+                architecture = self._text()
             else:
                 self._value(code)
         weights = 0
@@ -85,7 +85,7 @@ class _Header:
                 raise ValueError(f"a tensor of {dimensions} dimensions")
             weights += math.prod(self._number("Q") for _ in range(dimensions))
             self._skip(12)
-        if blocks and kind + b".block_count" not in names:
+        if blocks and architecture + b".block_count" not in names:
             # transformers would assume its default number, and make the weights up.
             raise ValueError("it does not say how many blocks there are")
         if weights > 8 * len(self.data):
@@ -139,19 +139,19 @@ def load_gguf(file: Path, family: Family, dtype: str) -> tuple[PreTrainedModel, 
 
     check(file)
     disable_progress_bar()
-    where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    location: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     # Without `dequantize` the model counts as quantized and cannot be saved.
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "quantization_config": GgufConfig(dequantize=True)}
     with tempfile.TemporaryDirectory() as alone:
         (Path(alone) / file.name).symlink_to(file.resolve())
         with foreign(f"{file}: transformers cannot load it as {family}", "check the family, or fetch the file again"):
             model, info = auto_class(family, {}).from_pretrained(
-                alone, trust_remote_code=False, output_loading_info=True, **where, **options
+                alone, trust_remote_code=False, output_loading_info=True, **location, **options
             )
-            tokenizer = AutoTokenizer.from_pretrained(alone, trust_remote_code=False, **where)
+            tokenizer = AutoTokenizer.from_pretrained(alone, trust_remote_code=False, **location)
     if missing := sorted(set(info["missing_keys"]) - set(model.all_tied_weights_keys)):
-        wrong = f"{file}: {len(missing)} weights are missing (the first is {missing[0]})"
-        raise ModelError(wrong, "its header does not fit its tensors: fetch the file again")
+        problem = f"{file}: {len(missing)} weights are missing (the first is {missing[0]})"
+        raise ModelError(problem, "its header does not fit its tensors: fetch the file again")
     for name, tensor in model.state_dict().items():
         if dtype == "float16" and bool(tensor.isinf().any()):
             raise ModelError(f"{file}: {name} reaches more than float16 holds", "use bfloat16")

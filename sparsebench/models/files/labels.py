@@ -14,12 +14,12 @@ def head_outputs(config: Mapping[str, Any]) -> list[str]:
     Raises ModelError where config.json names them in a way that transformers cannot read.
     """
     try:
-        named = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
-        count = len(named) or int(config.get("num_labels") or 2)
+        names = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
+        count = len(names) or int(config.get("num_labels") or 2)
     except (TypeError, ValueError, AttributeError) as error:
         hint = "`id2label` maps numbers from 0 to names"
         raise ModelError(f"config.json: its `id2label` or `num_labels` is not usable: {error}", hint) from error
-    return [named.get(position, f"LABEL_{position}") for position in range(count)]
+    return [names.get(position, f"LABEL_{position}") for position in range(count)]
 
 
 def choice_problem(config: Mapping[str, Any]) -> str | None:
@@ -36,10 +36,10 @@ def class_numbers(outputs: Sequence[str], labels: Sequence[str]) -> list[int]:
 
     Raises ModelError, naming the label and the outputs, for a label that is neither.
     """
-    named = {name.strip().lower(): position for position, name in enumerate(outputs)}
+    position_of = {name.strip().lower(): position for position, name in enumerate(outputs)}
     numbers = []
     for label in labels:
-        number = named.get(label.strip().lower())
+        number = position_of.get(label.strip().lower())
         if number is None and label.strip().isdecimal() and int(label) < len(outputs):
             number = int(label)
         if number is None:

@@ -81,10 +81,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_model_desc": (c_int32, (_HANDLE, c_char_p, c_size_t)),
     "llama_model_get_vocab": (_HANDLE, (_HANDLE,)),
     "llama_vocab_n_tokens": (c_int32, (_HANDLE,)),
-    "llama_tokenize": (
-        c_int32,
-        (_HANDLE, c_char_p, c_int32, POINTER(c_int32), c_int32, ctypes.c_bool, ctypes.c_bool),
-    ),
+    "llama_tokenize": (c_int32, (_HANDLE, c_char_p, c_int32, POINTER(c_int32), c_int32, ctypes.c_bool, ctypes.c_bool)),
     "llama_n_ctx": (c_uint32, (_HANDLE,)),
     "llama_n_batch": (c_uint32, (_HANDLE,)),
     "llama_set_n_threads": (None, (_HANDLE, c_int32, c_int32)),
@@ -99,10 +96,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_get_embeddings_ith": (POINTER(c_float), (_HANDLE, c_int32)),
     "llama_model_n_embd": (c_int32, (_HANDLE,)),
     "llama_print_system_info": (c_char_p, ()),
-    "ggml_quantize_chunk": (
-        c_size_t,
-        (c_int, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p),
-    ),
+    "ggml_quantize_chunk": (c_size_t, (c_int, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p)),
 }
 
 
@@ -125,8 +119,8 @@ def library() -> Any:
         raise UnsupportedError(f"llama.cpp: the library of {PACKAGE} cannot be used ({error})", INSTALL_HINT) from error
     opened.llama_log_set(_keep_message, None)
     opened.llama_backend_init()
-    usual = opened.llama_context_default_params()
-    if (usual.n_ctx, usual.n_seq_max) != (512, 1):
+    defaults = opened.llama_context_default_params()
+    if (defaults.n_ctx, defaults.n_seq_max) != (512, 1):
         raise UnsupportedError(f"llama.cpp: {PACKAGE} lays its parameters out in another way", INSTALL_HINT)
     return opened
 

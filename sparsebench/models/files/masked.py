@@ -27,7 +27,7 @@ _PARAMETERS = ("weight", "bias")
 """Parameters whose ``_mask`` can only come from pruning. Others that end in ``_mask`` may be a model's own buffers."""
 
 
-def masked_names(names: Collection[str], where: Path) -> list[str]:
+def masked_names(names: Collection[str], folder: Path) -> list[str]:
     """Return the weights that a checkpoint holds as ``NAME_orig`` and ``NAME_mask``.
 
     Raises ModelError, by name, for one without the other, and where the weight itself is stored as well.
@@ -35,14 +35,14 @@ def masked_names(names: Collection[str], where: Path) -> list[str]:
     originals = [name.removesuffix(ORIGINAL) for name in names if name.endswith(ORIGINAL)]
     masks = [name.removesuffix(MASK) for name in names if name.endswith(MASK)]
     for name in (*originals, *(name for name in masks if name.rpartition(".")[2] in _PARAMETERS)):
-        for stored, other in ((ORIGINAL, MASK), (MASK, ORIGINAL)):
-            if name + stored in names and name + other not in names:
+        for stored, missing in ((ORIGINAL, MASK), (MASK, ORIGINAL)):
+            if name + stored in names and name + missing not in names:
                 raise ModelError(
-                    f"{where}: tensor {name}{stored} without {name}{other}",
+                    f"{folder}: tensor {name}{stored} without {name}{missing}",
                     "torch's prune saves both: save the state dict again, or call prune.remove first",
                 )
         if name in names:
-            raise ModelError(f"{where}: tensor {name} beside {name}{ORIGINAL}", "keep the one or the other")
+            raise ModelError(f"{folder}: tensor {name} beside {name}{ORIGINAL}", "keep the one or the other")
     return originals
 
 
@@ -54,33 +54,31 @@ def masks_note(folder: Path) -> str:
     return f"the checkpoint has {number} weights with masks beside them, read as their products"
 
 
-def kept(mask: torch.Tensor, where: str) -> torch.Tensor:
+def boolean_mask(mask: torch.Tensor, label: str) -> torch.Tensor:
     """Return a mask of any dtype as bool, True where weights stay. Raises ModelError for values other than 0 and 1."""
     ones = mask == 1
-    wrong = ~(ones | (mask == 0))
-    if bool(wrong.any()):
-        raise ModelError(
-            f"{where} has the value {mask[wrong][0].item():g}", "a mask is 1 where a weight stays, and 0 elsewhere"
-        )
+    unknown = ~(ones | (mask == 0))
+    if bool(unknown.any()):
+        problem = f"{label} has the value {mask[unknown][0].item():g}"
+        raise ModelError(problem, "a mask is 1 where a weight stays, and 0 elsewhere")
     return ones
 
 
 class Merged:
-    """The tensors of a checkpoint, with its ``masked`` weights (stored in two parts) under the weights' own names."""
+    """The tensors of a checkpoint, with its masked weights ``names`` (stored in two parts) under their own names."""
 
     def __init__(
-        self, where: Path, masked: Collection[str], infos: Mapping[str, TensorInfo], load: Callable[[str], torch.Tensor]
+        self, folder: Path, names: Collection[str], infos: Mapping[str, TensorInfo], load: Callable[[str], torch.Tensor]
     ) -> None:
-        self.where, self.masked, self._load = where, frozenset(masked), load
+        self.folder, self.masked, self._load = folder, frozenset(names), load
         self.infos: dict[str, TensorInfo] = {}
         for name, info in infos.items():
             weight = name.removesuffix(ORIGINAL)
             if weight in self.masked and name.endswith(ORIGINAL):
                 shape = infos[weight + MASK].shape
                 if shape != info.shape:
-                    raise ModelError(
-                        f"{where}: {name} is {info.shape} and {weight}{MASK} {shape}", "save the model again"
-                    )
+                    problem = f"{folder}: {name} is {info.shape} and {weight}{MASK} {shape}"
+                    raise ModelError(problem, "save the model again")
                 self.infos[weight] = info
             elif name.removesuffix(MASK) not in self.masked:
                 self.infos[name] = info
@@ -89,7 +87,7 @@ class Merged:
         """Load one tensor; a masked weight with its mask applied."""
         if name not in self.masked:
             return self._load(name)
-        mask = kept(self._load(name + MASK), f"{self.where}: tensor {name}{MASK}")
+        mask = boolean_mask(self._load(name + MASK), f"{self.folder}: tensor {name}{MASK}")
         return self._load(name + ORIGINAL).masked_fill(~mask, 0)
 
     def drop_ties(self, ties: Mapping[str, str]) -> None:
@@ -99,8 +97,8 @@ class Merged:
         for name, original in ties.items():
             if {name, original} <= self.infos.keys() and {name, original} & self.masked:
                 if not torch.equal(self.load(name), self.load(original)):
-                    message = f"{self.where}: {name} and {original} are tied, and their masks make them differ"
-                    raise ModelError(message, "prune both by one mask, or set tie_word_embeddings to false")
+                    problem = f"{self.folder}: {name} and {original} are tied, and their masks make them differ"
+                    raise ModelError(problem, "prune both by one mask, or set tie_word_embeddings to false")
                 del self.infos[name]
 
 

@@ -48,8 +48,8 @@ class Codes:
         scale = self.scale
         if self.group is not None:
             scale = scale.repeat_interleave(self.group, 1)[:, : self.values.shape[1]]
-        wide = torch.promote_types(scale.dtype, dtype)
-        return self.values.to(wide).mul_(scale.to(wide)).to(dtype)
+        wide_dtype = torch.promote_types(scale.dtype, dtype)
+        return self.values.to(wide_dtype).mul_(scale.to(wide_dtype)).to(dtype)
 
     def cpu(self) -> Codes:
         """Return a copy on the CPU."""
@@ -80,12 +80,12 @@ def stored_parts(codes: Codes, name: str, scheme: Scheme) -> Iterator[tuple[str,
     """Yield (name, tensor) of the tensors that store a quantized weight NAME.weight."""
     import torch
 
-    yield f"{name}_packed", _packed(codes.values, scheme.bits)
+    yield f"{name}_packed", _pack(codes.values, scheme.bits)
     yield f"{name}_shape", torch.tensor(codes.values.shape, device="cpu")
     yield f"{name}_scale", codes.scale
 
 
-def _packed(values: torch.Tensor, bits: int) -> torch.Tensor:
+def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
     """Pack int8 numbers (rows, n), each plus half of its range, into int32 words along rows, first in lowest bits."""
     import torch
 
@@ -97,8 +97,8 @@ def _packed(values: torch.Tensor, bits: int) -> torch.Tensor:
     return padded.reshape(-1).contiguous().view(torch.int32).view(len(values), -1)
 
 
-def _unpacked(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
-    """Reverse ``_packed``."""
+def _unpack(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
+    """Reverse ``_pack``."""
     import torch
 
     codes = words.reshape(-1).contiguous().view(torch.uint8).view(len(words), -1)
@@ -125,10 +125,9 @@ class Scheme:
     def check_kernels(self) -> None:
         """Raise UnsupportedError where no kernel multiplies weights stored in this scheme."""
         if self.bits == 4 and self.group not in INT4_GROUPS:
-            known = ", ".join(map(str, INT4_GROUPS))
-            raise UnsupportedError(
-                f"torch's int4 kernel takes groups of {known} columns, not of {self.group}", "or only score it"
-            )
+            group_sizes = ", ".join(map(str, INT4_GROUPS))
+            problem = f"torch's int4 kernel takes groups of {group_sizes} columns, not of {self.group}"
+            raise UnsupportedError(problem, "or only score it")
 
     def config(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the ``quantization_config`` of a config.json whose weights ``names`` are stored in this scheme."""
@@ -154,19 +153,19 @@ def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
 
     Raises UnsupportedError for a quantization that sparsebench does not write.
     """
-    stated = config.get(KEY)
-    if not stated:
+    entry = config.get(KEY)
+    if not entry:
         return None
     try:
-        (group,) = stated["config_groups"].values()
+        (group,) = entry["config_groups"].values()
         scheme = Scheme(group["weights"]["num_bits"], group["weights"]["group_size"])
         # Only what we would write ourselves can be read.
         (ours,) = scheme.config([])["config_groups"].values()
-        if stated["quant_method"] == METHOD and all(group.get(key) == ours[key] for key in ours if key != "targets"):
+        if entry["quant_method"] == METHOD and all(group.get(key) == ours[key] for key in ours if key != "targets"):
             return scheme
     except (KeyError, ValueError, TypeError, AttributeError):
         pass  # refused below
-    method = stated.get("quant_method", "an unnamed method") if isinstance(stated, dict) else stated
+    method = entry.get("quant_method", "an unnamed method") if isinstance(entry, dict) else entry
     raise UnsupportedError(
         f"the checkpoint is quantized by {str(method)[:40]}, which sparsebench cannot read "
         "(only its own int8 and int4)",
@@ -176,8 +175,9 @@ def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
 
 def encoding_of(config: Mapping[str, Any]) -> str:
     """Return ``float``, ``int8``, ``int4`` or ``gguf``. Raises UnsupportedError as ``scheme_of`` does."""
-    scheme = scheme_of(config)
-    return scheme.encoding if scheme else gguf_variant.KEY if gguf_variant.is_gguf(config) else FLOAT
+    if scheme := scheme_of(config):
+        return scheme.encoding
+    return gguf_variant.KEY if gguf_variant.is_gguf(config) else FLOAT
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -186,11 +186,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return QuantizedCheckpoint(folder) if plain.config.get(KEY) else plain
 
 
-def float_checkpoint(folder: Path, way: str) -> Checkpoint:
-    """Open the checkpoint in ``folder``. Raises ModelError, with ``way`` as the way out, where its weights are integers."""
+def float_checkpoint(folder: Path, hint: str) -> Checkpoint:
+    """Open the checkpoint in ``folder``. Raises ModelError, with ``hint`` as the way out, where its weights are integers."""
     checkpoint = Checkpoint(folder)
     if (encoding := encoding_of(checkpoint.config)) != FLOAT:
-        raise ModelError(f"{folder}: its weights are quantized already ({encoding})", way)
+        raise ModelError(f"{folder}: its weights are quantized already ({encoding})", hint)
     return checkpoint
 
 
@@ -220,15 +220,15 @@ class QuantizedCheckpoint(Checkpoint):
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
-        beside = {f"{name}_{end}" for name in self.quantized for end in ("scale", "shape")}
+        scales_and_shapes = {f"{name}_{end}" for name in self.quantized for end in ("scale", "shape")}
         tensors: dict[str, TensorInfo] = {}
         for name, info in self.stored.items():
-            whole = name.removesuffix("_packed")
-            if whole in self.quantized:
-                rows, columns = info.shape[0], self._columns(whole)
+            weight = name.removesuffix("_packed")
+            if weight in self.quantized:
+                rows, columns = info.shape[0], self._columns(weight)
                 shape = (columns, rows) if self.across else (rows, columns)
-                tensors[whole] = replace(info, name=whole, dtype=self.stored[f"{whole}_scale"].dtype, shape=shape)
-            elif name not in beside:
+                tensors[weight] = replace(info, name=weight, dtype=self.stored[f"{weight}_scale"].dtype, shape=shape)
+            elif name not in scales_and_shapes:
                 tensors[name] = info
         return tensors
 
@@ -246,7 +246,7 @@ class QuantizedCheckpoint(Checkpoint):
     def codes(self, name: str) -> Codes:
         """Load the integers and scales of a quantized weight."""
         words = super().load(f"{name}_packed")
-        values = _unpacked(words, self.scheme.bits, self._columns(name))
+        values = _unpack(words, self.scheme.bits, self._columns(name))
         return Codes(values, super().load(f"{name}_scale"), self.scheme.group)
 
     def load(self, name: str, index: int | None = None) -> torch.Tensor:

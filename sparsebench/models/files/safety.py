@@ -26,10 +26,10 @@ _IMPLEMENTATIONS = {"attn_implementation", "experts_implementation"}
 _BUILT_IN = ("eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm", None)
 
 
-def without_code(settings: Any, at: str = "") -> tuple[Any, list[str]]:
-    """Return a JSON value, found at path ``at``, without the keys that name code at any depth, and their paths."""
+def without_code(settings: Any, path: str = "") -> tuple[Any, list[str]]:
+    """Return a JSON value, found at path ``path``, without the keys that name code at any depth, and their paths."""
     if isinstance(settings, list):
-        items = [without_code(value, f"{at}{index}.") for index, value in enumerate(settings)]
+        items = [without_code(value, f"{path}{index}.") for index, value in enumerate(settings)]
         return [item for item, _ in items], [name for _, names in items for name in names]
     if not isinstance(settings, dict):
         return settings, []
@@ -37,9 +37,9 @@ def without_code(settings: Any, at: str = "") -> tuple[Any, list[str]]:
     removed: list[str] = []
     for key, value in settings.items():
         if _names_code(str(key), value):
-            removed.append(f"{at}{key}")
+            removed.append(f"{path}{key}")
         else:
-            kept[key], inner = without_code(value, f"{at}{key}.")
+            kept[key], inner = without_code(value, f"{path}{key}.")
             removed += inner
     return kept, removed
 
@@ -57,15 +57,14 @@ def companions(folder: Path) -> list[Path]:
     stays.
     """
     config = folder / "config.json"
-    kept = FILE if config.is_file() and is_gguf(bounded.read_object(config)) else None
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if not path.name.startswith(".")
-        and path.name not in (NOTES, *_FOREIGN_FOLDERS)
-        and not path.name.endswith(".index.json")
-        and (path.suffix.lower() not in WEIGHT_FILES or path.name == kept)
-    ]
+    gguf_name = FILE if config.is_file() and is_gguf(bounded.read_object(config)) else None
+    paths = []
+    for path in sorted(folder.iterdir()):
+        weights = path.suffix.lower() in WEIGHT_FILES and path.name != gguf_name
+        unwanted = path.name in (NOTES, *_FOREIGN_FOLDERS) or path.name.endswith(".index.json")
+        if not (weights or unwanted or path.name.startswith(".")):
+            paths.append(path)
+    return paths
 
 
 def copy_companions(folder: Path, target: Path) -> list[str]:

@@ -53,8 +53,10 @@ def longest_input(config: Mapping[str, Any]) -> int | None:
         for key in LENGTH_KEYS:
             limit = getattr(part, key, None)
             if isinstance(limit, int) and limit > 0:
+                if config["model_type"] not in OFFSET_TYPES:
+                    return limit
                 pad = getattr(part, "pad_token_id", None)
-                return limit - (1 if pad is None else pad) - 1 if config["model_type"] in OFFSET_TYPES else limit
+                return limit - (1 if pad is None else pad) - 1
     return None
 
 
@@ -65,10 +67,8 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
     for start in range(len(framed) - len(bare) + 1):
         if bare and framed[start : start + len(bare)] == bare:
             return framed[:start], framed[start + len(bare) :]
-    raise ModelError(
-        f"{type(tokenizer).__name__}: the letter a is {bare} without special tokens and {framed} with them",
-        "the tokenizer's files are incomplete, or not this model's",
-    )
+    problem = f"{type(tokenizer).__name__}: the letter a is {bare} without special tokens and {framed} with them"
+    raise ModelError(problem, "the tokenizer's files are incomplete, or not this model's")
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -97,10 +97,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if unknown:
         print(f"{unknown}: tokenizer.json is read without it", file=sys.stderr)
     kind: Any = PreTrainedTokenizerFast if unknown else AutoTokenizer
-    stated = bounded.read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    model_config = bounded.read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
     # transformers reads the model's type from config.json, and refuses one with widths that differ from block to block.
-    typed = stated.get(PER_LAYER) and not unknown
-    options = {"config": transformers_config(stated, str(folder / "config.json"))} if typed else {}
+    typed = model_config.get(PER_LAYER) and not unknown
+    options = {"config": transformers_config(model_config, str(folder / "config.json"))} if typed else {}
     with foreign(f"{folder}: its tokenizer cannot be loaded", "fetch its files again, or install what it names"):
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False, **options
@@ -118,14 +118,14 @@ def _unknown_tokenizer(folder: Path) -> str:
     from transformers.utils import DummyObject
 
     for path in (folder / "tokenizer_config.json", folder / "config.json"):
-        stated = bounded.read_object(path).get("tokenizer_class") if path.is_file() else None
-        if not stated:
+        class_name = bounded.read_object(path).get("tokenizer_class") if path.is_file() else None
+        if not class_name:
             continue
-        for kind in (tokenizer_class_from_name(str(stated) + end) for end in ("", "Fast")):
+        for kind in (tokenizer_class_from_name(str(class_name) + end) for end in ("", "Fast")):
             # A dummy stands for a class whose package is not installed; its error names the package.
             if isinstance(kind, DummyObject) or (isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase)):
                 return ""
-        return f"{path}: `tokenizer_class`: transformers has no tokenizer {stated!r}"
+        return f"{path}: `tokenizer_class`: transformers has no tokenizer {class_name!r}"
     return ""
 
 

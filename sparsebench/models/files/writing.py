@@ -13,12 +13,11 @@ import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError
-from sparsebench.models.files.building import appear, beside
+from sparsebench.models.files.building import new_partial, rename_whole
 from sparsebench.models.files.checkpoint import (
     ITEM_SIZE,
     Checkpoint,
@@ -71,7 +70,7 @@ class CheckpointWriter:
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.partial = beside(self.folder)
+        self.partial = new_partial(self.folder)
         self.layout = {info.name: info for info in layout}
         self.missing = dict(self.layout)
         self._entries_left = {info.name: info.numel for info in layout}
@@ -108,10 +107,10 @@ class CheckpointWriter:
         import torch
 
         info, size = self.layout[name], piece.numel()
-        left = self._entries_left[name] if name in self.missing else -1
-        if torch_dtype(info.dtype) != piece.dtype or size > left or start + size > info.numel:
-            message = f"{size} entries of {piece.dtype} where {max(0, left)} of {info.dtype} are missing"
-            raise ModelError(f"{self.folder}: {name}: {message}")
+        missing_entries = self._entries_left[name] if name in self.missing else -1
+        if torch_dtype(info.dtype) != piece.dtype or size > missing_entries or start + size > info.numel:
+            problem = f"{size} entries of {piece.dtype} where {max(0, missing_entries)} of {info.dtype} are missing"
+            raise ModelError(f"{self.folder}: {name}: {problem}")
         file = self._files[info.file]
         file.seek(self._offsets[name] + start * ITEM_SIZE[info.dtype])
         file.write(piece.view(torch.uint8).numpy().data if size else b"")
@@ -145,12 +144,12 @@ class CheckpointWriter:
         if extra is not None:
             (self.partial / NOTES).write_text(json.dumps(extra, indent=1))
         note_left_out(self.partial, self.left_out)
-        return appear(self.partial, self.folder)
+        return rename_whole(self.partial, self.folder)
 
     def __enter__(self) -> CheckpointWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind:
             self.abort()
 
@@ -190,11 +189,7 @@ def header_bytes(infos: list[TensorInfo], metadata: Mapping[str, str]) -> tuple[
     end = 0
     for info in infos:
         offsets[info.name], end = end, end + info.numel * element_bytes(info.dtype)
-        header[info.name] = {
-            "dtype": info.dtype,
-            "shape": list(info.shape),
-            "data_offsets": [offsets[info.name], end],
-        }
+        header[info.name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [offsets[info.name], end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)

@@ -106,13 +106,12 @@ def meta_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> P
     the family.
     """
     settings = transformers_config(config)
-    stated = [config[name] for name in (*LAYERS, *DECODER_LAYERS) if isinstance(config.get(name), int)]
-    if max(stated, default=0) > MOST_BLOCKS:
-        raise ModelError(
-            f"config.json: more than {MOST_BLOCKS:,} blocks", "correct the architecture, or fetch the file again"
-        )
-    what = f"transformers cannot build model type {config.get('model_type')!r} as {family}"
-    with foreign(what, "correct the family or the architecture"), torch.device("meta"):
+    block_counts = [config[name] for name in (*LAYERS, *DECODER_LAYERS) if isinstance(config.get(name), int)]
+    if max(block_counts, default=0) > MOST_BLOCKS:
+        problem = f"config.json: more than {MOST_BLOCKS:,} blocks"
+        raise ModelError(problem, "correct the architecture, or fetch the file again")
+    failure = f"transformers cannot build model type {config.get('model_type')!r} as {family}"
+    with foreign(failure, "correct the family or the architecture"), torch.device("meta"):
         model: PreTrainedModel = (kind or auto_class(family, config)).from_config(settings, trust_remote_code=False)
     reshape(model, config, family)
     return model
@@ -149,8 +148,8 @@ def stored_views(model: PreTrainedModel, stored: Mapping[str, TensorInfo]) -> di
         aliases.setdefault(id(tensor), []).append(name)
 
     def match(tied: Collection[str], names: Collection[str]) -> str | None:
-        forms = (form for name in tied for form in spellings(model, name))
-        return next((form for form in forms if form in names), None)
+        candidates = (spelling for alias in tied for spelling in spellings(model, alias))
+        return next((spelling for spelling in candidates if spelling in names), None)
 
     views: dict[str, View] = {}
     for tied in aliases.values():
@@ -202,15 +201,15 @@ def _is_split(rule: Any, chunk: type) -> bool:
 
 def _of_experts(name: str, info: TensorInfo, experts: Mapping[str, Experts]) -> dict[str, View]:
     """Return by its name in the model the layer of one expert, or from a fused tensor that layer of every expert."""
-    path, _, rest = name.rpartition("experts.")
+    path, _, after = name.rpartition("experts.")
     path += "experts"
-    number, _, layer = rest.partition(".")
+    number, _, layer = after.partition(".")
     if number.isdigit():
         layer, _, kind = layer.partition(".")
         return {f"{path}.{number}.{EXPERT_LAYERS.get(layer, layer)}.{kind}": View(info.name)}
     if path not in experts:
         return {}
-    layer, kind = (rest.removesuffix("_bias"), "bias") if rest.endswith("_bias") else (rest, "weight")
+    layer, kind = (after.removesuffix("_bias"), "bias") if after.endswith("_bias") else (after, "weight")
     across = experts[path].transposed and kind == "weight"
     return {f"{path}.{expert}.{layer}.{kind}": View(info.name, expert, across) for expert in range(info.shape[0])}
 
@@ -253,13 +252,9 @@ def fill(
     owners = Counter(id(tensor) for _, tensor in tensors)
     load = weights.mapped if isinstance(weights, Checkpoint) else weights.load
     filled: dict[View, nn.Parameter] = {}
-
-    def fused_tensor(named: tuple[str, torch.Tensor]) -> str:
-        view = views[named[0]]
-        return "" if view.expert is None else view.tensor
-
-    # Load a fused tensor's slices one after another: a packed one is decoded whole.
-    for name, tensor in sorted(tensors, key=fused_tensor):
+    # The slices of a fused tensor come one after another: a packed one is decoded whole.
+    fused = {name: "" if views[name].expert is None else views[name].tensor for name, _ in tensors}
+    for name, tensor in sorted(tensors, key=lambda item: fused[item[0]]):
         view = views[name]
         dtype = run_dtype(model, name, tensor)
         check_shape(name, tensor, view, weights.tensors)
@@ -295,8 +290,8 @@ def _shared(tensor: torch.Tensor, tied: Iterable[nn.Parameter]) -> nn.Parameter:
 
 def check_shape(name: str, tensor: torch.Tensor, view: View, stored: Mapping[str, TensorInfo]) -> None:
     """Raise ModelError where a view of a stored tensor has another shape than the model's tensor."""
-    whole = torch.empty(stored[view.tensor].shape, device="meta")
-    shape = tuple(view.shaped(view.cut(whole)).shape)
+    empty = torch.empty(stored[view.tensor].shape, device="meta")
+    shape = tuple(view.shaped(view.cut(empty)).shape)
     if shape != tuple(tensor.shape):
         shapes = f"{shape} where the model's {name} is {tuple(tensor.shape)}"
         raise ModelError(f"{view.name}: the file has {shapes}", "check config")
@@ -304,10 +299,10 @@ def check_shape(name: str, tensor: torch.Tensor, view: View, stored: Mapping[str
 
 def run_dtype(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> torch.dtype:
     """Return the dtype that transformers runs a tensor in: its own, or float32 in modules that it keeps in float32."""
-    kept: set[str] = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    float32_modules: set[str] = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
     if tensor.dtype == torch.float16:
-        kept |= set(getattr(model, "_keep_in_fp32_modules", None) or ())
-    return torch.float32 if tensor.dtype in _HALVES and kept & set(name.split(".")) else tensor.dtype
+        float32_modules |= set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    return torch.float32 if tensor.dtype in _HALVES and float32_modules & set(name.split(".")) else tensor.dtype
 
 
 def _is_unset(buffer: torch.Tensor) -> bool:

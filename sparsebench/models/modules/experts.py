@@ -39,7 +39,7 @@ class Expert(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (tokens, width) to (tokens, width)."""
         inner = torch.cat([getattr(self, name)(x) for name in self.names], -1)
-        return self.down_proj(_activated(self.fused, inner))
+        return self.down_proj(_activation(self.fused, inner))
 
 
 class Experts(nn.ModuleList):
@@ -125,7 +125,7 @@ class Experts(nn.ModuleList):
         return fused
 
 
-def _activated(fused: Any, inner: torch.Tensor) -> torch.Tensor:
+def _activation(fused: Any, inner: torch.Tensor) -> torch.Tensor:
     """Apply the activation between an expert's layers by the model's own code; Llama 4 has it inside its forward."""
     activated: torch.Tensor
     if not getattr(fused, "has_gate", True):
@@ -140,18 +140,18 @@ def _activated(fused: Any, inner: torch.Tensor) -> torch.Tensor:
 
 def is_fused(module: Any) -> bool:
     """Return whether a module holds experts in a known form: one activation between two layers, nothing after them."""
-    known = hasattr(module, "is_transposed") or type(module).__name__ == "Llama4TextExperts"
-    return known and hasattr(module, DOWN) and not getattr(module, "has_post_expert_norm", False)
+    is_known = hasattr(module, "is_transposed") or type(module).__name__ == "Llama4TextExperts"
+    return is_known and hasattr(module, DOWN) and not getattr(module, "has_post_expert_norm", False)
 
 
 def still_fused(model: nn.Module) -> list[str]:
     """Return the paths of modules that hold several experts' matrices in one parameter, in any form."""
-    return [
-        path
-        for path, module in model.named_modules()
-        if "conv" not in type(module).__name__.lower()
-        and any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
-    ]
+    paths = []
+    for path, module in model.named_modules():
+        fused = any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
+        if fused and "conv" not in type(module).__name__.lower():
+            paths.append(path)
+    return paths
 
 
 def is_transposed(fused: Any) -> bool:

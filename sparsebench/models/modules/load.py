@@ -60,7 +60,6 @@ def load_kernels(
     weights.scheme.check_kernels()
     model = build_model(weights, family, dtype, prepare, multiplying(weights))
     if not any(isinstance(module, QuantizedLinear) for module in model.modules()):
-        raise UnsupportedError(
-            f"{folder}: no {weights.scheme.encoding} kernel takes a matrix of this model's", "score it, or use int8"
-        )
+        problem = f"{folder}: no {weights.scheme.encoding} kernel takes a matrix of this model's"
+        raise UnsupportedError(problem, "score it, or use int8")
     return model

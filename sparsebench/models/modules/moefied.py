@@ -42,50 +42,51 @@ class ExpertRouter(nn.Module):
         self.seen: torch.Tensor | None = None
         self.chosen: torch.Tensor | None = None
 
-    def scores(self, x: torch.Tensor, h: torch.Tensor | None) -> torch.Tensor:
-        """Return scores (…, experts) of the input ``x`` (…, in); the oracle's are of the neurons ``h`` (…, neurons)."""
+    def scores(self, inputs: torch.Tensor, neurons: torch.Tensor | None) -> torch.Tensor:
+        """Return scores (…, experts) of the ``inputs`` (…, in); the oracle's are of the ``neurons`` (…, neurons)."""
         tables: dict[str, Any] = self._buffers
         match self.experts_config.router:
             case "oracle":
-                assert h is not None
-                return self._given(h, tables["norms"])
+                assert neurons is not None
+                return self._given(neurons, tables["norms"])
             case "centroid":
-                return F.linear(x, tables["router_weight"])
+                return F.linear(inputs, tables["router_weight"])
             case "learned":
-                return F.linear(torch.tanh(F.linear(x, tables["router_first"])), tables["router_second"])
+                return F.linear(torch.tanh(F.linear(inputs, tables["router_first"])), tables["router_second"])
             case _:
-                return self._representatives(x).abs()
+                return self._representatives(inputs).abs()
 
-    def _given(self, h: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+    def _given(self, neurons: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
         """Return what the neurons of each expert give (…, experts)."""
-        scores = torch.zeros((*h.shape[:-1], self.experts_config.experts), dtype=torch.float32, device=h.device)
-        return scores.index_add_(-1, self.assignment, h.abs().float() * norms)
+        shape = (*neurons.shape[:-1], self.experts_config.experts)
+        scores = torch.zeros(shape, dtype=torch.float32, device=neurons.device)
+        return scores.index_add_(-1, self.assignment, neurons.abs().float() * norms)
 
-    def _representatives(self, x: torch.Tensor) -> torch.Tensor:
+    def _representatives(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the value of one neuron of each expert (…, experts)."""
         tables: dict[str, Any] = self._buffers
         function: Any = self.__dict__["function"]
-        up = F.linear(x, tables["router_up"], tables.get("router_bias"))
+        up = F.linear(inputs, tables["router_up"], tables.get("router_bias"))
         if "router_gate" not in tables:
             return function(up)
-        return function(F.linear(x, tables["router_gate"], tables.get("router_gate_bias"))) * up
+        return function(F.linear(inputs, tables["router_gate"], tables.get("router_gate_bias"))) * up
 
-    def read(self, x: torch.Tensor) -> None:
+    def read(self, inputs: torch.Tensor) -> None:
         """Keep the part's input x (…, in) for ``choice``."""
-        self.seen, self.chosen = x, None
+        self.seen, self.chosen = inputs, None
 
-    def experts(self, x: torch.Tensor, h: torch.Tensor | None = None) -> torch.Tensor:
-        """Return which experts are computed for the part's input ``x``: bool (…, experts); the oracle needs ``h``."""
-        scores = self.scores(x, h)
+    def experts(self, inputs: torch.Tensor, neurons: torch.Tensor | None = None) -> torch.Tensor:
+        """Return which experts are computed for the part's ``inputs``: bool (…, experts); the oracle needs ``neurons``."""
+        scores = self.scores(inputs, neurons)
         scores[..., : self.experts_config.shared] = torch.inf
         chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
         return chosen.scatter_(-1, scores.topk(self.experts_config.active, -1).indices, True)
 
-    def choice(self, h: torch.Tensor | None = None) -> torch.Tensor:
-        """Return which neurons are computed for the kept input, bool (…, neurons); the oracle needs ``h``."""
+    def choice(self, neurons: torch.Tensor | None = None) -> torch.Tensor:
+        """Return which neurons are computed for the kept input, bool (…, neurons); the oracle needs ``neurons``."""
         if self.chosen is None:
             assert self.seen is not None, "a part's last layer runs before its first"
-            self.chosen = self.experts(self.seen, h)[..., self.assignment]
+            self.chosen = self.experts(self.seen, neurons)[..., self.assignment]
             self.seen = None
         return self.chosen
 
@@ -133,9 +134,8 @@ def router_of(
     assignment = checkpoint.load(name) if name in checkpoint.tensors else torch.empty(0, device="cpu")
     neurons = weight.shape[inward]
     if assignment.shape != (neurons,) or not 0 <= int(assignment.min()) <= int(assignment.max()) < config.experts:
-        raise ModelError(
-            f"{checkpoint.folder}: {name} does not say the expert of {neurons} neurons", "make the variant again"
-        )
+        problem = f"{checkpoint.folder}: {name} does not say the expert of {neurons} neurons"
+        raise ModelError(problem, "make the variant again")
     if config.router == "oracle":
         tables["norms"] = weight.detach().float().norm(dim=1 - inward)
     return ExpertRouter(config, assignment, tables, function)

@@ -32,21 +32,21 @@ def operations_a_token(config: Mapping[str, Any], family: Family) -> float | Non
     if kind not in MODEL_TYPES or kind in NO_TEXT or expert_count(config) > 1:
         return None
     try:
-        return _counted(config, family)
+        return _count_operations(config, family)
     except (ModelError, RuntimeError, ValueError, TypeError):
         return None  # transformers' code for this configuration reads values, and there are none
 
 
-def _counted(config: Mapping[str, Any], family: Family) -> float:
+def _count_operations(config: Mapping[str, Any], family: Family) -> float:
     model = meta_model(family, {**config, "use_cache": False}).eval()
     model.set_attn_implementation("eager")
     length = min(LENGTH, longest_input(config) or LENGTH)
     ids = torch.zeros((1, length), dtype=torch.long, device="meta")
     # Without a mask a decoder would read its positions' values, with one other models would read the mask's.
     # On the meta device there are no values.
-    given = {"input_ids": ids} | ({"attention_mask": torch.ones_like(ids)} if family == "decoder" else {})
+    inputs = {"input_ids": ids} | ({"attention_mask": torch.ones_like(ids)} if family == "decoder" else {})
     if family == "encoder-decoder":
-        given |= {"decoder_input_ids": ids}
+        inputs |= {"decoder_input_ids": ids}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(**given)
+        model(**inputs)
     return counter.get_total_flops() / length

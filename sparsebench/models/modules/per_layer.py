@@ -38,9 +38,7 @@ def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> N
         return
     block_widths = per_layer_widths(config)
     plain = {key: value for key, value in config.items() if key != PER_LAYER}
-    tensors = {
-        name: TensorInfo(name, "F32", tuple(tensor.shape), "", 0, 0) for name, tensor in model.state_dict().items()
-    }
+    tensors = {name: TensorInfo(name, "F32", tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
     stub: Any = SimpleNamespace(config=plain, tensors=tensors, ties={}, folder="config.json")
     model_shape = shape_of(stub, family)
     if len(model_shape.blocks) > 1:
@@ -58,24 +56,24 @@ def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> N
         else:
             assert model_shape.architecture.heads is not None
             key = model_shape.architecture.heads.groups or model_shape.architecture.heads.count
-        left = block_widths.get(axis.layers[0], {}).get(key, axis.units)
-        if left > axis.units:
+        remaining = block_widths.get(axis.layers[0], {}).get(key, axis.units)
+        if remaining > axis.units:
             raise ModelError(
-                f"config.json: `{PER_LAYER}`: block {axis.layers[0]} would have {left} {axis.kind} of {axis.units}",
+                f"config.json: `{PER_LAYER}`: block {axis.layers[0]} would have {remaining} {axis.kind} of {axis.units}",
                 "the widths beside it are those of the widest block",
             )
-        if left < axis.units:
-            _cut(model, axis, left)
+        if remaining < axis.units:
+            _cut_axis(model, axis, remaining)
             if axis.kind == "heads":
-                _state_heads(model, axis, left, head_sizes(plain, model_shape.architecture))
+                _state_heads(model, axis, remaining, head_sizes(plain, model_shape.architecture))
 
 
-def _cut(model: Any, axis: Axis, left: int) -> None:
+def _cut_axis(model: Any, axis: Axis, remaining: int) -> None:
     """Shorten every tensor of an axis, and update the sizes that its module states."""
     lengths: dict[tuple[str, int], int] = {}
     for cut in axis.cuts:
         position = (cut.tensor, cut.dim)
-        lengths[position] = lengths.get(position, 0) + cut.size * (axis.units - left)
+        lengths[position] = lengths.get(position, 0) + cut.size * (axis.units - remaining)
     for (name, dim), removed in lengths.items():
         path, _, attribute = name.rpartition(".")
         module = model.get_submodule(path)
@@ -92,20 +90,20 @@ def _cut(model: Any, axis: Axis, left: int) -> None:
             module.out_features, module.in_features = size
 
 
-def _state_heads(model: Any, axis: Axis, left: int, dense: HeadSizes) -> None:
+def _state_heads(model: Any, axis: Axis, remaining: int, dense: HeadSizes) -> None:
     """Set the numbers of remaining heads in the module that holds the queries' projection."""
     heads, groups, size = dense
     first = axis.cuts[0].tensor.rpartition(".")[0].rpartition(".")[0]
     module = model.get_submodule(first)
     for name in _HEADS:
         if hasattr(module, name):
-            setattr(module, name, left if name == "num_key_value_heads" else left * heads // groups)
+            setattr(module, name, remaining if name == "num_key_value_heads" else remaining * heads // groups)
     for name in _WIDTHS:
         if getattr(module, name, None) == heads * size:
-            setattr(module, name, left * heads // groups * size)
+            setattr(module, name, remaining * heads // groups * size)
     if hasattr(module, "config"):
         module.config = Counting(
-            module.config, {"num_attention_heads": left * heads // groups, "num_key_value_heads": left}
+            module.config, {"num_attention_heads": remaining * heads // groups, "num_key_value_heads": remaining}
         )
 
 

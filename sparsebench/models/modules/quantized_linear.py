@@ -116,9 +116,9 @@ def expanding(weights: QuantizedCheckpoint) -> Replace:
         if codes is None:
             return None
         expanded = codes.expanded(dtype)
-        made = nn.Linear(expanded.shape[1], expanded.shape[0], bias=False, device="meta")
-        made.weight = nn.Parameter(expanded, requires_grad=False)
-        return made
+        linear = nn.Linear(expanded.shape[1], expanded.shape[0], bias=False, device="meta")
+        linear.weight = nn.Parameter(expanded, requires_grad=False)
+        return linear
 
     return replaced
 

@@ -70,9 +70,9 @@ class FeedForward:
     down: str
     activation: str
 
-    def name(self, what: str) -> str:
-        """Return the checkpoint's name of the tensor ``what`` of the part's grouping."""
-        return f"{self.down}.moe.{what}"
+    def name(self, tensor: str) -> str:
+        """Return the checkpoint's name of the tensor ``tensor`` of the part's grouping."""
+        return f"{self.down}.moe.{tensor}"
 
 
 @dataclass(frozen=True)

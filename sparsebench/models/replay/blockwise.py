@@ -38,12 +38,12 @@ class Block:
     """One transformer block with its weights in memory, valid while it is visited.
 
     ``tensors`` are all of the checkpoint's tensors of the block, as stored. ``groups`` are the names of prunable
-    matrices that read the same input, known after the first ``observe``. ``fresh`` is True while all streams have the
+    matrices that read the same input, known after the first ``observe``. ``same_inputs`` is True while all streams have the
     same inputs.
     """
 
     def __init__(
-        self, replay: StackReplay, block: SkeletonBlock, tensors: dict[str, torch.Tensor], fresh: bool
+        self, replay: StackReplay, block: SkeletonBlock, tensors: dict[str, torch.Tensor], same_inputs: bool
     ) -> None:
         self.stack = block.stack
         self.index = block.index
@@ -57,7 +57,7 @@ class Block:
         """The groups of samples that run at a time."""
         self.tensors = tensors
         self.groups: tuple[tuple[str, ...], ...] = ()
-        self.fresh = fresh
+        self.same_inputs = same_inputs
         self.done: set[int] = set()
         self.changed = False
         self._replay = replay
@@ -71,11 +71,11 @@ class Block:
         portions: list[set[str]] = [set()]
         room, last = STATISTICS, ""
         for name, reader in self.readers.items():
-            size = 4 * reader.width**2 if gram and reader.experts is not None and reader.same != last else 0
+            size = 4 * reader.width**2 if gram and reader.experts is not None and reader.input_key != last else 0
             if size > room and room < STATISTICS:
                 portions.append(set())
                 room = STATISTICS
-            room, last = room - size, reader.same
+            room, last = room - size, reader.input_key
             portions[-1].add(name)
         return portions
 
@@ -134,9 +134,9 @@ class Block:
 
         Those in ``changed``, by names of views, replace the stored ones.
         """
-        given = changed or {}
+        replaced = changed or {}
         return {
-            inner: view.shaped(given.get(view.name, self.stored(view))).to(self._block.dtypes[inner])
+            inner: view.shaped(replaced.get(view.name, self.stored(view))).to(self._block.dtypes[inner])
             for inner, view in self._block.parameters.items()
         }
 
@@ -242,8 +242,9 @@ class Replay:
                 if running is not None:
                     running.finish()
                 running = self._begin(stack, running)
-            for part in stack.blocks:
-                block = Block(running, part, next(tensors_of_blocks), fresh=self.streams == 1 or not diverged)
+            for skeleton_block in stack.blocks:
+                same_inputs = self.streams == 1 or not diverged
+                block = Block(running, skeleton_block, next(tensors_of_blocks), same_inputs)
                 yield block
                 for stream in running.live:
                     if stream not in block.done:
@@ -314,12 +315,12 @@ class Replay:
 
 def _check_batch(batch: Batch, skeleton: Skeleton) -> None:
     """Raise ModelError for tokens that the model cannot read."""
-    given = [("input_ids", batch.input_ids, batch.attention_mask)]
+    inputs = [("input_ids", batch.input_ids, batch.attention_mask)]
     if len(skeleton.stacks) == 2:
         if batch.decoder_input_ids is None:
             raise ModelError("calibration of an encoder-decoder needs decoder_input_ids", "name a target field")
-        given.append(("decoder_input_ids", batch.decoder_input_ids, batch.mask("decoder")))
-    for stack, (name, ids, mask) in zip(skeleton.stacks, given, strict=True):
+        inputs.append(("decoder_input_ids", batch.decoder_input_ids, batch.mask("decoder")))
+    for stack, (name, ids, mask) in zip(skeleton.stacks, inputs, strict=True):
         if ids.ndim != 2 or not ids.numel() or len(ids) != len(batch.input_ids):
             raise ModelError(f"{name} is {tuple(ids.shape)} where (samples, length) is needed")
         if mask.shape != ids.shape or not bool(mask.any()):

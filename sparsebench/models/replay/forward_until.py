@@ -48,13 +48,12 @@ class Call:
         return any(
             tensor.is_floating_point() and bool(tensor.isnan().any())
             for tensor in tensors_in([self.args, self.kwargs])
-            if not any(tensor is other for other in states)
+            if not any(tensor is state for state in states)
         )
 
     def storages(self, states: list[torch.Tensor]) -> set[int]:
         """Return the storages' addresses of arguments other than the hidden and encoder ``states``."""
-        storages = {tensor.untyped_storage().data_ptr() for tensor in tensors_in([self.args, self.kwargs])}
-        return storages - {tensor.untyped_storage().data_ptr() for tensor in states}
+        return storages_of([self.args, self.kwargs]) - storages_of(states)
 
 
 class BlockReached(Exception):
@@ -133,9 +132,9 @@ class ForwardUntil:
             assert self._before is not None
             states, extras = self._before
         else:
-            form = self.forms[index]
+            extra_count = self.forms[index]
             states = call.hidden.new_full((), torch.nan).expand(call.hidden.shape)
-            extras = None if form is None else (None,) * form
+            extras = None if extra_count is None else (None,) * extra_count
         return joined(states, extras)
 
 
@@ -149,6 +148,11 @@ def split(returned: Any) -> BlockOutput:
 def joined(states: torch.Tensor, extras: Extras) -> Any:
     """Return what a block returns, from its hidden states and the other values: the reverse of ``split``."""
     return states if extras is None else (states, *extras)
+
+
+def storages_of(value: Any) -> set[int]:
+    """Return the addresses of the storages of every tensor in nested arguments."""
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors_in(value)}
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

@@ -28,7 +28,7 @@ class PrunableLayer:
     """A prunable linear layer with ``width`` input values per token; ``cross`` when it reads the encoder's states.
 
     ``view`` says where its weights are stored. A layer of ``experts`` reads only the tokens that are routed to its
-    expert; layers with equal ``same`` have the same input.
+    expert; layers with equal ``input_key`` have the same input.
     """
 
     name: str
@@ -37,7 +37,7 @@ class PrunableLayer:
     cross: bool
     view: View | None = None
     experts: Experts | None = None
-    same: str = ""
+    input_key: str = ""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class _Group:
 
     mask: torch.Tensor
     encoder_mask: torch.Tensor | None
-    foreign: set[int]
+    other_storages: set[int]
     first_readers: dict[tuple[Any, ...], str] = field(default_factory=dict)
     not_tokens: list[tuple[PrunableLayer, torch.Tensor]] = field(default_factory=list)
     alive: list[torch.Tensor] = field(default_factory=list)
@@ -85,7 +85,7 @@ class InputsSeen(Exception):
 class Gatherer:
     """Input statistics of the layers of one block, summed over the micro-batches of one stream.
 
-    Layers that read the same tensor share one sum; the first micro-batch shows which do. For experts ``same`` says it
+    Layers that read the same tensor share one sum; the first micro-batch shows which do. For experts ``input_key`` says it
     beforehand, since perhaps no token reaches one. With ``only_inputs`` the later micro-batches end, by InputsSeen,
     once the last layer's input was seen: in a Llama that saves the product with `down`, a quarter of the block. Blocks
     with experts do not end early, since the number of calls varies. Raises ModelError when a layer reads NaN or
@@ -104,19 +104,19 @@ class Gatherer:
         self.device = device
         self.gram = gram
         self.summed = sums
-        self._calls = self._calls_in_all = 0
+        self._calls = self._calls_per_group = 0
         self.sums: dict[str, _Sum] = {}
-        self.first = True
+        self.first_group = True
         self._group: _Group | None = None
         leaders: dict[str, str] = {}
         for reader in readers.values():
             if reader.experts is None:
                 continue
-            if reader.same in leaders:
-                self.sums[leaders[reader.same]].readers.append(reader.name)
+            if reader.input_key in leaders:
+                self.sums[leaders[reader.input_key]].readers.append(reader.name)
             else:
-                leaders[reader.same] = reader.name
-                self._open(reader)
+                leaders[reader.input_key] = reader.name
+                self._open_sum(reader)
         self._ends_early = only_inputs and not leaders
 
     def hooked(self) -> ExitStack:
@@ -128,19 +128,19 @@ class Gatherer:
         )
 
     @contextmanager
-    def group(self, mask: torch.Tensor, encoder_mask: torch.Tensor | None, foreign: set[int]) -> Iterator[None]:
+    def group(self, mask: torch.Tensor, encoder_mask: torch.Tensor | None, other_storages: set[int]) -> Iterator[None]:
         """Run one micro-batch in this context.
 
-        ``mask`` and ``encoder_mask`` are masks (samples, length), True for tokens. ``foreign`` are the storages of the
+        ``mask`` and ``encoder_mask`` are masks (samples, length), True for tokens. ``other_storages`` are the storages of the
         block's arguments that are neither hidden nor encoder states.
         """
-        self._group = _Group(mask, encoder_mask, foreign)
+        self._group = _Group(mask, encoder_mask, other_storages)
         self._calls = 0
         yield
-        if self.first:
-            self._positions(self._group)
-            self._calls_in_all = self._calls
-        self.first = False
+        if self.first_group:
+            self._add_positions(self._group)
+            self._calls_per_group = self._calls
+        self.first_group = False
         self._group = None
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -155,20 +155,18 @@ class Gatherer:
                 _mirror(total.inputs.gram)
             statistics |= dict.fromkeys(total.readers, total.inputs)
         if uncalled := [name for name in self.readers if name not in statistics]:
-            raise ModelError(
-                f"{uncalled[0]}: its layer is never called when its block runs",
-                f"config.json switches it off: leave the model out, or {CHOOSE_MAGNITUDE}",
-            )
+            problem = f"{uncalled[0]}: its layer is never called when its block runs"
+            raise ModelError(problem, f"config.json switches it off: leave the model out, or {CHOOSE_MAGNITUDE}")
         return statistics
 
     def _hook(self, reader: PrunableLayer) -> Any:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if reader.experts is not None:
                 self._add_routed(reader, reader.experts.tokens, args[0])
-            elif self.first or reader.name in self.sums:
+            elif self.first_group or reader.name in self.sums:
                 self._add_input(reader, args[0] if args else kwargs["input"])
             self._calls += 1
-            if self._ends_early and not self.first and self._calls == self._calls_in_all:
+            if self._ends_early and not self.first_group and self._calls == self._calls_per_group:
                 raise InputsSeen
 
         return hook
@@ -179,17 +177,17 @@ class Gatherer:
         assert mask is not None, "cross-attention without an encoder"
         # One row per token, flattened or not.
         per_token = values.shape[0] == mask.numel() if values.ndim == 2 else values.shape[:-1] == mask.shape
-        if not per_token or values.untyped_storage().data_ptr() in self._group.foreign:
-            if self.first:
+        if not per_token or values.untyped_storage().data_ptr() in self._group.other_storages:
+            if self.first_group:
                 self._group.not_tokens.append((reader, values))
             return
-        if self.first:
+        if self.first_group:
             if any(reader.name in total.readers for total in self.sums.values()):
                 raise UnsupportedError(
                     f"{reader.name}: its layer is called twice with different inputs in one run of its block, "
                     "so its input statistics are ambiguous"
                 )
-            if self._join(reader, values):
+            if self._join_sum(reader, values):
                 return
         elif self.sums[reader.name].positions:
             return
@@ -201,10 +199,10 @@ class Gatherer:
     def _add_routed(self, reader: PrunableLayer, tokens: torch.Tensor, values: torch.Tensor) -> None:
         """Add ``values``, the rows of the micro-batch's ``tokens`` that are routed to this expert, without padding."""
         assert self._group is not None, "a reader runs outside a micro-batch"
-        kept = self._group.mask.reshape(-1)[tokens]
-        self._add(reader.name, values if bool(kept.all()) else values[kept])
+        is_token = self._group.mask.reshape(-1)[tokens]
+        self._add(reader.name, values if bool(is_token.all()) else values[is_token])
 
-    def _join(self, reader: PrunableLayer, values: torch.Tensor) -> bool:
+    def _join_sum(self, reader: PrunableLayer, values: torch.Tensor) -> bool:
         """Join the sum of an earlier layer that reads the same memory unchanged, or open one; True if joined."""
         assert self._group is not None
         if values.shape[-1] != reader.width:
@@ -217,20 +215,20 @@ class Gatherer:
             return True
         self._group.first_readers[key] = reader.name
         self._group.alive.append(values)  # once freed, its memory could be reused for another tensor
-        self._open(reader)
+        self._open_sum(reader)
         return False
 
-    def _open(self, reader: PrunableLayer) -> None:
+    def _open_sum(self, reader: PrunableLayer) -> None:
         gram = torch.zeros(reader.width, reader.width, device=self.device) if self.gram else None
         sums = torch.zeros(reader.width, dtype=torch.float64, device=self.device) if self.summed else None
         squares = torch.zeros(reader.width, device=self.device)
         self.sums[reader.name] = _Sum([reader.name], InputStatistics(0, squares, gram, sums))
 
-    def _positions(self, group: _Group) -> None:
+    def _add_positions(self, group: _Group) -> None:
         """Measure layers that never read tokens on their other input, once: it is the same for all samples."""
         reading = {name for total in self.sums.values() for name in total.readers}
         for reader, values in group.not_tokens:
-            if reader.name in reading or self._join(reader, values):
+            if reader.name in reading or self._join_sum(reader, values):
                 continue
             self.sums[reader.name].positions = True
             self._add(reader.name, values.reshape(-1, values.shape[-1]))

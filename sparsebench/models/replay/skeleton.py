@@ -105,7 +105,7 @@ def _blocks_of(model: PreTrainedModel, config: Mapping[str, Any], family: Family
     """Return the blocks of one stack, in order, found by the numbers in their parameters' names."""
     by_path: dict[str, SkeletonBlock] = {}
     for name, parameter in model.named_parameters():
-        part = topology.part(TensorInfo(name, "F32", tuple(parameter.shape), "", 0, 0), config, family)
+        part = topology.part(TensorInfo(name, "F32", tuple(parameter.shape)), config, family)
         if part.layer is not None and part.stack == stack:
             path = _block_path(model, name, part.layer)
             by_path.setdefault(path, SkeletonBlock(stack, part.layer, path, model.get_submodule(path)))
@@ -144,7 +144,7 @@ def fill_skeleton(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) ->
     views = stored_views(model, checkpoint.tensors)
     blocks = {block.path: block for block in skeleton.blocks}
     initialize_buffers(model, views)
-    outside: list[str] = []
+    outer_names: list[str] = []
     for name, tensor in named_tensors(model):
         block = next((blocks[path] for path in _prefixes(name) if path in blocks), None)
         if block is None and not any(name.startswith(stack.prefix) for stack in skeleton.stacks):
@@ -153,14 +153,14 @@ def fill_skeleton(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) ->
             if tensor.is_meta:
                 raise ModelError(f"{checkpoint.folder}: {name} is missing", "the files are incomplete")
         elif block is None:
-            outside.append(name)
+            outer_names.append(name)
         else:
             check_shape(name, tensor, views[name], checkpoint.tensors)
             inner = name.removeprefix(block.path + ".")
             block.parameters[inner] = views[name]
             block.dtypes[inner] = run_dtype(model, name, tensor)
     _find_layers(skeleton, checkpoint, family)
-    fill(model, checkpoint, views, outside)
+    fill(model, checkpoint, views, outer_names)
     model.requires_grad_(False)
     for stack in skeleton.stacks:
         check_buffers(stack.module, stack.name)
@@ -176,8 +176,8 @@ def _find_layers(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> 
     parts = topology.parts(checkpoint, family)
     holders: dict[str, tuple[SkeletonBlock, str]] = {}
     for block in skeleton.blocks:
-        members = (name for name, part in parts.items() if (part.stack, part.layer) == (block.stack, block.index))
-        block.tensors = tuple(members)
+        key = (block.stack, block.index)
+        block.tensors = tuple(name for name, part in parts.items() if (part.stack, part.layer) == key)
         for inner, view in block.parameters.items():
             # Several layers may be rows of one stored tensor. They read the same input, so the first one counts.
             holders.setdefault(view.name, (block, inner.rpartition(".")[0]))
@@ -209,12 +209,12 @@ def move(model: PreTrainedModel, device: str) -> None:
     moved: dict[int, torch.Tensor] = {}
     for module in model.modules():
         attributes: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
-        for kept in attributes:
-            for name, value in kept.items():
+        for attributes_of in attributes:
+            for name, value in attributes_of.items():
                 if not isinstance(value, torch.Tensor) or value.is_meta or value.device == torch.device(device):
                     continue
                 if id(value) not in moved:
                     parameter = isinstance(value, nn.Parameter)
-                    there = value.to(device)
-                    moved[id(value)] = nn.Parameter(there, requires_grad=False) if parameter else there
-                kept[name] = moved[id(value)]
+                    copied = value.to(device)
+                    moved[id(value)] = nn.Parameter(copied, requires_grad=False) if parameter else copied
+                attributes_of[name] = moved[id(value)]

@@ -15,7 +15,7 @@ import torch
 from torch.func import functional_call
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, ForwardUntil, split
+from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, ForwardUntil, split, storages_of
 from sparsebench.models.replay.gather import Gatherer, InputsSeen
 from sparsebench.models.replay.skeleton import SkeletonBlock, Stack
 from sparsebench.models.shape.topology import CHOOSE_MAGNITUDE
@@ -68,9 +68,9 @@ class States:
         if states is None:
             states = self._write[stream] = self._buffer(values)
         if _form(states) != _form(values):
-            here, before = (f"{tuple(some.shape[1:])} {some.dtype}" for some in (values, states))
             raise UnsupportedError(
-                f"hidden states of a block are {before} in one group of samples and {here} in another"
+                f"hidden states of a block are {tuple(states.shape[1:])} {states.dtype} in one group of samples and "
+                f"{tuple(values.shape[1:])} {values.dtype} in another"
             )
         states[rows] = values
         self._extras_write[stream][rows.start] = extras
@@ -105,8 +105,8 @@ class States:
                 # Writing into a mapping of a file with holes ends in SIGBUS when the disk is full.
                 os.posix_fallocate(file.fileno(), 0, size * like.dtype.itemsize)
             except OSError as error:
-                what = f"no room for {size * like.dtype.itemsize} bytes of hidden states ({error.strerror})"
-                raise ModelError(f"{self.folder}: {what}", "free some space, or use fewer samples") from error
+                problem = f"no room for {size * like.dtype.itemsize} bytes of hidden states ({error.strerror})"
+                raise ModelError(f"{self.folder}: {problem}", "free some space, or use fewer samples") from error
             return torch.from_file(file.name, shared=True, size=size, dtype=like.dtype).view(shape)
 
 
@@ -187,7 +187,7 @@ class StackReplay:
                 except InputsSeen:
                     continue
             hidden, extras = split(returned)
-            self._check(block, hidden, rows)
+            self._check_output(block, hidden, rows)
             self.stepper.forms[block.index] = None if extras is None else len(extras)
             if extras is not None:
                 extras = self._passed_on(block.index, stream, rows, hidden, extras)
@@ -230,7 +230,8 @@ class StackReplay:
         arguments = self._arguments(stream, rows)
         before = self.states.output(stream, rows)
         call = self.stepper.call_of(index, before, arguments)
-        call = call if index else call.reading(before[0])
+        if index == 0:
+            call = call.reading(before[0])
         states = [call.hidden]
         if self.encoder is not None:
             states.append(arguments["encoder_hidden_states"])
@@ -242,15 +243,15 @@ class StackReplay:
             )
         return call, states
 
-    def _not_finite(self, what: str) -> ModelError:
-        """Return the error for ``what``, which is not finite; it names the stored tensor that is not finite, if any."""
+    def _not_finite(self, culprit: str) -> ModelError:
+        """Return the error for ``culprit``, which is not finite; it names the stored tensor that is not finite, if any."""
         for name, tensor in self.stepper.outside.items():
             if not bool(tensor.isfinite().all()):
-                what = f"{self.stack.prefix}{name}"
+                culprit = f"{self.stack.prefix}{name}"
                 break
-        return ModelError(f"{what}: NaN or infinite", "repair the checkpoint, or use bfloat16 or float32")
+        return ModelError(f"{culprit}: NaN or infinite", "repair the checkpoint, or use bfloat16 or float32")
 
-    def _check(self, block: SkeletonBlock, hidden: torch.Tensor, rows: slice) -> None:
+    def _check_output(self, block: SkeletonBlock, hidden: torch.Tensor, rows: slice) -> None:
         name = f"{block.stack} block {block.index}"
         if hidden.shape[:2] != self.tokens.ids[rows].shape:
             raise UnsupportedError(f"{name}: it returns {tuple(hidden.shape)}, not one row per token")
@@ -268,13 +269,13 @@ class StackReplay:
             if index + 1 < self.stepper.length:
                 call = self.stepper.call_of(index + 1, (hidden, extras), self._arguments(stream, rows))
                 used = call.storages([])
-            self._passed = tuple(isinstance(e, torch.Tensor) and e.untyped_storage().data_ptr() in used for e in extras)
+            self._passed = tuple(bool(storages_of([extra]) & used) for extra in extras)
         return tuple(self._pooled(extra) if keep else None for extra, keep in zip(extras, self._passed, strict=True))
 
     def _pooled(self, extra: torch.Tensor) -> torch.Tensor:
-        for other in self._pool:
-            if other is extra or (other.shape == extra.shape and torch.equal(other, extra)):
-                return other
+        for pooled in self._pool:
+            if pooled is extra or (pooled.shape == extra.shape and torch.equal(pooled, extra)):
+                return pooled
         self._pool = [extra, *self._pool[:3]]
         return extra
 

@@ -187,10 +187,10 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
         family = MODEL_TYPES.get(kind)
-        alike = sorted(name for name in ARCHITECTURES if family and MODEL_TYPES.get(name) == family)
+        declared = [name for name in sorted(ARCHITECTURES) if family in (None, MODEL_TYPES.get(name))]
         raise UnsupportedError(
             f"{kind}: nothing can be cut out of it: which of its rows and columns belong together is not declared",
-            f"prune it instead, or choose one of {', '.join(alike or sorted(ARCHITECTURES))}",
+            f"prune it instead, or choose one of {', '.join(declared)}",
         )
     return ARCHITECTURES[kind]
 
@@ -212,14 +212,14 @@ def feed_forward_widths(config: Mapping[str, Any]) -> set[int]:
     if architecture is None:
         return set()
     hidden = dimensions(config).hidden
-    usual = {key: int(config_value(config, key) or 4 * hidden) for key in architecture.neurons.values()}
+    dense_widths = {key: int(config_value(config, key) or 4 * hidden) for key in architecture.neurons.values()}
     blocks = per_layer_widths(config).values()
-    widths = {block[key] for block in blocks for key in usual if key in block}
+    widths = {block[key] for block in blocks for key in dense_widths if key in block}
     # Only models of one stack have widths by block. Where every block has its own, none has the usual one.
     complete = bool(blocks) and len(blocks) == int(config_value(config, architecture.layers[""]))
-    if complete and all(usual.keys() & block for block in blocks):
+    if complete and all(dense_widths.keys() & block for block in blocks):
         return widths
-    return widths | set(usual.values())
+    return widths | set(dense_widths.values())
 
 
 def per_layer_widths(config: Mapping[str, Any]) -> dict[int, dict[str, int]]:
@@ -228,19 +228,17 @@ def per_layer_widths(config: Mapping[str, Any]) -> dict[int, dict[str, int]]:
     if not settings:
         return {}
     architecture = architecture_of(config)
-    known = {*architecture.neurons.values()}
+    known_keys = {*architecture.neurons.values()}
     if heads := architecture.heads:
-        known |= {key for key in (heads.count, heads.groups, heads.size or "head_dim") if key}
+        known_keys |= {key for key in (heads.count, heads.groups, heads.size or "head_dim") if key}
     blocks: dict[int, dict[str, int]] = {}
     for block, sizes in settings.items() if isinstance(settings, Mapping) else [("", settings)]:
-        where = f"config.json: `{PER_LAYER}`: `{block}`"
+        label = f"config.json: `{PER_LAYER}`: `{block}`"
         if not str(block).isdigit() or not isinstance(sizes, Mapping):
-            raise ModelError(f"{where} is no block with settings of its own", "give each block's number its settings")
+            raise ModelError(f"{label} is no block with settings of its own", "give each block's number its settings")
         for key, value in sizes.items():
-            if key not in known or type(value) is not int or value < 1:
-                raise ModelError(
-                    f"{where}: `{key}`: {str(value)[:40]}: not known here",
-                    f"positive numbers of {', '.join(sorted(known))}",
-                )
+            if key not in known_keys or type(value) is not int or value < 1:
+                problem = f"{label}: `{key}`: {str(value)[:40]}: not known here"
+                raise ModelError(problem, f"positive numbers of {', '.join(sorted(known_keys))}")
         blocks[int(block)] = dict(sizes)
     return blocks

@@ -57,12 +57,12 @@ class Cut:
         """Return a view of the part of ``tensor`` that the cut is in, and the elements' dimension in that part."""
         return (tensor, self.dim) if self.expert is None else (tensor[self.expert], self.dim - 1)
 
-    def marks(self, going: torch.Tensor, length: int) -> torch.Tensor:
-        """Return (length,) bool: True for entries along ``dim`` of elements to remove, ``going`` (units,) bool."""
+    def marks(self, removed: torch.Tensor, length: int) -> torch.Tensor:
+        """Return (length,) bool: True for entries along ``dim`` of elements to remove, ``removed`` (units,) bool."""
         import torch
 
         marked = torch.zeros(length, dtype=torch.bool)
-        marked[self.offset : self.offset + len(going) * self.size] = going.repeat_interleave(self.size)
+        marked[self.offset : self.offset + len(removed) * self.size] = removed.repeat_interleave(self.size)
         return marked
 
 
@@ -228,18 +228,18 @@ class _Block:
                 "fetch it again",
             )
         if cuts:
-            whole = tuple(tuple(expert_tensors[unit]) for unit in range(len(expert_tensors)))
-            yield self._axis("experts", units, cuts, (), expert_tensors=whole)
+            tensors_of_experts = tuple(tuple(expert_tensors[unit]) for unit in range(len(expert_tensors)))
+            yield self._axis("experts", units, cuts, (), expert_tensors=tensors_of_experts)
 
     def attention(self, declared: Heads, cross: bool = False) -> Axis:
         """Return the axis of one attention's groups of heads."""
         heads, groups, size = head_sizes(self.checkpoint.config, self.architecture, self.layer)
         prefix = "cross_" if cross else ""
-        named = {part.kind: name for name, part in self.parts.items() if part.prunable}
-        fused = None if cross else named.get("qkv")
+        name_of = {part.kind: name for name, part in self.parts.items() if part.prunable}
+        fused = None if cross else name_of.get("qkv")
         required = ("o",) if fused else ("q", "k", "v", "o")
         for kind in required:
-            if prefix + kind not in named:
+            if prefix + kind not in name_of:
                 block = f"{self.stack or 'model'} block {self.layer}"
                 raise ModelError(f"{block}: no tensor of kind {prefix}{kind}", "the files are incomplete")
         rows = {"q": heads * size, "k": groups * size, "v": groups * size}
@@ -255,17 +255,17 @@ class _Block:
                     offset += length
         else:
             for kind, length in rows.items():
-                self._check_rows(named[prefix + kind], length)
-                cuts += self._rows(named[prefix + kind], 0, length // groups)
+                self._check_rows(name_of[prefix + kind], length)
+                cuts += self._rows(name_of[prefix + kind], 0, length // groups)
         for name in self.parts:
             if {*name.split(".")} & {*declared.other_tensors}:
                 cuts.append(Cut(name, 0, 0, self.checkpoint.tensors[name].shape[0] // groups))
-        output_name = named[prefix + "o"]
+        output_name = name_of[prefix + "o"]
         output = Cut(output_name, _input_dim(self.parts[output_name]), 0, heads // groups * size)
         return self._axis("heads", groups, [*cuts, output], (output,), cross=cross)
 
-    def _axis(self, kind: AxisKind, units: int, cuts: list[Cut], outputs: tuple[Cut, ...], **more: Any) -> Axis:
-        return Axis(kind, self.stack, (self.layer,), units, tuple(cuts), outputs, **more)
+    def _axis(self, kind: AxisKind, units: int, cuts: list[Cut], outputs: tuple[Cut, ...], **fields: Any) -> Axis:
+        return Axis(kind, self.stack, (self.layer,), units, tuple(cuts), outputs, **fields)
 
     def _check_rows(self, name: str, rows: int) -> None:
         stored = self.checkpoint.tensors[name].shape

@@ -176,18 +176,15 @@ def prunable_parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
     """
     model_parts = parts(checkpoint, family)
     if not any(tensor_part.prunable for tensor_part in model_parts.values()):
-        raise ModelError(
-            f"{checkpoint.folder}: no prunable weights found", "is the family right? see `sparsebench inspect`"
-        )
+        problem = f"{checkpoint.folder}: no prunable weights found"
+        raise ModelError(problem, "is the family right? see `sparsebench inspect`")
     for name, info in checkpoint.tensors.items():
-        other = model_parts[name].kind in ("bias", "norm", "router")
-        weight = len(info.shape) > 1 and info.dtype in FLOATS and not other
+        is_other = model_parts[name].kind in ("bias", "norm", "router")
+        weight = len(info.shape) > 1 and info.dtype in FLOATS and not is_other
         if weight and _EXPERTS.search(name) and not model_parts[name].prunable:
             kind = checkpoint.config.get("model_type")
-            raise UnsupportedError(
-                f"{name}: how {kind} stores its experts is not known, and they would stay as they are",
-                "leave the model out",
-            )
+            problem = f"{name}: how {kind} stores its experts is not known, and they would stay as they are"
+            raise UnsupportedError(problem, "leave the model out")
     return model_parts
 
 
@@ -229,14 +226,13 @@ def refuse_text(config: Mapping[str, Any]) -> None:
     """Raise UnsupportedError for a model that cannot be given text: it can be neither scored nor timed."""
     kind = str(config.get("model_type"))
     if kind in NO_TEXT:
-        raise UnsupportedError(
-            f"{kind} can be neither scored nor timed: {NO_TEXT[kind]}", "its structure and storage can be measured"
-        )
+        problem = f"{kind} can be neither scored nor timed: {NO_TEXT[kind]}"
+        raise UnsupportedError(problem, "its structure and storage can be measured")
 
 
 def role(module: str) -> str:
     """Return the role of a linear module by its name: ``attention``, ``mlp``, ``head`` or ``other``."""
-    kind = part(TensorInfo(f"{module}.weight", "F32", (2, 2), "", 0, 0), {}, "").kind
+    kind = part(TensorInfo(f"{module}.weight", "F32", (2, 2)), {}, "").kind
     return _ROLES.get(kind.removeprefix("cross_"), "other")
 
 
@@ -252,7 +248,7 @@ def spellings(model: PreTrainedModel, name: str) -> tuple[str, str, str]:
 def module_path(model: PreTrainedModel, path: str) -> str | None:
     """Return the name in ``model`` of the module at ``path``, in any of its spellings, or None."""
     names = {name for name, _ in model.named_modules()}
-    return next((form for form in spellings(model, path) if form in names), None)
+    return next((spelling for spelling in spellings(model, path) if spelling in names), None)
 
 
 def parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:

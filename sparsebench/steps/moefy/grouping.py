@@ -42,7 +42,7 @@ class Grouping:
     representatives: torch.Tensor
 
 
-def grouped(
+def group_neurons(
     method: str, gram: torch.Tensor, experts: int, shared: int, seed: int, partition: str = "balanced"
 ) -> Grouping:
     """Group neurons into ``experts`` groups by ``gram`` (neurons, neurons) float32.
@@ -56,13 +56,13 @@ def grouped(
     assignment = torch.empty(neurons, dtype=torch.int64)
     order = gram.diagonal().argsort(descending=True, stable=True)
     assignment[order[: shared * size]] = torch.arange(shared).repeat_interleave(size)
-    rest = order[shared * size :].sort().values
+    routed = order[shared * size :].sort().values
     if method == "random":
-        drawn = torch.randperm(len(rest), generator=generator)
-        assignment[rest[drawn]] = torch.arange(shared, experts).repeat_interleave(size)
-    elif len(rest):
+        drawn = torch.randperm(len(routed), generator=generator)
+        assignment[routed[drawn]] = torch.arange(shared, experts).repeat_interleave(size)
+    elif len(routed):
         cut = partitioned if partition == "metis" else balanced
-        assignment[rest] = shared + cut(gram[rest][:, rest], experts - shared, generator)
+        assignment[routed] = shared + cut(gram[routed][:, routed], experts - shared, generator)
     distance = _distances(gram, assignment, experts) + gram.diagonal()[:, None]
     distance[assignment[:, None] != torch.arange(experts)] = torch.inf
     return Grouping(assignment, distance.argmin(0))
@@ -108,21 +108,20 @@ def partitioned(gram: torch.Tensor, groups: int, generator: torch.Generator) -> 
     try:
         import pymetis
     except ImportError as error:
-        raise UserError(
-            f"partition: metis: pymetis cannot be imported ({error})", "pip install 'pymetis>=2025.2'"
-        ) from error
+        problem = f"partition: metis: pymetis cannot be imported ({error})"
+        raise UserError(problem, "pip install 'pymetis>=2025.2'") from error
     pairs = gram.clone().fill_diagonal_(0)
-    graph, whole = _graph(pairs), pymetis.zero_copy_dtype()
-    adjacency = pymetis.CSRAdjacency(graph.indptr.astype(whole), graph.indices.astype(whole))
+    graph, dtype = _graph(pairs), pymetis.zero_copy_dtype()
+    adjacency = pymetis.CSRAdjacency(graph.indptr.astype(dtype), graph.indices.astype(dtype))
     # METIS seeds the C library's generator, for which 0 and 1 are the same seed. A drawn seed keeps a recipe's 0 and 1
     # apart.
     options = pymetis.Options(seed=int(torch.randint(2**31 - 1, (), generator=generator)))
     # Recursive bisection: METIS's direct k-way cut left less weight inside groups and needed more moves afterwards.
-    cut = pymetis.part_graph(groups, adjacency, eweights=graph.data.astype(whole), recursive=True, options=options)
-    return evened(pairs, torch.tensor(cut.vertex_part), groups)
+    cut = pymetis.part_graph(groups, adjacency, eweights=graph.data.astype(dtype), recursive=True, options=options)
+    return even_groups(pairs, torch.tensor(cut.vertex_part), groups)
 
 
-def evened(pairs: torch.Tensor, assignment: torch.Tensor, groups: int) -> torch.Tensor:
+def even_groups(pairs: torch.Tensor, assignment: torch.Tensor, groups: int) -> torch.Tensor:
     """Return ``assignment`` (neurons,) int64 with groups of equal size, made so by as few moves as possible.
 
     ``pairs`` (neurons, neurons) has 0 on its diagonal. Each move takes a neuron from a group with too many to one with
@@ -145,9 +144,10 @@ def evened(pairs: torch.Tensor, assignment: torch.Tensor, groups: int) -> torch.
 def _graph(pairs: torch.Tensor) -> csr_array:
     """Return the symmetric graph of the heaviest edges, in whole numbers; like ``pairs`` it has no loops."""
     neurons = len(pairs)
-    weights, others = pairs.topk(min(EDGES, neurons - 1), 1)
-    rows = torch.arange(neurons)[:, None].expand_as(others)
-    kept = weights > 0
-    whole = (weights[kept] / weights.max() * UNIT).round().clamp_min(1).long()
-    half = coo_array((whole.numpy(), (rows[kept].numpy(), others[kept].numpy())), shape=(neurons, neurons)).tocsr()
+    weights, neighbours = pairs.topk(min(EDGES, neurons - 1), 1)
+    rows = torch.arange(neurons)[:, None].expand_as(neighbours)
+    positive = weights > 0
+    edge_weights = (weights[positive] / weights.max() * UNIT).round().clamp_min(1).long()
+    ends = rows[positive].numpy(), neighbours[positive].numpy()
+    half = coo_array((edge_weights.numpy(), ends), shape=(neurons, neurons)).tocsr()
     return half.maximum(half.T).tocsr()

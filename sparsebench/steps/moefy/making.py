@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,11 +26,11 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.counting import read_share, step_report
 from sparsebench.steps.moefy import routers
-from sparsebench.steps.moefy.grouping import grouped
+from sparsebench.steps.moefy.grouping import group_neurons
 from sparsebench.steps.moefy.routers import NeuronStatistics
 from sparsebench.steps.moefy.settings import COUNTED, Moefy, active_experts
 from sparsebench.steps.outputs import failing_alone
-from sparsebench.steps.watching import ActivationHooks, activation, refuse_experts
+from sparsebench.steps.watching import ActivationHooks, activation_path, refuse_experts
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class FeedForwardPart:
         norms = matrix(self.matrices["down"]).float().norm(dim=0)
         if "gate_up" in self.matrices:
             gate, up = matrix(self.matrices["gate_up"]).float().chunk(2)
-            joint = bias("gate_up")
-            gate_bias, up_bias = (None, None) if joint is None else joint.chunk(2)
+            fused_bias = bias("gate_up")
+            gate_bias, up_bias = (None, None) if fused_bias is None else fused_bias.chunk(2)
             return routers.FeedForwardWeights(gate, up, gate_bias, up_bias, norms)
         gated = "gate" in self.matrices
         return routers.FeedForwardWeights(
@@ -63,17 +63,6 @@ class FeedForwardPart:
             bias=bias("up"),
             norms=norms,
         )
-
-
-@dataclass
-class RouterTables:
-    """The parts' assignments and the routers' tables, to be written beside the weights; the parts' activity on text."""
-
-    assignments: dict[FeedForward, torch.Tensor] = field(default_factory=dict)
-    tables: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
-    """For each router, its tensors by their names in the checkpoint."""
-    activity: dict[Step, list[Activity]] = field(default_factory=dict)
-    """For each step, a row for each part; empty where no text is read."""
 
 
 def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
@@ -95,37 +84,38 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
     fill_skeleton(skeleton, checkpoint, context.family)
     parts = {block.path: _feed_forward_part(block, tensor_parts, experts) for block in skeleton.blocks}
     text = context.text(f"moefy: {first.name}") if first.settings.reads_text() else None
-    routing = RouterTables(tables={step.settings.router: {} for step in targets})
+    assignments: dict[FeedForward, torch.Tensor] = {}
+    router_tensors: dict[str, dict[str, torch.Tensor]] = {step.settings.router: {} for step in targets}
+    activities: dict[Step, list[Activity]] = {step: [] for step in targets}
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
-        for done, (part, matrix, statistics) in enumerate(_visited(checkpoint, parts, context, text, spill), start=1):
+        for done, (part, matrix, statistics) in enumerate(_each_part(checkpoint, parts, context, text, spill), start=1):
             weights = part.weights(matrix, checkpoint)
             gram = statistics.gram(first.name) if statistics and first.name in COUNTED else weights.gram()
-            grouping = grouped(first.name, gram, experts, shared, context.seed, partition)
-            routing.assignments[part.paths] = grouping.assignment
-            for router, stored in routing.tables.items():
-                tables = routers.tables(router, weights, grouping, experts, statistics, context.seed)
+            grouping = group_neurons(first.name, gram, experts, shared, context.seed, partition)
+            assignments[part.paths] = grouping.assignment
+            for router, tensors in router_tensors.items():
+                tables = routers.router_tables(router, weights, grouping, experts, statistics, context.seed)
                 dtype = matrix(part.matrices["down"]).dtype
-                stored |= {part.paths.name(name): table.to(dtype) for name, table in tables.items()}
+                tensors |= {part.paths.name(name): table.to(dtype) for name, table in tables.items()}
                 for step in targets:
                     if statistics and step.settings.router == router:
                         config = _experts_config(step, (part.paths,))
                         layers = tables or {"norms": weights.norms}
                         module = ExpertRouter(config, grouping.assignment, layers, statistics.function)
-                        row = activity(module, statistics, part.stack, part.layer, part.paths.down)
-                        routing.activity.setdefault(step, []).append(row)
+                        activities[step].append(activity(module, statistics, part))
             if context.progress:
                 context.progress(done, len(parts))
     seconds = time.perf_counter() - started
     provenance = text.provenance() if text else {}
     for step, folder in targets.items():
         with failing_alone(step, emit):
-            config = _experts_config(step, tuple(routing.assignments))
-            settings = {"family": context.family, "moefy": step.name, **step.settings.record(), "seed": context.seed}
-            added = {part.name("assignment"): experts.to(torch.int32) for part, experts in routing.assignments.items()}
-            added |= routing.tables[config.router]
-            copy_checkpoint(parent, folder, config.config(), {**settings, **provenance}, added)
+            config = _experts_config(step, tuple(assignments))
+            added = {paths.name("assignment"): experts.to(torch.int32) for paths, experts in assignments.items()}
+            added |= router_tensors[config.router]
+            described = {**step.provenance(context.family, context.seed), **provenance}
+            copy_checkpoint(parent, folder, config.config(), described, added)
             share = read_share(Checkpoint(folder), context.family)
-            rows = tuple(routing.activity.get(step, ()))
+            rows = tuple(activities[step])
             note = _note(step, config, share, rows)
             result = step_report(
                 folder, context.family, seconds=seconds, sweep_size=len(targets), note=note, provenance=provenance
@@ -150,33 +140,25 @@ def _feed_forward_part(block: SkeletonBlock, parts: Mapping[str, Part], experts:
     kinds = {parts[name].kind: name for name in layers if parts[name].kind in ("gate", "up", "gate_up", "down")}
     if "down" not in kinds or not kinds.keys() & {"up", "gate_up"}:
         raise UnsupportedError(f"{path}: no feed-forward part is known in it", "choose another model")
-    function_path = activation(module, path)
+    function_path = activation_path(module, path)
     function = module.get_submodule(function_path)
     if float(function(torch.zeros(1))):
-        raise UnsupportedError(
-            f"{path}: its activation {type(function).__name__} is not 0 at 0, so neurons cannot be left out",
-            "choose another model",
-        )
+        problem = f"{path}: its activation {type(function).__name__} is not 0 at 0, so neurons cannot be left out"
+        raise UnsupportedError(problem, "choose another model")
     neurons = layers[kinds["down"]].width
     if neurons % experts:
-        raise UnsupportedError(
-            f"{kinds['down']}: {neurons} neurons make no {experts} experts of equal size",
-            "choose a number that divides them",
-        )
+        problem = f"{kinds['down']}: {neurons} neurons make no {experts} experts of equal size"
+        raise UnsupportedError(problem, "choose a number that divides them")
     paths = {id(child): f"{path}.{name}" for name, child in module.named_modules()}
-    at = {kind: paths[id(layers[name].module)] for kind, name in kinds.items()}
-    first = at.get("gate_up") or at.get("gate") or at["up"]
-    second = at["up"] if "gate" in at else ""
-    feed_forward = FeedForward(first, second, at["down"], f"{path}.{function_path}")
+    layer_paths = {kind: paths[id(layers[name].module)] for kind, name in kinds.items()}
+    first = layer_paths.get("gate_up") or layer_paths.get("gate") or layer_paths["up"]
+    second = layer_paths["up"] if "gate" in layer_paths else ""
+    feed_forward = FeedForward(first, second, layer_paths["down"], f"{path}.{function_path}")
     return FeedForwardPart(feed_forward, kinds, block.stack, block.index)
 
 
-def _visited(
-    checkpoint: Checkpoint,
-    parts: Mapping[str, FeedForwardPart],
-    context: Context,
-    text: Calibrated | None,
-    spill: Path,
+def _each_part(
+    checkpoint: Checkpoint, parts: Mapping[str, FeedForwardPart], context: Context, text: Calibrated | None, spill: Path
 ) -> Iterator[tuple[FeedForwardPart, Callable[[str], torch.Tensor], routers.NeuronStatistics | None]]:
     """Yield every part, a function that gives its matrices as (out, in), and its statistics on the text, if any."""
     if text is None:
@@ -199,15 +181,14 @@ def _statistics(block: Block, part: FeedForwardPart) -> routers.NeuronStatistics
 
     Raises UnsupportedError for a part that does not read each token once.
     """
-    inside = len(block.path) + 1
-    statistics = routers.NeuronStatistics(block.module.get_submodule(part.paths.activation[inside:]))
-    takes = {part.paths.first[inside:]: statistics.add_inputs, part.paths.down[inside:]: statistics.add_neurons}
-    hooks = ActivationHooks(block, takes)
+    prefix = len(block.path) + 1
+    statistics = routers.NeuronStatistics(block.module.get_submodule(part.paths.activation[prefix:]))
+    receivers = {part.paths.first[prefix:]: statistics.add_inputs, part.paths.down[prefix:]: statistics.add_neurons}
+    hooks = ActivationHooks(block, receivers)
     hooks.advance()
-    if len(hooks.whole) != len(takes):
-        raise UnsupportedError(
-            f"{block.path}: its feed-forward part does not read each token once", "choose another model"
-        )
+    if len(hooks.complete) != len(receivers):
+        problem = f"{block.path}: its feed-forward part does not read each token once"
+        raise UnsupportedError(problem, "choose another model")
     return statistics
 
 
@@ -221,34 +202,32 @@ ROWS = 512
 """Tokens that are routed at once."""
 
 
-def activity(router: ExpertRouter, statistics: NeuronStatistics, stack: str, layer: int, module: str) -> Activity:
+def activity(router: ExpertRouter, statistics: NeuronStatistics, part: FeedForwardPart) -> Activity:
     """Return one part's row of the ledger's table, from its inputs and neurons' values in the unchanged model."""
-    uses = chosen(router, torch.cat(statistics.inputs), torch.cat(statistics.neurons))
-    near_zero = statistics.magnitudes.near_zero
-    pairs = inside(statistics.gram("coactivation"), router.assignment)
     return Activity(
-        stack,
-        layer,
-        module,
-        near_zero,
-        uses=uses,
-        together=together(statistics.counts, router.assignment),
-        inside=pairs,
+        part.stack,
+        part.layer,
+        part.paths.down,
+        statistics.magnitudes.near_zero,
+        uses=expert_uses(router, torch.cat(statistics.inputs), torch.cat(statistics.neurons)),
+        together=coactivation_inside(statistics.counts, router.assignment),
+        inside=share_inside(statistics.gram("coactivation"), router.assignment),
     )
 
 
-def chosen(router: ExpertRouter, inputs: torch.Tensor, neurons: torch.Tensor) -> tuple[float, ...]:
+def expert_uses(router: ExpertRouter, inputs: torch.Tensor, neurons: torch.Tensor) -> tuple[float, ...]:
     """Return the share of the tokens for which each expert is computed; experts that all tokens share are left out.
 
     Tokens are the rows of ``inputs`` (tokens, in) and ``neurons`` (tokens, neurons).
     """
-    counts = torch.zeros(router.experts_config.experts)
-    for x, h in zip(inputs.split(ROWS), neurons.split(ROWS), strict=True):
-        counts += router.experts(x, h).sum(0)
-    return tuple((counts / len(inputs)).tolist()[router.experts_config.shared :])
+    config = router.experts_config
+    counts = torch.zeros(config.experts)
+    for input_rows, neuron_rows in zip(inputs.split(ROWS), neurons.split(ROWS), strict=True):
+        counts += router.experts(input_rows, neuron_rows).sum(0)
+    return tuple((counts / len(inputs)).tolist()[config.shared :])
 
 
-def together(counts: torch.Tensor | None, assignment: torch.Tensor) -> float | None:
+def coactivation_inside(counts: torch.Tensor | None, assignment: torch.Tensor) -> float | None:
     """Return how often two neurons of one expert are active for the same token, over how often any two neurons are.
 
     ``counts`` (neurons, neurons) is how often two are active together, ``assignment`` (neurons,) each neuron's expert.
@@ -258,15 +237,15 @@ def together(counts: torch.Tensor | None, assignment: torch.Tensor) -> float | N
         return None
     pairs = ~torch.eye(len(counts), dtype=torch.bool)
     same = pairs & (assignment[:, None] == assignment)
-    usual = float(counts[pairs].mean())
-    return float(counts[same].mean()) / usual if usual and bool(same.any()) else None
+    mean = float(counts[pairs].mean())
+    return float(counts[same].mean()) / mean if mean and bool(same.any()) else None
 
 
-def inside(gram: torch.Tensor, assignment: torch.Tensor) -> float | None:
+def share_inside(gram: torch.Tensor, assignment: torch.Tensor) -> float | None:
     """Return the share of all pairs' co-activation, ``gram`` (neurons, neurons), inside experts: 1 minus the cut.
 
     ``assignment`` (neurons,) is each neuron's expert. None where no two neurons are ever active together.
     """
     pairs = gram.clone().fill_diagonal_(0)
-    whole = float(pairs.sum())
-    return float(pairs[assignment[:, None] == assignment].sum()) / whole if whole else None
+    total = float(pairs.sum())
+    return float(pairs[assignment[:, None] == assignment].sum()) / total if total else None

@@ -87,13 +87,13 @@ class NeuronStatistics:
         return self.counts / frequency / frequency[:, None]
 
     @staticmethod
-    def _keep(kept: list[torch.Tensor], rows: torch.Tensor) -> None:
-        room = SAMPLES - sum(map(len, kept))
+    def _keep(collected: list[torch.Tensor], rows: torch.Tensor) -> None:
+        room = SAMPLES - sum(map(len, collected))
         if room > 0:
-            kept.append(rows[:room].float())
+            collected.append(rows[:room].float())
 
 
-def tables(
+def router_tables(
     router: str,
     weights: FeedForwardWeights,
     grouping: Grouping,
@@ -108,18 +108,18 @@ def tables(
     if router == "centroid":
         return {"router.weight": centroids}
     if router == "representative":
-        whole = {
+        matrices = {
             "router.up": weights.up,
             "router.bias": weights.bias,
             "router.gate": weights.gate,
             "router.gate_bias": weights.gate_bias,
         }
-        return {name: table[grouping.representatives] for name, table in whole.items() if table is not None}
+        return {name: table[grouping.representatives] for name, table in matrices.items() if table is not None}
     assert statistics is not None
-    return _learned(centroids, grouping.assignment, weights.norms, statistics, seed)
+    return _train_router(centroids, grouping.assignment, weights.norms, statistics, seed)
 
 
-def _learned(
+def _train_router(
     centroids: torch.Tensor, assignment: torch.Tensor, norms: torch.Tensor, statistics: NeuronStatistics, seed: int
 ) -> dict[str, torch.Tensor]:
     """Train MoEfication's network (linear, tanh, linear), and return its two matrices.

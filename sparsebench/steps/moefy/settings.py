@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from sparsebench.manifest.schema import Count, Share, wrong
 from sparsebench.models.shape.architectures import feed_forward_widths
 from sparsebench.models.shape.topology import REFUSED, refusal
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.watching import unwatched
+from sparsebench.steps.watching import hooks_refusal
 
 WAYS = ("coactivation", "kmeans", "cmoe", "random")
 COUNTED = ("coactivation", "cmoe")
@@ -27,9 +27,11 @@ def active_experts(experts: int, share: float) -> int:
 class Moefy(Settings):
     """Group feed-forward neurons into experts of equal size; for each token only some experts are computed."""
 
+    needs: ClassVar = {"active": "the share of the experts that is computed for a token, such as 0.5"}
+
     experts: Count = 32
     """How many experts; the number of neurons of every feed-forward part must be a multiple of it."""
-    active: Share | None = None
+    active: Annotated[Share, Field(gt=0)] | None = None
     """The share of the experts that is computed for a token, shared ones included; at least one expert."""
     router: Literal["oracle", "centroid", "representative", "learned"] = "representative"
     """How experts are chosen. `oracle`: by the values of all neurons, an upper bound that saves work in the last matrix
@@ -47,24 +49,22 @@ class Moefy(Settings):
 
         Raises PydanticCustomError where `active` is missing, or settings exclude each other.
         """
-        if not self.active:
-            what = "`active` is missing" if self.active is None else "active is 0"
-            raise wrong(what, "the share of neurons that a token is given, above 0, such as 0.5", at="active")
+        completed = super().completed()
         if self.partition == "metis" and self.name != "coactivation":
-            what = f"{self.name} with `partition: metis`"
-            raise wrong(what, "`moefy: coactivation`, which has a graph", at="partition")
-        shared = self._usual_shared if self.shared is None else self.shared
+            problem = f"{self.name} with `partition: metis`"
+            raise wrong(problem, "`moefy: coactivation`, which has a graph", at="partition")
+        shared = self._default_shared if self.shared is None else self.shared
         if shared and self.name != "cmoe":
-            what = f"{self.name} with `shared: {shared}`"
-            raise wrong(what, "`moefy: cmoe`, which counts what is active", at="shared")
-        if shared > active_experts(self.experts, self.active):
-            active = active_experts(self.experts, self.active)
-            message = f"`shared: {shared}` is more than the {active} active experts"
-            raise wrong(message, "a smaller `shared`", at="shared")
-        return self.model_copy(update={"shared": shared})
+            problem = f"{self.name} with `shared: {shared}`"
+            raise wrong(problem, "`moefy: cmoe`, which counts what is active", at="shared")
+        active = active_experts(self.experts, self.active or 0)
+        if shared > active:
+            problem = f"`shared: {shared}` is more than the {active} active experts"
+            raise wrong(problem, "a smaller `shared`", at="shared")
+        return completed.model_copy(update={"shared": shared})
 
     @property
-    def _usual_shared(self) -> int:
+    def _default_shared(self) -> int:
         return self.experts // 8 if self.name == "cmoe" else 0
 
     def reads_text(self) -> bool:
@@ -84,14 +84,14 @@ class Moefy(Settings):
         """Return a label such as ``cmoe/representative 8 of 32 experts``."""
         name = f"{self.name}/metis" if self.partition == "metis" else self.name
         active = active_experts(self.experts, self.active or 0)
-        shared = f", {self.shared} shared" if self.shared != self._usual_shared else ""
+        shared = f", {self.shared} shared" if self.shared != self._default_shared else ""
         return f"{name}/{self.router} {active} of {self.experts} experts{shared}"
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         kind = str(config.get("model_type"))
         if kind in REFUSED and not self.reads_text():  # if the step reads text, the plan itself refuses these
             return Refusal(refusal(kind), "choose another model")
-        return unwatched(config, activations=True)
+        return hooks_refusal(config, activations=True)
 
     def refuses_shape(self, config: Mapping[str, Any]) -> Refusal | None:
         odd = [size for size in sorted(feed_forward_widths(config)) if size % self.experts]

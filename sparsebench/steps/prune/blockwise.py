@@ -59,7 +59,7 @@ class BlockSweep:
     dtype: str = "auto"
     device: str = "cpu"
     shares: dict[Step, dict[BlockKey, float]] = field(default_factory=dict)
-    unread_way: ClassVar[str] = "pruned by magnitude"
+    unreached_method: ClassVar[str] = "pruned by magnitude"
     unreached: dict[Step, set[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,14 +72,13 @@ class BlockSweep:
         # The disk on which the variants are written has room for them, and so for activations too.
         with temporary(next(iter(outputs.folders.values())).parent / ".activations") as spill:
             if passes == 2:
-                scout = self._replay(1, spill)
-                self._allocate(scout, _step(progress, 0, passes))
-            replay = self._replay(streams, spill)
+                self._allocate(self._replay(1, spill), _progress_of_pass(progress, 0, passes))
             visit = self._visit_pruned if self.propagate == "pruned" else self._visit_dense
-            replay.run(lambda block: visit(block, outputs), _step(progress, passes - 1, passes))
+            last_progress = _progress_of_pass(progress, passes - 1, passes)
+            self._replay(streams, spill).run(lambda block: visit(block, outputs), last_progress)
         for target, names in self.unreached.items():
             outputs.notes[target].add(
-                f"{len(names)} expert matrices that no calibration token reached are {self.unread_way}"
+                f"{len(names)} expert matrices that no calibration token reached are {self.unreached_method}"
                 f" (the first is {min(names)})"
             )
         for name in outputs.missing:
@@ -88,7 +87,7 @@ class BlockSweep:
                     f"tensor {name}: it is prunable but belongs to no transformer block, so no calibration text reaches it",
                     "leave this model out of `models`, or use a method without calibration",
                 )
-            outputs.copy(name)
+            outputs.copy_shared(name)
 
     def _by_outliers(self) -> list[Step]:
         """Return the steps whose sparsity is spread over the blocks by their outliers."""
@@ -104,57 +103,61 @@ class BlockSweep:
 
     def _allocate(self, replay: Replay, progress: StepProgress | None) -> None:
         """Make a first pass over the dense model: each block's share of outliers decides its sparsity."""
-        outliers: dict[BlockKey, tuple[list[int], int, int]] = {}
+        limits = sorted({target.settings.outlier for target in self._by_outliers()})
+        outliers: dict[BlockKey, dict[float, int]] = {}
+        weights: dict[BlockKey, int] = {}
+        nonzeros: dict[BlockKey, int] = {}
 
         def visit(block: Block) -> None:
             inputs = block.observe(0, gram=False)
             layers = [self._layer(block, name, inputs[name]) for group in block.groups for name in group]
-            live = sum(int(layer.weights.count_nonzero()) for layer in layers)
-            outliers[block.stack, block.index] = (*count_outliers(layers, limits), live)
+            key = (block.stack, block.index)
+            outliers[key] = count_outliers(layers, limits)
+            weights[key] = sum(layer.weights.numel() for layer in layers)
+            nonzeros[key] = sum(int(layer.weights.count_nonzero()) for layer in layers)
 
-        limits = sorted({target.settings.outlier for target in self._by_outliers()})
         replay.run(visit, progress)
         for target in self._by_outliers():
             settings: Prune = target.settings
-            shares = [counts[limits.index(settings.outlier)] / count for counts, count, _ in outliers.values()]
-            sizes = [live if settings.keep_zeros else count for _, count, live in outliers.values()]
-            sparsities = owl(shares, sizes, settings.sparsity or 0, settings.spread)
+            shares = [counts[settings.outlier] / weights[key] for key, counts in outliers.items()]
+            sizes = nonzeros if settings.keep_zeros else weights
+            sparsities = owl(shares, [*sizes.values()], settings.sparsity or 0, settings.spread)
             self.shares[target] = dict(zip(outliers, sparsities, strict=True))
 
     def _visit_dense(self, block: Block, outputs: VariantWriters) -> None:
         for names in block.portions(self._needs_gram):
             inputs = block.observe(0, gram=self._needs_gram, names=names)
-            for target, layer, solution in self._solutions(block, inputs, self._left(self.targets, outputs), outputs):
+            for target, layer, solution in self._solutions(block, inputs, self._live(self.targets, outputs), outputs):
                 self._write(outputs, target, layer, self.views[layer.name].stored(solution.weights), solution)
             del inputs
         self._write_rest(block, outputs)
 
     def _visit_pruned(self, block: Block, outputs: VariantWriters) -> None:
         """Prune the block for each variant in turn; the inputs of the first block are the same, and observed once."""
-        left = self._left(self.targets, outputs)
-        together = [left] if block.fresh else [[target] for target in left]
-        for targets in together:
+        live = self._live(self.targets, outputs)
+        target_groups = [live] if block.same_inputs else [[target] for target in live]
+        for targets in target_groups:
             changed: dict[Step, dict[str, torch.Tensor]] = {target: {} for target in targets}
             for names in block.portions(self._needs_gram):
                 stream = self.targets.index(targets[0])
-                left = self._left(targets, outputs)
-                if not left:
+                live = self._live(targets, outputs)
+                if not live:
                     break
                 try:
                     inputs = block.observe(stream, self._needs_gram, only_inputs=True, names=names)
                 except SparsebenchError as error:  # caused by these variants' own weights
-                    outputs.fail(left, error)
+                    outputs.give_up(live, error)
                     break
-                for target, layer, solution in self._solutions(block, inputs, left, outputs):
+                for target, layer, solution in self._solutions(block, inputs, live, outputs):
                     stored = self.views[layer.name].stored(solution.weights)
                     changed[target][layer.name] = stored
                     self._write(outputs, target, layer, stored, solution)
                 del inputs
-            for target in self._left(targets, outputs):
+            for target in self._live(targets, outputs):
                 try:
                     block.advance(self.targets.index(target), changed.pop(target))
                 except SparsebenchError as error:  # its own weights may have made its activations infinite
-                    outputs.fail([target], error)
+                    outputs.give_up([target], error)
         for target in outputs.failed:
             block.drop(self.targets.index(target))
         self._write_rest(block, outputs)
@@ -170,48 +173,49 @@ class BlockSweep:
         order = sorted({self._method(target) for target in targets}, key=lambda method: (method.consumes, method.name))
         for group in block.groups:
             layers = [self._layer(block, name, inputs[name]) for name in group]
-            read = bool(inputs[group[0]].tokens)
+            reached = bool(inputs[group[0]].tokens)
             for method in order:
-                active = self._left([target for target in targets if self._method(target) == method], outputs)
-                for target in () if read else active:
-                    self.unreached.setdefault(target, set()).update(group)
+                active = self._live([target for target in targets if self._method(target) == method], outputs)
+                if not reached:
+                    for target in active:
+                        self.unreached.setdefault(target, set()).update(group)
                 quotas = [self._quota(target, (block.stack, block.index)) for target in active]
                 try:
-                    solved = solve_quotas(method, layers, quotas) if read else self._unread(layers, quotas)
+                    solved = solve_quotas(method, layers, quotas) if reached else self._solve_unreached(layers, quotas)
                     for layer, solutions in zip(layers, solved, strict=True):
                         for target, solution in zip(active, solutions, strict=True):
                             if isinstance(solution, SparsebenchError):
-                                outputs.fail(self._left([target], outputs), solution)
+                                outputs.give_up(self._live([target], outputs), solution)
                             elif target not in outputs.failed:
                                 yield target, layer, solution
                 except SparsebenchError as error:
-                    outputs.fail(self._left(active, outputs), error)
+                    outputs.give_up(self._live(active, outputs), error)
             inputs[group[0]].gram = None  # shared by this group alone, and as large as a layer
 
     def _layer(self, block: Block, name: str, inputs: InputStatistics) -> Layer:
         return Layer(name, block.matrix(name), self.seed, inputs)
 
-    def _left(self, targets: list[Step], outputs: VariantWriters) -> list[Step]:
+    def _live(self, targets: list[Step], outputs: VariantWriters) -> list[Step]:
         return [target for target in targets if target not in outputs.failed]
 
     def _quota(self, target: Step, block: BlockKey) -> Quota:
         share = self.shares[target][block] if target in self.shares else target.settings.sparsity
         return Quota.of(target.settings, share)
 
-    def _unread(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
+    def _solve_unreached(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
         """Return solutions for expert matrices that no token reached."""
         return solve_quotas(methods()["magnitude"], layers, quotas)
 
     def _write(
         self, outputs: VariantWriters, target: Step, layer: Layer, stored: torch.Tensor, solution: Solution
     ) -> None:
-        kept = stored.cpu()
-        outputs.write(target, self.views[layer.name], kept, zeros_in(kept), solution.notes)
+        on_cpu = stored.cpu()
+        outputs.write(target, self.views[layer.name], on_cpu, zeros_in(on_cpu), solution.notes)
 
     def _write_rest(self, block: Block, outputs: VariantWriters) -> None:
         for name, tensor in block.tensors.items():
             if not self.parts[name].prunable:
-                outputs.same(name, tensor.cpu())
+                outputs.write_shared(name, tensor.cpu())
 
     @property
     def _needs_gram(self) -> bool:
@@ -225,7 +229,7 @@ def solve_quotas(
     if method.solve:
         solved: Sequence[Sequence[Solution | SparsebenchError]] = method.load_solve()(layers, quotas)
         for layer, solutions in zip(layers, solved, strict=True):
-            yield [_kept(layer, quota, solution) for quota, solution in zip(quotas, solutions, strict=True)]
+            yield [_zeros_kept(layer, quota, solution) for quota, solution in zip(quotas, solutions, strict=True)]
         return
     score = method.load_score()
     for layer in layers:
@@ -233,23 +237,23 @@ def solve_quotas(
         yield [Solution(zeroed(layer.weights, choice.mask), choice.notes) for choice in chosen]
 
 
-def _kept(layer: Layer, quota: Quota, solution: Solution | SparsebenchError) -> Solution | SparsebenchError:
+def _zeros_kept(layer: Layer, quota: Quota, solution: Solution | SparsebenchError) -> Solution | SparsebenchError:
     """Return the solution; an error where a quota keeps zeros but the solver (a plugin's, say) gave one a value."""
     if isinstance(solution, Solution) and quota.keep_zeros and bool(solution.weights[layer.weights == 0].any()):
-        message = f"{layer.name}: the method gives weights that were zero a value"
-        return UnsupportedError(message, "leave out `keep_zeros`, or choose another method")
+        problem = f"{layer.name}: the method gives weights that were zero a value"
+        return UnsupportedError(problem, "leave out `keep_zeros`, or choose another method")
     return solution
 
 
-def _step(progress: StepProgress | None, number: int, passes: int) -> StepProgress | None:
+def _progress_of_pass(progress: StepProgress | None, number: int, passes: int) -> StepProgress | None:
     """Return a progress callback for pass ``number`` of ``passes`` passes over the blocks."""
     if progress is None:
         return None
     return lambda done, total, words="": progress(number * total + done, passes * total, words)
 
 
-def count_outliers(layers: Sequence[Layer], limits: Sequence[float]) -> tuple[list[int], int]:
-    """Count a block's Wanda scores above each of ``limits`` times their mean, and its weights.
+def count_outliers(layers: Sequence[Layer], limits: Sequence[float]) -> dict[float, int]:
+    """Count a block's Wanda scores above each of ``limits`` times their mean.
 
     The mean is over all linear ``layers`` of the block together. Scores are computed twice, so that only one layer's
     are in memory at a time. Raises ModelError, naming the tensor, for NaN or infinite weights or inputs.
@@ -257,12 +261,12 @@ def count_outliers(layers: Sequence[Layer], limits: Sequence[float]) -> tuple[li
     check_weights(layers)
     count = sum(layer.weights.numel() for layer in layers)
     total = sum(float(wanda_scores(layer).sum(1).double().sum()) for layer in layers)
-    above = [0] * len(limits)
+    outliers = dict.fromkeys(limits, 0)
     for layer in layers:
         scores = wanda_scores(layer)
-        for number, limit in enumerate(limits):
-            above[number] += int((scores > limit * total / max(count, 1)).sum())
-    return above, count
+        for limit in limits:
+            outliers[limit] += int((scores > limit * total / max(count, 1)).sum())
+    return outliers
 
 
 def owl(shares: Sequence[float], sizes: Sequence[int], sparsity: float, spread: float = SPREAD) -> list[float]:
@@ -274,11 +278,13 @@ def owl(shares: Sequence[float], sizes: Sequence[int], sparsity: float, spread: 
     same weight whatever their size. Here c is chosen so that Σ n_l·s_l = s·Σ n_l. Both agree where blocks have equal
     sizes and nothing is clipped.
     """
-    low, high = min(shares), max(shares)
-    width = high - low
-    moved = [sparsity - (share - low) / width * 2 * spread if width > 0 else sparsity for share in shares]
-    shift = _shift(moved, sizes, sparsity * sum(sizes))
-    return [_clip(value + shift) for value in moved]
+    low = min(shares)
+    width = max(shares) - low
+    unshifted = [sparsity] * len(shares)
+    if width > 0:
+        unshifted = [sparsity - (share - low) / width * 2 * spread for share in shares]
+    shift = _shift(unshifted, sizes, sparsity * sum(sizes))
+    return [_clip(value + shift) for value in unshifted]
 
 
 def _clip(value: float) -> float:

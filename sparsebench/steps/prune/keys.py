@@ -36,9 +36,8 @@ def keys(scores: torch.Tensor, name: str) -> torch.Tensor:
     if scores.dtype == torch.int32:
         return scores.contiguous()
     if scores.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ModelError(
-            f"tensor {name}: {scores.dtype} cannot be ranked", "convert the checkpoint to float32 or below"
-        )
+        problem = f"tensor {name}: {scores.dtype} cannot be ranked"
+        raise ModelError(problem, "convert the checkpoint to float32 or below")
     return _bits(scores.float(), torch.int32, 0x7F800000, name)
 
 
@@ -61,10 +60,8 @@ def _bits(scores: torch.Tensor, kind: torch.dtype, infinity: int, name: str) -> 
     bits = scores.contiguous().view(kind)
     ends = torch.aminmax(bits) if bits.numel() else None
     if ends and (int(ends.max) >= infinity or int(ends.min) < 0):
-        raise ModelError(
-            f"tensor {name}: NaN or infinite values, or a negative score",
-            "repair or fetch the checkpoint again; a method's scores are 0 or more",
-        )
+        problem = f"tensor {name}: NaN or infinite values, or a negative score"
+        raise ModelError(problem, "repair or fetch the checkpoint again; a method's scores are 0 or more")
     return bits
 
 

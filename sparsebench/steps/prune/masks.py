@@ -38,44 +38,44 @@ class RemovalMask:
 
 
 def choose(
-    scores: torch.Tensor, quotas: Sequence[Quota], name: str = "", before: torch.Tensor | None = None
+    scores: torch.Tensor, quotas: Sequence[Quota], name: str = "", original: torch.Tensor | None = None
 ) -> Iterator[RemovalMask]:
     """Yield, for each quota, the mask of the lowest ``scores`` (out, in); the quotas share the work on the scores.
 
     Scores are int32 or any float, not negative. A block's score is the sum of its entries' scores, in float64. A whole
     row's or column's score is their norm where the method has a setting ``norm``, else their sum. An N:M pattern fixes
-    its own sparsity. ``before`` are the weights before pruning, for quotas that keep their zeros. Raises ModelError,
-    naming the tensor, for NaN and infinite scores. Raises UnsupportedError where ``before`` is missing.
+    its own sparsity. ``original`` are the weights before pruning, for quotas that keep their zeros. Raises ModelError,
+    naming the tensor, for NaN and infinite scores. Raises UnsupportedError where ``original`` is missing.
     """
     keys_of: dict[tuple[str, bool, object], torch.Tensor] = {}
-    limits: dict[tuple[object, ...], Iterator[torch.Tensor]] = {}
+    masks_of_ranking: dict[tuple[object, ...], Iterator[torch.Tensor]] = {}
     for quota in quotas:
-        kind, keep = kind_of(quota.pattern), quota.keep_zeros
-        if keep and before is None:
-            message = f"{name}: `keep_zeros` does not work with this method: it does not pass on the original weights"
-            raise UnsupportedError(message, "leave out `keep_zeros`")
+        kind, keep_zeros = kind_of(quota.pattern), quota.keep_zeros
+        if keep_zeros and original is None:
+            problem = f"{name}: `keep_zeros` does not work with this method: it does not pass on the original weights"
+            raise UnsupportedError(problem, "leave out `keep_zeros`")
         norm = _norm_of(quota)
-        units = (quota.pattern if kind in ("blocks", "lines") else "weights", keep, norm)
-        if units not in keys_of:
-            keys_of[units] = ordinals(_together(scores, quota.pattern, norm), name)
-            if keep and before is not None:
-                live = _together(before != 0, quota.pattern, None)
-                keys_of[units] = keys_of[units].masked_fill(live == 0, -1)
+        unit_key = (quota.pattern if kind in ("blocks", "lines") else "weights", keep_zeros, norm)
+        if unit_key not in keys_of:
+            keys_of[unit_key] = ordinals(_unit_scores(scores, quota.pattern, norm), name)
+            if keep_zeros and original is not None:
+                live = _unit_scores(original != 0, quota.pattern, None)
+                keys_of[unit_key] = keys_of[unit_key].masked_fill(live == 0, -1)
         if kind == "N:M":
-            mask = by_pattern(keys_of[units], quota.pattern)
+            mask = by_pattern(keys_of[unit_key], quota.pattern)
         else:
-            ranking = _ranking(quota)
-            if ranking not in limits:
-                alike = [other.sparsity for other in quotas if _ranking(other) == ranking]
-                select = _each_row if quota.granularity == "row" else _each_layer
-                limits[ranking] = select(keys_of[units], alike, keep)
-            mask = next(limits[ranking])
+            ranking = _ranking_key(quota)
+            if ranking not in masks_of_ranking:
+                sparsities = [other_quota.sparsity for other_quota in quotas if _ranking_key(other_quota) == ranking]
+                select = _masks_by_row if quota.granularity == "row" else _masks_by_matrix
+                masks_of_ranking[ranking] = select(keys_of[unit_key], sparsities, keep_zeros)
+            mask = next(masks_of_ranking[ranking])
         if kind == "blocks":
-            mask = _spread(mask, scores.shape, quota.pattern)
+            mask = _expand_mask(mask, scores.shape, quota.pattern)
         if kind == "lines":
-            mask = mask.unsqueeze(_across(quota.pattern)).expand(tuple(scores.shape)).contiguous()
-        if keep and before is not None:
-            mask |= before == 0
+            mask = mask.unsqueeze(_line_dim(quota.pattern)).expand(tuple(scores.shape)).contiguous()
+        if keep_zeros and original is not None:
+            mask |= original == 0
         yield RemovalMask(mask, notes(scores.shape, quota.pattern))
 
 
@@ -89,9 +89,8 @@ def kind_of(pattern: str) -> str:
         return "blocks"
     if pattern in LINES:
         return "lines"
-    raise UnsupportedError(
-        f"pattern {pattern!r} is not known", "unstructured, N:M such as 2:4, blocks such as 4x4, rows or columns"
-    )
+    problem = f"pattern {pattern!r} is not known"
+    raise UnsupportedError(problem, "unstructured, N:M such as 2:4, blocks such as 4x4, rows or columns")
 
 
 def pair(pattern: str) -> tuple[int, int]:
@@ -130,12 +129,12 @@ def by_pattern(keys: torch.Tensor, pattern: str) -> torch.Tensor:
     Columns beyond the last whole group of M stay, as no kernel could use zeros there.
     """
     keep, group = pair(pattern)
-    rows, whole = keys.shape[0], keys.shape[1] // group * group
+    rows, covered = keys.shape[0], keys.shape[1] // group * group
     mask = torch.zeros(keys.shape, dtype=torch.bool, device=keys.device)
-    step = max(1, CHUNK // max(1, whole))
-    for start in range(0, rows if whole else 0, step):
-        groups = keys[start : start + step, :whole].reshape(-1, group)
-        mask[start : start + step, :whole] = lowest_of_each(groups.T, group - keep).T.reshape(-1, whole)
+    step = max(1, CHUNK // max(1, covered))
+    for start in range(0, rows if covered else 0, step):
+        groups = keys[start : start + step, :covered].reshape(-1, group)
+        mask[start : start + step, :covered] = lowest_of_each(groups.T, group - keep).T.reshape(-1, covered)
     return mask
 
 
@@ -177,19 +176,19 @@ def line_norms(scores: torch.Tensor, pattern: str, norm: object = None) -> torch
     The norm is of order 1, 2 or ``inf``, in float32 (of float64 scores in float64), as
     ``torch.nn.utils.prune.ln_structured`` computes it.
     """
-    axis = _across(pattern)
+    axis = _line_dim(pattern)
     if norm is None:
         return scores.sum(axis, dtype=torch.float64)
     dtype = torch.promote_types(scores.dtype, torch.float32)
     return torch.linalg.vector_norm(scores, float(str(norm)), axis, dtype=dtype)
 
 
-def _across(pattern: str) -> int:
+def _line_dim(pattern: str) -> int:
     """Return the dimension along which the entries of a row, or of a column, are."""
     return 1 if pattern == "rows" else 0
 
 
-def _ranking(quota: Quota) -> tuple[object, ...]:
+def _ranking_key(quota: Quota) -> tuple[object, ...]:
     """Return what quotas have in common that are chosen from one ranking."""
     return quota.pattern, quota.granularity, quota.keep_zeros, _norm_of(quota)
 
@@ -198,7 +197,7 @@ def _norm_of(quota: Quota) -> object:
     return getattr(quota.settings, "norm", None) if quota.pattern in LINES else None
 
 
-def _together(scores: torch.Tensor, pattern: str, norm: object) -> torch.Tensor:
+def _unit_scores(scores: torch.Tensor, pattern: str, norm: object) -> torch.Tensor:
     """Return the scores of the units that are removed whole: blocks, rows or columns, else single weights."""
     kind = kind_of(pattern)
     if kind == "blocks":
@@ -206,38 +205,38 @@ def _together(scores: torch.Tensor, pattern: str, norm: object) -> torch.Tensor:
     return line_norms(scores, pattern, norm) if kind == "lines" else scores
 
 
-def _spread(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Tensor:
+def _expand_mask(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Tensor:
     """Expand a mask of blocks to a mask of weights; weights that no whole block covers stay."""
     height, width = pair(pattern)
     spread = torch.zeros(tuple(shape), dtype=torch.bool, device=mask.device)
-    whole = mask.repeat_interleave(height, 0).repeat_interleave(width, 1)
-    spread[: whole.shape[0], : whole.shape[1]] = whole
+    expanded = mask.repeat_interleave(height, 0).repeat_interleave(width, 1)
+    spread[: expanded.shape[0], : expanded.shape[1]] = expanded
     return spread
 
 
-def _each_layer(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> Iterator[torch.Tensor]:
-    """Yield one mask per sparsity; all weights of the matrix compete. With ``keep``, keys below 0 always go first."""
-    live = keys[keys >= 0] if keep else keys
-    gone = keys.numel() - live.numel()
+def _masks_by_matrix(keys: torch.Tensor, sparsities: Sequence[float], keep_zeros: bool) -> Iterator[torch.Tensor]:
+    """Yield one mask per sparsity; all weights of the matrix compete. With ``keep_zeros``, keys below 0 always go first."""
+    live = keys[keys >= 0] if keep_zeros else keys
+    zeros = keys.numel() - live.numel()
     ranks = [count(sparsity, live.numel()) for sparsity in sparsities]
     if keys.numel() <= WHOLE or keys.dtype != torch.int32:
         # A partial sort is faster than counting, but makes a copy.
-        every = _lowest_in_rows(keys.reshape(1, -1), [gone + rank for rank in ranks])
-        yield from (mask.view(keys.shape) for mask in every)
+        masks = _lowest_in_rows(keys.reshape(1, -1), [zeros + rank for rank in ranks])
+        yield from (mask.view(keys.shape) for mask in masks)
         return
     for threshold in thresholds([[live], [live]], ranks):
         yield lowest(keys, threshold)
 
 
-def _each_row(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> Iterator[torch.Tensor]:
-    """Return one mask per sparsity, as ``_each_layer``; the weights of each output row (dimension 0) compete."""
+def _masks_by_row(keys: torch.Tensor, sparsities: Sequence[float], keep_zeros: bool) -> Iterator[torch.Tensor]:
+    """Return one mask per sparsity, as ``_masks_by_matrix``; the weights of each output row (dimension 0) compete."""
     columns = keys.shape[1]
-    if not keep:
+    if not keep_zeros:
         return _lowest_in_rows(keys, [count(sparsity, columns) for sparsity in sparsities])
     masks = [torch.empty(keys.shape, dtype=torch.bool, device=keys.device) for _ in sparsities]
-    gone = (keys < 0).sum(1)
-    for number in gone.unique().tolist():  # rows with the same number of zeros have the same count
-        rows = (gone == number).nonzero().flatten()
+    zeros = (keys < 0).sum(1)
+    for number in zeros.unique().tolist():  # rows with the same number of zeros have the same count
+        rows = (zeros == number).nonzero().flatten()
         counts = [number + count(sparsity, columns - number) for sparsity in sparsities]
         for mask, part in zip(masks, _lowest_in_rows(keys[rows], counts), strict=True):
             mask[rows] = part

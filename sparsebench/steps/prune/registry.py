@@ -131,7 +131,7 @@ def settings() -> dict[str, type[Settings]]:
 
 
 def _settings_of(method: Method) -> type[Settings]:
-    own = {"release": method.version, "calculates_with": method.libraries or method.settings.calculates_with}
+    fields = {"release": method.version, "calculates_with": method.libraries or method.settings.calculates_with}
     if issubclass(method.settings, Prune):
-        own |= {"granularities": method.granularities, "calibrated": bool(method.needs), "ranks": bool(method.score)}
-    return method.settings.named(method.name, **own)
+        fields |= {"granularities": method.granularities, "calibrated": bool(method.needs), "ranks": bool(method.score)}
+    return method.settings.named(method.name, **fields)

@@ -8,16 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from sparsebench.manifest.problems import one_of
-from sparsebench.manifest.schema import (
-    LINES,
-    NonEmpty,
-    Pattern,
-    Positive,
-    Share,
-    is_nm,
-    pattern_sparsity,
-    wrong,
-)
+from sparsebench.manifest.schema import LINES, NonEmpty, Pattern, Positive, Share, is_nm, pattern_sparsity, wrong
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Settings
 
@@ -71,43 +62,44 @@ class Prune(Settings):
     def _consistent(self) -> Prune:
         removed(self.sparsity, self.pattern)
         if self.granularity == "global" and (self.pattern != "unstructured" or self.allocation == "owl"):
-            what = f"pattern {self.pattern}" if self.pattern != "unstructured" else "`allocation: owl`"
-            message = f"{what} cannot be combined with `granularity: global`"
-            raise wrong(message, "`granularity: layer` or `row`", at="granularity")
+            setting = f"pattern {self.pattern}" if self.pattern != "unstructured" else "`allocation: owl`"
+            problem = f"{setting} cannot be combined with `granularity: global`"
+            raise wrong(problem, "`granularity: layer` or `row`", at="granularity")
         if self.granularity == "row" and self.pattern in LINES:
             raise wrong(f"whole {self.pattern} compete within their matrix", "`granularity: layer`", at="granularity")
         if is_nm(self.pattern) and self.allocation == "owl":
-            raise wrong(
-                f"pattern {self.pattern} fixes every matrix's sparsity", "`allocation: uniform`", at="allocation"
-            )
+            problem = f"pattern {self.pattern} fixes every matrix's sparsity"
+            raise wrong(problem, "`allocation: uniform`", at="allocation")
         return self
 
     def completed(self) -> Self:
         """Fill in the method's granularity and an N:M pattern's sparsity."""
         if self.granularity not in (None, *self.granularities):
-            message = f"`{self.name}` has no granularity `{self.granularity}`"
-            raise wrong(message, one_of(self.granularities), at="granularity")
+            problem = f"`{self.name}` has no granularity `{self.granularity}`"
+            raise wrong(problem, one_of(self.granularities), at="granularity")
         if self.pattern in LINES and not self.ranks:
             ranking = "a method that ranks weights, such as magnitude or wanda"
             raise wrong(f"`{self.name}` does not remove whole {self.pattern}", ranking, at="pattern")
-        usual = "layer" if self.pattern in LINES else self.granularities[0]
-        filled = {"granularity": self.granularity or usual, "sparsity": removed(self.sparsity, self.pattern)}
+        default = "layer" if self.pattern in LINES else self.granularities[0]
+        filled = {"granularity": self.granularity or default, "sparsity": removed(self.sparsity, self.pattern)}
         return self.model_copy(update=filled)
 
     def idle(self) -> Collection[str]:
         """Return what only OWL uses, and only a method that reads text."""
-        return () if self.allocation == "owl" else OWL if self.calibrated else (*OWL, "propagate")
+        if self.allocation == "owl":
+            return ()
+        return OWL if self.calibrated else (*OWL, "propagate")
 
     @classmethod
-    def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
+    def alternatives(cls, swept: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
         """Separate N:M patterns, which fix the sparsity, from other patterns, which take the sparsities of a sweep."""
-        patterns = given.get("pattern", ["unstructured"])
+        patterns = swept.get("pattern", ["unstructured"])
         fixed = [pattern for pattern in patterns if is_nm(str(pattern))]
         if not fixed or len(fixed) == len(patterns):
             return None
         free = [pattern for pattern in patterns if pattern not in fixed]
-        rest = {key: value for key, value in given.items() if key not in ("sparsity", "pattern")}
-        return [{**given, "pattern": free}, {**rest, "pattern": fixed}]
+        without_sparsity = {key: value for key, value in swept.items() if key not in ("sparsity", "pattern")}
+        return [{**swept, "pattern": free}, {**without_sparsity, "pattern": fixed}]
 
     def reads_text(self) -> bool:
         return self.calibrated or self.allocation != "uniform"

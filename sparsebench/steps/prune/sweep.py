@@ -27,7 +27,7 @@ from sparsebench.steps.prune.contract import Layer, Quota, Score
 from sparsebench.steps.prune.keys import KeyThreshold, keys, narrow, thresholds
 from sparsebench.steps.prune.registry import methods
 from sparsebench.steps.prune.settings import Prune
-from sparsebench.steps.zeroing import cut, zeroed, zeros_in
+from sparsebench.steps.zeroing import zeroed, zeroed_below, zeros_in
 
 
 def make_pruned(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
@@ -35,10 +35,10 @@ def make_pruned(parent: Path, targets: Mapping[Step, Path], context: Context, em
 
     Raises ModelError for a quantized model, and UnsupportedError for an architecture.
     """
-    apart = {step: methods()[step.name].run for step in targets if methods()[step.name].run}
-    for where in dict.fromkeys(apart.values()):
-        resolve_name(where)(parent, {step: targets[step] for step in apart if apart[step] == where}, context, emit)
-    steps = [step for step in targets if step not in apart]
+    own_runs = {step: methods()[step.name].run for step in targets if methods()[step.name].run}
+    for path in dict.fromkeys(own_runs.values()):
+        resolve_name(path)(parent, {step: targets[step] for step in own_runs if own_runs[step] == path}, context, emit)
+    steps = [step for step in targets if step not in own_runs]
     if not steps:
         return
     checkpoint = float_checkpoint(parent, "prune first, then quantize")
@@ -83,7 +83,7 @@ class TensorSweep:
             for view in part.views:
                 self._prune(view, limits, outputs)
             if not part.prunable:
-                outputs.copy(name)
+                outputs.copy_shared(name)
 
     def _prune(self, view: View, limits: dict[Step, KeyThreshold], outputs: VariantWriters) -> None:
         """Write all variants of one matrix, and deduct the ties that it uses from those in ``limits``."""
@@ -99,40 +99,43 @@ class TensorSweep:
             try:
                 scores = self.scores[method](Layer(view.name, weights, self.seed))
             except SparsebenchError as error:  # fails this method only
-                outputs.fail(targets, error)
+                outputs.give_up(targets, error)
                 continue
-            whole, layer, other = _by_reach(targets)
+            by_model = [target for target in targets if target in limits]
+            by_tensor = [target for target in targets if _has_tensor_threshold(target)]
             if scores.dtype.itemsize == 8:  # too fine for the keys of ``thresholds``
-                layer, other = [], [*layer, *other]
-            layer_limits = dict(limits)
-            if whole or layer:
-                ranked = self.rank(scores, view.name)
-            if layer:
-                ranks = [masks.count(target.settings.sparsity, ranked.numel()) for target in layer]
-                layer_limits |= zip(layer, thresholds([[ranked], [ranked]], ranks), strict=True)
-            for target in (*whole, *layer):
+                by_tensor = []
+            keys_needed = bool(by_model or by_tensor)
+            ranked = self.rank(scores, view.name) if keys_needed else scores
+            ranks = [masks.count(target.settings.sparsity, ranked.numel()) for target in by_tensor]
+            tensor_thresholds = thresholds([[ranked], [ranked]], ranks) if by_tensor else []
+            tensor_limits = dict(zip(by_tensor, tensor_thresholds, strict=True))
+            for target in (*by_model, *by_tensor):
+                limit = limits[target] if target in limits else tensor_limits[target]
                 # A zero that stays a zero must not use up one of the ties.
                 compared = ranked.masked_fill(weights == 0, -1) if target.settings.keep_zeros else ranked
-                version, removed, spent = cut(weights, compared, layer_limits[target])
+                version, removed, spent = zeroed_below(weights, compared, limit)
                 if target in limits:
-                    limits[target] = KeyThreshold(layer_limits[target].key, layer_limits[target].ties - spent)
+                    limits[target] = KeyThreshold(limit.key, limit.ties - spent)
                 write(target, version, removed)
-            quotas = [Quota.of(target.settings, target.settings.sparsity) for target in other]
-            for target, choice in zip(other, masks.choose(scores, quotas, view.name, weights), strict=True):
+            by_mask = [target for target in targets if target not in limits and target not in tensor_limits]
+            quotas = [Quota.of(target.settings, target.settings.sparsity) for target in by_mask]
+            for target, choice in zip(by_mask, masks.choose(scores, quotas, view.name, weights), strict=True):
                 write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)
 
     def _global_thresholds(self, outputs: VariantWriters) -> dict[Step, KeyThreshold]:
         """Return the exact threshold over all prunable weights of each global target; a method may fail alone."""
         limits: dict[Step, KeyThreshold] = {}
-        for method, keep in product(self.sweeps, (False, True)):
-            whole = [step for step in _by_reach(self.sweeps[method])[0] if step.settings.keep_zeros == keep]
-            if whole:
-                ranks = [masks.count(target.settings.sparsity, self._competing(keep)) for target in whole]
-                passes = (self._all_keys(method, keep) for _ in range(2))
+        for method, keep_zeros in product(self.sweeps, (False, True)):
+            steps = [step for step in self.sweeps[method] if step.settings.granularity == "global"]
+            targets = [step for step in steps if step.settings.keep_zeros == keep_zeros]
+            if targets:
+                ranks = [masks.count(target.settings.sparsity, self._competing(keep_zeros)) for target in targets]
+                passes = (self._all_keys(method, keep_zeros) for _ in range(2))
                 try:
-                    limits |= zip(whole, thresholds(passes, ranks), strict=True)
+                    limits |= zip(targets, thresholds(passes, ranks), strict=True)
                 except SparsebenchError as error:
-                    outputs.fail(whole, error)
+                    outputs.give_up(targets, error)
         return limits
 
     def _competing(self, keep_zeros: bool) -> int:
@@ -151,12 +154,7 @@ class TensorSweep:
         return view.shaped(self.checkpoint.load(view.tensor, view.expert))
 
 
-def _by_reach(targets: list[Step]) -> tuple[list[Step], list[Step], list[Step]]:
-    """Separate the targets with one threshold for all tensors, with one for each tensor, and with masks."""
-    whole, layer, other = list[Step](), list[Step](), list[Step]()
-    for target in targets:
-        settings: Prune = target.settings
-        simple = settings.granularity == "layer" and settings.pattern == "unstructured" and not settings.keep_zeros
-        reach = whole if settings.granularity == "global" else layer if simple else other
-        reach.append(target)
-    return whole, layer, other
+def _has_tensor_threshold(target: Step) -> bool:
+    """Return whether one threshold for each tensor gives the step's mask."""
+    settings: Prune = target.settings
+    return settings.granularity == "layer" and settings.pattern == "unstructured" and not settings.keep_zeros

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field
 
 from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, wrong
 from sparsebench.steps.prune.settings import Prune, removed, sparsity_words
-from sparsebench.steps.recover.settings import Distill, TrainingSettings, lists_as_values
+from sparsebench.steps.recover.settings import Distill, Fraction, FractionOrZero, TrainingSettings, lists_as_values
 
 
 class TrainedPruning(TrainingSettings):
@@ -21,8 +23,8 @@ class TrainedPruning(TrainingSettings):
     def completed(self) -> Self:
         """Fill in an N:M pattern's sparsity."""
         if self.pattern != "unstructured" and not is_nm(self.pattern):
-            message = f"pattern {self.pattern} while the model is trained"
-            raise wrong(message, "`unstructured`, or N:M such as 2:4", at="pattern")
+            problem = f"pattern {self.pattern} while the model is trained"
+            raise wrong(problem, "`unstructured`, or N:M such as 2:4", at="pattern")
         return super().completed().model_copy(update={"sparsity": removed(self.sparsity, self.pattern)})
 
     def describe(self) -> str:
@@ -31,10 +33,10 @@ class TrainedPruning(TrainingSettings):
         return " ".join([self.name, *sparsity_words(self.pattern, self.sparsity), *words])
 
     @classmethod
-    def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
+    def alternatives(cls, swept: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
         """Separate N:M patterns from the sparsities of a sweep, as other methods do."""
-        given = lists_as_values(given)
-        return Prune.alternatives(given) or [given]
+        swept = lists_as_values(swept)
+        return Prune.alternatives(swept) or [swept]
 
 
 class Gradual(TrainedPruning, Distill):
@@ -72,19 +74,14 @@ class Elsa(TrainedPruning):
 
     tokens: Count = 2_000_000
     """The number of tokens to train on; the published run reads 67,108,864."""
-    rate: float = 2e-4
+    rate: Fraction = 2e-4
     """The highest learning rate (Adam)."""
-    warm_up: float = 0.0
+    warm_up: FractionOrZero = 0.0
     """The share of the steps in which the learning rate rises to `rate`."""
-    penalty: float = 0.01
+    penalty: Annotated[float, Field(gt=0, lt=1e6)] = 0.01
     """λ: how strongly weights are pulled towards their sparse copy."""
     interval: Count = 32
     """The number of optimizer steps between two choices of the sparse copy."""
-
-    def completed(self) -> Self:
-        if not 0 < self.penalty < 1e6:
-            raise wrong(f"penalty is {self.penalty:g}", "a number above 0, such as 0.01", at="penalty")
-        return super().completed()
 
     def bytes_per_parameter(self) -> float:
         """Return those of a training; ADMM adds a sparse copy, multipliers and another copy of the weights."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 from sparsebench.errors import Refusal
-from sparsebench.manifest.schema import Count, wrong
+from sparsebench.manifest.schema import Count, Positive, wrong
 from sparsebench.models.files.quantized import GROUP, Scheme
 from sparsebench.models.gguf_writer import QUANTIZED, UNEVEN, gguf_refusal
 from sparsebench.steps.contract import Settings, Step
@@ -20,18 +20,13 @@ class Grid8(Settings):
     rounding: Literal["nearest", "gptq"] = "nearest"
     """Round to the `nearest` value of the grid, or column by column, each time adjusting the columns to the right
     (`gptq`, which reads calibration text)."""
-    damping: float = 0.01
+    damping: Positive = 0.01
     """With `gptq`: the share of the Hessian's mean diagonal that is added to its diagonal."""
 
     @property
     def scheme(self) -> Scheme:
         """The format in which the weights are stored."""
         return Scheme(8, None)
-
-    def completed(self) -> Self:
-        if self.damping <= 0:
-            raise wrong(f"a damping of {self.damping:g}", "a share above 0, such as 0.01", at="damping")
-        return super().completed()
 
     def idle(self) -> Collection[str]:
         return ("damping",) if self.rounding == "nearest" else ()

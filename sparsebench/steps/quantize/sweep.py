@@ -51,10 +51,8 @@ def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context,
     parts = prunable_parts(checkpoint, context.family)
     fused = next((part.name for part in parts.values() if part.experts), None)
     if fused:
-        raise UnsupportedError(
-            f"{parent}: {fused} holds several experts, and no layout of integers is known for it",
-            "prune it, or quantize a checkpoint that keeps every expert's weights apart",
-        )
+        problem = f"{parent}: {fused} holds several experts, and no layout of integers is known for it"
+        raise UnsupportedError(problem, "prune it, or quantize a checkpoint that keeps every expert's weights apart")
     limit, reason = _widest_group(checkpoint, parts)
     rounded: list[Step] = []
     gptq: list[Step] = []
@@ -74,7 +72,7 @@ def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context,
                     search = getattr(step.settings, "scale", "range") == "search"
                     outputs.write_codes(step, name, weights, nearest(weights, step.settings.scheme, search))
             if not parts[name].prunable:
-                outputs.copy(name)
+                outputs.copy_shared(name)
         return {"stock": STOCK}
 
     def by_block(outputs: QuantizedWriters) -> dict[str, Any]:
@@ -106,7 +104,7 @@ def _widest_group(checkpoint: Checkpoint, parts: Mapping[str, Part]) -> tuple[in
 class GptqSweep(BlockSweep):
     """SparseGPT's sweep over the blocks, which rounds weights instead of removing them."""
 
-    unread_way = "rounded to the nearest"
+    unreached_method = "rounded to the nearest"
 
     def _by_outliers(self) -> list[Step]:
         return []
@@ -117,7 +115,7 @@ class GptqSweep(BlockSweep):
     def _quota(self, target: Step, block: BlockKey) -> Quota:
         return Quota(0.0, "layer", settings=target.settings, scheme=target.settings.scheme)
 
-    def _unread(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
+    def _solve_unreached(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
         for layer in layers:
             codes = [nearest(layer.weights, quota.scheme) for quota in quotas if quota.scheme]
             yield [Solution(matrix.expanded(layer.weights.dtype), codes=matrix) for matrix in codes]
@@ -154,7 +152,8 @@ def mean_squares(checkpoint: Checkpoint, context: Context, folder: Path) -> dict
 
     def visit(block: Block) -> None:
         inputs = block.observe(0, gram=False)
-        squares.update({name: (seen.squares / max(1, seen.tokens)).cpu() for name, seen in inputs.items()})
+        for name, statistics in inputs.items():
+            squares[name] = (statistics.squares / max(1, statistics.tokens)).cpu()
 
     with temporary(folder.parent / ".activations") as spill:
         batch = context.text("importance: true").batch

@@ -12,13 +12,12 @@ import torch
 
 from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import CONV1D_TYPES, ITEM_SIZE, Checkpoint, TensorInfo
-from sparsebench.models.files.quantized import KEY, Codes, open_checkpoint, parts_of, stored_parts
+from sparsebench.models.files.quantized import KEY, Codes, parts_of, stored_parts
 from sparsebench.models.files.writing import lay_out
-from sparsebench.models.shape.topology import Part, weight_tensors
+from sparsebench.models.shape.topology import Part
 from sparsebench.steps.contract import Step, StepReport
-from sparsebench.steps.counting import WeightCounts, report_of_counts
+from sparsebench.steps.counting import step_report
 from sparsebench.steps.outputs import VariantWriters
-from sparsebench.steps.zeroing import zeros_in
 
 
 @dataclass
@@ -71,50 +70,39 @@ class QuantizedWriters(VariantWriters):
 
     @property
     def missing(self) -> list[str]:
-        left = next(iter(self.writers.values())).missing
-        return [name for name in self.layout if name in left or f"{name}_packed" in left]
+        unwritten = next(iter(self.writers.values())).missing
+        return [name for name in self.layout if name in unwritten or f"{name}_packed" in unwritten]
 
     def write_codes(
-        self,
-        target: Step,
-        name: str,
-        weights: torch.Tensor,
-        codes: Codes,
-        notes: Sequence[str] = (),
+        self, target: Step, name: str, weights: torch.Tensor, codes: Codes, notes: Sequence[str] = ()
     ) -> None:
         """Write one matrix of one variant as ``codes``, and add it to the variant's sums; ``weights`` (out, in) are the
         parent's."""
         for part, tensor in stored_parts(codes, name, target.settings.scheme):
             self.writers[target].write(part, tensor)
-        sums, wide = self.sums[target], weights.float()
+        sums, floats = self.sums[target], weights.float()
         sums.count(weights, codes.values)
-        sums.size += float(wide.square().sum(dtype=torch.float64))
-        sums.error += float((wide - codes.expanded(wide.dtype)).square_().sum(dtype=torch.float64))
+        sums.size += float(floats.square().sum(dtype=torch.float64))
+        sums.error += float((floats - codes.expanded(floats.dtype)).square_().sum(dtype=torch.float64))
         self.notes[target].update(notes)
 
-    def _counted(self, target: Step, family: str, seconds: float, made: Mapping[str, Any]) -> StepReport:
+    def _counted(self, target: Step, family: str, seconds: float, provenance: Mapping[str, Any]) -> StepReport:
         """Return what a variant achieved. Raises ModelError where other zeros are on disk than were written."""
         folder, sums = self.folders[target], self.sums[target]
-        again = open_checkpoint(folder)
-        zeros = sum(int((piece == 0).sum()) for name in self.prunable for piece in again.pieces(name))
-        if zeros != sums.zeros:
-            raise ModelError(
-                f"{folder}: the written files have {zeros} zeros, but {sums.zeros} were written",
-                "check the disk, and make it again",
-            )
+        note = "; ".join(filter(None, (*sorted(self.notes[target]), self._unreadable(target))))
+        report = step_report(
+            folder, family, seconds=seconds, sweep_size=len(self.folders), note=note, provenance=provenance
+        )
+        if report.zeros != sums.zeros:
+            problem = f"{folder}: the written files have {report.zeros} zeros, but {sums.zeros} were written"
+            raise ModelError(problem, "check the disk, and make it again")
         layout = [part for info in self.prunable.values() for part in self._parts(target, info)]
         stored = sum(math.prod(shape) * ITEM_SIZE[dtype] for _, dtype, shape in layout)
-        prunable = sum(info.numel for info in self.prunable.values())
-        weights = weight_tensors(self.checkpoint, self.parts)
-        parameters = sum(info.numel for info in weights.values())
-        rest = [name for name in weights if name not in self.prunable]
-        total_zeros = zeros + sum(zeros_in(piece) for name in rest for piece in again.pieces(name))
-        counted = WeightCounts(prunable, zeros, parameters, total_zeros)
-        note = "; ".join(filter(None, (*sorted(self.notes[target]), self._unreadable(target))))
         return replace(
-            report_of_counts(counted, seconds, len(self.folders), note, made),
-            bits=8 * stored / prunable,
-            rounded_to_zero=zeros - sums.already_zero,
+            report,
+            tensors=(),
+            bits=8 * stored / report.prunable,
+            rounded_to_zero=report.zeros - sums.already_zero,
             relative_error=sums.relative_error,
             already_zero=sums.already_zero,
         )

@@ -22,7 +22,7 @@ class _InPieces(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, logits: torch.Tensor, loss: Callable[..., torch.Tensor], beside: tuple[torch.Tensor, ...]
+        ctx: Any, logits: torch.Tensor, loss: Callable[..., torch.Tensor], targets: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         # A mean over no tokens is NaN.
@@ -32,7 +32,7 @@ class _InPieces(torch.autograd.Function):
             rows = slice(start, start + size)
             with torch.set_grad_enabled(gradient is not None):
                 piece = logits[rows].detach().requires_grad_(gradient is not None)
-                piece_loss = loss(piece, *(tensor[rows] for tensor in beside)) * (len(piece) / len(logits))
+                piece_loss = loss(piece, *(tensor[rows] for tensor in targets)) * (len(piece) / len(logits))
             if gradient is not None:
                 (gradient[rows],) = torch.autograd.grad(piece_loss, piece)
             total += piece_loss.detach()
@@ -44,13 +44,13 @@ class _InPieces(torch.autograd.Function):
         return ctx.gradient * gradient, None, None
 
 
-def in_pieces(loss: Callable[..., torch.Tensor], logits: torch.Tensor, *beside: torch.Tensor) -> torch.Tensor:
-    """Return the mean over tokens of a ``loss`` of ``logits`` (tokens, vocabulary) and ``beside`` (tokens, …).
+def in_pieces(loss: Callable[..., torch.Tensor], logits: torch.Tensor, *targets: torch.Tensor) -> torch.Tensor:
+    """Return the mean over tokens of a ``loss`` of ``logits`` (tokens, vocabulary) and ``targets`` (tokens, …).
 
     The tokens are processed in pieces. A loss over a vocabulary makes several float32 copies of the logits. Copies of
     all of them would take gigabytes, and allocating those would take longer than the calculation.
     """
-    return _InPieces.apply(logits, loss, beside)
+    return _InPieces.apply(logits, loss, targets)
 
 
 def kl(student: torch.Tensor, ids: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -66,8 +66,8 @@ def kl(student: torch.Tensor, ids: torch.Tensor, teacher: torch.Tensor, temperat
     log_probabilities = scaled.gather(-1, ids) - scaled.logsumexp(-1, keepdim=True)
     divergence = (teacher.exp() * (teacher - log_probabilities)).sum(-1)
     if ids.shape[-1] < student.shape[-1]:
-        rest, left = ((1 - logs.exp().sum(-1)).clamp_min(TINY) for logs in (teacher, log_probabilities))
-        divergence = divergence + rest * (rest.log() - left.log())
+        teacher_rest, student_rest = ((1 - logs.exp().sum(-1)).clamp_min(TINY) for logs in (teacher, log_probabilities))
+        divergence = divergence + teacher_rest * (teacher_rest.log() - student_rest.log())
     return divergence.mean()
 
 
@@ -84,7 +84,7 @@ def likeliest(logits: torch.Tensor, count: int | None, temperature: float) -> tu
     return top.indices, top.values
 
 
-def relative(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def relative_error(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the squared difference of states (samples, length, width) over the teacher's square, mean over tokens.
 
     The ratio is taken token by token: a few tokens have states hundreds of times as large as the

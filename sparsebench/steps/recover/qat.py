@@ -54,15 +54,13 @@ def round_forward(weights: TrainedWeights, scheme: Scheme) -> None:
 
     Raises UnsupportedError for experts fused in one tensor, which cannot be quantized.
     """
-    masked = {id(held.parameter): held for held in weights.held}
+    masked_by_id = {id(masked.parameter): masked for masked in weights.masked}
     for module in [*weights.model.modules()]:
         for attribute, parameter in [*module.named_parameters(recurse=False)]:
-            held = masked.get(id(parameter))
-            if held is None:
+            masked = masked_by_id.get(id(parameter))
+            if masked is None:
                 continue
             if parameter.ndim == 3:
-                raise UnsupportedError(
-                    f"qat: {held.name} holds several experts, and no layout of integers is known for it",
-                    "leave `qat` out",
-                )
-            register_parametrization(module, attribute, RoundedWeight(held, scheme))
+                problem = f"qat: {masked.name} holds several experts, and no layout of integers is known for it"
+                raise UnsupportedError(problem, "leave `qat` out")
+            register_parametrization(module, attribute, RoundedWeight(masked, scheme))

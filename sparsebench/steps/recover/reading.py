@@ -15,12 +15,11 @@ from sparsebench.manifest.names import Family
 from sparsebench.models.files.text import load_tokenizer, longest_input
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import GROUP
-from sparsebench.sources.reference import Reference
-from sparsebench.steps.calibration import DEFAULT, Calibrated, Calibration
+from sparsebench.steps.calibration import Calibrated, Calibration, named_text
 from sparsebench.steps.contract import Context, Step
 
 LENGTH = 512
-NONE = -100
+UNLABELLED = -100
 """The label of a position without a prediction, torch's ``ignore_index`` of the cross-entropy."""
 MASKED, HIDDEN, REPLACED = 0.15, 0.8, 0.1
 """The share of tokens that a masked language model must predict; of these, the share that is hidden by the mask token
@@ -52,9 +51,9 @@ class TrainingText:
         end = int(mask.sum(1).max())
         inputs = {"input_ids": self.batch.input_ids[list(rows)][:, :end], "attention_mask": mask[:, :end].long()}
         if self.batch.decoder_input_ids is not None:
-            inside = self.mask(rows)
-            inputs["decoder_input_ids"] = self.batch.decoder_input_ids[list(rows)][:, : inside.shape[1]]
-            inputs["decoder_attention_mask"] = inside.long()
+            decoder_mask = self.mask(rows)
+            inputs["decoder_input_ids"] = self.batch.decoder_input_ids[list(rows)][:, : decoder_mask.shape[1]]
+            inputs["decoder_attention_mask"] = decoder_mask.long()
         return inputs
 
     def mask(self, rows: Sequence[int]) -> torch.Tensor:
@@ -69,9 +68,9 @@ class TrainingText:
         mask = self.mask(rows)
         if self.batch.decoder_input_ids is not None:
             targets = self.batch.decoder_input_ids[list(rows)][:, 1 : mask.shape[1] + 1]
-            return targets.masked_fill(~mask, NONE)
-        ids = self.batch.input_ids[list(rows)][:, : mask.shape[1]].masked_fill(~mask, NONE)
-        return torch.cat([ids[:, 1:], ids.new_full((len(ids), 1), NONE)], 1)
+            return targets.masked_fill(~mask, UNLABELLED)
+        ids = self.batch.input_ids[list(rows)][:, : mask.shape[1]].masked_fill(~mask, UNLABELLED)
+        return torch.cat([ids[:, 1:], ids.new_full((len(ids), 1), UNLABELLED)], 1)
 
     def groups(self, rows: Sequence[int]) -> Iterator[list[int]]:
         """Return the rows in groups that run at once, of about GROUP tokens each, padding included."""
@@ -99,20 +98,20 @@ class WordMasking:
 
     def masked(self, ids: torch.Tensor, mask: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the ids (rows, length) with tokens masked at random by ``seed``, and the labels, NONE elsewhere."""
-        draw = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         special = torch.isin(ids, torch.tensor(sorted(self.special), device=ids.device))
         allowed = mask.bool() & ~special
-        predicted = allowed & (torch.rand(ids.shape, generator=draw, device="cpu") < MASKED)
+        predicted = allowed & (torch.rand(ids.shape, generator=generator, device="cpu") < MASKED)
         if not predicted.any():  # a loss over no tokens would be NaN
             predicted.view(-1)[int(allowed.view(-1).int().argmax())] = True
-        fate = torch.rand(ids.shape, generator=draw, device="cpu")
-        others = torch.randint(self.vocabulary, ids.shape, generator=draw, device="cpu")
+        fate = torch.rand(ids.shape, generator=generator, device="cpu")
+        random_ids = torch.randint(self.vocabulary, ids.shape, generator=generator, device="cpu")
         masked = torch.where(predicted & (fate < HIDDEN), self.hidden, ids)
-        masked = torch.where(predicted & (fate >= 1 - REPLACED), others, masked)
-        return masked, ids.masked_fill(~predicted, NONE)
+        masked = torch.where(predicted & (fate >= 1 - REPLACED), random_ids, masked)
+        return masked, ids.masked_fill(~predicted, UNLABELLED)
 
 
-def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrated, int]:
+def draw_samples(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrated, int]:
     """Return the samples of the step's text, and how many of them, the last ones, are held out.
 
     There are enough samples for the step's tokens unless the text is too short. Raises ModelError where none is left to
@@ -120,29 +119,28 @@ def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrat
     """
     assert context.training_tokens is not None
     settings = step.settings
-    source = Reference.parse(settings.source).source if settings.source else DEFAULT.source
-    column = settings.field or (None if settings.source else DEFAULT.field)
+    source, field = named_text(settings)
     length = settings.length or min(LENGTH, longest_input(config) or LENGTH)
     share = 1 - settings.held_out
-    asked = ceil(settings.tokens / length / share) + 1
+    sample_count = ceil(settings.tokens / length / share) + 1
     while True:
-        text = context.training_tokens(Calibration(source, asked, length, context.seed, column, settings.target))
+        text = context.training_tokens(Calibration(source, sample_count, length, context.seed, field, settings.target))
         samples = len(text.batch.input_ids)
         # Samples of encoders and encoder-decoders keep their length, so that the first estimate may give too few
         # tokens.
-        if samples < asked or text.tokens * share >= settings.tokens:
+        if samples < sample_count or text.tokens * share >= settings.tokens:
             break
-        asked = ceil(1.1 * asked * settings.tokens / share / text.tokens) + 1
-    held = max(1, round(settings.held_out * samples))
-    if held >= samples:
+        sample_count = ceil(1.1 * sample_count * settings.tokens / share / text.tokens) + 1
+    held_count = max(1, round(settings.held_out * samples))
+    if held_count >= samples:
         raise ModelError(
-            f"{step.verb}: {step.name}: {samples} samples of text, of which {held} are held out: none is left to train on",
+            f"{step.verb}: {step.name}: {samples} samples of text, of which {held_count} are held out: none is left to train on",
             "name a longer `source`, or a smaller `length`",
         )
-    return text, held
+    return text, held_count
 
 
-def schedule(counts: Sequence[int], tokens: int, size: int, seed: int) -> list[list[int]]:
+def samples_by_step(counts: Sequence[int], tokens: int, size: int, seed: int) -> list[list[int]]:
     """Return the samples of each optimizer step, ``size`` at a time, until ``tokens`` are read.
 
     ``counts`` are each sample's tokens. The order of an epoch is drawn from the seed and the epoch's number alone. A

@@ -33,8 +33,8 @@ from sparsebench.progress import duration
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.counting import read_share, step_report, verified_zeros
-from sparsebench.steps.recover.losses import relative
-from sparsebench.steps.recover.resume import ResumeFolder, content, versions
+from sparsebench.steps.recover.losses import relative_error
+from sparsebench.steps.recover.resume import ResumeFolder, content, joules_in_all, versions
 
 PUBLISHED = 128 * 512
 """Tokens that the first paper named above trains on."""
@@ -66,12 +66,12 @@ class Fit:
 class KeptBlocks:
     """The blocks that killed processes have finished: a file for each, with the seconds and joules spent until then.
 
-    A block ``belongs`` to the two blocks that it was made from, and to those before it. Without a ``folder`` nothing is
-    kept.
+    ``identity`` is all that decides the result: the blocks that went into it, and those before them, are added to it.
+    Without a ``folder`` nothing is kept.
     """
 
     folder: ResumeFolder | None
-    belongs: dict[str, Any]
+    identity: dict[str, Any]
     seconds: float = 0.0
     joules: float | None = 0.0
     restored: int = 0
@@ -80,9 +80,9 @@ class KeptBlocks:
         """Put the recovered tensors into ``block`` and return its fit; None where they are not kept."""
         if self.folder is None:
             return None
-        blocks = content(self.belongs.get("blocks"), *block.tensors.values(), *dense_block.tensors.values())
-        self.belongs["blocks"] = blocks
-        saved = self.folder.read(_file(block), self.belongs)
+        blocks = content(self.identity.get("blocks"), *block.tensors.values(), *dense_block.tensors.values())
+        self.identity["blocks"] = blocks
+        saved = self.folder.read(_file(block), self.identity)
         if saved is None:
             return None
         device = next(iter(block.tensors.values())).device
@@ -90,11 +90,11 @@ class KeptBlocks:
         self.seconds, self.joules, self.restored = saved["seconds"], saved["joules"], self.restored + 1
         return Fit(**saved["fit"])
 
-    def keep(self, block: Block, fit: Fit, seconds: float, joules: float | None) -> None:
+    def save(self, block: Block, fit: Fit, seconds: float, joules: float | None) -> None:
         """Save a recovered block."""
         if self.folder is not None:
             entry = {"fit": asdict(fit), "tensors": block.tensors, "seconds": seconds, "joules": joules}
-            self.folder.write(_file(block), self.belongs, entry)
+            self.folder.write(_file(block), self.identity, entry)
 
 
 def _file(block: Block) -> str:
@@ -134,38 +134,37 @@ class Reconstruction:
                 Replay(checkpoint, family, batch, 1, spill, "float32", group=group, device=self.context.device)
                 for checkpoint in (self.dense, self.parent)
             )
-            self._comparable(len(dense), len(parent))
-            earlier = self._earlier()
+            self._check_comparable(len(dense), len(parent))
+            kept_blocks = self._kept_blocks()
 
             def total() -> tuple[float, float | None]:
-                now = spent.total()
-                joules = None if earlier.joules is None or now is None else earlier.joules + now
-                return earlier.seconds + time.perf_counter() - started, joules
+                seconds = kept_blocks.seconds + time.perf_counter() - started
+                return seconds, joules_in_all(kept_blocks.joules, spent.total())
 
             for dense_block, block in zip(dense.walk(), parent.walk(), strict=True):
                 dense_block.advance(0, {})
-                fit = earlier.restore(block, dense_block)
+                fit = kept_blocks.restore(block, dense_block)
                 if fit is None:
                     fit, weights = self.fit(block, dense_block)
                     block.replace(weights)
-                    earlier.keep(block, fit, *total())
+                    kept_blocks.save(block, fit, *total())
                 block.advance(0, {})
                 for name, tensor in block.tensors.items():
                     writer.write(name, tensor.cpu())
                 fits.append(fit)
-                self._tell(fit, len(fits), len(parent), len(fits) - earlier.restored, time.perf_counter() - started)
+                trained = len(fits) - kept_blocks.restored
+                self._report_progress(fit, len(fits), len(parent), trained, time.perf_counter() - started)
             for name in list(writer.missing):
                 writer.write(name, self.parent.load(name))
-            settings = {"family": family, "recover": self.step.name, **self.step.settings.record()}
-            provenance = {**settings, "seed": self.context.seed, **self.text.provenance()}
+            provenance = {**self.step.provenance(family, self.context.seed), **self.text.provenance()}
             writer.close({**provenance, "fits": [asdict(fit) for fit in fits]})
         seconds, joules = total()
-        lost = earlier.joules is None and spent.counts
+        lost = kept_blocks.joules is None and spent.counts
         source = energy.UNCOUNTED if lost else spent.source
-        removed = earlier.folder.notes if earlier.folder else []
+        removed = kept_blocks.folder.notes if kept_blocks.folder else []
         report = self._report(folder, fits, [left_out_note(writer.left_out), *removed])
-        if earlier.folder:
-            earlier.folder.remove()
+        if kept_blocks.folder:
+            kept_blocks.folder.remove()
         return replace(report, seconds=seconds, joules=joules, energy_source=source)
 
     @cached_property
@@ -174,13 +173,11 @@ class Reconstruction:
         family = self.context.family
         return [weight_tensors(checkpoint, parts(checkpoint, family)) for checkpoint in (self.parent, self.dense)]
 
-    def _comparable(self, dense_blocks: int, blocks: int) -> None:
+    def _check_comparable(self, dense_blocks: int, blocks: int) -> None:
         """Raise UnsupportedError where the models differ in their numbers of blocks (the arguments) or widths."""
         if dense_blocks != blocks:
-            raise UnsupportedError(
-                f"the model has {blocks} blocks and the dense model {dense_blocks}: blocks cannot be paired",
-                "recover models of which no block was removed",
-            )
+            problem = f"the model has {blocks} blocks and the dense model {dense_blocks}: blocks cannot be paired"
+            raise UnsupportedError(problem, "recover models of which no block was removed")
         dense_width, width = (dimensions(checkpoint.config).hidden for checkpoint in (self.dense, self.parent))
         if dense_width != width:
             raise UnsupportedError(
@@ -194,22 +191,20 @@ class Reconstruction:
         Raises ModelError where a pruned weight came back.
         """
         first, last = fits[0], fits[-1]
-        read = sum(fit.tokens for fit in fits) // len(fits)
+        tokens_read = sum(fit.tokens for fit in fits) // len(fits)
         words = [
             f"what outputs differ by on text held out, over the dense block's: {first.before:.2g}, then {first.after:.2g}"
-            f" in the first block, {last.before:.2g}, then {last.after:.2g} in the last",
-            f"trained on {read:,} tokens, {read / PUBLISHED:.2g} of the published run's {PUBLISHED:,}"
-            if read < PUBLISHED * (1 - self.step.settings.held_out)
-            else "",
-            *notes,
+            f" in the first block, {last.before:.2g}, then {last.after:.2g} in the last"
         ]
-        note = "; ".join(filter(None, words))
+        if tokens_read < PUBLISHED * (1 - self.step.settings.held_out):
+            share_read = f"{tokens_read / PUBLISHED:.2g}"
+            words.append(f"trained on {tokens_read:,} tokens, {share_read} of the published run's {PUBLISHED:,}")
         family = self.context.family
         with removed_on_error(folder):
             result = step_report(
                 folder,
                 family,
-                note=note,
+                note="; ".join(filter(None, [*words, *notes])),
                 provenance=self.text.provenance(),
                 zeros_in_parent=partial(verified_zeros, self.parent),
             )
@@ -217,21 +212,21 @@ class Reconstruction:
         share = read_share(Checkpoint(folder), family)
         return replace(result, trained_tokens=tokens, operations=sum(fit.operations for fit in fits), read_share=share)
 
-    def _earlier(self) -> KeptBlocks:
+    def _kept_blocks(self) -> KeptBlocks:
         if self.context.resume is None:
             return KeptBlocks(None, {})
-        belongs = {"step": self.step.record(), "seed": self.context.seed, "text": self.text.sha256, **versions()}
+        identity = {"step": self.step.record(), "seed": self.context.seed, "text": self.text.sha256, **versions()}
         folder = ResumeFolder(self.context.resume(self.step), self.context.note)
-        return KeptBlocks(folder, belongs | {"device": self.context.device})
+        return KeptBlocks(folder, identity | {"device": self.context.device})
 
-    def _tell(self, fit: Fit, done: int, blocks: int, trained: int, seconds: float) -> None:
+    def _report_progress(self, fit: Fit, done: int, blocks: int, trained: int, seconds: float) -> None:
         """Report progress over all turns: ``done`` of this one's ``blocks``, ``trained`` of them in ``seconds``."""
         if self.context.progress is None:
             return
         number, turns = self.turn
-        left = f", {duration(seconds / trained * (turns * blocks - number * blocks - done))} left" if trained else ""
-        words = f"error {fit.before:.3g} → {fit.after:.3g}{left}"
-        self.context.progress(number * blocks + done, turns * blocks, words)
+        done, total = number * blocks + done, turns * blocks
+        time_left = f", {duration(seconds / trained * (total - done))} left" if trained else ""
+        self.context.progress(done, total, f"error {fit.before:.3g} → {fit.after:.3g}{time_left}")
 
     def fit(self, block: Block, dense: Block) -> tuple[Fit, BlockTensors]:
         """Train one block to give the ``dense`` block's outputs; return what that achieved, and the block's parameters.
@@ -239,18 +234,18 @@ class Reconstruction:
         Raises ModelError where all of the text is held out.
         """
         groups = list(range(len(block.samples)))
-        held = max(1, round(self.step.settings.held_out * len(groups)))
-        training, held_out = groups[:-held], groups[-held:]
+        held_count = max(1, round(self.step.settings.held_out * len(groups)))
+        training, held_out = groups[:-held_count], groups[-held_count:]
         if not training:
             raise ModelError(
                 f"recover: all {len(self.text.batch.input_ids)} samples of text are held out: none is left to train on",
                 "more `samples` under `calibration`, or a smaller `batch`",
             )
-        weights = self._parameters(block)
+        weights = _trained_parameters(block)
 
         def error(number: int) -> torch.Tensor:
             rows = block.samples[number]
-            return relative(block.forward(0, number, weights), dense.output_states(0, rows), block.mask(rows))
+            return relative_error(block.forward(0, number, weights), dense.output_states(0, rows), block.mask(rows))
 
         def held_out_error() -> float:
             with torch.no_grad():
@@ -260,42 +255,41 @@ class Reconstruction:
         epochs = self.step.settings.epochs
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, epochs * len(training))
         order = torch.Generator().manual_seed(self.context.seed + block.index)
-        first = best = held_out_error()
-        kept, done, worse = _copied(weights), 0, 0
-        while done < epochs and worse < PATIENCE:
+        first_error = best_error = held_out_error()
+        best_weights, epochs_done, epochs_without_gain = _copies(weights), 0, 0
+        while epochs_done < epochs and epochs_without_gain < PATIENCE:
             for position in torch.randperm(len(training), generator=order, device="cpu").tolist():
                 optimizer.zero_grad()
                 error(training[position]).backward()
                 optimizer.step()
                 schedule.step()
             latest = held_out_error()
-            worse = 0 if latest < best else worse + 1
-            if latest < best:
-                best, kept = latest, _copied(weights)
-            done += 1
-        tokens, held_out_tokens = (
-            sum(int(block.mask(block.samples[number]).sum()) for number in numbers) for numbers in (training, held_out)
-        )
-        parameters, dense_parameters = (
-            sum(info.numel for name, info in infos.items() if name in owner.tensors)
-            for owner, infos in zip((block, dense), self._weights, strict=True)
-        )
+            epochs_without_gain = 0 if latest < best_error else epochs_without_gain + 1
+            if latest < best_error:
+                best_error, best_weights = latest, _copies(weights)
+            epochs_done += 1
+        counts = [int(block.mask(rows).sum()) for rows in block.samples]
+        tokens, held_out_tokens = sum(counts[:-held_count]), sum(counts[-held_count:])
+        infos, dense_infos = self._weights
+        parameters = sum(info.numel for name, info in infos.items() if name in block.tensors)
+        dense_parameters = sum(info.numel for name, info in dense_infos.items() if name in dense.tensors)
         # Per parameter and token, a forward pass takes 2 operations and a backward pass 4. At the end both blocks run
         # once more, to give the inputs of the next blocks.
-        training_passes = 6.0 * tokens * done + 2.0 * held_out_tokens * (done + 1)
+        training_passes = 6.0 * tokens * epochs_done + 2.0 * held_out_tokens * (epochs_done + 1)
         last_passes = 2.0 * (tokens + held_out_tokens)
         operations = parameters * training_passes + (parameters + dense_parameters) * last_passes
-        return Fit(block.stack, block.index, tokens, done, operations, first, best), kept
-
-    def _parameters(self, block: Block) -> BlockTensors:
-        """Return the trained parameters, by their names in the block. Zeros of matrices stay zeros."""
-        leaves = {name: weight.detach().clone().requires_grad_() for name, weight in block.weights().items()}
-        for leaf in leaves.values():
-            if leaf.ndim > 1:
-                # Without a gradient, Adam's step is exactly 0.
-                leaf.register_hook((leaf.detach() != 0).mul)
-        return leaves
+        return Fit(block.stack, block.index, tokens, epochs_done, operations, first_error, best_error), best_weights
 
 
-def _copied(weights: BlockTensors) -> BlockTensors:
+def _trained_parameters(block: Block) -> BlockTensors:
+    """Return copies of a block's parameters that need gradients. Zeros of matrices get none, and so stay zeros."""
+    leaves = {name: weight.detach().clone().requires_grad_() for name, weight in block.weights().items()}
+    for leaf in leaves.values():
+        if leaf.ndim > 1:
+            # Without a gradient, Adam's step is exactly 0.
+            leaf.register_hook((leaf.detach() != 0).mul)
+    return leaves
+
+
+def _copies(weights: BlockTensors) -> BlockTensors:
     return {name: weight.detach().clone() for name, weight in weights.items()}

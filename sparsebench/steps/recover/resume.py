@@ -34,28 +34,29 @@ _PIECE = 1 << 20
 class ResumeFolder:
     """The folder of one training's files. ``notes`` name each file that was removed because it did not fit.
 
-    The notes are in every file that is written afterwards, so that they outlive a killed process. ``tell`` gets each
+    The notes are in every file that is written afterwards, so that they outlive a killed process. ``notify`` gets each
     one at once, with the file's whole path.
     """
 
     folder: Path
-    tell: Callable[[str], None] | None = None
+    notify: Callable[[str], None] | None = None
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if os.path.lexists(self.folder) and not self.folder.is_dir():
             self._discard(self.folder, "it is no folder")
 
-    def write(self, name: str, belongs: Mapping[str, Any], value: Any) -> None:
+    def write(self, name: str, identity: Mapping[str, Any], value: Any) -> None:
         """Write a file; it appears only when it is complete and on the disk.
 
-        ``value`` is made of dicts, lists, tensors and what JSON has; tuples are read as lists. ``belongs`` is JSON.
+        ``value`` is made of dicts, lists, tensors and what JSON has; tuples are read as lists. ``identity`` is JSON: all
+        that decides the value.
         Raises ModelError where the disk has no room for it.
         """
         path, tensors = self.folder / name, list[torch.Tensor]()
-        facts = {"belongs": belongs, "value": _split(value, tensors), "notes": self.notes}
+        facts = {"belongs": identity, "value": _split(value, tensors), "notes": self.notes}
         layout = [
-            TensorInfo(str(number), safetensors_dtype(tensor.dtype, name), tuple(tensor.shape), "", 0, 0)
+            TensorInfo(str(number), safetensors_dtype(tensor.dtype, name), tuple(tensor.shape))
             for number, tensor in enumerate(tensors)
         ]
         layout.sort(key=lambda info: -tensors[int(info.name)].element_size())  # so that all are aligned
@@ -75,25 +76,25 @@ class ResumeFolder:
             (partial / name).replace(path)
         _sync(self.folder)
 
-    def read(self, name: str, belongs: Mapping[str, Any]) -> Any:
+    def read(self, name: str, identity: Mapping[str, Any]) -> Any:
         """Return the value that was written, with tensors that map the file; None where it is not there, or removed.
 
-        A file is removed, with a note, where it is damaged or belongs to something else.
+        A file is removed, with a note, where it is damaged or was written with another ``identity``.
         """
         path = self.folder / name
         if not os.path.lexists(path):
             return None
         try:
-            if not _whole(path):
+            if not _is_undamaged(path):
                 return self._discard(path, "it is damaged")
-            facts, tensors = _parsed(path)
+            facts, tensors = _parse_file(path)
         except OSError as error:
             return self._discard(path, f"it cannot be read ({error.strerror})")
-        wanted = json.loads(json.dumps(belongs))
-        if facts["belongs"] != wanted:
-            keys = {*facts["belongs"], *wanted}
-            other = sorted(key for key in keys if facts["belongs"].get(key) != wanted.get(key))
-            return self._discard(path, f"it is of another training, with another {' and '.join(other)}")
+        expected = json.loads(json.dumps(identity))
+        if facts["belongs"] != expected:
+            keys = {*facts["belongs"], *expected}
+            differing = sorted(key for key in keys if facts["belongs"].get(key) != expected.get(key))
+            return self._discard(path, f"it is of another training, with another {' and '.join(differing)}")
         self.notes += [note for note in facts["notes"] if note not in self.notes]
         return _joined(facts["value"], tensors)
 
@@ -101,19 +102,24 @@ class ResumeFolder:
         """Remove the folder once the training is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _discard(self, path: Path, why: str) -> None:
+    def _discard(self, path: Path, reason: str) -> None:
         """Remove what does not fit, and note it."""
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
-        self.notes.append(f"{path.name}: {why}, so it was removed and made again")
-        if self.tell:
-            self.tell(f"{path}: {why}: it was removed and is made again")
+        self.notes.append(f"{path.name}: {reason}, so it was removed and made again")
+        if self.notify:
+            self.notify(f"{path}: {reason}: it was removed and is made again")
+
+
+def joules_in_all(earlier: float | None, joules: float | None) -> float | None:
+    """Return the joules of two processes that did one training; None where one of them had no counter."""
+    return None if earlier is None or joules is None else earlier + joules
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what decides a training's bits and its files' form, for ``belongs``."""
+    """Return the versions of what decides a training's bits and its files' form, for ``identity``."""
     return {"sparsebench": __version__} | {name: environment.versions()[name] for name in ("torch", "transformers")}
 
 
@@ -129,20 +135,20 @@ def content(*parts: torch.Tensor | str | None) -> str:
     return digest.hexdigest()
 
 
-def _whole(path: Path) -> bool:
+def _is_undamaged(path: Path) -> bool:
     """Return whether a path is a file that ends in the checksum of what is before."""
     if not path.is_file():
         return False
-    digest, left = xxhash.xxh3_128(), path.stat().st_size - DIGEST.nbytes
+    digest, remaining = xxhash.xxh3_128(), path.stat().st_size - DIGEST.nbytes
     piece = memoryview(bytearray(_PIECE))
     with path.open("rb", buffering=0) as file:
-        while left > 0 and (got := file.readinto(piece[:left])):
-            digest.update(piece[:got])
-            left -= got
-        return left == 0 and file.read() == digest.digest()
+        while remaining > 0 and (count := file.readinto(piece[:remaining])):
+            digest.update(piece[:count])
+            remaining -= count
+        return remaining == 0 and file.read() == digest.digest()
 
 
-def _parsed(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _parse_file(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return the facts of a whole file and its tensors, whose memory is a private mapping of the file."""
     data = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
     start = 8 + int(data[:8].view(torch.int64))

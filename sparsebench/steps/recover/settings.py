@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from sparsebench.errors import Refusal
-from sparsebench.manifest.schema import Count, NonEmpty, Strict, wrong
+from sparsebench.manifest.schema import Count, NonEmpty, Share, Strict, wrong
 from sparsebench.models.files.families import family_of, has_classifier, output_family
 from sparsebench.models.files.quantized import GROUP, Scheme
 from sparsebench.sources.reference import Reference
@@ -17,6 +17,8 @@ from sparsebench.steps.contract import Settings, setting_words
 
 DENSE = "dense"
 """The default teacher: the dense model that the recipe began with."""
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+FractionOrZero = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Recovery(Settings):
@@ -42,15 +44,10 @@ class Reconstruct(Recovery):
     """The most epochs for each block; its best weights by the held-out text, or the original ones, are kept."""
     batch: Count = 4
     """Samples of text in each step."""
-    rate: float = 5e-4
+    rate: Fraction = 5e-4
     """The learning rate (Adam) of the first step; it falls to 0 linearly."""
-    held_out: float = 0.125
+    held_out: Fraction = 0.125
     """The share of the text that is not trained on."""
-
-    def completed(self) -> Self:
-        _check_below(self, "rate", 1, "5e-4")
-        _check_below(self, "held_out", 1, "0.125")
-        return super().completed()
 
     def idle(self) -> Collection[str]:
         return ("tokens",) if self.tokens is None else ()
@@ -83,32 +80,26 @@ class TrainingSettings(Recovery):
     """The column of what an encoder-decoder is to write; without one, each text is cut in two."""
     length: Count | None = None
     """Tokens in a sample; default: 512, or the model's maximum if that is less."""
-    held_out: float = 0.05
+    held_out: Fraction = 0.05
     """The share of the samples that is not trained on. The weights with the least loss on it are kept, even if they
     are those from before the training."""
     evaluations: Count = 8
     """How often the loss on the held-out samples is measured during the training, besides once before it."""
     batch: Count = 8
     """Samples in each step."""
-    rate: float = 1e-4
+    rate: Fraction = 1e-4
     """The highest learning rate (AdamW)."""
-    warm_up: float = 0.05
+    warm_up: FractionOrZero = 0.05
     """The share of the steps during which the learning rate rises to `rate`; then it falls to 0 linearly."""
-    weight_decay: float = 0.0
+    weight_decay: FractionOrZero = 0.0
     """AdamW's weight decay."""
-    clip: float = 1.0
+    clip: Annotated[float, Field(gt=0, lt=1e9)] = 1.0
     """The largest norm of the gradient; a larger gradient is scaled down to it."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """The precision of matrix products; weights are float32. `auto`: bfloat16 for a bfloat16 checkpoint where the
     machine has instructions for it."""
 
     def completed(self) -> Self:
-        _check_below(self, "rate", 1, "1e-4")
-        _check_below(self, "held_out", 1, "0.05")
-        _check_below(self, "clip", 1e9, "1.0")
-        for key in ("warm_up", "weight_decay"):
-            if not 0 <= getattr(self, key) < 1:
-                raise wrong(f"{key} is {getattr(self, key):g}", "0, or a share below 1, such as 0.05", at=key)
         if self.target is not None and self.field is None:
             raise wrong("`target` without `field`", "`field` names the first column", at="target")
         return super().completed()
@@ -181,12 +172,12 @@ class Distill(TrainingSettings):
     """The teacher: `dense`, or another model with the same tokenizer, in any notation that a model's `source` takes. A
     list names several teachers at once, and their divergences are averaged; a list of lists is swept. A result is
     identified by the teachers' content."""
-    alpha: float = 1.0
+    alpha: Share = 1.0
     """The share of the loss that is the divergence from the teacher; the rest is the model's own loss (`finetune`'s)."""
     alpha_schedule: Literal["none", "linear_decay", "linear_growth"] = "none"
     """Whether that share falls from `alpha` to 0 during the training (`linear_decay`) or grows from 0 to `alpha`
     (`linear_growth`), as in TextBrewer's weight schedulers. The loss on held-out text always uses `alpha`."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Field(gt=0, lt=1000)] = 1.0
     """The number by which the logits of model and teacher are divided."""
     top_k: Annotated[int, Field(ge=0)] = 64
     """How many of the teacher's likeliest tokens are compared at each position; all others count as one token. Without
@@ -194,7 +185,7 @@ class Distill(TrainingSettings):
     step."""
     match: Literal["none", "hidden_mse", "cos", "attention_mse", "attention_ce", "fsp", "nst"] = "none"
     """What else is compared, by TextBrewer's names: hidden states, attention, or the flow between layers."""
-    match_weight: float = 1.0
+    match_weight: Annotated[float, Field(gt=0, lt=1e6)] = 1.0
     """The weight of that comparison in the loss."""
     layers: Literal["uniform", "last"] | LayerPair | Annotated[list[LayerPair], Field(min_length=1)] = "uniform"
     """The layers that `match` compares: each layer of the model with evenly spaced layers of the teacher (`uniform`);
@@ -205,18 +196,14 @@ class Distill(TrainingSettings):
     def completed(self) -> Self:
         """Return the settings with one teacher in a list as a plain name.
 
-        Raises PydanticCustomError for a setting out of range, or settings that exclude each other.
+        Raises PydanticCustomError for settings that exclude each other.
         """
-        if not 0 <= self.alpha <= 1:
-            raise wrong(f"alpha is {self.alpha:g}", "a share between 0 and 1", at="alpha")
-        _check_below(self, "temperature", 1000, "2.0")
-        _check_below(self, "match_weight", 1e6, "1.0")
         if isinstance(self.layers, list) and not all(isinstance(pair, list) for pair in self.layers):
             raise wrong(f"layers is {self.layers}", "pairs of layers, such as [[1, 2], [2, 4]]", at="layers")
-        named = self.teachers()
-        if len(named) > 1 and self.match != "none":
+        teachers = self.teachers()
+        if len(teachers) > 1 and self.match != "none":
             raise wrong("`match` beside several teachers", "`match: none`, or one teacher", at="match")
-        return super().completed().model_copy(update={"teacher": named[0] if len(named) == 1 else named})
+        return super().completed().model_copy(update={"teacher": teachers[0] if len(teachers) == 1 else teachers})
 
     def idle(self) -> Collection[str]:
         matched = () if self.match != "none" else ("match_weight", "layers")
@@ -246,14 +233,16 @@ class Distill(TrainingSettings):
         if len(self.teachers()) > 1:
             return Refusal("an encoder can have only one teacher", "one `teacher`")
         if self.alpha < 1 or self.alpha_schedule != "none":
-            why = "`alpha` below 1 or `alpha_schedule` needs a loss on predictions"
-            return Refusal(f"an encoder is distilled by its hidden states; {why}", "alpha: 1, without `alpha_schedule`")
+            problem = "`alpha` below 1 or `alpha_schedule` needs a loss on predictions"
+            return Refusal(
+                f"an encoder is distilled by its hidden states; {problem}", "alpha: 1, without `alpha_schedule`"
+            )
         return None
 
     @classmethod
-    def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
+    def alternatives(cls, swept: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
         """Return the sweep, in which a plain list of teachers, or of pairs of layers, is a single value."""
-        return [lists_as_values(given)]
+        return [lists_as_values(swept)]
 
 
 class Student(Strict):
@@ -304,21 +293,15 @@ class DistillInto(QuantizationAware, Distill):
         return self.student is not None
 
 
-def lists_as_values(given: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+def lists_as_values(swept: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
     """Return the values of a sweep, with a plain list of teachers, or of pairs of layers, as a single value."""
-    teachers, layers = given.get("teacher", ()), given.get("layers", ())
-    single = dict(given)
+    teachers, layers = swept.get("teacher", ()), swept.get("layers", ())
+    single = dict(swept)
     if len(teachers) > 1 and all(isinstance(teacher, str) for teacher in teachers):
         single["teacher"] = [list(teachers)]
     if layers and all(isinstance(pair, list) and isinstance(pair[0], int) for pair in layers):
         single["layers"] = [list(layers)]
     return single
-
-
-def _check_below(given: Settings, key: str, high: float, example: str) -> None:
-    value = getattr(given, key)
-    if not 0 < value < high:
-        raise wrong(f"{key} is {value:g}", f"a number between 0 and {high:g}, such as {example}", at=key)
 
 
 def settings() -> dict[str, type[Settings]]:

@@ -11,7 +11,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import dimensions, text_config
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.modules.skipping import experts_of, skips_weights
-from sparsebench.steps.calibration import first
+from sparsebench.steps.calibration import first_tokens
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.recover import whole
@@ -48,19 +48,17 @@ def make_reconstructed(parent: Path, targets: Mapping[Step, Path], context: Cont
     weights out other than by grouped neurons; UnsupportedError where an oracle chooses these. A step that fails later,
     for example because its blocks do not match the dense model's, is emitted as an error.
     """
-    checkpoint, dense = _opened(parent, targets, context)
+    checkpoint, dense = _open_models(parent, targets, context)
     grouped = experts_of(checkpoint.config)
     if grouped is None:
         _refuse_skipping(checkpoint)
     elif grouped.router == "oracle":
-        raise UnsupportedError(
-            f"{parent}: its oracle router reads all neurons, so it cannot be kept while they are trained",
-            "another `router` in `moefy`",
-        )
+        problem = f"{parent}: its oracle router reads all neurons, so it cannot be kept while they are trained"
+        raise UnsupportedError(problem, "another `router` in `moefy`")
     text = context.text("reconstruct")
     for number, (step, folder) in enumerate(targets.items()):
         with failing_alone(step, emit):
-            read = first(text, step.settings.tokens) if step.settings.tokens else text
+            read = first_tokens(text, step.settings.tokens) if step.settings.tokens else text
             job = Reconstruction(dense, checkpoint, read, step, context, (number, len(targets)))
             emit(step, job.run(folder))
 
@@ -73,7 +71,7 @@ def make_trained(
     A ``pruner``, that of ``prune: gradual`` or ``prune: elsa``, prunes meanwhile. Raises ModelError without the dense
     model, for a quantized parent, and for one that leaves weights out. A step that fails later is emitted as an error.
     """
-    checkpoint, dense = _opened(parent, targets, context)
+    checkpoint, dense = _open_models(parent, targets, context)
     _refuse_skipping(checkpoint)
     for step, folder in targets.items():
         with failing_alone(step, emit):
@@ -81,7 +79,7 @@ def make_trained(
             emit(step, whole.train_model(checkpoint, dense, step, context, folder, pruner))
 
 
-def _opened(parent: Path, targets: Mapping[Step, Path], context: Context) -> tuple[Checkpoint, Checkpoint]:
+def _open_models(parent: Path, targets: Mapping[Step, Path], context: Context) -> tuple[Checkpoint, Checkpoint]:
     if context.dense is None:
         raise ModelError(f"{next(iter(targets)).name} needs the dense model", "use it in a manifest")
     return float_checkpoint(parent, "recover first, then quantize"), Checkpoint(context.dense)

@@ -46,16 +46,14 @@ def write_student(teacher: Checkpoint, family: Family, settings: Mapping[str, An
     """
     shape = shape_of(teacher, family)
     if teacher.config.get(PER_LAYER) or dimensions(teacher.config).experts > 1:
-        raise UnsupportedError(
-            f"{teacher.folder}: its blocks differ in width, or it is a mixture of experts",
-            "a plain model as the teacher",
-        )
+        problem = f"{teacher.folder}: its blocks differ in width, or it is a mixture of experts"
+        raise UnsupportedError(problem, "a plain model as the teacher")
     blocks = {
-        stack: _blocks(settings.get("layers"), count, stack if len(shape.blocks) > 1 else "")
+        stack: _teacher_blocks(settings.get("layers"), count, stack if len(shape.blocks) > 1 else "")
         for stack, count in shape.blocks.items()
     }
     config = _config(shape, settings, blocks)
-    kind = _kind(teacher, family)
+    kind = _auto_class(teacher, family)
     student_model = cut_model.stock_model(family, config, kind)
     teacher_model = cut_model.stock_model(family, teacher.config, kind)
     selection = _WeightSelection(shape, config, blocks, family)
@@ -64,12 +62,12 @@ def write_student(teacher: Checkpoint, family: Family, settings: Mapping[str, An
     if "hidden" in settings:
         _write_pooling(folder, settings["hidden"])
     kept_blocks = [
-        f"blocks {', '.join(map(str, stay))}" for stack, stay in blocks.items() if len(stay) < shape.blocks[stack]
+        f"blocks {', '.join(map(str, kept))}" for stack, kept in blocks.items() if len(kept) < shape.blocks[stack]
     ]
     words = [f"{key} {value}" for key, value in settings.items() if key != "layers"]
-    what = ", ".join([*dict.fromkeys(kept_blocks), *words])
+    dimensions_changed = ", ".join([*dict.fromkeys(kept_blocks), *words])
     drawn = f", {total - copied:,} were drawn" if copied < total else ""
-    return f"a student of {what}: {copied:,} of its {total:,} parameters began as the teacher's{drawn}"
+    return f"a student of {dimensions_changed}: {copied:,} of its {total:,} parameters began as the teacher's{drawn}"
 
 
 def _write_pooling(folder: Path, width: int) -> None:
@@ -80,19 +78,19 @@ def _write_pooling(folder: Path, width: int) -> None:
             path.write_text(json.dumps({**pooling, **changed}, indent=2))
 
 
-def _blocks(layers: int | Sequence[int] | None, count: int, stack: str) -> list[int]:
+def _teacher_blocks(layers: int | Sequence[int] | None, count: int, stack: str) -> list[int]:
     """Return the teacher's blocks that the student's start as: those named, or evenly spaced ones from the first on."""
-    where = f" of the {stack}" if stack else ""
+    of_stack = f" of the {stack}" if stack else ""
     if layers is None:
         return list(range(count))
     if isinstance(layers, int):
         if layers > count:
-            raise UnsupportedError(f"student: {layers} blocks, where the teacher{where} has {count}", "fewer `layers`")
+            problem = f"student: {layers} blocks, where the teacher{of_stack} has {count}"
+            raise UnsupportedError(problem, "fewer `layers`")
         return [number * count // layers for number in range(layers)]
     if layers[-1] >= count:
-        raise UnsupportedError(
-            f"student: block {layers[-1]}, where the teacher{where} has {count}", f"numbers from 0 to {count - 1}"
-        )
+        problem = f"student: block {layers[-1]}, where the teacher{of_stack} has {count}"
+        raise UnsupportedError(problem, f"numbers from 0 to {count - 1}")
     return list(layers)
 
 
@@ -100,10 +98,10 @@ def _config(shape: ModelShape, settings: Mapping[str, Any], blocks: Mapping[str,
     """Return the teacher's config.json with the student's dimensions, under every key that the config has for them."""
     config, architecture = shape.checkpoint.config, shape.architecture
     removed = {}
-    for stack, stay in blocks.items():
-        if gone := [block for block in range(shape.blocks[stack]) if block not in stay]:
-            removed[stack] = gone
-    changed = cut_model.without(shape, removed).config
+    for stack, kept in blocks.items():
+        if removed_blocks := [block for block in range(shape.blocks[stack]) if block not in kept]:
+            removed[stack] = removed_blocks
+    changed = cut_model.without_blocks(shape, removed).config
     hidden = dict(type(transformers_config(config)).attribute_map).get("hidden_size", "hidden_size")
     heads = architecture.heads
     if heads and heads.groups and settings.keys() & {"heads", "key_heads"}:
@@ -111,10 +109,8 @@ def _config(shape: ModelShape, settings: Mapping[str, Any], blocks: Mapping[str,
         count = settings.get("heads", teacher_sizes.heads)
         settings = {"key_heads": max(1, count * teacher_sizes.groups // teacher_sizes.heads), **settings}
         if count % settings["key_heads"]:
-            raise UnsupportedError(
-                f"student: {count} heads do not divide into {settings['key_heads']} groups",
-                "`key_heads` that divides them",
-            )
+            problem = f"student: {count} heads do not divide into {settings['key_heads']} groups"
+            raise UnsupportedError(problem, "`key_heads` that divides them")
     neurons = architecture.neurons
     keys = {
         "hidden": [hidden],
@@ -127,26 +123,24 @@ def _config(shape: ModelShape, settings: Mapping[str, Any], blocks: Mapping[str,
         if setting not in settings:
             continue
         if not names:
-            raise UnsupportedError(
-                f"student: `{setting}`: the config.json of a {config.get('model_type')} has no key for it",
-                "leave it out",
-            )
+            problem = f"student: `{setting}`: the config.json of a {config.get('model_type')} has no key for it"
+            raise UnsupportedError(problem, "leave it out")
         changed |= dict.fromkeys(names, settings[setting])
     size = config.get(hidden) or getattr(transformers_config(config), "hidden_size", None)
     for key in ("word_embed_proj_dim", "embedding_size"):
         if "hidden" in settings and size is not None and config.get(key) == size:
             changed[key] = settings["hidden"]
-    return {**config, **changed, **cut_model.aliases(config, changed)}
+    return {**config, **changed, **cut_model.aliased_keys(config, changed)}
 
 
-def _kind(teacher: Checkpoint, family: Family) -> Any:
+def _auto_class(teacher: Checkpoint, family: Family) -> Any:
     """Return AutoModelForMaskedLM for an encoder whose files hold all of the masked-LM head; else None."""
     if family != "encoder" or not has_masked_lm(teacher.config):
         return None
     model = meta_model(family, teacher.config, kind=AutoModelForMaskedLM)
     views = stored_views(model, teacher.tensors)
-    whole = all(name in views for name, _ in model.named_parameters())
-    return AutoModelForMaskedLM if whole else None
+    complete = all(name in views for name, _ in model.named_parameters())
+    return AutoModelForMaskedLM if complete else None
 
 
 class _WeightSelection:
@@ -171,7 +165,7 @@ class _WeightSelection:
         views = stored_views(teacher_model, self.teacher.tensors)
         teacher_tensors = teacher_model.state_dict()
         tensors: dict[str, Callable[[], torch.Tensor] | None] = {}
-        taken = total = 0
+        copied = total = 0
         for name, tensor in student_model.state_dict().items():
             dims = tuple(tensor.shape)
             source = self._source(name, dims, teacher_tensors)
@@ -184,12 +178,12 @@ class _WeightSelection:
                 continue
             indices = self._indices(name, dims, tuple(teacher_tensors[source].shape))
             if indices is not None:
-                taken += parameters
-                tensors[name] = partial(_selected, self.teacher, views[source], indices)
-        return tensors, taken, total
+                copied += parameters
+                tensors[name] = partial(_select, self.teacher, views[source], indices)
+        return tensors, copied, total
 
     def _part(self, name: str, dims: tuple[int, ...]) -> Part:
-        return part(TensorInfo(name, "F32", dims, "", 0, 0), self.config, self.family)
+        return part(TensorInfo(name, "F32", dims), self.config, self.family)
 
     def _source(self, name: str, dims: tuple[int, ...], teacher_tensors: Mapping[str, Any]) -> str:
         """Return the teacher's name for a tensor of the student."""
@@ -208,9 +202,8 @@ class _WeightSelection:
         Raises UnsupportedError where the student's tensor would be larger.
         """
         if len(student_dims) != len(teacher_dims) or any(map(gt, student_dims, teacher_dims)):
-            raise UnsupportedError(
-                f"student: {name} would be {student_dims}, where the teacher's is {teacher_dims}", "smaller numbers"
-            )
+            problem = f"student: {name} would be {student_dims}, where the teacher's is {teacher_dims}"
+            raise UnsupportedError(problem, "smaller numbers")
         if student_dims == teacher_dims:
             return [torch.arange(size, device="cpu") for size in student_dims]
         weight = name.removesuffix("bias") + "weight" if name.endswith(".bias") else name
@@ -226,7 +219,7 @@ class _WeightSelection:
                 if dim == output_dim and described.kind in _FUSED and student_size != teacher_size:
                     return None
                 levels = [[(student_size,)], [(teacher_size,)]]
-            indices.append(_index(*levels))
+            indices.append(_entries_to_take(*levels))
         return indices
 
     def _levels(self, kind: str, outputs: bool) -> list[list[Levels]] | None:
@@ -247,7 +240,7 @@ class _WeightSelection:
         return levels
 
 
-def _selected(teacher: Checkpoint, view: View, indices: Sequence[torch.Tensor]) -> torch.Tensor:
+def _select(teacher: Checkpoint, view: View, indices: Sequence[torch.Tensor]) -> torch.Tensor:
     tensor = view.shaped(view.cut(teacher.load(view.tensor)))
     for dim, index in enumerate(indices):
         if len(index) < tensor.shape[dim]:
@@ -255,7 +248,7 @@ def _selected(teacher: Checkpoint, view: View, indices: Sequence[torch.Tensor]) 
     return tensor
 
 
-def _index(student_runs: Sequence[Levels], teacher_runs: Sequence[Levels]) -> torch.Tensor:
+def _entries_to_take(student_runs: Sequence[Levels], teacher_runs: Sequence[Levels]) -> torch.Tensor:
     """Return the entries to take from consecutive runs: at each level evenly spaced ones, from the first on."""
     entries, start = [], 0
     for student_levels, teacher_levels in zip(student_runs, teacher_runs, strict=True):

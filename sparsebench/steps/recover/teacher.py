@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from sparsebench.errors import UnsupportedError
 from sparsebench.manifest.names import Family
 from sparsebench.steps.recover import losses
-from sparsebench.steps.recover.reading import NONE, TrainingText
+from sparsebench.steps.recover.reading import UNLABELLED, TrainingText
 from sparsebench.steps.recover.resume import ResumeFolder
 from sparsebench.steps.recover.settings import Distill
 
@@ -67,50 +67,31 @@ PART = 16
 """Groups of samples in a file of a teacher's outputs: 17 MB at most, with 64 tokens a position."""
 
 
-class TeacherCache:
-    """One teacher's likeliest tokens at every position of some samples, in files that are mapped, not read.
+TeacherCache = dict[int, tuple[torch.Tensor, torch.Tensor]]
+"""One teacher's likeliest tokens, by sample: ids (length, k) int32 and log probabilities (length, k) float32.
 
-    Each file holds ids (samples, length, k), int32, and log probabilities, float32.
-    """
-
-    def __init__(self) -> None:
-        self.parts: list[dict[str, torch.Tensor]] = []
-        self.positions: dict[int, tuple[int, int]] = {}
-        """Where a sample is: the number of the part, and the sample's number in it."""
-
-    def add(self, rows: Sequence[int], part: dict[str, torch.Tensor]) -> None:
-        """Add the outputs for the samples ``rows``."""
-        self.positions |= {row: (len(self.parts), number) for number, row in enumerate(rows)}
-        self.parts.append(part)
-
-    def get(self, rows: Sequence[int], length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the stored tokens of some samples: ids int64 and log probabilities float32."""
-        positions = [self.positions[row] for row in rows]
-        ids, logs = (
-            torch.stack([self.parts[part][name][number, :length] for part, number in positions])
-            for name in ("ids", "logs")
-        )
-        return ids.long(), logs
+They are rows of files that are mapped, not read.
+"""
 
 
-def layer_pairs(student: int, teacher: int, layers: Any, least: int = 0) -> list[tuple[int, int]]:
+def layer_pairs(student: int, teacher: int, layers: Any, first_layer: int = 0) -> list[tuple[int, int]]:
     """Return pairs of a student's and a teacher's layer to compare: all evenly, the last, or named ones.
 
     Layers are numbered from 1. Raises UnsupportedError for a pair with a number above the layers of its model or below
-    ``least``.
+    ``first_layer``.
     """
     if layers == "last":
         return [(student, teacher)]
     if not isinstance(layers, str):
         for student_layer, teacher_layer in layers:
-            if not (least <= student_layer <= student and least <= teacher_layer <= teacher):
+            if not (first_layer <= student_layer <= student and first_layer <= teacher_layer <= teacher):
                 raise UnsupportedError(
                     f"layers: [{student_layer}, {teacher_layer}]: the model has {student} layers, and the teacher {teacher}",
-                    f"pairs of the model's and the teacher's, from {least} on",
+                    f"pairs of the model's and the teacher's, from {first_layer} on",
                 )
         return [(student_layer, teacher_layer) for student_layer, teacher_layer in layers]
     # With a much shallower teacher the first layers round to 0, which has states but no attention.
-    return [(layer, max(least, round(layer * teacher / student))) for layer in range(1, student + 1)]
+    return [(layer, max(first_layer, round(layer * teacher / student))) for layer in range(1, student + 1)]
 
 
 @dataclass
@@ -145,14 +126,15 @@ class Distillation:
         match, self.steps = self.settings.match, steps
         if refusal := self.settings.refuses_family(self.family):
             raise refusal.error()
+        if match == "none" and self.family == "encoder":
+            models = (self.model, self.teachers[0])
+            width, teacher_width = (getattr(model.config, "hidden_size", None) for model in models)
+            if width != teacher_width:
+                raise UnsupportedError(
+                    f"an encoder's last states are compared as they are, and have {width} and {teacher_width} numbers",
+                    "name a `match` beside",
+                )
         if match == "none":
-            if self.family == "encoder":
-                sizes = [getattr(model.config, "hidden_size", None) for model in (self.model, *self.teachers)]
-                if sizes[0] != sizes[1]:
-                    what = (
-                        f"an encoder's last states are compared as they are, and have {sizes[0]} and {sizes[1]} numbers"
-                    )
-                    raise UnsupportedError(what, "name a `match` beside")
             return
         (teacher,) = self.teachers
         if match in ATTENTION:
@@ -167,10 +149,8 @@ class Distillation:
             self.pairs = layer_pairs(len(outputs.attentions), len(targets.attentions), self.settings.layers, 1)
             heads = [model.attentions[0].shape[1] for model in (outputs, targets)]
             if heads[0] != heads[1]:
-                raise UnsupportedError(
-                    f"match: {match} compares heads, of which the model has {heads[0]} and the teacher {heads[1]}",
-                    "match: hidden_mse, or nst",
-                )
+                problem = f"match: {match} compares heads, of which the model has {heads[0]} and the teacher {heads[1]}"
+                raise UnsupportedError(problem, "match: hidden_mse, or nst")
             return
         self.pairs = layer_pairs(len(outputs.states) - 1, len(targets.states) - 1, self.settings.layers)
         if match in FLOWS and len(self.pairs) < 2:
@@ -189,35 +169,35 @@ class Distillation:
                 layer.bias.zero_()
             self.projections.append(layer.to(self.device))
 
-    def keep(
+    def store(
         self,
         teacher: PreTrainedModel,
         folder: ResumeFolder,
-        belongs: Mapping[str, Any],
+        identity: Mapping[str, Any],
         rows: Sequence[int],
-        tell: Callable[[int, int], None],
+        progress: Callable[[int, int], None],
     ) -> None:
         """Store a teacher's likeliest tokens for the samples ``rows``; the teacher is not needed afterwards.
 
-        ``belongs`` tells its outputs from those of another teacher, or for another text. Files that a killed process
+        ``identity`` tells its outputs from those of another teacher, or for another text. Files that a killed process
         left are used again; a group of samples is shown to the teacher whole or not at all, so that no bit changes.
         """
-        cache, done = TeacherCache(), 0
-        counts, groups = self.text.counts(), list(self.text.groups(rows))
+        cache: TeacherCache = {}
+        groups = list(self.text.groups(rows))
         length = self.text.mask(range(self.text.samples)).shape[1]
         for start in range(0, len(groups), PART):
             part = groups[start : start + PART]
             name = f"teacher-{len(self.caches)}-{start // PART:05}.safetensors"
-            outputs = folder.read(name, belongs)
+            outputs = folder.read(name, identity)
             if outputs is None:
                 computed = self._likeliest(teacher, part, length)
-                folder.write(name, belongs, computed)
-                outputs = folder.read(name, belongs) or computed
+                folder.write(name, identity, computed)
+                outputs = folder.read(name, identity) or computed
             samples = [row for group in part for row in group]
-            cache.add(samples, outputs)
-            done += len(samples)
-            tell(done, len(rows))
+            cache |= zip(samples, zip(outputs["ids"], outputs["logs"], strict=True), strict=True)
+            progress(len(cache), len(rows))
         self.caches.append(cache)
+        counts = self.text.counts()
         self.stored_tokens = sum(counts[row] for row in rows)
 
     def _likeliest(
@@ -233,8 +213,8 @@ class Distillation:
             outputs = self._teacher_outputs(teacher, self._inputs(group))
             assert outputs.logits is not None
             likeliest = losses.likeliest(outputs.logits, count, self.settings.temperature)
-            for whole, values in zip((ids, logs), likeliest, strict=True):
-                whole[start : start + len(group), : values.shape[1]] = values.cpu()
+            for stored, values in zip((ids, logs), likeliest, strict=True):
+                stored[start : start + len(group), : values.shape[1]] = values.cpu()
             start += len(group)
         return {"ids": ids, "logs": logs}
 
@@ -255,7 +235,7 @@ class Distillation:
             same = outputs.states[-1].shape[-1] == teacher_outputs[0].states[-1].shape[-1]
             # Where widths differ, the match alone makes the loss.
             nothing = torch.zeros((), device=self.device)
-            total = losses.relative(outputs.states[-1], teacher_outputs[0].states[-1], mask) if same else nothing
+            total = losses.relative_error(outputs.states[-1], teacher_outputs[0].states[-1], mask) if same else nothing
         else:
             assert outputs.logits is not None
             alpha = self.alpha(number)
@@ -269,18 +249,21 @@ class Distillation:
 
     def alpha(self, number: int) -> float:
         """Return the teacher's share of a step's loss; constant for held-out text (-1), so that losses compare."""
-        whole: float = self.settings.alpha
+        full: float = self.settings.alpha
         schedule = self.settings.alpha_schedule
         if schedule == "none" or number < 0:
-            return whole
-        return whole * (number / self.steps if schedule == "linear_growth" else 1 - number / self.steps)
+            return full
+        return full * (number / self.steps if schedule == "linear_growth" else 1 - number / self.steps)
 
     def _divergence(
         self, logits: torch.Tensor, teacher_outputs: Sequence[ModelOutputs], rows: Sequence[int], mask: torch.Tensor
     ) -> torch.Tensor:
-        """Return the mean of the divergences from each teacher."""
         settings = self.settings
-        likeliest = [cache.get(rows, mask.shape[1]) for cache in self.caches]
+        likeliest: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for cache in self.caches:
+            ids, logs = zip(*(cache[row] for row in rows), strict=True)
+            length = mask.shape[1]
+            likeliest.append((torch.stack(ids)[:, :length].long(), torch.stack(logs)[:, :length]))
         for outputs in teacher_outputs:
             assert outputs.logits is not None
             likeliest.append(losses.likeliest(outputs.logits, settings.top_k or None, settings.temperature))
@@ -296,17 +279,17 @@ class Distillation:
         """Return the mean of the match over the compared layers; for flows, over consecutive pairs of these."""
         match, attentive = self.settings.match, self.settings.match in ATTENTION
         projections = iter(self.projections)
-        compared: list[tuple[torch.Tensor, torch.Tensor]] = []
+        compared: list[tuple[torch.Tensor, torch.Tensor]] = []  # of the student, and of the teacher
         for student_layer, teacher_layer in self.pairs:
             if attentive:
                 compared.append((student.attentions[student_layer - 1], teacher.attentions[teacher_layer - 1]))
                 continue
-            left, right = student.states[student_layer], teacher.states[teacher_layer]
-            if match != "nst" and left.shape[-1] != right.shape[-1]:
-                left = next(projections)(left)
-            compared.append((left, right))
+            student_states, teacher_states = student.states[student_layer], teacher.states[teacher_layer]
+            if match != "nst" and student_states.shape[-1] != teacher_states.shape[-1]:
+                student_states = next(projections)(student_states)
+            compared.append((student_states, teacher_states))
         if match in LAYER_DISTANCES:
-            distances = [LAYER_DISTANCES[match](left, right, mask) for left, right in compared]
+            distances = [LAYER_DISTANCES[match](*states, mask) for states in compared]
         else:
             distances = [
                 FLOW_DISTANCES[match]((before[0], after[0]), (before[1], after[1]), mask)
@@ -317,7 +300,7 @@ class Distillation:
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the mean negative log-likelihood of labels (rows, length) other than NONE by logits (…, vocabulary)."""
-    labelled = labels != NONE
+    labelled = labels != UNLABELLED
 
     def loss(piece: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(piece.float(), targets)

@@ -21,7 +21,7 @@ from sparsebench import heap
 from sparsebench.errors import ModelError
 from sparsebench.progress import duration
 from sparsebench.steps.contract import Context, Point, Step
-from sparsebench.steps.recover.resume import ResumeFolder
+from sparsebench.steps.recover.resume import ResumeFolder, joules_in_all
 from sparsebench.steps.recover.weights import TrainedWeights
 
 if TYPE_CHECKING:
@@ -64,9 +64,12 @@ Pruner = Callable[[TrainedWeights, Any, int], Pruning]
 
 @dataclass
 class State:
-    """The progress of a training: steps done, seconds spent, the losses since the curve's last point, the curve, the
-    best held-out loss and its weights, the seconds before the first step, and all joules (None where a part was not
-    counted)."""
+    """The progress of a training, in the end its result.
+
+    ``number`` counts the steps done, ``losses`` are those since the curve's last point. ``best`` is the lowest held-out
+    loss, ``weights`` are its tensors as they are stored (none where the first weights are best). ``prepared`` are the
+    seconds before the first step. ``joules`` are None where a part of the training was not counted.
+    """
 
     number: int = 0
     seconds: float = 0.0
@@ -78,34 +81,19 @@ class State:
     joules: float | None = 0.0
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The result of a training: the changed tensors as they are stored (none where the first weights were best), the
-    curve, the tokens and epochs read, the seconds, ``best``, the held-out loss of the weights that are kept, and the
-    joules."""
-
-    weights: dict[str, torch.Tensor]
-    curve: tuple[Point, ...]
-    tokens: int
-    epochs: float
-    seconds: float
-    best: float
-    joules: float | None = None
-
-
 @dataclass
 class Trainer:
-    """The training of ``weights`` by ``loss`` on the samples of ``text`` except the last ``held``.
+    """The training of ``weights`` by ``loss`` on the samples of ``text`` except the last ``held_samples``.
 
     ``plan`` has the samples of each optimizer step. ``arithmetic`` is the precision of matrix products, ``extra`` are
     parameters that only the loss has. ``resume_folder`` is the one from which a killed training is resumed, if any, and
-    ``belongs`` is all that decides the result: a state with another one is not this training's.
+    ``identity`` is all that decides the result: a state with another one is not this training's.
     """
 
     weights: TrainedWeights
     loss: Loss
     text: TrainingText
-    held: int
+    held_samples: int
     plan: list[list[int]]
     step: Step
     context: Context
@@ -113,7 +101,7 @@ class Trainer:
     arithmetic: str
     extra: list[nn.Parameter] = field(default_factory=list)
     resume_folder: ResumeFolder | None = None
-    belongs: Mapping[str, Any] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
     pruner: Pruner | None = None
     """Makes the hooks that prune during the training, if any."""
     prepared: float = 0.0
@@ -122,27 +110,31 @@ class Trainer:
     """Returns the joules since that preparation began; None without a counter."""
 
     @heap.kept_for_reuse()
-    def run(self) -> Trained:
-        """Train, or resume a killed training. Raises ModelError where the loss is not finite, on held-out text too."""
+    def run(self) -> State:
+        """Train, or resume a killed training. The seconds of the result include the preparation.
+
+        Raises ModelError where the loss is not finite, on held-out text too.
+        """
         settings, plan, counts = self.step.settings, self.plan, self.text.counts()
         leaves = [*self.weights.leaves, *self.extra]
         optimizer = torch.optim.AdamW(leaves, lr=settings.rate, weight_decay=settings.weight_decay)
-        warm = round(settings.warm_up * len(plan))
-        scheduler = get_linear_schedule_with_warmup(optimizer, warm, len(plan))
+        warm_up_steps = round(settings.warm_up * len(plan))
+        scheduler = get_linear_schedule_with_warmup(optimizer, warm_up_steps, len(plan))
         optimizer = self.accelerator.prepare(optimizer)
         pruning = self.pruner(self.weights, optimizer, len(plan)) if self.pruner else Pruning()
-        points = {round(len(plan) * number / settings.evaluations) for number in range(settings.evaluations + 1)}
-        state = self._restored(leaves, optimizer, scheduler, pruning) or State()
-        began, earlier = time.perf_counter() - state.seconds, state.joules
+        evaluations = settings.evaluations
+        evaluated_steps = {round(len(plan) * number / evaluations) for number in range(evaluations + 1)}
+        state = self._restore(leaves, optimizer, scheduler, pruning) or State()
+        began, earlier_joules = time.perf_counter() - state.seconds, state.joules
         state.prepared += self.prepared
-        saved = time.perf_counter()
-        read = [0]
+        last_saved = time.perf_counter()
+        tokens_read = [0]
         for rows in plan:
-            read.append(read[-1] + sum(counts[row] for row in rows))
+            tokens_read.append(tokens_read[-1] + sum(counts[row] for row in rows))
         while True:
-            if state.number in points and (not state.curve or state.curve[-1].step != state.number):
-                with pruning.sparse(state.number) as whole:
-                    self._look(state, read[state.number], whole)
+            if state.number in evaluated_steps and (not state.curve or state.curve[-1].step != state.number):
+                with pruning.sparse(state.number) as final:
+                    self._evaluate(state, tokens_read[state.number], final)
             if state.number == len(plan):
                 break
             pruning.before(state.number)
@@ -151,19 +143,19 @@ class Trainer:
             scheduler.step()
             state.number += 1
             state.seconds = time.perf_counter() - began
-            self._tell(state, len(plan))
-            if self.resume_folder and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
-                state.joules = _sum(earlier, self.joules())
+            self._report_progress(state, len(plan))
+            if self.resume_folder and time.perf_counter() - last_saved >= CHECKPOINT_SECONDS:
+                state.joules = joules_in_all(earlier_joules, self.joules())
                 self._save(state, leaves, optimizer, scheduler, pruning)
-                saved = time.perf_counter()
+                last_saved = time.perf_counter()
         if not state.best < float("inf"):
             raise ModelError(
                 f"{self.step.verb}: {self.step.name}: the loss on held-out text is {state.curve[-1].held_out} at the end",
                 "a lower `rate`, such as 5e-5",
             )
-        epochs = sum(map(len, plan)) / (len(counts) - self.held)
-        seconds, joules = time.perf_counter() - began + state.prepared, _sum(earlier, self.joules())
-        return Trained(state.weights, tuple(state.curve), read[-1], epochs, seconds, state.best, joules)
+        state.seconds = time.perf_counter() - began + state.prepared
+        state.joules = joules_in_all(earlier_joules, self.joules())
+        return state
 
     def _step(
         self,
@@ -176,35 +168,33 @@ class Trainer:
     ) -> None:
         """Take one optimizer step over a batch in groups. Raises ModelError where the loss is not finite."""
         optimizer.zero_grad()
-        total, whole = sum(counts[row] for row in rows), 0.0
+        total, total_loss = sum(counts[row] for row in rows), 0.0
         for group in self.text.groups(rows):
             share = sum(counts[row] for row in group) / total
             with self._precision():
                 loss = self.loss(group, state.number) * share
             self.accelerator.backward(loss)
-            whole += float(loss.detach())
-        if not whole < float("inf"):
-            raise ModelError(
-                f"{self.step.verb}: {self.step.name}: the loss is {whole} at step {state.number}",
-                "a lower `rate`, such as 5e-5",
-            )
-        self.weights.hold()
+            total_loss += float(loss.detach())
+        if not total_loss < float("inf"):
+            problem = f"{self.step.verb}: {self.step.name}: the loss is {total_loss} at step {state.number}"
+            raise ModelError(problem, "a lower `rate`, such as 5e-5")
+        self.weights.mask_gradients()
         self.accelerator.clip_grad_norm_(leaves, self.step.settings.clip)
         pruning.pull(state.number)
         optimizer.step()
-        state.losses.append(whole)
+        state.losses.append(total_loss)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16")
 
-    def _look(self, state: State, tokens: int, whole: bool) -> None:
+    def _evaluate(self, state: State, tokens: int, final: bool) -> None:
         """Measure the held-out loss, add a point to the curve, and keep the weights if they are the best so far.
 
-        Only weights at the final sparsity (``whole``) can be kept. Those before the first step count too: training may
+        Only weights at the final sparsity (``final``) can be kept. Those before the first step count too: training may
         not help.
         """
         counts = self.text.counts()
-        rows = range(len(counts) - self.held, len(counts))
+        rows = range(len(counts) - self.held_samples, len(counts))
         total = sum(counts[row] for row in rows)
         held_out = 0.0
         with torch.no_grad(), self._precision():
@@ -213,20 +203,19 @@ class Trainer:
         mean = sum(state.losses) / len(state.losses) if state.losses else None
         state.losses = []
         state.curve.append(Point(state.number, tokens, mean, held_out))
-        if whole and held_out < state.best:
+        if final and held_out < state.best:
             unchanged = state.number == 0 and self.pruner is None
             state.best, state.weights = held_out, {} if unchanged else self.weights.stored()
 
-    def _tell(self, state: State, steps: int) -> None:
+    def _report_progress(self, state: State, steps: int) -> None:
         if self.context.progress is not None:
-            left = state.seconds / state.number * (steps - state.number)
+            time_left = state.seconds / state.number * (steps - state.number)
             last = state.losses[-1] if state.losses else float("nan")
-            self.context.progress(state.number, steps, f"loss {last:.3f}, {duration(left)} left")
+            self.context.progress(state.number, steps, f"loss {last:.3f}, {duration(time_left)} left")
 
     def _save(self, state: State, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> None:
-        """Save the state for a process that resumes this training."""
         assert self.resume_folder is not None
-        whole = {
+        entry = {
             "leaves": leaves,
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
@@ -234,11 +223,11 @@ class Trainer:
             **vars(state),
             "curve": [astuple(point) for point in state.curve],
         }
-        self.resume_folder.write(STATE, self.belongs, whole)
+        self.resume_folder.write(STATE, self.identity, entry)
 
-    def _restored(self, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> State | None:
+    def _restore(self, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> State | None:
         """Restore what a killed process saved of the same training; return its state, or None without one."""
-        saved = self.resume_folder.read(STATE, self.belongs) if self.resume_folder else None
+        saved = self.resume_folder.read(STATE, self.identity) if self.resume_folder else None
         if saved is None:
             return None
         with torch.no_grad():
@@ -249,8 +238,3 @@ class Trainer:
         for tensor, value in zip(pruning.tensors(), saved.pop("gone"), strict=True):
             tensor.copy_(value)
         return State(**{**saved, "curve": [Point(*point) for point in saved["curve"]]})
-
-
-def _sum(earlier: float | None, joules: float | None) -> float | None:
-    """Return the joules of two processes that did one training; None where one of them had no counter."""
-    return None if earlier is None or joules is None else earlier + joules

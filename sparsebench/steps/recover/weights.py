@@ -26,14 +26,14 @@ class Weight:
 
 @dataclass(frozen=True)
 class MaskedParameter:
-    """A prunable parameter whose entries stay zero where ``gone`` is true; ``transposed`` where its layout is (in, out).
+    """A prunable parameter whose entries stay zero where ``zeros`` is true; ``transposed`` where its layout is (in, out).
 
     ``dtype`` is the precision in which the checkpoint stores it.
     """
 
     name: str
     parameter: nn.Parameter
-    gone: torch.Tensor
+    zeros: torch.Tensor
     transposed: bool
     dtype: torch.dtype
 
@@ -60,7 +60,7 @@ class TrainedWeights:
             )
         model.requires_grad_(False)
         self.trained: list[Weight] = []
-        self.held: list[MaskedParameter] = []
+        self.masked: list[MaskedParameter] = []
         for name, parameter in list(model.named_parameters()):
             if name not in views or not parameter.is_floating_point():
                 continue
@@ -69,16 +69,16 @@ class TrainedWeights:
             parameter.requires_grad_(True)
             self.trained.append(Weight(parameter, view))
             if part.prunable:
-                gone, transposed = parameter.detach() == 0, part.transposed != view.transposed
+                zeros, transposed = parameter.detach() == 0, part.transposed != view.transposed
                 dtype = torch_dtype(parent.tensors[view.tensor].dtype)
-                self.held.append(MaskedParameter(view.name, parameter, gone, transposed, dtype))
+                self.masked.append(MaskedParameter(view.name, parameter, zeros, transposed, dtype))
         self.leaves = [weight.parameter for weight in self.trained]
 
-    def hold(self) -> None:
+    def mask_gradients(self) -> None:
         """Set the gradients of masked entries to zero: AdamW then leaves a weight that is zero exactly at zero."""
-        for held in self.held:
-            if held.parameter.grad is not None:
-                held.parameter.grad.masked_fill_(held.gone, 0)
+        for masked in self.masked:
+            if masked.parameter.grad is not None:
+                masked.parameter.grad.masked_fill_(masked.zeros, 0)
 
     def stored(self) -> dict[str, torch.Tensor]:
         """Return the trained tensors with the checkpoint's names, shapes and precisions."""
@@ -88,8 +88,8 @@ class TrainedWeights:
                 view, info = weight.view, self.parent.tensors[weight.view.tensor]
                 value = weight.parameter.detach().to("cpu", torch_dtype(info.dtype), copy=True)
                 if view.rows is not None:
-                    whole = tensors.setdefault(view.tensor, self.parent.load(view.tensor))
-                    whole[slice(*view.rows)] = view.stored(value)
+                    stored_tensor = tensors.setdefault(view.tensor, self.parent.load(view.tensor))
+                    stored_tensor[slice(*view.rows)] = view.stored(value)
                 else:
                     tensors[view.tensor] = view.stored(value)
         for name, twin in self.parent.ties.items():  # tied: stored twice, but one parameter of the model

@@ -34,11 +34,11 @@ from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.counting import step_report, verified_zeros
 from sparsebench.steps.recover import qat, student
-from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
+from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw_samples, samples_by_step
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
 from sparsebench.steps.recover.settings import DENSE
 from sparsebench.steps.recover.teacher import Distillation, cross_entropy
-from sparsebench.steps.recover.trainer import Pruning, Trained, Trainer
+from sparsebench.steps.recover.trainer import Pruning, Trainer
 from sparsebench.steps.recover.weights import TrainedWeights
 
 PUBLISHED = {
@@ -49,6 +49,7 @@ PUBLISHED = {
 }
 """Tokens that the published runs train on: of the papers above, and of methods that prune during training."""
 FEW = 0.01
+"""A run on a smaller share of these tokens says so."""
 
 
 @dataclass(frozen=True)
@@ -94,35 +95,37 @@ class Training:
         weight came back.
         """
         family = self.context.family
-        model = self._student()
-        text, held = draw(self.step, self.context, self.parent.config)
+        model = self._load_student()
+        calibrated, held_samples = draw_samples(self.step, self.context, self.parent.config)
+        text = TrainingText(family, calibrated.batch)
         with self._resume_folder(folder) as resume_folder, temporary(folder.parent / ".teachers") as scratch:
             # Before the clock starts: fetching teachers is no part of a training.
-            teachers = self._teachers(scratch)
+            teachers = self._teacher_folders(scratch)
             with energy.spending(self.context.device) as spent:
                 began = time.perf_counter()
-                trainer, loss = self._trainer(model, TrainingText(family, text.batch), held, resume_folder, teachers)
+                trainer = self._make_trainer(model, text, held_samples, resume_folder, teachers)
                 trainer.prepared = time.perf_counter() - began
                 trainer.joules = spent.total
                 trained = trainer.run()
-        looks = len(trained.curve) * sum(trainer.text.counts()[-held:])
-        operations = self._parameters_per_token(self.parent, trainer.text) * (6.0 * trained.tokens + 2.0 * looks)
-        if teachers:
-            operations += 2.0 * loss.parameters * (loss.stored_tokens or trained.tokens + looks)
+        tokens = trained.curve[-1].tokens
+        evaluated = len(trained.curve) * sum(text.counts()[-held_samples:])
+        operations = self._parameters_per_token(self.parent, text) * (6.0 * tokens + 2.0 * evaluated)
+        if isinstance(trainer.loss, Distillation):
+            operations += 2.0 * trainer.loss.parameters * (trainer.loss.stored_tokens or tokens + evaluated)
         best = next(point for point in trained.curve if point.held_out == trained.best)
+        samples = text.samples - held_samples
+        epochs = sum(map(len, trainer.plan)) / samples
+        published = PUBLISHED.get(self.step.name, 0)
         words = [
             f"loss on text held out {trained.curve[0].held_out:.4g}, then {best.held_out:.4g} after {best.tokens:,} tokens",
-            f"{trainer.text.samples - held:,} samples read {trained.epochs:.2g} times" if trained.epochs > 1 else "",
+            f"{samples:,} samples read {epochs:.2g} times" if epochs > 1 else "",
             f"calculated in {self._arithmetic()}",
-            self._budget(trained),
+            f"{tokens:,} tokens, where the published run read {published:,}" if tokens < FEW * published else "",
             *resume_folder.notes,
         ]
         provenance = {
-            "family": family,
-            self.step.verb: self.step.name,
-            **self.step.settings.record(),
-            "seed": self.context.seed,
-            **text.provenance(),
+            **self.step.provenance(family, self.context.seed),
+            **calibrated.provenance(),
             "arithmetic": self._arithmetic(),
             "operations": operations,
             "curve": [asdict(point) for point in trained.curve],
@@ -134,16 +137,16 @@ class Training:
                 family,
                 seconds=trained.seconds,
                 note=note,
-                provenance=text.provenance(),
+                provenance=calibrated.provenance(),
                 zeros_in_parent=self.zeros_in_parent,
             )
         resume_folder.remove()
         lost = trained.joules is None and spent.counts
         return replace(
             report,
-            trained_tokens=trained.tokens,
+            trained_tokens=tokens,
             operations=operations,
-            curve=trained.curve,
+            curve=tuple(trained.curve),
             joules=trained.joules,
             energy_source=energy.UNCOUNTED if lost else spent.source,
         )
@@ -152,13 +155,13 @@ class Training:
         """Count the parent's zeros in a matrix. Raises ModelError where one of them is not zero in ``written``."""
         return verified_zeros(self.parent, written, name)
 
-    def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
+    def write(self, folder: Path, weights: Mapping[str, torch.Tensor], provenance: Mapping[str, Any]) -> list[str]:
         """Write the trained tensors and, unchanged, all others; return notes for a reader, such as on omitted code."""
         with CheckpointWriter(folder, list(self.parent.tensors.values()), self.parent.folder) as writer:
             for name in list(writer.missing):
                 changed = weights.get(name)
                 writer.write(name, self.parent.load(name) if changed is None else changed)
-            writer.close(dict(made))
+            writer.close(dict(provenance))
         return [left_out_note(writer.left_out)]
 
     def _parameters_per_token(self, checkpoint: Checkpoint, text: TrainingText) -> float:
@@ -174,13 +177,7 @@ class Training:
         weights = weight_tensors(checkpoint, model_parts)
         return sum(info.numel * share.get(model_parts[name].stack, 1.0) for name, info in weights.items())
 
-    def _budget(self, trained: Trained) -> str:
-        """Return a note on the published run's tokens where this run had less than a hundredth of them."""
-        published = PUBLISHED.get(self.step.name, 0)
-        few = trained.tokens < FEW * published
-        return f"{trained.tokens:,} tokens, where the published run read {published:,}" if few else ""
-
-    def _student(self) -> PreTrainedModel:
+    def _load_student(self) -> PreTrainedModel:
         """Return the model to train, in float32 without dropout. Raises UnsupportedError where it lacks the loss."""
         config = self.parent.config
         if self.step.settings.teachers() or output_family(self.context.family, config) != "encoder":
@@ -192,15 +189,15 @@ class Training:
             )
         return load_model(self.parent.folder, "encoder", "float32", kind=AutoModelForMaskedLM)
 
-    def _trainer(
+    def _make_trainer(
         self,
         model: PreTrainedModel,
         text: TrainingText,
-        held: int,
+        held_samples: int,
         resume_folder: ResumeFolder,
         teachers: Sequence[Path],
-    ) -> tuple[Trainer, Any]:
-        """Return the training loop and its loss. Where the teachers' outputs are stored, they are computed here."""
+    ) -> Trainer:
+        """Return the training loop with its loss. Where the teachers' outputs are stored, they are computed here."""
         settings, seed = self.step.settings, self.context.seed
         family = output_family(self.context.family, self.parent.config)
         from accelerate import Accelerator
@@ -211,29 +208,41 @@ class Training:
         accelerator = Accelerator(cpu=not devices.is_gpu(self.context.device))
         device = accelerator.device
         model.to(device)
-        plan = schedule(text.counts()[:-held], settings.tokens, settings.batch, seed)
+        plan = samples_by_step(text.counts()[:-held_samples], settings.tokens, settings.batch, seed)
         extra: list[torch.nn.Parameter] = []
-        loss: Any
-        belongs = {"text": content(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}
-        belongs |= versions()
+        loss: Distillation | OwnLoss
+        identity = {"text": content(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}
+        identity |= versions()
         if not teachers:
             words = WordMasking.of(self.parent.folder, model.config.vocab_size) if family == "encoder" else None
             loss = OwnLoss(model, text, device, seed, words)
         else:
             loss = Distillation(model, [], family, text, settings, device)
-            read = sorted({row for rows in plan for row in rows} | {*range(text.samples - held, text.samples)})
-            belongs["teachers"] = self._add_teachers(loss, teachers, read, resume_folder, belongs)
+            rows = {row for batch in plan for row in batch}
+            rows.update(range(text.samples - held_samples, text.samples))
+            identity["teachers"] = self._add_teachers(loss, teachers, sorted(rows), resume_folder, identity)
             loss.prepare(seed, len(plan))
             extra = list(loss.projections.parameters())
         weights = TrainedWeights(model, self.parent, self.context.family)
-        belongs |= {"step": self.step.record(), "seed": seed, "held": held}
-        belongs["weights"] = content(*(weight.parameter for weight in weights.trained))
+        identity |= {"step": self.step.record(), "seed": seed, "held": held_samples}
+        identity["weights"] = content(*(weight.parameter for weight in weights.trained))
         if scheme := settings.qat_scheme():
             qat.round_forward(weights, scheme)
         return Trainer(
-            weights, loss, text, held, plan, self.step, self.context, accelerator, arithmetic, extra,
-            resume_folder if self.context.resume else None, belongs, partial(self.pruner, settings) if self.pruner else None,
-        ), loss  # fmt: skip
+            weights,
+            loss,
+            text,
+            held_samples,
+            plan,
+            self.step,
+            self.context,
+            accelerator,
+            arithmetic,
+            extra=extra,
+            resume_folder=resume_folder if self.context.resume else None,
+            identity=identity,
+            pruner=partial(self.pruner, settings) if self.pruner else None,
+        )
 
     def _add_teachers(
         self,
@@ -241,27 +250,28 @@ class Training:
         teachers: Sequence[Path],
         rows: Sequence[int],
         resume_folder: ResumeFolder,
-        belongs: Mapping[str, Any],
+        identity: Mapping[str, Any],
     ) -> list[str]:
         """Give the loss its teachers, or their outputs for some samples where these can be stored.
 
-        ``belongs`` is what all of their outputs depend on. Return a checksum of each teacher.
+        ``identity`` is what all of their outputs depend on. Return a checksum of each teacher.
         """
-        settings, checksums = self.step.settings, list[str]()
+        settings = self.step.settings
+        checksums: list[str] = []
         for folder in teachers:
             teacher: Any = load_model(folder, self.context.family, self._arithmetic())
             teacher.requires_grad_(False).to(loss.device)
             loss.parameters += self._parameters_per_token(Checkpoint(folder), loss.text)
             checksums.append(content(*(part for item in teacher.state_dict().items() for part in item)))
             if settings.top_k and settings.match == "none" and loss.family != "encoder":
-                asked = {"top_k": settings.top_k, "temperature": settings.temperature}
-                asked |= {"teacher": checksums[-1], "rows": content(str(rows))}
-                loss.keep(teacher, resume_folder, {**belongs, **asked}, rows, self._report_teacher)
+                parameters = {"top_k": settings.top_k, "temperature": settings.temperature}
+                parameters |= {"teacher": checksums[-1], "rows": content(str(rows))}
+                loss.store(teacher, resume_folder, {**identity, **parameters}, rows, self._report_stored)
             else:
                 loss.teachers.append(teacher)
         return checksums
 
-    def _teachers(self, scratch: Path) -> list[Path]:
+    def _teacher_folders(self, scratch: Path) -> list[Path]:
         """Return the folder of each teacher; one that is not the dense model is prepared from its source in ``scratch``.
 
         Raises ModelError without a way to fetch its source (outside of a manifest), UnsupportedError for another
@@ -279,18 +289,19 @@ class Training:
             # A folder of the user's is copied, not linked: it may change during the training.
             link = sources.parse(source.source).kind != "path"
             folder = prepare(fetched, scratch / f"teacher-{number}", self.context.family, link=link)
-            rows, model_rows = (dimensions(model.config).vocabulary for model in (Checkpoint(folder), self.parent))
-            what = ""
-            if rows != model_rows:
-                what = f"it has {rows:,} tokens, and the model {model_rows:,}"
+            vocabulary = dimensions(Checkpoint(folder).config).vocabulary
+            parent_vocabulary = dimensions(self.parent.config).vocabulary
+            mismatch = ""
+            if vocabulary != parent_vocabulary:
+                mismatch = f"it has {vocabulary:,} tokens, and the model {parent_vocabulary:,}"
             elif not same_tokenizer(folder, self.parent.folder):
-                what = "its tokenizer is not the model's"
-            if what:
-                raise UnsupportedError(f"teacher {source.name}: {what}", "a teacher with the same tokenizer")
+                mismatch = "its tokenizer is not the model's"
+            if mismatch:
+                raise UnsupportedError(f"teacher {source.name}: {mismatch}", "a teacher with the same tokenizer")
             folders.append(folder)
         return folders
 
-    def _report_teacher(self, done: int, total: int) -> None:
+    def _report_stored(self, done: int, total: int) -> None:
         if self.context.progress is not None:
             self.context.progress(done, total, "samples shown to a teacher")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import lcm
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.errors import UnsupportedError
@@ -30,7 +31,7 @@ def kinds_of(of: Of) -> tuple[AxisKind, ...]:
     return ("heads", "neurons") if of == "both" else (of,)
 
 
-def numbers(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
+def remaining_counts(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
     """Return how many elements of every axis stay by the settings of a width or of gates: the same share of all, heads
     in whole groups, at least one.
 
@@ -39,52 +40,55 @@ def numbers(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
     be cut at all.
     """
     axes = {kind: shape.of(kind) for kind in kinds_of(cutting.of)}
-    counts = {kind: getattr(cutting, kind, None) for kind in axes}
-    if any(counts.values()):
-        widths = sorted({axis.units // axis.width_factor for axis in axes.get("neurons", ())})
-        if shape.architecture.mixture and len(widths) > 1:
-            raise UnsupportedError(
-                f"neurons: {counts['neurons']}: its experts and blocks are {' and '.join(map(str, widths))} wide",
-                "`keep: 0.5`",
-            )
-        step = alignment(axes.get("neurons", ()))
-        return {
-            axis: _counted(shape, axis, counts[kind] or 0, cutting.uneven, step) for kind in axes for axis in axes[kind]
-        }
+    if any(getattr(cutting, kind, None) for kind in axes):
+        return _by_count(shape, axes, cutting)
+    heads, neurons, experts = (axes.get(kind, []) for kind in ("heads", "neurons", "experts"))
     tensors = shape.checkpoint.tensors
-    cost = {axis: axis.cost(tensors) for axis in shape.axes}
-    worth = {kind: sum(axis.units * cost[axis] for axis in axes[kind]) for kind in axes}
-    total = shape.block_parameters
-    target = None if cutting.parameters is None else (1 - cutting.parameters) * total
-    share = cutting.keep if target is None else 1 - target / sum(worth.values())
+
+    def parameters(counts: Mapping[Axis, int]) -> int:
+        return sum(count * axis.cost(tensors) for axis, count in counts.items())
+
+    removable = parameters({axis: axis.units for kind in axes for axis in axes[kind]})
+    target = None if cutting.parameters is None else (1 - cutting.parameters) * shape.block_parameters
+    share = cutting.keep if target is None else 1 - target / removable
     assert share is not None
     if target is not None and share <= 0:
-        most = sum(worth.values()) / total
+        largest_share = removable / shape.block_parameters
         raise UnsupportedError(
-            f"parameters: {cutting.parameters:g}: {' and '.join(axes)} are {most:.0%} of the blocks' parameters",
-            f"a share above {1 - most:.2f}, or `of: both`",
+            f"parameters: {cutting.parameters:g}: {' and '.join(axes)} are {largest_share:.0%} of the blocks' parameters",
+            f"a share above {1 - largest_share:.2f}, or `of: both`",
         )
-    kept: dict[Axis, int] = {}
-    if "heads" in axes:
-        for axis in axes["heads"]:
-            kept[axis] = _nearest(_head_counts(shape, axis, cutting.uneven), share * axis.units)
-        gone = sum((axis.units - kept[axis]) * cost[axis] for axis in axes["heads"])
-        if target is not None and "neurons" in axes:
-            share = min(1.0, 1 - (target - gone) / worth["neurons"])
-            if share <= 0:
-                raise UnsupportedError(
-                    f"parameters: {cutting.parameters:g}: removing every neuron would not reach this share",
-                    "a larger share",
-                )
-    for axis in axes.get("neurons", ()):
-        step = lcm(cutting.multiple_of, alignment(axes["neurons"]))
+    remaining = {axis: _nearest(_head_counts(shape, axis, cutting.uneven), share * axis.units) for axis in heads}
+    if target is not None and heads and neurons:
+        removed = parameters({axis: axis.units - count for axis, count in remaining.items()})
+        share = min(1.0, 1 - (target - removed) / parameters({axis: axis.units for axis in neurons}))
+        if share <= 0:
+            problem = f"parameters: {cutting.parameters:g}: removing every neuron would not reach this share"
+            raise UnsupportedError(problem, "a larger share")
+    step = lcm(cutting.multiple_of, alignment(neurons))
+    for axis in neurons:
         width = axis.units // axis.width_factor
         # At least one step, and no more than there are.
         count = max(1, round(share * width / step)) * step
-        kept[axis] = min(count, width) * axis.width_factor
-    for axis in axes.get("experts", ()):
-        kept[axis] = _nearest(expert_counts(shape, axis), share * axis.units)
-    return kept
+        remaining[axis] = min(count, width) * axis.width_factor
+    for axis in experts:
+        remaining[axis] = _nearest(expert_counts(shape, axis), share * axis.units)
+    return remaining
+
+
+def _by_count(shape: ModelShape, axes: Mapping[AxisKind, Sequence[Axis]], cutting: Any) -> dict[Axis, int]:
+    """Return how many elements of the axes, by kind, stay by the settings that are numbers."""
+    neurons = axes.get("neurons", ())
+    widths = sorted({axis.units // axis.width_factor for axis in neurons})
+    if shape.architecture.mixture and len(widths) > 1:
+        problem = f"neurons: {cutting.neurons}: its experts and blocks are {' and '.join(map(str, widths))} wide"
+        raise UnsupportedError(problem, "`keep: 0.5`")
+    step = alignment(neurons)
+    return {
+        axis: _counted(shape, axis, getattr(cutting, kind) or 0, cutting.uneven, step)
+        for kind in axes
+        for axis in axes[kind]
+    }
 
 
 def alignment(axes: Iterable[Axis]) -> int:
@@ -100,9 +104,11 @@ def expert_counts(shape: ModelShape, axis: Axis) -> list[int]:
     chosen = int(config_value(shape.checkpoint.config, mixture.chosen))
     key = mixture.groups_per_token
     groups_per_token = int(config_value(shape.checkpoint.config, key)) if key else 1
-    # Routers with groups compare them by the sum of each group's two best experts.
-    least = max(2, -(-chosen // groups_per_token)) if mixture.groups else chosen
-    return list(range(groups * least, axis.units + 1, groups))
+    fewest = chosen
+    if mixture.groups:
+        # Routers with groups compare them by the sum of each group's two best experts.
+        fewest = max(2, -(-chosen // groups_per_token))
+    return list(range(groups * fewest, axis.units + 1, groups))
 
 
 def expert_groups(shape: ModelShape) -> int:
@@ -119,7 +125,8 @@ def _counted(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int)
         most = axis.units // axis.width_factor // step * step
         possible = [*range(step, most + 1, step)]
         hint = f"at most {most}" if step == 1 else f"multiples of {step} up to {most}"
-        hint = hint if possible else f"neurons of an expert go in steps of {step}: remove whole experts instead"
+        if not possible:
+            hint = f"neurons of an expert go in steps of {step}: remove whole experts instead"
     elif axis.kind == "experts":
         possible = expert_counts(shape, axis)
         hint = _expert_range(shape, possible)
@@ -129,20 +136,20 @@ def _counted(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int)
         possible = [groups * heads_per_unit for groups in _head_counts(shape, axis, uneven)]
         hint = f"{'one' if len(possible) > 1 else 'that is'} of {', '.join(map(str, possible))}"
     if count not in possible:
-        where = f"{'an expert' if axis.expert else 'a block'} has {axis.units // axis.width_factor * heads_per_unit}"
-        raise UnsupportedError(f"{axis.kind}: {count}: not possible: {where}", hint)
+        capacity = f"{'an expert' if axis.expert else 'a block'} has {axis.units // axis.width_factor * heads_per_unit}"
+        raise UnsupportedError(f"{axis.kind}: {count}: not possible: {capacity}", hint)
     return count // heads_per_unit * axis.width_factor
 
 
 def _expert_range(shape: ModelShape, counts: Sequence[int]) -> str:
     groups = expert_groups(shape)
-    alike = f", the same number in each of the router's {groups} groups" if groups > 1 else ""
-    return f"from {counts[0]} to {counts[-1]}{alike}"
+    in_groups = f", the same number in each of the router's {groups} groups" if groups > 1 else ""
+    return f"from {counts[0]} to {counts[-1]}{in_groups}"
 
 
 def _nearest(counts: Iterable[int], target: float) -> int:
     """Return the count nearest to ``target``, the larger of two that are equally near."""
-    return min(counts, key=lambda count: (abs(count - target), -count))
+    return min(sorted(counts, reverse=True), key=lambda count: abs(count - target))
 
 
 def _head_counts(shape: ModelShape, axis: Axis, uneven: bool) -> list[int]:
@@ -155,24 +162,24 @@ def _head_counts(shape: ModelShape, axis: Axis, uneven: bool) -> list[int]:
     return [count for count in range(1, axis.units + 1) if hidden % (count * sizes.heads // sizes.groups) == 0]
 
 
-def part_way(
+def counts_after_cut(
     shape: ModelShape, numbers: Mapping[Axis, int], cut: int, cuts: int, uneven: bool = False
 ) -> dict[Axis, int]:
     """Return how many elements stay after ``cut`` of ``cuts`` equal cuts; numbers of heads fit config.json."""
-    kept: dict[Axis, int] = {}
-    for axis, last in numbers.items():
+    remaining: dict[Axis, int] = {}
+    for axis, final_count in numbers.items():
         step = axis.width_factor * (alignment(numbers) if axis.kind == "neurons" else 1)
         # The number before the cut need not be a multiple of the step, but the number that stays must be.
         full = -(-axis.units // step) * step
-        count = min(axis.units, full - round((full - last) * cut / cuts / step) * step)
+        count = min(axis.units, full - round((full - final_count) * cut / cuts / step) * step)
         if axis.kind == "heads":
-            possible = [groups for groups in _head_counts(shape, axis, uneven) if groups >= last]
+            possible = [groups for groups in _head_counts(shape, axis, uneven) if groups >= final_count]
             count = _nearest(possible, count)
-        kept[axis] = count
-    return kept
+        remaining[axis] = count
+    return remaining
 
 
-def spread(
+def best_across_blocks(
     numbers: Mapping[Axis, int], scores: Mapping[Axis, torch.Tensor], tensors: Mapping[str, TensorInfo], joint: bool
 ) -> dict[Axis, list[int]]:
     """Return the elements with the highest scores across all blocks: ``numbers`` in total, at least one per axis.
@@ -180,30 +187,26 @@ def spread(
     Neurons and heads are ranked apart or, if ``joint``, together within one budget of parameters (FLAP).
     """
     kinds = {axis.kind for axis in numbers}
-    kept: dict[Axis, list[int]] = {}
-    for ranked in [kinds] if joint else [{kind} for kind in sorted(kinds)]:
-        axes = [axis for axis in numbers if axis.kind in ranked]
-        budget = sum(numbers[axis] * axis.cost(tensors) for axis in axes)
-        firsts = {axis: best(scores[axis], 1)[0] for axis in axes}
-        ranking = [
-            (unit != firsts[axis], -float(score), position, unit)
-            for position, axis in enumerate(axes)
+    kept = {axis: best_units(scores[axis], 1) for axis in numbers}
+    for ranked in [kinds] if joint else [{kind} for kind in kinds]:
+        costs = {axis: axis.cost(tensors) for axis in numbers if axis.kind in ranked}
+        budget = sum((numbers[axis] - 1) * cost for axis, cost in costs.items())
+        others = [
+            (float(score), axis, unit)
+            for axis in costs
             for unit, score in enumerate(scores[axis])
+            if unit not in kept[axis]
         ]
-        stay: dict[Axis, list[int]] = {axis: [] for axis in axes}
-        for _, _, position, unit in sorted(ranking):
-            axis = axes[position]
-            cost = axis.cost(tensors)
+        for _, axis, unit in sorted(others, key=itemgetter(0), reverse=True):
             # Round to the nearest whole element.
-            if stay[axis] and budget < cost / 2:
+            if budget < costs[axis] / 2:
                 break
-            stay[axis].append(unit)
-            budget -= cost
-        kept |= {axis: sorted(units) for axis, units in stay.items()}
-    return {axis: kept[axis] for axis in numbers}
+            kept[axis].append(unit)
+            budget -= costs[axis]
+    return {axis: sorted(units) for axis, units in kept.items()}
 
 
-def best(scores: torch.Tensor, count: int, groups: int = 1) -> list[int]:
+def best_units(scores: torch.Tensor, count: int, groups: int = 1) -> list[int]:
     """Return the ``count`` elements with the highest scores (units,), in order, as many of each group; ties go to the
     elements that come first."""
     import torch
@@ -213,7 +216,7 @@ def best(scores: torch.Tensor, count: int, groups: int = 1) -> list[int]:
     return sorted(group * size + int(unit) for group in range(groups) for unit in order[group, : count // groups])
 
 
-def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str, Any]:
+def changed_config(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str, Any]:
     """Return the keys of config.json that change for a model with these elements: one number for all blocks where stock
     transformers can express that, otherwise each block's own in ``per_layer_config``.
 
@@ -226,20 +229,20 @@ def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str
     for axis in shape.axes:
         by_key.setdefault(shape.key(axis), {})[axis] = len(kept[axis]) if axis in kept else axis.units
     blocks: dict[int, dict[str, int]] = {}
-    for key, left in by_key.items():
-        kind = next(iter(left)).kind
+    for key, remaining in by_key.items():
+        kind = next(iter(remaining)).kind
         dense = _head_sizes(shape).groups if kind == "heads" else config_value(config, key)
-        numbers = {count / axis.width_factor for axis, count in left.items()}
+        numbers = {count / axis.width_factor for axis, count in remaining.items()}
         if numbers == {dense}:
             continue
-        if len(numbers) == 1 and kind == "neurons" and max(numbers) % alignment(left):
+        if len(numbers) == 1 and kind == "neurons" and max(numbers) % alignment(remaining):
             raise UnsupportedError(
                 f"{config.get('model_type')}: {max(numbers):g} neurons in every expert, which torch's `grouped_mm` refuses",
                 f"keep a multiple of {ALIGNED}",
             )
         if kind == "experts":
             _check_experts(shape, kept)
-        if len(numbers) == 1 and (kind != "heads" or _same_for_all(shape, left)):
+        if len(numbers) == 1 and (kind != "heads" or _same_for_all(shape, remaining)):
             changed |= _config_keys(shape, kind, key, int(numbers.pop()))
             continue
         if shape.architecture.mixture:
@@ -254,7 +257,7 @@ def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str
                 "cannot describe two stacks",
                 "let the same number go everywhere",
             )
-        for axis, count in left.items():
+        for axis, count in remaining.items():
             if count != dense:
                 blocks.setdefault(axis.layers[0], {}).update(_config_keys(shape, kind, key, count))
     if blocks or PER_LAYER in config:
@@ -262,9 +265,9 @@ def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str
     return changed
 
 
-def _same_for_all(shape: ModelShape, left: Mapping[Axis, int]) -> bool:
+def _same_for_all(shape: ModelShape, remaining: Mapping[Axis, int]) -> bool:
     """Whether one number in config.json can state for all blocks how many groups of heads stay."""
-    axis, count = next(iter(left.items()))
+    axis, count = next(iter(remaining.items()))
     heads = shape.architecture.heads
     return bool(heads and heads.size) and count in _head_counts(shape, axis, uneven=False)
 
@@ -272,16 +275,14 @@ def _same_for_all(shape: ModelShape, left: Mapping[Axis, int]) -> bool:
 def _check_experts(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> None:
     """Raise UnsupportedError where a router could not choose among the experts that stay."""
     groups = expert_groups(shape)
-    for axis, stay in kept.items():
+    for axis, units in kept.items():
         if axis.kind != "experts":
             continue
         possible = expert_counts(shape, axis)
-        by_group = {sum(unit * groups // axis.units == group for unit in stay) for group in range(groups)}
-        if len(stay) not in possible or len(by_group) > 1:
-            raise UnsupportedError(
-                f"block {axis.layers[0]}: {len(stay)} of {axis.units} experts cannot stay: a token still takes as many as before",
-                _expert_range(shape, possible),
-            )
+        counts_of_groups = {sum(unit * groups // axis.units == group for unit in units) for group in range(groups)}
+        if len(units) not in possible or len(counts_of_groups) > 1:
+            problem = f"block {axis.layers[0]}: {len(units)} of {axis.units} experts cannot stay"
+            raise UnsupportedError(f"{problem}: a token still takes as many as before", _expert_range(shape, possible))
 
 
 def _head_sizes(shape: ModelShape) -> HeadSizes:
@@ -299,7 +300,7 @@ def _config_keys(shape: ModelShape, kind: AxisKind, key: str, count: int) -> dic
     return keys | ({heads.groups: count} if heads.groups else {})
 
 
-def note(shape: ModelShape, left: Mapping[Axis, int]) -> str:
+def cut_note(shape: ModelShape, remaining: Mapping[Axis, int]) -> str:
     """Return a note, such as ``1229 of 1536 neurons and 6 of 9 heads of each block stay; 20.0% of the blocks'
     parameters went``."""
     words = []
@@ -307,7 +308,7 @@ def note(shape: ModelShape, left: Mapping[Axis, int]) -> str:
         sizes = _head_sizes(shape) if kind == "heads" and shape.architecture.heads else HeadSizes(1, 1, 1)
         counts = [
             (count * sizes.heads // sizes.groups, axis.units * sizes.heads // sizes.groups)
-            for axis, count in left.items()
+            for axis, count in remaining.items()
             if axis.kind == kind
         ]
         if len({count for count, _ in counts}) > 3:
@@ -315,5 +316,6 @@ def note(shape: ModelShape, left: Mapping[Axis, int]) -> str:
         else:
             words += [f"{count} of {units} {kind}" for count, units in sorted(set(counts))]
     tensors = shape.checkpoint.tensors
-    gone = sum((axis.units - count) * axis.cost(tensors) for axis, count in left.items())
-    return f"{' and '.join(words)} of each block stay; {gone / max(1, shape.block_parameters):.1%} of the blocks' parameters went"
+    removed_parameters = sum((axis.units - count) * axis.cost(tensors) for axis, count in remaining.items())
+    share = removed_parameters / max(1, shape.block_parameters)
+    return f"{' and '.join(words)} of each block stay; {share:.1%} of the blocks' parameters went"

@@ -21,49 +21,46 @@ def biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, bool], li
     Raises UnsupportedError, by name, where an output matrix cannot have one.
     """
     switches: dict[str, bool] = {}
-    names: list[str] = []
-    tensors, places = shape.checkpoint.tensors, shape.parts
+    bias_names: list[str] = []
+    tensors, parts = shape.checkpoint.tensors, shape.parts
     for axis in axes:
         for cut in axis.outputs:
             if _bias(cut.tensor) in tensors:
                 continue
-            part = places[cut.tensor]
+            part = parts[cut.tensor]
             if part.kind not in shape.architecture.biases:
                 kind = shape.checkpoint.config.get("model_type")
-                why = f"{kind} has no bias beside {cut.tensor}, and stock transformers would ignore one"
+                problem = f"{kind} has no bias beside {cut.tensor}, and stock transformers would ignore one"
                 if (fused := f"{cut.tensor}_bias") in tensors:
-                    why = f"{fused} holds the biases of all experts, which are not adjusted here"
-                raise UnsupportedError(f"compensation: bias: {why}", "`compensation: least_squares` or `none`")
+                    problem = f"{fused} holds the biases of all experts, which are not adjusted here"
+                raise UnsupportedError(f"compensation: bias: {problem}", "`compensation: least_squares` or `none`")
             switches[shape.architecture.biases[part.kind]] = True
-            names += [
-                _bias(name)
-                for name, other in places.items()
-                if (other.stack, other.layer) == (part.stack, part.layer)
-                and other.kind in _GROUPS[part.kind]
-                and _bias(name) not in tensors
-            ]
-    return switches, list(dict.fromkeys(names))
+            for name, sibling in parts.items():
+                in_block = (sibling.stack, sibling.layer) == (part.stack, part.layer)
+                if in_block and sibling.kind in _GROUPS[part.kind] and _bias(name) not in tensors:
+                    bias_names.append(_bias(name))
+    return switches, list(dict.fromkeys(bias_names))
 
 
 def _bias(weight: str) -> str:
     return weight.removesuffix("weight") + "bias"
 
 
-def mean_output(weights: torch.Tensor, mean: torch.Tensor, stay: torch.Tensor) -> torch.Tensor:
+def mean_output(weights: torch.Tensor, mean: torch.Tensor, kept_columns: torch.Tensor) -> torch.Tensor:
     """Return W·(mean ⊙ gone), (out,) float32: the mean output of the columns that go (FLAP)."""
-    gone = mean.clone()
-    gone[stay] = 0
-    return (weights.double() @ gone).float()
+    removed_inputs = mean.clone()
+    removed_inputs[kept_columns] = 0
+    return (weights.double() @ removed_inputs).float()
 
 
-def columns(axis: Axis, cut: Cut, stay: Iterable[int], length: int) -> torch.Tensor:
+def columns(axis: Axis, cut: Cut, kept_units: Iterable[int], length: int) -> torch.Tensor:
     """Return the indices of the columns of a matrix (out, ``length``) that stay."""
-    gone = torch.ones(axis.units, dtype=torch.bool)
-    gone[list(stay)] = False
-    return torch.nonzero(~cut.marks(gone, length)).flatten()
+    removed_units = torch.ones(axis.units, dtype=torch.bool)
+    removed_units[list(kept_units)] = False
+    return torch.nonzero(~cut.marks(removed_units, length)).flatten()
 
 
-def refit(weights: torch.Tensor, gram: torch.Tensor, stay: torch.Tensor, name: str) -> torch.Tensor:
+def refit(weights: torch.Tensor, gram: torch.Tensor, kept_columns: torch.Tensor, name: str) -> torch.Tensor:
     """Refit the columns that stay, (out, kept) float32, so that alone they give what all columns gave on the text.
 
     With G = Σ x xᵀ, S what stays and D what goes, the minimum over Ŵ of ‖(W - Ŵ)X‖² + λ‖Ŵ - W_S‖² is
@@ -72,17 +69,15 @@ def refit(weights: torch.Tensor, gram: torch.Tensor, stay: torch.Tensor, name: s
     """
     check_gram(gram, name)
     removed = torch.ones(weights.shape[1], dtype=torch.bool)
-    removed[stay] = False
-    gram_kept = gram[stay][:, stay].double()
-    wide = weights.double()
-    target = wide[:, removed] @ gram[removed][:, stay].double()
+    removed[kept_columns] = False
+    gram_kept = gram[kept_columns][:, kept_columns].double()
+    weights_64 = weights.double()
+    target = weights_64[:, removed] @ gram[removed][:, kept_columns].double()
     diagonal = gram_kept.diagonal().clone()
     for share in DAMPING:
         gram_kept.diagonal().copy_(diagonal + share * diagonal.mean().clamp(min=1e-30))
         lower, failed = torch.linalg.cholesky_ex(gram_kept)
         if not int(failed):
-            return (wide[:, stay] + torch.cholesky_solve(target.T, lower).T).float()
-    raise ModelError(
-        f"tensor {name}: the Gram matrix of its inputs is not positive definite, damped by {DAMPING[-1]:g}",
-        "calibrate with more or other text",
-    )
+            return (weights_64[:, kept_columns] + torch.cholesky_solve(target.T, lower).T).float()
+    problem = f"tensor {name}: the Gram matrix of its inputs is not positive definite, damped by {DAMPING[-1]:g}"
+    raise ModelError(problem, "calibrate with more or other text")

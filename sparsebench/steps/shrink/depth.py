@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Emit, Step, StepProgress
 from sparsebench.steps.counting import step_report
 from sparsebench.steps.outputs import failing_alone
-from sparsebench.steps.shrink.whole import WholeModel
+from sparsebench.steps.shrink.whole import BlockId, WholeModel
 
 
 def make(
@@ -39,17 +39,16 @@ def make(
     free: dict[Step, dict[str, list[int]]] = {}
     for step in targets:
         with failing_alone(step, emit):
-            free[step] = _free(shape, step)
+            free[step] = _removable(shape, step)
     notes: dict[Step, str] = {}
     provenance = text.provenance() if text else {}
     spill = next(iter(targets.values())).parent
-    for step, removed in chosen(shape, free, context, text, spill).items() if free else ():
+    for step, removed in chosen_blocks(shape, free, context, text, spill).items() if free else ():
         with failing_alone(step, emit):
-            smaller = cut_model.without(shape, removed)
-            settings = {"family": context.family, "shrink": step.name, **step.settings.record(), "removed": removed}
-            settings |= {"seed": context.seed, **provenance}
-            writer = cut_model.write_smaller(smaller, context.family, targets[step], settings)
-            words = [*_left(shape, removed), smaller.loads, left_out_note(writer.left_out)]
+            smaller = cut_model.without_blocks(shape, removed)
+            described = {**step.provenance(context.family, context.seed), "removed": removed, **provenance}
+            writer = cut_model.write_smaller(smaller, context.family, targets[step], described)
+            words = [*_kept_notes(shape, removed), smaller.loads, left_out_note(writer.left_out)]
             notes[step] = "; ".join(filter(None, words))
     seconds = time.perf_counter() - started
     for step, note in notes.items():
@@ -59,38 +58,37 @@ def make(
         emit(step, report)
 
 
-def _free(shape: ModelShape, step: Step) -> dict[str, list[int]]:
+def _removable(shape: ModelShape, step: Step) -> dict[str, list[int]]:
     stacks = step.settings.stacks
     if stacks != "both" and len(shape.blocks) == 1:
         raise UnsupportedError(f"stacks: {stacks}: the model has one stack of blocks", "leave `stacks` out")
     pinned = shape.architecture.pinned
     return {
-        stack: going(count, step.settings.blocks, pinned, stack)
+        stack: removable_blocks(count, step.settings.blocks, pinned, stack)
         for stack, count in shape.blocks.items()
         if stacks in ("both", stack)
     }
 
 
-def _left(shape: ModelShape, removed: Mapping[str, list[int]]) -> Iterator[str]:
+def _kept_notes(shape: ModelShape, removed: Mapping[str, list[int]]) -> Iterator[str]:
     """Yield a note for each stack: how many blocks stay, and which went."""
-    for stack, gone in removed.items():
-        total, named = shape.blocks[stack], f" of the {stack}" if len(shape.blocks) > 1 else ""
-        yield f"{total - len(gone)} of {total} blocks{named} stay, without {', '.join(map(str, gone))}"
+    for stack, removed_blocks in removed.items():
+        total, of_stack = shape.blocks[stack], f" of the {stack}" if len(shape.blocks) > 1 else ""
+        yield f"{total - len(removed_blocks)} of {total} blocks{of_stack} stay, without {', '.join(map(str, removed_blocks))}"
 
 
-def going(blocks: int, removed: int, pinned: int, stack: str) -> list[int]:
+def removable_blocks(blocks: int, removed: int, pinned: int, stack: str) -> list[int]:
     """Return the blocks that may go. Raises UnsupportedError where ``removed`` is more than that, or all blocks."""
-    free = list(range(pinned, blocks))
-    most = min(len(free), blocks - 1)
+    removable = list(range(pinned, blocks))
+    most = min(len(removable), blocks - 1)
     if removed > most:
-        kept = f", of which the first {pinned} always stay" if pinned else ""
-        raise UnsupportedError(
-            f"blocks: {removed}: the {stack or 'model'} has {blocks} blocks{kept}", f"at most {most}"
-        )
-    return free
+        pinned_note = f", of which the first {pinned} always stay" if pinned else ""
+        problem = f"blocks: {removed}: the {stack or 'model'} has {blocks} blocks{pinned_note}"
+        raise UnsupportedError(problem, f"at most {most}")
+    return removable
 
 
-def floor(name: str, free: list[int], removed: int, seed: str) -> list[int]:
+def baseline(name: str, free: list[int], removed: int, seed: str) -> list[int]:
     """Choose blocks without looking at the model: the ``first``, the ``last`` or random ones."""
     if name == "first":
         return free[:removed]
@@ -99,7 +97,7 @@ def floor(name: str, free: list[int], removed: int, seed: str) -> list[int]:
     return sorted(random.Random(seed).sample(free, removed))
 
 
-def chosen(
+def chosen_blocks(
     shape: ModelShape,
     free: Mapping[Step, dict[str, list[int]]],
     context: Context,
@@ -110,7 +108,7 @@ def chosen(
     Hidden states that are too large for memory are kept in files under ``spill``."""
     name = next(iter(free)).name
     if name in ("random", "first", "last"):
-        return _by_stack(free, lambda stack, blocks, count: floor(name, blocks, count, f"{context.seed}:{stack}"))
+        return _by_stack(free, lambda stack, blocks, count: baseline(name, blocks, count, f"{context.seed}:{stack}"))
     assert text is not None, "the criterion reads text"
     if name in ("influence", "angular"):
         replay = Replay(shape.checkpoint, context.family, text.batch, spill=spill, dtype=context.dtype)
@@ -121,14 +119,14 @@ def chosen(
         states = states_of_last_tokens(replay, context.progress)
         return _by_stack(free, lambda stack, blocks, count: nearest_run(states[stack], blocks, count))
     model = WholeModel.load(shape.checkpoint.folder, context.family, text.batch, context.dtype)
-    gone: dict[Step, dict[str, list[int]]] = {}
+    removed: dict[Step, dict[str, list[int]]] = {}
     for stacks in dict.fromkeys(step.settings.stacks for step in free):
-        alike = [step for step in free if step.settings.stacks == stacks]
-        rounds = greedy(model, free[alike[0]], max(step.settings.blocks for step in alike), context.progress)
-        for step in alike:
-            after = rounds[step.settings.blocks - 1]
-            gone[step] = {stack: sorted(index for other, index in after if other == stack) for stack in free[step]}
-    return gone
+        same_stacks = [step for step in free if step.settings.stacks == stacks]
+        most = max(step.settings.blocks for step in same_stacks)
+        order = greedy(model, free[same_stacks[0]], most, context.progress)
+        for step in same_stacks:
+            removed[step] = {stack: sorted(blocks[: step.settings.blocks]) for stack, blocks in order.items()}
+    return removed
 
 
 def _by_stack(
@@ -163,11 +161,11 @@ def influences(replay: Replay, progress: StepProgress | None = None) -> dict[str
 def states_of_last_tokens(replay: Replay, progress: StepProgress | None = None) -> dict[str, torch.Tensor]:
     """Return, by stack, what each block reads at every sample's last token, then what the last block returns there:
     (blocks + 1, samples, width)."""
-    seen: dict[str, list[torch.Tensor]] = {}
+    states_by_stack: dict[str, list[torch.Tensor]] = {}
 
     def visit(block: Block) -> None:
         block.advance(0, {})
-        states = seen.setdefault(block.stack, [])
+        states = states_by_stack.setdefault(block.stack, [])
         for read in [block.output_states] if states else [block.input_states, block.output_states]:
             states.append(torch.cat([last(read(0, rows), block.mask(rows)) for rows in block.samples]))
 
@@ -176,7 +174,7 @@ def states_of_last_tokens(replay: Replay, progress: StepProgress | None = None) 
         return states[torch.arange(len(positions)), positions].float()
 
     replay.run(visit, progress)
-    return {stack: torch.stack(states) for stack, states in seen.items()}
+    return {stack: torch.stack(states) for stack, states in states_by_stack.items()}
 
 
 def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int]:
@@ -195,30 +193,29 @@ def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int
 
 def greedy(
     model: WholeModel, free: Mapping[str, list[int]], removed: int, progress: StepProgress | None = None
-) -> list[list[tuple[str, int]]]:
-    """Return the blocks that are gone after each of ``removed`` rounds. A round removes one more block of every stack in
-    ``free``: the one whose removal leaves the least loss."""
-    gone: list[tuple[str, int]] = []
-    rounds: list[list[tuple[str, int]]] = []
+) -> dict[str, list[int]]:
+    """Return, by stack, the ``removed`` blocks that go, in the order in which they go.
+
+    A round removes one block of every stack in ``free``: the one whose removal leaves the least loss.
+    """
+    removed_blocks: list[BlockId] = []
     total = sum(max(0, len(blocks) - number) for blocks in free.values() for number in range(removed))
     done = 0
     for _ in range(removed):
         for stack, blocks in free.items():
-            tried = [(stack, index) for index in blocks if (stack, index) not in gone]
-            tell = partial(_tell, progress, done, len(tried), total) if progress else None
-            losses = model.losses(gone, tried, tell)
-            done += len(tried)
-            gone.append(min(losses, key=lambda block: (losses[block], block[1])))
-        rounds.append(list(gone))
-    return rounds
+            trials = [(stack, index) for index in blocks if (stack, index) not in removed_blocks]
+            report_trials = partial(_report_trials, progress, done, len(trials), total) if progress else None
+            losses = model.losses(removed_blocks, trials, report_trials)
+            done += len(trials)
+            removed_blocks.append(min(trials, key=lambda block: losses[block]))
+    return {stack: [index for block_stack, index in removed_blocks if block_stack == stack] for stack in free}
 
 
-def _tell(progress: StepProgress, done: int, trials: int, total: int, part: int, parts: int) -> None:
+def _report_trials(progress: StepProgress, done: int, trials: int, total: int, part: int, parts: int) -> None:
     """Report that ``part`` of ``parts`` of a round's trials are done, after the ``done`` trials of earlier rounds."""
     progress(done + trials * part // parts, total)
 
 
-def lowest(scores: Iterable[float], free: list[int], removed: int) -> list[int]:
-    """Return the ``removed`` blocks of ``free`` with the lowest scores."""
-    listed = list(scores)
-    return sorted(sorted(free, key=lambda index: (listed[index], index))[:removed])
+def lowest(scores: Sequence[float], free: list[int], removed: int) -> list[int]:
+    """Return the ``removed`` blocks of ``free`` with the lowest scores; of equal ones, the first."""
+    return sorted(sorted(free, key=lambda index: scores[index])[:removed])

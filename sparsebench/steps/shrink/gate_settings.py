@@ -49,10 +49,10 @@ class Gates(Shrink, Distill):
     encoder-decoders."""
 
     def completed(self) -> Self:
-        given = [key for key in SHARES if getattr(self, key) is not None]
-        if len(given) != 1:
-            what = " beside ".join(f"`{key}`" for key in given) or "no share of what stays"
-            raise wrong(what, "one of them, such as `parameters: 0.8`", at="parameters")
+        shares = [key for key in SHARES if getattr(self, key) is not None]
+        if len(shares) != 1:
+            problem = " beside ".join(f"`{key}`" for key in shares) or "no share of what stays"
+            raise wrong(problem, "one of them, such as `parameters: 0.8`", at="parameters")
         return super().completed()
 
     def idle(self) -> Collection[str]:

@@ -55,17 +55,17 @@ START = log((1 - GAMMA) / (ZETA - 1))
 """The initial log α of every gate: without a draw the gates are then exactly 1, so that the model begins unchanged."""
 
 
-def likely_open(alphas: torch.Tensor) -> torch.Tensor:
+def open_probability(alphas: torch.Tensor) -> torch.Tensor:
     """Return P(z ≠ 0) of gates with these log α, of the same shape."""
     return torch.sigmoid(alphas - BETA * log(-GAMMA / ZETA))
 
 
-def steady(alphas: torch.Tensor) -> torch.Tensor:
+def mean_gates(alphas: torch.Tensor) -> torch.Tensor:
     """Return the gates without a draw, of the same shape: σ(log α), stretched and clipped as a drawn s is."""
     return (torch.sigmoid(alphas) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
-def drawn(alphas: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+def drawn_gates(alphas: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Return the gates drawn with ``uniform`` numbers in (0, 1), of the same shape."""
     s = torch.sigmoid((uniform.log() - (-uniform).log1p() + alphas) / BETA)
     return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
@@ -80,7 +80,7 @@ class GatePlan:
     def __init__(self, shape: ModelShape, step: Step, seed: int) -> None:
         self.shape, self.seed = shape, seed
         self.joint = bool(step.settings.uneven)
-        numbers = choosing.numbers(shape, step.settings)
+        numbers = choosing.remaining_counts(shape, step.settings)
         self.numbers = {axis: count for axis, count in numbers.items() if self.joint or count < axis.units}
         if all(count == axis.units for axis, count in numbers.items()):
             raise UnsupportedError("no neuron and no group of heads would go", "let less stay")
@@ -91,9 +91,9 @@ class GatePlan:
         self.pruning = GatePruning(self, weights, steps)
         return self.pruning
 
-    def smaller(self, kept: dict[Axis, list[int]]) -> cut_model.Smaller:
+    def smaller(self, kept_units: dict[Axis, list[int]]) -> cut_model.Smaller:
         """Return the model with these elements alone."""
-        return cut_model.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
+        return cut_model.Smaller(self.shape, kept_units, config=choosing.changed_config(self.shape, kept_units))
 
 
 class GatePruning(Pruning):
@@ -114,11 +114,11 @@ class GatePruning(Pruning):
         tensors = plan.shape.checkpoint.tensors
         costs = torch.tensor([float(axis.cost(tensors)) for axis in plan.numbers], device="cpu")
         counts = torch.tensor(self.units, device="cpu")
-        left = torch.tensor([*plan.numbers.values()], device="cpu")
+        remaining = torch.tensor([*plan.numbers.values()], device="cpu")
         wholes = (costs * counts).sum() if plan.joint else costs * counts
         self.shares = (costs / wholes).repeat_interleave(counts).to(device)
-        gone = costs * (counts - left) / wholes
-        self.target = (gone.sum(0, keepdim=True) if plan.joint else gone).to(device)
+        removed_shares = costs * (counts - remaining) / wholes
+        self.target = (removed_shares.sum(0, keepdim=True) if plan.joint else removed_shares).to(device)
         self.multipliers = torch.zeros(2, len(self.target), device=device)
         self.multipliers[1] = PENALTY
         self.growing = max(1, round(GROWING * steps))
@@ -141,12 +141,12 @@ class GatePruning(Pruning):
             gates = self.mask[units]
         else:
             alphas = self.alphas[units]
-            gates = steady(alphas) if self.noise is None else drawn(alphas, self.noise[units])
+            gates = mean_gates(alphas) if self.noise is None else drawn_gates(alphas, self.noise[units])
         return (args[0] * gates.repeat_interleave(size).to(args[0].dtype), *args[1:])
 
     def sparsity(self) -> torch.Tensor:
         """Return the expected share of the parameters that go: (axes,), of each axis, or (1,), of all together."""
-        lost = self.shares * (1 - likely_open(self.alphas))
+        lost = self.shares * (1 - open_probability(self.alphas))
         sums = torch.stack([part.sum() for part in lost.split(self.units)])
         return sums.sum(0, keepdim=True) if self.plan.joint else sums
 
@@ -197,8 +197,8 @@ class GatePruning(Pruning):
         numbers = self.plan.numbers
         scores = dict(zip(numbers, parts, strict=True))
         if self.plan.joint:
-            return choosing.spread(numbers, scores, self.plan.shape.checkpoint.tensors, joint=True)
-        return {axis: choosing.best(scores[axis], count) for axis, count in numbers.items()}
+            return choosing.best_across_blocks(numbers, scores, self.plan.shape.checkpoint.tensors, joint=True)
+        return {axis: choosing.best_units(scores[axis], count) for axis, count in numbers.items()}
 
     def missed(self) -> float:
         """Return the largest difference between an expected sparsity and its target."""
@@ -216,16 +216,16 @@ class GateTraining(Training):
         """Return 0: the smaller matrices have no counterparts in the parent."""
         return 0
 
-    def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
+    def write(self, folder: Path, weights: Mapping[str, torch.Tensor], provenance: Mapping[str, Any]) -> list[str]:
         """Write the smaller model. Raises UnsupportedError where stock transformers would build another shape."""
         assert self.plan.pruning is not None, "the training has begun"
-        missed, kept = self.plan.pruning.missed(), self.plan.pruning.kept()
-        smaller = self.plan.smaller(kept)
+        missed, kept_units = self.plan.pruning.missed(), self.plan.pruning.kept()
+        smaller = self.plan.smaller(kept_units)
         ready = {name: smaller.cut(name, tensor) for name, tensor in weights.items()}
-        writer = cut_model.write_smaller(smaller, self.context.family, folder, {**made, "missed": missed}, ready)
-        stay = choosing.note(self.plan.shape, {axis: len(units) for axis, units in kept.items()})
-        off = f"the gates expected a sparsity {missed:.2g} off the target when they were closed"
-        return [stay, off, smaller.loads, left_out_note(writer.left_out)]
+        writer = cut_model.write_smaller(smaller, self.context.family, folder, {**provenance, "missed": missed}, ready)
+        stay_note = choosing.cut_note(self.plan.shape, {axis: len(units) for axis, units in kept_units.items()})
+        target_note = f"the gates expected a sparsity {missed:.2g} off the target when they were closed"
+        return [stay_note, target_note, smaller.loads, left_out_note(writer.left_out)]
 
 
 def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: None, emit: Emit) -> None:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import add
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -34,38 +33,38 @@ class NamedElements:
     go: Mapping[int, list[int]]
     stay: Mapping[int, list[int]]
 
-    def overridden(self, axis_index: int, scores: torch.Tensor, origin: Sequence[int]) -> torch.Tensor:
+    def override_scores(self, axis_index: int, scores: torch.Tensor, origin: Sequence[int]) -> torch.Tensor:
         """Return the scores (units,) with those of elements that go below, and of those that stay above, all others.
         ``origin`` has each element's number in the model that the file is about."""
         scores = scores.clone()
-        for named, value in ((self.go, -float("inf")), (self.stay, float("inf"))):
-            numbers = set(named.get(axis_index, ()))
+        for elements, value in ((self.go, -float("inf")), (self.stay, float("inf"))):
+            numbers = set(elements.get(axis_index, ()))
             scores[[unit for unit, number in enumerate(origin) if number in numbers]] = value
         return scores
 
     def check_counts(self, shape: ModelShape, numbers: Mapping[Axis, int], uneven: bool) -> None:
         """Raise UserError, naming file and block, where the file names more elements to go or to stay than the step
         lets: in a block or, if ``uneven``, in all blocks together."""
-        tallies: dict[str, _Tally] = {}
+        counted_together: dict[str, list[tuple[int, Axis]]] = {}
         for index, axis in enumerate(shape.axes):
-            go, stay = len(self.go.get(index, ())), len(self.stay.get(index, ()))
-            where = f"{self.path}: `{_kind(axis)}`" if uneven else _where(self.path, shape, axis)
+            label = f"{self.path}: `{_kind(axis)}`" if uneven else _place_in_file(self.path, shape, axis)
             if axis in numbers:
-                # One stays in every block, named or not.
-                tally = _Tally(go, axis.units - numbers[axis], max(1, stay), numbers[axis])
-                tallies[where] = tallies[where].plus(tally) if where in tallies else tally
-            elif go + stay:
-                raise UserError(
-                    f"{where}: the file names these, but the step does not remove this kind",
-                    "`of: both`, or other names",
-                )
-        for where, tally in tallies.items():
-            if tally.named_go > tally.going:
-                wrong = f"the file removes {tally.named_go} elements, but the step removes only {tally.going}"
-                raise UserError(f"{where}: {wrong}", "name fewer, or keep fewer")
-            if tally.named_stay > tally.staying:
-                wrong = f"the file keeps {tally.named_stay} elements, but the step keeps only {tally.staying}"
-                raise UserError(f"{where}: {wrong}", "name fewer, or keep more")
+                counted_together.setdefault(label, []).append((index, axis))
+            elif self.go.get(index) or self.stay.get(index):
+                problem = f"{label}: the file names these, but the step does not remove this kind"
+                raise UserError(problem, "`of: both`, or other names")
+        for label, axes in counted_together.items():
+            removed = sum(axis.units - numbers[axis] for _, axis in axes)
+            named = sum(len(self.go.get(index, ())) for index, _ in axes)
+            if named > removed:
+                problem = f"{label}: the file removes {named} elements, but the step removes only {removed}"
+                raise UserError(problem, "name fewer, or keep fewer")
+            kept = sum(numbers[axis] for _, axis in axes)
+            # One stays in every block, named or not.
+            named = sum(max(1, len(self.stay.get(index, ()))) for index, _ in axes)
+            if named > kept:
+                problem = f"{label}: the file keeps {named} elements, but the step keeps only {kept}"
+                raise UserError(problem, "name fewer, or keep more")
 
     def kept_by_file(self, shape: ModelShape) -> dict[Axis, list[int]]:
         """Return what stays where the file alone decides: all elements but those under ``go``, or only those under
@@ -73,30 +72,17 @@ class NamedElements:
 
         Raises UserError for a block with both.
         """
-        kept: dict[Axis, list[int]] = {}
+        kept_units: dict[Axis, list[int]] = {}
         kinds = {shape.axes[index].kind for index in (*self.go, *self.stay)}
         for index, axis in enumerate(shape.axes):
             if axis.kind not in kinds:
                 continue
             if index in self.go and index in self.stay:
-                raise UserError(
-                    f"{_where(self.path, shape, axis)}: both `go` and `stay`, and nothing decides on the others",
-                    "name one of the two, or let a criterion choose",
-                )
-            kept[axis] = sorted(self.stay.get(index, {*range(axis.units)} - {*self.go.get(index, ())}))
-        return kept
-
-
-class _Tally(NamedTuple):
-    """How many elements a file names to go, how many go, and the same of those that stay."""
-
-    named_go: int
-    going: int
-    named_stay: int
-    staying: int
-
-    def plus(self, other: _Tally) -> _Tally:
-        return _Tally(*map(add, self, other))
+                place = _place_in_file(self.path, shape, axis)
+                problem = f"{place}: both `go` and `stay`, and nothing decides on the others"
+                raise UserError(problem, "name one of the two, or let a criterion choose")
+            kept_units[axis] = sorted(self.stay.get(index, {*range(axis.units)} - {*self.go.get(index, ())}))
+        return kept_units
 
 
 def read_named(source: str, shape: ModelShape) -> NamedElements:
@@ -110,38 +96,39 @@ def read_named(source: str, shape: ModelShape) -> NamedElements:
         if kind not in indices:
             hint = did_you_mean(kind, indices) or f"it has {', '.join(indices) or 'nothing that can go'}"
             raise UserError(f"{path}: `{kind}`: the model has none that can go", hint)
-        for block, entry in _object(blocks, f"{path}: `{kind}`").items():
+        for block, entry in _checked_object(blocks, f"{path}: `{kind}`").items():
             if block not in indices[kind]:
                 hint = f"it has {', '.join(list(indices[kind])[:4])} …"
                 raise UserError(f"{path}: `{kind}`: `{block}` is no block with {kind} of its own", hint)
             index = indices[kind][block]
-            for key, units in _parsed(entry, shape.axes[index], _where(path, shape, shape.axes[index])).items():
+            axis = shape.axes[index]
+            for key, units in _listed_elements(entry, axis, _place_in_file(path, shape, axis)).items():
                 elements[key][index] = units
     if not any((*elements["go"].values(), *elements["stay"].values())):
         raise UserError(f"{path}: nothing in it", f"name what goes or stays, {_EXAMPLE}")
     return NamedElements(path, **elements)
 
 
-def _parsed(entry: Any, axis: Axis, where: str) -> dict[str, list[int]]:
+def _listed_elements(entry: Any, axis: Axis, label: str) -> dict[str, list[int]]:
     """Return the elements of one block that an entry of the file lists under `go` and `stay`."""
     lists: dict[str, list[int]] = {}
-    for key, units in _object(entry, where).items():
+    for key, units in _checked_object(entry, label).items():
         if key not in ("go", "stay"):
-            raise UserError(f"{where}: `{key}`", "`go` or `stay`")
+            raise UserError(f"{label}: `{key}`", "`go` or `stay`")
         if not isinstance(units, list) or not all(type(unit) is int and 0 <= unit < axis.units for unit in units):
-            raise UserError(f"{where}: `{key}` is no list of numbers from 0 to {axis.units - 1}", _EXAMPLE)
+            raise UserError(f"{label}: `{key}` is no list of numbers from 0 to {axis.units - 1}", _EXAMPLE)
         lists[key] = sorted(set(units))
     go, stay = lists.get("go", []), lists.get("stay")
-    if both := set(go) & set(stay or ()):
-        raise UserError(f"{where}: {min(both)} goes and stays", "name it once")
+    if contradictory := set(go) & set(stay or ()):
+        raise UserError(f"{label}: {min(contradictory)} goes and stays", "name it once")
     if len(go) == axis.units or stay == []:
-        raise UserError(f"{where}: nothing would be left", "leave one at least, or remove the whole block")
+        raise UserError(f"{label}: nothing would be left", "leave one at least, or remove the whole block")
     return lists
 
 
-def _object(value: Any, where: object) -> dict[str, Any]:
+def _checked_object(value: Any, label: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UserError(f"{where}: not an object", _EXAMPLE)
+        raise UserError(f"{label}: not an object", _EXAMPLE)
     return value
 
 
@@ -154,5 +141,5 @@ def _block(shape: ModelShape, axis: Axis) -> str:
     return f"{block}.{axis.expert}" if axis.expert else block
 
 
-def _where(path: Path, shape: ModelShape, axis: Axis) -> str:
+def _place_in_file(path: Path, shape: ModelShape, axis: Axis) -> str:
     return f"{path}: `{_kind(axis)}`: `{_block(shape, axis)}`"

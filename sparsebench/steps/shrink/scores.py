@@ -48,7 +48,7 @@ def per_element(values: torch.Tensor, cut: Cut, units: int) -> torch.Tensor:
     return entries.reshape(units, cut.size).sum(1)
 
 
-def norms(shape: ModelShape, axes: Iterable[Axis], progress: StepProgress | None = None) -> Scores:
+def l2_scores(shape: ModelShape, axes: Iterable[Axis], progress: StepProgress | None = None) -> Scores:
     """Return the l2 norm of the matrices' entries that would go with each element (no 1-D tensors)."""
     cuts: dict[str, list[tuple[Axis, Cut]]] = {}
     squares: Scores = {}
@@ -61,8 +61,8 @@ def norms(shape: ModelShape, axes: Iterable[Axis], progress: StepProgress | None
         tensor = _squared(shape, name)
         for axis, cut in tensor_cuts:
             matrix, dim = cut.of(tensor)
-            others = [other for other in range(matrix.ndim) if other != dim]
-            squares[axis] += per_element(matrix.sum(others, dtype=torch.float64), cut, axis.units)
+            other_dims = [other_dim for other_dim in range(matrix.ndim) if other_dim != dim]
+            squares[axis] += per_element(matrix.sum(other_dims, dtype=torch.float64), cut, axis.units)
     for axis in squares:
         for unit, names in enumerate(axis.expert_tensors):
             for name in names:
@@ -78,7 +78,7 @@ def _squared(shape: ModelShape, name: str) -> torch.Tensor:
     return tensor.float().square_()
 
 
-def drawn(axes: Iterable[Axis], seed: int) -> Scores:
+def random_scores(axes: Iterable[Axis], seed: int) -> Scores:
     """Return random scores, uniform in [0, 1), for the random baseline."""
     generator = torch.Generator().manual_seed(seed)
     return {axis: torch.rand(axis.units, generator=generator, dtype=torch.float64) for axis in axes}
@@ -95,7 +95,7 @@ class ActivationScorer:
 
     def visit(self, block: Any) -> None:
         """Score one block of the replay."""
-        outputs = outputs_in(self.scores, block)
+        outputs = output_cuts(self.scores, block)
         observed = block.observe(0, gram=False, names=[cut.name for _, cut in outputs], sums=True)
         for axis, cut in outputs:
             inputs, weights = observed[cut.name], block.matrix(cut.name)
@@ -148,13 +148,13 @@ class RoutedTokens:
 
         def leave(experts: Any, number: int, module: Any, args: Any, outputs: torch.Tensor) -> None:
             assert axis is not None
-            inside = block.mask(block.samples[groups]).reshape(-1)[experts.tokens]
+            is_token = block.mask(block.samples[groups]).reshape(-1)[experts.tokens]
             sizes = outputs.double().norm(dim=-1)
             if len(routed_args) > 2:
                 chosen, weights = (tensor[experts.tokens] for tensor in routed_args[1:3])
                 sizes = sizes * weights.masked_fill(chosen != number, 0).double().sum(-1)
-            self.sums[axis][number] += float(sizes[inside].sum())
-            self.tokens[axis][number] += int(inside.sum())
+            self.sums[axis][number] += float(sizes[is_token].sum())
+            self.tokens[axis][number] += int(is_token.sum())
 
         handles = []
         for experts in routed if axis else []:
@@ -169,7 +169,7 @@ class RoutedTokens:
         return {axis: self.sums[axis] / counts.clamp(min=1) for axis, counts in self.tokens.items()}
 
 
-def outputs_in(axes: Iterable[Axis], block: Any) -> list[tuple[Axis, Cut]]:
+def output_cuts(axes: Iterable[Axis], block: Any) -> list[tuple[Axis, Cut]]:
     """Return the block's matrices whose input columns are elements of the axes, each with its axis."""
     return [(axis, cut) for axis in axes for cut in axis.outputs if cut.tensor in block.tensors]
 
@@ -190,7 +190,7 @@ def taylor(
     """
     answers = {} if answers is None else answers
     scores: Scores = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
-    rows_of = {axis: _rows_of(axis) if even else [] for axis in axes}
+    rows_of = {axis: _neuron_rows(axis) if even else [] for axis in axes}
     products = _GradientProducts()
     handles = []
     for axis in axes:
@@ -198,7 +198,7 @@ def taylor(
             handles.append(model.module(cut.name).register_forward_pre_hook(partial(products.watch_input, cut.name)))
     for name in dict.fromkeys(cut.name for cuts in rows_of.values() for cut in cuts):
         handles.append(model.module(name).register_forward_hook(partial(products.watch_output, name)))
-    for table in _tables(model.model):
+    for table in _embedding_modules(model.model):
         handles.append(table.register_forward_hook(lambda module, args, states: states.detach().requires_grad_(True)))
     generator = torch.Generator().manual_seed(seed)
     with removing_hooks(handles):
@@ -241,7 +241,7 @@ class _GradientProducts:
         return [per_element(self.sums[cut.name], cut, units) for cut in cuts if cut.name in self.sums]
 
 
-def _rows_of(axis: Axis) -> list[Cut]:
+def _neuron_rows(axis: Axis) -> list[Cut]:
     """Return the rows that make an axis's neurons (of gate and up); nothing for other kinds of axes."""
     if axis.kind != "neurons":
         return []
@@ -252,9 +252,9 @@ def _loss(model: WholeModel, rows: slice, labels: str, generator: torch.Generato
     """Return the mean loss over a group's tokens; draw the model's own answers only where ``answers`` lacks them."""
     outputs = model.run(rows).float()
     if model.family == "encoder" and outputs.ndim == 3:
-        inside = model.mask(rows, model.last)[..., None]
+        mask = model.mask(rows, model.last)[..., None]
         deviation = torch.randn(outputs.shape, generator=generator)
-        return (outputs * deviation * inside).sum() / inside.sum()
+        return (outputs * deviation * mask).sum() / mask.sum()
     if model.classes is not None:
         return cross_entropy(outputs, model.classes[rows])
     if labels == "text":
@@ -269,7 +269,7 @@ def _loss(model: WholeModel, rows: slice, labels: str, generator: torch.Generato
     return cross_entropy(flat, targets, ignore_index=-100)
 
 
-def _tables(model: Any) -> list[Any]:
+def _embedding_modules(model: Any) -> list[Any]:
     """Return the modules of the token embeddings, each once."""
     stacks = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model]
     return list({id(table): table for table in (stack.get_input_embeddings() for stack in stacks)}.values())

@@ -67,20 +67,20 @@ class Shrink(Settings):
         parts = self.parts()
         for kind in kinds_of(parts) if parts else ():
             if not architecture.loses(kind):
-                why = f"it has no {kind} that can go"
-                return Refusal(f"{config.get('model_type')}: {why}", architecture.alternative(kind))
+                problem = f"it has no {kind} that can go"
+                return Refusal(f"{config.get('model_type')}: {problem}", architecture.alternative(kind))
         return super().refuses(config)
 
 
 def uneven_refusal(config: Mapping[str, Any]) -> Refusal | None:
     """Return why the widths of this model's blocks cannot differ; None where they can."""
     if architecture_of(config).mixture:
-        why = "config.json has no key for an expert or a block of a mixture with fewer elements"
+        problem = "config.json has no key for an expert or a block of a mixture with fewer elements"
     elif family_of(config) == "encoder-decoder":
-        why = f"`{PER_LAYER}` numbers the blocks of one stack, and there are two"
+        problem = f"`{PER_LAYER}` numbers the blocks of one stack, and there are two"
     else:
         return None
-    return Refusal(f"{config.get('model_type')}: uneven: {why}", "leave `uneven` out")
+    return Refusal(f"{config.get('model_type')}: uneven: {problem}", "leave `uneven` out")
 
 
 class Depth(Shrink):
@@ -151,23 +151,23 @@ class Width(Shrink):
 
     def completed(self) -> Self:
         """Check the settings against each other, and fill in what is cut and the published compensation."""
-        given = [key for key in (*SHARES, *COUNTS) if getattr(self, key) is not None]
-        counts = [key for key in given if key in COUNTS]
+        amounts = [key for key in (*SHARES, *COUNTS) if getattr(self, key) is not None]
+        counts = [key for key in amounts if key in COUNTS]
         if "experts" in counts and len(counts) > 1:
             raise wrong(f"`experts` beside `{counts[0]}`", "one after the other: a list of two steps", at="experts")
-        if len(given) - len(counts) + bool(counts) != 1:
-            what = " beside ".join(f"`{key}`" for key in given) or "neither a share nor a number of what stays"
-            raise wrong(what, "one of them, such as `parameters: 0.8` or `neurons: 512`", at="parameters")
-        of = "both" if len(counts) == 2 else counts[0] if counts else self.of
+        if len(amounts) - len(counts) + bool(counts) != 1:
+            problem = " beside ".join(f"`{key}`" for key in amounts) or "neither a share nor a number of what stays"
+            raise wrong(problem, "one of them, such as `parameters: 0.8` or `neurons: 512`", at="parameters")
+        of = "both" if len(counts) == 2 else str([*counts, self.of][0])
         if "of" in self.model_fields_set and self.of != of:
-            beside = " and ".join(f"`{key}`" for key in counts)
-            raise wrong(f"`of: {self.of}` beside {beside}", "leave `of` out", at="of")
+            count_keys = " and ".join(f"`{key}`" for key in counts)
+            raise wrong(f"`of: {self.of}` beside {count_keys}", "leave `of` out", at="of")
         self._check_experts(of, counts)
         if self.multiple_of > 1 and counts:
             raise wrong("`multiple_of` beside a number", "one of them", at="multiple_of")
         if self.compensation == "bias" and self.name != "flap":
-            why = "`compensation: bias` works only with flap, which measures the mean outputs"
-            raise wrong(why, "`least_squares` or `none`", at="compensation")
+            problem = "`compensation: bias` works only with flap, which measures the mean outputs"
+            raise wrong(problem, "`least_squares` or `none`", at="compensation")
         if self.multiple_of > 1 and self.uneven:
             raise wrong("`multiple_of` beside `uneven`", "one of them", at="multiple_of")
         return super().completed().model_copy(update={"of": of, "compensation": self.compensation or self.compensates})
@@ -185,8 +185,8 @@ class Width(Shrink):
         if of != "experts":
             return
         if self.name in ("flap", "taylor", "activation"):
-            why = f"experts by {self.name}: it scores single neurons and heads"
-            raise wrong(why, f"l2, random or {REAP}", at="of")
+            problem = f"experts by {self.name}: it scores single neurons and heads"
+            raise wrong(problem, f"l2, random or {REAP}", at="of")
         for key, default in (("uneven", False), ("iterations", 1), ("multiple_of", 1)):
             if getattr(self, key) != default:
                 raise wrong(f"`{key}` beside experts", "leave it out", at=key)
@@ -206,10 +206,10 @@ class Width(Shrink):
             outputs = [{"heads": "o", "neurons": "down"}[kind] for kind in kinds_of(self.of)]
             if without := [name for name in outputs if name in architecture_of(config).unbiased]:
                 matrices, model_type = " and ".join(without), config.get("model_type")
-                why = (
+                problem = (
                     f"compensation: bias: {model_type} has no bias beside {matrices}, and transformers would ignore one"
                 )
-                return Refusal(why, "`compensation: least_squares` or `none`")
+                return Refusal(problem, "`compensation: least_squares` or `none`")
         return uneven_refusal(config) if self.uneven else None
 
     def draws(self) -> bool:
@@ -253,9 +253,9 @@ class Taylor(Width):
 
     def completed(self) -> Self:
         """Check that labelled documents are named where, and only where, they are read."""
-        given = [key for key in LABELLED if key in self.model_fields_set]
-        if self.labels != "task" and given:
-            raise wrong(f"`{given[0]}` without `labels: task`", "leave it out, or say `labels: task`", at=given[0])
+        key = next((key for key in LABELLED if key in self.model_fields_set), "")
+        if self.labels != "task" and key:
+            raise wrong(f"`{key}` without `labels: task`", "leave it out, or say `labels: task`", at=key)
         if self.labels == "task" and self.source is None:
             raise wrong("`labels: task` without `source`", "labelled documents, such as path:train.jsonl", at="labels")
         return super().completed()
@@ -339,8 +339,8 @@ class RandomCut(Width):
     def completed(self) -> Self:
         if self.blocks is None:
             return super().completed()
-        if given := sorted(self.model_fields_set - {"blocks", "stacks"}):
-            raise wrong(f"`{given[0]}` has no effect together with `blocks`", "one of them", at=given[0])
+        if idle_keys := sorted(self.model_fields_set - {"blocks", "stacks"}):
+            raise wrong(f"`{idle_keys[0]}` has no effect together with `blocks`", "one of them", at=idle_keys[0])
         return self
 
     def idle(self) -> Collection[str]:
@@ -357,8 +357,8 @@ class RandomCut(Width):
 
 
 def _without_blocks(name: str, blocks: int | None, stacks: str) -> str:
-    where = "" if stacks == "both" else f" of the {stacks}"
-    return f"{name} -{blocks} blocks{where}"
+    of_stacks = "" if stacks == "both" else f" of the {stacks}"
+    return f"{name} -{blocks} blocks{of_stacks}"
 
 
 def _unusual_words(cut: Width) -> list[str]:

@@ -21,24 +21,27 @@ def make_smaller(parent: Path, targets: Mapping[Step, Path], context: Context, e
     """
     checkpoint = float_checkpoint(parent, "shrink first, then quantize")
     shape = shape_of(checkpoint, context.family)
-    parts: dict[tuple[Any, bool], dict[Step, Path]] = {}
+    passes: dict[tuple[Any, bool], dict[Step, Path]] = {}
     for step, folder in targets.items():
         settings = step.settings
-        module: Any = gates if isinstance(settings, Gates) else depth if settings.parts() == "blocks" else width
+        make: Any = width.make
+        if isinstance(settings, Gates):
+            make = gates.make
+        elif settings.parts() == "blocks":
+            make = depth.make
         if refusal := settings.refuses(checkpoint.config):
             emit(step, refusal.error())
         else:
-            parts.setdefault((module.make, settings.reads_text()), {})[step] = folder
-    reported, name = set[Step](), next(iter(targets)).name
+            passes.setdefault((make, settings.reads_text()), {})[step] = folder
+    emitted, name = set[Step](), next(iter(targets)).name
 
-    def tell(step: Step, result: StepReport | SparsebenchError) -> None:
-        reported.add(step)
+    def emit_and_note(step: Step, result: StepReport | SparsebenchError) -> None:
+        emitted.add(step)
         emit(step, result)
 
-    for (make, reads), chosen in parts.items():
+    for (make, reads_text), steps in passes.items():
         try:
-            make(shape, chosen, context, context.text(f"shrink: {name}") if reads else None, tell)
+            make(shape, steps, context, context.text(f"shrink: {name}") if reads_text else None, emit_and_note)
         except SparsebenchError as error:
-            for step in chosen:
-                if step not in reported:
-                    emit(step, error)
+            for step in steps.keys() - emitted:
+                emit(step, error)

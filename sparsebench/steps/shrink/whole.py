@@ -52,10 +52,8 @@ class WholeModel:
         """Load the model in ``folder``. Raises ModelError, or UnsupportedError where its blocks are not in lists."""
         checkpoint = Checkpoint(folder)
         if has_classifier(checkpoint.config) and checkpoint.config.get("is_encoder_decoder"):
-            raise UnsupportedError(
-                f"{folder}: the loss of an encoder-decoder with a head for classes is not implemented",
-                "a criterion that reads no text, such as magnitude",
-            )
+            problem = f"{folder}: the loss of an encoder-decoder with a head for classes is not implemented"
+            raise UnsupportedError(problem, "a criterion that reads no text, such as magnitude")
         skeleton = survey(checkpoint.config, family)
         paths = {stack.name: [block.path for block in stack.blocks] for stack in skeleton.stacks}
         model = load_model(folder, family, dtype)
@@ -99,37 +97,37 @@ class WholeModel:
         return targets.masked_fill_(~self.mask(rows, self.last)[:, 1:], -100)
 
     def losses(
-        self, gone: Sequence[BlockId], tried: Sequence[BlockId], progress: StepProgress | None = None
+        self, removed: Sequence[BlockId], trials: Sequence[BlockId], progress: StepProgress | None = None
     ) -> dict[BlockId, float]:
-        """Return, for each block in ``tried``, the loss over the whole text without it and the blocks in ``gone``.
+        """Return, for each block in ``trials``, the loss over the whole text without it and the blocks in ``removed``.
 
         For a model that predicts tokens it is the mean negative log-likelihood of the text's tokens. An encoder has no
         such loss; there it is the squared distance between its outputs and the whole model's, divided by the squared
-        length of the latter. The blocks before the tried one in its stack run once for all of ``tried``.
+        length of the latter. The blocks before the tried one in its stack run once for all of ``trials``.
         """
         groups = self.groups()
-        sums = {block: torch.zeros(2, dtype=torch.float64, device="cpu") for block in tried}
+        sums = {block: torch.zeros(2, dtype=torch.float64, device="cpu") for block in trials}
         with torch.no_grad():
             if self.family == "encoder" and not self.dense_outputs:
                 self.dense_outputs = [self.run(rows) for rows in groups]
             for number, rows in enumerate(groups):
-                with self.without(gone), self._seen() as seen:
+                with self.without(removed), self._seen() as recorded:
                     self.run(rows)
-                for done, block in enumerate(tried, 1):
-                    with self._from(block, gone, seen):
+                for done, block in enumerate(trials, 1):
+                    with self._from(block, removed, recorded):
                         sums[block] += self._loss(self.run(rows), number, rows)
                     if progress:
-                        progress(number * len(tried) + done, len(groups) * len(tried))
+                        progress(number * len(trials) + done, len(groups) * len(trials))
         return {block: float(total / max(count, 1e-30)) for block, (total, count) in sums.items()}
 
     def _loss(self, outputs: torch.Tensor, number: int, rows: slice) -> torch.Tensor:
         """Return, for a group's ``outputs``, the loss of ``losses`` as a sum, and its divisor: (2,) float64."""
         if self.family == "encoder":
             dense = self.dense_outputs[number].float()
-            inside = self.mask(rows, self.last)
-            inside = inside[..., None] if outputs.ndim == 3 else torch.ones_like(outputs, dtype=torch.bool)
-            distance = ((outputs.float() - dense) * inside).square().sum(dtype=torch.float64)
-            return torch.stack([distance, (dense * inside).square().sum(dtype=torch.float64)]).cpu()
+            mask = self.mask(rows, self.last)
+            mask = mask[..., None] if outputs.ndim == 3 else torch.ones_like(outputs, dtype=torch.bool)
+            distance = ((outputs.float() - dense) * mask).square().sum(dtype=torch.float64)
+            return torch.stack([distance, (dense * mask).square().sum(dtype=torch.float64)]).cpu()
         targets = self.next_tokens(rows).flatten()
         total = 0.0
         for logits, tokens in zip(outputs[:, :-1].flatten(0, 1).split(256), targets.split(256), strict=True):
@@ -139,11 +137,11 @@ class WholeModel:
     @contextmanager
     def _seen(self) -> Iterator[dict[BlockId, BlockOutput]]:
         """Record, by block, its input states and what it returns besides its output states, in the runs within."""
-        seen: dict[BlockId, BlockOutput] = {}
+        recorded: dict[BlockId, BlockOutput] = {}
 
         def note(block: BlockId) -> Any:
             def hook(module: Any, args: Any, kwargs: Any, returned: Any) -> None:
-                seen[block] = Call(args, kwargs).hidden, split(returned)[1]
+                recorded[block] = Call(args, kwargs).hidden, split(returned)[1]
 
             return hook
 
@@ -152,22 +150,24 @@ class WholeModel:
             for stack, blocks in self.blocks.items()
             for index, block in enumerate(blocks)
         ):
-            yield seen
+            yield recorded
 
     @contextmanager
-    def _from(self, block: BlockId, gone: Sequence[BlockId], seen: Mapping[BlockId, BlockOutput]) -> Iterator[None]:
-        """While this lasts, the block returns its input in the run that was ``seen``. Neither the blocks before it in
-        its stack nor those in ``gone`` compute anything."""
-        stack, index = block
-        idle = {*gone, *((stack, before) for before in range(index + 1))}
-        for other in idle:
-            inputs, extras = seen[other]
-            self.block(other).forward = _stand_in(inputs if other == block else None, extras)
+    def _from(
+        self, start: BlockId, removed: Sequence[BlockId], recorded: Mapping[BlockId, BlockOutput]
+    ) -> Iterator[None]:
+        """While this lasts, the block ``start`` returns its input in the run that was ``recorded``. Neither the blocks
+        before it in its stack nor those in ``removed`` compute anything."""
+        stack, index = start
+        idle = {*removed, *((stack, before) for before in range(index + 1))}
+        for block in idle:
+            inputs, extras = recorded[block]
+            self.block(block).forward = _stand_in(inputs if block == start else None, extras)
         try:
             yield
         finally:
-            for other in idle:
-                del self.block(other).forward
+            for block in idle:
+                del self.block(block).forward
 
     def without(self, skipped: Sequence[BlockId]) -> ExitStack:
         """While this lasts, drop the output states of these blocks: the next block reads the same states as they do.
@@ -189,9 +189,8 @@ def module_of(model: Any, tensor: str) -> Any:
     """
     name = module_path(model, tensor.removesuffix(".weight"))
     if name is None:
-        raise ModelError(
-            f"{tensor}: the model has no layer of this name", "save the checkpoint with transformers again"
-        )
+        problem = f"{tensor}: the model has no layer of this name"
+        raise ModelError(problem, "save the checkpoint with transformers again")
     return model.get_submodule(name)
 
 

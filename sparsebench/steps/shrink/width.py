@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +36,7 @@ class _Plan:
     """What one step asks for of a model: how many elements of each axis stay, and which elements its file names."""
 
     step: Step
+    folder: Path
     numbers: Mapping[Axis, int]
     named: NamedElements | None = None
 
@@ -44,7 +45,7 @@ class _Plan:
 class _Draft:
     """One step's folder while it is written; ``error`` says why this step failed while others go on."""
 
-    step: Step
+    plan: _Plan
     smaller: cut_model.Smaller
     writer: CheckpointWriter
     unseen: int
@@ -57,52 +58,53 @@ def make(
     """Make every width that is asked for of one model by one criterion; ``emit`` gets each result or error."""
     started = time.perf_counter()
     plans: list[_Plan] = []
-    for step in targets:
+    for step, folder in targets.items():
         with failing_alone(step, emit):
-            plans.append(_plan(shape, step))
+            plans.append(_plan(shape, step, folder))
     work = _WidthPass(shape, context, text, next(iter(targets.values())).parent)
-    at_once = {plan.step: (plan, targets[plan.step]) for plan in plans if plan.step.settings.iterations == 1}
-    drafts = work.write_drafts(at_once, emit) if at_once else {}
+    in_one_cut = [plan for plan in plans if plan.step.settings.iterations == 1]
+    drafts = work.write_drafts(in_one_cut, emit) if in_one_cut else []
     seconds = time.perf_counter() - started
-    for step, draft in drafts.items():
-        emit(step, work.report(*at_once[step], draft, seconds, len(drafts)))
+    for draft in drafts:
+        emit(draft.plan.step, work.report(draft, seconds, len(drafts)))
     for plan in plans:
-        if plan.step not in at_once:
-            started, folder = time.perf_counter(), targets[plan.step]
+        if plan.step.settings.iterations > 1:
+            started = time.perf_counter()
             with failing_alone(plan.step, emit):
-                if last := _last_draft(work, plan, folder, emit):
-                    emit(plan.step, work.report(plan, folder, last, time.perf_counter() - started, 1))
+                last = _last_draft(work, plan, emit)
+                if last:
+                    report = work.report(replace(last, plan=plan), time.perf_counter() - started, 1)
+                    emit(plan.step, report)
 
 
-def _plan(shape: ModelShape, step: Step) -> _Plan:
+def _plan(shape: ModelShape, step: Step, folder: Path) -> _Plan:
     named = read_named(step.settings.file, shape) if step.settings.file else None
     if step.name == "list":
         assert named is not None
-        return _Plan(step, {axis: len(stay) for axis, stay in named.kept_by_file(shape).items()}, named)
-    left = choosing.numbers(shape, step.settings)
+        return _Plan(step, folder, {axis: len(units) for axis, units in named.kept_by_file(shape).items()}, named)
+    remaining = choosing.remaining_counts(shape, step.settings)
     if named:
-        named.check_counts(shape, left, bool(step.settings.uneven))
+        named.check_counts(shape, remaining, bool(step.settings.uneven))
     if step.settings.compensation == "bias":
-        compensation.biases(shape, left)  # raises before the text runs through the model
-    return _Plan(step, left, named)
+        compensation.biases(shape, remaining)  # raises before the text runs through the model
+    return _Plan(step, folder, remaining, named)
 
 
-def _last_draft(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Draft | None:
+def _last_draft(work: _WidthPass, plan: _Plan, emit: Emit) -> _Draft | None:
     """Cut the model in equal parts, each scored on what the last one left. Return None where ``emit`` got an error."""
-    shape, cuts, last = work.shape, plan.step.settings.iterations, None
-    with temporary(folder.with_name(f"{folder.name}-cuts")) as scratch:
+    shape, cuts = work.shape, plan.step.settings.iterations
+    with temporary(plan.folder.with_name(f"{plan.folder.name}-cuts")) as scratch:
         for cut in range(1, cuts + 1):
-            numbers = choosing.part_way(shape, plan.numbers, cut, cuts, plan.step.settings.uneven)
+            counts = choosing.counts_after_cut(shape, plan.numbers, cut, cuts, plan.step.settings.uneven)
             axis_now = dict(zip(shape.axes, work.shape.axes, strict=True))
-            part = _Plan(plan.step, {axis_now[axis]: count for axis, count in numbers.items()}, plan.named)
-            out = folder if cut == cuts else scratch / str(cut)
-            last = work.write_drafts({plan.step: (part, out)}, emit).get(plan.step)
-            if last is None:
-                break
-            if cut < cuts:
-                work = work.after(last.smaller, out)
-                shutil.rmtree(scratch / str(cut - 1), ignore_errors=True)
-    return last
+            folder = plan.folder if cut == cuts else scratch / str(cut)
+            numbers = {axis_now[axis]: count for axis, count in counts.items()}
+            drafts = work.write_drafts([replace(plan, folder=folder, numbers=numbers)], emit)
+            if not drafts or cut == cuts:
+                return drafts[0] if drafts else None
+            work = work.after(drafts[0].smaller, folder)
+            shutil.rmtree(scratch / str(cut - 1), ignore_errors=True)
+    return None
 
 
 class ScoreKey(NamedTuple):
@@ -152,29 +154,29 @@ class _WidthPass:
 
     def after(self, smaller: cut_model.Smaller, folder: Path) -> _WidthPass:
         """Return the pass for the model that a cut has written to ``folder``."""
-        kept = [smaller.kept.get(axis, range(axis.units)) for axis in self.shape.axes]
-        origin = tuple(tuple(old[unit] for unit in stay) for old, stay in zip(self.origin, kept, strict=True))
+        kept_units = [smaller.kept.get(axis, range(axis.units)) for axis in self.shape.axes]
+        origin = tuple(tuple(old[unit] for unit in units) for old, units in zip(self.origin, kept_units, strict=True))
         shape = shape_of(Checkpoint(folder), self.context.family)
         return _WidthPass(shape, self.context, self.text, self.spill, origin, self.answers, documents=self.documents)
 
-    def write_drafts(self, plans: Mapping[Step, tuple[_Plan, Path]], emit: Emit) -> dict[Step, _Draft]:
+    def write_drafts(self, plans: Sequence[_Plan], emit: Emit) -> list[_Draft]:
         """Write each step's smaller model into its folder. Steps that fail are left out; ``emit`` gets their errors."""
-        scores_of = self.score_axes(list(plans), emit)
+        scores_of = self.score_axes([plan.step for plan in plans], emit)
         drafts: list[_Draft] = []
         try:
-            for step, (plan, folder) in plans.items():
-                if _score_key(step) in scores_of:
-                    with failing_alone(step, emit):
-                        drafts.append(self.begin_draft(plan, scores_of[_score_key(step)], folder))
+            for plan in plans:
+                key = _score_key(plan.step)
+                if key in scores_of:
+                    with failing_alone(plan.step, emit):
+                        drafts.append(self.begin_draft(plan, scores_of[key]))
             self.compensate(drafts)
             for draft in drafts:
-                step = draft.step
-                settings = {"family": self.context.family, "shrink": step.name, **step.settings.record()}
+                step = draft.plan.step
                 try:
                     if draft.error:
                         raise draft.error
-                    provenance = {**settings, "seed": self.context.seed, **self.provenance(step)}
-                    cut_model.finish(draft.smaller, draft.writer, provenance)
+                    provenance = step.provenance(self.context.family, self.context.seed)
+                    cut_model.write_rest(draft.smaller, draft.writer, {**provenance, **self.provenance(step)})
                 except SparsebenchError as error:
                     draft.error = error
                     draft.writer.abort()
@@ -183,7 +185,7 @@ class _WidthPass:
             for draft in drafts:
                 draft.writer.abort()
             raise
-        return {draft.step: draft for draft in drafts if not draft.error}
+        return [draft for draft in drafts if not draft.error]
 
     def score_axes(self, steps: list[Step], emit: Emit) -> dict[ScoreKey, scores.Scores]:
         """Score every axis that a step may cut, for each key of scores. Where Taylor fails for one key, ``emit`` gets
@@ -195,20 +197,20 @@ class _WidthPass:
         axes = [axis for axis in self.shape.axes if axis.kind in kinds]
         progress, seed = self.context.progress, self.context.seed
         if name == "l2":
-            return {key: scores.norms(self.shape, axes, progress)}
+            return {key: scores.l2_scores(self.shape, axes, progress)}
         if name == "random":
-            return {key: scores.drawn(axes, seed)}
+            return {key: scores.random_scores(axes, seed)}
         if name == "taylor":
             return self._taylor(steps, axes, emit)
         if name == REAP:
             routing = scores.RoutedTokens(axes)
             self.replay(1).run(routing.visit, progress)
             return {key: routing.result()}
-        reading = scores.ActivationScorer(name, axes)
-        self.replay(1).run(reading.visit, progress)
-        self.means = reading.means
-        self.unseen = {key: len(reading.unseen)}
-        return {key: reading.result()}
+        scorer = scores.ActivationScorer(name, axes)
+        self.replay(1).run(scorer.visit, progress)
+        self.means = scorer.means
+        self.unseen = {key: len(scorer.unseen)}
+        return {key: scorer.result()}
 
     def _taylor(self, steps: list[Step], axes: list[Axis], emit: Emit) -> dict[ScoreKey, scores.Scores]:
         scores_of: dict[ScoreKey, scores.Scores] = {}
@@ -227,7 +229,7 @@ class _WidthPass:
         for key, by_axis in scores_of.items():
             unseen = [axis for axis in axes if axis.expert.startswith("experts") and not by_axis[axis].any()]
             self.unseen[key] = len(unseen)
-            scores_of[key] = by_axis | scores.norms(self.shape, unseen)
+            scores_of[key] = by_axis | scores.l2_scores(self.shape, unseen)
         return scores_of
 
     def load_whole(self, step: Step) -> WholeModel:
@@ -238,17 +240,20 @@ class _WidthPass:
         model = WholeModel.load(self.folder, self.context.family, documents.text.batch, self.context.dtype)
         return replace(model, classes=documents.classes)
 
-    def report(self, plan: _Plan, folder: Path, draft: _Draft, seconds: float, sharing: int) -> StepReport:
+    def report(self, draft: _Draft, seconds: float, sharing: int) -> StepReport:
         """Return the report of a step whose folder is written, in a pass of ``seconds`` that ``sharing`` steps shared."""
-        stay = (len(draft.smaller.kept.get(axis, range(axis.units))) for axis in draft.smaller.shape.axes)
-        left = {axis: count for axis, count in zip(self.shape.axes, stay, strict=True) if axis in plan.numbers}
+        plan = draft.plan
+        remaining: dict[Axis, int] = {}
+        for axis, last_axis in zip(self.shape.axes, draft.smaller.shape.axes, strict=True):
+            if axis in plan.numbers:
+                remaining[axis] = len(draft.smaller.kept.get(last_axis, range(last_axis.units)))
         unseen = f"{draft.unseen} experts that no token reached are scored by their weights" if draft.unseen else ""
         documents = self.documents.get(_score_key(plan.step))
         labels = documents.note(plan.step) if documents else ""
         code = left_out_note(draft.writer.left_out)
-        words = (choosing.note(self.shape, left), labels, unseen, draft.smaller.loads, code)
+        words = (choosing.cut_note(self.shape, remaining), labels, unseen, draft.smaller.loads, code)
         return step_report(
-            folder,
+            plan.folder,
             self.context.family,
             seconds=seconds,
             sweep_size=sharing,
@@ -267,44 +272,43 @@ class _WidthPass:
         """Return a replay that runs the text through the model block by block."""
         return Replay(self.shape.checkpoint, self.context.family, self.batch, streams, self.spill, self.context.dtype)
 
-    def begin_draft(self, plan: _Plan, by_axis: scores.Scores, folder: Path) -> _Draft:
+    def begin_draft(self, plan: _Plan, by_axis: scores.Scores) -> _Draft:
         """Choose what stays, and begin to write the folder."""
-        step = plan.step
-        kept = self.kept(plan, by_axis)
-        smaller = cut_model.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
-        if step.settings.compensation == "bias":
-            switches, names = compensation.biases(self.shape, kept)
+        kept_units = self.choose_units(plan, by_axis)
+        smaller = cut_model.Smaller(self.shape, kept_units, config=choosing.changed_config(self.shape, kept_units))
+        if plan.step.settings.compensation == "bias":
+            switches, names = compensation.biases(self.shape, kept_units)
             smaller.config |= switches
             smaller.add_biases(names)
-        writer = cut_model.open_writer(smaller, self.context.family, folder)
-        return _Draft(step, smaller, writer, self.unseen.get(_score_key(step), 0))
+        writer = cut_model.open_writer(smaller, self.context.family, plan.folder)
+        return _Draft(plan, smaller, writer, self.unseen.get(_score_key(plan.step), 0))
 
-    def kept(self, plan: _Plan, by_axis: scores.Scores) -> dict[Axis, list[int]]:
+    def choose_units(self, plan: _Plan, by_axis: scores.Scores) -> dict[Axis, list[int]]:
         """Return the elements of each axis that stay, in order."""
         if plan.step.name == "list":
             assert plan.named is not None
             return plan.named.kept_by_file(self.shape)
         if plan.named:
             by_axis = {
-                axis: plan.named.overridden(index, by_axis[axis], self.origin[index])
+                axis: plan.named.override_scores(index, by_axis[axis], self.origin[index])
                 for index, axis in enumerate(self.shape.axes)
                 if axis in plan.numbers
             }
         if plan.step.settings.uneven:
             joint = plan.step.name == "flap"
-            return choosing.spread(plan.numbers, by_axis, self.shape.checkpoint.tensors, joint)
+            return choosing.best_across_blocks(plan.numbers, by_axis, self.shape.checkpoint.tensors, joint)
         groups = choosing.expert_groups(self.shape)
         return {
-            axis: choosing.best(by_axis[axis], count, groups if axis.kind == "experts" else 1)
+            axis: choosing.best_units(by_axis[axis], count, groups if axis.kind == "experts" else 1)
             for axis, count in plan.numbers.items()
         }
 
     def compensate(self, drafts: list[_Draft]) -> None:
         """Write the biases and the refitted output matrices that compensate for what went."""
         for draft in drafts:
-            if draft.step.settings.compensation == "bias":
-                self._biases(draft)
-        refitted = [draft for draft in drafts if draft.step.settings.compensation == "least_squares"]
+            if draft.plan.step.settings.compensation == "bias":
+                self._write_biases(draft)
+        refitted = [draft for draft in drafts if draft.plan.step.settings.compensation == "least_squares"]
         try:
             if refitted:
                 self.replay(len(refitted)).run(_refitting(refitted), self.context.progress)
@@ -312,12 +316,12 @@ class _WidthPass:
             for draft in refitted:
                 draft.error = draft.error or error
 
-    def _biases(self, draft: _Draft) -> None:
+    def _write_biases(self, draft: _Draft) -> None:
         checkpoint = self.shape.checkpoint
-        for axis, stay in draft.smaller.kept.items():
+        for axis, units in draft.smaller.kept.items():
             for cut in axis.outputs:
                 weights = draft.smaller.view(cut).shaped(checkpoint.load(cut.tensor))
-                index = compensation.columns(axis, cut, stay, weights.shape[1])
+                index = compensation.columns(axis, cut, units, weights.shape[1])
                 added = compensation.mean_output(weights, self.means[cut.tensor], index)
                 name = cut.tensor.removesuffix("weight") + "bias"
                 old = checkpoint.load(name).float() if name in checkpoint.tensors else 0
@@ -331,15 +335,15 @@ def _refitting(drafts: list[_Draft]) -> Callable[[Block], None]:
         for stream, draft in enumerate(drafts):
             if draft.error:
                 continue
-            outputs = scores.outputs_in(draft.smaller.kept, block)
+            outputs = scores.output_cuts(draft.smaller.kept, block)
             changed: dict[str, torch.Tensor] = {}
             fitted: dict[Cut, torch.Tensor] = {}
             try:
                 for portion in block.portions(gram=True):
-                    here = [(axis, cut) for axis, cut in outputs if cut.name in portion]
-                    names = [cut.name for _, cut in here]
+                    portion_cuts = [(axis, cut) for axis, cut in outputs if cut.name in portion]
+                    names = [cut.name for _, cut in portion_cuts]
                     inputs = block.observe(stream, gram=True, only_inputs=True, names=names) if names else {}
-                    for axis, cut in here:
+                    for axis, cut in portion_cuts:
                         fitted[cut], changed[cut.name] = _refitted(block, draft, axis, cut, inputs[cut.name].gram)
                 for name in dict.fromkeys(cut.tensor for cut in fitted):
                     slices = {cut.expert or 0: matrix for cut, matrix in fitted.items() if cut.tensor == name}
@@ -361,7 +365,7 @@ def _refitted(
     assert gram is not None
     weights, view = block.matrix(cut.name), draft.smaller.view(cut)
     index = compensation.columns(axis, cut, draft.smaller.kept[axis], weights.shape[1])
-    new = compensation.refit(weights, gram, index, cut.name).to(weights.dtype)
-    whole = weights.new_zeros(weights.shape)
-    whole[:, index] = new
-    return view.stored(new), view.stored(whole)
+    refitted = compensation.refit(weights, gram, index, cut.name).to(weights.dtype)
+    padded = weights.new_zeros(weights.shape)
+    padded[:, index] = refitted
+    return view.stored(refitted), view.stored(padded)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from sparsebench.errors import Refusal
-from sparsebench.manifest.schema import Share, wrong
+from sparsebench.manifest.schema import Share
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.watching import unwatched
+from sparsebench.steps.watching import hooks_refusal
 
 
 class Skip(Settings):
@@ -17,13 +19,8 @@ class Skip(Settings):
     of: ClassVar[str] = "activations"
     needs: ClassVar = {"share": "the share of values that are skipped, such as 0.4"}
 
-    share: Share | None = None
+    share: Annotated[Share, Field(lt=1)] | None = None
     """The share of a layer's values that count as zero, by magnitude on the calibration text."""
-
-    def completed(self) -> Self:
-        if self.share == 1:
-            raise wrong("a `share` of 1", "less than 1: nothing would be computed", at="share")
-        return super().completed()
 
     def reads_text(self) -> bool:
         """Return True: thresholds are quantiles of activations on the calibration text."""
@@ -34,7 +31,7 @@ class Skip(Settings):
         return f"{self.name} {100 * (self.share or 0):.4g}% of {self.of}"
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
-        return unwatched(config, activations=self.of == "activations")
+        return hooks_refusal(config, activations=self.of == "activations")
 
 
 class Teal(Skip):

@@ -37,7 +37,7 @@ from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.counting import step_report
 from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes, SkipSite
-from sparsebench.steps.watching import ActivationHooks, activation, paths, refuse_experts
+from sparsebench.steps.watching import ActivationHooks, activation_path, layer_paths, refuse_experts
 
 FEW = 0.01
 """The share of zero weights up to which the note does not mention them."""
@@ -62,24 +62,24 @@ class SkipStatistics:
 
     def visit(self, block: Block, parts: Mapping[str, Part], outputs: bool) -> None:
         """Run the text through one block as it is, and add its statistics."""
-        matrices = paths(block)
-        function = activation(block.module, f"{block.stack} block {block.index}") if outputs else ""
+        matrices = layer_paths(block)
+        function = activation_path(block.module, f"{block.stack} block {block.index}") if outputs else ""
         counts = {path: Magnitudes() for path in ([function] if outputs else matrices.values())}
         hooks = ActivationHooks(block, {path: magnitudes.add for path, magnitudes in counts.items()}, outputs)
         hooks.advance()
         sizes = {name: block.matrix(name).numel() for name in matrices}
-        kept = {name: int(block.matrix(name).count_nonzero()) for name in matrices}
-        weights_of = {matrices[name]: (size, kept[name]) for name, size in sizes.items()}
+        nonzeros = {name: int(block.matrix(name).count_nonzero()) for name in matrices}
+        weights_of = {matrices[name]: (size, nonzeros[name]) for name, size in sizes.items()}
         if outputs:
             kinds = {name: parts[name].kind for name in sizes}
-            weights_of[function] = _behind_activation(kinds, sizes), _behind_activation(kinds, kept)
+            weights_of[function] = _behind_activation(kinds, sizes), _behind_activation(kinds, nonzeros)
         self.weights += sum(sizes.values())
-        self.nonzeros += sum(kept.values())
+        self.nonzeros += sum(nonzeros.values())
         sites = [
             SkipSite(f"{block.path}.{path}", *weights_of[path], counts[path], block.stack, block.index)
-            for path in hooks.whole
+            for path in hooks.complete
         ]
-        for share, site_shares in allocated(block, sites, self.greedy).items() if self.greedy else ():
+        for share, site_shares in allocate_shares(block, sites, self.greedy).items() if self.greedy else ():
             self.shares.setdefault(share, {}).update(zip((site.path for site in sites), site_shares, strict=True))
         self.sites += sites
         self.left += len(counts) - len(sites)
@@ -120,7 +120,7 @@ def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, 
     seconds = time.perf_counter() - started
     for step, folder in targets.items():
         with failing_alone(step, emit):
-            thresholds, activity, notes = _chosen(statistics, step.settings.share, outputs)
+            thresholds, activity, notes = _choose_thresholds(statistics, step.settings.share, outputs)
             settings = {"family": context.family, "skip": step.name, **step.settings.record()}
             copy_checkpoint(parent, folder, thresholds.config(), {**settings, **notes, **text.provenance()})
             report = step_report(
@@ -134,7 +134,7 @@ def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, 
             emit(step, replace(report, already_zero=report.zeros, read_share=notes["read"], activity=activity))
 
 
-def _chosen(
+def _choose_thresholds(
     statistics: SkipStatistics, share: float, outputs: bool
 ) -> tuple[SkipThresholds, tuple[Activity, ...], dict[str, Any]]:
     """Return the thresholds for a share, their effect at each site, and notes for the folder's description."""
@@ -151,7 +151,7 @@ def _chosen(
     sentences = [
         f"on the calibration text {min(skipped):.1%} to {max(skipped):.1%} of what {len(skipped)} {source} counts as zero, so "
         f"that {1 - unread / statistics.weights:.1%} of the blocks' weights are read for a token",
-        _beside_zeros(statistics, statistics.weights - unread, multiplied),
+        _zeros_note(statistics, statistics.weights - unread, multiplied),
         f"as it is, {min(near):.1%} to {max(near):.1%} is within {NEAR:.0%} of the root mean square",
         f"{statistics.left} layers read no rows of tokens, and skip nothing" if statistics.left else "",
         "stock transformers loads the folder and skips nothing",
@@ -166,7 +166,7 @@ def _chosen(
     return skip, activity, {"note": note, **shares, "layers": layers}
 
 
-def _beside_zeros(statistics: SkipStatistics, read: float, multiplied: float) -> str:
+def _zeros_note(statistics: SkipStatistics, read: float, multiplied: float) -> str:
     """Describe what a token reads where weights are zero too; empty where at most the share FEW is.
 
     A bitmask format takes two bytes for each weight that is not zero, and one bit for each weight.
@@ -183,17 +183,21 @@ def _beside_zeros(statistics: SkipStatistics, read: float, multiplied: float) ->
 STEP, MOST = 0.02, 0.95
 
 
-def allocated(block: Block, sites: Sequence[SkipSite], targets: Sequence[float]) -> dict[float, list[float]]:
+def allocate_shares(block: Block, sites: Sequence[SkipSite], targets: Sequence[float]) -> dict[float, list[float]]:
     """Return, for each target, the share of each site in ``sites``; costs are measured on the first group of samples.
 
     A target beyond what the layers may skip gets the largest shares that were reached.
     """
-    whole = sum(site.weights for site in sites)
-    growths = [STEP * whole / site.weights for site in sites]
+    total_weights = sum(site.weights for site in sites)
+    growths = [STEP * total_weights / site.weights for site in sites]
     shares, allocations = [0.0] * len(sites), {}
     cost = _Cost(block, sites)
+
+    def skipped() -> float:
+        return sum(share * site.weights for share, site in zip(shares, sites, strict=True))
+
     for target in sorted(targets):
-        while sum(share * site.weights for share, site in zip(shares, sites, strict=True)) < (target - 1e-9) * whole:
+        while skipped() < (target - 1e-9) * total_weights:
             tried = [
                 [*shares[:number], shares[number] + growth, *shares[number + 1 :]]
                 for number, growth in enumerate(growths)

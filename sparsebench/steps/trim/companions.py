@@ -37,7 +37,7 @@ def named_ids(folder: Path) -> set[int]:
     """
     ids: set[int] = set()
 
-    def note(token_id: int, where: str) -> int:
+    def note(token_id: int, label: str) -> int:
         ids.add(token_id)
         return token_id
 
@@ -49,36 +49,37 @@ def named_ids(folder: Path) -> set[int]:
     return ids | set(_defaults(config).values()) | set(range((padding or 0) + 1) if padding is not None else ())
 
 
-def rewrite(folder: Path, new: Mapping[int, int], tokenizer: Mapping[str, Any]) -> None:
+def rewrite_companions(folder: Path, new: Mapping[int, int], tokenizer: Mapping[str, Any]) -> None:
     """Rewrite the files in ``folder`` for a vocabulary in which the token with the id ``old`` has the id ``new[old]``.
 
     ``tokenizer`` is the new tokenizer.json. Raises ModelError for a configuration that names an id without a token.
     """
 
-    def number(token_id: int, where: str) -> int:
+    def number(token_id: int, label: str) -> int:
         if token_id not in new:
-            raise ModelError(
-                f"{where} names token id {token_id}, which the tokenizer does not have", "correct it, or remove it"
-            )
+            problem = f"{label} names token id {token_id}, which the tokenizer does not have"
+            raise ModelError(problem, "correct it, or remove it")
         return new[token_id]
 
     config = folder / CONFIG
-    written = bounded.read_object(config)
-    left = {key: token_id for key, token_id in _defaults(written).items() if new.get(token_id, token_id) != token_id}
-    _write(config, resized(_renumbered({**written, **left}, number, str(config)), len(new)))
+    settings = bounded.read_object(config)
+    for key, token_id in _defaults(settings).items():
+        if new.get(token_id, token_id) != token_id:
+            settings[key] = token_id
+    _write(config, resized(_renumbered(settings, number, str(config)), len(new)))
     generation = folder / GENERATION
     if generation.is_file():
         _write(generation, _renumbered(bounded.read_object(generation), number, str(generation)))
     (folder / FILE).write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
-    settings = folder / TOKENIZER
-    if settings.is_file():
-        tokenizer_config = bounded.read_object(settings)
+    tokenizer_path = folder / TOKENIZER
+    if tokenizer_path.is_file():
+        tokenizer_config = bounded.read_object(tokenizer_path)
         tokenizer_config.pop("fast_tokenizer_files", None)
         if isinstance(decoder := tokenizer_config.get("added_tokens_decoder"), dict):
             tokenizer_config["added_tokens_decoder"] = {
                 str(new[int(token_id)]): entry for token_id, entry in decoder.items() if int(token_id) in new
             }
-        _write(settings, tokenizer_config)
+        _write(tokenizer_path, tokenizer_config)
     before = original_ids(folder)
     old = sorted(new, key=new.__getitem__)
     (folder / ORIGINAL).write_text(json.dumps(old if before is None else [before[token_id] for token_id in old]))
@@ -88,12 +89,12 @@ def rewrite(folder: Path, new: Mapping[int, int], tokenizer: Mapping[str, Any]) 
 
 def _defaults(config: Mapping[str, Any]) -> dict[str, int]:
     """Return the token ids that transformers fills in where the configuration leaves them out."""
-    whole = transformers_config(config)
-    inner = getattr(whole, NESTED, None)
+    full_config = transformers_config(config)
+    inner = getattr(full_config, NESTED, None)
     ids = {}
     for key in _DEFAULTS:
         nested = config.get(NESTED) or {}
-        value = getattr(whole, key, None) if inner is None or inner is whole else getattr(inner, key, None)
+        value = getattr(full_config, key, None) if inner is None or inner is full_config else getattr(inner, key, None)
         if key not in config and key not in nested and isinstance(value, int):
             ids[key] = value
     return ids
@@ -103,23 +104,23 @@ def _is_id(key: str) -> bool:
     return key.endswith(("_token_id", "_token_ids")) or key in _IDS
 
 
-def _renumbered(value: Any, number: Callable[[int, str], int], where: str, key: str = "") -> Any:
+def _renumbered(value: Any, number: Callable[[int, str], int], label: str, key: str = "") -> Any:
     """Return a configuration with ``number`` applied to every token id; ``key`` is the setting of ids around a value."""
     if isinstance(value, dict):
         return {
-            name: _renumbered(inner, number, f"{where}: {name}", str(name) if _is_id(str(name)) else key)
+            name: _renumbered(inner, number, f"{label}: {name}", str(name) if _is_id(str(name)) else key)
             for name, inner in value.items()
         }
     if isinstance(value, list) and key in _PAIRS and all(isinstance(pair, list) for pair in value):
         ids = _PAIRS[key]
         return [
-            [*pair[:ids], *_renumbered(pair[ids : ids + 1], number, where, "ids"), *pair[ids + 1 :]] for pair in value
+            [*pair[:ids], *_renumbered(pair[ids : ids + 1], number, label, "ids"), *pair[ids + 1 :]] for pair in value
         ]
     if isinstance(value, list):
-        return [_renumbered(inner, number, where, key) for inner in value]
+        return [_renumbered(inner, number, label, key) for inner in value]
     if not key or not isinstance(value, int) or isinstance(value, bool) or value < 0:
         return value
-    return number(value, where)
+    return number(value, label)
 
 
 def _write(path: Path, value: Any) -> None:

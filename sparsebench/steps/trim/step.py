@@ -18,7 +18,7 @@ from sparsebench.manifest.problems import did_you_mean
 from sparsebench.models.files.text import JOINER, load_tokenizer
 from sparsebench.sources.reference import Reference
 from sparsebench.sources.text import read_texts
-from sparsebench.steps.calibration import DEFAULT
+from sparsebench.steps.calibration import named_text
 from sparsebench.steps.contract import Context, Emit, Step, StepReport, reported
 from sparsebench.steps.counting import step_report
 from sparsebench.steps.outputs import failing_alone
@@ -45,24 +45,23 @@ def make_trimmed(parent: Path, targets: Mapping[Step, Path], context: Context, e
     vocabulary = Vocabulary.read(parent, tokenizer)
     for step, folder in reported([*targets.items()], context.progress):
         with failing_alone(step, emit):
-            chosen = _listed(step, vocabulary) if step.name == "list" else _used_in_text(step, tokenizer, context)
+            chosen = _file_tokens(step, vocabulary) if step.name == "list" else _used_in_text(step, tokenizer, context)
             emit(step, _write_trimmed(parent, folder, step, vocabulary, chosen, context))
 
 
 def _used_in_text(step: Step, tokenizer: Any, context: Context) -> _ChosenTokens:
     """Return the tokens that the step's text uses at least ``min_count`` times."""
     settings: Corpus = step.settings
-    source = Reference.parse(settings.source).source if settings.source else DEFAULT.source
-    columns = [settings.field or (None if settings.source else DEFAULT.field), settings.target]
+    source, field = named_text(settings)
     fetch = context.fetch_file or (lambda text: sources.fetch(sources.parse(text), sources.Cache()))
-    read = read_texts(fetch(source), *(column for column in columns if column))
+    read = read_texts(fetch(source), *filter(None, (field, settings.target)))
     texts = [text for row in read.rows for text in row]
     usage = token_usage(tokenizer, texts, context.family == "decoder")
     often = frozenset(token_id for token_id, times in usage.counts.items() if times >= settings.min_count)
     return _ChosenTokens(often, texts, usage)
 
 
-def _listed(step: Step, vocabulary: Vocabulary) -> _ChosenTokens:
+def _file_tokens(step: Step, vocabulary: Vocabulary) -> _ChosenTokens:
     """Return the tokens that a file lists. Raises UserError with file and line for a token that the tokenizer lacks."""
     path = Reference.parse(step.settings.file).unchanged_file("a text file with a token a line", UserError)
     ids = set()
@@ -84,11 +83,11 @@ def _write_trimmed(
     Raises ModelError where the text is read otherwise than before although all of its tokens are kept.
     """
     started = time.perf_counter()
-    kept = vocabulary.closed(chosen.ids | companions.named_ids(parent), step.settings.characters)
+    kept = vocabulary.closure(chosen.ids | companions.named_ids(parent), step.settings.characters)
     new = {token_id: number for number, token_id in enumerate(kept)}
     notes = [f"{len(kept):,} of {len(vocabulary.ids):,} tokens stay"]
     with weights.open_trimmed(parent, context.family, kept, folder) as writer:
-        companions.rewrite(writer.partial, new, vocabulary.without(kept))
+        companions.rewrite_companions(writer.partial, new, vocabulary.reduced(kept))
         tokenizer = load_tokenizer(writer.partial)
         numbers = {vocabulary.tokens[token_id]: number for token_id, number in new.items()}
         check_ids(tokenizer, numbers, parent)
@@ -111,8 +110,8 @@ def _write_trimmed(
 def _note(usage: Usage, reading: RetokenizedText) -> str:
     if reading.same:
         return f"the text takes {usage.tokens:,} tokens, the same as before"
-    more = f"the text takes {reading.tokens:,} tokens, {reading.tokens / usage.tokens - 1:.2%} more than before"
-    return f"{more} ({reading.unknown:,} of them unknown, which were not)" if reading.unknown else more
+    growth = f"the text takes {reading.tokens:,} tokens, {reading.tokens / usage.tokens - 1:.2%} more than before"
+    return f"{growth} ({reading.unknown:,} of them unknown, which were not)" if reading.unknown else growth
 
 
 TEXTS_AT_ONCE = 256
@@ -144,10 +143,10 @@ class RetokenizedText:
 
 def token_usage(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined: bool) -> Usage:
     """Tokenize the texts and count each token; ``joined`` texts are separated by a blank line, as for decoders."""
-    batches = list(_read(tokenizer, texts, joined))
+    batches = list(_encode(tokenizer, texts, joined))
     counts = np.bincount(np.concatenate(batches)) if batches else np.zeros(0, dtype=np.int64)
-    seen = np.flatnonzero(counts)
-    return Usage(dict(zip(seen.tolist(), counts[seen].tolist(), strict=True)), batches)
+    used_ids = np.flatnonzero(counts)
+    return Usage(dict(zip(used_ids.tolist(), counts[used_ids].tolist(), strict=True)), batches)
 
 
 def retokenized(
@@ -157,9 +156,9 @@ def retokenized(
     table = np.full(max([*before.counts, *new], default=0) + 1, -1, dtype=np.int32)
     table[list(new)] = list(new.values())
     unknown_id = tokenizer.unk_token_id
-    known = {new_id: old for old, new_id in new.items()}
-    tokens, unknown, same = 0, -before.counts.get(known.get(unknown_id, -1), 0), True
-    for after_ids, before_ids in zip(_read(tokenizer, texts, joined), before.batches, strict=True):
+    old_ids = {new_id: old for old, new_id in new.items()}
+    tokens, unknown, same = 0, -before.counts.get(old_ids.get(unknown_id, -1), 0), True
+    for after_ids, before_ids in zip(_encode(tokenizer, texts, joined), before.batches, strict=True):
         tokens += after_ids.size
         unknown += 0 if unknown_id is None else int(np.count_nonzero(after_ids == unknown_id))
         same = same and np.array_equal(after_ids, table[before_ids])
@@ -169,16 +168,14 @@ def retokenized(
 def check_ids(tokenizer: PreTrainedTokenizerBase, expected: Mapping[str, int], folder: Path) -> None:
     """Raise ModelError where the trimmed tokenizer, as transformers loads it, gives a token another id than its row."""
     ids: dict[str, int] = tokenizer.get_vocab()
-    wrong = next((token for token in {**expected, **ids} if ids.get(token) != expected.get(token)), None)
-    if wrong is not None:
-        raise ModelError(
-            f"{folder}: transformers reads the token {wrong!r} of the trimmed tokenizer as {ids.get(wrong)}, where its row "
-            f"is {expected.get(wrong)}",
-            "leave the model out of this step, and report its tokenizer",
-        )
+    for token in {**expected, **ids}:
+        if ids.get(token) != expected.get(token):
+            problem = f"{folder}: transformers reads the token {token!r} of the trimmed tokenizer as {ids.get(token)}"
+            hint = "leave the model out of this step, and report its tokenizer"
+            raise ModelError(f"{problem}, where its row is {expected.get(token)}", hint)
 
 
-def _read(tokenizer: Any, texts: Sequence[str], joined: bool) -> Iterator[npt.NDArray[np.int32]]:
+def _encode(tokenizer: Any, texts: Sequence[str], joined: bool) -> Iterator[npt.NDArray[np.int32]]:
     """Yield the token ids of ``TEXTS_AT_ONCE`` texts at a time, in one flat array."""
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         part = texts[start : start + TEXTS_AT_ONCE]

@@ -8,6 +8,7 @@ the ids after these.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,9 @@ from sparsebench.errors import ModelError, UnsupportedError
 
 FILE = "tokenizer.json"
 KINDS = ("BPE", "WordPiece", "Unigram", "WordLevel")
-_WAY = "leave the model out of this step with `models:`"
+_WAY_OUT = "leave the model out of this step with `models:`"
+_BYTE = re.compile("<0x..>")
+"""A token that stands for a byte, in vocabularies with `byte_fallback`."""
 
 
 @dataclass(frozen=True)
@@ -45,40 +48,48 @@ class Vocabulary:
         """
         path, name = folder / FILE, type(tokenizer).__name__
         if not path.is_file() or not tokenizer.is_fast:
-            raise UnsupportedError(f"{folder}: {name} has no {FILE}, so that its vocabulary cannot be rewritten", _WAY)
+            problem = f"{folder}: {name} has no {FILE}, so that its vocabulary cannot be rewritten"
+            raise UnsupportedError(problem, _WAY_OUT)
         data = bounded.read_object(path, limit=bounded.TOKENIZER)
         ids = dict(tokenizer.get_vocab())
         added = {str(entry["content"]) for entry in data.get("added_tokens") or ()} | set(tokenizer.get_added_vocab())
         vocabulary = cls(path, data, ids, frozenset(added))
         if vocabulary.kind not in KINDS:
-            known = ", ".join(KINDS)
-            raise UnsupportedError(f"{path}: a tokenizer of kind {vocabulary.kind} is not known: {known}", _WAY)
+            known_kinds = ", ".join(KINDS)
+            problem = f"{path}: a tokenizer of kind {vocabulary.kind} is not known: {known_kinds}"
+            raise UnsupportedError(problem, _WAY_OUT)
         for token, token_id in vocabulary.stored.items():
             if ids.get(token) != token_id:
-                raise UnsupportedError(f"{path}: {name} gives the token {token!r} another id than the file", _WAY)
+                raise UnsupportedError(f"{path}: {name} gives the token {token!r} another id than the file", _WAY_OUT)
         return vocabulary
 
     @property
     def kind(self) -> str:
         """The algorithm: BPE, WordPiece, Unigram or WordLevel."""
-        return str(self.model.get("type") or _guessed(self.model))
+        return str(self.model.get("type") or _guessed_kind(self.model))
 
     @property
     def model(self) -> dict[str, Any]:
         """The file's ``model``: the algorithm's settings and its tokens."""
-        return _model(self.data, self.path)
+        model = self.data.get("model")
+        if not isinstance(model, dict) or "vocab" not in model:
+            raise ModelError(f"{self.path}: it has no `model` with a `vocab`", "fetch the file again")
+        return model
 
     @cached_property
     def stored(self) -> dict[str, int]:
         """The algorithm's own tokens with their ids."""
-        return _numbered(self.model)
+        entries = self.model["vocab"]
+        if isinstance(entries, list):
+            return {str(entry[0]): token_id for token_id, entry in enumerate(entries)}
+        return dict(entries)
 
     @cached_property
     def tokens(self) -> dict[int, str]:
         """The token of each id."""
         return {token_id: token for token, token_id in self.ids.items()}
 
-    def closed(self, needed: Iterable[int], characters: bool) -> list[int]:
+    def closure(self, needed: Iterable[int], characters: bool) -> list[int]:
         """Return the ids to keep so that the ``needed`` ones work, in the new order: the algorithm's, then added ones.
 
         With ``characters`` all tokens of one character are included, so that the text of removed tokens can still be
@@ -87,15 +98,14 @@ class Vocabulary:
         kept = {token_id for token_id in needed if token_id in self.tokens}
         kept |= {self.ids[token] for token in self.added if token in self.ids}
         kept |= {token_id for token_id in _template_ids(self.data.get("post_processor")) if token_id in self.tokens}
-        kept |= {self.ids[token] for token in self._always(characters)}
+        kept |= {self.ids[token] for token in self._always_kept(characters)}
         if self.kind == "BPE":
-            paths = Merges(self.model, self.stored)
+            merges = Merges(self.model, self.stored)
             for token in [self.tokens[token_id] for token_id in kept]:
-                kept |= {self.stored[part] for part in paths.path(token) if part in self.stored}
+                kept |= {self.stored[part] for part in merges.merge_path(token) if part in self.stored}
         return sorted(kept, key=lambda token_id: (self.tokens[token_id] not in self.stored, token_id))
 
-    def _always(self, characters: bool) -> Iterator[str]:
-        """Yield the tokens that are kept in any case."""
+    def _always_kept(self, characters: bool) -> Iterator[str]:
         model = self.model
         unknown = model.get("unk_token")
         if unknown in self.stored:
@@ -109,11 +119,9 @@ class Vocabulary:
             yield min(entries, key=lambda entry: entry[1])[0]
         bytewise = _is_bytewise(self.data)
         for token in self.stored:
-            if (
-                (characters and len(self._bare(token)) == 1)
-                or (bytewise and len(token) == 1)
-                or (len(token) == 6 and token.startswith("<0x") and token.endswith(">"))
-            ):
+            is_character = len(self._bare(token)) == 1
+            is_byte = _BYTE.fullmatch(token) or (bytewise and len(token) == 1)
+            if is_byte or (characters and is_character):
                 yield token
 
     def _bare(self, token: str) -> str:
@@ -123,7 +131,7 @@ class Vocabulary:
             model.get("end_of_word_suffix") or ""
         )
 
-    def without(self, kept: list[int]) -> dict[str, Any]:
+    def reduced(self, kept: list[int]) -> dict[str, Any]:
         """Return the tokenizer.json of the tokens ``kept``; their new ids are their positions in that list."""
         new = {token_id: number for number, token_id in enumerate(kept)}
         names = {self.tokens[token_id] for token_id in kept}
@@ -159,7 +167,7 @@ class Merges:
         self.ranks = {pair: rank for rank, pair in enumerate(self.pairs)}
         self.ids = ids
 
-    def path(self, token: str) -> set[str]:
+    def merge_path(self, token: str) -> set[str]:
         """Return all tokens that arise while the algorithm merges the characters of ``token``, and these."""
         bare = token.removeprefix(self.prefix).removesuffix(self.suffix)
         inner = [character if not position else self.prefix + character for position, character in enumerate(bare)]
@@ -191,27 +199,13 @@ class Merges:
         ]
 
 
-def _model(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    model = data.get("model")
-    if not isinstance(model, dict) or "vocab" not in model:
-        raise ModelError(f"{path}: it has no `model` with a `vocab`", "fetch the file again")
-    return model
-
-
-def _guessed(model: Mapping[str, Any]) -> str:
+def _guessed_kind(model: Mapping[str, Any]) -> str:
     """Return the algorithm of a ``model`` without a type, as in old files."""
     if "merges" in model:
         return "BPE"
     if isinstance(model["vocab"], list):
         return "Unigram"
     return "WordPiece" if "continuing_subword_prefix" in model else "WordLevel"
-
-
-def _numbered(model: Mapping[str, Any]) -> dict[str, int]:
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, list):
-        return {str(entry[0]): token_id for token_id, entry in enumerate(vocabulary)}
-    return dict(vocabulary)
 
 
 def _is_bytewise(data: Mapping[str, Any]) -> bool:

@@ -27,9 +27,8 @@ def rows_of_vocabulary(config: Mapping[str, Any]) -> int:
     """Return the number of rows of the embeddings by config.json. Raises UnsupportedError where it has none."""
     size = vocabulary_size(config)
     if size is None:
-        raise UnsupportedError(
-            f"config.json of {config.get('model_type')} has no `{VOCABULARY}`", "leave the model out"
-        )
+        problem = f"config.json of {config.get('model_type')} has no `{VOCABULARY}`"
+        raise UnsupportedError(problem, "leave the model out")
     return size
 
 
@@ -61,10 +60,8 @@ def token_axes(checkpoint: Checkpoint, family: Family) -> dict[str, int]:
             axes |= {stored: axis for stored in names if stored in checkpoint.tensors}
     for name, axis in axes.items():
         if name not in checkpoint.stored or checkpoint.tensors[name].shape[axis] != size:
-            raise UnsupportedError(
-                f"{checkpoint.folder}: {name} is not stored with a plain row for each of {size} tokens",
-                "trim the checkpoint that it was made from",
-            )
+            problem = f"{checkpoint.folder}: {name} is not stored with a plain row for each of {size} tokens"
+            raise UnsupportedError(problem, "trim the checkpoint that it was made from")
     if not axes:
         raise UnsupportedError(f"{checkpoint.folder}: no tensor depends on `{VOCABULARY}`", "leave the model out")
     return axes
@@ -76,8 +73,8 @@ def _differing_axes(model: Any, enlarged: Any) -> dict[str, int]:
     return {
         name: axis
         for name, tensor in named_tensors(model)
-        for axis, (length, other) in enumerate(zip(tensor.shape, shapes[name], strict=True))
-        if length != other
+        for axis, (length, enlarged_length) in enumerate(zip(tensor.shape, shapes[name], strict=True))
+        if length != enlarged_length
     }
 
 
@@ -87,8 +84,8 @@ def open_trimmed(parent: Path, family: Family, rows: list[int], folder: Path) ->
     All other tensors are copied in pieces; quantized weights stay as they are. Raises ModelError for a row that does
     not exist.
     """
-    shown, stored = open_checkpoint(parent), Checkpoint(parent)
-    axes = token_axes(shown, family)
+    checkpoint, stored = open_checkpoint(parent), Checkpoint(parent)
+    axes = token_axes(checkpoint, family)
     size = rows_of_vocabulary(stored.config)
     if max(rows) >= size:
         raise ModelError(f"{parent}: a token has the id {max(rows)}, and the model {size} rows", "check the tokenizer")

@@ -12,8 +12,8 @@ from sparsebench.errors import UserError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.skipping import experts_of
 from sparsebench.plan.fingerprint import step_id
-from sparsebench.steps.moefy.grouping import evened, grouped, partitioned
-from sparsebench.steps.moefy.making import inside
+from sparsebench.steps.moefy.grouping import even_groups, group_neurons, partitioned
+from sparsebench.steps.moefy.making import share_inside
 from sparsebench.steps.registry import label, recorded, single
 from tests.models.replaying import written
 from tests.steps.skip.making import made
@@ -38,8 +38,8 @@ def test_a_planted_structure_is_found_exactly(partition: str) -> None:
         needs_pymetis()
     gram, group = planted(6, 20)
     # k-means depends on where it starts: the draw that holds most inside.
-    tries = [grouped("coactivation", gram, 6, 0, seed, partition).assignment for seed in range(5)]
-    found = max(tries, key=lambda one: inside(gram, one) or 0)
+    tries = [group_neurons("coactivation", gram, 6, 0, seed, partition).assignment for seed in range(5)]
+    found = max(tries, key=lambda one: share_inside(gram, one) or 0)
     assert found.bincount().tolist() == [20] * 6
     assert all(len(set(group[found == one].tolist())) == 1 for one in range(6))
 
@@ -50,11 +50,11 @@ def test_groups_are_evened_by_the_fewest_moves_that_cost_least() -> None:
     for one, other, weight in bound:
         gram[one, other] = gram[other, one] = weight
     # One neuron too many in group 0 and one too few in 2: neuron 3 loses 2 there and gains 4.
-    assert evened(gram, torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2]), 3).tolist() == [0, 0, 0, 2, 1, 1, 1, 2, 2]
+    assert even_groups(gram, torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2]), 3).tolist() == [0, 0, 0, 2, 1, 1, 1, 2, 2]
     # Two too many, and both others lack one: 4 gains 3 in group 2, so that 3 must go to 1.
-    assert evened(gram, torch.tensor([0, 0, 0, 0, 0, 1, 1, 2, 2]), 3).tolist() == [0, 0, 0, 1, 2, 1, 1, 2, 2]
+    assert even_groups(gram, torch.tensor([0, 0, 0, 0, 0, 1, 1, 2, 2]), 3).tolist() == [0, 0, 0, 1, 2, 1, 1, 2, 2]
     even = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2])
-    assert torch.equal(evened(gram, even, 3), even)
+    assert torch.equal(even_groups(gram, even, 3), even)
 
 
 def test_the_seed_alone_decides_and_groups_are_equal_whatever_the_graph() -> None:

@@ -12,8 +12,8 @@ from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import EXPERTS_KEY, ROUTERS, experts_of
 from sparsebench.models.shape.topology import Part, prunable_parts
-from sparsebench.steps.moefy.grouping import grouped
-from sparsebench.steps.moefy.making import inside, together
+from sparsebench.steps.moefy.grouping import group_neurons
+from sparsebench.steps.moefy.making import coactivation_inside, share_inside
 from sparsebench.steps.moefy.settings import COUNTED
 from sparsebench.steps.registry import single
 from tests.models.replaying import written
@@ -131,13 +131,13 @@ def test_a_representative_is_its_neuron_with_its_biases(tmp_path: Path) -> None:
 def test_neurons_of_an_expert_go_together() -> None:
     # Two pairs that are always active with their partner, and never with the others.
     counts = torch.tensor([[5.0, 5, 0, 0], [5, 5, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2]])
-    assert together(counts, torch.tensor([0, 0, 1, 1])) == pytest.approx(3.5 / (14 / 12))
-    assert together(counts, torch.tensor([0, 1, 0, 1])) == 0
-    assert together(torch.diag(torch.ones(4)), torch.tensor([0, 0, 1, 1])) is None
+    assert coactivation_inside(counts, torch.tensor([0, 0, 1, 1])) == pytest.approx(3.5 / (14 / 12))
+    assert coactivation_inside(counts, torch.tensor([0, 1, 0, 1])) == 0
+    assert coactivation_inside(torch.diag(torch.ones(4)), torch.tensor([0, 0, 1, 1])) is None
     # Of 2 × (5 + 2) that pairs have, those of the first pair or none.
-    assert inside(counts, torch.tensor([0, 0, 1, 2])) == pytest.approx(5 / 7)
-    assert inside(counts, torch.tensor([0, 1, 0, 1])) == 0
-    assert inside(torch.diag(torch.ones(4)), torch.tensor([0, 0, 1, 1])) is None
+    assert share_inside(counts, torch.tensor([0, 0, 1, 2])) == pytest.approx(5 / 7)
+    assert share_inside(counts, torch.tensor([0, 1, 0, 1])) == 0
+    assert share_inside(torch.diag(torch.ones(4)), torch.tensor([0, 0, 1, 1])) is None
 
 
 @pytest.mark.parametrize("way", ["coactivation", "cmoe", "random"])
@@ -163,7 +163,7 @@ def spread(points: torch.Tensor, groups: torch.Tensor) -> float:
 def test_shared_experts_hold_the_neurons_that_are_active_most_often() -> None:
     often = torch.tensor([1.0, 9, 3, 8, 2, 4, 7, 5])
     gram = torch.diag(often)
-    found = grouped("cmoe", gram, 4, 1, 0)
+    found = group_neurons("cmoe", gram, 4, 1, 0)
     assert (found.assignment == 0).nonzero().flatten().tolist() == [1, 3]
     assert found.assignment.bincount().tolist() == [2, 2, 2, 2]
     assert found.assignment[found.representatives].tolist() == [0, 1, 2, 3]

@@ -81,7 +81,7 @@ def test_states() -> None:
     cosines = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in pairs]
     assert float(losses.cos(one, other, MASK)) == pytest.approx(1 - np.mean(cosines), rel=1e-5)
     shares = [((x - y) ** 2).sum() / (y**2).sum() for x, y in pairs]
-    assert float(losses.relative(one, other, MASK)) == pytest.approx(np.mean(shares), rel=1e-5)
+    assert float(losses.relative_error(one, other, MASK)) == pytest.approx(np.mean(shares), rel=1e-5)
 
 
 def test_attention() -> None:
@@ -121,7 +121,7 @@ def test_flows() -> None:
 def test_padding_counts_nowhere() -> None:
     noise = torch.randn(SAMPLES, LENGTH, WIDTH, generator=GENERATOR) * ~MASK[..., None] * 100
     one, other, more, last = states(), states(), states(), states()
-    for loss in (losses.hidden_mse, losses.cos, losses.relative):
+    for loss in (losses.hidden_mse, losses.cos, losses.relative_error):
         assert loss(one + noise, other, MASK) == loss(one, other, MASK)
     for pair in (losses.fsp, losses.nst):
         assert pair((one + noise, other), (more, last), MASK) == pair((one, other), (more, last), MASK)

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from sparsebench.steps.recover.reading import WordMasking, schedule
+from sparsebench.steps.recover.reading import WordMasking, samples_by_step
 
 
 def test_every_sample_is_read_once_an_epoch_in_an_order_of_its_own() -> None:
-    steps = schedule([3, 4, 5, 6, 7], 60, 2, 1)
+    steps = samples_by_step([3, 4, 5, 6, 7], 60, 2, 1)
     flat = [place for rows in steps for place in rows]
     assert sorted(flat[:5]) == sorted(flat[5:10]) == [0, 1, 2, 3, 4]
     assert flat[:5] != flat[5:10]
     counts = [sum([3, 4, 5, 6, 7][place] for place in rows) for rows in steps]
     assert sum(counts) >= 60 > sum(counts[:-1])
-    assert steps == schedule([3, 4, 5, 6, 7], 60, 2, 1) != schedule([3, 4, 5, 6, 7], 60, 2, 2)
+    assert steps == samples_by_step([3, 4, 5, 6, 7], 60, 2, 1) != samples_by_step([3, 4, 5, 6, 7], 60, 2, 2)
 
 
 def test_words_are_masked_as_bert_does() -> None:

@@ -18,7 +18,7 @@ from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated, Calibration
 from sparsebench.steps.contract import Context
 from sparsebench.steps.recover import trainer
-from sparsebench.steps.recover.reading import TrainingText, draw
+from sparsebench.steps.recover.reading import TrainingText, draw_samples
 from sparsebench.steps.recover.teacher import Distillation
 from sparsebench.steps.registry import single
 from tests.benchmarks.masked_models import save
@@ -311,5 +311,5 @@ def test_a_field_of_the_default_text_is_drawn() -> None:
         return training_text("decoder")
 
     own = single("recover", "finetune", field="question", tokens=100, length=16)
-    draw(own, Context("decoder", training_tokens=take), {})
+    draw_samples(own, Context("decoder", training_tokens=take), {})
     assert {one.field for one in asked} == {"question"}

@@ -13,7 +13,7 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.blockwise import Replay
 from sparsebench.models.shape.architectures import ARCHITECTURES
 from sparsebench.models.shape.axes import shape_of
-from sparsebench.steps.cut_model import without, write_smaller
+from sparsebench.steps.cut_model import without_blocks, write_smaller
 from sparsebench.steps.registry import single
 from sparsebench.steps.shrink import depth
 from sparsebench.steps.shrink.whole import WholeModel
@@ -58,7 +58,7 @@ def test_the_folder_is_the_model_whose_blocks_are_passed_by(kind: str, tmp_path:
     removed = {side: [0, 2] if number == 0 else [0, 3] for number, side in enumerate(found.blocks)}
     if found.architecture.pinned:
         removed = {side: [1, 2] for side in removed}
-    write_smaller(without(found, removed), family, tmp_path / "smaller", {})
+    write_smaller(without_blocks(found, removed), family, tmp_path / "smaller", {})
     whole = WholeModel.load(folder, family, text(family).batch, "auto")
     smaller = WholeModel.load(tmp_path / "smaller", family, text(family).batch, "auto")
     assert {side: len(own) for side, own in smaller.blocks.items()} == dict.fromkeys(found.blocks, 2)
@@ -81,7 +81,7 @@ def test_a_first_block_unlike_the_others_stays(tmp_path: Path) -> None:
     assert "without 1, 2, 3" in result.note
     load_model(tmp_path / "first", family)
     with pytest.raises(UnsupportedError, match="first 1 always stay"):
-        depth.going(4, 4, 1, "encoder")
+        depth.removable_blocks(4, 4, 1, "encoder")
 
 
 def watched(model: WholeModel) -> dict[str, list[tuple[torch.Tensor, torch.Tensor]]]:
@@ -153,11 +153,12 @@ def test_sleb_removes_one_block_after_the_other_by_the_loss_of_what_is_left(kind
             for place in tried:
                 removed = {one: sorted(index for own, index in [*gone, place] if own == one) for one in found.blocks}
                 out = tmp_path / f"without-{sorted([*gone, place])}"
-                write_smaller(without(found, removed), family, out, {})
+                write_smaller(without_blocks(found, removed), family, out, {})
                 losses[place] = _loss(model, out)
             assert model.losses(gone, tried) == pytest.approx(losses, rel=1e-5)
             gone.append(min(losses, key=lambda place: losses[place]))
-    assert depth.greedy(model, {side: [0, 1, 2, 3] for side in found.blocks}, 2)[-1] == gone
+    order = depth.greedy(model, {stack: [0, 1, 2, 3] for stack in found.blocks}, 2)
+    assert order == {stack: [index for other, index in gone if other == stack] for stack in found.blocks}
 
 
 def _loss(whole: WholeModel, out: Path) -> float:

@@ -46,14 +46,14 @@ def test_gates_are_hard_concrete() -> None:
         s = 1 / (1 + np.exp(-(np.log(uniform) - np.log(1 - uniform) + alpha) / beta))
         expected = np.clip(s * (zeta - gamma) + gamma, 0, 1)
         alphas = torch.full((len(uniform),), alpha, dtype=torch.float64)
-        found = gates.drawn(alphas, torch.from_numpy(uniform))
+        found = gates.drawn_gates(alphas, torch.from_numpy(uniform))
         assert np.allclose(found.numpy(), expected, atol=1e-12)
         is_open = 1 / (1 + np.exp(-(alpha - beta * np.log(-gamma / zeta))))
-        assert float(gates.likely_open(alphas)[0]) == pytest.approx(is_open, abs=1e-12)
+        assert float(gates.open_probability(alphas)[0]) == pytest.approx(is_open, abs=1e-12)
         assert float((found != 0).double().mean()) == pytest.approx(is_open, abs=1e-4)
         mean = np.clip(1 / (1 + np.exp(-alpha)) * (zeta - gamma) + gamma, 0, 1)
-        assert float(gates.steady(alphas)[0]) == pytest.approx(mean, abs=1e-12)
-    assert float(gates.steady(torch.tensor(gates.START))) == pytest.approx(1, abs=1e-6)
+        assert float(gates.mean_gates(alphas)[0]) == pytest.approx(mean, abs=1e-12)
+    assert float(gates.mean_gates(torch.tensor(gates.START))) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert", "t5", "gpt2", "phi3"])

@@ -79,7 +79,7 @@ def solve(
     if layers[0].inputs is None:
         raise ValueError(f"{layers[0].name}: no statistics of what it reads")
     problem = prepare(layers[0].inputs, layers[0].name, dtype or torch.float32)
-    return [[_attempt(problem, layer, quota) for quota in quotas] for layer in layers]
+    return [[_prune(problem, layer, quota) for quota in quotas] for layer in layers]
 
 
 def prepare(inputs: InputStatistics, name: str, dtype: torch.dtype) -> LeastSquares:
@@ -100,20 +100,16 @@ def prepare(inputs: InputStatistics, name: str, dtype: torch.dtype) -> LeastSqua
     return LeastSquares(hessian.to(dtype), root.to(dtype), values.clamp_(min=0).to(dtype), vectors.to(dtype))
 
 
-def _attempt(problem: LeastSquares, layer: Layer, quota: Quota) -> Solution | ModelError:
-    try:
-        return _prune(problem, layer, quota)
-    except ModelError as error:  # weights beyond the range of the layer's dtype, for this quota only
-        return error
+def _prune(problem: LeastSquares, layer: Layer, quota: Quota) -> Solution | ModelError:
+    """Prune one layer to one quota: ADMM for the support, then conjugate gradients for the values.
 
-
-def _prune(problem: LeastSquares, layer: Layer, quota: Quota) -> Solution:
-    """Prune one layer to one quota: ADMM for the support, then conjugate gradients for the values."""
+    Return an error where the weights are beyond the range of the layer's dtype.
+    """
     dense = layer.weights.to(problem.hessian.dtype) * problem.root
     notes = masks.notes(dense.shape, quota.pattern)
     mask = _project(dense, quota, layer)
-    stays = mask.numel() - int(mask.sum())
-    if stays in (0, mask.numel()):
+    kept_count = mask.numel() - int(mask.sum())
+    if kept_count in (0, mask.numel()):
         return Solution(layer.weights.masked_fill(mask, 0), notes)
     values, mask, settled = _search(problem, dense, mask, quota, layer)
     if not settled:
@@ -121,7 +117,10 @@ def _prune(problem: LeastSquares, layer: Layer, quota: Quota) -> Solution:
     values = _refine(problem, dense, values, mask)
     weights = torch.empty(values.shape, dtype=layer.weights.dtype, device=values.device)
     weights.copy_(values.div_(problem.root)).masked_fill_(mask, 0)
-    check_range(weights, layer.name)
+    try:
+        check_range(weights, layer.name)
+    except ModelError as error:
+        return error
     return Solution(weights, notes)
 
 
@@ -135,26 +134,28 @@ def _search(
     problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, quota: Quota, layer: Layer
 ) -> tuple[torch.Tensor, torch.Tensor, bool]:
     """Run ADMM from the mask ``start``; return D, the mask of its zeros, and whether the mask settled in time."""
-    stays = start.numel() - int(start.sum())
+    kept_count = start.numel() - int(start.sum())
     penalty, moved = PENALTY, False
-    much, some, little = GROWTH
-    held, inverse = penalty, problem.inverse(penalty)
+    last_penalty, inverse = penalty, problem.inverse(penalty)
     state, mask = dense.masked_fill(start, 0), start
     before = start
     for step in range(1, STEPS + 1):
-        # Removed entries have V = held·Z (``held`` is the ρ of the step that made Z); the others have D = Z.
-        signs = torch.where(mask, state.new_tensor(-held), state.new_tensor(penalty))
+        # Removed entries have V = last_penalty·Z (``last_penalty`` is the ρ of the step that made Z); the others have D = Z.
+        signs = torch.where(mask, state.new_tensor(-last_penalty), state.new_tensor(penalty))
         right = signs.mul_(state).sub_(dense, alpha=penalty)
-        state = state.mul_(mask).mul_(held / penalty).add_(dense).addmm_(right, inverse)
-        held, mask = penalty, _project(state, quota, layer)
+        state = state.mul_(mask).mul_(last_penalty / penalty).add_(dense).addmm_(right, inverse)
+        last_penalty, mask = penalty, _project(state, quota, layer)
         if step % PERIOD:
             continue
         changed = int((mask ^ before).sum())
         before = mask
-        settled = changed == 0 or (step > SETTLED[0] and changed < SETTLED[1] * stays)
-        growth = (
-            much if changed >= 0.1 * stays else some if changed >= 0.005 * stays else little if moved else 1 / SOFTER
-        )
+        settled = changed == 0 or (step > SETTLED[0] and changed < SETTLED[1] * kept_count)
+        if changed >= 0.1 * kept_count:
+            growth = GROWTH[0]
+        elif changed >= 0.005 * kept_count:
+            growth = GROWTH[1]
+        else:
+            growth = GROWTH[2] if moved else 1 / SOFTER
         moved = moved or growth > 1
         if (settled and moved) or penalty < LEAST:
             return state.masked_fill_(mask, 0), mask, True

@@ -33,48 +33,48 @@ class ElsaPruning(Pruning):
 
     def __init__(self, settings: Elsa, weights: TrainedWeights, optimizer: Any, steps: int) -> None:
         self.penalty, self.interval = float(settings.penalty), settings.interval
-        self.held, self.optimizer = weights.held, optimizer
+        self.masked, self.optimizer = weights.masked, optimizer
         self.quota = Quota(removed(settings.sparsity, settings.pattern), "layer", settings.pattern)
-        self.copies = [self.projected(held, held.parameter.detach()) for held in self.held]
-        self.duals = [torch.zeros_like(held.parameter) for held in self.held]
+        self.copies = [self.projected(masked, masked.parameter.detach()) for masked in self.masked]
+        self.duals = [torch.zeros_like(masked.parameter) for masked in self.masked]
 
-    def projected(self, held: MaskedParameter, values: torch.Tensor) -> torch.Tensor:
+    def projected(self, masked: MaskedParameter, values: torch.Tensor) -> torch.Tensor:
         """Return the values of one parameter with all but those of highest score set to zero."""
-        moment = self.optimizer.state[held.parameter].get("exp_avg_sq")
+        moment = self.optimizer.state[masked.parameter].get("exp_avg_sq")
         projected = values.clone()
         # Square roots keep the order; small squared weights times small squared gradients would underflow.
         scores = values.abs() if moment is None else values.abs() * moment.sqrt()
-        for score, kept in zip(held.matrices(scores), held.matrices(projected), strict=True):
-            (choice,) = choose(score, [self.quota], held.name)
-            kept[choice.mask] = 0
+        for score, matrix in zip(masked.matrices(scores), masked.matrices(projected), strict=True):
+            (choice,) = choose(score, [self.quota], masked.name)
+            matrix[choice.mask] = 0
         return projected
 
     def pull(self, step: int) -> None:
         """Add the gradient of the penalty, λ (x - z + u)."""
-        for held, copy, dual in zip(self.held, self.copies, self.duals, strict=True):
-            assert held.parameter.grad is not None
-            held.parameter.grad.add_(held.parameter.detach() - copy + dual, alpha=self.penalty)
+        for masked, copy, dual in zip(self.masked, self.copies, self.duals, strict=True):
+            assert masked.parameter.grad is not None
+            masked.parameter.grad.add_(masked.parameter.detach() - copy + dual, alpha=self.penalty)
 
     def after(self, step: int) -> None:
         """Choose z anew, and add x - z to u."""
         if (step + 1) % self.interval:
             return
-        for held, copy, dual in zip(self.held, self.copies, self.duals, strict=True):
-            dual += held.parameter.detach()
-            copy.copy_(self.projected(held, dual))
+        for masked, copy, dual in zip(self.masked, self.copies, self.duals, strict=True):
+            dual += masked.parameter.detach()
+            copy.copy_(self.projected(masked, dual))
             dual.sub_(copy)
 
     @contextmanager
     def sparse(self, step: int) -> Iterator[bool]:
         """Project x meanwhile, as it would be written after ``step`` steps; always yield True."""
-        whole = [held.parameter.detach().clone() for held in self.held]
-        for held, values in zip(self.held, whole, strict=True):
-            held.parameter.data.copy_(self.projected(held, values))
+        dense_values = [masked.parameter.detach().clone() for masked in self.masked]
+        for masked, values in zip(self.masked, dense_values, strict=True):
+            masked.parameter.data.copy_(self.projected(masked, values))
         try:
             yield True
         finally:
-            for held, values in zip(self.held, whole, strict=True):
-                held.parameter.data.copy_(values)
+            for masked, values in zip(self.masked, dense_values, strict=True):
+                masked.parameter.data.copy_(values)
 
     def tensors(self) -> list[torch.Tensor]:
         return [*self.copies, *self.duals]

@@ -70,30 +70,30 @@ class GradualPruning(Pruning):
 
     def __init__(self, settings: Gradual, weights: TrainedWeights, optimizer: Any, steps: int) -> None:
         self.schedule, self.pattern = SparsitySchedule.of(settings, steps), settings.pattern
-        self.held, self.optimizer = weights.held, optimizer
+        self.masked, self.optimizer = weights.masked, optimizer
 
     def before(self, step: int) -> None:
         """Zero the smallest weights of each matrix up to the scheduled sparsity, and clear their optimizer state."""
         if not self.schedule.due(step):
             return
-        for held in self.held:
-            parameter, gone, scores = held.parameter, held.gone, self._scores(held)
-            for matrix, mask in zip(_matrices(scores), _matrices(gone), strict=True):
+        for masked in self.masked:
+            parameter, zeros, scores = masked.parameter, masked.zeros, self._scores(masked)
+            for matrix, mask in zip(_matrices(scores), _matrices(zeros), strict=True):
                 count = round(self.schedule.share(step) * matrix.numel())
                 mask |= _lowest(matrix, min(count, int(matrix.isfinite().sum())))
             with torch.no_grad():
-                parameter.masked_fill_(gone, 0)
+                parameter.masked_fill_(zeros, 0)
             # Even without a gradient, old moments of AdamW would move removed weights.
             for name in ("exp_avg", "exp_avg_sq"):
                 if name in self.optimizer.state[parameter]:
-                    self.optimizer.state[parameter][name].masked_fill_(gone, 0)
+                    self.optimizer.state[parameter][name].masked_fill_(zeros, 0)
 
-    def _scores(self, held: MaskedParameter) -> torch.Tensor:
+    def _scores(self, masked: MaskedParameter) -> torch.Tensor:
         """Return magnitudes, infinite for the weights that the pattern keeps."""
-        scores = held.parameter.detach().abs()
+        scores = masked.parameter.detach().abs()
         if self.pattern != "unstructured":
-            for matrix in held.matrices(scores):
-                matrix[~by_pattern(ordinals(matrix, held.name), self.pattern)] = torch.inf
+            for matrix in masked.matrices(scores):
+                matrix[~by_pattern(ordinals(matrix, masked.name), self.pattern)] = torch.inf
         return scores
 
     @contextmanager
@@ -101,7 +101,7 @@ class GradualPruning(Pruning):
         yield step > self.schedule.end
 
     def tensors(self) -> list[torch.Tensor]:
-        return [held.gone for held in self.held]
+        return [masked.zeros for masked in self.masked]
 
 
 def _matrices(tensor: torch.Tensor) -> torch.Tensor:

@@ -17,15 +17,8 @@ import torch
 
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.manifest.problems import did_you_mean
-from sparsebench.models.files.checkpoint import (
-    ITEM_SIZE,
-    Checkpoint,
-    TensorInfo,
-    pieces_of,
-    read_header,
-    tensor_infos,
-)
-from sparsebench.models.files.masked import MASK, kept
+from sparsebench.models.files.checkpoint import ITEM_SIZE, Checkpoint, TensorInfo, pieces_of, read_header, tensor_infos
+from sparsebench.models.files.masked import MASK, boolean_mask
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.sources.reference import Reference
@@ -47,14 +40,16 @@ class Masks:
         Raises ModelError for values other than 0 and 1.
         """
         info = self.infos[name]
-        return (kept(piece, f"{self.path}: mask {info.name}") for piece in pieces_of(self.path.parent, info))
+        return (boolean_mask(piece, f"{self.path}: mask {info.name}") for piece in pieces_of(self.path.parent, info))
 
     def note(self, parts: Mapping[str, Part]) -> str:
         """Return a note on the prunable weights without a mask; empty if there are none."""
         names = [name for name, part in parts.items() if part.prunable]
-        left = [name for name in names if name not in self.infos]
-        words = f"{self.path.name} has no mask for {len(left)} of {len(names)} prunable weights, which stay as they are"
-        return f"{words} (the first is {left[0]})" if left else ""
+        unmasked = [name for name in names if name not in self.infos]
+        if not unmasked:
+            return ""
+        count = f"{len(unmasked)} of {len(names)} prunable weights"
+        return f"{self.path.name} has no mask for {count}, which stay as they are (the first is {unmasked[0]})"
 
 
 def make_masked(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
@@ -76,40 +71,38 @@ def make_masked(parent: Path, targets: Mapping[Step, Path], context: Context, em
     run_passes(targets, [([*masks], write)], partial(VariantWriters, checkpoint), context.family, emit)
 
 
-def _read(named: str, checkpoint: Checkpoint) -> Masks:
+def _read(reference: str, checkpoint: Checkpoint) -> Masks:
     """Read a file's masks. Raises ModelError, naming file and tensor, where names, shapes or dtypes do not fit."""
-    path = Reference.parse(named).unchanged_file("a safetensors file of masks", ModelError)
+    path = Reference.parse(reference).unchanged_file("a safetensors file of masks", ModelError)
     header, start = read_header(path)
     masks: dict[str, TensorInfo] = {}
     for info in tensor_infos(header, start, path):
         name = info.name if info.name in checkpoint.tensors else info.name.removesuffix(MASK)
-        where = f"{path}: mask {info.name[:200]}"
+        label = f"{path}: mask {info.name[:200]}"
         if name not in checkpoint.tensors:
             hint = did_you_mean(name, checkpoint.tensors) or "a mask has the name of a weight, or that and `_mask`"
-            raise ModelError(f"{where}: the model has no tensor {name[:200]}", hint)
+            raise ModelError(f"{label}: the model has no tensor {name[:200]}", hint)
         shape = checkpoint.tensors[name].shape
         if info.shape != shape:
-            raise ModelError(
-                f"{where} has shape {info.shape}, its weight {shape}",
-                "give the mask the shape in which the checkpoint stores the weight",
-            )
+            problem = f"{label} has shape {info.shape}, its weight {shape}"
+            raise ModelError(problem, "give the mask the shape in which the checkpoint stores the weight")
         if info.dtype not in ITEM_SIZE:
-            message = f"{where} has dtype {info.dtype[:20]}, which cannot be read as a mask"
-            raise ModelError(message, "write masks as booleans or bytes")
+            problem = f"{label} has dtype {info.dtype[:20]}, which cannot be read as a mask"
+            raise ModelError(problem, "write masks as booleans or bytes")
         # Read as a boolean, a byte above 1 would pass for True.
         mask = replace(info, dtype="U8") if info.dtype == "BOOL" else info
         name = checkpoint.ties.get(name, name)
         if name in masks and not _same(path.parent, mask, masks[name]):
-            message = f"{path}: masks {masks[name].name[:200]} and {info.name[:200]} are of one tensor, and differ"
-            raise ModelError(message, "give each weight one mask")
+            problem = f"{path}: masks {masks[name].name[:200]} and {info.name[:200]} are of one tensor, and differ"
+            raise ModelError(problem, "give each weight one mask")
         masks[name] = mask
     if not masks:
         raise ModelError(f"{path}: no masks in it", "it has a tensor of 0 and 1 for each weight to prune")
     return Masks(path, masks)
 
 
-def _same(folder: Path, first: TensorInfo, other: TensorInfo) -> bool:
-    pairs = zip(pieces_of(folder, first), pieces_of(folder, other), strict=True)
+def _same(folder: Path, first: TensorInfo, second: TensorInfo) -> bool:
+    pairs = zip(pieces_of(folder, first), pieces_of(folder, second), strict=True)
     return all(bool((left == right).all()) for left, right in pairs)
 
 
@@ -119,7 +112,7 @@ def _write(name: str, masks: Mapping[Step, Masks], outputs: VariantWriters) -> N
     original = checkpoint.ties.get(name, name)
     marks = {step: masks[step].pieces(original) for step in outputs.writers if original in masks[step].infos}
     if not marks or not checkpoint.tensors[name].numel:
-        outputs.copy(name)
+        outputs.copy_shared(name)
         return
     start = 0
     for piece in checkpoint.pieces(name):
@@ -127,7 +120,7 @@ def _write(name: str, masks: Mapping[Step, Masks], outputs: VariantWriters) -> N
             try:
                 written = zeroed(piece, ~next(marks[step])) if step in marks else piece
             except SparsebenchError as error:
-                outputs.fail([step], error)
+                outputs.give_up([step], error)
             else:
                 outputs.writers[step].write_piece(name, start, written)
         start += piece.numel()

@@ -99,8 +99,8 @@ def _stacks(
     for column, quota in enumerate(quotas):
         changes = quota.sparsity > 0 or masks.kind_of(quota.pattern) == "N:M" or quota.scheme
         if changes and _damping(quota) == damping:
-            alike = (quota.pattern, quota.scheme, quota.keep_zeros)
-            columns_of.setdefault(alike, []).append(column)
+            stack_key = (quota.pattern, quota.scheme, quota.keep_zeros)
+            columns_of.setdefault(stack_key, []).append(column)
     for columns in columns_of.values():
         indices: list[tuple[int, int]] = []
         units: list[Unit] = []
@@ -131,11 +131,11 @@ def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[So
     stack[factor.dead] = 0
     rounding = _Rounding(scheme, units, stack) if scheme else None
     for start in range(0, inputs, width):
-        here = slice(start, min(start + width, inputs))
-        upper = factor.upper[here, here].contiguous()
-        removed = _removed(stack[here], upper.diagonal()[:, None], units, None if zeros is None else zeros[here])
-        errors = _sweep_block(stack[here], upper, units, removed, rounding, start)
-        stack[here.stop :].addmm_(factor.upper[here, here.stop :].T, errors, alpha=-1)
+        columns = slice(start, min(start + width, inputs))
+        upper = factor.upper[columns, columns].contiguous()
+        removed = _removed(stack[columns], upper.diagonal()[:, None], units, None if zeros is None else zeros[columns])
+        errors = _sweep_block(stack[columns], upper, units, removed, rounding, start)
+        stack[columns.stop :].addmm_(factor.upper[columns, columns.stop :].T, errors, alpha=-1)
     for unit in units:
         codes = rounding.codes(unit) if rounding else None
         try:
@@ -166,13 +166,14 @@ def _sweep_block(
     for start, stop in _steps(width, group, rounding.group if rounding else None):
         for column in range(start, stop):
             if group and column % group == 0 and column + group <= width:
-                here = slice(column, column + group)
-                removed[here] |= _removed_of_group(block[here] / scale[here], units[0], removed[here])
-                factors[here] = removed[here].to(block.dtype).div_(scale[here])
+                members = slice(column, column + group)
+                ratios = block[members] / scale[members]
+                removed[members] |= _removed_of_group(ratios, units[0], removed[members])
+                factors[members] = removed[members].to(block.dtype).div_(scale[members])
             if rounding:
-                kept = rounding.rounded(first + column, block[column:], removed[column:])
-                torch.div(block[column] - kept, scale[column], out=errors[column])
-                block[column] = kept
+                rounded = rounding.rounded(first + column, block[column:], removed[column:])
+                torch.div(block[column] - rounded, scale[column], out=errors[column])
+                block[column] = rounded
             else:
                 torch.mul(block[column], factors[column], out=errors[column])
             block[column + 1 : stop].addr_(upper[column, column + 1 : stop], errors[column], alpha=-1)
@@ -203,14 +204,14 @@ class _Rounding:
 
     def _open(self, number: int, weights: torch.Tensor) -> None:
         for unit in self.units:
-            at = unit.columns
-            self.steps[number, at] = grid_steps(weights[:, at], 0, self.bits, unit.layer.weights.dtype)
+            columns = unit.columns
+            self.steps[number, columns] = grid_steps(weights[:, columns], 0, self.bits, unit.layer.weights.dtype)
 
     def codes(self, unit: Unit) -> Codes:
         """Return the unit's values (out, in) with its steps."""
-        at = unit.columns
-        steps = self.steps[:, at].T.to(unit.layer.weights.dtype).contiguous()
-        return Codes(self.values[:, at].T.contiguous(), steps, self.group)
+        columns = unit.columns
+        steps = self.steps[:, columns].T.to(unit.layer.weights.dtype).contiguous()
+        return Codes(self.values[:, columns].T.contiguous(), steps, self.group)
 
 
 def _removed(block: torch.Tensor, scale: torch.Tensor, units: list[Unit], zeros: torch.Tensor | None) -> torch.Tensor:
@@ -232,25 +233,25 @@ def _removed(block: torch.Tensor, scale: torch.Tensor, units: list[Unit], zeros:
     return removed
 
 
-def _removed_of_group(ratios: torch.Tensor, unit: Unit, gone: torch.Tensor) -> torch.Tensor:
-    """Return the mask (M, rows) of each row's M−N lowest w² / U_jj², the weights in ``gone`` first.
+def _removed_of_group(ratios: torch.Tensor, unit: Unit, already_removed: torch.Tensor) -> torch.Tensor:
+    """Return the mask (M, rows) of each row's M−N lowest w² / U_jj², the weights in ``already_removed`` first.
 
     ``ratios`` are w / U_jj. N and M are those of the unit's pattern.
     """
     keep, group = masks.pair(unit.quota.pattern)
     scores = masks.ordinals(ratios.square_(), unit.layer.name)
-    return masks.lowest_of_each(scores.masked_fill_(gone, -1), group - keep)
+    return masks.lowest_of_each(scores.masked_fill_(already_removed, -1), group - keep)
 
 
-def _steps(width: int, group: int, whole: int | None) -> Iterator[tuple[int, int]]:
+def _steps(width: int, group: int, grid_group: int | None) -> Iterator[tuple[int, int]]:
     """Yield the bounds of the runs of columns, about STEP each, that are updated one by one.
 
     All columns of a group must be up to date when its first is reached. So a ``group`` of a pattern is within one run,
-    or starts one; one of a grid, of ``whole`` columns, always starts one.
+    or starts one; one of a grid, of ``grid_group`` columns, always starts one.
     """
-    if whole:
-        for left in range(0, width, whole):
-            right = min(left + whole, width)
+    if grid_group:
+        for left in range(0, width, grid_group):
+            right = min(left + grid_group, width)
             yield from ((left + start, left + stop) for start, stop in _steps(right - left, group, None))
         return
     longest = STEP // group * group if 0 < group <= STEP else STEP

@@ -102,7 +102,7 @@ def test_its_steps_are_those_of_the_paper() -> None:
     optimizer = torch.optim.AdamW([x], lr=0.01, weight_decay=0.0)
     held = MaskedParameter("w", x, torch.zeros(6, 8, dtype=torch.bool), False, torch.float32)
     asked = Elsa(sparsity=0.75, penalty=0.3, interval=5)
-    weights: Any = SimpleNamespace(held=[held])
+    weights: Any = SimpleNamespace(masked=[held])
     pruning = ElsaPruning(asked, weights, optimizer, 40)
 
     def top(values: torch.Tensor, weigh: torch.Tensor) -> torch.Tensor:

@@ -85,7 +85,7 @@ def test_a_pattern_is_reached_on_the_way(kind: str, tmp_path: Path, monkeypatch:
 
     def watched(self: GradualPruning, number: int) -> None:
         plain(self, number)
-        gone = [(one, (one == 0).sum(1)) for held in self.held for one in held.matrices(held.parameter.detach())]
+        gone = [(one, (one == 0).sum(1)) for held in self.masked for one in held.matrices(held.parameter.detach())]
         shares.append(sum(int(zeros.sum()) for _, zeros in gone) / sum(one.numel() for one, _ in gone))
         # No group ever has more zeros than the pattern gives it.
         full.append(all(bool(((one.reshape(-1, 4) == 0).sum(1) <= 2).all()) for one, _ in gone))
@@ -105,14 +105,14 @@ def test_of_a_pattern_the_smallest_go_first() -> None:
     weights = torch.nn.Parameter(torch.tensor([[1.0, 2.0, 3.0, 9.0, 10.0, 20.0, 30.0, 40.0]]))
     held = MaskedParameter("w", weights, torch.zeros(1, 8, dtype=torch.bool), False, torch.float32)
     asked = Gradual(sparsity=0.75, pattern="1:4", initial=0.25, end=0.5, frequency=1)
-    some: Any = SimpleNamespace(held=[held])
+    some: Any = SimpleNamespace(masked=[held])
     growing = GradualPruning(asked, some, torch.optim.AdamW([weights]), 4)
     growing.before(0)
     assert weights.tolist() == [[0, 0, 3, 9, 10, 20, 30, 40]]
     weights.data[0, 7] = 1.0  # what the pattern removes is asked of the weights of now
     growing.before(2)
     assert weights.tolist() == [[0, 0, 0, 9, 0, 0, 30, 0]]
-    assert held.gone.tolist() == [[True, True, True, False, True, True, False, True]]
+    assert held.zeros.tolist() == [[True, True, True, False, True, True, False, True]]
 
 
 def test_all_at_once(tmp_path: Path) -> None:
