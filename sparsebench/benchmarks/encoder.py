@@ -204,8 +204,8 @@ class Encoder:
 def with_padding_token(tokenizer: Any, config: Mapping[str, Any]) -> Any:
     """Return the tokenizer with a padding token; what stands there is masked, except where config.json names it."""
     if tokenizer.pad_token is None:
-        named = config.get("pad_token_id")
-        tokenizer.pad_token = tokenizer.eos_token if named is None else tokenizer.convert_ids_to_tokens(named)
+        pad_id = config.get("pad_token_id")
+        tokenizer.pad_token = tokenizer.eos_token if pad_id is None else tokenizer.convert_ids_to_tokens(pad_id)
     return tokenizer
 
 

@@ -71,8 +71,8 @@ def data_misfit(
     try:
         records = islice(enumerate(read_records(path, *own_data.fields), 1), _FIRST)
         columns = (column_values("classify", path.name, number, record, own_data.fields) for number, record in records)
-        stated = [str(values[1]) for values in columns]
-        class_numbers(labels or head_outputs(config), [label for label in stated if label.strip()])
+        stated_labels = [str(values[1]) for values in columns]
+        class_numbers(labels or head_outputs(config), [label for label in stated_labels if label.strip()])
     except SparsebenchError as error:
         return "source", Refusal(error.message, error.hint or "")
     return None

@@ -54,8 +54,8 @@ def _score(spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         return module.score(_Words(), spec.known, spec, cache)
     from sparsebench.benchmarks.harness import Lengths  # lm-eval takes seconds to import
 
-    both = [Lengths(sign).score(spec, cache) for sign in (-1, 1)]
-    return max(both, key=lambda result: result.score)
+    results = [Lengths(sign).score(spec, cache) for sign in (-1, 1)]
+    return max(results, key=lambda result: result.score)
 
 
 class _Words:

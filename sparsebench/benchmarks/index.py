@@ -101,45 +101,45 @@ def _uncounted() -> Iterator[None]:
     """Keep `datasets` from telling a server that a file of this machine was read."""
     from datasets import config
 
-    counted, config.HF_UPDATE_DOWNLOAD_COUNTS = config.HF_UPDATE_DOWNLOAD_COUNTS, False
+    stock_setting, config.HF_UPDATE_DOWNLOAD_COUNTS = config.HF_UPDATE_DOWNLOAD_COUNTS, False
     try:
         yield
     finally:
-        config.HF_UPDATE_DOWNLOAD_COUNTS = counted
+        config.HF_UPDATE_DOWNLOAD_COUNTS = stock_setting
 
 
 def write(name: str, cache: sources.Cache, folder: Path) -> None:
     """Write the files of a task for lm-eval to read: one, or those of a group and its subtasks."""
     import yaml
 
-    ours = dict(definition(name))
-    stock = tasks_folder() / ours.pop("include")
+    settings = dict(definition(name))
+    stock = tasks_folder() / settings.pop("include")
     if all_tasks()[name].parts == 1:
-        _write(folder / f"{name}.yaml", stock, _with_paths(ours, "", cache))
+        _write(folder / f"{name}.yaml", stock, _with_paths(settings, "", cache))
         return
     for file in sorted(stock.parent.glob("*.yaml")):
         subject = yaml.safe_load(file.read_text(encoding="utf-8")).get("dataset_name")
-        _write(folder / file.name, file, _with_paths(ours, subject, cache) if subject else {})
+        _write(folder / file.name, file, _with_paths(settings, subject, cache) if subject else {})
 
 
-def _with_paths(ours: dict[str, Any], subject: str, cache: sources.Cache) -> dict[str, Any]:
+def _with_paths(settings: dict[str, Any], subject: str, cache: sources.Cache) -> dict[str, Any]:
     """Return our keys with files instead of sources, fetched, and with ``{dataset_name}`` filled in."""
     files = {}
-    for split, text in ours["dataset_kwargs"]["data_files"].items():
+    for split, text in settings["dataset_kwargs"]["data_files"].items():
         source, inner = split_source(text)
         files[split] = str(sources.fetch(sources.parse(source), cache) / inner.format(dataset_name=subject))
     kwargs = (
         {"data_files": files}
-        if "custom_dataset" in ours
-        else {**ours["dataset_kwargs"], "data_files": files, "cache_dir": str(cache.root / "datasets")}
+        if "custom_dataset" in settings
+        else {**settings["dataset_kwargs"], "data_files": files, "cache_dir": str(cache.root / "datasets")}
     )
-    return {**ours, "dataset_kwargs": kwargs}
+    return {**settings, "dataset_kwargs": kwargs}
 
 
-def _write(path: Path, stock: Path, ours: dict[str, Any]) -> None:
+def _write(path: Path, stock_file: Path, settings: dict[str, Any]) -> None:
     import yaml
 
-    function = ours.pop("custom_dataset", None)
-    text = yaml.safe_dump({"include": str(stock), **ours})
+    function = settings.pop("custom_dataset", None)
+    text = yaml.safe_dump({"include": str(stock_file), **settings})
     # A function's tag has to be appended by hand: safe_dump cannot write it.
     path.write_text(text + (f"custom_dataset: !function {function}\n" if function else ""), encoding="utf-8")

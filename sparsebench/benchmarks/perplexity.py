@@ -61,8 +61,9 @@ class Windows:
 
     def selected(self, numbers: Iterable[int]) -> Windows:
         """Return the windows at these positions alone."""
-        kept = [(self.ids[number], self.starts[number]) for number in numbers]
-        return replace(self, ids=tuple(ids for ids, _ in kept), starts=tuple(start for _, start in kept))
+        positions = list(numbers)
+        ids = tuple(self.ids[number] for number in positions)
+        return replace(self, ids=ids, starts=tuple(self.starts[number] for number in positions))
 
 
 @dataclass
@@ -80,8 +81,8 @@ class Divergence:
 
     def add(self, reference: torch.Tensor, given: torch.Tensor) -> None:
         """Add the tokens whose float32 logits (n, vocabulary) the dense model and the variant gave."""
-        for whole, other in zip(reference.split(ROWS), given.split(ROWS), strict=True):
-            p, q = whole.log_softmax(-1), other.log_softmax(-1)
+        for dense_logits, variant_logits in zip(reference.split(ROWS), given.split(ROWS), strict=True):
+            p, q = dense_logits.log_softmax(-1), variant_logits.log_softmax(-1)
             self.total += float((p.exp() * (p - q)).sum(dtype=torch.float64))
             self.same += int((p.argmax(-1) == q.argmax(-1)).sum())
             self.tokens += len(p)
@@ -129,8 +130,8 @@ class Perplexity:
         # A trimmed vocabulary has no distribution over the dense model's tokens.
         divergence = Divergence(self.dense()) if spec.divergence and self.dense and self.original is None else None
         values = likelihoods(self.model, windows, self.progress, batch, divergence)
-        shown = [as_dense(ids, self.original) for ids in windows.ids]
-        scored = [ScoredWindow(*window) for window in zip(numbers, shown, values, windows.scored, strict=True)]
+        dense_ids = [as_dense(ids, self.original) for ids in windows.ids]
+        scored = [ScoredWindow(*window) for window in zip(numbers, dense_ids, values, windows.scored, strict=True)]
         return perplexity_result(
             task,
             scored,
@@ -214,14 +215,14 @@ def _sums(
     with torch.inference_mode(), wide_head(model):
         logits = model(input_ids=tokens, use_cache=False).logits
         sums = [
-            _summed(given[start - 1 : -1], ids[start:])
-            for given, ids, (_, start) in zip(logits, tokens, windows, strict=True)
+            _summed(window_logits[start - 1 : -1], ids[start:])
+            for window_logits, ids, (_, start) in zip(logits, tokens, windows, strict=True)
         ]
     if divergence:
         with torch.inference_mode(), wide_head(divergence.dense):
             reference = divergence.dense(input_ids=tokens, use_cache=False).logits
-            for whole, given, (_, start) in zip(reference, logits, windows, strict=True):
-                divergence.add(whole[start - 1 : -1], given[start - 1 : -1])
+            for dense_logits, window_logits, (_, start) in zip(reference, logits, windows, strict=True):
+                divergence.add(dense_logits[start - 1 : -1], window_logits[start - 1 : -1])
     return sums
 
 
@@ -259,9 +260,9 @@ def _summed(logits: torch.Tensor, targets: torch.Tensor) -> float:
     if logits.dtype != torch.float32:
         raise BenchmarkError(f"perplexity: the model gives logits in {logits.dtype}", "score it with dtype: float32")
     rows, total = max(1, CHUNK // logits.shape[-1]), 0.0
-    for part, wanted in zip(logits.split(rows), targets.split(rows), strict=True):
-        each = part.logsumexp(dim=-1) - part.gather(1, wanted.unsqueeze(1)).squeeze(1)
-        total += float(each.double().sum())
+    for row_logits, row_targets in zip(logits.split(rows), targets.split(rows), strict=True):
+        row_losses = row_logits.logsumexp(dim=-1) - row_logits.gather(1, row_targets.unsqueeze(1)).squeeze(1)
+        total += float(row_losses.double().sum())
     return total
 
 
