@@ -96,13 +96,13 @@ def refuse_special(path: Path, wrong: type[SparsebenchError]) -> None:
 
 def refuse_long(value: Any, where: Path | str, wrong: type[SparsebenchError], hint: str) -> None:
     """Raise ``wrong`` for a JSON value with a text, or a key, of more than TEXT characters."""
-    level = [value]
-    while level:
-        inner = level.pop()
-        if isinstance(inner, dict | list):
-            level += [*inner, *inner.values()] if isinstance(inner, dict) else inner
-        elif isinstance(inner, str) and len(inner) > TEXT:
-            raise wrong(f"{where}: a text of more than {TEXT:,} characters: {inner[:20]}…", hint)
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict | list):
+            pending += [*item, *item.values()] if isinstance(item, dict) else item
+        elif isinstance(item, str) and len(item) > TEXT:
+            raise wrong(f"{where}: a text of more than {TEXT:,} characters: {item[:20]}…", hint)
 
 
 def read_json(
@@ -127,11 +127,11 @@ def parse(data: str | bytes, where: Path | str, wrong: type[SparsebenchError], h
 
     Raises ``wrong`` for a text that is not JSON, holds too many values or is nested too deep.
     """
-    most = VALUES * limit // JSON
+    most_values = VALUES * limit // JSON
     try:
         text = data if isinstance(data, str) else data.decode()
-        if len(text) > most and sum(map(text.count, ",[{")) > most:
-            raise wrong(f"{where}: more than {most:,} values, the limit for JSON", hint)
+        if len(text) > most_values and sum(map(text.count, ",[{")) > most_values:
+            raise wrong(f"{where}: more than {most_values:,} values, the limit for JSON", hint)
         with uncollected():
             value = json.loads(text)
         _measure(value)
@@ -175,27 +175,27 @@ class Allowance:
         """
         if threading.current_thread() is not threading.main_thread():
             raise wrong(f"{culprit}: its time can be limited in a program's main thread only", "score it from there")
-        more, outer = EACH * documents, self.culprit
-        self.left, self.culprit = self.left + more, culprit
-        if not outer:
+        extra, outer_culprit = EACH * documents, self.culprit
+        self.left, self.culprit = self.left + extra, culprit
+        if not outer_culprit:
             self.begun = time.thread_time()
         try:
-            with nullcontext() if outer else _limited(self.begun + min(self.left, SECONDS + more)):
+            with nullcontext() if outer_culprit else _limited(self.begun + min(self.left, SECONDS + extra)):
                 yield
-            slow, blamed = time.thread_time() - self.begun > self.left, culprit
+            is_over, offender = time.thread_time() - self.begun > self.left, culprit
         except _TimeUp:
-            if outer:
+            if outer_culprit:
                 raise
-            slow, blamed = True, self.culprit
+            is_over, offender = True, self.culprit
         except MemoryError:
             raise wrong(f"{culprit}: more than {MEMORY / MB:g} MB of memory", "make it simpler") from None
         finally:
-            if not outer:
+            if not outer_culprit:
                 self.left, self.culprit = self.left - (time.thread_time() - self.begun), ""
-        self.culprit = outer
-        if slow:
-            what = f"more than {SECONDS:g} s of CPU time and {EACH * 1000:g} ms for each document"
-            raise wrong(f"{blamed}: {what}", "make it simpler")
+        self.culprit = outer_culprit
+        if is_over:
+            allowance = f"more than {SECONDS:g} s of CPU time and {EACH * 1000:g} ms for each document"
+            raise wrong(f"{offender}: {allowance}", "make it simpler")
 
 
 class _TimeUp(BaseException):
@@ -222,8 +222,8 @@ def _limited(deadline: float) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
-    handler, begun = signal.signal(signal.SIGALRM, tick), time.monotonic()
-    left, interval = signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
+    previous_handler, started = signal.signal(signal.SIGALRM, tick), time.monotonic()
+    seconds_left, interval = signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
     try:
         try:
             resource.setrlimit(resource.RLIMIT_AS, (limit if soft < 0 else min(soft, limit), hard))
@@ -231,9 +231,9 @@ def _limited(deadline: float) -> Iterator[None]:
         finally:
             armed = False
     finally:
-        left = max(left - (time.monotonic() - begun), 1e-6) if left else 0
-        signal.setitimer(signal.ITIMER_REAL, left, interval)
-        signal.signal(signal.SIGALRM, handler or signal.SIG_DFL)
+        seconds_left = max(seconds_left - (time.monotonic() - started), 1e-6) if seconds_left else 0
+        signal.setitimer(signal.ITIMER_REAL, seconds_left, interval)
+        signal.signal(signal.SIGALRM, previous_handler or signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
@@ -288,10 +288,10 @@ def _unpacked(packed: BinaryIO, suffix: str) -> Any:
 
 def _weigh(packed: BinaryIO, suffix: str, path: Path, wrong: type[SparsebenchError]) -> None:
     """Raise ``wrong`` where a compressed file unpacks to more than it may, or a zstd file was cut short."""
-    left = limit = min(UNPACKED, unpacked(path.stat().st_size))
+    bytes_left = limit = min(UNPACKED, unpacked(path.stat().st_size))
     for size in _zst_sizes(packed, path, wrong) if suffix == ".zst" else _gz_sizes(packed):
-        left -= size
-        if left < 0:
+        bytes_left -= size
+        if bytes_left < 0:
             raise wrong(
                 f"{path}: unpacks to more than {limit / MB:,.0f} MB, the limit for its size "
                 f"({RATIO} times that, at least {FREE / MB:g} MB and at most {UNPACKED / MB:g} MB)",
@@ -312,31 +312,32 @@ def _zst_sizes(packed: BinaryIO, path: Path, wrong: type[SparsebenchError]) -> I
     """
     import zstandard
 
-    frame, some = None, False
+    frame = None
     try:
         # A thousand bytes may unpack to 32 MB.
-        while piece := packed.read(1024):
-            some = True
-            while piece:
+        while chunk := packed.read(1024):
+            while chunk:
                 frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                yield len(frame.decompress(piece))
-                piece, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+                yield len(frame.decompress(chunk))
+                chunk = b""
+                if frame.eof:
+                    chunk, frame = frame.unused_data, None
     except zstandard.ZstdError as error:
         raise wrong(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
-    if frame or not some:
+    if frame or not packed.tell():
         raise wrong(f"{path}: not a whole zstd file (it was cut short)", "copy the file again")
 
 
 def _measure(value: Any) -> None:
     """Raise RecursionError for a value nested too deep for the recursive code of others."""
-    level: list[Any] = [[value]]
+    values: list[Any] = [[value]]
     for _ in range(DEPTH + 1):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
+        values = [
+            child
+            for parent in values
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
         ]
-        if not level:
+        if not values:
             return
     raise RecursionError

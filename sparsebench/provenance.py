@@ -64,9 +64,9 @@ def origin(workspace: Path, create_it: bool = False) -> str:
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record with its checksum, which stands first."""
-    rest = {key: value for key, value in record.items() if key != "checksum"}
-    text = json.dumps(rest, separators=(",", ":"))
-    return {"checksum": hashlib.sha256(text.encode()).hexdigest(), **rest}
+    content = {key: value for key, value in record.items() if key != "checksum"}
+    text = json.dumps(content, separators=(",", ":"))
+    return {"checksum": hashlib.sha256(text.encode()).hexdigest(), **content}
 
 
 def untouched(text: str) -> bool:
@@ -101,8 +101,8 @@ def record_problem(record: Mapping[str, Any]) -> str | None:
 
 def _result_problem(stage: str, settings: Mapping[str, Any], result: Mapping[str, Any]) -> str | None:
     kind, repeated = _RESULTS[stage]
-    needed = (field.name for field in fields(kind) if field.default is MISSING)
-    if missing := [name for name in needed if name not in result]:
+    required = (field.name for field in fields(kind) if field.default is MISSING)
+    if missing := [name for name in required if name not in result]:
         return f"its result is not one of {stage}: it has no {', '.join(missing)}"
     for name in repeated:
         if result[name] != settings[name]:

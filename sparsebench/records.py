@@ -95,8 +95,9 @@ def write_plan(
 ) -> dict[str, Any]:
     """Store which cells a manifest asks for, so that a ledger can be rebuilt with its manifests; return the record."""
     folder.mkdir(parents=True, exist_ok=True)
-    listed = list(cells)
-    variants = {variant.id: variant.record() for variant in {cell.variant.id: cell.variant for cell in listed}.values()}
+    all_cells = list(cells)
+    by_id = {cell.variant.id: cell.variant for cell in all_cells}
+    variants = {variant_id: variant.record() for variant_id, variant in by_id.items()}
     record = {
         "format": FORMAT,
         "kind": "plan",
@@ -104,7 +105,7 @@ def write_plan(
         "origin": origin,
         "machine": environment.hardware_class(device),
         "written_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "cells": [{**_asked(cell, device, variants[cell.variant.id]), "label": cell.label} for cell in listed],
+        "cells": [{**_asked(cell, device, variants[cell.variant.id]), "label": cell.label} for cell in all_cells],
     }
     record = provenance.sealed(record)
     write_whole(folder / f"plan-{manifest}.json", json.dumps(record, separators=(",", ":")))
@@ -113,8 +114,8 @@ def write_plan(
 
 def _asked(cell: Cell, device: str, variant: dict[str, Any]) -> dict[str, Any]:
     """Return what a cell asks; ``variant`` is its variant's record, described once for a hundred cells."""
-    asked = {"cell_id": cell.id, "key": key(cell, device), "stage": cell.stage, "settings": cell.settings}
-    return asked | {"variant": variant}
+    request = {"cell_id": cell.id, "key": key(cell, device), "stage": cell.stage, "settings": cell.settings}
+    return request | {"variant": variant}
 
 
 def statuses(folder: Path) -> dict[str, str]:
@@ -124,12 +125,13 @@ def statuses(folder: Path) -> dict[str, str]:
     """
     if not folder.is_dir():
         return {}
-    known: dict[str, str] = {}
+    status_by_key: dict[str, str] = {}
     for name in os.listdir(folder):
-        words = name.split(".")
-        if len(words) == 3 and words[2] == "json" and words[1] in STATUSES and known.get(words[0]) != "done":
-            known[words[0]] = words[1]
-    return known
+        key, _, ending = name.partition(".")
+        status = ending.removesuffix(".json")
+        if ending.endswith(".json") and status in STATUSES and status_by_key.get(key) != "done":
+            status_by_key[key] = status
+    return status_by_key
 
 
 def read_cell(folder: Path, name: str, status: str) -> dict[str, Any]:
@@ -186,12 +188,12 @@ def located(
         for path in [folder] if folder.is_file() else _below(folder):
             texts = _texts(path)
             for number in count(1):
-                where = str(path) if number == 1 else f"{path}, line {number}"
+                position = str(path) if number == 1 else f"{path}, line {number}"
                 try:
                     text = next(texts, None)
                     if text is None:
                         break
-                    yield where, _parse(text, where, _longest(path))
+                    yield position, _parse(text, position, _longest(path))
                 except RecordError as error:
                     if wrong is None:
                         raise
@@ -235,8 +237,8 @@ def _chosen(folder: Path, manifests: Collection[str], out: Path) -> Iterator[dic
     if missing:
         raise LedgerError(f"{folder}: no plan of {', '.join(sorted(missing))}", "see the names: sparsebench status")
     yield from plans
-    wanted = {cell["cell_id"] for plan in plans for cell in plan["cells"]}
-    yield from (record for record in read(paths) if record.get("cell_id") in wanted)
+    wanted_ids = {cell["cell_id"] for plan in plans for cell in plan["cells"]}
+    yield from (record for record in read(paths) if record.get("cell_id") in wanted_ids)
 
 
 def _below(folder: Path, names: str = "*") -> list[Path]:
@@ -276,8 +278,8 @@ def _parse(text: str, where: Path | str, longest: int = bounded.JSON) -> dict[st
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise RecordError(f"{where}: not a record (no `format`)", "name a folder that holds records only")
     if record["format"] != FORMAT:
-        way = "upgrade sparsebench" if record["format"] > FORMAT else "an older sparsebench made it: run it again"
-        raise RecordError(f"{where}: record format {record['format']}, this program reads {FORMAT}", way)
+        hint = "upgrade sparsebench" if record["format"] > FORMAT else "an older sparsebench made it: run it again"
+        raise RecordError(f"{where}: record format {record['format']}, this program reads {FORMAT}", hint)
     if len(text) > bounded.TEXT:
         bounded.refuse_long(record, where, RecordError, _WAY_OUT)
     try:
@@ -294,13 +296,13 @@ def _content_problem(record: dict[str, Any], text: str) -> str | None:
     kind = record.get("kind", "cell")
     if kind not in list(_NEEDED):  # a list, because a kind may be unhashable
         return f"a record of an unknown kind, {kind!r}"
-    missing = [key for key in _NEEDED[kind] if record.get(key) is None]
-    if missing:
-        return f"a record without {', '.join(missing)}"
+    missing_keys = [key for key in _NEEDED[kind] if record.get(key) is None]
+    if missing_keys:
+        return f"a record without {', '.join(missing_keys)}"
     if "checksum" in record and not (isinstance(record.get("origin"), str) and provenance.intact(record, text)):
         return "changed or damaged since it was made (its checksum)"
     if kind == "plan":
         cells = record["cells"] if isinstance(record["cells"], list) else [None]
-        whole = all(isinstance(cell, dict) and "cell_id" in cell for cell in cells)
-        return None if whole else "a plan whose cells are not as they must be"
+        cells_valid = all(isinstance(cell, dict) and "cell_id" in cell for cell in cells)
+        return None if cells_valid else "a plan whose cells are not as they must be"
     return provenance.record_problem(record) if record["status"] in STATUSES else f"no status: {record['status']!r}"

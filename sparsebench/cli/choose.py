@@ -51,18 +51,18 @@ def choose(
     if engine is not None:
         check_name("engine", engine, engines())
     rows = fitting(ledger_path(ledger), model, _share(max_bytes), max_loss, engine)
-    shown = [row for row in rows if row["fits"]]
+    fitting_rows = [row for row in rows if row["fits"]]
     if as_json:
-        emit_json(shown)
+        emit_json(fitting_rows)
     else:
-        if not shown:
+        if not fitting_rows:
             note("no variant fits; the smallest are:")
-        _show(shown or [row for row in rows if row["scored"]][:NEAREST])
-        for row in shown:
+        _show(fitting_rows or [row for row in rows if row["scored"]][:NEAREST])
+        for row in fitting_rows:
             note(f"{row['words']}: {row['export'] or 'only sparsebench runs it'}\n  made by: {row['make']}")
         if fewer := [row["words"] for row in rows if row["meets"] and not row["scored"]]:
             note(f"scored on fewer tasks than others of their kind, and left out: {', '.join(fewer)}")
-    if not shown:
+    if not fitting_rows:
         raise typer.Exit(1)
 
 

@@ -28,7 +28,7 @@ def doctor(
     ] = False,
     device: DEVICE = "auto",
     ranks: Annotated[
-        int | None, count("With --gpu: the most ranks. Default: one per GPU; two on a CPU.", most=bounded.FEW)
+        int | None, count("With --gpu: the most ranks. Default: one per GPU; two on a CPU.", maximum=bounded.FEW)
     ] = None,
     out: Annotated[Path | None, writes_file("With --gpu: also write the results to this file, as JSON.")] = None,
     as_json: JSON = False,
@@ -94,9 +94,9 @@ def _show(finding: Finding) -> None:
     if not console.is_terminal:
         print(f"{finding.state:8} {finding.what:15} {'  '.join(lines)}", flush=True)
         return
-    head = Text.assemble((f"{finding.state:8} ", COLOURS[finding.state]), f"{finding.what:15} ")
+    prefix = Text.assemble((f"{finding.state:8} ", COLOURS[finding.state]), f"{finding.what:15} ")
     for line in lines:
-        for part in Text(line).wrap(console, max(console.width - len(head), 20)):
-            part.rstrip()
-            console.print(head + part, soft_wrap=True)
-            head = Text(" " * len(head))
+        for piece in Text(line).wrap(console, max(console.width - len(prefix), 20)):
+            piece.rstrip()
+            console.print(prefix + piece, soft_wrap=True)
+            prefix = Text(" " * len(prefix))

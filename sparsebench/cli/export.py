@@ -62,10 +62,10 @@ def export(
     if as_json:
         emit_json({"folder": str(out), "format": form, "bytes": folder_bytes(out), "distance": distance})
     else:
-        same = f"the variant's outputs within {distance:.0e}" if distance else "the variant's own outputs"
+        agreement = f"the variant's outputs within {distance:.0e}" if distance else "the variant's own outputs"
         files = [*out.iterdir()]
         written = files[0] if len(files) == 1 else out
-        note(f"{written}: {size(folder_bytes(out))}; {FORMATS[form].program} loads it, with {same}")
+        note(f"{written}: {size(folder_bytes(out))}; {FORMATS[form].program} loads it, with {agreement}")
 
 
 def _is_source(text: str) -> bool:
@@ -83,8 +83,7 @@ def _measured(ledger: Path, name: str) -> tuple[Path, Family]:
     (row,) = query.run(ledger, "SELECT * FROM variants WHERE variant_id = $id", {"id": variant.id}).dicts()
     folder = variant_folder(Cache().root / "work", variant.id)
     if folder is None:
-        again = make_command(ledger, row) if row["recipe"] != "dense" else f"sparsebench run with {row['source']}"
-        raise UserError(
-            f"{variant.name}: the run kept no copy of it in the cache", f"make it again, and export its folder: {again}"
-        )
+        command = make_command(ledger, row) if row["recipe"] != "dense" else f"sparsebench run with {row['source']}"
+        hint = f"make it again, and export its folder: {command}"
+        raise UserError(f"{variant.name}: the run kept no copy of it in the cache", hint)
     return folder, row["family"]

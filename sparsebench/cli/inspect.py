@@ -67,8 +67,8 @@ def inspect(
     )
 
 
-def _what(row: GroupSummary, stacks: bool) -> str:
-    stack = f"{row.side} " if stacks and row.side and row.scope in ("layer", "kind") else ""
+def _what(row: GroupSummary, with_stack: bool) -> str:
+    stack = f"{row.side} " if with_stack and row.side and row.scope in ("layer", "kind") else ""
     if row.scope == "layer":
         return f"{stack}layer {row.layer}"
     return f"{stack}{row.kind}" if row.scope == "kind" else row.scope

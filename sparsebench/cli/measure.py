@@ -41,12 +41,12 @@ def measure(
         str | None, typer.Option(help="The baseline. Default: the model itself, which shows the noise floor.")
     ] = None,
     engine: Annotated[str, ENGINE] = "deepspeed",
-    ranks: Annotated[int, count("Processes that share the model.", most=bounded.FEW)] = 1,
+    ranks: Annotated[int, count("Processes that share the model.", maximum=bounded.FEW)] = 1,
     batch: Annotated[int, count("Sequences at once.")] = 1,
     prompt: Annotated[int, count("Tokens in each prompt.")] = 128,
     generate: Annotated[int, count("New tokens per sequence.")] = 16,
-    samples: Annotated[int, count("Timed samples per phase and model, over all processes.", least=4)] = 24,
-    processes: Annotated[int, count(PROCESSES, most=bounded.FEW)] = 5,
+    samples: Annotated[int, count("Timed samples per phase and model, over all processes.", minimum=4)] = 24,
+    processes: Annotated[int, count(PROCESSES, maximum=bounded.FEW)] = 5,
     family: FAMILY = None,
     dtype: DTYPE = "auto",
     compute_dtype: COMPUTE_DTYPE = "auto",
@@ -64,10 +64,10 @@ def measure(
     sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256
     """
     check_name("engine", engine, engines())
-    work = Workload(batch, prompt, generate)
+    workload = Workload(batch, prompt, generate)
 
     def check(config: Mapping[str, Any]) -> None:
-        check_model(config, Setting(engine, ranks, work))
+        check_model(config, Setting(engine, ranks, workload))
 
     model = open_model(source, family, dtype, offline, check)
     dense = open_model(against, family, dtype, offline, check) if against else model
@@ -75,7 +75,7 @@ def measure(
     precision = processor.compute_dtype(model.dtype, compute_dtype, device)
     note(f"timing {model.name} against {dense.name if against else 'itself'}, then measuring its memory …", "dim")
     measured = measure_pair(
-        model, dense, Setting(engine, ranks, work, precision, samples, processes=processes, device=device)
+        model, dense, Setting(engine, ranks, workload, precision, samples, processes=processes, device=device)
     )
     if as_json:
         latency = asdict(measured.latency) | {"differences": measured.speedups()}
@@ -91,10 +91,10 @@ def _show(measured: Measured) -> None:
     rows: list[list[Any]] = []
     for row in measured.rows():
         times = [f"{row['ms']:.2f}", f"[{row['ms_low']:.2f}, {row['ms_high']:.2f}]"]
-        faster = (
+        speedup = (
             f"{row['speedup']:.3f} [{row['speedup_low']:.3f}, {row['speedup_high']:.3f}]" if "speedup" in row else ""
         )
-        rows.append([row["phase"], *times, faster, "" if row["steady"] else "not steady"])
+        rows.append([row["phase"], *times, speedup, "" if row["steady"] else "not steady"])
     emit_table(["phase", "median ms", "95% interval", "speed-up [95%]", ""], rows)
     if measured.memory:
         peaks = [[phase.phase, size(phase.peak_bytes)] for phase in measured.memory.phases]

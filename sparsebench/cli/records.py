@@ -45,13 +45,13 @@ def ingest(
     sparsebench ingest ledger/records
     sparsebench ingest ledger/published --ledger /tmp/published.duckdb
     """
-    wrong: list[RecordError] = []
+    rejected: list[RecordError] = []
     book = Ledger(ledger_path(ledger))
-    count = book.rebuild(folders, wrong.append)
-    notes("left out", list(map(str, wrong)))
+    count = book.rebuild(folders, rejected.append)
+    notes("left out", list(map(str, rejected)))
     notes("conflict", book.conflicts())
     note(f"{count} records read; ledger: {book.path}")
-    if wrong:
+    if rejected:
         raise typer.Exit(1)
 
 
@@ -100,10 +100,10 @@ def unbundle(
     \b
     sparsebench unbundle small.jsonl.zst ledger/records
     """
-    wrong: list[RecordError] = []
-    added, already_there = add_bundle(bundled, records, wrong.append)
-    notes("left out", list(map(str, wrong)))
-    beside = f"; {already_there} of the bundle were already there" if already_there else ""
-    note(f"{added} records added to {records}{beside}")
-    if wrong:
+    rejected: list[RecordError] = []
+    added, already_there = add_bundle(bundled, records, rejected.append)
+    notes("left out", list(map(str, rejected)))
+    existing = f"; {already_there} of the bundle were already there" if already_there else ""
+    note(f"{added} records added to {records}{existing}")
+    if rejected:
         raise typer.Exit(1)

@@ -54,10 +54,10 @@ def figures(
     from sparsebench.figures.draw import render  # matplotlib is heavy
     from sparsebench.figures.style import Sheet
 
-    chosen = tuple(map(str, formats or ("png", "svg")))
+    chosen_formats = tuple(map(str, formats or ("png", "svg")))
     left_out: dict[str, list[str]] = {}
     sheet = Sheet(height, font, not no_title, not no_note)
-    for result in render(ledger_path(ledger), names or [], out, chosen, width=width, sheet=sheet):
+    for result in render(ledger_path(ledger), names or [], out, chosen_formats, width=width, sheet=sheet):
         if result.skipped:
             left_out.setdefault(result.skipped, []).append(result.name)
         for path in result.paths:

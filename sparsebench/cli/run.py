@@ -67,7 +67,7 @@ def run(
     rehearse: REHEARSE = False,
     full: FULL = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
-    jobs: Annotated[int | None, count(JOBS, most=bounded.FEW)] = None,
+    jobs: Annotated[int | None, count(JOBS, maximum=bounded.FEW)] = None,
     silence: Annotated[float | None, SILENCE] = None,
     device: MANIFEST_DEVICE = None,
     executor: EXECUTOR = "local",
@@ -94,9 +94,9 @@ def run(
     if dry_run:
         show(ready, as_json=False)
         return
-    if (many := len(ready.plan.cells)) > bounded.CELLS:
+    if (cell_count := len(ready.plan.cells)) > bounded.CELLS:
         raise UserError(
-            f"{manifest}: {many:,} cells, and a run's plan holds at most {bounded.CELLS:,}",
+            f"{manifest}: {cell_count:,} cells, and a run's plan holds at most {bounded.CELLS:,}",
             "split it by models: several manifests may share a ledger, one run after another",
         )
     space = Workspace.of(ready.ledger, ready.work)
@@ -163,8 +163,8 @@ def _bring_up_to_date(space: Workspace) -> None:
         note(f"left out of the ledger: {error}")
 
     if not space.ledger.exists() and space.records.is_dir():
-        made = Ledger(space.ledger).rebuild([space.records], left_out)
-        note(f"no {space.ledger}: rebuilt from the {made} records in {space.records}")
+        record_count = Ledger(space.ledger).rebuild([space.records], left_out)
+        note(f"no {space.ledger}: rebuilt from the {record_count} records in {space.records}")
     elif added := Ledger(space.ledger).catch_up(space.records, left_out):
         note(f"added {added} record{'s' * (added > 1)} that {space.ledger} did not have")
 
@@ -197,35 +197,37 @@ def _failed_before(decided: list[Decision]) -> int:
 
 def command_like(verb: str, ready: Prepared, address: str | None) -> str:
     """Return the command that asks ``verb`` for the same cells as this run."""
-    asked = ready.request
-    words = ["sparsebench", verb, str(asked.path)]
-    words += ["--rehearse"] if asked.rehearse else []
-    words += ["--full"] if asked.full else []
-    words += ["--device", asked.device] if asked.device else []
-    words += ["--ledger", str(asked.ledger)] if asked.ledger else []
+    request = ready.request
+    words = ["sparsebench", verb, str(request.path)]
+    words += ["--rehearse"] if request.rehearse else []
+    words += ["--full"] if request.full else []
+    words += ["--device", request.device] if request.device else []
+    words += ["--ledger", str(request.ledger)] if request.ledger else []
     if verb != "status":
-        words += [word for key, value in asked.only for word in ("--only", f"{key}={value}")]
-        words += ["--executor", asked.executor] if asked.executor != "local" else []
+        words += [word for key, value in request.only for word in ("--only", f"{key}={value}")]
+        words += ["--executor", request.executor] if request.executor != "local" else []
         words += ["--address", address] if address else []
-        words += ["--offline"] if asked.offline else []
+        words += ["--offline"] if request.offline else []
     return shlex.join(words)
 
 
 def _ways(ready: Prepared, address: str | None) -> str:
     """Return the commands that show why cells failed and that try them again."""
-    see, again = (command_like(verb, ready, address) for verb in ("status", "run"))
-    return f"see why: {see}; try again: {again} --retry-failed"
+    status_command, run_command = (command_like(verb, ready, address) for verb in ("status", "run"))
+    return f"see why: {status_command}; try again: {run_command} --retry-failed"
 
 
 def _nothing_to_do(decided: list[Decision], ready: Prepared, address: str | None) -> None:
     """Say why nothing runs. Raises UserError where --only selects no cell, typer.Exit where cells failed before."""
-    asked = [decision for decision in decided if decision.why != LEFT_OUT]
-    if decided and not asked:
+    selected = [decision for decision in decided if decision.why != LEFT_OUT]
+    if decided and not selected:
         raise UserError("--only matches no cell of the manifest", f"see all: sparsebench plan {ready.request.path}")
     if failed := _failed_before(decided):
         note(f"nothing to do: {failed} cell{'s' * (failed > 1)} failed before, all others have their result")
         note(_ways(ready, address))
         raise typer.Exit(1)
-    unable = sum(decision.why.startswith("unsupported") for decision in asked)
-    but = f" but {unable}, which cannot run here: {command_like('status', ready, address)}" if unable else ""
-    note(f"nothing to do: every cell has its result{but}")
+    refused_count = sum(decision.why.startswith("unsupported") for decision in selected)
+    exceptions = ""
+    if refused_count:
+        exceptions = f" but {refused_count}, which cannot run here: {command_like('status', ready, address)}"
+    note(f"nothing to do: every cell has its result{exceptions}")

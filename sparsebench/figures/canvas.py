@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
@@ -52,14 +53,14 @@ class Canvas:
         self.rows = rows
         self.width = width
         self.named_rows = spec.kind in NAMED_ROWS
-        bounds = {self.series(row) for row in rows if self.value(row, "bound")}
-        places = ((self.series(row), self.value(row, "place")) for row in rows)
-        wanted = {name: int(place) for name, place in places if place is not None}
+        background = {self.series(row) for row in rows if self.value(row, "bound")}
+        series_places = ((self.series(row), self.value(row, "place")) for row in rows)
+        place_by_series = {name: int(place) for name, place in series_places if place is not None}
         # Grey ones come last; a legend lists the others by their places.
-        names = sorted(
-            dict.fromkeys(map(self.series, rows)), key=lambda name: (name in bounds, wanted.get(name, style.OTHERS))
-        )
-        self.looks = style.looks(names, bounds, wanted)
+        names = list(dict.fromkeys(map(self.series, rows)))
+        names.sort(key=lambda name: place_by_series.get(name, style.OTHERS))
+        names.sort(key=background.__contains__)
+        self.looks = style.looks(names, background, place_by_series)
         self.apart = {self.series(row) for row in rows if self.value(row, "apart")}
         self.knee = float(spec.get("knee", "inf"))
         self.facets = list(dict.fromkeys(self.facet(row) for row in rows))
@@ -69,16 +70,17 @@ class Canvas:
         if self.named_rows:
             self.row_names = CHARACTER * max(len(line) for row in rows for line in self.row_name(row).split("\n"))
         fitting = max(1, int(width / max(NARROWEST.get(spec.kind, ELSE), 1.0 + self.row_names)))
-        most = min(int(spec.get("columns", "1" if self.named_rows else "3")), fitting)
+        most_columns = min(int(spec.get("columns", "1" if self.named_rows else "3")), fitting)
         # Four panels stand two by two rather than three and one.
-        self.across_panels = most if spec.get("row") else -(-len(self.facets) // -(-len(self.facets) // most))
+        lines = math.ceil(len(self.facets) / most_columns)
+        self.across_panels = most_columns if spec.get("row") else math.ceil(len(self.facets) / lines)
         self.figure = Figure(figsize=(width, 4), layout="constrained")
         self.notes = self.spec.get("note").splitlines()
         if ending := rows[0].get(spec.get("footnote")):
             self.notes.append(str(ending))
         self._title_lines = textwrap.wrap(spec.title, int(74 * width / style.WIDTH)) if sheet.title else []
         self._xlabel_lines = textwrap.wrap(spec.get("xlabel"), int((width - 0.2) / TITLE_CHARACTER))
-        if bounds and spec.get("boundnote"):
+        if background and spec.get("boundnote"):
             self.notes.append(spec.get("boundnote"))
         self.most_rows = 1
         self.direct = False
@@ -143,24 +145,24 @@ class Canvas:
         titles = sum(TITLE_LINE * max(self._title(name).count("\n") for name in line) for line in lines)
         self.height = sum(heights) + titles
         grid = self.figure.add_gridspec(len(lines), self.across_panels, height_ratios=heights)
-        first: Axes | None = None
-        for down, line in enumerate(lines):
+        first_axes: Axes | None = None
+        for row_number, line in enumerate(lines):
             self.most_rows = max(self._rows_of(by_facet[name]) for name in line)
-            for across, name in enumerate(line):
-                shared = {f"share{axis}": first for axis in "xy" if self.spec.get(f"{axis}share") == "yes"}
-                axes = self.figure.add_subplot(grid[down, across], **shared)
-                first = first or axes
+            for column_number, name in enumerate(line):
+                shared = {f"share{axis}": first_axes for axis in "xy" if self.spec.get(f"{axis}share") == "yes"}
+                axes = self.figure.add_subplot(grid[row_number, column_number], **shared)
+                first_axes = first_axes or axes
                 axes.set_title(self._title(name), pad=4)
                 yield axes, by_facet[name]
 
     def _names_lines(self, panels: Collection[Rows]) -> bool:
         """Whether the series are named beside their lines rather than in a legend."""
         panel_width = self.width / self.across_panels
-        most = max(len({self.series(row) for row in rows}) for rows in panels)
-        fitting = int((self.panel_height - 0.55) * 72 / NAME_LINE) - len(self.spec.references)
+        most_lines = max(len({self.series(row) for row in rows}) for rows in panels)
+        room_for = int((self.panel_height - 0.55) * 72 / NAME_LINE) - len(self.spec.references)
         longest = max(map(len, self.looks)) * NAME_CHARACTER
         named = self.spec.kind in NAMED and "series" in self.spec.values
-        return named and most <= min(MOST, fitting) and longest <= SHARE * panel_width and panel_width >= LEAST
+        return named and most_lines <= min(MOST, room_for) and longest <= SHARE * panel_width and panel_width >= LEAST
 
     def _room_of_names(self) -> float:
         """Return the inches that the names beside a panel take from its width."""
@@ -173,8 +175,8 @@ class Canvas:
         groups: dict[Any, list[str]] = {}
         for name, rows in by_facet.items():
             groups.setdefault(self.value(rows[0], "row"), []).append(name)
-        most = self.across_panels = min(self.across_panels, max(len(group) for group in groups.values()))
-        return [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
+        most = self.across_panels = min(self.across_panels, max(map(len, groups.values())))
+        return [group[start : start + most] for group in groups.values() for start in range(0, len(group), most)]
 
     def _height(self, line: Sequence[Rows]) -> float:
         if self.named_rows:
@@ -191,11 +193,11 @@ class Canvas:
         return len({self.value(row, "y") for row in rows})
 
     def _title(self, name: str) -> str:
-        bar = 0.7 if self.spec.kind == "heatmap" and "text" not in self.spec.values else 0.0
-        beside = max(0.5, self.row_names + 0.2)
-        width = max(8, int(((self.width - bar) / self.across_panels - beside) / TITLE_CHARACTER))
+        bar_width = 0.7 if self.spec.kind == "heatmap" and "text" not in self.spec.values else 0.0
+        margin = max(0.5, self.row_names + 0.2)
+        width = max(8, int(((self.width - bar_width) / self.across_panels - margin) / TITLE_CHARACTER))
         return "\n".join(
-            line for part in name.splitlines() for line in textwrap.wrap(part, width, break_long_words=False)
+            line for paragraph in name.splitlines() for line in textwrap.wrap(paragraph, width, break_long_words=False)
         )
 
     def legend(self, line: bool | None, levels: Sequence[tuple[str, str, Any]] = (), joined: bool = True) -> None:
@@ -223,7 +225,7 @@ class Canvas:
                 )
         for label, colour, dashes in levels:
             handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=1.2, label=label))
-        widest = max((len(part) for handle in handles for part in handle.get_label().splitlines()), default=1)
+        widest = max((len(text) for handle in handles for text in handle.get_label().splitlines()), default=1)
         columns = max(1, min(len(handles), int((self.width - 0.2) / (widest * CHARACTER + HANDLE))))
         self._legend = {"handles": handles, "ncols": columns}
 
@@ -236,9 +238,9 @@ class Canvas:
         self._legend_top = self._bottom + (LEGEND_LINE * rows + 0.06 if rows else 0.0)
         below = self._legend_top + TITLE_LINE * len(self._xlabel_lines)
         height = self.sheet.height or title + self.height + 0.25 + below
-        least = title + below + LOWEST * self.height
-        if height < least:
-            raise UserError(f"{self.spec.name}: {height:g} inches are too low", f"ask for {least + 0.05:.1f} or more")
+        minimum = title + below + LOWEST * self.height
+        if height < minimum:
+            raise UserError(f"{self.spec.name}: {height:g} inches are too low", f"ask for {minimum + 0.05:.1f} or more")
         self.figure.set_size_inches(self.width, height)
         engine: Any = self.figure.get_layout_engine()
         margin = 0.015  # room for one more digit: ticks are chosen after the panels have their size

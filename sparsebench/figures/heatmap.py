@@ -95,14 +95,14 @@ def _extremes(canvas: Canvas) -> tuple[float, float]:
 
 def _beyond(canvas: Canvas) -> str:
     """Return the ends at which a colour bar has an arrow: values beyond them have the end's colour."""
-    (low, high), (least, most) = _range(canvas), _extremes(canvas)
-    if least < low:
-        return "both" if most > high else "min"
-    return "max" if most > high else "neither"
+    (low, high), (lowest, highest) = _range(canvas), _extremes(canvas)
+    if lowest < low:
+        return "both" if highest > high else "min"
+    return "max" if highest > high else "neither"
 
 
 def _letters(canvas: Canvas) -> dict[str, str]:
     """Return each different remark with its letter: a to z, then aa, bb and so on."""
     remarks = dict.fromkeys(canvas.value(row, "remark") for row in canvas.rows if canvas.value(row, "remark"))
     letters = "abcdefghijklmnopqrstuvwxyz"
-    return {remark: letters[at % 26] * (1 + at // 26) for at, remark in enumerate(remarks)}
+    return {remark: letters[index % 26] * (1 + index // 26) for index, remark in enumerate(remarks)}

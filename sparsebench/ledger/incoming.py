@@ -79,12 +79,12 @@ def _check_id(record: Mapping[str, Any], where: str) -> None:
     """
     try:
         json.dumps(record, allow_nan=False)
-        right = fingerprint.cell_id(record["stage"], record["variant"]["id"], record["settings"])
+        expected = fingerprint.cell_id(record["stage"], record["variant"]["id"], record["settings"])
     except (LookupError, TypeError, ValueError, AttributeError, SparsebenchError) as error:
         raise RecordError(f"{where}: not a record as sparsebench writes it ({error!r})", _HINT) from error
-    if right != record["cell_id"]:
+    if expected != record["cell_id"]:
         raise RecordError(
-            f"{where}: its cell_id {record['cell_id']!r} is not that of its settings with these versions ({right!r})",
+            f"{where}: its cell_id {record['cell_id']!r} is not that of its settings with these versions ({expected!r})",
             "a run here makes it anew; `sparsebench ingest` reads records of other versions",
         )
 
@@ -103,9 +103,9 @@ def _score_problem(result: Mapping[str, Any]) -> str | None:
     labels = np.array([outcome["label"] for outcome in outcomes], dtype=np.float64)  # None becomes NaN
     if not statistics.explains(result["metric"], score, values, labels):
         return f"its {result['metric']} of {score!r} is not what its outcomes give"
-    right = _stderr(metric.pooling, score, values, labels)
-    allowed = SCORE * max(1.0, right) if metric.pooling in WITHOUT_DRAWS else DRAWN * right
-    return None if abs(right - stderr) <= allowed else f"its standard error of {stderr!r} should be {right!r}"
+    expected = _stderr(metric.pooling, score, values, labels)
+    tolerance = SCORE * max(1.0, expected) if metric.pooling in WITHOUT_DRAWS else DRAWN * expected
+    return None if abs(expected - stderr) <= tolerance else f"its standard error of {stderr!r} should be {expected!r}"
 
 
 def _stderr(pooling: str, score: float, values: Floats, labels: Floats) -> float:

@@ -30,7 +30,7 @@ class Ledger:
         self.path = Path(path)
         self.patience = patience
 
-    def ingest(self, new: Iterable[dict[str, Any]], from_workspace: bool = False) -> int:
+    def ingest(self, new_records: Iterable[dict[str, Any]], from_workspace: bool = False) -> int:
         """Add records as they are and return how many were new. A record that is there already changes nothing.
 
         With ``from_workspace``, those with the origin of this workspace count as its own. Intervals and comparisons that the new
@@ -38,15 +38,15 @@ class Ledger:
         foreign, or newer than this program, and RecordError for records that are not as sparsebench writes them.
         """
         with _blaming_records():
-            texts = [json.dumps(record, allow_nan=False) for record in new]
-        if not texts:
+            json_texts = [json.dumps(record, allow_nan=False) for record in new_records]
+        if not json_texts:
             return 0
-        asked = {"records": texts, "own": provenance.origin(self.path.parent) if from_workspace else ""}
+        parameters = {"records": json_texts, "own": provenance.origin(self.path.parent) if from_workspace else ""}
         with connect.writer(self.path, self.patience) as connection:
             schema.upgrade(connection, self.path)
             with _blaming_records():
                 connection.execute("BEGIN")
-                connection.execute(sqlfiles.read("ingest/incoming"), asked)
+                connection.execute(sqlfiles.read("ingest/incoming"), parameters)
                 ((added,),) = connection.execute("SELECT count(*) FROM incoming").fetchall()
                 for name in sqlfiles.folder("ingest"):
                     if name != "ingest/incoming":
@@ -75,8 +75,8 @@ class Ledger:
             return 0
         with connect.writer(self.path, self.patience) as connection:
             schema.upgrade(connection, self.path)
-            known = set(connection.execute("SELECT key, status FROM base.records").fetchall())
-        missing = sorted(records.statuses(folder).items() - known)
+            in_ledger = set(connection.execute("SELECT key, status FROM base.records").fetchall())
+        missing = sorted(records.statuses(folder).items() - in_ledger)
         paths = [folder / f"{key}.{status}.json" for key, status in missing]
         return sum(self.take(batch, wrong) for batch in _batches(records.located(paths, wrong)))
 
@@ -100,7 +100,7 @@ class Ledger:
         ``from_workspace`` says that they come from the workspace's own folder. Records whose score is not what their
         outcomes give are left out.
         """
-        sound = []
+        accepted = []
         for where, record in batch:
             try:
                 incoming.check(record, where)
@@ -109,8 +109,8 @@ class Ledger:
                     raise
                 wrong(error)
             else:
-                sound.append((where, record))
-        return self._add(sound, wrong, from_workspace)
+                accepted.append((where, record))
+        return self._add(accepted, wrong, from_workspace)
 
     def _add(self, batch: Sequence[Located], wrong: Wrong | None, from_workspace: bool) -> int:
         """Add records; those that DuckDB refuses are found by bisection."""
@@ -121,10 +121,10 @@ class Ledger:
             if len(batch) > 1:
                 half = len(batch) // 2
                 return self._add(batch[:half], wrong, from_workspace) + self._add(batch[half:], wrong, from_workspace)
-            named = RecordError(f"{batch[0][0]}: {error.message}", error.hint)
+            located_error = RecordError(f"{batch[0][0]}: {error.message}", error.hint)
             if wrong is None:
-                raise named from error
-            wrong(named)
+                raise located_error from error
+            wrong(located_error)
             return 0
 
 

@@ -71,12 +71,12 @@ def parse_manifest(text: str, name: str) -> LoadedManifest:
     if data is None:
         raise ManifestError(problems)
     # What could not be read as YAML was replaced by null: problems with that null would only be echoes.
-    broken = {(problem.line, problem.column) for problem in problems}
+    reported_positions = {(problem.line, problem.column) for problem in problems}
     try:
         manifest = Manifest.model_validate(data)
     except ValidationError as error:
-        explained = explain(error, data, positions)
-        problems += [problem for problem in explained if (problem.line, problem.column) not in broken]
+        found_problems = explain(error, data, positions)
+        problems += [problem for problem in found_problems if (problem.line, problem.column) not in reported_positions]
     if problems:
         raise ManifestError(problems)
     loaded = LoadedManifest(manifest, Path(name), positions)

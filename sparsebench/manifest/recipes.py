@@ -20,23 +20,23 @@ def verb_and_name(step: Mapping[str, Any], verbs: Collection[str]) -> tuple[str,
 
     Raises PydanticCustomError where the step has no verb, or several.
     """
-    named = [key for key in step if key in verbs]
-    if len(named) != 1:
-        raise wrong(f"a step with {len(named)} verbs", f"one of {', '.join(verbs)}, such as `prune: magnitude`")
-    return named[0], step[named[0]]
+    verbs_named = [key for key in step if key in verbs]
+    if len(verbs_named) != 1:
+        raise wrong(f"a step with {len(verbs_named)} verbs", f"one of {', '.join(verbs)}, such as `prune: magnitude`")
+    return verbs_named[0], step[verbs_named[0]]
 
 
 def models_of(entry: Any) -> list[str] | None:
     """Return the models that are in every ``models`` list of an entry's steps; None, for all, where no step has one."""
-    given = [step["models"] for step in as_list(entry) if step.get("models") is not None]
-    lists = [as_list(models) for models in given]
+    model_lists = [step["models"] for step in as_list(entry) if step.get("models") is not None]
+    lists = [as_list(models) for models in model_lists]
     return [name for name in lists[0] if all(name in other for other in lists)] if lists else None
 
 
 def is_for(entry: Any, model: str) -> bool:
     """Whether an entry is for the model of this name."""
-    only = models_of(entry)
-    return only is None or model in only
+    models = models_of(entry)
+    return models is None or model in models
 
 
 def count_variants(entry: Any) -> int:

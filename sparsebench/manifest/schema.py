@@ -50,8 +50,8 @@ class _Published:
     or_one: bool = False
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        listed = {**handler(core), **dict(self.words)}
-        return {"anyOf": [listed["items"], listed]} if self.or_one else listed
+        schema = {**handler(core), **dict(self.words)}
+        return {"anyOf": [schema["items"], schema]} if self.or_one else schema
 
 
 def _matching(pattern: str, expected: str) -> AfterValidator:
@@ -65,9 +65,10 @@ def _matching(pattern: str, expected: str) -> AfterValidator:
 
 def _share(value: Any) -> Any:
     percent = float(match[1]) if isinstance(value, str) and (match := PERCENT.fullmatch(value)) else None
-    number = value if isinstance(value, int | float) else percent
-    if number is not None and (percent is not None or not 0 <= number <= 1):
-        hint = f"did you mean {number / 100:g}?" if (percent is not None or number > 1) and number <= 100 else ""
+    share_value = value if isinstance(value, int | float) else percent
+    if share_value is not None and (percent is not None or not 0 <= share_value <= 1):
+        looks_like_percent = percent is not None or share_value > 1
+        hint = f"did you mean {share_value / 100:g}?" if looks_like_percent and share_value <= 100 else ""
         written = value if percent is not None else f"{value:g}"
         raise wrong(f"a share of {written}", "a share between 0 and 1", hint)
     return value
@@ -92,8 +93,8 @@ def _entry(value: Any) -> Any:
     if not all(isinstance(step, dict) and step for step in steps):
         raise wrong("a step is a mapping", "such as {prune: magnitude, sparsity: 0.5}")
     # A setting that is null is the same as one that is left out.
-    given = [{key: value for key, value in step.items() if value is not None} for step in steps]
-    return given if isinstance(value, list) else given[0]
+    steps_given = [{key: value for key, value in step.items() if value is not None} for step in steps]
+    return steps_given if isinstance(value, list) else steps_given[0]
 
 
 Entry = Annotated[Any, AfterValidator(_entry)]
@@ -353,5 +354,5 @@ def pattern_sparsity(pattern: str) -> float:
     """Return the sparsity that an N:M pattern fixes: 2:4 is 0.5, 1:10 is 0.9. Raises ValueError for any other text."""
     if not is_nm(pattern):
         raise ValueError(f"{pattern!r} is not an N:M pattern")
-    kept, group = map(int, pattern.split(":"))
-    return (group - kept) / group
+    n, m = map(int, pattern.split(":"))
+    return (m - n) / m

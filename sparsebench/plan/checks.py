@@ -73,12 +73,12 @@ def families_against_configs(loaded: LoadedManifest, configs: Mapping[str, Mappi
 def _family(
     loaded: LoadedManifest, index: int, model: ManifestModel, config: Mapping[str, Any], where: str
 ) -> Iterator[Problem]:
-    true = family_of(config)
-    if true not in (None, model.family):
+    stated_family = family_of(config)
+    if stated_family not in (None, model.family):
         kind = config.get("model_type")
         message = f"`{model.family}`, but {where} (model_type `{kind}`) describes a model of another family"
         hint = "correct `family`, or name another checkpoint"
-        yield loaded.problem(("models", index, "family"), message, f"`{true}`", hint)
+        yield loaded.problem(("models", index, "family"), message, f"`{stated_family}`", hint)
 
 
 def flow(value: Any) -> str:
@@ -136,16 +136,16 @@ def _model_filters(loaded: LoadedManifest) -> Iterator[Problem]:
     for family, at, task in _tasks(loaded):
         for index, name in enumerate(task.models or ()):
             if families.get(name, family) != family:
-                fitting = [other for other, other_family in families.items() if other_family == family]
+                candidates = [model for model, model_family in families.items() if model_family == family]
                 message = f"`{name}` is of family `{families[name]}`, these are tasks for `{family}`"
-                expected = one_of(fitting) if fitting else f"a model of family `{family}`"
+                expected = one_of(candidates) if candidates else f"a model of family `{family}`"
                 yield loaded.problem((*at, "models", index), message, expected)
     for entry, recipe in zip(loaded.manifest.variants, recipes, strict=True):
-        listed = [(at, step["models"]) for at, step in recipe if "models" in step]
-        is_known = all(name in [*families] for _, names in listed for name in as_list(names))
-        if listed and is_known and not models_of(entry):
+        model_lists = [(at, step["models"]) for at, step in recipe if "models" in step]
+        is_known = all(name in [*families] for _, names in model_lists for name in as_list(names))
+        if model_lists and is_known and not models_of(entry):
             message = "no model is in all of the `models` of this entry"
-            yield loaded.problem((*listed[-1][0], "models"), message, one_of([*families]))
+            yield loaded.problem((*model_lists[-1][0], "models"), message, one_of([*families]))
 
 
 def _steps(loaded: LoadedManifest, valid: list[Step]) -> Iterator[Problem]:
@@ -154,11 +154,11 @@ def _steps(loaded: LoadedManifest, valid: list[Step]) -> Iterator[Problem]:
     for index, entry in enumerate(loaded.manifest.variants):
         recipe = steps_of(index, entry)
         for number, (at, written) in enumerate(recipe, 1):
-            before = len(valid)
+            first_new = len(valid)
             yield from _step(loaded, at, written, valid)
-            behind = [(verb, other[verb]) for _, other in recipe[number:] for verb in verbs if verb in other]
-            for step in valid[before:]:
-                if key := closed_by(step, behind):
+            later_steps = [(verb, later[verb]) for _, later in recipe[number:] for verb in verbs if verb in later]
+            for step in valid[first_new:]:
+                if key := closed_by(step, later_steps):
                     allowed = verbs[key].may_follow if key in verbs else ()
                     but = "".join(f", or before {{{verb}: {name}}} alone" for verb, name in allowed)
                     message = f"no step may follow one with `{key}: {getattr(step.settings, key, step.name)}`"
@@ -169,9 +169,9 @@ def _steps(loaded: LoadedManifest, valid: list[Step]) -> Iterator[Problem]:
 def _step(loaded: LoadedManifest, at: At, step: Mapping[str, Any], valid: list[Step]) -> Iterator[Problem]:
     verbs = [key for key in step if key in kinds()]
     if len(verbs) != 1:
-        near = next((hint for key in step if (hint := did_you_mean(key, kinds()))), "")
+        suggestion = next((hint for key in step if (hint := did_you_mean(key, kinds()))), "")
         message = f"this step has {' and '.join(f'`{verb}`' for verb in verbs)}" if verbs else "this step has no verb"
-        hint = near if not verbs else "write one step for each, as a list"
+        hint = suggestion if not verbs else "write one step for each, as a list"
         yield loaded.problem(at, message, f"{one_of([*kinds()])}, such as {{prune: magnitude}}", hint)
         return
     (verb,) = verbs
@@ -194,9 +194,9 @@ def _step(loaded: LoadedManifest, at: At, step: Mapping[str, Any], valid: list[S
         yield from explain(error, step, loaded.positions, at, sweepable(classes[name]), (verb, "models"))
         return
     except PydanticCustomError as error:
-        words = error.context or {}
-        where = (*at, words["at"]) if words["at"] else at
-        yield loaded.problem(where, words["message"], words["expected"], words["hint"])
+        context = error.context or {}
+        position = (*at, context["at"]) if context["at"] else at
+        yield loaded.problem(position, context["message"], context["expected"], context["hint"])
         return
     for key in classes[name].file_keys:
         for index, file in enumerate(as_list(step.get(key, []))):
@@ -243,12 +243,12 @@ def _as_written(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else flow(value)
 
 
-def _unknown(loaded: LoadedManifest, at: At, names: Any, kind: str, known: Collection[str]) -> Iterator[Problem]:
-    """Report those of ``names``, one or a list, that are not among the ``known`` ones of their kind."""
+def _unknown(loaded: LoadedManifest, at: At, names: Any, kind: str, choices: Collection[str]) -> Iterator[Problem]:
+    """Report those of ``names``, one or a list, that are not among the ``choices``."""
     for index, name in enumerate(as_list(names)):
-        if name not in [*known]:
-            hint = did_you_mean(str(name), known)
-            yield loaded.problem((*at, index), f"unknown {kind} `{name}`", one_of([*known]), hint)
+        if name not in [*choices]:
+            hint = did_you_mean(str(name), choices)
+            yield loaded.problem((*at, index), f"unknown {kind} `{name}`", one_of([*choices]), hint)
 
 
 def _uneven_nodes(loaded: LoadedManifest, at: At, nodes: int, ranks: Sequence[int]) -> Iterator[Problem]:
@@ -283,8 +283,8 @@ def _task(loaded: LoadedManifest, at: At, task: ManifestTask, family: Family) ->
     refused += [key for key in benchmarks.PROTOCOL_KEYS if not benchmarks.takes(benchmark.adapter, key)]
     for key in refused:
         if getattr(task, key) not in (None, False, "auto"):
-            but = " without a `source`" if key in OWN_KEYS and not own_kind else ""
-            message = f"`{name}` takes no `{key}`{but}"
+            without_source = " without a `source`" if key in OWN_KEYS and not own_kind else ""
+            message = f"`{name}` takes no `{key}`{without_source}"
             yield loaded.problem(
                 (*at, key), message, one_of(own_kind.takes) if own_kind else "", f"remove `{key}`", on_key=True
             )

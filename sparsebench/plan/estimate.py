@@ -61,11 +61,11 @@ def tokens(cell: Cell) -> float:
 def job_seconds(job: Job, sizes: Mapping[str, ModelSize], device: str = "cpu") -> float:
     """Return a job's seconds on a device, start included."""
     kind, size = PROCESSES[job.kind], sizes[job.variants[0].model]
-    faster = GPU_SPEEDUP if devices.is_gpu(device) and calculates(job) else 1.0
+    speedup = GPU_SPEEDUP if devices.is_gpu(device) and calculates(job) else 1.0
     work = sum(map(tokens, job.making)) or 1.0  # what prepares a model has no cells
     if kind is MAKE:
         work += FILE_TOKENS * len(job.makes)
-    return kind.start_seconds + work * size.parameters / (kind.speed * faster)
+    return kind.start_seconds + work * size.parameters / (kind.speed * speedup)
 
 
 def silence_seconds(job: Job, sizes: Mapping[str, ModelSize], device: str = "cpu") -> float:
@@ -153,10 +153,10 @@ def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: P
         pass
     count = parameters(config) if config else _guess(str(model.source))
     if not 0 < count <= MOST or (config and not 0 <= _tables(config) <= count):
-        wrong = f"{model.name}: by its config.json it has {count:,} parameters"
-        raise ModelError(wrong, "correct its sizes (hidden_size, num_hidden_layers, vocab_size …), or fetch it again")
-    written = (config or {}).get("dtype") or (config or {}).get("torch_dtype") or "float32"
-    dtype = model.dtype if model.dtype != "auto" else str(written)
+        problem = f"{model.name}: by its config.json it has {count:,} parameters"
+        raise ModelError(problem, "correct its sizes (hidden_size, num_hidden_layers, vocab_size …), or fetch it again")
+    stored_dtype = (config or {}).get("dtype") or (config or {}).get("torch_dtype") or "float32"
+    dtype = model.dtype if model.dtype != "auto" else str(stored_dtype)
     prunable = 1 - _tables(config) / count if config else None
     return ModelSize(count, count * WIDTH.get(dtype, 4), prunable)
 
@@ -171,8 +171,8 @@ def parameters(config: Mapping[str, Any]) -> int:
     """Return a transformer's parameters from its config.json, within about 10%: embeddings, attention and feed-forward."""
     size = dimensions(config)
     attention = size.hidden * size.head_size * (2 * size.heads + 2 * size.key_heads)
-    act = str(config.get("feed_forward_proj") or config.get("hidden_act") or "")
-    gated = act.startswith("gated") or act in ("silu", "swiglu", "gelu_pytorch_tanh")
+    activation = str(config.get("feed_forward_proj") or config.get("hidden_act") or "")
+    gated = activation.startswith("gated") or activation in ("silu", "swiglu", "gelu_pytorch_tanh")
     gated = gated and str(config.get("model_type")) not in UNGATED
     forward = size.hidden * size.inner * (3 if gated else 2) * size.experts
     return _tables(config) + size.layers * (attention + forward) + size.decoder_layers * (2 * attention + forward)

@@ -64,9 +64,9 @@ def _of_integers(loaded: LoadedManifest, manifest: Manifest, configs: Configs) -
     """Report models whose weights are integers: variants are made of floats, and compared with them."""
     for index, model in enumerate(manifest.models):
         if (configs.get(model.name) or {}).get(KEY):
-            what = f"{model.source}: its weights are quantized"
-            way = "name the model that it was made from; `sparsebench score` and `measure` take what apply made"
-            yield loaded.problem(("models", index, "source"), what, "", way)
+            message = f"{model.source}: its weights are quantized"
+            hint = "name the model that it was made from; `sparsebench score` and `measure` take what apply made"
+            yield loaded.problem(("models", index, "source"), message, "", hint)
 
 
 def _without_class(loaded: LoadedManifest, manifest: Manifest, configs: Configs, calibrated: bool) -> Iterator[Problem]:
@@ -75,8 +75,8 @@ def _without_class(loaded: LoadedManifest, manifest: Manifest, configs: Configs,
         config = configs.get(model.name)
         runs = calibrated or manifest.runtime or manifest.benchmarks.of(model.family)
         # Most types are in our own table, so that transformers, which takes a second to import, need not be asked.
-        listed = config is None or str(config.get("model_type")) in MODEL_TYPES
-        if config and runs and not listed and (unknown := unknown_type(config, f"{model.source}: config.json")):
+        has_class = config is None or str(config.get("model_type")) in MODEL_TYPES
+        if config and runs and not has_class and (unknown := unknown_type(config, f"{model.source}: config.json")):
             yield loaded.problem(("models", index, "source"), unknown.reason, "", unknown.way_out)
 
 
@@ -169,12 +169,12 @@ def _same_checkpoint(loaded: LoadedManifest, resolved: Resolved) -> Iterator[Pro
     indices = {model.name: index for index, model in enumerate(loaded.manifest.models)}
     for model in resolved.manifest.models:
         index = indices[model.name]
-        drawn = model.architecture if model.source == "random" else None
-        key = digest([resolved.revisions.get(model.name, model.name), drawn, model.family, model.dtype])
+        architecture = model.architecture if model.source == "random" else None
+        key = digest([resolved.revisions.get(model.name, model.name), architecture, model.family, model.dtype])
         if key in seen:
-            words = f"`{model.name}` is the same checkpoint as `{seen[key]}`"
+            message = f"`{model.name}` is the same checkpoint as `{seen[key]}`"
             hint = "measure it in another way in a manifest of its own"
-            yield loaded.problem(("models", index, "source"), words, "one name for each", hint)
+            yield loaded.problem(("models", index, "source"), message, "one name for each", hint)
         seen.setdefault(key, model.name)
 
 
@@ -222,10 +222,11 @@ def _cannot_teach(
     """Return why a teacher with this ``config`` cannot teach the model whose config is ``model_config``."""
     if config and family_of(config) not in (None, model.family):
         return Refusal(f"`{model.name}` is of another family, {model.family}", "a teacher of the same family")
-    sizes = [dimensions(known).vocabulary for known in (config, model_config) if known and "vocab_size" in known]
-    if len(sizes) == 2 and sizes[0] != sizes[1]:
-        reason = f"its vocabulary has {sizes[0]:,} tokens, that of `{model.name}` has {sizes[1]:,}"
-        return Refusal(reason, "a teacher with the same tokenizer")
+    if config and model_config and "vocab_size" in config and "vocab_size" in model_config:
+        size, model_size = dimensions(config).vocabulary, dimensions(model_config).vocabulary
+        if size != model_size:
+            reason = f"its vocabulary has {size:,} tokens, that of `{model.name}` has {model_size:,}"
+            return Refusal(reason, "a teacher with the same tokenizer")
     folders = [Path(source.location) for source in (teacher, sources.parse(model.source)) if source.kind == "path"]
     if len(folders) == 2 and same_tokens(*folders) is False:
         return Refusal(f"its tokenizer is not that of `{model.name}`", "a teacher with the same tokenizer")
@@ -242,10 +243,10 @@ def _unfit_students(loaded: LoadedManifest, manifest: Manifest, configs: Configs
             blocks = max(layers) + 1 if isinstance(layers, list) else layers or 0
             for name, config in configs.items():
                 size = dimensions(config)
-                fewest = min(size.layers, size.decoder_layers or size.layers)
-                if is_for(entry, name) and blocks > fewest:
-                    wanted = f"block {blocks - 1}" if isinstance(layers, list) else f"{blocks} blocks"
-                    message = f"{wanted}, where a stack of `{name}` has {fewest}"
+                available = min(size.layers, size.decoder_layers or size.layers)
+                if is_for(entry, name) and blocks > available:
+                    asked = f"block {blocks - 1}" if isinstance(layers, list) else f"{blocks} blocks"
+                    message = f"{asked}, where a stack of `{name}` has {available}"
                     yield loaded.problem((*at, "student"), message, "fewer `layers`")
 
 
@@ -283,8 +284,8 @@ def _spread(nodes: int, shares_machine: bool, device: str, executor: str) -> Ref
         return Refusal(f"nodes: {nodes}: only with --executor ray", "add --executor ray, or leave `nodes` out")
     if not shares_machine or (devices.is_gpu(device) and not nodes):
         return None
-    why = "several nodes have theirs" if nodes else "on a CPU jobs share its cores and memory"
-    return Refusal(f"alone: device is for GPUs of this machine: {why}", "leave `alone` out")
+    reason = "several nodes have theirs" if nodes else "on a CPU jobs share its cores and memory"
+    return Refusal(f"alone: device is for GPUs of this machine: {reason}", "leave `alone` out")
 
 
 def _path(manifest: Manifest, cell: Cell) -> At:

@@ -130,14 +130,14 @@ class Resolver:
         lack what is asked for, or a name that another task has.
         """
         names: dict[str, benchmarks.OwnData] = {}
-        every: dict[str, list[ManifestTask]] = {}
+        by_family: dict[str, list[ManifestTask]] = {}
         for family in FAMILIES:
             tasks = [
                 self._task(("benchmarks", family, index), task, names, documents)
                 for index, task in enumerate(manifest.benchmarks.of(family))
             ]
-            every[family.replace("-", "_")] = tasks
-        return manifest.benchmarks.model_copy(update=every)
+            by_family[family.replace("-", "_")] = tasks
+        return manifest.benchmarks.model_copy(update=by_family)
 
     def _source(self, at: At, written: Any) -> sources.Source | None:
         """Return what is written at ``at`` as a source, at its commit; None, with a problem, where there is none."""
@@ -199,8 +199,9 @@ class Resolver:
 
     def _step(self, resolved: Resolved, at: At, step: Mapping[str, Any]) -> dict[str, Any]:
         manifest = resolved.manifest
-        usual = with_defaults(manifest.calibration, manifest.seed)
-        filled = with_text(step, manifest.calibration.source or DEFAULT.source, (usual.field, usual.target))
+        calibration = with_defaults(manifest.calibration, manifest.seed)
+        default_source = manifest.calibration.source or DEFAULT.source
+        settings_written = with_text(step, default_source, (calibration.field, calibration.target))
         verb, name = verb_and_name(step, kinds())
         settings = kinds()[verb].classes()[name]
         resolve_each = {
@@ -218,9 +219,9 @@ class Resolver:
             return resolved_name
 
         for key in resolve_each:
-            if key in filled:
-                filled[key] = reference(key, (*at, key) if key in step else at, filled[key])
-        return filled
+            if key in settings_written:
+                settings_written[key] = reference(key, (*at, key) if key in step else at, settings_written[key])
+        return settings_written
 
     def _text(self, at: At, written: Any, resolved: Resolved) -> str:
         source = self._source(at, written)
@@ -249,9 +250,9 @@ class Resolver:
         return str(Reference(source.text, digest(fingerprint)))
 
     def _task(
-        self, at: At, task: ManifestTask, names: dict[str, benchmarks.OwnData], documents: dict[str, int]
+        self, at: At, task: ManifestTask, names_taken: dict[str, benchmarks.OwnData], documents: dict[str, int]
     ) -> ManifestTask:
-        """Return a task; one over the user's own data with its name and a ``Reference``. ``names`` are those taken."""
+        """Return a task; one over the user's own data with its name, added to ``names_taken``, and a ``Reference``."""
         written = task.source or (benchmarks.KINDS[task.task].source if task.task in benchmarks.KINDS else None)
         if not written:
             return task
@@ -269,12 +270,13 @@ class Resolver:
         except SparsebenchError as error:
             self._wrong((*at, key), error)
             return task
-        named = (*at, "name" if task.name else "task")
+        name_path = (*at, "name" if task.name else "task")
         if (own_data.kind == LM_EVAL or name != task.task) and benchmarks.known(name, self.cache):
-            self.problems.append(self.loaded.problem(named, f"there is a task `{name}` already", "a name of its own"))
-        elif names.setdefault(name, own_data) != own_data:
-            what = f"a second task called `{name}`, of other data or settings"
-            self.problems.append(self.loaded.problem(named, what, "a `name` for each"))
+            message, expected = f"there is a task `{name}` already", "a name of its own"
+            self.problems.append(self.loaded.problem(name_path, message, expected))
+        elif names_taken.setdefault(name, own_data) != own_data:
+            message, expected = f"a second task called `{name}`, of other data or settings", "a `name` for each"
+            self.problems.append(self.loaded.problem(name_path, message, expected))
         return task
 
 

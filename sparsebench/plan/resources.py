@@ -46,20 +46,20 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     free, gpus = environment.memory()[1], len(devices.chosen(ready.device))
     slot_count = slots(ready)
     timed = {variant.id for job in jobs if alone(job, bool(gpus)) for variant in job.variants}
-    waiting = widest = kept = memory = 0
+    waiting_bytes = widest_bytes = packed_bytes = peak = 0
     for job in jobs:
         size = models[job.variants[0].model]
         if job.kind == MAKE.name:
-            stay = size.bytes * sum(ready.keep == "dense" or variant.id in timed for variant in job.makes)
-            waiting += stay
-            widest = max(widest, size.bytes * len(job.makes) - stay + _held(job, size))
-            kept += int(size.bytes * len(job.makes) * PACKED_SHARE) if ready.keep == "packed" else 0
-        pair = job_bytes(job, size, ready.device)
-        fitting = pair if pair <= free else job_bytes(job, size, ready.device, apart=True)
-        memory = max(memory, fitting * at_once(job, slot_count, gpus))
+            staying = size.bytes * sum(ready.keep == "dense" or variant.id in timed for variant in job.makes)
+            waiting_bytes += staying
+            widest_bytes = max(widest_bytes, size.bytes * len(job.makes) - staying + _held(job, size))
+            packed_bytes += int(size.bytes * len(job.makes) * PACKED_SHARE) if ready.keep == "packed" else 0
+        pair_bytes = job_bytes(job, size, ready.device)
+        job_memory = pair_bytes if pair_bytes <= free else job_bytes(job, size, ready.device, one_by_one=True)
+        peak = max(peak, job_memory * at_once(job, slot_count, gpus))
     fetch, packages = _downloads(ready, jobs)
     prepared = sum(size.bytes for model, size in models.items() if not ready.has(model))
-    return Needs(prepared + waiting + widest + kept, memory, fetch, packages)
+    return Needs(prepared + waiting_bytes + widest_bytes + packed_bytes, peak, fetch, packages)
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,14 @@ def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
             continue  # this machine's memory says nothing about theirs
         model, ranks = job.variants[0].model, ranks_of(job)
         on_gpu = calculates(job) and not any(_offloads(cell) for cell in job.cells)
-        for apart in (False, True) if job.kind == TIME.name else (True,):
-            whole = job_bytes(job, ready.sizes[model], ready.device, apart)
-            share = (whole - PROCESS_BYTES * ranks) // ranks
-            for gpu, needed, room in ((False, whole, free), (True, share, gpu_memory if on_gpu else None)):
+        for one_by_one in (False, True) if job.kind == TIME.name else (True,):
+            job_memory = job_bytes(job, ready.sizes[model], ready.device, one_by_one)
+            rank_memory = (job_memory - PROCESS_BYTES * ranks) // ranks
+            rooms = [(False, job_memory, free), (True, rank_memory, gpu_memory if on_gpu else None)]
+            for gpu, needed, room in rooms:
                 if room is not None and needed > room:
-                    shortages[model, gpu] = max(shortages.get((model, gpu), (apart, needed)), (apart, needed))
-    return [MemoryShortage(model, needed, apart, gpu) for (model, gpu), (apart, needed) in shortages.items()]
+                    shortages[model, gpu] = max(shortages.get((model, gpu), (one_by_one, needed)), (one_by_one, needed))
+    return [MemoryShortage(model, needed, one_by_one, gpu) for (model, gpu), (one_by_one, needed) in shortages.items()]
 
 
 def _offloads(cell: Cell) -> bool:
@@ -99,13 +100,13 @@ def _offloads(cell: Cell) -> bool:
     return bool(row and row.offloads)
 
 
-def job_bytes(job: Job, size: ModelSize, device: str = "cpu", apart: bool = False) -> int:
-    """Return the bytes of memory that a job takes on a device; ``apart``, with the sides of a timed pair one by one.
+def job_bytes(job: Job, size: ModelSize, device: str = "cpu", one_by_one: bool = False) -> int:
+    """Return the bytes of memory that a job takes on a device, with both models of a timed pair or ``one_by_one``.
 
     A timed pair is two models beside the mapped files. Ranks that shard hold shares of both.
     """
     kind = PROCESSES[job.kind]
-    copies = kind.models - (1 if apart and kind.timed and kind.paired else 0)
+    copies = kind.models - (1 if one_by_one and kind.timed and kind.paired else 0)
     return int(_running_bytes(job.cells, size, device) * copies) + PROCESS_BYTES * ranks_of(job) + _held(job, size)
 
 
@@ -122,30 +123,31 @@ def _held(job: Job, size: ModelSize) -> int:
 
 def _running_bytes(cells: Iterable[Cell], size: ModelSize, device: str) -> int:
     """Return a model's bytes in the widest precision in which the cells run it, which may be wider than its files'."""
-    wide = any(cell.compute_dtype(device) == "float32" for cell in cells if cell.settings.keys() & {"task", "engine"})
-    return max(size.bytes, 4 * size.parameters * wide)
+    running = [cell for cell in cells if cell.settings.keys() & {"task", "engine"}]
+    in_float32 = any(cell.compute_dtype(device) == "float32" for cell in running)
+    return max(size.bytes, 4 * size.parameters * in_float32)
 
 
 def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
     """Return the bytes of models, texts and data to download, and the number of packages of unknown size."""
-    texts = {cell.variant.source for job in jobs for cell in job.cells if not ready.has(cell.variant.model)}
+    source_texts = {cell.variant.source for job in jobs for cell in job.cells if not ready.has(cell.variant.model)}
     tasks = {
         cell.settings["task"]
         for job in jobs
         for cell in job.cells
         if "task" in cell.settings and "own" not in cell.settings
     }
-    texts |= {source for task in tasks for source in data_sources(task)}
+    source_texts |= {source for task in tasks for source in data_sources(task)}
     contents = {cell.settings["own"]["content"] for job in jobs for cell in job.cells if "own" in cell.settings}
-    texts |= {ready.plan.data[content] for content in contents}
-    done = [step for job in jobs for step in _done(job)]
-    if any(step.settings.reads_text() for step in done) or any(job.kind == COMPARE.name for job in jobs):
-        texts.add(ready.plan.calibration.source)
-    for step in done:
+    source_texts |= {ready.plan.data[content] for content in contents}
+    steps = [step for job in jobs for step in _done(job)]
+    if any(step.settings.reads_text() for step in steps) or any(job.kind == COMPARE.name for job in jobs):
+        source_texts.add(ready.plan.calibration.source)
+    for step in steps:
         keys = (*step.settings.text_keys, *step.settings.teacher_keys)
-        texts |= {named.source for names in references(step, keys).values() for named in names}
+        source_texts |= {named.source for names in references(step, keys).values() for named in names}
     total, packages = 0, set()
-    for text in sorted(texts - {"random", DENSE}):
+    for text in sorted(source_texts - {"random", DENSE}):
         source = sources.parse(text)
         size = sources.size(source, ready.cache)
         if size is None:

@@ -58,13 +58,13 @@ def single(
     """
     if family is not None and family not in FAMILIES:
         raise SourceError(f"there is no family {family!r}", f"one of {', '.join(FAMILIES)}")
-    exists = os.path.exists(text)
-    if exists and text in sources.KNOWN:
+    is_path = os.path.exists(text)
+    if is_path and text in sources.KNOWN:
         raise SourceError(
             f"{text}: a model's alias, and there is a file or folder of that name here",
             f"write ./{text} for the folder; for the model, call from another folder",
         )
-    source = sources.parse(f"path:{text}" if exists else text)
+    source = sources.parse(f"path:{text}" if is_path else text)
     if source.kind == "path" and is_packed(Path(source.location)):
         if dtype != "auto":
             raise UserError(
@@ -104,11 +104,11 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
     resolver = Resolver(loaded, cache)
     config = bounded.read_object(model.folder / "config.json")
     entry = ManifestModel(name=model.name, source=f"path:{model.folder}", family=model.family)
-    listed = [task.model_copy(update={"models": None}) for task in loaded.manifest.benchmarks.of(model.family)]
-    benchmarks = ManifestBenchmarks().model_copy(update={model.family.replace("-", "_"): listed})
-    alone = loaded.manifest.model_copy(update={"models": [entry], "benchmarks": benchmarks})
-    resolved = resolver.tasks(alone, {})
-    problems = resolver.problems or [*unfit_tasks(loaded, alone, resolved, {entry.name: config})]
+    family_tasks = [task.model_copy(update={"models": None}) for task in loaded.manifest.benchmarks.of(model.family)]
+    benchmarks = ManifestBenchmarks().model_copy(update={model.family.replace("-", "_"): family_tasks})
+    single_manifest = loaded.manifest.model_copy(update={"models": [entry], "benchmarks": benchmarks})
+    resolved = resolver.tasks(single_manifest, {})
+    problems = resolver.problems or [*unfit_tasks(loaded, single_manifest, resolved, {entry.name: config})]
     if problems:
         raise ManifestError(problems)
     specs = [
@@ -131,10 +131,10 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
 def _packed(folder: Path, family: str | None) -> SingleModel:
     """Return a packed folder as a model: it is read where it is, and nothing is prepared."""
     config = PackedCheckpoint(folder).config
-    known = family or family_of(config)
-    if known is None:
+    known_family = family or family_of(config)
+    if known_family is None:
         raise SourceError(f"{folder}: its config.json does not tell the family", "say it with --family")
-    return SingleModel(folder.name, folder, known)  # type: ignore[arg-type]
+    return SingleModel(folder.name, folder, known_family)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -172,6 +172,6 @@ def family_named(source: sources.Source, cache: sources.Cache) -> Family:
 
 def name_of(source: sources.Source) -> str:
     """Return a short name for tables: the repository's, the folder's, or the package's."""
-    words = source.repo or source.location or (source.parts[0].project if source.parts else source.kind)
-    last = words.rstrip("/").rsplit("/", 1)[-1]
+    source_name = source.repo or source.location or (source.parts[0].project if source.parts else source.kind)
+    last = source_name.rstrip("/").rsplit("/", 1)[-1]
     return re.sub("[^A-Za-z0-9._-]", "-", last).lstrip("._-")[:64] or "model"

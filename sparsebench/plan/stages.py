@@ -104,9 +104,9 @@ def beside_dense(cell: Cell) -> bool:
     return bool(cell.settings.get("divergence")) or (stage is not None and stage.process.paired)
 
 
-def fits(variant: Variant, key: str, asked: Any) -> bool:
-    """Return whether a step of the variant has an ``asked`` value in its field ``key``, or as the name of a ``key``."""
-    return any(same(value, option) for value in variant.values(key) for option in as_list(asked))
+def fits(variant: Variant, key: str, wanted: Any) -> bool:
+    """Return whether a step of the variant has a ``wanted`` value in its field ``key``, or as the name of a ``key``."""
+    return any(same(value, option) for value in variant.values(key) for option in as_list(wanted))
 
 
 def same(left: Any, right: Any) -> bool:
@@ -183,8 +183,8 @@ def precision(model: ManifestModel) -> dict[str, str]:
 
 def reading(model: ManifestModel, calibration: Calibration, variant: Variant) -> dict[str, Any]:
     """Return the settings of the cell that makes a variant: how much text is read, and in which precision, if any is."""
-    read = {"samples": calibration.samples, "length": calibration.length, **precision(model)}
-    return read if variant.steps[-1].settings.reads_text() else {}
+    settings = {"samples": calibration.samples, "length": calibration.length, **precision(model)}
+    return settings if variant.steps[-1].settings.reads_text() else {}
 
 
 def _latencies(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
@@ -225,9 +225,9 @@ def _inference(
             for ranks in _ranks(engine, block.ranks):
                 for workload in block.workloads:
                     shared = {"engine": engine, "ranks": ranks, "workload": workload.model_dump()}
-                    noisy = {"alone": block.alone} if block.alone != "machine" else {}
-                    spread = {"nodes": block.nodes} if ranks > 1 and block.nodes > 1 else {}
-                    yield block, shared | spread | noisy | {"dtype": block.dtype}
+                    alone = {"alone": block.alone} if block.alone != "machine" else {}
+                    nodes = {"nodes": block.nodes} if ranks > 1 and block.nodes > 1 else {}
+                    yield block, shared | nodes | alone | {"dtype": block.dtype}
 
 
 def _ranks(engine: str, asked: list[int]) -> list[int]:
@@ -266,8 +266,8 @@ def scored_tokens(cell: Cell) -> float:
 
 def timed_tokens(cell: Cell) -> float:
     """Return the tokens of timing a variant beside the dense model."""
-    load = cell.settings["workload"]
-    request = load["batch"] * (2 * load["prompt"] + (load["generate"] + 1) * NEW_TOKEN)
+    workload = cell.settings["workload"]
+    request = workload["batch"] * (2 * workload["prompt"] + (workload["generate"] + 1) * NEW_TOKEN)
     return float(STEPS * cell.settings["processes"] * request)
 
 
@@ -276,24 +276,24 @@ def document_count(cell: Cell) -> int | None:
     benchmark, limit = benchmark_of(cell.settings), cell.settings.get("limit")
     if benchmark is None:
         return limit
-    whole = benchmark.n or cell.documents
-    counts = [whole, limit * benchmark.parts if limit else 0]
+    all_documents = benchmark.n or cell.documents
+    counts = [all_documents, limit * benchmark.parts if limit else 0]
     return min(filter(None, counts), default=None)
 
 
 def _document_tokens(cell: Cell) -> int:
     """Return the tokens that are read of a document, its few-shot examples and its answers."""
     readings = 1 if cell.variant.family == "decoder" else READINGS
-    shown = 1 + (cell.settings.get("num_fewshot") or 0)
+    texts = 1 + (cell.settings.get("num_fewshot") or 0)
     benchmark = benchmark_of(cell.settings)
     if benchmark is None:
-        return readings * PROMPT * shown
+        return readings * PROMPT * texts
     window = benchmark.tokens or 0
     if benchmark.adapter == "pseudo_perplexity":
         return window * window  # each token is masked once
     if window and benchmark.adapter != "generation":
         return window
-    return readings * (benchmark.prompt or PROMPT) * shown + NEW_TOKEN * window
+    return readings * (benchmark.prompt or PROMPT) * texts + NEW_TOKEN * window
 
 
 _RUNNING = ("torch", "transformers", "tokenizers")

@@ -45,8 +45,8 @@ class Pictures:
         self.folder, self.beside = folder.resolve(), folder
         self.left = {path.stem: path for path in sorted(folder.glob("*.png")) if path.is_file()}
         self.files: dict[str, Path] = {}
-        drawn = listing(names=self.left)
-        self.specs = {spec.name: spec for spec in drawn}
+        listed = listing(names=self.left)
+        self.specs = {spec.name: spec for spec in listed}
         self.run, self.whole = run, whole
 
     def title(self, name: str) -> words.LedgerText | str:
@@ -131,26 +131,26 @@ def build(
         raise UserError("a brief report is Markdown alone", "leave out --format, or --brief")
     markdown = [out] if brief else [out, results] if "md" in formats else []
     _check_writable([*markdown, *([html] if "html" in formats else ())])
-    written: dict[Path, str] = {}
+    documents: dict[Path, str] = {}
     with query.session(ledger) as run:
         check_manifests(ledger, run, manifests)
         renderer = _Renderer(run, figures, manifests, cites=not brief)
         if brief:
-            (written[out],), _ = renderer.render({"brief.md.j2": out})
+            (documents[out],), _ = renderer.render({"brief.md.j2": out})
         elif "md" in formats:
             link = quote(Path(os.path.relpath(results.resolve(), out.resolve().parent)).as_posix())
             templates = {"paper.md.j2": out, "results.md.j2": results}
-            (written[out], written[results]), _ = renderer.render(templates, {"paper.md.j2": link})
+            (documents[out], documents[results]), _ = renderer.render(templates, {"paper.md.j2": link})
         if "html" in formats:
             # All templates make one page, so citations link within it.
             names = ("paper.md.j2", "explore.md.j2", "results.md.j2")
             texts, pictures = renderer.render(dict.fromkeys(names, out))
-            written[html] = page("\n".join(texts), pictures.files)
-    for path, content in written.items():
+            documents[html] = page("\n".join(texts), pictures.files)
+    for path, content in documents.items():
         path.resolve().parent.mkdir(parents=True, exist_ok=True)
         with create(path) as file:
             file.write(content)
-    return list(written)
+    return list(documents)
 
 
 def _check_writable(documents: Sequence[Path]) -> None:

@@ -153,9 +153,10 @@ class Display:
     def finished(self, cell: Cell, status: str, seconds: float, reason: str | None) -> None:
         """Show that a cell has its record: ``✓ [12/94, 3m left] smollm2 dense · piqa (7.1 s)``."""
         self.count += 1
-        head = f"{MARKS[status]} {self._position()} {visible(f'{cell.variant.label} · {cell.label}')}"
-        first = visible(reason.splitlines()[0]) if reason else ""
-        self.line(f"{head} ({seconds:.1f} s)" if status == "done" else f"{head}: {status}: {first}", COLOURS[status])
+        first_line = visible(reason.splitlines()[0]) if reason else ""
+        ending = f" ({seconds:.1f} s)" if status == "done" else f": {status}: {first_line}"
+        name = visible(f"{cell.variant.label} · {cell.label}")
+        self.line(f"{MARKS[status]} {self._position()} {name}{ending}", COLOURS[status])
 
     def ended(self, job: Job, seconds: float, trouble: str | None) -> None:
         """Note that a job's process has ended; show its ``trouble`` if it has no cells that could."""

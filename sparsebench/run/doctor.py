@@ -38,9 +38,9 @@ class Finding:
     fix: str = ""
 
 
-def _judged(what: str, lacks: bool, state: str, detail: str, fix: str = "") -> Finding:
+def _judged(subject: str, lacks: bool, state: str, detail: str, fix: str = "") -> Finding:
     """Return a finding with its ``state`` and ``fix`` where something ``lacks``, else one that is ok."""
-    return Finding(what, state, detail, fix) if lacks else Finding(what, "ok", detail)
+    return Finding(subject, state, detail, fix) if lacks else Finding(subject, "ok", detail)
 
 
 def examine(offline: bool = False) -> Iterator[Finding]:
@@ -97,18 +97,18 @@ def _network() -> Iterator[Finding]:
     yield _tried("model hub", _hub, "hf: sources cannot be fetched", fix)
 
 
-def _tried(what: str, action: Callable[[], str], loss: str, fix: str) -> Finding:
+def _tried(subject: str, check: Callable[[], str], loss: str, fix: str) -> Finding:
     try:
-        return Finding(what, "ok", action())
+        return Finding(subject, "ok", check())
     except (OSError, ValueError, subprocess.SubprocessError, SparsebenchError) as error:
         detail = f"{loss} ({redacted(first_line(error))[:60]})"
-        return Finding(what, "offline", detail, fix)
+        return Finding(subject, "offline", detail, fix)
 
 
 def _call(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode:
-        raise OSError((done.stderr.strip().splitlines() or ["no answer"])[-1])
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if process.returncode:
+        raise OSError((process.stderr.strip().splitlines() or ["no answer"])[-1])
     return "reached"
 
 

@@ -139,13 +139,13 @@ class Runner:
 
         Its cells are skipped where their variant, or what it is made from, could not be made.
         """
-        why = {variant.id: reason for variant in job.variants if (reason := self._loss(job, variant))}
+        loss_reasons = {variant.id: reason for variant in job.variants if (reason := self._loss(job, variant))}
         for cell in job.cells:
-            if cell.variant.id in why:
-                self._record(cell, "skipped", why[cell.variant.id])
-        self.lost |= {variant.id: why[variant.id] for variant in job.makes if variant.id in why}
-        cells = tuple(cell for cell in job.cells if cell.variant.id not in why)
-        makes = tuple(variant for variant in job.makes if variant.id not in why)
+            if cell.variant.id in loss_reasons:
+                self._record(cell, "skipped", loss_reasons[cell.variant.id])
+        self.lost |= {variant.id: loss_reasons[variant.id] for variant in job.makes if variant.id in loss_reasons}
+        cells = tuple(cell for cell in job.cells if cell.variant.id not in loss_reasons)
+        makes = tuple(variant for variant in job.makes if variant.id not in loss_reasons)
         if cells or makes:
             return replace(job, cells=cells, makes=makes)
         self.waiting.end(job)
@@ -158,8 +158,8 @@ class Runner:
         if variant in job.makes:
             needed = () if unpacks(job, variant, self.space.has_packed) else made_from(variant)
         else:
-            beside = any(beside_dense(cell) for cell in job.cells if cell.variant == variant)
-            needed = (variant.id, *(variant.parents[:1] if beside else ()))  # the dense model
+            reads_dense = any(beside_dense(cell) for cell in job.cells if cell.variant == variant)
+            needed = (variant.id, *(variant.parents[:1] if reads_dense else ()))
         return next((self.lost[name] for name in needed if name in self.lost), None)
 
     def _start(self, job: Job) -> None:
@@ -270,11 +270,11 @@ class Runner:
         for cell in child.job.cells:
             if cell.id not in child.recorded:
                 self._record(cell, "failed", reason or f"the job ended without a result; see {child.log}")
-        why = f"{child.job.label}: {reason or 'left no folder'}"
+        summary = f"{child.job.label}: {reason or 'left no folder'}"
         absent = [variant.id for variant in child.job.makes if not self.space.present(variant)]
-        self.lost = {**dict.fromkeys(absent, why), **self.lost}
+        self.lost = {**dict.fromkeys(absent, summary), **self.lost}
         self.waiting.end(child.job)
-        self.display.ended(child.job, time.monotonic() - child.started, why if absent else None)
+        self.display.ended(child.job, time.monotonic() - child.started, summary if absent else None)
         self._ingest_if_due()
         self._release(variants(child.job))
 
@@ -293,15 +293,15 @@ class Runner:
             return False
         self.display.ended(job, time.monotonic() - child.started, None)
         self.display.line(f"! {visible(job.label)}: {visible(child.task.lost)}: started again", "yellow")
-        left = replace(job, cells=cells, makes=makes)
-        self.display.clock.begin([left])
-        self.waiting.add([left], first=True)
+        remaining = replace(job, cells=cells, makes=makes)
+        self.display.clock.begin([remaining])
+        self.waiting.add([remaining], first=True)
         return True
 
     def _remake(self, child: Child) -> bool:
         """Make the folders again that a job found damaged, and then do the job; False where that was done before."""
-        known = [self.remade[name] for name in child.damaged if name in self.remade]
-        if any(child.started > remade.since for remade in known):
+        remade_before = [self.remade[name] for name in child.damaged if name in self.remade]
+        if any(child.started > remade.since for remade in remade_before):
             return False
         self.display.ended(child.job, time.monotonic() - child.started, None)
         damaged = {name: self.plan.variants[name] for name in child.damaged if name not in self.remade}

@@ -43,12 +43,12 @@ class Decision:
 
 def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decision]:
     """Return a decision for every cell of the plan. ``records`` is the folder of records."""
-    known = statuses(records)
-    wanted = _wanted(ready)
+    recorded = statuses(records)
+    only = _wanted(ready)
 
     def decide(cell: Cell) -> Decision:
-        status = known.get(key(cell, ready.device))
-        if not all(_matches(cell, name, values) for name, values in wanted.items()):
+        status = recorded.get(key(cell, ready.device))
+        if not all(_matches(cell, name, values) for name, values in only.items()):
             return Decision(cell, False, LEFT_OUT)
         if status == "done":
             return Decision(cell, False, "done")
@@ -82,10 +82,10 @@ def verified(decided: list[Decision], records: Path, device: str) -> tuple[list[
 
     This reads the records of cells that do not run; ``decisions`` reads names alone.
     """
-    known = statuses(records)
+    recorded = statuses(records)
     checked, reasons = [], []
     for decision in decided:
-        status = known.get(key(decision.cell, device)) if decision.why in RECORDED and not decision.runs else None
+        status = recorded.get(key(decision.cell, device)) if decision.why in RECORDED and not decision.runs else None
         if status and (reason := file_problem(records, decision.cell, status, device)):
             reasons.append(reason)
             decision = replace(decision, runs=True, why="damaged")
@@ -110,13 +110,13 @@ def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
 
 def keys() -> tuple[str, ...]:
     """Return the keys that select cells: words of the cell and of its variant, each verb of a step and its fields."""
-    fields = {
+    setting_names = {
         name: None
         for kind in kinds().values()
         for settings in kind.classes().values()
         for name in settings.model_fields
     }
-    return (*VARIANT_KEYS, "stage", *CELL_KEYS, *kinds(), *fields)
+    return (*VARIANT_KEYS, "stage", *CELL_KEYS, *kinds(), *setting_names)
 
 
 def _sparsity(word: str, value: str) -> str:
@@ -133,11 +133,14 @@ def _wanted(ready: Prepared) -> dict[str, list[Any]]:
 
     Each is there as it was typed, as a manifest would read it and, for a file, text or teacher, as the plan names it.
     """
-    wanted: dict[str, list[Any]] = {}
+    values_by_key: dict[str, list[Any]] = {}
     for name, word in ready.request.only:
         value, _, problems = read(word, "--only")
-        wanted.setdefault(name, []).extend([word, ready.named.get((name, word), word), *([] if problems else [value])])
-    return wanted
+        values = values_by_key.setdefault(name, [])
+        values += [word, ready.named.get((name, word), word)]
+        if not problems:
+            values.append(value)
+    return values_by_key
 
 
 def _matches(cell: Cell, name: str, values: list[Any]) -> bool:
@@ -147,10 +150,10 @@ def _matches(cell: Cell, name: str, values: list[Any]) -> bool:
     if name in CELL_KEYS:
         return name in cell.settings and str(cell.settings[name]) in values
     if name in VARIANT_KEYS:
-        named = str(getattr(cell.variant, name)) in values
-        return named or (name == "method" and _with_allocation(cell.variant) in values)
-    given = cell.variant.values(name) or ([0.0] if name == "sparsity" else [])
-    return any(same(setting, value) for setting in given for value in values)
+        is_named = str(getattr(cell.variant, name)) in values
+        return is_named or (name == "method" and _with_allocation(cell.variant) in values)
+    settings = cell.variant.values(name) or ([0.0] if name == "sparsity" else [])
+    return any(same(setting, value) for setting in settings for value in values)
 
 
 def _with_allocation(variant: Variant) -> str:

@@ -131,18 +131,18 @@ class Leases:
 
         The dense model's folder stays.
         """
-        removed = None
+        set_aside = None
         try:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(variant.id))
             if not variant.is_dense:
                 with suppress(OSError):  # it is gone, or may not be removed
-                    removed = building.aside(self.space.folder(variant))
+                    set_aside = building.aside(self.space.folder(variant))
         except (BlockingIOError, PermissionError):
             pass  # another run's
         finally:
             fcntl.lockf(self.file, fcntl.LOCK_UN, 1, _byte(variant.id))
-        if removed:
-            shutil.rmtree(removed, ignore_errors=True)
+        if set_aside:
+            shutil.rmtree(set_aside, ignore_errors=True)
             sums.forget(self.space.folder(variant))
 
 
@@ -194,9 +194,9 @@ def exclusive(ledger: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            other = file.read().strip() or "unknown"
+            holder = file.read().strip() or "unknown"
             raise UserError(
-                f"process {other} is running in {ledger.parent}",
+                f"process {holder} is running in {ledger.parent}",
                 "wait for it, or name a ledger in another folder with --ledger",
             ) from None
         file.truncate(0)
