@@ -151,7 +151,7 @@ def temporary_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
 
 
-def of_the_dead(folder: Path, name: str = "*") -> Iterator[Path]:
+def leftovers(folder: Path, name: str = "*") -> Iterator[Path]:
     """Yield what dead processes of this user and machine have left in ``folder`` of the path ``name``, or of any."""
     import psutil
 
@@ -165,8 +165,8 @@ def of_the_dead(folder: Path, name: str = "*") -> Iterator[Path]:
 
 
 def sweep(folder: Path, name: str = "*") -> None:
-    """Remove from ``folder`` what dead processes have left of the path ``name``, or of any (``of_the_dead``)."""
-    for leftover in of_the_dead(folder, name):
+    """Remove from ``folder`` what dead processes have left of the path ``name``, or of any (``leftovers``)."""
+    for leftover in leftovers(folder, name):
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

@@ -175,11 +175,11 @@ def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
 
 
 def located(
-    folders: Iterable[Path], wrong: Callable[[RecordError], object] | None = None
+    folders: Iterable[Path], reject: Callable[[RecordError], object] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what ``read`` does, each record with its file and line.
 
-    ``wrong``, if given, is called with the error of what is no record, and the others are still yielded. Raises
+    ``reject``, if given, is called with the error of what is no record, and the others are still yielded. Raises
     LedgerError for a folder that is not there, or that leads out of itself.
     """
     for folder in folders:
@@ -195,9 +195,9 @@ def located(
                         break
                     yield position, _parse(text, position, _longest(path))
                 except RecordError as error:
-                    if wrong is None:
+                    if reject is None:
                         raise
-                    wrong(error)
+                    reject(error)
 
 
 def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:

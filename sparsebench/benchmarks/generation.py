@@ -261,11 +261,11 @@ def compared(
     if task.metric in EDITS:
         edits = [float(min(distance(symbols, answer) for answer in document.answers)) for document, symbols in pairs]
         return edits, [float(len(document.answers[0])) for document in examples]
-    similarity = likeness(task.metric)
+    similarity = similarity_of(task.metric)
     return [max(similarity(symbols, answer) for answer in document.answers) for document, symbols in pairs], []
 
 
-def likeness(metric: str) -> Callable[[Sequence[str], Sequence[str]], float]:
+def similarity_of(metric: str) -> Callable[[Sequence[str], Sequence[str]], float]:
     """Return the function that gives the similarity of an output (first) to an answer (second), from 0 to 1.
 
     ``f1`` is SQuAD's, over words normalised as SQuAD does; ``rouge_l`` is rouge_score's F-measure, without stemming;

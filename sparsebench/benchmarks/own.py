@@ -224,7 +224,7 @@ class OwnData:
             record = next(read_records(path, *self.fields), None)
             column_values(name, str(path), 1, record, self.fields)
 
-    def about(self, cache: sources.Cache) -> int:
+    def estimate_documents(self, cache: sources.Cache) -> int:
         """Estimate the number of documents, or windows of text, from the size of a local file; 0 if unknown."""
         source = sources.parse(self.source)
         if source.kind != "path" or self.kind == LM_EVAL:

@@ -70,8 +70,8 @@ def plan(
 
 def show(ready: Prepared, as_json: bool) -> None:
     """Print the plan."""
-    space = Workspace.of(ready.ledger, ready.work)
-    decided = decisions(ready, space.records, ready.request.retry_failed)
+    workspace = Workspace.of(ready.ledger, ready.work)
+    decided = decisions(ready, workspace.records, ready.request.retry_failed)
     rows = [
         {
             "cell": decision.cell.id,
@@ -98,8 +98,8 @@ def show(ready: Prepared, as_json: bool) -> None:
 
 def announce(ready: Prepared, cells: list[Cell]) -> Estimate:
     """Print the estimate (cells, time, disk, memory, download) to stderr, and return it with what it has learned."""
-    space = Workspace.of(ready.ledger, ready.work)
-    jobs_to_do = jobs(ready.plan, cells, space.present, space.has_packed)
+    workspace = Workspace.of(ready.ledger, ready.work)
+    jobs_to_do = jobs(ready.plan, cells, workspace.present, workspace.has_packed)
     note(f"{ready.plan.manifest}: {len(cells)} of {len(ready.plan.cells)} cells to do in {len(jobs_to_do)} jobs")
     refused_here = Counter((f"{refused.path}:{refused.line}", refused.message) for refused in ready.refused.values())
     for (line, why), count in refused_here.items():

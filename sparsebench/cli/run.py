@@ -99,9 +99,11 @@ def run(
             f"{manifest}: {cell_count:,} cells, and a run's plan holds at most {bounded.CELLS:,}",
             "split it by models: several manifests may share a ledger, one run after another",
         )
-    space = Workspace.of(ready.ledger, ready.work)
-    settings = RunSettings(space, ready.cache, ready.keep, slots(ready), fail_fast, ready.sizes, silence, ready.device)
-    decided, damaged = verified(decisions(ready, space.records, retry_failed), space.records, ready.device)
+    workspace = Workspace.of(ready.ledger, ready.work)
+    settings = RunSettings(
+        workspace, ready.cache, ready.keep, slots(ready), fail_fast, ready.sizes, silence, ready.device
+    )
+    decided, damaged = verified(decisions(ready, workspace.records, retry_failed), workspace.records, ready.device)
     notes("made again", damaged)
     _run(ready, decided, settings, _executor(executor, address, settings), address)
 
@@ -110,30 +112,30 @@ def _run(
     ready: Prepared, decided: list[Decision], settings: RunSettings, executor: Executor, address: str | None
 ) -> None:
     """Run the cells that were decided on, and end with exit code 1 while one of those asked for has no result."""
-    space = settings.workspace
+    workspace = settings.workspace
     cells = [decision.cell for decision in decided if decision.runs]
     refused = [(decision.cell, decision.refused) for decision in decided if decision.refused]
     clock = Clock(announce(ready, cells), settings.slots, len(devices.chosen(ready.device)))
-    check_is_ledger(space.ledger)
+    check_is_ledger(workspace.ledger)
     if cells or refused:
-        space.work.mkdir(parents=True, exist_ok=True)
-    with exclusive(space.ledger):
-        provenance.origin(space.ledger.parent, create_it=True)
-        _bring_up_to_date(space)
+        workspace.work.mkdir(parents=True, exist_ok=True)
+    with exclusive(workspace.ledger):
+        provenance.origin(workspace.ledger.parent, create_it=True)
+        _bring_up_to_date(workspace)
         # Keep the folders that --only leaves out: they may belong to a stopped run that will go on later.
         wanted = [decision.cell.variant for decision in decided if decision.why != LEFT_OUT]
         ids = {name for variant in wanted for name in (variant.id, *variant.parents)}
         variants = [variant for variant in ready.plan.variants.values() if variant.id in ids]
         if not cells and not refused:
-            _tidy(ready, space, variants)
-            _show_answer(space.ledger, ready.plan.manifest)
+            _tidy(ready, workspace, variants)
+            _show_answer(workspace.ledger, ready.plan.manifest)
             _nothing_to_do(decided, ready, address)
             return
-        answer = partial(_answer, space.ledger, ready.plan.manifest)
-        runner = Runner(ready.plan, settings, executor, Ledger(space.ledger).take, display(clock, stderr()), answer)
+        answer = partial(_answer, workspace.ledger, ready.plan.manifest)
+        runner = Runner(ready.plan, settings, executor, Ledger(workspace.ledger).take, display(clock, stderr()), answer)
         counts = runner.run(cells, refused, variants)
-    _show_answer(space.ledger, ready.plan.manifest)
-    note(f"{', '.join(f'{count} {status}' for status, count in counts.items() if count)}; ledger: {space.ledger}")
+    _show_answer(workspace.ledger, ready.plan.manifest)
+    note(f"{', '.join(f'{count} {status}' for status, count in counts.items() if count)}; ledger: {workspace.ledger}")
     if before := _failed_before(decided):
         note(f"{before} cell{'s' * (before > 1)} failed before and {'were' if before > 1 else 'was'} not tried again")
     if counts["failed"] or counts["skipped"] or before:
@@ -156,24 +158,24 @@ def _show_answer(ledger: Path, manifest: str) -> None:
         note(f"\n{table}")
 
 
-def _bring_up_to_date(space: Workspace) -> None:
+def _bring_up_to_date(workspace: Workspace) -> None:
     """Add to the ledger the records beside it that it does not have; where there is no ledger, make one of them."""
 
     def left_out(error: RecordError) -> None:
         note(f"left out of the ledger: {error}")
 
-    if not space.ledger.exists() and space.records.is_dir():
-        record_count = Ledger(space.ledger).rebuild([space.records], left_out)
-        note(f"no {space.ledger}: rebuilt from the {record_count} records in {space.records}")
-    elif added := Ledger(space.ledger).catch_up(space.records, left_out):
-        note(f"added {added} record{'s' * (added > 1)} that {space.ledger} did not have")
+    if not workspace.ledger.exists() and workspace.records.is_dir():
+        record_count = Ledger(workspace.ledger).rebuild([workspace.records], left_out)
+        note(f"no {workspace.ledger}: rebuilt from the {record_count} records in {workspace.records}")
+    elif added := Ledger(workspace.ledger).catch_up(workspace.records, left_out):
+        note(f"added {added} record{'s' * (added > 1)} that {workspace.ledger} did not have")
 
 
-def _tidy(ready: Prepared, space: Workspace, variants: list[Variant]) -> None:
+def _tidy(ready: Prepared, workspace: Workspace, variants: list[Variant]) -> None:
     """Remove the folders that a run would have removed at its end."""
-    if ready.keep != "dense" and os.access(space.work, os.W_OK):
-        with Leases(space, variants) as leases:
-            space.sweep()
+    if ready.keep != "dense" and os.access(workspace.work, os.W_OK):
+        with Leases(workspace, variants) as leases:
+            workspace.sweep()
             for variant in variants:
                 leases.release(variant)
 

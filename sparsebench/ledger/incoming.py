@@ -26,7 +26,7 @@ SCORE = 1e-6
 DRAWN = 0.2
 """The same for a standard error that is drawn, of a metric that needs all documents at once."""
 _HINT = "copy it again; if it stays so, distrust where it comes from"
-Wrong = Callable[[RecordError], object]
+Reject = Callable[[RecordError], object]
 """A function that is called with the error of each record that is left out."""
 
 
@@ -45,24 +45,24 @@ def check(record: Mapping[str, Any], where: str) -> None:
         raise RecordError(f"{where}: {problem}", _HINT)
 
 
-def unbundle(bundled: Path, folder: Path, wrong: Wrong | None = None) -> tuple[int, int]:
+def unbundle(bundled: Path, folder: Path, reject: Reject | None = None) -> tuple[int, int]:
     """Write the records of a bundle as files, so that a run goes on from them; return how many came and were there.
 
     Records that are there stay. Plans are left out, since a run writes its own. Of one cell the first record counts: a
-    bundle may hold an older one that a kill has left, behind the one that is done. ``wrong`` is called for each record
+    bundle may hold an older one that a kill has left, behind the one that is done. ``reject`` is called for each record
     that no run here can go on from; without it, the first raises RecordError.
     """
     recorded, added, already_there = statuses(folder).keys(), set[str](), 0
-    for where, record in located([bundled], wrong):
+    for where, record in located([bundled], reject):
         if record.get("kind") == "plan":
             continue
         try:
             check(record, where)
             _check_id(record, where)
         except RecordError as error:
-            if wrong is None:
+            if reject is None:
                 raise
-            wrong(error)
+            reject(error)
             continue
         if record["key"] in recorded:
             already_there += 1

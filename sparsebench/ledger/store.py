@@ -13,7 +13,7 @@ import duckdb
 from sparsebench import provenance, records
 from sparsebench.errors import RecordError
 from sparsebench.ledger import connect, derive, incoming, query, schema, sqlfiles
-from sparsebench.ledger.incoming import Wrong
+from sparsebench.ledger.incoming import Reject
 
 Located = tuple[str, dict[str, Any]]
 """A record, with its file and line."""
@@ -66,10 +66,10 @@ class Ledger:
         rows = query.run(self.path, sqlfiles.read("conflicts"), patience=self.patience).rows
         return [line for (line,) in rows]
 
-    def catch_up(self, folder: Path, wrong: Wrong | None = None) -> int:
+    def catch_up(self, folder: Path, reject: Reject | None = None) -> int:
         """Add the records that a killed run left in ``folder`` without ingesting them, and return how many.
 
-        ``wrong`` is used as in ``rebuild``.
+        ``reject`` is used as in ``rebuild``.
         """
         if not self.path.exists():
             return 0
@@ -78,24 +78,24 @@ class Ledger:
             in_ledger = set(connection.execute("SELECT key, status FROM base.records").fetchall())
         missing = sorted(records.statuses(folder).items() - in_ledger)
         paths = [folder / f"{key}.{status}.json" for key, status in missing]
-        return sum(self.take(batch, wrong) for batch in _batches(records.located(paths, wrong)))
+        return sum(self.take(batch, reject) for batch in _batches(records.located(paths, reject)))
 
-    def rebuild(self, folders: Sequence[Path], wrong: Wrong | None = None) -> int:
+    def rebuild(self, folders: Sequence[Path], reject: Reject | None = None) -> int:
         """Add every record below ``folders`` to what the ledger holds, and return how many were accepted.
 
-        Without a ledger file this makes the ledger anew; another machine's records are merged into it. If ``wrong`` is
+        Without a ledger file this makes the ledger anew; another machine's records are merged into it. If ``reject`` is
         given, it is called for each record that cannot be ingested, and the others are added. Otherwise the first such
         record raises RecordError.
         """
         home = (self.path.parent / "records").resolve()
         return sum(
-            self.take(batch, wrong, from_workspace=home in (path.resolve(), *path.resolve().parents))
+            self.take(batch, reject, from_workspace=home in (path.resolve(), *path.resolve().parents))
             for path in map(Path, folders)
-            for batch in _batches(records.located([path], wrong))
+            for batch in _batches(records.located([path], reject))
         )
 
-    def take(self, batch: Sequence[Located], wrong: Wrong | None, from_workspace: bool = True) -> int:
-        """Add records, each with its path, and return how many were accepted; ``wrong`` is used as in ``rebuild``.
+    def take(self, batch: Sequence[Located], reject: Reject | None, from_workspace: bool = True) -> int:
+        """Add records, each with its path, and return how many were accepted; ``reject`` is used as in ``rebuild``.
 
         ``from_workspace`` says that they come from the workspace's own folder. Records whose score is not what their
         outcomes give are left out.
@@ -105,14 +105,14 @@ class Ledger:
             try:
                 incoming.check(record, where)
             except RecordError as error:
-                if wrong is None:
+                if reject is None:
                     raise
-                wrong(error)
+                reject(error)
             else:
                 accepted.append((where, record))
-        return self._add(accepted, wrong, from_workspace)
+        return self._add(accepted, reject, from_workspace)
 
-    def _add(self, batch: Sequence[Located], wrong: Wrong | None, from_workspace: bool) -> int:
+    def _add(self, batch: Sequence[Located], reject: Reject | None, from_workspace: bool) -> int:
         """Add records; those that DuckDB refuses are found by bisection."""
         try:
             self.ingest((record for _, record in batch), from_workspace)
@@ -120,11 +120,11 @@ class Ledger:
         except RecordError as error:
             if len(batch) > 1:
                 half = len(batch) // 2
-                return self._add(batch[:half], wrong, from_workspace) + self._add(batch[half:], wrong, from_workspace)
+                return self._add(batch[:half], reject, from_workspace) + self._add(batch[half:], reject, from_workspace)
             located_error = RecordError(f"{batch[0][0]}: {error.message}", error.hint)
-            if wrong is None:
+            if reject is None:
                 raise located_error from error
-            wrong(located_error)
+            reject(located_error)
             return 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sparsebench.manifest.nodes import At, Positions, dotted
+from sparsebench.manifest.nodes import KeyPath, Positions, dotted
 from sparsebench.manifest.problems import MOST, Problem, closest, did_you_mean, one_of
 from sparsebench.manifest.schema import Manifest
 
@@ -35,7 +35,7 @@ def explain(
     error: ValidationError,
     data: Any,
     positions: Positions,
-    base: At = (),
+    base: KeyPath = (),
     model: type[BaseModel] = Manifest,
     extra_keys: Collection[str] = (),
 ) -> Iterator[Problem]:
@@ -55,7 +55,7 @@ def explain(
             yield positions.problem((*base, *at), *description, on_key=at in unknown)
 
 
-def _describe(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str]) -> tuple[str, str, str]:
+def _describe(detail: ErrorDetails, at: KeyPath, written: str, known: Mapping[str, str]) -> tuple[str, str, str]:
     """Return what is wrong, what was expected and a hint.
 
     ``written`` is the value as the file has it, ``known`` are the keys that are allowed there.
@@ -92,7 +92,7 @@ def _describe(detail: ErrorDetails, at: At, written: str, known: Mapping[str, st
     return f"{key_name} is {'the text ' if isinstance(value, str) else ''}{shown}", expected, hint
 
 
-def keys(at: At, model: type[BaseModel] = Manifest) -> dict[str, str]:
+def keys(at: KeyPath, model: type[BaseModel] = Manifest) -> dict[str, str]:
     """Return the keys that the mapping at ``at`` of a ``model`` may have, each with its explanation."""
     root = _schema(model)
     options = [root]
@@ -122,7 +122,7 @@ def _options(schemas: list[dict[str, Any]], root: Mapping[str, Any]) -> list[dic
     return alternatives
 
 
-def _path_in_file(detail: ErrorDetails, data: Any) -> At:
+def _path_in_file(detail: ErrorDetails, data: Any) -> KeyPath:
     """Return an error's path in the file, without pydantic's own parts: union tags, the index of a single value."""
     at: list[str | int] = []
     for part in detail["loc"]:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sparsebench import bounded
 from sparsebench.manifest.explain import explain
-from sparsebench.manifest.nodes import At, Positions
+from sparsebench.manifest.nodes import KeyPath, Positions
 from sparsebench.manifest.nodes import read as read_yaml
 from sparsebench.manifest.problems import ManifestError, Problem, did_you_mean
 from sparsebench.manifest.schema import Manifest
@@ -38,7 +38,9 @@ class LoadedManifest:
         """The folder that relative ``path:`` sources start from."""
         return self.path.parent
 
-    def problem(self, at: At, message: str, expected: str = "", hint: str = "", *, on_key: bool = False) -> Problem:
+    def problem(
+        self, at: KeyPath, message: str, expected: str = "", hint: str = "", *, on_key: bool = False
+    ) -> Problem:
         """Return a problem found later, at a value such as ``("models", 0, "source")``, to raise in a ManifestError."""
         return self.positions.problem(at, message, expected, hint, on_key=on_key)
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sparsebench.manifest.nodes import At
+from sparsebench.manifest.nodes import KeyPath
 from sparsebench.manifest.schema import as_list, wrong
 
 
-def steps_of(index: int, entry: Any) -> list[tuple[At, Any]]:
+def steps_of(index: int, entry: Any) -> list[tuple[KeyPath, Any]]:
     """Return the steps of the entry at this ``index`` of ``variants``, each with its path in the manifest."""
     return [(("variants", index, number), step) for number, step in enumerate(as_list(entry))]
 

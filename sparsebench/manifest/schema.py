@@ -100,8 +100,8 @@ def _entry(value: Any) -> Any:
 Entry = Annotated[Any, AfterValidator(_entry)]
 """A step or a list of steps. ``plan.checks`` checks what a step says: only the package of steps knows the rules."""
 T = TypeVar("T")
-Some = Annotated[list[T], Field(min_length=1)]
-Swept = Annotated[Some[T], BeforeValidator(as_list), _Published(or_one=True)]
+AtLeastOne = Annotated[list[T], Field(min_length=1)]
+Swept = Annotated[AtLeastOne[T], BeforeValidator(as_list), _Published(or_one=True)]
 """A list; a single value stands for a list of one."""
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -154,7 +154,7 @@ class ManifestModel(Strict):
     would emulate theirs, many times slower. Results state it."""
     architecture: dict[str, Any] | None = None
     """The model's config.json: required for `random`, used by `run --rehearse`."""
-    labels: Some[str] | None = None
+    labels: AtLeastOne[str] | None = None
     """Names of a classification head's outputs, in order, where the checkpoint does not give them."""
 
 
@@ -222,11 +222,11 @@ class ManifestTask(Strict):
 class ManifestBenchmarks(Strict):
     """What each family is scored on."""
 
-    decoder: Some[ManifestTask] = []
+    decoder: AtLeastOne[ManifestTask] = []
     """Tasks of the decoders."""
-    encoder: Some[ManifestTask] = []
+    encoder: AtLeastOne[ManifestTask] = []
     """Tasks of the encoders."""
-    encoder_decoder: Some[ManifestTask] = Field(default=[], alias="encoder-decoder")
+    encoder_decoder: AtLeastOne[ManifestTask] = Field(default=[], alias="encoder-decoder")
     """Tasks of the encoder-decoders."""
 
     def of(self, family: Family) -> list[ManifestTask]:
@@ -325,9 +325,9 @@ class Manifest(Strict):
     except times and memory."""
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     """The seed of random masks, of random weights and of the calibration text's order."""
-    models: Some[ManifestModel]
+    models: AtLeastOne[ManifestModel]
     """A list of checkpoints, each with `name`, `source` and `family`."""
-    variants: Some[Entry] = []
+    variants: AtLeastOne[Entry] = []
     """What is made of each model: a step, such as `{prune: magnitude, sparsity: [0.5, 0.9]}`, or a list of steps, one
     after the other. Every field can be a list, which is swept. Without `variants`, only dense models are measured."""
     calibration: ManifestCalibration = ManifestCalibration()

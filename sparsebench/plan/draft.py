@@ -160,7 +160,7 @@ def _tasks(
         _, refusal = misfit
         raise UserError(f"{path}: {refusal.reason}", refusal.way_out or None)
     limit = DOCUMENTS if KINDS[kind].columns else WINDOWS
-    entry |= {"limit": limit} if own_data.about(cache) > limit else {}
+    entry |= {"limit": limit} if own_data.estimate_documents(cache) > limit else {}
     yield entry
     if kind == "classify" and "metric" not in entry:
         yield {**entry, "metric": "macro_f1"}

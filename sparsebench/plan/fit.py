@@ -15,7 +15,7 @@ from sparsebench.benchmarks.heads import data_misfit, fitting, missing_head
 from sparsebench.errors import Refusal
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.names import FAMILIES
-from sparsebench.manifest.nodes import At
+from sparsebench.manifest.nodes import KeyPath
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.recipes import is_for, steps_of
 from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestModel, ManifestTask, as_list
@@ -288,9 +288,9 @@ def _spread(nodes: int, shares_machine: bool, device: str, executor: str) -> Ref
     return Refusal(f"alone: device is for GPUs of this machine: {reason}", "leave `alone` out")
 
 
-def _path(manifest: Manifest, cell: Cell) -> At:
+def _path(manifest: Manifest, cell: Cell) -> KeyPath:
     """Return the path of the first runtime block that asks for a cell, or of its ``alone``, ``nodes`` or ``ranks``."""
-    path: At = ("runtime", (manifest.runtime or []).index(block_of(manifest, cell)))
+    path: KeyPath = ("runtime", (manifest.runtime or []).index(block_of(manifest, cell)))
     for key in ("alone", "nodes"):
         if key in cell.settings:
             return (*path, key)

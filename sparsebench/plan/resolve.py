@@ -17,7 +17,7 @@ from sparsebench.benchmarks.own import content, default_name
 from sparsebench.errors import SourceError, SparsebenchError, UserError
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.names import FAMILIES, LM_EVAL
-from sparsebench.manifest.nodes import At
+from sparsebench.manifest.nodes import KeyPath
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.recipes import steps_of, verb_and_name
 from sparsebench.manifest.schema import (
@@ -72,7 +72,7 @@ class Lock:
 class NamedSource:
     """A text or a teacher of a step: where the manifest names it (else the step), in which words, and its source."""
 
-    at: At
+    at: KeyPath
     written: str
     source: sources.Source
 
@@ -139,25 +139,25 @@ class Resolver:
             by_family[family.replace("-", "_")] = tasks
         return manifest.benchmarks.model_copy(update=by_family)
 
-    def _source(self, at: At, written: Any) -> sources.Source | None:
+    def _source(self, at: KeyPath, written: Any) -> sources.Source | None:
         """Return what is written at ``at`` as a source, at its commit; None, with a problem, where there is none."""
         try:
             if written is None:
                 raise SourceError("an empty item in a list of texts", "name each of them")
             return self.lock.pinned(sources.parse(written, self.loaded.folder), self.cache)
         except SourceError as error:
-            self._wrong(at, error)
+            self._report(at, error)
             return None
 
-    def _fingerprint(self, at: At, source: sources.Source) -> str:
+    def _fingerprint(self, at: KeyPath, source: sources.Source) -> str:
         """Return the hash of what a source holds; empty, with a problem, where it cannot be found."""
         try:
             return sources.fingerprint(source, self.cache)
         except SourceError as error:
-            self._wrong(at, error)
+            self._report(at, error)
             return ""
 
-    def _wrong(self, at: At, error: SparsebenchError) -> None:
+    def _report(self, at: KeyPath, error: SparsebenchError) -> None:
         self.problems.append(self.loaded.problem(at, error.message, "", error.hint or ""))
 
     def _models(self, manifest: Manifest, resolved: Resolved) -> list[ManifestModel]:
@@ -175,7 +175,7 @@ class Resolver:
                     if config := sources.read_config(source, self.cache):
                         resolved.configs[model.name] = config
                 except SourceError as error:
-                    self._wrong(at, error)
+                    self._report(at, error)
         return models
 
     def _calibration(self, manifest: Manifest, resolved: Resolved, is_read: bool) -> ManifestCalibration:
@@ -197,7 +197,7 @@ class Resolver:
         steps = [self._step(resolved, at, step) for at, step in steps_of(index, entry)]
         return steps if isinstance(entry, list) else steps[0]
 
-    def _step(self, resolved: Resolved, at: At, step: Mapping[str, Any]) -> dict[str, Any]:
+    def _step(self, resolved: Resolved, at: KeyPath, step: Mapping[str, Any]) -> dict[str, Any]:
         manifest = resolved.manifest
         calibration = with_defaults(manifest.calibration, manifest.seed)
         default_source = manifest.calibration.source or DEFAULT.source
@@ -210,7 +210,7 @@ class Resolver:
             **dict.fromkeys(settings.teacher_keys, self._teacher),
         }
 
-        def reference(key: str, at: At, written: Any) -> Any:
+        def reference(key: str, at: KeyPath, written: Any) -> Any:
             if isinstance(written, list):
                 return [reference(key, (*at, number), item) for number, item in enumerate(written)]
             resolved_name = resolve_each[key](at, written, resolved)
@@ -223,7 +223,7 @@ class Resolver:
                 settings_written[key] = reference(key, (*at, key) if key in step else at, settings_written[key])
         return settings_written
 
-    def _text(self, at: At, written: Any, resolved: Resolved) -> str:
+    def _text(self, at: KeyPath, written: Any, resolved: Resolved) -> str:
         source = self._source(at, written)
         if source is None:
             return str(written)
@@ -232,15 +232,15 @@ class Resolver:
             resolved.texts.append(NamedSource(at, str(written), source))
         return str(Reference(source.text, digest([fingerprint, source.file])))
 
-    def _file(self, at: At, written: str, resolved: Resolved) -> str:
+    def _file(self, at: KeyPath, written: str, resolved: Resolved) -> str:
         path = self.loaded.folder.absolute() / os.path.expanduser(written)
         try:
             return str(Reference(str(path), self.cache.sha256(path)))
         except OSError as error:
-            self._wrong(at, SourceError(f"{path}: {error.strerror}", "name a readable file"))
+            self._report(at, SourceError(f"{path}: {error.strerror}", "name a readable file"))
             return written
 
-    def _teacher(self, at: At, written: str, resolved: Resolved) -> str:
+    def _teacher(self, at: KeyPath, written: str, resolved: Resolved) -> str:
         source = self._source(at, written) if written != DENSE else None
         if source is None:
             return written
@@ -250,7 +250,7 @@ class Resolver:
         return str(Reference(source.text, digest(fingerprint)))
 
     def _task(
-        self, at: At, task: ManifestTask, names_taken: dict[str, benchmarks.OwnData], documents: dict[str, int]
+        self, at: KeyPath, task: ManifestTask, names_taken: dict[str, benchmarks.OwnData], documents: dict[str, int]
     ) -> ManifestTask:
         """Return a task; one over the user's own data with its name, added to ``names_taken``, and a ``Reference``."""
         written = task.source or (benchmarks.KINDS[task.task].source if task.task in benchmarks.KINDS else None)
@@ -266,9 +266,9 @@ class Resolver:
             assert own_data
             key = "columns" if task.columns else "field" if task.field else key
             own_data.inspect(name, self.cache)
-            documents[name] = own_data.about(self.cache)
+            documents[name] = own_data.estimate_documents(self.cache)
         except SparsebenchError as error:
-            self._wrong((*at, key), error)
+            self._report((*at, key), error)
             return task
         name_path = (*at, "name" if task.name else "task")
         if (own_data.kind == LM_EVAL or name != task.task) and benchmarks.known(name, self.cache):

@@ -68,21 +68,21 @@ class Runner:
         self.plan = plan
         self.executor = executor
         self.settings = settings
-        self.space = settings.workspace
+        self.workspace = settings.workspace
         self.display = display
         self.ingest = ingest
         self.answers = ModelAnswers(answer)
-        self.origin = provenance.origin(self.space.ledger.parent, create_it=True)
+        self.origin = provenance.origin(self.workspace.ledger.parent, create_it=True)
         self.selector = selectors.DefaultSelector()
         self.children: list[Child] = []
         self.waiting = Queue()
         self.lost: dict[str, str] = {}
         self.remade: dict[str, Remade] = {}
         self.losses: Counter[str] = Counter()
-        self.fresh: list[Path] = []
+        self.new_records: list[Path] = []
         self.notes: set[str] = set()
-        self.ingested = time.monotonic()
-        self.took = 0.0
+        self.last_ingest = time.monotonic()
+        self.ingest_seconds = 0.0
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
 
     def run(
@@ -93,18 +93,18 @@ class Runner:
         The folders of ``variants``, by default all of the plan, are removed once no cell needs them.
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
-        with Leases(self.space, self.plan.variants.values()) as self.leases, self.executor:
+        with Leases(self.workspace, self.plan.variants.values()) as self.leases, self.executor:
             releasable = self.plan.variants.values() if variants is None else variants
             return self._run_cells(list(cells), list(refused), releasable)
 
     def _run_cells(self, todo: list[Cell], refused: list[tuple[Cell, str]], made: Iterable[Variant]) -> dict[str, int]:
         plan_record = records.write_plan(
-            self.space.records, self.plan.manifest, self.plan.cells, self.settings.device, self.origin
+            self.workspace.records, self.plan.manifest, self.plan.cells, self.settings.device, self.origin
         )
-        self.ingest([(f"{self.space.records}/plan-{self.plan.manifest}.json", plan_record)], self._left_out)
+        self.ingest([(f"{self.workspace.records}/plan-{self.plan.manifest}.json", plan_record)], self._left_out)
         self.answers.begin(todo)
-        self.waiting = Queue(jobs(self.plan, todo, self.space.present, self.space.has_packed))
-        self.space.sweep()
+        self.waiting = Queue(jobs(self.plan, todo, self.workspace.present, self.workspace.has_packed))
+        self.workspace.sweep()
         self._release(made)
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
@@ -156,7 +156,7 @@ class Runner:
     def _loss(self, job: Job, variant: Variant) -> str | None:
         """Return why a variant, or what it needs, is not available; None where nothing says so."""
         if variant in job.makes:
-            needed = () if unpacks(job, variant, self.space.has_packed) else made_from(variant)
+            needed = () if unpacks(job, variant, self.workspace.has_packed) else made_from(variant)
         else:
             reads_dense = any(beside_dense(cell) for cell in job.cells if cell.variant == variant)
             needed = (variant.id, *(variant.parents[:1] if reads_dense else ()))
@@ -169,7 +169,7 @@ class Runner:
             job=job,
             model=self.plan.model(variant.model),
             dense=self.plan.dense[variant.model],
-            workspace=self.space,
+            workspace=self.workspace,
             cache=self.settings.cache,
             keep=self.settings.keep,
             calibration=self.plan.calibration,
@@ -179,8 +179,8 @@ class Runner:
             origin=self.origin,
             expected=self.remade[variant.id].content if variant.is_dense and variant.id in self.remade else "",
         )
-        self.space.logs.mkdir(parents=True, exist_ok=True)
-        log = self.space.logs / f"{job.kind}-{job.id}.log"
+        self.workspace.logs.mkdir(parents=True, exist_ok=True)
+        log = self.workspace.logs / f"{job.kind}-{job.id}.log"
         task = self.executor.start(job, spec, log, self._tasks)
         now = time.monotonic()
         limit = self.settings.silence or silence_seconds(job, self.settings.sizes, self.settings.device)
@@ -198,14 +198,14 @@ class Runner:
         if not self.children:
             return
         timed = any(alone(child.job, devices.is_gpu(self.settings.device)) for child in self.children)
-        due = min(child.silence.next for child in self.children) - time.monotonic()
+        due = min(child.silence.next_check for child in self.children) - time.monotonic()
         due = min(due, self.display.due())
         for key, _ in self.selector.select(max(0.0, due if timed else min(due, 1.0))):
             if not self._read(key.data):
                 self._finish(key.data)
         for child in list(self.children):
             # A job may have done nothing for too long, or another process may hold its pipe after its end.
-            if time.monotonic() >= child.silence.next and child.silence.over(child.task.used()):
+            if time.monotonic() >= child.silence.next_check and child.silence.over(child.task.used()):
                 child.broken = f"the job was ended: for {child.silence.limit:g} seconds it had said and done nothing"
                 child.task.kill()
                 self._finish(child)
@@ -235,8 +235,8 @@ class Runner:
             case "cell":
                 cell = next(cell for cell in child.job.cells if cell.id == event["cell"])
                 child.recorded.add(cell.id)
-                self.fresh.append(
-                    self.space.records / f"{records.key(cell, self.settings.device)}.{event['status']}.json"
+                self.new_records.append(
+                    self.workspace.records / f"{records.key(cell, self.settings.device)}.{event['status']}.json"
                 )
                 self._count(cell, event["status"])
                 self.display.finished(cell, event["status"], event["seconds"], event["reason"])
@@ -271,7 +271,7 @@ class Runner:
             if cell.id not in child.recorded:
                 self._record(cell, "failed", reason or f"the job ended without a result; see {child.log}")
         summary = f"{child.job.label}: {reason or 'left no folder'}"
-        absent = [variant.id for variant in child.job.makes if not self.space.present(variant)]
+        absent = [variant.id for variant in child.job.makes if not self.workspace.present(variant)]
         self.lost = {**dict.fromkeys(absent, summary), **self.lost}
         self.waiting.end(child.job)
         self.display.ended(child.job, time.monotonic() - child.started, summary if absent else None)
@@ -286,7 +286,7 @@ class Runner:
         unrecorded = {cell.variant.id for cell in cells}
 
         def unmade(variant: Variant) -> bool:
-            return variant.id in unrecorded or (variant.id not in self.lost and not self.space.present(variant))
+            return variant.id in unrecorded or (variant.id not in self.lost and not self.workspace.present(variant))
 
         makes = tuple(filter(unmade, job.makes))
         if self.losses[job.id] > LOSSES or not (cells or makes):
@@ -305,11 +305,11 @@ class Runner:
             return False
         self.display.ended(child.job, time.monotonic() - child.started, None)
         damaged = {name: self.plan.variants[name] for name in child.damaged if name not in self.remade}
-        contents = {name: self.space.content(variant) for name, variant in damaged.items()}
+        contents = {name: self.workspace.content(variant) for name, variant in damaged.items()}
         for name, variant in damaged.items():
             self.display.line(f"! {visible(variant.label)}: {child.damaged[name]}: made again", "yellow")
-            self.space.discard(self.space.folder(variant))
-        makers = remaking(self.plan, damaged.values(), self.space.present)
+            self.workspace.discard(self.workspace.folder(variant))
+        makers = remaking(self.plan, damaged.values(), self.workspace.present)
         for job in makers:
             for variant in job.makes:
                 if variant.id in damaged:
@@ -336,7 +336,7 @@ class Runner:
     def _record(self, cell: Cell, status: str, reason: str) -> None:
         outcome = records.CellOutcome(status, reason=reason)
         record = records.make(cell, self.plan.manifest, outcome, self.settings.device, self.origin)
-        self.fresh.append(records.write(self.space.records, record))
+        self.new_records.append(records.write(self.workspace.records, record))
         self._count(cell, status)
         self.display.finished(cell, status, 0.0, reason)
 
@@ -353,10 +353,10 @@ class Runner:
 
     def _ingest_if_due(self) -> None:
         """Ingest if the last time is so long ago that this takes little of the run."""
-        if self.fresh and time.monotonic() - self.ingested > INGEST_SHARE * self.took:
+        if self.new_records and time.monotonic() - self.last_ingest > INGEST_SHARE * self.ingest_seconds:
             started = time.process_time()
             self._ingest()
-            self.took, self.ingested = time.process_time() - started, time.monotonic()
+            self.ingest_seconds, self.last_ingest = time.process_time() - started, time.monotonic()
 
     def _ingest(self, last: bool = False) -> None:
         """Bring the records since the last ingest into the ledger, in one transaction.
@@ -364,9 +364,9 @@ class Runner:
         While another process holds the file, they wait for the next time. ``last``: there is none; raise LedgerError.
         """
         try:
-            if self.fresh:
-                self.ingest([(str(path), json.loads(path.read_text())) for path in self.fresh], self._left_out)
-            self.fresh = []
+            if self.new_records:
+                self.ingest([(str(path), json.loads(path.read_text())) for path in self.new_records], self._left_out)
+            self.new_records = []
         except LedgerError:
             if last:
                 raise

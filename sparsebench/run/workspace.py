@@ -103,21 +103,21 @@ class Leases:
     A lease is a lock on one byte of a file: the system releases it when its process dies. Use as a context manager.
     """
 
-    def __init__(self, space: Workspace, variants: Iterable[Variant]) -> None:
+    def __init__(self, workspace: Workspace, variants: Iterable[Variant]) -> None:
         """Lease ``variants``; the run must do so before it checks which of their folders are there.
 
         Raises UserError where no file can be locked.
         """
-        self.space = space
-        space.work.mkdir(parents=True, exist_ok=True)
-        self.file = create(space.work / "leases", "a+b")
+        self.workspace = workspace
+        workspace.work.mkdir(parents=True, exist_ok=True)
+        self.file = create(workspace.work / "leases", "a+b")
         try:
             for variant in variants:
                 fcntl.lockf(self.file, fcntl.LOCK_SH, 1, _byte(variant.id))
         except OSError as error:
             self.file.close()
             raise UserError(
-                f"{space.work}: no file can be locked there ({error})", "set work_dir to another disk"
+                f"{workspace.work}: no file can be locked there ({error})", "set work_dir to another disk"
             ) from error
 
     def __enter__(self) -> Leases:
@@ -136,14 +136,14 @@ class Leases:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(variant.id))
             if not variant.is_dense:
                 with suppress(OSError):  # it is gone, or may not be removed
-                    set_aside = building.aside(self.space.folder(variant))
+                    set_aside = building.aside(self.workspace.folder(variant))
         except (BlockingIOError, PermissionError):
             pass  # another run's
         finally:
             fcntl.lockf(self.file, fcntl.LOCK_UN, 1, _byte(variant.id))
         if set_aside:
             shutil.rmtree(set_aside, ignore_errors=True)
-            sums.forget(self.space.folder(variant))
+            sums.forget(self.workspace.folder(variant))
 
 
 def leased(work: Path, variant_id: str) -> bool:
@@ -230,8 +230,8 @@ def removable(work: Path) -> list[Removable]:
 
     What a run uses just now is not among it.
     """
-    half_built = chain.from_iterable(paths.of_the_dead(work / name) for name in FOLDERS)
-    temporary = paths.of_the_dead(Path(tempfile.gettempdir()), paths.TEMPORARY)
+    half_built = chain.from_iterable(paths.leftovers(work / name) for name in FOLDERS)
+    temporary = paths.leftovers(Path(tempfile.gettempdir()), paths.TEMPORARY)
     items = [Removable(path, "leftovers", _size(path), _DEAD) for path in (*temporary, *half_built)]
     for kind, why in KINDS.items():
         for path in (work / kind).glob("*"):
