@@ -174,13 +174,20 @@ def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
     return (record for _, record in located(folders))
 
 
-def located(
-    folders: Iterable[Path], reject: Callable[[RecordError], object] | None = None
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def raise_error(error: RecordError) -> None:
+    """Raise it. This becomes of a record that cannot be used, unless the caller passes another function."""
+    raise error
+
+
+Reject = Callable[[RecordError], object]
+"""A function that is called with the error of each record that is left out."""
+
+
+def located(folders: Iterable[Path], reject: Reject = raise_error) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what ``read`` does, each record with its file and line.
 
-    ``reject``, if given, is called with the error of what is no record, and the others are still yielded. Raises
-    LedgerError for a folder that is not there, or that leads out of itself.
+    ``reject`` is called with the error of what is no record, and the others are still yielded. Raises LedgerError for a
+    folder that is not there, or that leads out of itself.
     """
     for folder in folders:
         if not folder.exists():
@@ -195,8 +202,6 @@ def located(
                         break
                     yield position, _parse(text, position, _longest(path))
                 except RecordError as error:
-                    if reject is None:
-                        raise
                     reject(error)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,13 @@ from sparsebench.ledger import statistics
 from sparsebench.ledger.statistics import Metric
 from sparsebench.ledger.statistics.resampling import POOLINGS, WITHOUT_DRAWS
 from sparsebench.plan import fingerprint
-from sparsebench.records import located, statuses, write
+from sparsebench.records import Reject, located, raise_error, statuses, write
 
 SCORE = 1e-6
 """By which share (of 1, if that is more) a score and its standard error may differ from what the outcomes give."""
 DRAWN = 0.2
 """The same for a standard error that is drawn, of a metric that needs all documents at once."""
 _HINT = "copy it again; if it stays so, distrust where it comes from"
-Reject = Callable[[RecordError], object]
-"""A function that is called with the error of each record that is left out."""
 
 
 def check(record: Mapping[str, Any], where: str) -> None:
@@ -45,7 +43,7 @@ def check(record: Mapping[str, Any], where: str) -> None:
         raise RecordError(f"{where}: {problem}", _HINT)
 
 
-def unbundle(bundled: Path, folder: Path, reject: Reject | None = None) -> tuple[int, int]:
+def unbundle(bundled: Path, folder: Path, reject: Reject = raise_error) -> tuple[int, int]:
     """Write the records of a bundle as files, so that a run goes on from them; return how many came and were there.
 
     Records that are there stay. Plans are left out, since a run writes its own. Of one cell the first record counts: a
@@ -60,8 +58,6 @@ def unbundle(bundled: Path, folder: Path, reject: Reject | None = None) -> tuple
             check(record, where)
             _check_id(record, where)
         except RecordError as error:
-            if reject is None:
-                raise
             reject(error)
             continue
         if record["key"] in recorded:

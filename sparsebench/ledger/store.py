@@ -13,7 +13,7 @@ import duckdb
 from sparsebench import provenance, records
 from sparsebench.errors import RecordError
 from sparsebench.ledger import connect, derive, incoming, query, schema, sqlfiles
-from sparsebench.ledger.incoming import Reject
+from sparsebench.records import Reject, raise_error
 
 Located = tuple[str, dict[str, Any]]
 """A record, with its file and line."""
@@ -66,7 +66,7 @@ class Ledger:
         rows = query.run(self.path, sqlfiles.read("conflicts"), patience=self.patience).rows
         return [line for (line,) in rows]
 
-    def catch_up(self, folder: Path, reject: Reject | None = None) -> int:
+    def catch_up(self, folder: Path, reject: Reject = raise_error) -> int:
         """Add the records that a killed run left in ``folder`` without ingesting them, and return how many.
 
         ``reject`` is used as in ``rebuild``.
@@ -80,7 +80,7 @@ class Ledger:
         paths = [folder / f"{key}.{status}.json" for key, status in missing]
         return sum(self.take(batch, reject) for batch in _batches(records.located(paths, reject)))
 
-    def rebuild(self, folders: Sequence[Path], reject: Reject | None = None) -> int:
+    def rebuild(self, folders: Sequence[Path], reject: Reject = raise_error) -> int:
         """Add every record below ``folders`` to what the ledger holds, and return how many were accepted.
 
         Without a ledger file this makes the ledger anew; another machine's records are merged into it. If ``reject`` is
@@ -94,7 +94,7 @@ class Ledger:
             for batch in _batches(records.located([path], reject))
         )
 
-    def take(self, batch: Sequence[Located], reject: Reject | None, from_workspace: bool = True) -> int:
+    def take(self, batch: Sequence[Located], reject: Reject, from_workspace: bool = True) -> int:
         """Add records, each with its path, and return how many were accepted; ``reject`` is used as in ``rebuild``.
 
         ``from_workspace`` says that they come from the workspace's own folder. Records whose score is not what their
@@ -105,14 +105,12 @@ class Ledger:
             try:
                 incoming.check(record, where)
             except RecordError as error:
-                if reject is None:
-                    raise
                 reject(error)
             else:
                 accepted.append((where, record))
         return self._add(accepted, reject, from_workspace)
 
-    def _add(self, batch: Sequence[Located], reject: Reject | None, from_workspace: bool) -> int:
+    def _add(self, batch: Sequence[Located], reject: Reject, from_workspace: bool) -> int:
         """Add records; those that DuckDB refuses are found by bisection."""
         try:
             self.ingest((record for _, record in batch), from_workspace)
@@ -121,10 +119,7 @@ class Ledger:
             if len(batch) > 1:
                 half = len(batch) // 2
                 return self._add(batch[:half], reject, from_workspace) + self._add(batch[half:], reject, from_workspace)
-            located_error = RecordError(f"{batch[0][0]}: {error.message}", error.hint)
-            if reject is None:
-                raise located_error from error
-            reject(located_error)
+            reject(RecordError(f"{batch[0][0]}: {error.message}", error.hint))
             return 0
 
 
