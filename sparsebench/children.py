@@ -64,7 +64,7 @@ def apart(action: Callable[[], int], on_fork: Callable[[int], object]) -> int:
         try:
             die_with_parent(parent)
             code = action()
-        except BaseException:
+        except BaseException:  # nothing may leave the fork: its parent's code would run twice
             traceback.print_exc()
         finally:
             leave(code)

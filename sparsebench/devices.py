@@ -26,11 +26,12 @@ os.environ.setdefault(ORDER, "PCI_BUS_ID")
 PATTERN = r"auto|cpu|cuda(:\d{1,3})?"
 """The names that a device may have."""
 _QUERY = ["nvidia-smi", "--query-gpu=uuid,name,memory.free", "--format=csv,noheader,nounits"]
+_NVIDIA_LINE = re.compile(r"([^,]*?)\s*,\s*(.*?)\s*,\s*([^,]*)")
+"""What that query prints of a GPU: its uuid, its name, which may hold commas, and its free MiB."""
 _AMD = ["rocm-smi", "--showproductname", "--csv"]
-_PROBE_SECONDS = 120
-_TOOL_SECONDS = 120
-"""How long the driver's tool may take: where no program keeps the driver awake, it first starts every GPU, which takes
-some seconds each."""
+_SECONDS = 120
+"""How long torch and the driver's tool may take: where no program keeps the driver awake, the tool first starts every GPU,
+which takes some seconds each."""
 
 
 @dataclass(frozen=True)
@@ -74,31 +75,23 @@ def _named(selector: str, listed: tuple[Gpu, ...]) -> Gpu | None:
 
 def _listed() -> tuple[Gpu, ...]:
     """Return all GPUs that NVIDIA's tool lists, else those that AMD's lists."""
-    rows = [
-        [word.strip() for word in line.rsplit(",", 1)]
-        for line in _driver_answer(_QUERY).splitlines()
-        if line.count(",") > 1
-    ]
-    if rows:
-        gpus = []
-        for number, (uuid_and_name, free_mebibytes) in enumerate(rows):
-            uuid, name = (word.strip() for word in uuid_and_name.split(",", 1))
-            gpus.append(Gpu(number, name, uuid, int(free_mebibytes) * 2**20 if free_mebibytes.isdigit() else None))
+    gpus: list[Gpu] = []
+    for line in _driver_answer(_QUERY).splitlines():
+        if match := _NVIDIA_LINE.fullmatch(line.strip()):
+            uuid, name, mebibytes = match.groups()
+            gpus.append(Gpu(len(gpus), name, uuid, int(mebibytes) * 2**20 if mebibytes.isdigit() else None))
+    if gpus:
         return tuple(gpus)
     # AMD's tool prints a line of column names first, and the card's number before its name.
-    lines = [
-        line.strip()
-        for line in _driver_answer(_AMD).splitlines()
-        if line.strip() and not line.lower().startswith("device,")
-    ]
-    names = [re.sub(r"^card\d+,\s*", "", line) for line in lines]
+    lines = [line.strip() for line in _driver_answer(_AMD).splitlines()]
+    names = [re.sub(r"^card\d+,\s*", "", line) for line in lines if line and not line.lower().startswith("device,")]
     return tuple(Gpu(number, name) for number, name in enumerate(names))
 
 
 def _driver_answer(command: list[str]) -> str:
     """Return what a tool prints; an empty text where it is not installed, fails or does not end."""
     try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False)
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return "" if finished.returncode else finished.stdout
@@ -142,7 +135,9 @@ def cuda_version() -> str:
     except OSError:
         return ""
     cuda, hip = (re.search(rf"^{key}\b[^=\n]*= *['\"]([^'\"]+)", text, re.MULTILINE) for key in ("cuda", "hip"))
-    return cuda[1] if cuda else f"rocm {hip[1]}" if hip else ""
+    if cuda:
+        return cuda[1]
+    return f"rocm {hip[1]}" if hip else ""
 
 
 def resolve(name: str = "auto") -> str:
@@ -199,7 +194,7 @@ def _seen_by_torch(visible_devices: str | None) -> tuple[bool, int, str]:
     code = "import torch; print('seen', torch.cuda.device_count() if torch.cuda.is_available() else 0)"
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False,
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=_SECONDS, check=False,
             env={**os.environ, **children.imports()},
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -122,7 +122,9 @@ class Perplexity:
         running = RunningText.of(spec, cache)
         size = window_length(spec, longest_input(self.model.config.to_dict()), WINDOW)
         first, _ = special_tokens(self.tokenizer)
-        lead, before = (first, []) if task.form == "published" else ([], first)
+        published = task.form == "published"
+        lead, before = (first, []) if published else ([], first)
+        bos_position = "before the text, once" if published else "in every window"
         all_windows = windows_of([*lead, *token_ids(self.tokenizer, running.text)], size, task.stride, before)
         numbers = sampled(len(all_windows.ids), spec.limit)
         windows = all_windows.selected(numbers)
@@ -145,7 +147,7 @@ class Perplexity:
                 "window": size,
                 "stride": windows.stride,
                 "bos": " ".join(self.tokenizer.convert_ids_to_tokens(first)) or "none",
-                "bos_stands": "before the text, once" if lead else "in every window" if before else "nowhere",
+                "bos_stands": bos_position if first else "nowhere",
                 "tokenizer": f"{type(self.tokenizer).__name__}, {len(self.tokenizer):,} tokens",
                 "dropped_tokens": all_windows.dropped,
                 "chance_rule": task.chance,

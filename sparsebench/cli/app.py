@@ -85,10 +85,10 @@ class Verb(TyperCommand):
         for parameter in parameters:
             values = ctx.params.get(parameter.name)
             for value in values if isinstance(values, list | tuple) else [values]:
-                endless = isinstance(value, float) and not math.isfinite(value)
-                problem = "an empty text" if value == "" else "not finite" if endless else ""
-                if problem and not ctx.resilient_parsing:
-                    raise typer.BadParameter(problem, ctx, parameter)
+                if value == "" and not ctx.resilient_parsing:
+                    raise typer.BadParameter("an empty text", ctx, parameter)
+                if isinstance(value, float) and not math.isfinite(value) and not ctx.resilient_parsing:
+                    raise typer.BadParameter("not finite", ctx, parameter)
         return remaining
 
 
@@ -176,7 +176,7 @@ def main() -> None:
         from sparsebench.sources import Cache
 
         _end(of_system(error, Cache().root))
-    except BaseException as error:
+    except BaseException as error:  # a library's panic in Rust is no Exception
         if (crashed := crash(error)) is None:
             raise
         _end(crashed)

@@ -67,20 +67,13 @@ def choose(
 
 
 def _show(rows: list[dict[str, object]]) -> None:
-    heads = ["variant", "of dense's bytes", "loss", "shown", "speed-up"]
-    emit_table(
-        heads,
-        [
-            [
-                row["words"],
-                f"{row['share']:.0%}",
-                f"{row['loss']:.2f}",
-                row["what"] or "none",
-                f"×{row['speedup']:.2f} ({row['engine']})" if row["speedup"] else "none shown" if row["timed"] else "",
-            ]
-            for row in rows
-        ],
-    )
+    lines = []
+    for row in rows:
+        speedup = "none shown" if row["timed"] else ""
+        if row["speedup"]:
+            speedup = f"×{row['speedup']:.2f} ({row['engine']})"
+        lines.append([row["words"], f"{row['share']:.0%}", f"{row['loss']:.2f}", row["what"] or "none", speedup])
+    emit_table(["variant", "of dense's bytes", "loss", "shown", "speed-up"], lines)
 
 
 def _share(text: str | None) -> float | None:

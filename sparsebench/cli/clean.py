@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sparsebench.cli.options import JSON, reads_folder
-from sparsebench.cli.output import emit_json, emit_table, note
+from sparsebench.cli.output import emit_json, emit_table, end_with, note
 from sparsebench.errors import UserError
 from sparsebench.manifest.problems import one_of
 from sparsebench.progress import size
@@ -70,7 +70,4 @@ def clean(
         words += [*(["--work", str(work)] if work else ()), "--yes"]
         removal = f"; to remove it: {shlex.join(words)}" if files else ""
         note(f"removed: {sums}" if yes else f"can be removed: {sums}{removal}")
-    for failure in failures:
-        note(failure, "red")
-    if failures:
-        raise typer.Exit(1)
+    end_with(failures)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +29,14 @@ def stderr() -> Console:
 def note(text: str, style: str = "") -> None:
     """Print a line for the reader that is not data."""
     stderr().print(visible(text), style=style or None, markup=False, soft_wrap=True)
+
+
+def end_with(failures: Sequence[str]) -> None:
+    """Print what failed; if anything did, end the command with exit code 1."""
+    for failure in failures:
+        note(failure, "red")
+    if failures:
+        raise typer.Exit(1)
 
 
 def notes(prefix: str, lines: Sequence[str]) -> None:
@@ -76,5 +85,6 @@ def figure(value: float | None, sign: str = "") -> str:
     """Format a score or a difference: ``0.681``, ``+0.013``, ``26.15``, ``8,210``, ``2.4e+05``; empty for None."""
     if value is None:
         return ""
-    digits = "z.3f" if abs(value) < 10 else ",.2f" if abs(value) < 100 else ",.0f" if abs(value) < 1e5 else ".1e"
+    formats = {10: "z.3f", 100: ",.2f", 1e5: ",.0f"}
+    digits = next((digits for limit, digits in formats.items() if abs(value) < limit), ".1e")
     return f"{value:{sign}{digits}}"

@@ -124,7 +124,7 @@ class _Watched:
         def work() -> None:
             try:
                 answer.set_result(function(*arguments))
-            except BaseException as error:
+            except BaseException as error:  # raised in the caller's thread instead
                 answer.set_exception(error)
 
         begun = time.monotonic()

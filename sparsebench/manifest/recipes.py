@@ -41,7 +41,5 @@ def is_for(entry: Any, model: str) -> bool:
 
 def count_variants(entry: Any) -> int:
     """Return how many variants an entry asks for at most: every combination of the values of its lists."""
-    lists = [
-        value for step in as_list(entry) for key, value in step.items() if key != "models" and isinstance(value, list)
-    ]
-    return math.prod(map(len, lists))
+    settings = [(key, value) for step in as_list(entry) for key, value in step.items()]
+    return math.prod(len(value) for key, value in settings if key != "models" and isinstance(value, list))

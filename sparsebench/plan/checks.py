@@ -240,7 +240,9 @@ def _unselectable(loaded: LoadedManifest, at: KeyPath, selected: Any, values: Se
 
 def _as_written(value: Any) -> str:
     """Return a single value as a manifest writes it."""
-    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else flow(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else flow(value)
 
 
 def _unknown(loaded: LoadedManifest, at: KeyPath, names: Any, kind: str, choices: Collection[str]) -> Iterator[Problem]:

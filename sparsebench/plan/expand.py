@@ -157,7 +157,9 @@ def _dense(model: ManifestModel, revision: str, seed: int) -> Variant:
     identity: dict[str, Any] = {"revision": revision, "family": model.family, "dtype": model.dtype}
     if source == "random":
         identity |= {"architecture": model.architecture, "seed": seed_used}
-    weights = "random" if source == "random" else "dequantized" if _is_gguf(model) else "real"
+    weights = "dequantized" if _is_gguf(model) else "real"
+    if source == "random":
+        weights = "random"
     return Variant(
         id=dense_id(identity, weights),
         model=model.name,

@@ -162,11 +162,11 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
 def _without_text(entry: Any) -> list[list[dict[str, Any]]]:
     """Return the recipes of an entry that need no tokenizer, each written out as a list of steps without sweeps."""
     only = {} if models_of(entry) is None else {"models": models_of(entry)}
-    return [
-        [{step.verb: step.name, **step.settings.record(), **only} for step in recipe]
-        for recipe in recipes(entry)
-        if not any(step.settings.reads_text() or step.settings.text_keys or step.verb == "trim" for step in recipe)
-    ]
+    written_out = []
+    for recipe in recipes(entry):
+        if not any(step.settings.reads_text() or step.settings.text_keys or step.verb == "trim" for step in recipe):
+            written_out.append([{step.verb: step.name, **step.settings.record(), **only} for step in recipe])
+    return written_out
 
 
 def _one_sparsity(entries: Sequence[Any]) -> dict[str, Any]:

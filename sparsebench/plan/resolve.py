@@ -264,7 +264,7 @@ class Resolver:
             task = task.model_copy(update={"source": str(reference), "name": name})
             own_data = own_of(task)
             assert own_data
-            key = "columns" if task.columns else "field" if task.field else key
+            key = next((name for name in ("columns", "field") if getattr(task, name)), key)
             own_data.inspect(name, self.cache)
             documents[name] = own_data.estimate_documents(self.cache)
         except SparsebenchError as error:

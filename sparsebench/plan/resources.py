@@ -131,15 +131,10 @@ def _running_bytes(cells: Iterable[Cell], size: ModelSize, device: str) -> int:
 def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
     """Return the bytes of models, texts and data to download, and the number of packages of unknown size."""
     source_texts = {cell.variant.source for job in jobs for cell in job.cells if not ready.has(cell.variant.model)}
-    tasks = {
-        cell.settings["task"]
-        for job in jobs
-        for cell in job.cells
-        if "task" in cell.settings and "own" not in cell.settings
-    }
+    scored = [cell.settings for job in jobs for cell in job.cells if "task" in cell.settings]
+    tasks = {settings["task"] for settings in scored if "own" not in settings}
     source_texts |= {source for task in tasks for source in data_sources(task)}
-    contents = {cell.settings["own"]["content"] for job in jobs for cell in job.cells if "own" in cell.settings}
-    source_texts |= {ready.plan.data[content] for content in contents}
+    source_texts |= {ready.plan.data[settings["own"]["content"]] for settings in scored if "own" in settings}
     steps = [step for job in jobs for step in _done(job)]
     if any(step.settings.reads_text() for step in steps) or any(job.kind == COMPARE.name for job in jobs):
         source_texts.add(ready.plan.calibration.source)

@@ -129,7 +129,9 @@ def build(
     results, html = results or out.with_name(f"{out.stem}-results.md"), out.with_suffix(".html")
     if brief and set(formats) != {"md"}:
         raise UserError("a brief report is Markdown alone", "leave out --format, or --brief")
-    markdown = [out] if brief else [out, results] if "md" in formats else []
+    markdown = [out, results] if "md" in formats else []
+    if brief:
+        markdown = [out]
     _check_writable([*markdown, *([html] if "html" in formats else ())])
     documents: dict[Path, str] = {}
     with query.session(ledger) as run:

@@ -178,7 +178,7 @@ def _live(parent: int, order: Mapping[str, str], events: int, foreign: Iterable[
         with suppress(OSError):
             Path("/proc/self/comm").write_text(Path(order["spec"]).stem)  # what ps and top call it
         code = worker.main(Path(order["spec"]), events)
-    except BaseException:
+    except BaseException:  # nothing may leave the fork: the fork server's code would run twice
         traceback.print_exc()
     finally:
         children.leave(code)

@@ -200,8 +200,9 @@ def _tables(tokens: Sequence[Token]) -> list[Token]:
         elif token.type == "tr_open":
             first = True
         elif token.type in ("th_open", "td_open"):
+            scope = "row" if in_body else "col"
             heading = first if in_body else bool(tokens[index + 1].content)
-            _cell(token, tokens[index + 1], tokens[index + 2], ("row" if in_body else "col") if heading else "")
+            _cell(token, tokens[index + 1], tokens[index + 2], scope if heading else "")
             first = False
     return list(tokens)
 
@@ -209,7 +210,9 @@ def _tables(tokens: Sequence[Token]) -> list[Token]:
 def _cell(token: Token, inline: Token, end: Token, scope: str) -> None:
     """Make a cell a heading of ``scope`` unless that is empty; its class says how it may be wrapped."""
     numeric = "right" in str(token.attrs.get("style", ""))
-    kind = "number" if numeric else "text" if len(inline.content) > LONG else "name"
+    kind = "text" if len(inline.content) > LONG else "name"
+    if numeric:
+        kind = "number"
     shade = next(
         (f" {name}" for mark, name in SHADES if inline.content.startswith(mark) or f" {mark}" in inline.content), ""
     )
