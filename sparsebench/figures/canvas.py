@@ -28,15 +28,15 @@ HANDLE = 0.5
 LOWEST = 0.6
 """The least of their usual height that panels get where the sheet's height was asked for."""
 NARROWEST = {"heatmap": 1.6}
-ELSE = 1.9
+NARROWEST_OTHER = 1.9
 """The least width in inches of one of several panels: by kind, and of all other kinds."""
 NAME_LINE, NAME_CHARACTER = 9.5, 0.057
 """Points from one name at a panel's edge to the next; inches of a character."""
 NAMED = ("line", "curve")
 """Kinds of drawing whose series are lines, which can be named at their ends."""
-MOST, SHARE, LEAST = 12, 0.4, 2.1
-"""Lines are named directly if a panel has at most ``MOST``, the longest name takes at most ``SHARE`` of a panel's
-width, and that width is at least ``LEAST`` inches; otherwise one legend names them for all panels."""
+MOST_NAMED, NAME_SHARE, NAMED_WIDTH = 12, 0.4, 2.1
+"""Lines are named directly if a panel has at most ``MOST_NAMED``, the longest name takes at most ``NAME_SHARE`` of a panel's
+width, and that width is at least ``NAMED_WIDTH`` inches; otherwise one legend names them for all panels."""
 _wrapped = cache(textwrap.fill)
 """Cached, because thousands of samples share a row's name."""
 
@@ -69,7 +69,7 @@ class Canvas:
         self.row_names = 0.0  # inches
         if self.named_rows:
             self.row_names = CHARACTER * max(len(line) for row in rows for line in self.row_name(row).split("\n"))
-        fitting = max(1, int(width / max(NARROWEST.get(spec.kind, ELSE), 1.0 + self.row_names)))
+        fitting = max(1, int(width / max(NARROWEST.get(spec.kind, NARROWEST_OTHER), 1.0 + self.row_names)))
         most_columns = min(int(spec.get("columns", "1" if self.named_rows else "3")), fitting)
         # Four panels stand two by two rather than three and one.
         lines = math.ceil(len(self.facets) / most_columns)
@@ -83,8 +83,8 @@ class Canvas:
         if background and spec.get("boundnote"):
             self.notes.append(spec.get("boundnote"))
         self.most_rows = 1
-        self.direct = False
-        self.naming = 0.0
+        self.named_at_ends = False
+        self.name_inches = 0.0
         self._legend: dict[str, Any] | None = None
 
     def value(self, row: Row, key: str) -> Any:
@@ -102,7 +102,7 @@ class Canvas:
 
     def row_name(self, row: Row) -> str:
         """Return the name of the named row that a row belongs to, wrapped where it would take too much of the sheet."""
-        return _wrapped(str(self.value(row, "y")), int(SHARE * self.width / CHARACTER))
+        return _wrapped(str(self.value(row, "y")), int(NAME_SHARE * self.width / CHARACTER))
 
     def series_by_row(self, rows: Rows) -> dict[str, list[str]]:
         """Return the series that each named row has points of, in the order of the legend."""
@@ -138,8 +138,8 @@ class Canvas:
         """Yield each facet's axes with its rows."""
         by_facet = {name: [row for row in self.rows if self.facet(row) == name] for name in self.facets}
         lines = self._lines(by_facet)
-        self.direct = self._names_lines(by_facet.values())
-        self.naming = self._room_of_names()
+        self.named_at_ends = self._names_lines(by_facet.values())
+        self.name_inches = self._room_of_names()
         heights = [self._height([by_facet[name] for name in line]) for line in lines]
         # A title of several lines takes from its panel's height.
         titles = sum(TITLE_LINE * max(self._title(name).count("\n") for name in line) for line in lines)
@@ -162,11 +162,16 @@ class Canvas:
         room_for = int((self.panel_height - 0.55) * 72 / NAME_LINE) - len(self.spec.references)
         longest = max(map(len, self.looks)) * NAME_CHARACTER
         named = self.spec.kind in NAMED and "series" in self.spec.values
-        return named and most_lines <= min(MOST, room_for) and longest <= SHARE * panel_width and panel_width >= LEAST
+        return (
+            named
+            and most_lines <= min(MOST_NAMED, room_for)
+            and longest <= NAME_SHARE * panel_width
+            and panel_width >= NAMED_WIDTH
+        )
 
     def _room_of_names(self) -> float:
         """Return the inches that the names beside a panel take from its width."""
-        longest = max(map(len, self.looks)) if self.direct else 0
+        longest = max(map(len, self.looks)) if self.named_at_ends else 0
         levels = self.spec.references.values() if self.spec.kind in (*NAMED, "scatter") else ()
         return NAME_CHARACTER * max(longest, *map(len, levels), 0) + 0.1
 

@@ -61,9 +61,11 @@ def finish(panels: Panels, canvas: Canvas) -> None:
         canvas.notes.append(f"Intervals are not drawn in panels of more than {CROWD} lines.")
     elif canvas.spec.get("xscale") == "sparsity" and len(canvas.looks) > 1 and canvas.spec.get("low"):
         canvas.notes.append("Points of one sparsity stand side by side; small and large sparsities have more room.")
-    if canvas.spec.get("series") and not canvas.direct:
+    if canvas.spec.get("series") and not canvas.named_at_ends:
         canvas.legend(line=True)
-    wanted = [(names.series(canvas, rows) if canvas.direct else []) + names.levels(canvas, rows) for _, rows in panels]
+    wanted = [
+        (names.series(canvas, rows) if canvas.named_at_ends else []) + names.levels(canvas, rows) for _, rows in panels
+    ]
     names.write(canvas, panels, wanted)
 
 

@@ -125,7 +125,7 @@ def _fitting(
     positions: Sequence[float], labels: Sequence[str], canvas: Canvas, ranks: Sequence[int] | None = None
 ) -> list[int]:
     """Return the numbers of the labels that fit side by side, preferring those of a low rank, then the first."""
-    width = canvas.width / canvas.across_panels - 0.6 - canvas.naming
+    width = canvas.width / canvas.across_panels - 0.6 - canvas.name_inches
     scale = width / max(max(positions, default=0) - min(positions, default=0), 1e-9)
     chosen: list[int] = []
     for index in sorted(range(len(positions)), key=lambda index: ranks[index] if ranks else 0):
