@@ -24,19 +24,19 @@ from typing import Any, BinaryIO, TextIO
 from sparsebench.errors import ModelError, SparsebenchError
 
 MB = 1_000_000
-MANIFEST = MB // 2
+MANIFEST_BYTES = MB // 2
 """Bytes of a manifest; those that are shipped have less than 5,000."""
 NODES = 10_000
 """Keys and values of a manifest; those that aliases repeat count each time."""
-KEY = 200
+KEY_CHARACTERS = 200
 """Characters of a manifest's key."""
 CELLS, CELLS_A_MODEL = 200_000, 2_000
 """Cells of a manifest: CELLS, or CELLS_A_MODEL for each of its models if that is more. A run does at most CELLS."""
-JSON = 32 * MB
+JSON_BYTES = 32 * MB
 """Bytes of a JSON file, and characters of a line: large indexes of shards have 10 MB, records and documents less."""
-TOKENIZER = 4 * JSON
+TOKENIZER = 4 * JSON_BYTES
 """Bytes of a tokenizer.json: those with 256,000 tokens have 33 MB."""
-PLAN = 5 * JSON
+PLAN_BYTES = 5 * JSON_BYTES
 """Bytes of a plan's uncompressed record: one of CELLS cells has up to 150 MB."""
 HEADER = 100 * MB
 """Bytes of a safetensors header: the limit of the safetensors library itself."""
@@ -48,11 +48,11 @@ DEPTH = 100
 """Lists and objects within each other."""
 HOLES = 4000 * MB
 """Bytes above which a file must take up room on the disk, at least for a part of it."""
-QUERY = MB
+QUERY_CHARACTERS = MB
 """Characters of a file with a query for the ledger; the report's longest have less than 10,000."""
-MANY, FEW = 10_000_000, 1_024
-"""The largest count that a command or a notebook's function takes: of tokens, sequences, samples or documents (MANY), and
-of processes or examples in a prompt (FEW)."""
+MOST_ITEMS, MOST_PROCESSES = 10_000_000, 1_024
+"""The largest count that a command or a notebook's function takes: of tokens, sequences, samples or documents (MOST_ITEMS), and
+of processes or examples in a prompt (MOST_PROCESSES)."""
 MEMBERS = 10_000
 """Files that are taken out of a wheel."""
 COLUMNS = 10_000
@@ -74,7 +74,7 @@ def unpacked(packed: int) -> int:
     return max(FREE, RATIO * packed)
 
 
-def read(path: Path, error_type: type[SparsebenchError] = ModelError, limit: int = JSON) -> bytes:
+def read(path: Path, error_type: type[SparsebenchError] = ModelError, limit: int = JSON_BYTES) -> bytes:
     """Return the bytes of a file. Raises ``error_type`` for one of more than ``limit`` bytes, or that cannot be read."""
     refuse_special(path, error_type)
     try:
@@ -108,14 +108,20 @@ def refuse_long(value: Any, where: Path | str, error_type: type[SparsebenchError
 
 
 def read_json(
-    path: Path, error_type: type[SparsebenchError] = ModelError, hint: str = "fetch the file again", limit: int = JSON
+    path: Path,
+    error_type: type[SparsebenchError] = ModelError,
+    hint: str = "fetch the file again",
+    limit: int = JSON_BYTES,
 ) -> Any:
     """Return the value in a JSON file."""
     return parse(read(path, error_type, limit), path, error_type, hint, limit)
 
 
 def read_object(
-    path: Path, error_type: type[SparsebenchError] = ModelError, hint: str = "fetch the file again", limit: int = JSON
+    path: Path,
+    error_type: type[SparsebenchError] = ModelError,
+    hint: str = "fetch the file again",
+    limit: int = JSON_BYTES,
 ) -> dict[str, Any]:
     """Return the object in a JSON file. Raises ``error_type`` for any other value."""
     value = read_json(path, error_type, hint, limit)
@@ -125,13 +131,13 @@ def read_object(
 
 
 def parse(
-    data: str | bytes, where: Path | str, error_type: type[SparsebenchError], hint: str, limit: int = JSON
+    data: str | bytes, where: Path | str, error_type: type[SparsebenchError], hint: str, limit: int = JSON_BYTES
 ) -> Any:
     """Return the value of a JSON text from ``where``. A text with a larger ``limit`` may also hold more values.
 
     Raises ``error_type`` for a text that is not JSON, holds too many values or is nested too deep.
     """
-    most_values = VALUES * limit // JSON
+    most_values = VALUES * limit // JSON_BYTES
     try:
         text = data if isinstance(data, str) else data.decode()
         if len(text) > most_values and sum(map(text.count, ",[{")) > most_values:
@@ -247,16 +253,16 @@ def lines(path: Path, error_type: type[SparsebenchError], newline: str | None = 
     """Yield the lines of a UTF-8 text, unpacked where its name ends in .gz or .zst; ``newline`` is that of ``open``."""
     with opened(path, error_type, newline) as file:
         number = 0
-        while line := file.readline(JSON + 1):
+        while line := file.readline(JSON_BYTES + 1):
             number += 1
-            if len(line) > JSON:
+            if len(line) > JSON_BYTES:
                 raise error_type(
-                    f"{path}:{number}: a line of more than {JSON / MB:g} million characters", "split the line"
+                    f"{path}:{number}: a line of more than {JSON_BYTES / MB:g} million characters", "split the line"
                 )
             yield line
 
 
-def whole(path: Path, error_type: type[SparsebenchError], limit: int = JSON) -> str:
+def whole(path: Path, error_type: type[SparsebenchError], limit: int = JSON_BYTES) -> str:
     """Return the whole of a UTF-8 text of at most ``limit`` characters, unpacked where its name ends in .gz or .zst."""
     with opened(path, error_type) as file:
         text = file.read(limit + 1)

@@ -53,9 +53,9 @@ from sparsebench.structure import assess, summary
 __all__ = ["apply", "inspect", "load", "measure", "score", "sizes", "sql"]
 
 T = TypeVar("T")
-UpToMany = Annotated[int, Field(ge=1, le=bounded.MANY)]
-Threshold = Annotated[float, Field(gt=0, le=bounded.MANY)]
-FewCount = Annotated[int, Field(ge=1, le=bounded.FEW)]
+ItemCount = Annotated[int, Field(ge=1, le=bounded.MOST_ITEMS)]
+Threshold = Annotated[float, Field(gt=0, le=bounded.MOST_ITEMS)]
+ProcessCount = Annotated[int, Field(ge=1, le=bounded.MOST_PROCESSES)]
 NonEmptyList = Annotated[Sequence[T], Field(min_length=1)]
 Recipe = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
@@ -229,8 +229,8 @@ def score(
     tasks: NonEmpty | NonEmptyList[str],
     against: SingleModel | None = None,
     *,
-    limit: UpToMany | None = None,
-    num_fewshot: Annotated[int, Field(ge=0, le=bounded.FEW)] | None = None,
+    limit: ItemCount | None = None,
+    num_fewshot: Annotated[int, Field(ge=0, le=bounded.MOST_PROCESSES)] | None = None,
     device: Device = "auto",
 ) -> pd.DataFrame:
     """Return a row for each task: the score with its 95% interval; with ``against``, a paired difference and verdict.
@@ -280,12 +280,12 @@ def measure(
     against: SingleModel | None = None,
     *,
     engine: str = "hf",
-    ranks: FewCount = 1,
-    batch: UpToMany = 1,
-    prompt: UpToMany = 128,
-    generate: UpToMany = 16,
-    samples: Annotated[int, Field(ge=4, le=bounded.MANY)] = 24,
-    processes: FewCount = 5,
+    ranks: ProcessCount = 1,
+    batch: ItemCount = 1,
+    prompt: ItemCount = 128,
+    generate: ItemCount = 16,
+    samples: Annotated[int, Field(ge=4, le=bounded.MOST_ITEMS)] = 24,
+    processes: ProcessCount = 5,
     device: Device = "auto",
 ) -> pd.DataFrame:
     """Return a row for each phase: median ms with a 95% interval, speed-up over ``against``, peak memory in bytes.

@@ -218,7 +218,7 @@ def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
         with create(partial, "wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
             for record in _chosen(folder, manifests, out):
                 line = json.dumps(record, separators=(",", ":")).encode()
-                if len(line) > bounded.JSON:
+                if len(line) > bounded.JSON_BYTES:
                     raise LedgerError(
                         f"{folder}: a record of {len(line) / bounded.MB:.0f} MB is too long for a bundle",
                         "copy the folder as it is: a plan of so many cells is read from a file of its own",
@@ -275,10 +275,10 @@ def _longest(path: Path) -> int:
 
     What is compressed was short, and may not grow so much.
     """
-    return bounded.PLAN if path.name.startswith("plan-") and path.suffix == ".json" else bounded.JSON
+    return bounded.PLAN_BYTES if path.name.startswith("plan-") and path.suffix == ".json" else bounded.JSON_BYTES
 
 
-def _parse(text: str, where: Path | str, longest: int = bounded.JSON) -> dict[str, Any]:
+def _parse(text: str, where: Path | str, longest: int = bounded.JSON_BYTES) -> dict[str, Any]:
     record = bounded.parse(text, where, RecordError, _WAY_OUT, longest)
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise RecordError(f"{where}: not a record (no `format`)", "name a folder that holds records only")

@@ -177,7 +177,7 @@ def file(asked: Asked) -> dict[str, Any]:
         seconds = time.process_time() - started
         size = (Path(folder) / "plan-scale.json").stat().st_size
         started = time.process_time()
-        if readable := size <= bounded.PLAN:
+        if readable := size <= bounded.PLAN_BYTES:
             records.planned(Path(folder))
         read = time.process_time() - started if readable else None
         return {"cells": len(found.cells), "write_s": seconds, "bytes": size, "read_s": read}

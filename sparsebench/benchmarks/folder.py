@@ -53,7 +53,7 @@ def definitions(folder: Path, task: str) -> Files:
 def _read(path: Path, allowance: bounded.Allowance) -> dict[str, Any]:
     import yaml
 
-    text = bounded.read(path, BenchmarkError, bounded.MANIFEST)
+    text = bounded.read(path, BenchmarkError, bounded.MANIFEST_BYTES)
     try:
         with bounded.uncollected(), allowance.use(str(path), BenchmarkError, 1 + len(text) // 1000):
             # As lm-eval reads it; libyaml also refuses what is nested too deep.
@@ -245,7 +245,9 @@ def _measure(where: Path | str, key: str, value: Any) -> None:
         item, depth = pending.pop()
         nodes -= 1
         characters -= len(item) if isinstance(item, str | bytes) else 0
-        if isinstance(item, int) and item.bit_length() > bounded.KEY:  # Python writes no number of 4,300 digits
+        if (
+            isinstance(item, int) and item.bit_length() > bounded.KEY_CHARACTERS
+        ):  # Python writes no number of 4,300 digits
             nodes = -1
         if nodes < 0 or characters < 0 or depth > bounded.DEPTH:
             limits = f"{bounded.NODES:,} values, {bounded.MB:,} characters, {bounded.DEPTH} levels"
@@ -260,7 +262,7 @@ def _fit(where: Path | str, key: str, value: Any, allowed: Any) -> None:
     """Check that ``value`` is what is allowed at ``key``, a path with dots; allowed None means an unknown key."""
     if allowed is None:
         reason = _CODE.get(key.rpartition(".")[2], "is no key that is read here")
-        raise BenchmarkError(f"{where}: `{key[: bounded.KEY]}` {reason}", WAY_OUT)
+        raise BenchmarkError(f"{where}: `{key[: bounded.KEY_CHARACTERS]}` {reason}", WAY_OUT)
     alternatives = allowed if type(allowed) is tuple else (allowed,)
     for kind in alternatives:
         if isinstance(kind, dict) and isinstance(value, Mapping):

@@ -28,7 +28,8 @@ def doctor(
     ] = False,
     device: DEVICE = "auto",
     ranks: Annotated[
-        int | None, count("With --gpu: the most ranks. Default: one per GPU; two on a CPU.", maximum=bounded.FEW)
+        int | None,
+        count("With --gpu: the most ranks. Default: one per GPU; two on a CPU.", maximum=bounded.MOST_PROCESSES),
     ] = None,
     out: Annotated[Path | None, writes_file("With --gpu: also write the results to this file, as JSON.")] = None,
     as_json: JSON = False,

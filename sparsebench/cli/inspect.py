@@ -26,7 +26,7 @@ def inspect(
     threshold: Annotated[
         list[float] | None,
         typer.Option(
-            min=0, max=bounded.MANY, help="Threshold on |w| / rms; repeatable. Default: 0.01, 0.1, 0.5 and 1."
+            min=0, max=bounded.MOST_ITEMS, help="Threshold on |w| / rms; repeatable. Default: 0.01, 0.1, 0.5 and 1."
         ),
     ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,

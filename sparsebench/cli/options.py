@@ -56,7 +56,7 @@ folder_to_write = _path(lambda path: paths.writable(path, folder=True))
 """Parsers of paths. One that is to be read need not exist: each command says by itself what is missing."""
 
 
-def count(help_text: str, minimum: int = 1, maximum: int = bounded.MANY) -> Any:
+def count(help_text: str, minimum: int = 1, maximum: int = bounded.MOST_ITEMS) -> Any:
     """Return an option that takes a whole number."""
     return typer.Option(min=minimum, max=maximum, help=help_text)
 

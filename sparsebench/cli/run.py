@@ -67,7 +67,7 @@ def run(
     rehearse: REHEARSE = False,
     full: FULL = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
-    jobs: Annotated[int | None, count(JOBS, maximum=bounded.FEW)] = None,
+    jobs: Annotated[int | None, count(JOBS, maximum=bounded.MOST_PROCESSES)] = None,
     silence: Annotated[float | None, SILENCE] = None,
     device: MANIFEST_DEVICE = None,
     executor: EXECUTOR = "local",

@@ -41,7 +41,7 @@ MANIFEST = reads_file(
     "An experiment file. Its tasks for this family are scored too, with their settings and your own data."
 )
 LIMIT = count("Score only this many documents, drawn at random; always the same ones.")
-NUM_FEWSHOT = count("Examples in the prompt.", 0, bounded.FEW)
+NUM_FEWSHOT = count("Examples in the prompt.", 0, bounded.MOST_PROCESSES)
 BATCH = count("Sequences per batch of lm-eval's own loop. Default: the fastest batches.")
 LABEL = typer.Option(help="The name of a classification head's output; repeat it in the outputs' order.")
 DATA = typer.Option(help="A source, such as path:FILE, in place of the data of stsb_sts or mrpc_pair.")

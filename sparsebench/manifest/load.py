@@ -49,12 +49,12 @@ def read_manifest(path: Path) -> LoadedManifest:
     """Return the manifest at ``path``. Raises ManifestError, also for a file that cannot be read as text at all."""
     try:
         with path.open("rb") as file:
-            content = file.read(bounded.MANIFEST + 1)
+            content = file.read(bounded.MANIFEST_BYTES + 1)
     except OSError as error:
         hint = did_you_mean(path.name, siblings(path)) or "`sparsebench init` writes a starter manifest"
         _fail(str(path), (error.strerror or str(error)).lower(), hint, error)
-    if len(content) > bounded.MANIFEST:
-        _fail(str(path), f"more than {bounded.MANIFEST // 1000:,} kB, the limit for a manifest", "split it")
+    if len(content) > bounded.MANIFEST_BYTES:
+        _fail(str(path), f"more than {bounded.MANIFEST_BYTES // 1000:,} kB, the limit for a manifest", "split it")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

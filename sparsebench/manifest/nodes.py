@@ -190,8 +190,10 @@ class _Builder:
             if _LONE.search(key):
                 self._report(key_node, at, _HALF, "text", "write the character itself")
                 continue
-            if len(key) > bounded.KEY:
-                self._report(key_node, at, f"a key of {len(key):,} characters", f"at most {bounded.KEY}", "shorten it")
+            if len(key) > bounded.KEY_CHARACTERS:
+                self._report(
+                    key_node, at, f"a key of {len(key):,} characters", f"at most {bounded.KEY_CHARACTERS}", "shorten it"
+                )
                 continue
             if key in data:
                 first_line = self.keys[(*at, key)].line + 1

@@ -113,7 +113,7 @@ def test_a_plan_may_be_longer_than_other_records_and_a_run_no_longer_than_its_pl
     monkeypatch.setattr(bounded, "JSON", 5_000)
     records.write_plan(folder, found.manifest, found.cells)
     (plan,) = folder.iterdir()
-    assert bounded.JSON < plan.stat().st_size < bounded.PLAN
+    assert bounded.JSON_BYTES < plan.stat().st_size < bounded.PLAN_BYTES
     assert len(found.cells) == len(next(iter(records.read([folder])))["cells"])
     with refused(folder, "too long for a bundle"):
         records.bundle(folder, tmp_path / "b.jsonl.zst")
