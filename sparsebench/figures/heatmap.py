@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 
 from sparsebench.figures import style
 from sparsebench.figures.canvas import Canvas, Panels, Rows
@@ -23,7 +23,10 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     grid = np.full((len(down), len(across)), np.nan)
     for cell, row in cells.items():
         grid[cell] = canvas.value(row, "value")
-    colours, scale = _colours(canvas)
+    low, high = _range(canvas)
+    colours, scale = matplotlib.colormaps[style.INK if in_words else style.MAP], Normalize(low, high)
+    if canvas.spec.get("middle"):
+        colours, scale = LinearSegmentedColormap.from_list("around", style.AROUND), LogNorm(low, high)
     axes.imshow(grid, cmap=colours, norm=scale, aspect="auto", interpolation="nearest")
     axes.grid(False)
     if in_words:
@@ -67,14 +70,6 @@ def finish(panels: Panels, canvas: Canvas) -> None:
         bar.minorticks_off()
     bar.ax.tick_params(length=0)
     bar.ax.yaxis.set_major_formatter(lambda value, _: canvas.written(value))
-
-
-def _colours(canvas: Canvas) -> tuple[Colormap, Normalize]:
-    """Return the colour map and the scale from values to it."""
-    low, high = _range(canvas)
-    if canvas.spec.get("middle"):
-        return LinearSegmentedColormap.from_list("around", style.AROUND), LogNorm(low, high)
-    return matplotlib.colormaps[style.INK if canvas.spec.get("text") else style.MAP], Normalize(low, high)
 
 
 def _range(canvas: Canvas) -> tuple[float, float]:

@@ -151,7 +151,7 @@ def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: P
         return ModelSize(sum(t.numel for t in tensors), sum(t.nbytes for t in tensors), share)
     except ModelError:
         pass
-    count = parameters(config) if config else _guess(str(model.source))
+    count = parameters(config) if config else _guess(model.source)
     if not 0 < count <= MOST or (config and not 0 <= _tables(config) <= count):
         problem = f"{model.name}: by its config.json it has {count:,} parameters"
         raise ModelError(problem, "correct its sizes (hidden_size, num_hidden_layers, vocab_size …), or fetch it again")

@@ -83,7 +83,8 @@ def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
         if any(cell.nodes for cell in job.cells):
             continue  # this machine's memory says nothing about theirs
         model, ranks = job.variants[0].model, ranks_of(job)
-        on_gpu = calculates(job) and not any(_offloads(cell) for cell in job.cells)
+        engines_used = [cell.settings["engine"] for cell in job.cells if "engine" in cell.settings]
+        on_gpu = calculates(job) and not any(engines()[name].offloads for name in engines_used)
         for one_by_one in (False, True) if job.kind == TIME.name else (True,):
             job_memory = job_bytes(job, ready.sizes[model], ready.device, one_by_one)
             rank_memory = (job_memory - PROCESS_BYTES * ranks) // ranks
@@ -92,12 +93,6 @@ def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
                 if room is not None and needed > room:
                     shortages[model, gpu] = max(shortages.get((model, gpu), (one_by_one, needed)), (one_by_one, needed))
     return [MemoryShortage(model, needed, one_by_one, gpu) for (model, gpu), (one_by_one, needed) in shortages.items()]
-
-
-def _offloads(cell: Cell) -> bool:
-    """Return whether the cell's engine keeps a model's parameters in main memory."""
-    row = engines().get(cell.settings.get("engine", ""))
-    return bool(row and row.offloads)
 
 
 def job_bytes(job: Job, size: ModelSize, device: str = "cpu", one_by_one: bool = False) -> int:

@@ -14,7 +14,6 @@ from urllib.parse import quote
 from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
 from jinja2.bccache import Bucket
 
-from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.errors import UserError
 from sparsebench.figures.spec import listing
 from sparsebench.ledger import query
@@ -236,14 +235,13 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
         "skips_zeros": skips_zeros,
         "licences": {alias: known.licence for alias, known in KNOWN.items()},
         "paragraphs": json.loads((ROOM / "paragraphs.json").read_text(encoding="utf-8")),
-        "catalog": all_tasks(),
         "pictures": pictures,
         "queries": queries,
         "collapse": f"{words.collapse():,.0f}",
         "normal_change": words.normal_change,
     }
     environment.tests["skips_zeros"] = skips_zeros
-    filter_names = ("amount", "points", "listed", "versions", "raw", "processor", "spread", "seconds")
+    filter_names = ("amount", "points", "listed", "versions", "raw", "spread", "seconds")
     filters = {name: getattr(words, name) for name in filter_names}
     environment.filters |= {**words.CELLS.special, **filters, "metric": lambda name: Metric.named(words.raw(name))}
     return environment

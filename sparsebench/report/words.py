@@ -121,16 +121,6 @@ def signed(value: float) -> str:
     return f"{'−' if value < 0 else '+'}{bare(abs(value))}"
 
 
-def times(ratio: float) -> str:
-    """Return a ratio of perplexities: ``1.016``, ``34.57``."""
-    return f"{ratio:.3f}" if ratio < 10 else bare(ratio)
-
-
-def processor(machine: object) -> LedgerText:
-    """Return the name of a machine's processor, without the number of processors and the memory."""
-    return LedgerText(raw(machine).partition("×")[0].strip())
-
-
 def points(share: float) -> str:
     """Return a difference between two shares in percentage points, to two significant digits."""
     # Read back, because `.2g` alone writes 100 as 1e+02.
@@ -162,9 +152,7 @@ class _Cells(string.Formatter):
         "ppl": perplexity,
         "bare": bare,
         "signed": signed,
-        "times": times,
         "code": code,
-        "processor": lambda machine: str(processor(machine)),
         "ours": raw,
     }
 

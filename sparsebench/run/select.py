@@ -15,7 +15,7 @@ from typing import Any
 
 from sparsebench.errors import RecordError, UnsupportedError, UserError
 from sparsebench.manifest.nodes import read
-from sparsebench.plan.cells import Cell, Variant
+from sparsebench.plan.cells import Cell
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import names, same, timed
 from sparsebench.records import file_problem, key, read_cell, statuses
@@ -149,14 +149,11 @@ def _matches(cell: Cell, name: str, values: list[Any]) -> bool:
         return cell.stage in values
     if name in CELL_KEYS:
         return name in cell.settings and str(cell.settings[name]) in values
+    if name == "method":  # tables name it with its allocation: ``wanda+owl``
+        allocations = [value for value in cell.variant.values("allocation")[-1:] if value != "uniform"]
+        names = [cell.variant.method, *(f"{cell.variant.method}+{value}" for value in allocations)]
+        return any(name in values for name in names)
     if name in VARIANT_KEYS:
-        is_named = str(getattr(cell.variant, name)) in values
-        return is_named or (name == "method" and _with_allocation(cell.variant) in values)
+        return str(getattr(cell.variant, name)) in values
     settings = cell.variant.values(name) or ([0.0] if name == "sparsity" else [])
     return any(same(setting, value) for setting in settings for value in values)
-
-
-def _with_allocation(variant: Variant) -> str:
-    """Return the method as tables name it: ``wanda+owl``."""
-    allocation = next(iter(variant.values("allocation")[-1:]), "uniform")
-    return variant.method if allocation == "uniform" else f"{variant.method}+{allocation}"
