@@ -23,6 +23,8 @@ from typing import Any, BinaryIO, TextIO
 
 from sparsebench.errors import ModelError, SparsebenchError
 
+ErrorType = type[SparsebenchError]
+_FETCH_AGAIN = "fetch the file again"
 MB = 1_000_000
 MANIFEST_BYTES = MB // 2
 """Bytes of a manifest; those that are shipped have less than 5,000."""
@@ -74,7 +76,7 @@ def unpacked(packed: int) -> int:
     return max(FREE, RATIO * packed)
 
 
-def read(path: Path, error_type: type[SparsebenchError] = ModelError, limit: int = JSON_BYTES) -> bytes:
+def read(path: Path, error_type: ErrorType = ModelError, limit: int = JSON_BYTES) -> bytes:
     """Return the bytes of a file. Raises ``error_type`` for one of more than ``limit`` bytes, or that cannot be read."""
     refuse_special(path, error_type)
     try:
@@ -90,13 +92,13 @@ def read(path: Path, error_type: type[SparsebenchError] = ModelError, limit: int
     return data
 
 
-def refuse_special(path: Path, error_type: type[SparsebenchError]) -> None:
+def refuse_special(path: Path, error_type: ErrorType) -> None:
     """Raise ``error_type`` for a path that exists and is no file: a pipe would be read without end."""
     if path.exists() and not path.is_file():
         raise error_type(f"{path}: a folder, a pipe or a device, not a file", "name a file")
 
 
-def refuse_long(value: Any, where: Path | str, error_type: type[SparsebenchError], hint: str) -> None:
+def refuse_long(value: Any, where: Path | str, error_type: ErrorType, hint: str) -> None:
     """Raise ``error_type`` for a JSON value with a text, or a key, of more than TEXT characters."""
     pending = [value]
     while pending:
@@ -109,8 +111,8 @@ def refuse_long(value: Any, where: Path | str, error_type: type[SparsebenchError
 
 def read_json(
     path: Path,
-    error_type: type[SparsebenchError] = ModelError,
-    hint: str = "fetch the file again",
+    error_type: ErrorType = ModelError,
+    hint: str = _FETCH_AGAIN,
     limit: int = JSON_BYTES,
 ) -> Any:
     """Return the value in a JSON file."""
@@ -119,8 +121,8 @@ def read_json(
 
 def read_object(
     path: Path,
-    error_type: type[SparsebenchError] = ModelError,
-    hint: str = "fetch the file again",
+    error_type: ErrorType = ModelError,
+    hint: str = _FETCH_AGAIN,
     limit: int = JSON_BYTES,
 ) -> dict[str, Any]:
     """Return the object in a JSON file. Raises ``error_type`` for any other value."""
@@ -130,9 +132,7 @@ def read_object(
     return value
 
 
-def parse(
-    data: str | bytes, where: Path | str, error_type: type[SparsebenchError], hint: str, limit: int = JSON_BYTES
-) -> Any:
+def parse(data: str | bytes, where: Path | str, error_type: ErrorType, hint: str, limit: int = JSON_BYTES) -> Any:
     """Return the value of a JSON text from ``where``. A text with a larger ``limit`` may also hold more values.
 
     Raises ``error_type`` for a text that is not JSON, holds too many values or is nested too deep.
@@ -144,7 +144,7 @@ def parse(
             raise error_type(f"{where}: more than {most_values:,} values, the limit for JSON", hint)
         with uncollected():
             value = json.loads(text)
-        _measure(value)
+        _check_depth(value)
     except RecursionError:
         raise error_type(f"{where}: nested more than {DEPTH} deep, the limit for JSON", hint) from None
     except ValueError as error:
@@ -177,7 +177,7 @@ class Allowance:
     begun: float = 0
 
     @contextmanager
-    def use(self, culprit: str, error_type: type[SparsebenchError], documents: int = 1) -> Iterator[None]:
+    def use(self, culprit: str, error_type: ErrorType, documents: int = 1) -> Iterator[None]:
         """Raise ``error_type``, naming the culprit, where the block takes more time or memory than it may.
 
         A block within another adds to its time, and is named where it fails. Only a main thread can be interrupted, so
@@ -249,7 +249,7 @@ def _limited(deadline: float) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def lines(path: Path, error_type: type[SparsebenchError], newline: str | None = None) -> Iterator[str]:
+def lines(path: Path, error_type: ErrorType, newline: str | None = None) -> Iterator[str]:
     """Yield the lines of a UTF-8 text, unpacked where its name ends in .gz or .zst; ``newline`` is that of ``open``."""
     with opened(path, error_type, newline) as file:
         number = 0
@@ -262,7 +262,7 @@ def lines(path: Path, error_type: type[SparsebenchError], newline: str | None = 
             yield line
 
 
-def whole(path: Path, error_type: type[SparsebenchError], limit: int = JSON_BYTES) -> str:
+def whole(path: Path, error_type: ErrorType, limit: int = JSON_BYTES) -> str:
     """Return the whole of a UTF-8 text of at most ``limit`` characters, unpacked where its name ends in .gz or .zst."""
     with opened(path, error_type) as file:
         text = file.read(limit + 1)
@@ -272,14 +272,14 @@ def whole(path: Path, error_type: type[SparsebenchError], limit: int = JSON_BYTE
 
 
 @contextmanager
-def opened(path: Path, error_type: type[SparsebenchError], newline: str | None = None) -> Iterator[TextIO]:
+def opened(path: Path, error_type: ErrorType, newline: str | None = None) -> Iterator[TextIO]:
     """Open a UTF-8 text as ``lines`` does."""
     refuse_special(path, error_type)
     with path.open("rb") as packed:
         suffix = path.suffix.lower()
         if suffix in (".gz", ".zst"):
             # Unpacking is fast and what follows is not, so the size is checked first.
-            _weigh(packed, suffix, path, error_type)
+            _check_unpacked_size(packed, suffix, path, error_type)
             packed.seek(0)
         # Spreadsheets write a byte-order mark.
         try:
@@ -301,7 +301,7 @@ def _unpacked(packed: BinaryIO, suffix: str) -> Any:
     return packed
 
 
-def _weigh(packed: BinaryIO, suffix: str, path: Path, error_type: type[SparsebenchError]) -> None:
+def _check_unpacked_size(packed: BinaryIO, suffix: str, path: Path, error_type: ErrorType) -> None:
     """Raise ``error_type`` where a compressed file unpacks to more than it may, or a zstd file was cut short."""
     bytes_left = limit = min(UNPACKED, unpacked(path.stat().st_size))
     for size in _zst_sizes(packed, path, error_type) if suffix == ".zst" else _gz_sizes(packed):
@@ -320,7 +320,7 @@ def _gz_sizes(packed: BinaryIO) -> Iterator[int]:
         yield size
 
 
-def _zst_sizes(packed: BinaryIO, path: Path, error_type: type[SparsebenchError]) -> Iterator[int]:
+def _zst_sizes(packed: BinaryIO, path: Path, error_type: ErrorType) -> Iterator[int]:
     """Yield how much each piece of a zstd file unpacks to. Raises ``error_type`` for a file that was cut short.
 
     zstd's stream reader would take that for a file which ends there.
@@ -343,7 +343,7 @@ def _zst_sizes(packed: BinaryIO, path: Path, error_type: type[SparsebenchError])
         raise error_type(f"{path}: not a whole zstd file (it was cut short)", "copy the file again")
 
 
-def _measure(value: Any) -> None:
+def _check_depth(value: Any) -> None:
     """Raise RecursionError for a value nested too deep for the recursive code of others."""
     values: list[Any] = [[value]]
     for _ in range(DEPTH + 1):

@@ -195,12 +195,12 @@ def located(folders: Iterable[Path], reject: Reject = raise_error) -> Iterator[t
         for path in [folder] if folder.is_file() else _below(folder):
             texts = _texts(path)
             for number in count(1):
-                position = str(path) if number == 1 else f"{path}, line {number}"
+                where = str(path) if number == 1 else f"{path}, line {number}"
                 try:
                     text = next(texts, None)
                     if text is None:
                         break
-                    yield position, _parse(text, position, _longest(path))
+                    yield where, _parse(text, where, _longest(path))
                 except RecordError as error:
                     reject(error)
 

@@ -17,7 +17,7 @@ from sparsebench.manifest.names import FAMILIES
 from sparsebench.manifest.published import FILE, MODELINE, json_schema, starter
 from sparsebench.paths import create
 from sparsebench.plan.draft import draft
-from sparsebench.plan.single import family_named
+from sparsebench.plan.single import family_named, source_named
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.registry import kinds, sweepable
 from sparsebench.storage import formats
@@ -75,7 +75,7 @@ def init(
 def _drafted(path: Path, model: str, data: str, columns: str | None, family: str | None, label: list[str]) -> str:
     """Return the manifest for a model and a file, each a source or a path."""
     check_source(model)
-    model_source, data_source = _source(model), _source(data)
+    model_source, data_source = source_named(model), source_named(data)
     renamed_columns = as_in_a_manifest("--columns", columns, COLUMNS) if columns else {}
     if not isinstance(renamed_columns, dict) or not all(isinstance(name, str) for name in renamed_columns.values()):
         raise UserError(f"--columns {columns}: not a mapping of names", COLUMNS)
@@ -87,11 +87,6 @@ def _drafted(path: Path, model: str, data: str, columns: str | None, family: str
         raise UserError(f"{model}: no config.json in it", "name a Hugging Face folder, or a GGUF file")
     known_family: Any = family or family_named(model_source, cache)
     return draft(model_source, known_family, config, data_source, path.parent, renamed_columns, label)
-
-
-def _source(text: str) -> sources.Source:
-    """Return the source that ``text`` names; a path that exists stands for ``path:``."""
-    return sources.parse(f"path:{text}" if Path(text).exists() else text)
 
 
 def schema() -> None:

@@ -157,17 +157,14 @@ class Canvas:
 
     def _names_lines(self, panels: Collection[Rows]) -> bool:
         """Whether the series are named beside their lines rather than in a legend."""
+        if self.spec.kind not in NAMED or "series" not in self.spec.values:
+            return False
         panel_width = self.width / self.across_panels
         most_lines = max(len({self.series(row) for row in rows}) for rows in panels)
         room_for = int((self.panel_height - 0.55) * 72 / NAME_LINE) - len(self.spec.references)
         longest = max(map(len, self.looks)) * NAME_CHARACTER
-        named = self.spec.kind in NAMED and "series" in self.spec.values
-        return (
-            named
-            and most_lines <= min(MOST_NAMED, room_for)
-            and longest <= NAME_SHARE * panel_width
-            and panel_width >= NAMED_WIDTH
-        )
+        fits = longest <= NAME_SHARE * panel_width and panel_width >= NAMED_WIDTH
+        return fits and most_lines <= min(MOST_NAMED, room_for)
 
     def _room_of_names(self) -> float:
         """Return the inches that the names beside a panel take from its width."""

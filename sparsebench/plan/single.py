@@ -58,13 +58,12 @@ def single(
     """
     if family is not None and family not in FAMILIES:
         raise SourceError(f"there is no family {family!r}", f"one of {', '.join(FAMILIES)}")
-    is_path = os.path.exists(text)
-    if is_path and text in sources.KNOWN:
+    if os.path.exists(text) and text in sources.KNOWN:
         raise SourceError(
             f"{text}: a model's alias, and there is a file or folder of that name here",
             f"write ./{text} for the folder; for the model, call from another folder",
         )
-    source = sources.parse(f"path:{text}" if is_path else text)
+    source = source_named(text)
     if source.kind == "path" and is_packed(Path(source.location)):
         if dtype != "auto":
             raise UserError(
@@ -156,6 +155,11 @@ def worded() -> Iterator[None]:
 def _refused(key: object, message: str, words: Mapping[str, Any]) -> UserError:
     hint = "; ".join(part for part in (words.get("expected"), words.get("hint")) if part) or None
     return UserError(f"{key}: {message}" if key else message, hint)
+
+
+def source_named(text: str) -> sources.Source:
+    """Return the source that a person names; a bare path that exists stands for ``path:``."""
+    return sources.parse(f"path:{text}" if os.path.exists(text) else text)
 
 
 def family_named(source: sources.Source, cache: sources.Cache) -> Family:
