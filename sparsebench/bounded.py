@@ -109,21 +109,13 @@ def refuse_long(value: Any, where: Path | str, error_type: ErrorType, hint: str)
             raise error_type(f"{where}: a text of more than {TEXT:,} characters: {item[:20]}…", hint)
 
 
-def read_json(
-    path: Path,
-    error_type: ErrorType = ModelError,
-    hint: str = _FETCH_AGAIN,
-    limit: int = JSON_BYTES,
-) -> Any:
+def read_json(path: Path, error_type: ErrorType = ModelError, hint: str = _FETCH_AGAIN, limit: int = JSON_BYTES) -> Any:
     """Return the value in a JSON file."""
     return parse(read(path, error_type, limit), path, error_type, hint, limit)
 
 
 def read_object(
-    path: Path,
-    error_type: ErrorType = ModelError,
-    hint: str = _FETCH_AGAIN,
-    limit: int = JSON_BYTES,
+    path: Path, error_type: ErrorType = ModelError, hint: str = _FETCH_AGAIN, limit: int = JSON_BYTES
 ) -> dict[str, Any]:
     """Return the object in a JSON file. Raises ``error_type`` for any other value."""
     value = read_json(path, error_type, hint, limit)
@@ -286,8 +278,7 @@ def opened(path: Path, error_type: ErrorType, newline: str | None = None) -> Ite
             yield io.TextIOWrapper(_unpacked(packed, suffix), encoding="utf-8-sig", newline=newline)
         except UnicodeDecodeError as error:
             raise error_type(
-                f"{path}: not UTF-8 text (byte {error.start})",
-                "save it as UTF-8, or rename it if its suffix is wrong",
+                f"{path}: not UTF-8 text (byte {error.start})", "save it as UTF-8, or rename it if its suffix is wrong"
             ) from error
 
 

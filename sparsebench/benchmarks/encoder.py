@@ -73,12 +73,7 @@ class Encoder:
     """One model, loaded once, for any number of tasks."""
 
     def __init__(
-        self,
-        folder: Path,
-        batch_size: int | None,
-        progress: Progress | None,
-        dtype: str = "auto",
-        device: str = "cpu",
+        self, folder: Path, batch_size: int | None, progress: Progress | None, dtype: str = "auto", device: str = "cpu"
     ) -> None:
         self.folder = Path(folder)
         self.model: Any = load_model(folder, "encoder", dtype, device)

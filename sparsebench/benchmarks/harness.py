@@ -58,12 +58,7 @@ class Harness:
     """One model, loaded once, for any number of tasks. An encoder's ``model`` has a masked-language-model head."""
 
     def __init__(
-        self,
-        folder: Path,
-        family: Family,
-        batch_size: int | None,
-        progress: Progress | None,
-        model: PreTrainedModel,
+        self, folder: Path, family: Family, batch_size: int | None, progress: Progress | None, model: PreTrainedModel
     ) -> None:
         self.batch_size = batch_size or BATCH_SIZE
         self.exact = batch_size is not None

@@ -108,11 +108,7 @@ KINDS: Mapping[str, OwnTaskKind] = {
 """Each kind by a manifest's `task`. Any other `task` with a `source` is a task of a folder of lm-eval's files."""
 
 
-_CHANCE: Mapping[str, ChanceRule] = {
-    "word_error_rate": "none",
-    "pearson": "uncorrelated",
-    "spearman": "uncorrelated",
-}
+_CHANCE: Mapping[str, ChanceRule] = {"word_error_rate": "none", "pearson": "uncorrelated", "spearman": "uncorrelated"}
 """The chance rules of metrics that differ from their kind's."""
 
 

@@ -38,8 +38,7 @@ AS_MASKS = typer.Option(
 def apply(
     source: SOURCE,
     steps: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="STEP", help=f"A step as in a manifest, {EXAMPLE}; several: a chain."),
+        list[str] | None, typer.Argument(metavar="STEP", help=f"A step as in a manifest, {EXAMPLE}; several: a chain.")
     ] = None,
     out: Annotated[Path | None, writes_folder("The folder for the result; always needed.")] = None,
     calibration: Annotated[

@@ -28,7 +28,7 @@ def choose(
         float | None,
         typer.Option(
             help="The largest loss on any task, in points (percent of a perplexity). Default: none is shown, or only one "
-            "shown to be below a point.",
+            "shown to be below a point."
         ),
     ] = None,
     engine: Annotated[str | None, ENGINE] = None,

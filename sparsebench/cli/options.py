@@ -116,8 +116,7 @@ COMPUTE_DTYPE = Annotated[
     ),
 ]
 DEVICE = Annotated[
-    str,
-    typer.Option(help="cpu, cuda (every visible GPU) or cuda:N; auto: cuda if the driver lists a GPU, else cpu."),
+    str, typer.Option(help="cpu, cuda (every visible GPU) or cuda:N; auto: cuda if the driver lists a GPU, else cpu.")
 ]
 MANIFEST_DEVICE = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda or cuda:N, in place of the manifest's device.")
@@ -125,8 +124,7 @@ MANIFEST_DEVICE = Annotated[
 MANIFEST = Annotated[Path, typer.Argument(help="The experiment file.", parser=file_to_read)]
 EXECUTORS = ("local", "ray")
 EXECUTOR = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="Where jobs run: local (this machine) or ray (tasks on a Ray cluster)."),
+    str, typer.Option(metavar="NAME", help="Where jobs run: local (this machine) or ray (tasks on a Ray cluster).")
 ]
 _LEDGER = "The DuckDB file; default: {}$SPARSEBENCH_LEDGER, else ledger/sparsebench.duckdb."
 

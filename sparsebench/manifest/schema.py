@@ -10,14 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from sparsebench import devices
@@ -107,10 +100,7 @@ Swept = Annotated[AtLeastOne[T], BeforeValidator(as_list), _Published(or_one=Tru
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 Name = Annotated[
     str,
-    _matching(
-        _NAME,
-        "at most 64 letters, digits, `.`, `_` and `-`, beginning with a letter or a digit",
-    ),
+    _matching(_NAME, "at most 64 letters, digits, `.`, `_` and `-`, beginning with a letter or a digit"),
     _Published((("pattern", f"^{_NAME}$"),)),
 ]
 Device = Annotated[

@@ -115,11 +115,7 @@ def _written(source: sources.Source, folder: Path) -> str:
 
 
 def _tasks(
-    family: Family,
-    config: Mapping[str, Any],
-    data: sources.Source,
-    columns: Mapping[str, str],
-    labels: Sequence[str],
+    family: Family, config: Mapping[str, Any], data: sources.Source, columns: Mapping[str, str], labels: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Yield the entries of ``benchmarks`` that score the data: two metrics where a head chooses classes."""
     cache = sources.Cache()

@@ -207,7 +207,6 @@ class RayTask:
             self.ray.cancel(self.stream, force=True)
 
     def wait(self) -> int:
-        """Wait for the task's end and return its exit code."""
         self.thread.join()
         return self.code
 

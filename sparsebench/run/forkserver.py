@@ -102,7 +102,6 @@ class Forked:
         return self._read(0.0)
 
     def wait(self) -> int:
-        """Wait for its end and return the exit code."""
         while (code := self._read(1.0)) is None:
             if watch.stopped(self.server.pid):
                 self.server.kill()  # nobody else would tell how the job ended

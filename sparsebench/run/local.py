@@ -47,7 +47,6 @@ class LocalJob:
         _signal_group(self.process, signal.SIGKILL)
 
     def wait(self) -> int:
-        """Wait for its end and return the exit code."""
         return self.process.wait()
 
 

@@ -92,10 +92,7 @@ def newcombe(table: PairedCounts, z: float = Z95) -> tuple[float, float]:
     (first, low, high), (second, other_low, other_high) = _sides(table, z)
     phi = table.correlation()
     shift = first - second
-    return (
-        shift - _root(first - low, other_high - second, phi),
-        shift + _root(high - first, second - other_low, phi),
-    )
+    return (shift - _root(first - low, other_high - second, phi), shift + _root(high - first, second - other_low, phi))
 
 
 def retained(table: PairedCounts, chance: float) -> tuple[float | None, float | None]:

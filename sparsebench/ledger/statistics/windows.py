@@ -14,14 +14,7 @@ import numpy as np
 from scipy.special import gammaln, nctdtrinc, stdtr, stdtrit
 
 from sparsebench.benchmarks.statistics import Floats
-from sparsebench.ledger.statistics.contract import (
-    Comparison,
-    Integers,
-    Interval,
-    Pairs,
-    count_clusters,
-    not_compared,
-)
+from sparsebench.ledger.statistics.contract import Comparison, Integers, Interval, Pairs, count_clusters, not_compared
 from sparsebench.ledger.statistics.resampling import LARGEST
 from sparsebench.ledger.statistics.sensitivity import WANTED
 
