@@ -38,8 +38,8 @@ from sparsebench.manifest.recipes import verb_and_name
 from sparsebench.manifest.schema import Device, ManifestCalibration, NonEmpty
 from sparsebench.models.shape.topology import refuse_replay
 from sparsebench.paths import check_new_folder, ledger_path
-from sparsebench.plan.expand import resolved
-from sparsebench.plan.single import SingleModel, single, worded
+from sparsebench.plan.expand import with_defaults
+from sparsebench.plan.single import SingleModel, as_user_errors, prepare_single
 from sparsebench.progress import progress
 from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload
 from sparsebench.runtime.engines import engine_info
@@ -69,7 +69,7 @@ def load(
     ``dtype`` is the precision of its weights, ``auto`` the checkpoint's. Never edit the ``folder`` of what this returns.
     Raises SourceError for a model that cannot be found, or whose family can neither be read nor was given.
     """
-    return single(str(source), family, dtype, Cache(offline=offline))
+    return prepare_single(str(source), family, dtype, Cache(offline=offline))
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class Chain:
         step_mappings = [recipe] if isinstance(recipe, Mapping) else recipe
         if not step_mappings:
             raise UserError("a recipe without a step", "such as {'prune': 'magnitude', 'sparsity': 0.5}")
-        with worded():
-            text = resolved(ManifestCalibration.model_validate(dict(calibration or {})), seed)
+        with as_user_errors():
+            text = with_defaults(ManifestCalibration.model_validate(dict(calibration or {})), seed)
             steps = tuple(_step(step, text) for step in step_mappings)
         for number, step in enumerate(steps):
             for later in steps[number + 1 :]:

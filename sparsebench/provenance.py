@@ -21,7 +21,7 @@ from sparsebench.benchmarks import ScoreResult, benchmark_of
 from sparsebench.environment import environment_id
 from sparsebench.errors import LedgerError
 from sparsebench.paths import create
-from sparsebench.plan.stages import names, timed
+from sparsebench.plan.stages import is_timed, names
 from sparsebench.runtime.results import LatencyResult, MemoryResult
 from sparsebench.steps.contract import StepReport
 from sparsebench.storage.measure import StorageResult
@@ -89,7 +89,7 @@ def record_problem(record: Mapping[str, Any]) -> str | None:
     if stage not in names():
         return f"there is no stage {stage!r}"
     datetime.fromisoformat(record["started_at"])
-    keys = {cell_id, f"{cell_id}-{record['where']['id']}"} if timed(stage) else {cell_id}
+    keys = {cell_id, f"{cell_id}-{record['where']['id']}"} if is_timed(stage) else {cell_id}
     if not re.fullmatch(r"[\w-]+", record["key"]) or record["key"] not in keys:
         return f"its key {record['key']!r} is not that of its cell {cell_id!r}"
     if environment["id"] != environment_id(environment):

@@ -23,7 +23,7 @@ from sparsebench import bounded, environment, provenance
 from sparsebench.errors import LedgerError, RecordError, SparsebenchError
 from sparsebench.paths import create, partial_of, write_whole
 from sparsebench.plan.cells import Cell
-from sparsebench.plan.stages import timed
+from sparsebench.plan.stages import is_timed
 
 FORMAT = 2
 """The record format that this program writes and reads."""
@@ -55,7 +55,7 @@ class CellOutcome:
 
 def key(cell: Cell, device: str = "cpu") -> str:
     """Return what a cell's record is filed under: its id and, for a timed cell, the id of the place it holds for."""
-    return f"{cell.id}-{environment.place(device)['id']}" if timed(cell.stage) else cell.id
+    return f"{cell.id}-{environment.place(device)['id']}" if is_timed(cell.stage) else cell.id
 
 
 def make(cell: Cell, manifest: str, outcome: CellOutcome, device: str = "cpu", origin: str = "") -> dict[str, Any]:
@@ -171,7 +171,7 @@ def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
 
     Raises RecordError naming the file, and the line in a bundle, that is not a record of a known format.
     """
-    return (record for _, record in located(folders))
+    return (record for _, record in located_records(folders))
 
 
 def raise_error(error: RecordError) -> None:
@@ -183,7 +183,7 @@ Reject = Callable[[RecordError], object]
 """A function that is called with the error of each record that is left out."""
 
 
-def located(folders: Iterable[Path], reject: Reject = raise_error) -> Iterator[tuple[str, dict[str, Any]]]:
+def located_records(folders: Iterable[Path], reject: Reject = raise_error) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what ``read`` does, each record with its file and line.
 
     ``reject`` is called with the error of what is no record, and the others are still yielded. Raises LedgerError for a

@@ -28,10 +28,10 @@ def tokens_at_once(model: Any, least: int) -> int:
     free_bytes, _ = torch.cuda.mem_get_info(model.device)
     # What torch keeps for reuse is free too: without it, a later task would get smaller passes than the first.
     free_bytes += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-    return fitting(model, free_bytes, least)
+    return fitting_tokens(model, free_bytes, least)
 
 
-def fitting(model: Any, free_bytes: int, least: int) -> int:
+def fitting_tokens(model: Any, free_bytes: int, least: int) -> int:
     """Return how many tokens' activations fit into SHARE of ``free_bytes`` bytes, at least ``least`` and at most MOST.
 
     Per token these are two blocks' states and their feed-forward parts, with temporary copies, and the logits over the

@@ -41,7 +41,7 @@ def missing_head(adapter: str, config: Mapping[str, Any], family: Family = "enco
     return words if words and not has_head(config) else None
 
 
-def fitting(config: Mapping[str, Any], family: Family = "encoder") -> list[str]:
+def fitting_tasks(config: Mapping[str, Any], family: Family = "encoder") -> list[str]:
     """Return the names of the tasks in the table that a model with this config.json can be scored on."""
     rows = all_tasks().values()
     own_task = ["{task: classify, source: path:FILE}"] if has_classifier(config) else []

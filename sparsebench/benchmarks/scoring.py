@@ -10,7 +10,7 @@ from dataclasses import replace
 from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.contract import EmitScore, Progress, ScoredModel, ScoreResult, TaskSpec
-from sparsebench.benchmarks.heads import fitting, missing_head
+from sparsebench.benchmarks.heads import fitting_tasks, missing_head
 from sparsebench.benchmarks.overlap import Fitted, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
 from sparsebench.manifest.names import Family
@@ -68,7 +68,7 @@ def score(
             if missing := missing_head(spec.adapter, config, model.family):
                 raise BenchmarkError(
                     f"task {spec.task} needs {missing}; {model.folder.name} is {config.get('architectures')}",
-                    f"for this model: {', '.join(fitting(config, model.family))}",
+                    f"for this model: {', '.join(fitting_tasks(config, model.family))}",
                 )
             scorable.append(spec)
         except BenchmarkError as error:

@@ -14,10 +14,10 @@ from sparsebench.cli.pack import folder_bytes
 from sparsebench.errors import SourceError, UserError
 from sparsebench.ledger import query
 from sparsebench.ledger.choose import make_command
-from sparsebench.ledger.naming import measured_variants, resolve
+from sparsebench.ledger.naming import measured_variants, resolve_variant
 from sparsebench.manifest.names import Family
 from sparsebench.paths import check_new_folder, ledger_path
-from sparsebench.plan.single import single
+from sparsebench.plan.single import prepare_single
 from sparsebench.progress import size
 from sparsebench.run.export import FORMATS
 from sparsebench.run.export import export as write
@@ -54,7 +54,7 @@ def export(
     check_name("format", form, FORMATS)
     check_new_folder(out)
     if Path(variant).is_dir() or _is_source(variant):
-        model = single(variant, None, "auto", Cache(offline=offline))
+        model = prepare_single(variant, None, "auto", Cache(offline=offline))
         folder, family = model.folder, model.family
     else:
         folder, family = _measured(ledger_path(ledger), variant)
@@ -79,7 +79,7 @@ def _is_source(text: str) -> bool:
 
 def _measured(ledger: Path, name: str) -> tuple[Path, Family]:
     """Return the folder and family of a variant that a run has made. Raises UserError where its folder is gone."""
-    variant = resolve(name, measured_variants(ledger))
+    variant = resolve_variant(name, measured_variants(ledger))
     (row,) = query.run(ledger, "SELECT * FROM variants WHERE variant_id = $id", {"id": variant.id}).dicts()
     folder = variant_folder(Cache().root / "work", variant.id)
     if folder is None:

@@ -30,7 +30,7 @@ from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import Estimate, wall_seconds
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
-from sparsebench.plan.resources import crowded, needs, slots
+from sparsebench.plan.resources import memory_shortages, needs, slots
 from sparsebench.plan.stages import MAKE, document_count
 from sparsebench.progress import duration, size
 from sparsebench.run.select import LEFT_OUT, decisions, parse_only
@@ -153,7 +153,7 @@ def _announce_needs(ready: Prepared, jobs_to_do: Sequence[Job]) -> None:
     if needed.disk > free:
         hint = "set work_dir to a larger disk, or keep: none"
         note(f"  the disk of {ready.work} has only {size(free)} free: {hint}", "yellow")
-    for model in crowded(ready, jobs_to_do):
+    for model in memory_shortages(ready, jobs_to_do):
         memory = "a GPU's memory" if model.gpu else "memory"
         effect = f"will not fit: {TOO_LARGE}" if model.alone else TOO_LARGE_FOR_TWO
         note(f"  {model.model} needs about {size(model.needed)} of {memory}, which {effect}", "yellow")

@@ -33,7 +33,7 @@ from sparsebench.ledger.store import Ledger
 from sparsebench.plan.cells import Variant
 from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
 from sparsebench.plan.resources import slots
-from sparsebench.run.display import Clock, display
+from sparsebench.run.display import Clock, display_for
 from sparsebench.run.executor import Executor, RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.runner import Runner
@@ -132,14 +132,15 @@ def _run(
             _nothing_to_do(decided, ready, address)
             return
         answer = partial(_answer, workspace.ledger, ready.plan.manifest)
-        runner = Runner(ready.plan, settings, executor, Ledger(workspace.ledger).take, display(clock, stderr()), answer)
+        shown_by, ledger = display_for(clock, stderr()), Ledger(workspace.ledger)
+        runner = Runner(ready.plan, settings, executor, ledger.take, shown_by, answer)
         counts = runner.run(cells, refused, variants)
     _show_answer(workspace.ledger, ready.plan.manifest)
     note(f"{', '.join(f'{count} {status}' for status, count in counts.items() if count)}; ledger: {workspace.ledger}")
     if before := _failed_before(decided):
         note(f"{before} cell{'s' * (before > 1)} failed before and {'were' if before > 1 else 'was'} not tried again")
     if counts["failed"] or counts["skipped"] or before:
-        note(_ways(ready, address))
+        note(_next_commands(ready, address))
         raise typer.Exit(1)
 
 
@@ -213,7 +214,7 @@ def command_like(verb: str, ready: Prepared, address: str | None) -> str:
     return shlex.join(words)
 
 
-def _ways(ready: Prepared, address: str | None) -> str:
+def _next_commands(ready: Prepared, address: str | None) -> str:
     """Return the commands that show why cells failed and that try them again."""
     status_command, run_command = (command_like(verb, ready, address) for verb in ("status", "run"))
     return f"see why: {status_command}; try again: {run_command} --retry-failed"
@@ -226,7 +227,7 @@ def _nothing_to_do(decided: list[Decision], ready: Prepared, address: str | None
         raise UserError("--only matches no cell of the manifest", f"see all: sparsebench plan {ready.request.path}")
     if failed := _failed_before(decided):
         note(f"nothing to do: {failed} cell{'s' * (failed > 1)} failed before, all others have their result")
-        note(_ways(ready, address))
+        note(_next_commands(ready, address))
         raise typer.Exit(1)
     refused_count = sum(decision.why.startswith("unsupported") for decision in selected)
     exceptions = ""

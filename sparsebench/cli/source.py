@@ -12,7 +12,7 @@ from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.names import Dtype
 from sparsebench.manifest.nodes import read
 from sparsebench.models.files import safety
-from sparsebench.plan.single import SingleModel, single
+from sparsebench.plan.single import SingleModel, prepare_single
 
 
 def check_source(text: str) -> None:
@@ -37,7 +37,7 @@ def open_model(
     ``check`` is that of ``single``.
     """
     check_source(source)
-    model = single(source, family, dtype, sources.Cache(offline=offline), check)
+    model = prepare_single(source, family, dtype, sources.Cache(offline=offline), check)
     if left_out := safety.left_out_note(safety.left_out(model.folder)):
         note(f"{model.name}: {left_out}")
     return model

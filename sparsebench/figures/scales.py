@@ -72,7 +72,7 @@ def scale_x(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     if canvas.spec.kind == "bars" or kind == "category":
         values = canvas.categories_of(rows) if canvas.spec.kind == "bars" else canvas.categories
         names = [style.percent(value) if kind == "sparsity" else str(value) for value in values]
-        labelled = _fitting(range(len(names)), names, canvas)
+        labelled = _fitting_labels(range(len(names)), names, canvas)
         axes.set_xticks(labelled, [names[at] for at in labelled])
         axes.tick_params(axis="x", length=0)
     elif kind == "sparsity":
@@ -82,7 +82,7 @@ def scale_x(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         axes.set_xscale("function", functions=(style.fold, style.unfold))
         axes.set_xlim(low, high)
         major, minor = style.log_ticks(low, high)
-        labelled = _fitting([math.log10(value) for value in major], list(map(style.number, major)), canvas)
+        labelled = _fitting_labels([math.log10(value) for value in major], list(map(style.number, major)), canvas)
         axes.set_xticks([major[at] for at in labelled])
         axes.set_xticks(minor, minor=True)
         axes.xaxis.set_major_formatter(lambda value, _: style.number(value))
@@ -113,7 +113,7 @@ def _sparsities(axes: Axes, canvas: Canvas) -> None:
     values = canvas.categories
     positions = [float(position) for position in style.spread(np.array(values, dtype=float))]
     ranks = [LABELLED_FIRST.index(value) if value in LABELLED_FIRST else len(LABELLED_FIRST) for value in values]
-    labelled = [values[at] for at in _fitting(positions, list(map(style.percent, values)), canvas, ranks)]
+    labelled = [values[at] for at in _fitting_labels(positions, list(map(style.percent, values)), canvas, ranks)]
     axes.set_xticks(labelled, [style.percent(value) for value in labelled])
     axes.set_xticks([value for value in values if value not in labelled], minor=True)
     ends = np.array([min(positions), max(positions)])
@@ -121,7 +121,7 @@ def _sparsities(axes: Axes, canvas: Canvas) -> None:
     axes.set_xlim(float(left), float(right))
 
 
-def _fitting(
+def _fitting_labels(
     positions: Sequence[float], labels: Sequence[str], canvas: Canvas, ranks: Sequence[int] | None = None
 ) -> list[int]:
     """Return the numbers of the labels that fit side by side, preferring those of a low rank, then the first."""

@@ -12,7 +12,7 @@ from typing import Any
 from sparsebench import sources
 from sparsebench.errors import UserError
 from sparsebench.ledger import query, sqlfiles
-from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve
+from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve_variant
 from sparsebench.manifest.problems import did_you_mean, one_of
 from sparsebench.plan.checks import flow
 from sparsebench.sources.reference import Reference
@@ -68,7 +68,7 @@ def _name(row: ChosenRow, variants: Sequence[MeasuredVariant]) -> str:
     """Return the shortest name of a variant: its recipe's words, or the beginning of its id where they fit several."""
     name = next(variant.name for variant in variants if variant.id == row["variant_id"])
     try:
-        return name if resolve(name, variants).id == row["variant_id"] else str(row["variant_id"])[:10]
+        return name if resolve_variant(name, variants).id == row["variant_id"] else str(row["variant_id"])[:10]
     except UserError:
         return str(row["variant_id"])[:10]
 

@@ -12,7 +12,7 @@ import duckdb
 
 from sparsebench.errors import UserError
 from sparsebench.ledger import derive, query, sqlfiles, statistics
-from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve
+from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve_variant
 from sparsebench.ledger.statistics import Comparison, Standing
 from sparsebench.manifest.problems import did_you_mean
 
@@ -60,7 +60,7 @@ def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> S
     Raises UserError for a name that fits no variant or several, or a task that not both were scored on.
     """
     variants = measured_variants(ledger)
-    first, second = resolve(a, variants), resolve(b, variants)
+    first, second = resolve_variant(a, variants), resolve_variant(b, variants)
     scores_a, scores_b = (_by_task(_rows(ledger, "scores", {"id": variant.id})) for variant in (first, second))
     shared = sorted(scores_a.keys() & scores_b.keys())
     names = [task for task, _ in shared]

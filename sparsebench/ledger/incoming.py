@@ -19,7 +19,7 @@ from sparsebench.ledger import statistics
 from sparsebench.ledger.statistics import Metric
 from sparsebench.ledger.statistics.resampling import POOLINGS, WITHOUT_DRAWS
 from sparsebench.plan import fingerprint
-from sparsebench.records import Reject, located, raise_error, statuses, write
+from sparsebench.records import Reject, located_records, raise_error, statuses, write
 
 SCORE = 1e-6
 """By which share (of 1, if that is more) a score and its standard error may differ from what the outcomes give."""
@@ -51,7 +51,7 @@ def unbundle(bundled: Path, folder: Path, reject: Reject = raise_error) -> tuple
     that no run here can go on from; without it, the first raises RecordError.
     """
     recorded, added, already_there = statuses(folder).keys(), set[str](), 0
-    for where, record in located([bundled], reject):
+    for where, record in located_records([bundled], reject):
         if record.get("kind") == "plan":
             continue
         try:

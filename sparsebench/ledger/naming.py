@@ -68,7 +68,7 @@ def measured_variants(ledger: Path) -> list[MeasuredVariant]:
     return [MeasuredVariant(**row) for row in query.run(ledger, sqlfiles.read("side_by_side/variants")).dicts()]
 
 
-def resolve(text: str, variants: Sequence[MeasuredVariant]) -> MeasuredVariant:
+def resolve_variant(text: str, variants: Sequence[MeasuredVariant]) -> MeasuredVariant:
     """Return the one variant that ``text`` names: it has all words of ``text``, and its recipe the fewest others.
 
     So ``m/int8`` is not the model that was pruned first. Of two recipes with the same words, the one in the order of

@@ -108,7 +108,7 @@ class Estimate:
         return self.uncorrected(job) * self.ratio(pace_of(job))
 
 
-def at_once(job: Job, slots: int, gpus: int = 0) -> int:
+def concurrent_jobs(job: Job, slots: int, gpus: int = 0) -> int:
     """Return how many jobs like this one run at once in ``run/local``.
 
     A job that must be alone runs alone. Where the run has ``gpus``, jobs that calculate need one for each rank. Others
@@ -123,7 +123,7 @@ def wall_seconds(jobs: Iterable[Job], estimate: Estimate, slots: int, gpus: int 
     """Return by kind of job the seconds that ``jobs`` take, as many at once as there is room for."""
     totals: dict[str, float] = defaultdict(float)
     for job in jobs:
-        totals[job.kind] += estimate.seconds(job) / at_once(job, slots, gpus)
+        totals[job.kind] += estimate.seconds(job) / concurrent_jobs(job, slots, gpus)
     return totals
 
 

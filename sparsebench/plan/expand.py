@@ -14,7 +14,7 @@ from sparsebench.manifest.recipes import count_variants, is_for, verb_and_name
 from sparsebench.manifest.schema import Manifest, ManifestModel, as_list
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
-from sparsebench.plan.stages import own_of, precision, reading, stages
+from sparsebench.plan.stages import making_settings, own_data_of, precision_settings, stages
 from sparsebench.sources.reference import Reference
 from sparsebench.sources.wheel import payload_name
 from sparsebench.steps.calibration import DEFAULT, Calibration
@@ -61,7 +61,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: D
     The last variant of a recipe is measured. Those before it are only made.
     """
     dense = {model.name: _dense(model, revisions[model.name], manifest.seed) for model in manifest.models}
-    calibration = resolved(manifest.calibration, manifest.seed)
+    calibration = with_defaults(manifest.calibration, manifest.seed)
     variants: dict[str, Variant] = {}
     cells: list[Cell] = []
     recipes_by_entry = [[*recipes(entry)] for entry in manifest.variants]
@@ -69,8 +69,8 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: D
         dense_variant = dense[model.name]
         lines = [[dense_variant]]
         for entry, entry_recipes in zip(manifest.variants, recipes_by_entry, strict=True):
-            if is_for(entry, model.name):
-                lines += [_line(manifest, model, dense_variant, recipe, calibration, texts) for recipe in entry_recipes]
+            for recipe in entry_recipes if is_for(entry, model.name) else ():
+                lines.append(_recipe_variants(manifest, model, dense_variant, recipe, calibration, texts))
         measured = {line[-1].id: [*_measurements(manifest, model, line[-1], calibration, texts)] for line in lines}
         # A variant that only some stages measure is not made where the manifest does not ask for these stages.
         lines = [line for line in lines if measured[line[-1].id] or not _only_stages(line[-1])]
@@ -78,7 +78,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: D
         variants |= model_variants
         for variant in model_variants.values():
             if not (variant.is_dense or variant.heuristic):
-                settings = reading(model, calibration, variant)
+                settings = making_settings(model, calibration, variant)
                 cells.append(Cell(cell_id("make", variant.id, settings), "make", variant, settings))
             cells += measured.get(variant.id, ())
     return Plan(
@@ -89,7 +89,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: D
         cells=tuple({cell.id: cell for cell in cells}.values()),
         calibration=calibration,
         allow_overlap=manifest.calibration.allow_overlap,
-        data={data.content: data.source for data in map(own_of, manifest.benchmarks.every()) if data},
+        data={data.content: data.source for data in map(own_data_of, manifest.benchmarks.every()) if data},
     )
 
 
@@ -135,7 +135,7 @@ def count_cells(manifest: Manifest) -> int:
     return cells
 
 
-def resolved(calibration: schema.ManifestCalibration, seed: int) -> Calibration:
+def with_defaults(calibration: schema.ManifestCalibration, seed: int) -> Calibration:
     """Return a manifest's calibration with its defaults filled in."""
     is_default = calibration.source is None
     source = DEFAULT.source if calibration.source is None else sources.parse(calibration.source, Path()).text
@@ -143,7 +143,7 @@ def resolved(calibration: schema.ManifestCalibration, seed: int) -> Calibration:
     return Calibration(source, calibration.samples, calibration.length, seed, column, calibration.target)
 
 
-def described(calibration: Calibration) -> str:
+def describe_calibration(calibration: Calibration) -> str:
     """Return a calibration in one line: ``SOURCE passage 128×2048 seed 0``."""
     source = calibration.source.partition("#sha256=")[0]
     size = f"{calibration.samples}×{calibration.length or 'longest'}"
@@ -179,7 +179,7 @@ def _is_gguf(model: ManifestModel) -> bool:
     return name.lower().endswith(".gguf")
 
 
-def _line(
+def _recipe_variants(
     manifest: Manifest,
     model: ManifestModel,
     base: Variant,
@@ -192,7 +192,7 @@ def _line(
     variant = base
     for step in recipe:
         reads_text = step.settings.reads_text()
-        read = asdict(calibration) | {"source": texts.calibration} | precision(model) if reads_text else {}
+        read = asdict(calibration) | {"source": texts.calibration} | precision_settings(model) if reads_text else {}
         settings = step.settings
         files, texts_read = references(step, settings.file_keys), references(step, tuple(settings.text_keys))
         identities: dict[str, Any] = {key: listed[0].content for key, listed in files.items()}
@@ -203,7 +203,7 @@ def _line(
             variant,
             id=step_id(variant.id, step, manifest.seed, read, identities),
             seed=manifest.seed,
-            calibration=described(calibration) if reads_text else variant.calibration,
+            calibration=describe_calibration(calibration) if reads_text else variant.calibration,
             steps=(*variant.steps, step),
             parents=(*variant.parents, variant.id),
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import benchmarks, devices, environment, sources
-from sparsebench.benchmarks.heads import data_misfit, fitting, missing_head
+from sparsebench.benchmarks.heads import data_misfit, fitting_tasks, missing_head
 from sparsebench.errors import Refusal
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.names import FAMILIES
@@ -28,7 +28,7 @@ from sparsebench.plan.checks import families_against_configs
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.resolve import Resolved
-from sparsebench.plan.stages import block_of, own_of
+from sparsebench.plan.stages import block_of, own_data_of
 from sparsebench.runtime import Setting, Workload, engine_refusal
 from sparsebench.sources import Cache
 from sparsebench.steps.contract import Step
@@ -49,9 +49,9 @@ def misfits(
     configs = resolved.configs
     yield from families_against_configs(loaded, configs)
     yield from _same_checkpoint(loaded, resolved)
-    yield from _of_integers(loaded, written, configs)
+    yield from _quantized_models(loaded, written, configs)
     calibrated = any(step.settings.reads_text() for entry in recipes_by_entry for recipe in entry for step in recipe)
-    yield from _without_class(loaded, written, configs, calibrated)
+    yield from _unknown_models(loaded, written, configs, calibrated)
     yield from _unfit_steps(loaded, written, recipes_by_entry, configs)
     if not written.calibration.allow_overlap:
         yield from _overlaps(loaded, written, resolved, calibrated)
@@ -60,7 +60,7 @@ def misfits(
     yield from unfit_tasks(loaded, written, resolved.manifest.benchmarks, configs)
 
 
-def _of_integers(loaded: LoadedManifest, manifest: Manifest, configs: Configs) -> Iterator[Problem]:
+def _quantized_models(loaded: LoadedManifest, manifest: Manifest, configs: Configs) -> Iterator[Problem]:
     """Report models whose weights are integers: variants are made of floats, and compared with them."""
     for index, model in enumerate(manifest.models):
         if (configs.get(model.name) or {}).get(KEY):
@@ -69,7 +69,9 @@ def _of_integers(loaded: LoadedManifest, manifest: Manifest, configs: Configs) -
             yield loaded.problem(("models", index, "source"), message, "", hint)
 
 
-def _without_class(loaded: LoadedManifest, manifest: Manifest, configs: Configs, calibrated: bool) -> Iterator[Problem]:
+def _unknown_models(
+    loaded: LoadedManifest, manifest: Manifest, configs: Configs, calibrated: bool
+) -> Iterator[Problem]:
     """Report models that transformers has no class for, where something must run them; weights alone need no class."""
     for index, model in enumerate(manifest.models):
         config = configs.get(model.name)
@@ -147,12 +149,12 @@ def unfit_tasks(
 
 def _task_misfit(task: ManifestTask, model: ManifestModel, config: Mapping[str, Any]) -> tuple[str, Refusal] | None:
     """Return the key of an entry that does not fit a model, and why; None where all keys fit."""
-    data = own_of(task)
+    data = own_data_of(task)
     benchmark = benchmarks.find_benchmark(task.name or task.task, data)
     # Tasks that are not in the table are lm-eval's.
     if missing := missing_head(benchmark.adapter if benchmark else "harness", config, model.family):
         reason = f"it needs {missing}, and its config.json has {config.get('architectures')}"
-        return "task", Refusal(reason, f"for this model: {', '.join(fitting(config, model.family))}")
+        return "task", Refusal(reason, f"for this model: {', '.join(fitting_tasks(config, model.family))}")
     if data and data.kind == "classify":
         return data_misfit(data, config, model.labels)
     # Only transformers knows how long an input may be, and it takes a second to import.
@@ -270,7 +272,7 @@ def refusals(
         if question not in answers:
             setting = Setting(engine, ranks, workload, device=device)
             config = configs.get(cell.variant.model, {})
-            answers[question] = _spread(cell.nodes, shares_machine, device, executor) or engine_refusal(
+            answers[question] = _spread_refusal(cell.nodes, shares_machine, device, executor) or engine_refusal(
                 config, encoding, setting
             )
         if refusal := answers[question]:
@@ -278,7 +280,7 @@ def refusals(
     return problems
 
 
-def _spread(nodes: int, shares_machine: bool, device: str, executor: str) -> Refusal | None:
+def _spread_refusal(nodes: int, shares_machine: bool, device: str, executor: str) -> Refusal | None:
     """Return why ranks cannot be spread over ``nodes``, or a timed job not share its machine; None where they can."""
     if nodes and executor != "ray":
         return Refusal(f"nodes: {nodes}: only with --executor ray", "add --executor ray, or leave `nodes` out")

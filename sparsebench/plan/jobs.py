@@ -15,7 +15,7 @@ from sparsebench import devices
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
-from sparsebench.plan.stages import MAKE, MEMORY, PROCESSES, beside_dense, reading, stages
+from sparsebench.plan.stages import MAKE, MEMORY, PROCESSES, making_settings, needs_dense, stages
 
 
 def jobs(
@@ -116,7 +116,7 @@ def _missing(
 
     for cell in cells:
         need(cell.variant)
-        if beside_dense(cell):
+        if needs_dense(cell):
             need(plan.dense[cell.variant.model])
     return missing
 
@@ -196,7 +196,7 @@ def _maker(
     ]
     # The ``make`` cells are as a plan has them, but without ids.
     remade = [
-        Cell("", MAKE.name, variant, reading(plan.model(variant.model), plan.calibration, variant))
+        Cell("", MAKE.name, variant, making_settings(plan.model(variant.model), plan.calibration, variant))
         for variant in remade_variants
     ]
     return replace(job, again=tuple(remade))

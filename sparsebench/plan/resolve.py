@@ -29,9 +29,9 @@ from sparsebench.manifest.schema import (
     ManifestTask,
 )
 from sparsebench.paths import refuse_link
-from sparsebench.plan.expand import resolved as with_defaults
+from sparsebench.plan.expand import with_defaults
 from sparsebench.plan.fingerprint import digest
-from sparsebench.plan.stages import own_of
+from sparsebench.plan.stages import own_data_of
 from sparsebench.sources.cache import write_json
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import DEFAULT
@@ -262,7 +262,7 @@ class Resolver:
             name = task.name or default_name(task.task, source) + (f"-{task.metric}" if task.metric else "")
             reference = Reference(source.text, content(source, self.cache))
             task = task.model_copy(update={"source": str(reference), "name": name})
-            own_data = own_of(task)
+            own_data = own_data_of(task)
             assert own_data
             key = next((name for name in ("columns", "field") if getattr(task, name)), key)
             own_data.inspect(name, self.cache)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from sparsebench import devices, environment, sources
 from sparsebench.benchmarks import data_sources
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.estimate import ModelSize, at_once
+from sparsebench.plan.estimate import ModelSize, concurrent_jobs
 from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.plan.preflight import Prepared
-from sparsebench.plan.stages import COMPARE, MAKE, PROCESSES, TIME, timed
+from sparsebench.plan.stages import COMPARE, MAKE, PROCESSES, TIME, is_timed
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.contract import Step
 from sparsebench.steps.recover.settings import DENSE
@@ -45,18 +45,18 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
     free, gpus = environment.memory()[1], len(devices.chosen(ready.device))
     slot_count = slots(ready)
-    timed = {variant.id for job in jobs if alone(job, bool(gpus)) for variant in job.variants}
+    timed_ids = {variant.id for job in jobs if alone(job, bool(gpus)) for variant in job.variants}
     waiting_bytes = widest_bytes = packed_bytes = peak = 0
     for job in jobs:
         size = models[job.variants[0].model]
         if job.kind == MAKE.name:
-            staying = size.bytes * sum(ready.keep == "dense" or variant.id in timed for variant in job.makes)
+            staying = size.bytes * sum(ready.keep == "dense" or variant.id in timed_ids for variant in job.makes)
             waiting_bytes += staying
             widest_bytes = max(widest_bytes, size.bytes * len(job.makes) - staying + _held(job, size))
             packed_bytes += int(size.bytes * len(job.makes) * PACKED_SHARE) if ready.keep == "packed" else 0
         pair_bytes = job_bytes(job, size, ready.device)
         job_memory = pair_bytes if pair_bytes <= free else job_bytes(job, size, ready.device, one_by_one=True)
-        peak = max(peak, job_memory * at_once(job, slot_count, gpus))
+        peak = max(peak, job_memory * concurrent_jobs(job, slot_count, gpus))
     fetch, packages = _downloads(ready, jobs)
     prepared = sum(size.bytes for model, size in models.items() if not ready.has(model))
     return Needs(prepared + waiting_bytes + widest_bytes + packed_bytes, peak, fetch, packages)
@@ -75,7 +75,7 @@ class MemoryShortage:
     gpu: bool = False
 
 
-def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
+def memory_shortages(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
     """Return the models that do not fit into the memory free now, or not two at a time where a pair is to be timed."""
     free, gpu_memory = environment.memory()[1], devices.free_memory(ready.device)
     shortages: dict[tuple[str, bool], tuple[bool, int]] = {}
@@ -158,7 +158,7 @@ def slots(ready: Prepared) -> int:
         return ready.request.jobs
     cells: dict[str, list[Cell]] = defaultdict(list)
     for cell in ready.plan.cells:
-        if not timed(cell.stage) or devices.is_gpu(ready.device):
+        if not is_timed(cell.stage) or devices.is_gpu(ready.device):
             cells[cell.variant.model].append(cell)
     largest = max(_running_bytes(cells[name], size, ready.device) for name, size in ready.sizes.items())
     gpus = len(devices.chosen(ready.device))

@@ -27,7 +27,7 @@ from sparsebench.plan.checks import load
 from sparsebench.plan.expand import expand
 from sparsebench.plan.fit import unfit_tasks
 from sparsebench.plan.resolve import Resolver
-from sparsebench.plan.stages import own_of
+from sparsebench.plan.stages import own_data_of
 from sparsebench.storage import is_packed, sums
 from sparsebench.storage.packed import PackedCheckpoint
 
@@ -42,7 +42,7 @@ class SingleModel:
     dtype: Dtype = "auto"
 
 
-def single(
+def prepare_single(
     text: str,
     family: str | None,
     dtype: Dtype,
@@ -116,7 +116,7 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
             task.limit,
             task.num_fewshot,
             batch=None if task.batch == "auto" else task.batch,
-            own=own_of(task),
+            own=own_data_of(task),
         )
         for task in resolved.of(model.family)
     ]
@@ -137,7 +137,7 @@ def _packed(folder: Path, family: str | None) -> SingleModel:
 
 
 @contextmanager
-def worded() -> Iterator[None]:
+def as_user_errors() -> Iterator[None]:
     """Raise UserError, naming the key, where a manifest's rule is broken."""
     try:
         yield

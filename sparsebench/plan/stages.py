@@ -93,23 +93,23 @@ def names() -> tuple[str, ...]:
     return (MAKE.name, *stages())
 
 
-def timed(stage: str) -> bool:
+def is_timed(stage: str) -> bool:
     """Whether the results of a stage belong to the machine that gave them."""
     return stage in stages() and stages()[stage].process.timed
 
 
-def beside_dense(cell: Cell) -> bool:
+def needs_dense(cell: Cell) -> bool:
     """Whether the dense model is needed to measure a cell."""
     stage = stages().get(cell.stage)
     return bool(cell.settings.get("divergence")) or (stage is not None and stage.process.paired)
 
 
-def fits(variant: Variant, key: str, wanted: Any) -> bool:
+def has_value(variant: Variant, key: str, wanted: Any) -> bool:
     """Return whether a step of the variant has a ``wanted`` value in its field ``key``, or as the name of a ``key``."""
-    return any(same(value, option) for value in variant.values(key) for option in as_list(wanted))
+    return any(same_value(value, option) for value in variant.values(key) for option in as_list(wanted))
 
 
-def same(left: Any, right: Any) -> bool:
+def same_value(left: Any, right: Any) -> bool:
     """Return whether two values of a setting are the same: numbers but for rounding; ``true`` is no number."""
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
@@ -121,7 +121,7 @@ def _selected(selections: Sequence[CellSettings] | None, variant: Variant) -> bo
     """Return whether the variant matches any of the selections. The dense model always does."""
     if selections is None or variant.is_dense:
         return True
-    return any(all(fits(variant, key, value) for key, value in selection.items()) for selection in selections)
+    return any(all(has_value(variant, key, value) for key, value in selection.items()) for selection in selections)
 
 
 def _structure(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
@@ -131,7 +131,7 @@ def _structure(manifest: Manifest, model: ManifestModel, variant: Variant) -> It
 
 def _outputs(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
     if manifest.outputs and not variant.is_dense and variant.weights != "random":
-        yield manifest.outputs.model_dump() | precision(model)
+        yield manifest.outputs.model_dump() | precision_settings(model)
 
 
 def _storage(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
@@ -143,7 +143,7 @@ def _scores(manifest: Manifest, model: ManifestModel, variant: Variant) -> Itera
     for task in manifest.benchmarks.of(model.family) if variant.weights != "random" else []:
         if (task.models is None or model.name in task.models) and _selected(task.select, variant):
             settings = _task(task, model)
-            if not variant.heuristic or benchmarks.heuristics.fits(benchmarks.benchmark_of(settings)):
+            if not variant.heuristic or benchmarks.heuristics.has_heuristic(benchmarks.benchmark_of(settings)):
                 yield settings
 
 
@@ -154,11 +154,12 @@ def _task(task: ManifestTask, model: ManifestModel) -> dict[str, Any]:
     draw = {"draw": DRAW} if task.limit else {}
     shared = {"task": task.name or task.task, "limit": task.limit, "num_fewshot": task.num_fewshot}
     divergence = {"divergence": True} if task.divergence else {}
-    data = own_of(task)
-    return shared | draw | labels | batch | divergence | precision(model) | ({"own": data.settings()} if data else {})
+    data = own_data_of(task)
+    own = {"own": data.settings()} if data else {}
+    return shared | draw | labels | batch | divergence | precision_settings(model) | own
 
 
-def own_of(task: ManifestTask) -> benchmarks.OwnData | None:
+def own_data_of(task: ManifestTask) -> benchmarks.OwnData | None:
     """Return what a task asks of the user's own data, once the plan has located these; None for other tasks."""
     if task.source is None:
         return None
@@ -176,14 +177,14 @@ def own_of(task: ManifestTask) -> benchmarks.OwnData | None:
     )
 
 
-def precision(model: ManifestModel) -> dict[str, str]:
+def precision_settings(model: ManifestModel) -> dict[str, str]:
     """Return the precision of scores and calibration as a setting; none for ``auto``, which depends on the machine."""
     return {} if model.compute_dtype == "auto" else {"compute_dtype": model.compute_dtype}
 
 
-def reading(model: ManifestModel, calibration: Calibration, variant: Variant) -> dict[str, Any]:
+def making_settings(model: ManifestModel, calibration: Calibration, variant: Variant) -> dict[str, Any]:
     """Return the settings of the cell that makes a variant: how much text is read, and in which precision, if any is."""
-    settings = {"samples": calibration.samples, "length": calibration.length, **precision(model)}
+    settings = {"samples": calibration.samples, "length": calibration.length, **precision_settings(model)}
     return settings if variant.steps[-1].settings.reads_text() else {}
 
 
@@ -193,11 +194,11 @@ def _latencies(manifest: Manifest, model: ManifestModel, variant: Variant) -> It
 
 
 def _timings(block: ManifestRuntime, settings: dict[str, Any], variant: Variant) -> Iterator[dict[str, Any]]:
-    timed = settings | {"samples": block.samples, "processes": block.processes}
-    yield timed
+    timing = settings | {"samples": block.samples, "processes": block.processes}
+    yield timing
     # How fast its kernels are without any zeros, so that a speedup is not wholly attributed to zeros.
     if variant.is_dense and engines()[settings["engine"]].skips_zeros:
-        yield timed | {"forced": True}
+        yield timing | {"forced": True}
 
 
 def _memories(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:

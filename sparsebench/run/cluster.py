@@ -28,7 +28,7 @@ from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
 from sparsebench.plan.resources import job_bytes
-from sparsebench.plan.stages import timed
+from sparsebench.plan.stages import is_timed
 from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.node import NodeIdentity, done_on_node, probe
 from sparsebench.run.placement import ANSWER_SECONDS, PlacementGroup, bundles
@@ -75,7 +75,7 @@ class Cluster:
         node_counts = {(cell.nodes, int(cell.settings["ranks"])) for cell in planned if "nodes" in cell.settings}
         for nodes, ranks in sorted(node_counts):
             bundles(self._alive(), nodes, ranks, devices.is_gpu(self.settings.device))
-        exclusive = any(timed(cell.stage) for cell in planned)
+        exclusive = any(is_timed(cell.stage) for cell in planned)
         reasons = {node: self._problem(answer, exclusive) for node, answer in self._probed()}
         unable = "; ".join(f"{node}: {reason}" for node, reason in reasons.items() if reason)
         if unable:
@@ -129,7 +129,7 @@ class Cluster:
         gpu = devices.is_gpu(self.settings.device)
         taken = sum(nodes_of(task.job) for task in running if alone(task.job, gpu) == alone(job, gpu))
         needed = nodes_of(job)
-        capacity = max(needed, places(self.nodes, self._resources(job), alone(job, gpu)))
+        capacity = max(needed, job_capacity(self.nodes, self._resources(job), alone(job, gpu)))
         return taken + needed <= capacity
 
     def _resources(self, job: Job) -> dict[str, float]:
@@ -269,7 +269,7 @@ def resources(job: Job, settings: RunSettings, nodes: Sequence[dict[str, float]]
     }
 
 
-def places(nodes: Sequence[dict[str, float]], needs: dict[str, float], exclusive: bool) -> int:
+def job_capacity(nodes: Sequence[dict[str, float]], needs: dict[str, float], exclusive: bool) -> int:
     """Return how many jobs that ask for ``needs`` the nodes hold at once; ``exclusive``: at most one a node.
 
     It is at least 1: a job that fits nowhere would wait for nothing, so one starts.

@@ -17,9 +17,9 @@ from rich.text import Text
 
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.estimate import Estimate, at_once, pace_of
+from sparsebench.plan.estimate import Estimate, concurrent_jobs, pace_of
 from sparsebench.plan.jobs import alone
-from sparsebench.plan.stages import timed
+from sparsebench.plan.stages import is_timed
 from sparsebench.progress import duration
 
 MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
@@ -78,7 +78,7 @@ class Clock:
             job = self.jobs[name]
             expected = self.estimate.seconds(job)
             to_go = max(0.0, expected - (now - start), self._cell_seconds(name, now))
-            left += (to_go - expected) / at_once(job, self.slots, self.gpus)
+            left += (to_go - expected) / concurrent_jobs(job, self.slots, self.gpus)
         return max(0.0, left)
 
     def _cell_seconds(self, name: str, now: float) -> float:
@@ -87,7 +87,7 @@ class Clock:
         return (now - began) * (1 - share) / share if share >= TELLING_SHARE else 0.0
 
     def _share(self, job: Job) -> float:
-        return self.estimate.uncorrected(job) / at_once(job, self.slots, self.gpus)
+        return self.estimate.uncorrected(job) / concurrent_jobs(job, self.slots, self.gpus)
 
 
 class ModelAnswers:
@@ -103,11 +103,11 @@ class ModelAnswers:
 
     def begin(self, cells: Iterable[Cell]) -> None:
         """Begin a run of ``cells``."""
-        self.open_cells.update(cell.variant.model for cell in cells if not timed(cell.stage))
+        self.open_cells.update(cell.variant.model for cell in cells if not is_timed(cell.stage))
 
     def ended(self, cell: Cell) -> None:
         """Note that a cell has its record."""
-        if timed(cell.stage):
+        if is_timed(cell.stage):
             return
         self.open_cells[cell.variant.model] -= 1
         if not self.open_cells[cell.variant.model]:
@@ -239,6 +239,6 @@ class LiveDisplay(Display):
         return grid
 
 
-def display(clock: Clock, console: Console) -> Display:
+def display_for(clock: Clock, console: Console) -> Display:
     """Return the face that fits where the console writes."""
     return LiveDisplay(clock, console) if console.is_terminal else Display(clock, console.file)

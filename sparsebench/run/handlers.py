@@ -14,7 +14,7 @@ from sparsebench.errors import ModelError, SparsebenchError, StorageError, Unsup
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.jobs import alone, ranks_of, reads_dense, unpacks
-from sparsebench.plan.stages import beside_dense
+from sparsebench.plan.stages import needs_dense
 from sparsebench.run.recorder import JobSpec, Recorder
 from sparsebench.sources.text import read_texts
 from sparsebench.steps.calibration import Calibration, drawn, tokens
@@ -259,7 +259,7 @@ def variants_read(spec: JobSpec) -> list[Variant]:
         dense_read = [spec.dense] if any(map(reads_dense, to_make)) else []
         return [*dict.fromkeys([*([spec.job.parent] if to_make and spec.job.parent else []), *dense_read])]
     folders = [variant for variant in spec.job.variants if not variant.heuristic]
-    return [*([spec.dense] if any(map(beside_dense, spec.job.cells)) else []), *folders]
+    return [*([spec.dense] if any(map(needs_dense, spec.job.cells)) else []), *folders]
 
 
 def damaged(spec: JobSpec) -> dict[str, str]:

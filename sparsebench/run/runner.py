@@ -23,7 +23,7 @@ from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import silence_seconds
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import alone, calculates, jobs, made_from, remaking, unpacks
-from sparsebench.plan.stages import PROCESSES, beside_dense
+from sparsebench.plan.stages import PROCESSES, needs_dense
 from sparsebench.run.child import Child, Silence, how_it_died
 from sparsebench.run.display import Display, ModelAnswers
 from sparsebench.run.executor import Executor, RunningJob, RunSettings
@@ -158,7 +158,7 @@ class Runner:
         if variant in job.makes:
             needed = () if unpacks(job, variant, self.workspace.has_packed) else made_from(variant)
         else:
-            reads_dense = any(beside_dense(cell) for cell in job.cells if cell.variant == variant)
+            reads_dense = any(needs_dense(cell) for cell in job.cells if cell.variant == variant)
             needed = (variant.id, *(variant.parents[:1] if reads_dense else ()))
         return next((self.lost[name] for name in needed if name in self.lost), None)
 

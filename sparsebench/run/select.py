@@ -17,7 +17,7 @@ from sparsebench.errors import RecordError, UnsupportedError, UserError
 from sparsebench.manifest.nodes import read
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.preflight import Prepared
-from sparsebench.plan.stages import names, same, timed
+from sparsebench.plan.stages import is_timed, names, same_value
 from sparsebench.records import file_problem, key, read_cell, statuses
 from sparsebench.steps.registry import kinds
 
@@ -72,7 +72,7 @@ def _refused_before(cell: Cell, device: str, records: Path) -> bool:
     may have seen one GPU of many.
     """
     try:
-        return timed(cell.stage) and not read_cell(records, key(cell, device), "unsupported").get("content")
+        return is_timed(cell.stage) and not read_cell(records, key(cell, device), "unsupported").get("content")
     except RecordError:
         return True
 
@@ -156,4 +156,4 @@ def _matches(cell: Cell, name: str, values: list[Any]) -> bool:
     if name in VARIANT_KEYS:
         return str(getattr(cell.variant, name)) in values
     settings = cell.variant.values(name) or ([0.0] if name == "sparsity" else [])
-    return any(same(setting, value) for setting in settings for value in values)
+    return any(same_value(setting, value) for setting in settings for value in values)
