@@ -79,8 +79,8 @@ def peak_rss() -> int:
 
 def free_disk(path: Path) -> int:
     """Return the free bytes of the disk that ``path``, which need not exist yet, is or will be on."""
-    whole = path.absolute()
-    return shutil.disk_usage(next(folder for folder in (whole, *whole.parents) if folder.exists())).free
+    absolute = path.absolute()
+    return shutil.disk_usage(next(folder for folder in (absolute, *absolute.parents) if folder.exists())).free
 
 
 def _reclaimable(group: Path) -> int:

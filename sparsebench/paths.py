@@ -111,7 +111,7 @@ def writable(path: Path, folder: bool) -> Path:
         raise UserError(f"{path}: a folder, not a file", "name a file in it")
     if not folder or not path.exists():
         refuse_link(path)
-    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+    nearest = next(folder_above for folder_above in (path, *path.absolute().parents) if folder_above.exists())
     if nearest != path and not nearest.is_dir():
         raise UserError(f"{path}: {nearest} is a file, not a folder", "name another path")
     if not os.access(nearest, os.W_OK):

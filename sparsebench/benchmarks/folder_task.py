@@ -44,7 +44,7 @@ def load_task(folder: Path, task: str) -> dict[str, Any]:
             loaded = dict(TaskManager(include_path=copy, include_defaults=False).load([task]))
         finally:
             _factory.ConfigurableTask = stock  # type: ignore[misc]
-    if not all(isinstance(made, FolderTask) for made in loaded["tasks"].values()):
+    if not all(isinstance(loaded_task, FolderTask) for loaded_task in loaded["tasks"].values()):
         raise BenchmarkError(f"{folder}: this lm-eval makes tasks in an unknown way", "install the version in README")
     return loaded
 

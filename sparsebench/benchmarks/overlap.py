@@ -91,7 +91,7 @@ def _same(source: sources.Source, other: sources.Source) -> bool:
 def _steps(source: sources.Source) -> frozenset[str]:
     """Return the names in a source's path: folders, repository, the file without suffixes; none for ``path:``."""
     if source.kind == "wheel":
-        paths = [PurePosixPath(part.inner) for part in source.parts]
+        paths = [PurePosixPath(step_part.inner) for step_part in source.parts]
     elif source.file:
         paths = [PurePosixPath(source.repo.rsplit("/", 1)[-1], source.file)]
     else:

@@ -79,10 +79,10 @@ class Divergence:
     same: int = 0
     tokens: int = 0
 
-    def add(self, reference: torch.Tensor, given: torch.Tensor) -> None:
+    def add(self, dense_logits: torch.Tensor, variant_logits: torch.Tensor) -> None:
         """Add the tokens whose float32 logits (n, vocabulary) the dense model and the variant gave."""
-        for dense_logits, variant_logits in zip(reference.split(ROWS), given.split(ROWS), strict=True):
-            p, q = dense_logits.log_softmax(-1), variant_logits.log_softmax(-1)
+        for dense_rows, variant_rows in zip(dense_logits.split(ROWS), variant_logits.split(ROWS), strict=True):
+            p, q = dense_rows.log_softmax(-1), variant_rows.log_softmax(-1)
             self.total += float((p.exp() * (p - q)).sum(dtype=torch.float64))
             self.same += int((p.argmax(-1) == q.argmax(-1)).sum())
             self.tokens += len(p)

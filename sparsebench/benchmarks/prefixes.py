@@ -101,14 +101,14 @@ class Tree:
         """The number of layers that have attended so far."""
         # An input that shares at most half of its tokens attends as a whole: no mask, and the kernel stops at the
         # diagonal.
-        whole = [(path, 0) for path, begin in branches if 2 * begin <= len(path)]
-        tips = [(path, begin) for path, begin in branches if len(path) > begin > len(path) / 2]
-        parts = [part for part in (whole, tips) if part]
-        self._calls = [_call(part, device) for part in parts]
+        unshared = [(path, 0) for path, begin in branches if 2 * begin <= len(path)]
+        shared_tails = [(path, begin) for path, begin in branches if len(path) > begin > len(path) / 2]
+        groups = [group for group in (unshared, shared_tails) if group]
+        self._calls = [_call(group, device) for group in groups]
         outputs = [0] * len(tokens)
         start = 0
-        for call, part in zip(self._calls, parts, strict=True):
-            for path, begin in part:
+        for call, group in zip(self._calls, groups, strict=True):
+            for path, begin in group:
                 for position, node in enumerate(path[begin:], start):
                     outputs[node] = position
                 start += call.queries.shape[1]

@@ -79,7 +79,7 @@ def tags_of(
     texts = [" ".join(words) for words in sentences]
     encoded = encoder.tokenizer(texts, truncation=True, max_length=encoder.max_length, return_offsets_mapping=True)
     model: Any = encoder.tagger
-    left = encoder.tokenizer.padding_side == "left"
+    padded_left = encoder.tokenizer.padding_side == "left"
 
     def best(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the likeliest output of each token, -1 if its logits are not finite."""
@@ -94,7 +94,7 @@ def tags_of(
     tagged, cut_words, non_finite = [], 0, 0
     rows = encoder.rows([(text,) for text in texts], encoder.max_length, best)
     for words, text, offsets, row in zip(sentences, texts, encoded["offset_mapping"], rows, strict=True):
-        token_outputs = row[-len(offsets) :] if left else row[: len(offsets)]
+        token_outputs = row[-len(offsets) :] if padded_left else row[: len(offsets)]
         first = _first_tokens(words, text, offsets, token_outputs)
         cut_words += len(words) - len(first)
         non_finite += any(tag < 0 for tag in first.values())

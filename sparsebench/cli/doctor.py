@@ -65,12 +65,12 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _check_gpus(asked: str, ranks: int | None, out: Path | None, as_json: bool) -> None:
+def _check_gpus(device_option: str, ranks: int | None, out: Path | None, as_json: bool) -> None:
     """Run the checks of ``doctor --gpu`` and print each as it ends. Raises typer.Exit where one says no."""
     from sparsebench.run.gpu import report, run_checks  # torch is heavy
 
-    device = devices.resolve(asked)
-    if asked == "auto" and not devices.is_gpu(device):
+    device = devices.resolve(device_option)
+    if device_option == "auto" and not devices.is_gpu(device):
         raise UserError("there is no GPU here", "run the checks that need none: sparsebench doctor --gpu --device cpu")
     checks = []
     for check in run_checks(device, ranks or len(devices.chosen(device)) or 2):

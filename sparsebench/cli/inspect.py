@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Annotated
 
 import typer
@@ -48,16 +49,14 @@ def inspect(
         emit_json(asdict(result) | totals if tensors else {"family": model.family, **totals})
         return
     note(f"{share:.1%} of the parameters are prunable")
-    heads = [f"≥{t:g}" for t in result.relative]
+    heads = [f"≥{multiple:g}" for multiple in result.relative]
     if tensors:
-        emit_table(
-            ["tensor", "kind", "weights", "zeros", *heads],
-            [
-                [t.name, t.kind, t.count, *_percent([t.zeros / t.count, *(1 - c / t.count for c in t.below_relative)])]
-                for t in result.tensors
-                if t.count
-            ],
-        )
+        lines: list[list[object]] = []
+        for tensor in filter(attrgetter("count"), result.tensors):
+            far_from_zero = [1 - below / tensor.count for below in tensor.below_relative]
+            percents = _percent([tensor.zeros / tensor.count, *far_from_zero])
+            lines.append([tensor.name, tensor.kind, tensor.count, *percents])
+        emit_table(["tensor", "kind", "weights", "zeros", *heads], lines)
         return
     stacks = model.family == "encoder-decoder"
     emit_table(

@@ -64,8 +64,8 @@ def plan(
     sparsebench plan experiments.yaml --rehearse --json
     """
     check_name("executor", executor, EXECUTORS)
-    asked = PlanRequest(manifest, ledger, offline, rehearse, full, parse_only(only or []), device, executor)
-    show(prepare(asked), as_json)
+    request = PlanRequest(manifest, ledger, offline, rehearse, full, parse_only(only or []), device, executor)
+    show(prepare(request), as_json)
 
 
 def show(ready: Prepared, as_json: bool) -> None:
@@ -89,8 +89,8 @@ def show(ready: Prepared, as_json: bool) -> None:
         emit_json(rows)
     else:
         columns = ["model", "variant", "what", "runs", "why"]
-        shown = (row | {"runs": "yes" if row["runs"] else "no"} for row in rows if row["why"] != LEFT_OUT)
-        emit_table(columns, ([row[column] for column in columns] for row in shown))
+        visible_rows = (row | {"runs": "yes" if row["runs"] else "no"} for row in rows if row["why"] != LEFT_OUT)
+        emit_table(columns, ([row[column] for column in columns] for row in visible_rows))
         if hidden := sum(decision.why == LEFT_OUT for decision in decided):
             note(f"not listed: {_cells(hidden)} {LEFT_OUT}")
     announce(ready, [decision.cell for decision in decided if decision.runs])
@@ -102,8 +102,8 @@ def announce(ready: Prepared, cells: list[Cell]) -> Estimate:
     jobs_to_do = jobs(ready.plan, cells, workspace.present, workspace.has_packed)
     note(f"{ready.plan.manifest}: {len(cells)} of {len(ready.plan.cells)} cells to do in {len(jobs_to_do)} jobs")
     refused_here = Counter((f"{refused.path}:{refused.line}", refused.message) for refused in ready.refused.values())
-    for (line, why), count in refused_here.items():
-        note(f"  {line}: {why}: {_cells(count)} cannot run here", "yellow")
+    for (line, reason), count in refused_here.items():
+        note(f"  {line}: {reason}: {_cells(count)} cannot run here", "yellow")
     if not cells:
         return Estimate(ready.sizes, ready.device)
     estimate, learned = _learned(ready)
@@ -199,11 +199,11 @@ def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
 
 def _slow_kernels(cells: list[Cell]) -> Iterator[str]:
     """Yield which engines have no fast kernels for this CPU, and what that costs."""
-    for name in dict.fromkeys(cell.settings["engine"] for cell in cells if cell.stage == "latency"):
-        engine = engines()[name]
-        missing = [each for each in engine.fast_with if each not in processor.instruction_sets()]
+    for engine_name in dict.fromkeys(cell.settings["engine"] for cell in cells if cell.stage == "latency"):
+        engine = engines()[engine_name]
+        missing = [name for name in engine.fast_with if name not in processor.instruction_sets()]
         if missing:
-            yield f"engine {name} is slow on this CPU, which lacks {' and '.join(missing)}: {engine.slower}"
+            yield f"engine {engine_name} is slow on this CPU, which lacks {' and '.join(missing)}: {engine.slower}"
 
 
 def _unseen(cell: Cell) -> str:

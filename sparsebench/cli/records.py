@@ -66,8 +66,8 @@ def tables(
     sparsebench tables out/tables --to csv
     sparsebench tables out/parquet
     """
-    for written in write_views(ledger_path(ledger), to, path):
-        note(str(written))
+    for path_written in write_views(ledger_path(ledger), to, path):
+        note(str(path_written))
 
 
 def bundle(

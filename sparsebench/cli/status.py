@@ -69,8 +69,8 @@ def status(
     for cell in unfinished:
         by_reason.setdefault((cell.manifest, cell.status, cell.reason), []).append(cell.label)
     for (name, state, reason), labels in by_reason.items():
-        more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
-        note(f"\n{name}: {labels[0]}{more}: {state}\n  {reason}")
+        others = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+        note(f"\n{name}: {labels[0]}{others}: {state}\n  {reason}")
     if running:
         note(f"\nprocess {running} is running on {path}")
 

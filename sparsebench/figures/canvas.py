@@ -69,8 +69,8 @@ class Canvas:
         self.row_names = 0.0  # inches
         if self.named_rows:
             self.row_names = CHARACTER * max(len(line) for row in rows for line in self.row_name(row).split("\n"))
-        fitting = max(1, int(width / max(NARROWEST.get(spec.kind, NARROWEST_OTHER), 1.0 + self.row_names)))
-        most_columns = min(int(spec.get("columns", "1" if self.named_rows else "3")), fitting)
+        fitting_columns = max(1, int(width / max(NARROWEST.get(spec.kind, NARROWEST_OTHER), 1.0 + self.row_names)))
+        most_columns = min(int(spec.get("columns", "1" if self.named_rows else "3")), fitting_columns)
         # Four panels stand two by two rather than three and one.
         lines = math.ceil(len(self.facets) / most_columns)
         self.across_panels = most_columns if spec.get("row") else math.ceil(len(self.facets) / lines)

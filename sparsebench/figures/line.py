@@ -63,10 +63,10 @@ def finish(panels: Panels, canvas: Canvas) -> None:
         canvas.notes.append("Points of one sparsity stand side by side; small and large sparsities have more room.")
     if canvas.spec.get("series") and not canvas.named_at_ends:
         canvas.legend(line=True)
-    wanted = [
+    labels_by_panel = [
         (names.series(canvas, rows) if canvas.named_at_ends else []) + names.levels(canvas, rows) for _, rows in panels
     ]
-    names.write(canvas, panels, wanted)
+    names.write(canvas, panels, labels_by_panel)
 
 
 def levels(axes: Axes, rows: Rows, canvas: Canvas) -> None:

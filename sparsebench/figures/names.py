@@ -47,32 +47,32 @@ def levels(canvas: Canvas, rows: Rows) -> list[PointLabel]:
     ]
 
 
-def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[PointLabel]]) -> None:
-    """Write the names ``wanted`` of each panel. Call it when everything else is on the sheet: its height must be known."""
-    if not any(wanted):
+def write(canvas: Canvas, panels: Panels, labels_by_panel: Sequence[Sequence[PointLabel]]) -> None:
+    """Write each panel's names. Call it when everything else is on the sheet: its height must be known."""
+    if not any(labels_by_panel):
         return
     canvas.fit()
     canvas.figure.draw_without_rendering()
-    for (axes, _), names in zip(panels, wanted, strict=True):
+    for (axes, _), names in zip(panels, labels_by_panel, strict=True):
         panel_box = axes.get_window_extent()
         heights = ((canvas.height_of(axes, name.y), name) for name in names)
         ordered = sorted(heights, key=lambda pair: (pair[0], pair[1].text))
         line_gap = NAME_LINE / 72 * canvas.figure.dpi / panel_box.height
-        least = 0
+        lowest_rank = 0
         for level in [pair for pair in ordered if pair[1].x is None]:
             # No more names below a level's than fit below the level, nor above; and those of levels in their order.
             ordered.remove(level)
-            fitting = min(sum(pair[0] <= level[0] for pair in ordered), int(level[0] / line_gap))
-            rank = max(fitting, len(ordered) - int((1 - level[0]) / line_gap), least)
+            names_below = min(sum(pair[0] <= level[0] for pair in ordered), int(level[0] / line_gap))
+            rank = max(names_below, len(ordered) - int((1 - level[0]) / line_gap), lowest_rank)
             ordered.insert(rank, level)
-            least = rank + 1
+            lowest_rank = rank + 1
         weights = [LEVEL if name.x is None else 1.0 for _, name in ordered]
         edge = blended_transform_factory(axes.transAxes, axes.transData)
-        beside = blended_transform_factory(axes.transData, axes.transAxes)
+        beside_line = blended_transform_factory(axes.transData, axes.transAxes)
         heights_apart = apart([line_end for line_end, _ in ordered], line_gap, weights)
         for height, (line_end, name) in zip(heights_apart, ordered, strict=True):
             if name.x is not None:  # beside the end of its line, without a thread: threads would cross in a fan
-                _write_beside(axes, name, height, beside)
+                _write_beside(axes, name, height, beside_line)
                 continue
             is_moved = abs(height - line_end) > 0.4 * line_gap
             thread = {"arrowstyle": "-", "color": name.colour, "linewidth": 0.5, "linestyle": (0, (1, 2.5)),

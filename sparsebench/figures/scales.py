@@ -117,8 +117,8 @@ def _sparsities(axes: Axes, canvas: Canvas) -> None:
     axes.set_xticks(labelled, [style.percent(value) for value in labelled])
     axes.set_xticks([value for value in values if value not in labelled], minor=True)
     ends = np.array([min(positions), max(positions)])
-    left, right = style.gather(ends + np.array([-0.04, 0.04]) * max(float(np.ptp(ends)), 1.0))
-    axes.set_xlim(float(left), float(right))
+    first_limit, last_limit = style.gather(ends + np.array([-0.04, 0.04]) * max(float(np.ptp(ends)), 1.0))
+    axes.set_xlim(float(first_limit), float(last_limit))
 
 
 def _fitting_labels(

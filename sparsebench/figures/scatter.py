@@ -73,12 +73,12 @@ def _beside(row: Row, spec: FigureSpec) -> bool:
 
 
 def _interval(axes: Axes, row: Row, canvas: Canvas, colour: str, solid: bool) -> None:
-    x, y, low, high, left, right = (canvas.value(row, key) for key in ("x", "y", "low", "high", "xlow", "xhigh"))
+    x, y, low, high, x_low, x_high = (canvas.value(row, key) for key in ("x", "y", "low", "high", "xlow", "xhigh"))
     stroke: dict[str, Any] = {"color": colour, "linewidth": 0.8, "alpha": 0.7 if solid else 0.35, "zorder": 1.5}
     if low is not None and high is not None:
         axes.plot([x, x], [low, high], **stroke)
-    if left is not None and right is not None:
-        axes.plot([left, right], [y, y], **stroke)
+    if x_low is not None and x_high is not None:
+        axes.plot([x_low, x_high], [y, y], **stroke)
 
 
 def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
@@ -148,5 +148,5 @@ def _strokes(axes: Axes) -> list[Bbox]:
 def _places(width: float, height: float) -> Iterator[tuple[float, float]]:
     """Yield centres for a text of that size around its mark, nearest first: across and up, in points."""
     for distance in AWAY:
-        for right, up in COMPASS:
-            yield right * (distance + width / 2), up * (distance + height / 2)
+        for across, up in COMPASS:
+            yield across * (distance + width / 2), up * (distance + height / 2)

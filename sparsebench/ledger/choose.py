@@ -79,9 +79,9 @@ def _folder(row: ChosenRow) -> str:
 
 
 def _steps(ledger: Path, variant_id: str) -> list[Step]:
-    asked = "SELECT position, step, name, field, value FROM base.steps WHERE variant_id = $id ORDER BY position"
+    statement = "SELECT position, step, name, field, value FROM base.steps WHERE variant_id = $id ORDER BY position"
     steps: dict[int, ChosenRow] = {}
-    for row in query.run(ledger, asked, {"id": variant_id}).dicts():
+    for row in query.run(ledger, statement, {"id": variant_id}).dicts():
         step = steps.setdefault(row["position"], {"verb": row["step"], "name": row["name"], "settings": {}})
         if row["field"] is not None:
             step["settings"][row["field"]] = json.loads(row["value"])

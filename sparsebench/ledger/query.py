@@ -84,10 +84,10 @@ def session(path: Path) -> Iterator[Callable[[str], Table]]:
     Writers wait as long as it is open.
     """
     with reader(Path(path)) as connection:
-        made: set[str] = set()
+        existing: set[str] = set()
 
         def ask(sql: str) -> Table:
-            _Watched(connection, 0).call(schema.stand_in, connection, sql, made)
+            _Watched(connection, 0).call(schema.stand_in, connection, sql, existing)
             stream = _asked(connection, sql)
             return Table(stream.columns, tuple(stream.rows))
 

@@ -30,7 +30,7 @@ def models_of(entry: Any) -> list[str] | None:
     """Return the models that are in every ``models`` list of an entry's steps; None, for all, where no step has one."""
     model_lists = [step["models"] for step in as_list(entry) if step.get("models") is not None]
     lists = [as_list(models) for models in model_lists]
-    return [name for name in lists[0] if all(name in other for other in lists)] if lists else None
+    return [name for name in lists[0] if all(name in listed for listed in lists)] if lists else None
 
 
 def is_for(entry: Any, model: str) -> bool:

@@ -153,9 +153,9 @@ def _steps(loaded: LoadedManifest, valid: list[Step]) -> Iterator[Problem]:
     verbs = kinds()
     for index, entry in enumerate(loaded.manifest.variants):
         recipe = steps_of(index, entry)
-        for number, (at, written) in enumerate(recipe, 1):
+        for number, (at, step_mapping) in enumerate(recipe, 1):
             first_new = len(valid)
-            yield from _step(loaded, at, written, valid)
+            yield from _step(loaded, at, step_mapping, valid)
             later_steps = [(verb, later[verb]) for _, later in recipe[number:] for verb in verbs if verb in later]
             for step in valid[first_new:]:
                 if key := closed_by(step, later_steps):
@@ -187,9 +187,9 @@ def _step(loaded: LoadedManifest, at: KeyPath, step: Mapping[str, Any], valid: l
         message = f"a step that stands for {count_variants(step):,} versions"
         yield loaded.problem(at, message, f"at most {MOST_SWEPT:,}")
         return
-    written = {key: value for key, value in step.items() if key not in (verb, "models")}
+    settings = {key: value for key, value in step.items() if key not in (verb, "models")}
     try:
-        valid += combinations(verb, name, written)
+        valid += combinations(verb, name, settings)
     except ValidationError as error:
         yield from explain(error, step, loaded.positions, at, sweepable(classes[name]), (verb, "models"))
         return

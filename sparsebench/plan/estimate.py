@@ -148,7 +148,7 @@ def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: P
         checkpoint = Checkpoint(folder)
         tensors = checkpoint.tensors.values()
         share = prunable_share(checkpoint, model.family)
-        return ModelSize(sum(t.numel for t in tensors), sum(t.nbytes for t in tensors), share)
+        return ModelSize(sum(tensor.numel for tensor in tensors), sum(tensor.nbytes for tensor in tensors), share)
     except ModelError:
         pass
     count = parameters(config) if config else _guess(model.source)

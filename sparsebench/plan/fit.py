@@ -247,8 +247,8 @@ def _unfit_students(loaded: LoadedManifest, manifest: Manifest, configs: Configs
                 size = dimensions(config)
                 available = min(size.layers, size.decoder_layers or size.layers)
                 if is_for(entry, name) and blocks > available:
-                    asked = f"block {blocks - 1}" if isinstance(layers, list) else f"{blocks} blocks"
-                    message = f"{asked}, where a stack of `{name}` has {available}"
+                    described_blocks = f"block {blocks - 1}" if isinstance(layers, list) else f"{blocks} blocks"
+                    message = f"{described_blocks}, where a stack of `{name}` has {available}"
                     yield loaded.problem((*at, "student"), message, "fewer `layers`")
 
 

@@ -172,7 +172,7 @@ def _without_text(entry: Any) -> list[list[dict[str, Any]]]:
 def _one_sparsity(entries: Sequence[Any]) -> dict[str, Any]:
     """Return magnitude pruning at one sparsity: REHEARSED_SPARSITY if it was asked for, else the middle one."""
     first = next((entry for entry in entries if isinstance(entry, dict) and entry.get("prune") == "magnitude"), {})
-    asked = first.get("sparsity") or REHEARSED_SPARSITY
-    sparsities = as_list(asked)
+    sparsity_setting = first.get("sparsity") or REHEARSED_SPARSITY
+    sparsities = as_list(sparsity_setting)
     middle = sparsities[len(sparsities) // 2]
     return {"prune": "magnitude", "sparsity": REHEARSED_SPARSITY if REHEARSED_SPARSITY in sparsities else middle}

@@ -139,12 +139,12 @@ class Resolver:
             by_family[family.replace("-", "_")] = tasks
         return manifest.benchmarks.model_copy(update=by_family)
 
-    def _source(self, at: KeyPath, written: Any) -> sources.Source | None:
+    def _source(self, at: KeyPath, text: Any) -> sources.Source | None:
         """Return what is written at ``at`` as a source, at its commit; None, with a problem, where there is none."""
         try:
-            if written is None:
+            if text is None:
                 raise SourceError("an empty item in a list of texts", "name each of them")
-            return self.lock.pinned(sources.parse(written, self.loaded.folder), self.cache)
+            return self.lock.pinned(sources.parse(text, self.loaded.folder), self.cache)
         except SourceError as error:
             self._report(at, error)
             return None
@@ -181,15 +181,15 @@ class Resolver:
     def _calibration(self, manifest: Manifest, resolved: Resolved, is_read: bool) -> ManifestCalibration:
         """Return the calibration with its source resolved; its fingerprint is taken only where the text ``is_read``."""
         calibration, at = manifest.calibration, ("calibration", "source")
-        written = calibration.source or DEFAULT.source
-        source = sources.parse(written, self.loaded.folder)
+        text = calibration.source or DEFAULT.source
+        source = sources.parse(text, self.loaded.folder)
         if is_read:
-            pinned = self._source(at, written)
+            pinned = self._source(at, text)
             if pinned is None:
                 return calibration
             source = pinned
             resolved.calibration = "!".join(filter(None, (self._fingerprint(at, source), source.file)))
-            resolved.texts.append(NamedSource(at, written, source))
+            resolved.texts.append(NamedSource(at, text, source))
         return calibration.model_copy(update={"source": source.text}) if calibration.source else calibration
 
     def _entry(self, resolved: Resolved, index: int, entry: Any) -> Any:
@@ -210,12 +210,12 @@ class Resolver:
             **dict.fromkeys(settings.teacher_keys, self._teacher),
         }
 
-        def reference(key: str, at: KeyPath, written: Any) -> Any:
-            if isinstance(written, list):
-                return [reference(key, (*at, number), item) for number, item in enumerate(written)]
-            resolved_name = resolve_each[key](at, written, resolved)
-            if key in step and isinstance(written, str):
-                resolved.planned[key, written] = resolved_name
+        def reference(key: str, at: KeyPath, text: Any) -> Any:
+            if isinstance(text, list):
+                return [reference(key, (*at, number), item) for number, item in enumerate(text)]
+            resolved_name = resolve_each[key](at, text, resolved)
+            if key in step and isinstance(text, str):
+                resolved.planned[key, text] = resolved_name
             return resolved_name
 
         for key in resolve_each:
@@ -223,42 +223,42 @@ class Resolver:
                 settings_written[key] = reference(key, (*at, key) if key in step else at, settings_written[key])
         return settings_written
 
-    def _text(self, at: KeyPath, written: Any, resolved: Resolved) -> str:
-        source = self._source(at, written)
+    def _text(self, at: KeyPath, text: Any, resolved: Resolved) -> str:
+        source = self._source(at, text)
         if source is None:
-            return str(written)
+            return str(text)
         fingerprint = self._fingerprint(at, source)
         if fingerprint:
-            resolved.texts.append(NamedSource(at, str(written), source))
+            resolved.texts.append(NamedSource(at, str(text), source))
         return str(Reference(source.text, digest([fingerprint, source.file])))
 
-    def _file(self, at: KeyPath, written: str, resolved: Resolved) -> str:
-        path = self.loaded.folder.absolute() / os.path.expanduser(written)
+    def _file(self, at: KeyPath, name: str, resolved: Resolved) -> str:
+        path = self.loaded.folder.absolute() / os.path.expanduser(name)
         try:
             return str(Reference(str(path), self.cache.sha256(path)))
         except OSError as error:
             self._report(at, SourceError(f"{path}: {error.strerror}", "name a readable file"))
-            return written
+            return name
 
-    def _teacher(self, at: KeyPath, written: str, resolved: Resolved) -> str:
-        source = self._source(at, written) if written != DENSE else None
+    def _teacher(self, at: KeyPath, name: str, resolved: Resolved) -> str:
+        source = self._source(at, name) if name != DENSE else None
         if source is None:
-            return written
+            return name
         fingerprint = self._fingerprint(at, source)
         if fingerprint:
-            resolved.teachers.append(NamedSource(at, written, source))
+            resolved.teachers.append(NamedSource(at, name, source))
         return str(Reference(source.text, digest(fingerprint)))
 
     def _task(
         self, at: KeyPath, task: ManifestTask, names_taken: dict[str, benchmarks.OwnData], documents: dict[str, int]
     ) -> ManifestTask:
         """Return a task; one over the user's own data with its name, added to ``names_taken``, and a ``Reference``."""
-        written = task.source or (benchmarks.KINDS[task.task].source if task.task in benchmarks.KINDS else None)
-        if not written:
+        source_text = task.source or (benchmarks.KINDS[task.task].source if task.task in benchmarks.KINDS else None)
+        if not source_text:
             return task
         key = "source" if task.source else "task"
         try:
-            source = self.lock.pinned(sources.parse(written, self.loaded.folder), self.cache)
+            source = self.lock.pinned(sources.parse(source_text, self.loaded.folder), self.cache)
             name = task.name or default_name(task.task, source) + (f"-{task.metric}" if task.metric else "")
             reference = Reference(source.text, content(source, self.cache))
             task = task.model_copy(update={"source": str(reference), "name": name})

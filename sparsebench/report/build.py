@@ -233,7 +233,7 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
         "ask": ask,
         "registry": methods(),
         "skips_zeros": skips_zeros,
-        "licences": {alias: known.licence for alias, known in KNOWN.items()},
+        "licences": {alias: model_alias.licence for alias, model_alias in KNOWN.items()},
         "paragraphs": json.loads((ROOM / "paragraphs.json").read_text(encoding="utf-8")),
         "pictures": pictures,
         "queries": queries,

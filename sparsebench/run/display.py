@@ -67,8 +67,8 @@ class Clock:
         """Forget a job that will not run."""
         self.starts.pop(job.id, None)
         self.shares.pop(job.id, None)
-        if known := self.jobs.pop(job.id, None):
-            self.uncorrected[pace_of(known)] -= self._share(known)
+        if forgotten := self.jobs.pop(job.id, None):
+            self.uncorrected[pace_of(forgotten)] -= self._share(forgotten)
 
     def left(self) -> float:
         """Return the seconds to go if the rest compares with its estimates as the finished part did."""
@@ -231,8 +231,8 @@ class LiveDisplay(Display):
     def _bar(self) -> Table:
         grid = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=max(1, self.total), completed=self.count, width=24)
-        elapsed, left = duration(time.monotonic() - self.start), duration(self.clock.left())
-        grid.add_row(bar, f"{self.count}/{self.total} cells · {elapsed} · {left} left")
+        elapsed, remaining = duration(time.monotonic() - self.start), duration(self.clock.left())
+        grid.add_row(bar, f"{self.count}/{self.total} cells · {elapsed} · {remaining} left")
         for job, detail in self.running.values():
             silent = " (quiet: being timed)" if self.quiet(job) else ""
             grid.add_row("", Text(visible(f"{job.label} {detail}{silent}")))  # a name may look like markup

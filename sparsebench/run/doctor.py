@@ -50,9 +50,9 @@ def examine(offline: bool = False) -> Iterator[Finding]:
     for name in ("torch", "transformers", "deepspeed", "lm-eval", "duckdb"):
         version = environment.versions()[name]
         yield _judged(name, version == "absent", "missing", version, "pip install -r requirements.txt")
-    for what, there, fix in all_reduce.requirements():
-        detail = "found" if there else "DeepSpeed's all-reduce between ranks falls back to plain gloo"
-        yield _judged(what, not there, "slower", detail, fix)
+    for subject, found, fix in all_reduce.requirements():
+        detail = "found" if found else "DeepSpeed's all-reduce between ranks falls back to plain gloo"
+        yield _judged(subject, not found, "slower", detail, fix)
     if not offline:
         yield from _network()
     yield _packing()

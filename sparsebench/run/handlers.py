@@ -214,18 +214,18 @@ def memory(spec: JobSpec, recorder: Recorder) -> None:
 
 
 def _runtime_setting(cell: Cell, spec: JobSpec) -> Any:
-    asked = cell.settings
+    settings = cell.settings
     return runtime.Setting(
-        engine=asked["engine"],
-        ranks=asked["ranks"],
-        workload=runtime.Workload(**asked["workload"]),
+        engine=settings["engine"],
+        ranks=settings["ranks"],
+        workload=runtime.Workload(**settings["workload"]),
         dtype=cell.compute_dtype(spec.device),
-        samples=asked.get("samples", 1),
-        processes=asked.get("processes", 1),
-        forced=asked.get("forced", False),
+        samples=settings.get("samples", 1),
+        processes=settings.get("processes", 1),
+        forced=settings.get("forced", False),
         threads=_threads(spec.job, spec.device),
-        nodes=spec.nodes if "nodes" in asked else (),
-        group=spec.group if "nodes" in asked else "",
+        nodes=spec.nodes if "nodes" in settings else (),
+        group=spec.group if "nodes" in settings else "",
         device=spec.device,
     )
 

@@ -42,8 +42,8 @@ class NodeIdentity:
     def here(cls, device: str) -> NodeIdentity:
         """Return the identity of this process, for a resolved device."""
         versions = {"sparsebench": __version__, **environment.versions()}
-        where = environment.place(device)
-        return cls(tuple(versions.items()), where["id"], where["machine"])
+        place = environment.place(device)
+        return cls(tuple(versions.items()), place["id"], place["machine"])
 
     def differs(self, other: NodeIdentity, exclusive: bool) -> str:
         """Say how another node differs, if at all; for times (``exclusive``) its machine must be of the same class."""

@@ -97,21 +97,23 @@ class Runner:
             releasable = self.plan.variants.values() if variants is None else variants
             return self._run_cells(list(cells), list(refused), releasable)
 
-    def _run_cells(self, todo: list[Cell], refused: list[tuple[Cell, str]], made: Iterable[Variant]) -> dict[str, int]:
+    def _run_cells(
+        self, cells: list[Cell], refused: list[tuple[Cell, str]], releasable: Iterable[Variant]
+    ) -> dict[str, int]:
         plan_record = records.write_plan(
             self.workspace.records, self.plan.manifest, self.plan.cells, self.settings.device, self.origin
         )
         self.ingest([(f"{self.workspace.records}/plan-{self.plan.manifest}.json", plan_record)], self._left_out)
-        self.answers.begin(todo)
-        self.waiting = Queue(jobs(self.plan, todo, self.workspace.present, self.workspace.has_packed))
+        self.answers.begin(cells)
+        self.waiting = Queue(jobs(self.plan, cells, self.workspace.present, self.workspace.has_packed))
         self.workspace.sweep()
-        self._release(made)
+        self._release(releasable)
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            self.executor.begin(todo)
-            self.display.begin([*todo, *(cell for cell, _ in refused)], list(self.waiting))
-            for cell, why in refused:
-                self._record(cell, "unsupported", why)
+            self.executor.begin(cells)
+            self.display.begin([*cells, *(cell for cell, _ in refused)], list(self.waiting))
+            for cell, reason in refused:
+                self._record(cell, "unsupported", reason)
             while self.waiting or self.children:
                 self._start_ready()
                 self._listen()
@@ -131,8 +133,8 @@ class Runner:
     def _start_ready(self) -> None:
         """Start the jobs whose predecessors have ended, as many as there is room for."""
         while job := self.waiting.take(lambda job: self.executor.room(job, self._tasks)):
-            if left := self._possible(job):
-                self._start(left)
+            if possible := self._possible(job):
+                self._start(possible)
 
     def _possible(self, job: Job) -> Job | None:
         """Return the part of a job that can be done, None if nothing can.
@@ -327,9 +329,9 @@ class Runner:
         opened = {variant.id for variant in variants(job)} | {self.plan.dense[job.variants[0].model].id}
         return replace(job, after=(*job.after, *(self.remade[name].maker for name in remade if name in opened)))
 
-    def _release(self, done: Iterable[Variant]) -> None:
+    def _release(self, variants_done: Iterable[Variant]) -> None:
         """Remove the folders of variants that no waiting or running job needs any more, unless all are kept."""
-        for variant in done:
+        for variant in variants_done:
             if not self.waiting.needs(variant) and self.settings.keep != "dense":
                 self.leases.release(variant)
 

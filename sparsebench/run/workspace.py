@@ -233,11 +233,11 @@ def removable(work: Path) -> list[Removable]:
     half_built = chain.from_iterable(paths.leftovers(work / name) for name in FOLDERS)
     temporary = paths.leftovers(Path(tempfile.gettempdir()), paths.TEMPORARY)
     items = [Removable(path, "leftovers", _size(path), _DEAD) for path in (*temporary, *half_built)]
-    for kind, why in KINDS.items():
+    for kind, reason in KINDS.items():
         for path in (work / kind).glob("*"):
             is_whole = path.is_dir() and not path.is_symlink() and paths.PARTIAL not in path.name
             if is_whole and not leased(work, path.name):
-                items.append(Removable(path, kind, _size(path), why))
+                items.append(Removable(path, kind, _size(path), reason))
     return sorted(items, key=lambda item: (-item.bytes, str(item.path)))
 
 
