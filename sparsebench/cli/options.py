@@ -66,9 +66,9 @@ def reads_file(help_text: str, *flags: str) -> Any:
     return typer.Option(*flags, help=help_text, metavar="FILE", parser=file_to_read)
 
 
-def reads_folder(help_text: str) -> Any:
+def reads_folder(help_text: str, show_default: bool = False) -> Any:
     """Return an option that names a folder to read."""
-    return typer.Option(help=help_text, metavar="FOLDER", parser=folder_to_read, show_default=False)
+    return typer.Option(help=help_text, metavar="FOLDER", parser=folder_to_read, show_default=show_default)
 
 
 def writes_file(help_text: str) -> Any:

@@ -7,19 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from sparsebench import devices, environment, processor
 from sparsebench.benchmarks import all_tasks, benchmark_of
-from sparsebench.cli.options import (
-    EXECUTOR,
-    EXECUTORS,
-    FULL,
-    JSON,
-    LEDGER,
-    MANIFEST,
-    MANIFEST_DEVICE,
-    OFFLINE,
-    ONLY,
-    REHEARSE,
-    check_name,
-)
+from sparsebench.cli import options
 from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.errors import LedgerError
 from sparsebench.ledger import sqlfiles
@@ -47,15 +35,15 @@ TOO_LARGE_FOR_TWO = "is too much for a pair: dense and variant are timed apart"
 
 
 def plan(
-    manifest: MANIFEST,
-    only: ONLY = None,
-    rehearse: REHEARSE = False,
-    full: FULL = False,
-    device: MANIFEST_DEVICE = None,
-    executor: EXECUTOR = "local",
-    ledger: LEDGER = None,
-    offline: OFFLINE = False,
-    as_json: JSON = False,
+    manifest: options.MANIFEST,
+    only: options.ONLY = None,
+    rehearse: options.REHEARSE = False,
+    full: options.FULL = False,
+    device: options.MANIFEST_DEVICE = None,
+    executor: options.EXECUTOR = "local",
+    ledger: options.LEDGER = None,
+    offline: options.OFFLINE = False,
+    as_json: options.JSON = False,
 ) -> None:
     """Show every cell of a manifest, whether it will run and why, and what the run needs.
 
@@ -63,7 +51,7 @@ def plan(
     sparsebench plan quickstart.yaml
     sparsebench plan experiments.yaml --rehearse --json
     """
-    check_name("executor", executor, EXECUTORS)
+    options.check_name("executor", executor, options.EXECUTORS)
     request = PlanRequest(manifest, ledger, offline, rehearse, full, parse_only(only or []), device, executor)
     show(prepare(request), as_json)
 

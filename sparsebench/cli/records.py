@@ -7,14 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sparsebench.cli.options import (
-    LEDGER_ALONE,
-    LEDGER_ALONE_TO_WRITE,
-    file_to_read,
-    file_to_write,
-    folder_to_write,
-    records_to_read,
-)
+from sparsebench.cli import options
 from sparsebench.cli.output import note, notes
 from sparsebench.errors import RecordError
 from sparsebench.ledger.incoming import unbundle as add_bundle
@@ -27,9 +20,10 @@ from sparsebench.records import bundle as write_bundle
 
 def ingest(
     folders: Annotated[
-        list[Path], typer.Argument(help="Folders of records, of this or other machines.", parser=records_to_read)
+        list[Path],
+        typer.Argument(help="Folders of records, of this or other machines.", parser=options.records_to_read),
     ],
-    ledger: LEDGER_ALONE_TO_WRITE = None,
+    ledger: options.LEDGER_ALONE_TO_WRITE = None,
 ) -> None:
     """Add records to the ledger: rebuild it, or merge another machine's records.
 
@@ -56,9 +50,9 @@ def ingest(
 
 
 def tables(
-    path: Annotated[Path, typer.Argument(help="The folder to write.", parser=folder_to_write)],
+    path: Annotated[Path, typer.Argument(help="The folder to write.", parser=options.folder_to_write)],
     to: Annotated[Literal["parquet", "csv"], typer.Option(help="The format.")] = "parquet",
-    ledger: LEDGER_ALONE = None,
+    ledger: options.LEDGER_ALONE = None,
 ) -> None:
     """Write the ledger's views and tables in other formats.
 
@@ -71,8 +65,8 @@ def tables(
 
 
 def bundle(
-    records: Annotated[Path, typer.Argument(help="A folder of records.", parser=records_to_read)],
-    out: Annotated[Path, typer.Argument(help="The .jsonl.zst file to write.", parser=file_to_write)],
+    records: Annotated[Path, typer.Argument(help="A folder of records.", parser=options.records_to_read)],
+    out: Annotated[Path, typer.Argument(help="The .jsonl.zst file to write.", parser=options.file_to_write)],
     manifest: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only the records that this manifest asks for; repeatable.")
     ] = None,
@@ -87,8 +81,10 @@ def bundle(
 
 
 def unbundle(
-    bundled: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The .jsonl.zst file.", parser=file_to_read)],
-    records: Annotated[Path, typer.Argument(help="The folder of a run's records.", parser=folder_to_write)],
+    bundled: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="The .jsonl.zst file.", parser=options.file_to_read)
+    ],
+    records: Annotated[Path, typer.Argument(help="The folder of a run's records.", parser=options.folder_to_write)],
 ) -> None:
     """Unpack a bundle into a folder of records, from which a run continues.
 

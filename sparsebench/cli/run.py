@@ -11,20 +11,7 @@ from typing import Annotated
 import typer
 
 from sparsebench import bounded, devices, provenance
-from sparsebench.cli.options import (
-    EXECUTOR,
-    EXECUTORS,
-    FULL,
-    LEDGER_TO_WRITE,
-    MANIFEST,
-    MANIFEST_DEVICE,
-    OFFLINE,
-    ONLY,
-    REHEARSE,
-    YEAR,
-    check_name,
-    count,
-)
+from sparsebench.cli import options
 from sparsebench.cli.output import note, notes, stderr
 from sparsebench.cli.plan import announce, show
 from sparsebench.errors import LedgerError, RecordError, UserError
@@ -46,7 +33,7 @@ JOBS = (
 )
 SILENCE = typer.Option(
     min=0.1,
-    max=YEAR,
+    max=options.YEAR,
     metavar="SECONDS",
     help="Stop a job that has shown no output, CPU use or disk access for this long. "
     "Default: an hour, or ten times its estimate if longer.",
@@ -60,20 +47,20 @@ ADDRESS = typer.Option(
 
 
 def run(
-    manifest: MANIFEST,
-    only: ONLY = None,
+    manifest: options.MANIFEST,
+    only: options.ONLY = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed cells again.")] = False,
-    rehearse: REHEARSE = False,
-    full: FULL = False,
+    rehearse: options.REHEARSE = False,
+    full: options.FULL = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
-    jobs: Annotated[int | None, count(JOBS, maximum=bounded.MOST_PROCESSES)] = None,
+    jobs: Annotated[int | None, options.count(JOBS, maximum=bounded.MOST_PROCESSES)] = None,
     silence: Annotated[float | None, SILENCE] = None,
-    device: MANIFEST_DEVICE = None,
-    executor: EXECUTOR = "local",
+    device: options.MANIFEST_DEVICE = None,
+    executor: options.EXECUTOR = "local",
     address: Annotated[str | None, ADDRESS] = None,
-    ledger: LEDGER_TO_WRITE = None,
-    offline: OFFLINE = False,
+    ledger: options.LEDGER_TO_WRITE = None,
+    offline: options.OFFLINE = False,
 ) -> None:
     """Run every cell of a manifest that has no result yet.
 
@@ -86,7 +73,7 @@ def run(
     sparsebench run experiments.yaml --rehearse
     sparsebench run experiments.yaml --executor ray --address auto
     """
-    check_name("executor", executor, EXECUTORS)
+    options.check_name("executor", executor, options.EXECUTORS)
     chosen = parse_only(only or [])
     ready = prepare(
         PlanRequest(manifest, ledger, offline, rehearse, full, chosen, device, executor, retry_failed, jobs)

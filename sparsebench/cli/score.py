@@ -12,18 +12,7 @@ import typer
 
 from sparsebench import bounded, devices
 from sparsebench.benchmarks import KINDS, ScoreResult, TaskSpec, all_tasks, known, names
-from sparsebench.cli.options import (
-    COMPUTE_DTYPE,
-    DEVICE,
-    DTYPE,
-    FAMILY,
-    JSON,
-    OFFLINE,
-    count,
-    names_of,
-    reads_file,
-    writes_file,
-)
+from sparsebench.cli import options
 from sparsebench.cli.output import emit_json, emit_table, end_with
 from sparsebench.cli.source import open_model
 from sparsebench.errors import SparsebenchError, UserError
@@ -36,18 +25,18 @@ from sparsebench.plan.single import SingleModel, tasks
 from sparsebench.sources import Cache
 
 SOURCE = typer.Argument(help="A folder, an alias (see models), hf:…, path:…, wheel:….")
-TASK = typer.Option(help="A task name; repeatable.", autocompletion=names_of("benchmarks", "all_tasks"))
-MANIFEST = reads_file(
+TASK = typer.Option(help="A task name; repeatable.", autocompletion=options.names_of("benchmarks", "all_tasks"))
+MANIFEST = options.reads_file(
     "An experiment file. Its tasks for this family are scored too, with their settings and your own data."
 )
-LIMIT = count("Score only this many documents, drawn at random; always the same ones.")
-NUM_FEWSHOT = count("Examples in the prompt.", 0, bounded.MOST_PROCESSES)
-BATCH = count("Sequences per batch of lm-eval's own loop. Default: the fastest batches.")
+LIMIT = options.count("Score only this many documents, drawn at random; always the same ones.")
+NUM_FEWSHOT = options.count("Examples in the prompt.", 0, bounded.MOST_PROCESSES)
+BATCH = options.count("Sequences per batch of lm-eval's own loop. Default: the fastest batches.")
 LABEL = typer.Option(help="The name of a classification head's output; repeat it in the outputs' order.")
 DATA = typer.Option(help="A source, such as path:FILE, in place of the data of stsb_sts or mrpc_pair.")
 LIST = typer.Option("--list", help="List sparsebench's own tasks, with what they measure.")
 AGAINST = typer.Option(help="Show paired differences and verdicts against this model, such as the dense one.")
-OUTCOMES = writes_file("Write every document's outcome to this file, one JSON object a line.")
+OUTCOMES = options.writes_file("Write every document's outcome to this file, one JSON object a line.")
 DOCUMENTS = typer.Option("--documents", help="With --json: include every document's outcome.")
 
 
@@ -64,12 +53,12 @@ def score(
     against: Annotated[str | None, AGAINST] = None,
     outcomes: Annotated[Path | None, OUTCOMES] = None,
     documents: Annotated[bool, DOCUMENTS] = False,
-    family: FAMILY = None,
-    dtype: DTYPE = "auto",
-    compute_dtype: COMPUTE_DTYPE = "auto",
-    device: DEVICE = "auto",
-    offline: OFFLINE = False,
-    as_json: JSON = False,
+    family: options.FAMILY = None,
+    dtype: options.DTYPE = "auto",
+    compute_dtype: options.COMPUTE_DTYPE = "auto",
+    device: options.DEVICE = "auto",
+    offline: options.OFFLINE = False,
+    as_json: options.JSON = False,
 ) -> None:
     """Score a model on benchmarks, with 95% intervals. With --against, compare it with another on the same documents.
 
