@@ -88,9 +88,8 @@ def resolve_variant(text: str, variants: Sequence[MeasuredVariant]) -> MeasuredV
     if len(nearest) > 1:
         candidates = "".join(f"\n    {variant.name}  ({variant.details})" for variant in nearest[:SHOWN])
         others = f"\n    and {len(nearest) - SHOWN} more" if len(nearest) > SHOWN else ""
-        raise UserError(
-            f"{text!r} names {len(nearest)} variants:{candidates}{others}", "say which, by more of its name or its id"
-        )
+        message = f"{text!r} names {len(nearest)} variants:{candidates}{others}"
+        raise UserError(message, "say which, by more of its name or by its id")
     return nearest[0]
 
 
