@@ -175,7 +175,7 @@ def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
 
 
 def raise_error(error: RecordError) -> None:
-    """Raise it. This becomes of a record that cannot be used, unless the caller passes another function."""
+    """Raise the error of a record that cannot be used: the default ``reject``."""
     raise error
 
 
