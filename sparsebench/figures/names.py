@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 from typing import Any
 
@@ -53,6 +54,7 @@ def write(canvas: Canvas, panels: Panels, labels_by_panel: Sequence[Sequence[Poi
         return
     canvas.fit()
     canvas.figure.draw_without_rendering()
+    line_names: list[tuple[Axes, Annotation]] = []
     for (axes, _), names in zip(panels, labels_by_panel, strict=True):
         panel_box = axes.get_window_extent()
         heights = ((canvas.height_of(axes, name.y), name) for name in names)
@@ -72,7 +74,11 @@ def write(canvas: Canvas, panels: Panels, labels_by_panel: Sequence[Sequence[Poi
         heights_apart = apart([line_end for line_end, _ in ordered], line_gap, weights)
         for height, (line_end, name) in zip(heights_apart, ordered, strict=True):
             if name.x is not None:  # beside the end of its line, without a thread: threads would cross in a fan
-                _write_beside(axes, name, height, beside_line)
+                text = axes.annotate(
+                    name.text, (name.x, height), xycoords=beside_line, xytext=(6, 0), textcoords="offset points", va="center",
+                    fontsize=7, color=name.colour, annotation_clip=False, zorder=6,
+                )  # fmt: skip
+                line_names.append((axes, text))
                 continue
             is_moved = abs(height - line_end) > 0.4 * line_gap
             thread = {"arrowstyle": "-", "color": name.colour, "linewidth": 0.5, "linestyle": (0, (1, 2.5)),
@@ -81,19 +87,21 @@ def write(canvas: Canvas, panels: Panels, labels_by_panel: Sequence[Sequence[Poi
                 name.text, (1, name.y), xycoords=edge, xytext=(1.035 if is_moved else 1.015, height), textcoords="axes fraction",
                 va="center", fontsize=6.5, color=name.colour, annotation_clip=False, arrowprops=thread if is_moved else None,
             )  # fmt: skip
+    # The names have made the panels narrower.
+    canvas.figure.draw_without_rendering()
+    for axes, text in line_names:
+        _move_clear(axes, text)
 
 
-def _write_beside(axes: Axes, name: PointLabel, height: float, transform: Any) -> None:
-    """Write a name behind the end of its line, or before it where only there nothing runs through it; else on white."""
-    text = axes.annotate(
-        name.text, (name.x, height), xycoords=transform, xytext=(6, 0), textcoords="offset points", va="center", fontsize=7,
-        color=name.colour, annotation_clip=False, zorder=6,
-    )  # fmt: skip
-    if _crossed(axes, text):
-        text.set(position=(-6, 0), horizontalalignment="right")
-        if _crossed(axes, text) or text.get_window_extent().x0 < axes.get_window_extent().x0:
-            text.set(position=(6, 0), horizontalalignment="left")
-            text.set_bbox({"facecolor": "white", "linewidth": 0, "pad": 0.5})
+def _move_clear(axes: Axes, text: Annotation) -> None:
+    """Move a name behind the end of its line to where nothing runs through it: before, above or below; else on white."""
+    left = axes.get_window_extent().x0
+    for up, across in product((0, 9, -9, 18, -18), (6, -6)):
+        text.set(position=(across, up), horizontalalignment="left" if across > 0 else "right")
+        if not _crossed(axes, text) and text.get_window_extent().x0 >= left:
+            return
+    text.set(position=(6, 0), horizontalalignment="left")
+    text.set_bbox({"facecolor": "white", "linewidth": 0, "pad": 0.5})
 
 
 def _crossed(axes: Axes, text: Annotation) -> bool:
@@ -103,7 +111,8 @@ def _crossed(axes: Axes, text: Annotation) -> bool:
         line.get_transform().transform_path(line.get_path()) for line in axes.lines if line.get_linestyle() != "None"
     ]
     others = [other.get_window_extent() for other in axes.texts if other is not text]
-    return any(path.intersects_bbox(box, filled=False) for path in paths) or any(map(box.overlaps, others))
+    room = box.padded(axes.figure.dpi / 16, 0)  # names that nearly touch in a line read as one
+    return any(path.intersects_bbox(box, filled=False) for path in paths) or any(map(room.overlaps, others))
 
 
 def apart(positions: Sequence[float], gap: float, weights: Sequence[float] | None = None) -> list[float]:

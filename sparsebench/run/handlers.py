@@ -84,6 +84,11 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
             recorder.lost(variant, outcome)
         else:
             sums.seal(spec.workspace.folder(variant), spec.device)
+            if spec.recorded.get(variant.id, content := spec.workspace.content(variant)) != content:
+                recorder.note(
+                    f"{variant.label}: made again, its weights differ from those recorded: another processor or number of "
+                    "threads rounds differently. Results of the first weights count alone; another --ledger has room for these"
+                )
         if variant.id in cells:
             recorder.record(cells[variant.id], outcome)
 

@@ -27,12 +27,13 @@ from sparsebench.steps.calibration import Calibration
 class JobSpec:
     """All that a worker needs to know.
 
-    ``cache`` is the sources' cache, ``keep`` the format kept after storage cells. ``allow_overlap`` lets benchmarks be
-    part of the calibration text. ``expected`` is the checksum that the dense model's weights had, if its folder was
-    damaged and is made again. ``data`` holds the sources of the user's own data by their content. ``device`` is where
-    the job is done, as its process sees it. ``nodes`` and ``group`` are those of a runtime ``Setting``, where ranks lie
-    on several nodes of a cluster. ``origin`` is the id of the workspace, which records carry. ``threads`` is a file that
-    says how many threads a job may take from its next cell on.
+    ``cache`` is the sources' cache, ``keep`` the format kept after storage cells. ``allow_overlap`` lets benchmarks
+    be part of the calibration text. ``expected`` is the checksum that the dense model's weights had, if its folder
+    was damaged and is made again; ``recorded`` has those of variants that were recorded as made. ``data`` holds the
+    sources of the user's own data by their content. ``device`` is where the job is done, as its process sees it.
+    ``nodes`` and ``group`` are those of a runtime ``Setting``, where ranks lie on several nodes of a cluster.
+    ``origin`` is the id of the workspace, which records carry. ``threads`` is a file that says how many threads a
+    job may take from its next cell on.
     """
 
     manifest: str
@@ -46,6 +47,7 @@ class JobSpec:
     allow_overlap: bool = False
     device: str = "cpu"
     expected: str = ""
+    recorded: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     nodes: tuple[str, ...] = ()
     group: str = ""

@@ -12,18 +12,19 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sparsebench import devices, provenance, records
-from sparsebench.errors import Interrupted, LedgerError
+from sparsebench.errors import Interrupted, LedgerError, RecordError
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import silence_seconds
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import alone, calculates, jobs, made_from, remaking, unpacks
-from sparsebench.plan.stages import PROCESSES, needs_dense
+from sparsebench.plan.stages import MAKE, PROCESSES, needs_dense
 from sparsebench.run.child import Child, Silence, how_it_died
 from sparsebench.run.display import Display, ModelAnswers
 from sparsebench.run.executor import Executor, RunningJob, RunSettings
@@ -180,6 +181,7 @@ class Runner:
             device=devices.single_device(self.settings.device) if calculates(job) else "cpu",
             origin=self.origin,
             expected=self.remade[variant.id].content if variant.is_dense and variant.id in self.remade else "",
+            recorded=self._recorded(job),
         )
         self.workspace.logs.mkdir(parents=True, exist_ok=True)
         log = self.workspace.logs / f"{job.kind}-{job.id}.log"
@@ -191,6 +193,16 @@ class Runner:
         self.executor.share_cores(self._tasks)
         self.selector.register(task.events, selectors.EVENT_READ, child)
         self.display.started(job)
+
+    def _recorded(self, job: Job) -> dict[str, str]:
+        """Return the checksums that variants of the job had when an earlier run made and recorded them."""
+        again = {variant.id for variant in job.makes} - {cell.variant.id for cell in job.cells}
+        contents = {}
+        for cell in self.plan.cells if again else ():
+            if cell.stage == MAKE.name and cell.variant.id in again:
+                with suppress(RecordError):
+                    contents[cell.variant.id] = records.read_cell(self.workspace.records, cell.id, "done")["content"]
+        return contents
 
     def _listen(self) -> None:
         """Wait for events and handle them.

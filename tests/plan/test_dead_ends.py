@@ -88,7 +88,7 @@ def test_tasks_of_a_family_without_a_model_are_warned_of(tiny_llama: Path, home:
 
 @pytest.mark.parametrize("lacking", ["", "avx512_vnni"])
 def test_an_engine_without_fast_kernels_for_this_cpu_is_named(
-    lacking: str, tiny_llama: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    lacking: str, tiny_llama: Path, home: Path, monkeypatch: pytest.MonkeyPatch, every_precision: None
 ) -> None:
     there = frozenset({"avx2", "avx512_vbmi2", "avx512_vnni"} - {lacking})
     environment.place()  # is kept as long as the process: other tests' machine lacks nothing

@@ -21,20 +21,21 @@ PYTHON = os.environ.get("SPARSEBENCH_BROWSER", sys.executable)
 LUMINANCE = """
 (() => {
   const channel = (value) => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
   const light = (colour) => {
-    const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((value) => channel(value / 255));
+    const [r, g, b] = colour.map((value) => channel(value / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const ground = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const colour = getComputedStyle(at).backgroundColor;
-      if (!colour.startsWith("rgba(0, 0, 0, 0")) return colour;
-    }
-    return "rgb(255, 255, 255)";
+    if (!element) return [255, 255, 255];
+    const [red, green, blue, alpha = 1] = numbers(getComputedStyle(element).backgroundColor);
+    if (alpha === 1) return [red, green, blue];
+    const below = ground(element.parentElement);
+    return [red, green, blue].map((value, at) => alpha * value + (1 - alpha) * below[at]);
   };
   const lowest = {};
   for (const element of document.querySelectorAll("main p, main a:not(.anchor), td, th, code, figcaption, summary, nav a")) {
-    const [a, b] = [light(getComputedStyle(element).color), light(ground(element))];
+    const [a, b] = [light(numbers(getComputedStyle(element).color)), light(ground(element))];
     const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     lowest[element.tagName] = Math.min(contrast, lowest[element.tagName] ?? 21);
   }

@@ -149,7 +149,7 @@ def test_which_method(calibrated_report: str) -> None:
     matrix = tables(part)[0]
     assert matrix[0] == ["method", "50%", "90%"]
     assert matrix[2] == ["alps/layer", "**30.16**", "**864**"]
-    assert matrix[-1] == ["wanda/row", "33.12", "5,081"], "collapsed ones are named below"
+    assert matrix[-1] == ["wanda/row", "33.12", "5,081"], "collapsed ones are shown too"
 
 
 def test_a_method_that_cannot_be_told_from_the_lowest_is_said_to_be_so(

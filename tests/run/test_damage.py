@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsebench import provenance
 from sparsebench.ledger import query
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.storage import pack, sums, unpack
@@ -90,6 +91,19 @@ def test_a_source_that_is_damaged_too_is_told(tiny_llama: Path, manifest: Path, 
     again = call("run", manifest)
     assert again.returncode == 1
     assert "damaged" in again.stderr and not folder.exists()
+
+
+def test_weights_that_are_made_again_otherwise_than_recorded_are_told(manifest: Path, tmp_path: Path) -> None:
+    """As on another processor, which rounds differently; the ledger then shows the results of the first weights alone."""
+    assert call("run", manifest, "--only", "stage=make", "--only", "sparsity=0.5").returncode == 0
+    (made,) = [path for path in (tmp_path / "ledger").rglob("*.done.json") if '"stage":"make"' in path.read_text()]
+    record = {**json.loads(made.read_text()), "content": "00000000-1"}
+    made.write_text(json.dumps(provenance.sealed(record), separators=(",", ":")))
+    shutil.rmtree(tmp_path / "work")
+    again = call("run", manifest)
+    assert again.returncode == 0, again.stderr
+    (told,) = [line for line in again.stderr.splitlines() if "made again" in line]
+    assert "50%" in told
 
 
 def test_one_model_without_a_manifest(tiny_llama: Path) -> None:
