@@ -23,28 +23,28 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
 
     What the system refuses while the function works is also raised as an error of ours.
     """
-    name, shape = function.__name__, signature(function)
+    name, parameters = function.__name__, signature(function)
     hints = get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {key: (hints[key], parameter.default) for key, parameter in shape.parameters.items()}
+    fields: dict[str, Any] = {key: (hints[key], parameter.default) for key, parameter in parameters.parameters.items()}
     arguments = create_model(name, __config__=STRICT, **fields)
 
     @wraps(function)
-    def checking(*given: P.args, **named: P.kwargs) -> T:
+    def wrapper(*positional: P.args, **keywords: P.kwargs) -> T:
         try:
-            values = shape.bind(*given, **named).arguments
-            read = arguments.model_validate({key: _python_int(value) for key, value in values.items()})
+            values = parameters.bind(*positional, **keywords).arguments
+            validated = arguments.model_validate({key: _python_int(value) for key, value in values.items()})
         except TypeError as error:
             raise UserError(f"{name}: {error}", f"see help(sparsebench.{name})") from error
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(f"{name}: {first['loc'][0]}: {first['msg']}", f"see help(sparsebench.{name})") from error
-        checked_values: dict[str, Any] = {key: getattr(read, key) for key in values}
+        checked_values: dict[str, Any] = {key: getattr(validated, key) for key in values}
         try:
             return function(**checked_values)  # type: ignore[call-arg]
         except OSError as error:
             raise of_system(error, Cache().root) from error
 
-    return checking
+    return wrapper
 
 
 def _python_int(value: Any) -> Any:

@@ -23,20 +23,22 @@ from typing import Any, BinaryIO, TextIO
 
 from sparsebench.errors import ModelError, SparsebenchError
 
+ErrorType = type[SparsebenchError]
+_FETCH_AGAIN = "fetch the file again"
 MB = 1_000_000
-MANIFEST = MB // 2
+MANIFEST_BYTES = MB // 2
 """Bytes of a manifest; those that are shipped have less than 5,000."""
 NODES = 10_000
 """Keys and values of a manifest; those that aliases repeat count each time."""
-KEY = 200
+KEY_CHARACTERS = 200
 """Characters of a manifest's key."""
 CELLS, CELLS_A_MODEL = 200_000, 2_000
 """Cells of a manifest: CELLS, or CELLS_A_MODEL for each of its models if that is more. A run does at most CELLS."""
-JSON = 32 * MB
+JSON_BYTES = 32 * MB
 """Bytes of a JSON file, and characters of a line: large indexes of shards have 10 MB, records and documents less."""
-TOKENIZER = 4 * JSON
+TOKENIZER = 4 * JSON_BYTES
 """Bytes of a tokenizer.json: those with 256,000 tokens have 33 MB."""
-PLAN = 5 * JSON
+PLAN_BYTES = 5 * JSON_BYTES
 """Bytes of a plan's uncompressed record: one of CELLS cells has up to 150 MB."""
 HEADER = 100 * MB
 """Bytes of a safetensors header: the limit of the safetensors library itself."""
@@ -48,11 +50,11 @@ DEPTH = 100
 """Lists and objects within each other."""
 HOLES = 4000 * MB
 """Bytes above which a file must take up room on the disk, at least for a part of it."""
-QUERY = MB
+QUERY_CHARACTERS = MB
 """Characters of a file with a query for the ledger; the report's longest have less than 10,000."""
-MANY, FEW = 10_000_000, 1_024
-"""The largest count that a command or a notebook's function takes: of tokens, sequences, samples or documents (MANY), and
-of processes or examples in a prompt (FEW)."""
+MOST_ITEMS, MOST_PROCESSES = 10_000_000, 1_024
+"""The largest count that a command or a notebook's function takes: of tokens, sequences, samples or documents (MOST_ITEMS), and
+of processes or examples in a prompt (MOST_PROCESSES)."""
 MEMBERS = 10_000
 """Files that are taken out of a wheel."""
 COLUMNS = 10_000
@@ -74,71 +76,71 @@ def unpacked(packed: int) -> int:
     return max(FREE, RATIO * packed)
 
 
-def read(path: Path, wrong: type[SparsebenchError] = ModelError, limit: int = JSON) -> bytes:
-    """Return the bytes of a file. Raises ``wrong`` for one of more than ``limit`` bytes, or that cannot be read."""
-    refuse_special(path, wrong)
+def read(path: Path, error_type: ErrorType = ModelError, limit: int = JSON_BYTES) -> bytes:
+    """Return the bytes of a file. Raises ``error_type`` for one of more than ``limit`` bytes, or that cannot be read."""
+    refuse_special(path, error_type)
     try:
         with path.open("rb") as file:
             # All that is asked for is allocated at once, so do not ask for the limit of a short file.
             data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     except OSError as error:
-        raise wrong(f"{path}: {error.strerror}", "name a readable file") from error
+        raise error_type(f"{path}: {error.strerror}", "name a readable file") from error
     if len(data) > limit:
-        raise wrong(f"{path}: more than {limit / MB:g} MB, the limit for such a file", "see that it is the right file")
+        raise error_type(
+            f"{path}: more than {limit / MB:g} MB, the limit for such a file", "see that it is the right file"
+        )
     return data
 
 
-def refuse_special(path: Path, wrong: type[SparsebenchError]) -> None:
-    """Raise ``wrong`` for a path that exists and is no file: a pipe would be read without end."""
+def refuse_special(path: Path, error_type: ErrorType) -> None:
+    """Raise ``error_type`` for a path that exists and is no file: a pipe would be read without end."""
     if path.exists() and not path.is_file():
-        raise wrong(f"{path}: a folder, a pipe or a device, not a file", "name a file")
+        raise error_type(f"{path}: a folder, a pipe or a device, not a file", "name a file")
 
 
-def refuse_long(value: Any, where: Path | str, wrong: type[SparsebenchError], hint: str) -> None:
-    """Raise ``wrong`` for a JSON value with a text, or a key, of more than TEXT characters."""
-    level = [value]
-    while level:
-        inner = level.pop()
-        if isinstance(inner, dict | list):
-            level += [*inner, *inner.values()] if isinstance(inner, dict) else inner
-        elif isinstance(inner, str) and len(inner) > TEXT:
-            raise wrong(f"{where}: a text of more than {TEXT:,} characters: {inner[:20]}…", hint)
+def refuse_long(value: Any, where: Path | str, error_type: ErrorType, hint: str) -> None:
+    """Raise ``error_type`` for a JSON value with a text, or a key, of more than TEXT characters."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict | list):
+            pending += [*item, *item.values()] if isinstance(item, dict) else item
+        elif isinstance(item, str) and len(item) > TEXT:
+            raise error_type(f"{where}: a text of more than {TEXT:,} characters: {item[:20]}…", hint)
 
 
-def read_json(
-    path: Path, wrong: type[SparsebenchError] = ModelError, hint: str = "fetch the file again", limit: int = JSON
-) -> Any:
+def read_json(path: Path, error_type: ErrorType = ModelError, hint: str = _FETCH_AGAIN, limit: int = JSON_BYTES) -> Any:
     """Return the value in a JSON file."""
-    return parse(read(path, wrong, limit), path, wrong, hint, limit)
+    return parse(read(path, error_type, limit), path, error_type, hint, limit)
 
 
 def read_object(
-    path: Path, wrong: type[SparsebenchError] = ModelError, hint: str = "fetch the file again", limit: int = JSON
+    path: Path, error_type: ErrorType = ModelError, hint: str = _FETCH_AGAIN, limit: int = JSON_BYTES
 ) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises ``wrong`` for any other value."""
-    value = read_json(path, wrong, hint, limit)
+    """Return the object in a JSON file. Raises ``error_type`` for any other value."""
+    value = read_json(path, error_type, hint, limit)
     if not isinstance(value, dict):
-        raise wrong(f"{path}: it holds no object but a {type(value).__name__}", hint)
+        raise error_type(f"{path}: it holds no object but a {type(value).__name__}", hint)
     return value
 
 
-def parse(data: str | bytes, where: Path | str, wrong: type[SparsebenchError], hint: str, limit: int = JSON) -> Any:
+def parse(data: str | bytes, where: Path | str, error_type: ErrorType, hint: str, limit: int = JSON_BYTES) -> Any:
     """Return the value of a JSON text from ``where``. A text with a larger ``limit`` may also hold more values.
 
-    Raises ``wrong`` for a text that is not JSON, holds too many values or is nested too deep.
+    Raises ``error_type`` for a text that is not JSON, holds too many values or is nested too deep.
     """
-    most = VALUES * limit // JSON
+    most_values = VALUES * limit // JSON_BYTES
     try:
         text = data if isinstance(data, str) else data.decode()
-        if len(text) > most and sum(map(text.count, ",[{")) > most:
-            raise wrong(f"{where}: more than {most:,} values, the limit for JSON", hint)
+        if len(text) > most_values and sum(map(text.count, ",[{")) > most_values:
+            raise error_type(f"{where}: more than {most_values:,} values, the limit for JSON", hint)
         with uncollected():
             value = json.loads(text)
-        _measure(value)
+        _check_depth(value)
     except RecursionError:
-        raise wrong(f"{where}: nested more than {DEPTH} deep, the limit for JSON", hint) from None
+        raise error_type(f"{where}: nested more than {DEPTH} deep, the limit for JSON", hint) from None
     except ValueError as error:
-        raise wrong(f"{where}: not JSON ({error})", hint) from error
+        raise error_type(f"{where}: not JSON ({error})", hint) from error
     return value
 
 
@@ -167,35 +169,37 @@ class Allowance:
     begun: float = 0
 
     @contextmanager
-    def use(self, culprit: str, wrong: type[SparsebenchError], documents: int = 1) -> Iterator[None]:
-        """Raise ``wrong``, naming the culprit, where the block takes more time or memory than it may.
+    def use(self, culprit: str, error_type: ErrorType, documents: int = 1) -> Iterator[None]:
+        """Raise ``error_type``, naming the culprit, where the block takes more time or memory than it may.
 
         A block within another adds to its time, and is named where it fails. Only a main thread can be interrupted, so
         others are refused.
         """
         if threading.current_thread() is not threading.main_thread():
-            raise wrong(f"{culprit}: its time can be limited in a program's main thread only", "score it from there")
-        more, outer = EACH * documents, self.culprit
-        self.left, self.culprit = self.left + more, culprit
-        if not outer:
+            raise error_type(
+                f"{culprit}: its time can be limited in a program's main thread only", "score it from there"
+            )
+        extra, outer_culprit = EACH * documents, self.culprit
+        self.left, self.culprit = self.left + extra, culprit
+        if not outer_culprit:
             self.begun = time.thread_time()
         try:
-            with nullcontext() if outer else _limited(self.begun + min(self.left, SECONDS + more)):
+            with nullcontext() if outer_culprit else _limited(self.begun + min(self.left, SECONDS + extra)):
                 yield
-            slow, blamed = time.thread_time() - self.begun > self.left, culprit
+            is_over, offender = time.thread_time() - self.begun > self.left, culprit
         except _TimeUp:
-            if outer:
+            if outer_culprit:
                 raise
-            slow, blamed = True, self.culprit
+            is_over, offender = True, self.culprit
         except MemoryError:
-            raise wrong(f"{culprit}: more than {MEMORY / MB:g} MB of memory", "make it simpler") from None
+            raise error_type(f"{culprit}: more than {MEMORY / MB:g} MB of memory", "make it simpler") from None
         finally:
-            if not outer:
+            if not outer_culprit:
                 self.left, self.culprit = self.left - (time.thread_time() - self.begun), ""
-        self.culprit = outer
-        if slow:
-            what = f"more than {SECONDS:g} s of CPU time and {EACH * 1000:g} ms for each document"
-            raise wrong(f"{blamed}: {what}", "make it simpler")
+        self.culprit = outer_culprit
+        if is_over:
+            allowance = f"more than {SECONDS:g} s of CPU time and {EACH * 1000:g} ms for each document"
+            raise error_type(f"{offender}: {allowance}", "make it simpler")
 
 
 class _TimeUp(BaseException):
@@ -222,8 +226,8 @@ def _limited(deadline: float) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
-    handler, begun = signal.signal(signal.SIGALRM, tick), time.monotonic()
-    left, interval = signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
+    previous_handler, started = signal.signal(signal.SIGALRM, tick), time.monotonic()
+    seconds_left, interval = signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
     try:
         try:
             resource.setrlimit(resource.RLIMIT_AS, (limit if soft < 0 else min(soft, limit), hard))
@@ -231,47 +235,49 @@ def _limited(deadline: float) -> Iterator[None]:
         finally:
             armed = False
     finally:
-        left = max(left - (time.monotonic() - begun), 1e-6) if left else 0
-        signal.setitimer(signal.ITIMER_REAL, left, interval)
-        signal.signal(signal.SIGALRM, handler or signal.SIG_DFL)
+        seconds_left = max(seconds_left - (time.monotonic() - started), 1e-6) if seconds_left else 0
+        signal.setitimer(signal.ITIMER_REAL, seconds_left, interval)
+        signal.signal(signal.SIGALRM, previous_handler or signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def lines(path: Path, wrong: type[SparsebenchError], newline: str | None = None) -> Iterator[str]:
+def lines(path: Path, error_type: ErrorType, newline: str | None = None) -> Iterator[str]:
     """Yield the lines of a UTF-8 text, unpacked where its name ends in .gz or .zst; ``newline`` is that of ``open``."""
-    with opened(path, wrong, newline) as file:
+    with opened(path, error_type, newline) as file:
         number = 0
-        while line := file.readline(JSON + 1):
+        while line := file.readline(JSON_BYTES + 1):
             number += 1
-            if len(line) > JSON:
-                raise wrong(f"{path}:{number}: a line of more than {JSON / MB:g} million characters", "split the line")
+            if len(line) > JSON_BYTES:
+                raise error_type(
+                    f"{path}:{number}: a line of more than {JSON_BYTES / MB:g} million characters", "split the line"
+                )
             yield line
 
 
-def whole(path: Path, wrong: type[SparsebenchError], limit: int = JSON) -> str:
+def whole(path: Path, error_type: ErrorType, limit: int = JSON_BYTES) -> str:
     """Return the whole of a UTF-8 text of at most ``limit`` characters, unpacked where its name ends in .gz or .zst."""
-    with opened(path, wrong) as file:
+    with opened(path, error_type) as file:
         text = file.read(limit + 1)
     if len(text) > limit:
-        raise wrong(f"{path}: more than {limit / MB:g} million characters", "as JSON Lines it may be longer")
+        raise error_type(f"{path}: more than {limit / MB:g} million characters", "as JSON Lines it may be longer")
     return text
 
 
 @contextmanager
-def opened(path: Path, wrong: type[SparsebenchError], newline: str | None = None) -> Iterator[TextIO]:
+def opened(path: Path, error_type: ErrorType, newline: str | None = None) -> Iterator[TextIO]:
     """Open a UTF-8 text as ``lines`` does."""
-    refuse_special(path, wrong)
+    refuse_special(path, error_type)
     with path.open("rb") as packed:
         suffix = path.suffix.lower()
         if suffix in (".gz", ".zst"):
             # Unpacking is fast and what follows is not, so the size is checked first.
-            _weigh(packed, suffix, path, wrong)
+            _check_unpacked_size(packed, suffix, path, error_type)
             packed.seek(0)
         # Spreadsheets write a byte-order mark.
         try:
             yield io.TextIOWrapper(_unpacked(packed, suffix), encoding="utf-8-sig", newline=newline)
         except UnicodeDecodeError as error:
-            raise wrong(
+            raise error_type(
                 f"{path}: not UTF-8 text (byte {error.start})", "save it as UTF-8, or rename it if its suffix is wrong"
             ) from error
 
@@ -286,13 +292,13 @@ def _unpacked(packed: BinaryIO, suffix: str) -> Any:
     return packed
 
 
-def _weigh(packed: BinaryIO, suffix: str, path: Path, wrong: type[SparsebenchError]) -> None:
-    """Raise ``wrong`` where a compressed file unpacks to more than it may, or a zstd file was cut short."""
-    left = limit = min(UNPACKED, unpacked(path.stat().st_size))
-    for size in _zst_sizes(packed, path, wrong) if suffix == ".zst" else _gz_sizes(packed):
-        left -= size
-        if left < 0:
-            raise wrong(
+def _check_unpacked_size(packed: BinaryIO, suffix: str, path: Path, error_type: ErrorType) -> None:
+    """Raise ``error_type`` where a compressed file unpacks to more than it may, or a zstd file was cut short."""
+    bytes_left = limit = min(UNPACKED, unpacked(path.stat().st_size))
+    for size in _zst_sizes(packed, path, error_type) if suffix == ".zst" else _gz_sizes(packed):
+        bytes_left -= size
+        if bytes_left < 0:
+            raise error_type(
                 f"{path}: unpacks to more than {limit / MB:,.0f} MB, the limit for its size "
                 f"({RATIO} times that, at least {FREE / MB:g} MB and at most {UNPACKED / MB:g} MB)",
                 "unpack it yourself if you trust it",
@@ -305,38 +311,39 @@ def _gz_sizes(packed: BinaryIO) -> Iterator[int]:
         yield size
 
 
-def _zst_sizes(packed: BinaryIO, path: Path, wrong: type[SparsebenchError]) -> Iterator[int]:
-    """Yield how much each piece of a zstd file unpacks to. Raises ``wrong`` for a file that was cut short.
+def _zst_sizes(packed: BinaryIO, path: Path, error_type: ErrorType) -> Iterator[int]:
+    """Yield how much each piece of a zstd file unpacks to. Raises ``error_type`` for a file that was cut short.
 
     zstd's stream reader would take that for a file which ends there.
     """
     import zstandard
 
-    frame, some = None, False
+    frame = None
     try:
         # A thousand bytes may unpack to 32 MB.
-        while piece := packed.read(1024):
-            some = True
-            while piece:
+        while chunk := packed.read(1024):
+            while chunk:
                 frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                yield len(frame.decompress(piece))
-                piece, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+                yield len(frame.decompress(chunk))
+                chunk = b""
+                if frame.eof:
+                    chunk, frame = frame.unused_data, None
     except zstandard.ZstdError as error:
-        raise wrong(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
-    if frame or not some:
-        raise wrong(f"{path}: not a whole zstd file (it was cut short)", "copy the file again")
+        raise error_type(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
+    if frame or not packed.tell():
+        raise error_type(f"{path}: not a whole zstd file (it was cut short)", "copy the file again")
 
 
-def _measure(value: Any) -> None:
+def _check_depth(value: Any) -> None:
     """Raise RecursionError for a value nested too deep for the recursive code of others."""
-    level: list[Any] = [[value]]
+    values: list[Any] = [[value]]
     for _ in range(DEPTH + 1):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
+        values = [
+            child
+            for parent in values
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
         ]
-        if not level:
+        if not values:
             return
     raise RecursionError

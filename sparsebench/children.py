@@ -32,8 +32,8 @@ def imports() -> dict[str, str]:
     """
     root, path = str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")
     installed = root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
-    known = [part for part in path.split(os.pathsep) if part]
-    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(known if installed else [root, *known])}
+    search_path = [folder for folder in path.split(os.pathsep) if folder]
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(search_path if installed else [root, *search_path])}
 
 
 def may_fork() -> bool:
@@ -50,8 +50,8 @@ def leave(code: int) -> NoReturn:
         os._exit(code)
 
 
-def apart(do: Callable[[], int], forked: Callable[[int], object]) -> int:
-    """Call ``do`` in a fork of this process, wait for it, and return its exit code. ``forked`` is given its process id.
+def apart(action: Callable[[], int], on_fork: Callable[[int], object]) -> int:
+    """Call ``action`` in a fork of this process, wait for it, and return its exit code. ``on_fork`` is given its id.
 
     If a signal ends the fork, the same signal ends this process.
     """
@@ -63,12 +63,12 @@ def apart(do: Callable[[], int], forked: Callable[[int], object]) -> int:
         code = 1
         try:
             die_with_parent(parent)
-            code = do()
-        except BaseException:
+            code = action()
+        except BaseException:  # nothing may leave the fork: its parent's code would run twice
             traceback.print_exc()
         finally:
             leave(code)
-    forked(child)
+    on_fork(child)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code < 0:
         if -code != signal.SIGKILL:  # which nobody can handle
@@ -79,7 +79,8 @@ def apart(do: Callable[[], int], forked: Callable[[int], object]) -> int:
 
 def signal_name(number: int) -> str:
     """Return the name of a signal, such as ``SIGKILL``. Python names only two of the real-time signals."""
-    return next((known.name for known in signal.Signals if known == number), f"SIGRTMIN{number - signal.SIGRTMIN:+d}")
+    names = {member.value: member.name for member in signal.Signals}
+    return names.get(number, f"SIGRTMIN{number - signal.SIGRTMIN:+d}")
 
 
 def command(module: str, *words: object) -> list[str]:

@@ -26,11 +26,12 @@ os.environ.setdefault(ORDER, "PCI_BUS_ID")
 PATTERN = r"auto|cpu|cuda(:\d{1,3})?"
 """The names that a device may have."""
 _QUERY = ["nvidia-smi", "--query-gpu=uuid,name,memory.free", "--format=csv,noheader,nounits"]
+_NVIDIA_LINE = re.compile(r"([^,]*?)\s*,\s*(.*?)\s*,\s*([^,]*)")
+"""What that query prints of a GPU: its uuid, its name, which may hold commas, and its free MiB."""
 _AMD = ["rocm-smi", "--showproductname", "--csv"]
-_PROBE_SECONDS = 120
-_TOOL_SECONDS = 120
-"""How long the driver's tool may take: where no program keeps the driver awake, it first starts every GPU, which takes
-some seconds each."""
+_SECONDS = 120
+"""How long torch and the driver's tool may take: where no program keeps the driver awake, the tool first starts every GPU,
+which takes some seconds each."""
 
 
 @dataclass(frozen=True)
@@ -50,55 +51,47 @@ class Gpu:
 
 def visible() -> tuple[Gpu, ...]:
     """Return the GPUs that a program started now can see, in CUDA's order (``ORDER``), with the memory free on each."""
-    words = os.environ.get(VISIBLE)
-    if words is not None and not words.strip():
+    selection = os.environ.get(VISIBLE)
+    if selection is not None and not selection.strip():
         return ()
     listed = _listed()
-    if words is None:
+    if selection is None:
         return listed
     seen: list[Gpu] = []
-    for word in (gpu.strip() for gpu in words.split(",")):
+    for selector in (gpu.strip() for gpu in selection.split(",")):
         # A MIG slice is not listed among whole GPUs. Like CUDA, take nothing behind a word that names no GPU.
-        gpu = Gpu(len(seen), "MIG", word) if word.startswith("MIG-") else _named(word, listed)
+        gpu = Gpu(len(seen), "MIG", selector) if selector.startswith("MIG-") else _named(selector, listed)
         if gpu is None:
             break
         seen.append(gpu)
     return tuple(seen)
 
 
-def _named(word: str, listed: tuple[Gpu, ...]) -> Gpu | None:
-    if word.isdigit():
-        return next((gpu for gpu in listed if gpu.number == int(word)), None)
-    return next((gpu for gpu in listed if word.startswith("GPU-") and gpu.uuid.startswith(word)), None)
+def _named(selector: str, listed: tuple[Gpu, ...]) -> Gpu | None:
+    if selector.isdigit():
+        return next((gpu for gpu in listed if gpu.number == int(selector)), None)
+    return next((gpu for gpu in listed if selector.startswith("GPU-") and gpu.uuid.startswith(selector)), None)
 
 
 def _listed() -> tuple[Gpu, ...]:
     """Return all GPUs that NVIDIA's tool lists, else those that AMD's lists."""
-    rows = [
-        [word.strip() for word in line.rsplit(",", 1)]
-        for line in _driver_answer(_QUERY).splitlines()
-        if line.count(",") > 1
-    ]
-    if rows:
-        gpus = []
-        for number, (left, free) in enumerate(rows):
-            uuid, name = (word.strip() for word in left.split(",", 1))
-            gpus.append(Gpu(number, name, uuid, int(free) * 2**20 if free.isdigit() else None))
+    gpus: list[Gpu] = []
+    for line in _driver_answer(_QUERY).splitlines():
+        if match := _NVIDIA_LINE.fullmatch(line.strip()):
+            uuid, name, mebibytes = match.groups()
+            gpus.append(Gpu(len(gpus), name, uuid, int(mebibytes) * 2**20 if mebibytes.isdigit() else None))
+    if gpus:
         return tuple(gpus)
     # AMD's tool prints a line of column names first, and the card's number before its name.
-    lines = [
-        line.strip()
-        for line in _driver_answer(_AMD).splitlines()
-        if line.strip() and not line.lower().startswith("device,")
-    ]
-    names = [re.sub(r"^card\d+,\s*", "", line) for line in lines]
+    lines = [line.strip() for line in _driver_answer(_AMD).splitlines()]
+    names = [re.sub(r"^card\d+,\s*", "", line) for line in lines if line and not line.lower().startswith("device,")]
     return tuple(Gpu(number, name) for number, name in enumerate(names))
 
 
 def _driver_answer(command: list[str]) -> str:
     """Return what a tool prints; an empty text where it is not installed, fails or does not end."""
     try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False)
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return "" if finished.returncode else finished.stdout
@@ -142,38 +135,40 @@ def cuda_version() -> str:
     except OSError:
         return ""
     cuda, hip = (re.search(rf"^{key}\b[^=\n]*= *['\"]([^'\"]+)", text, re.MULTILINE) for key in ("cuda", "hip"))
-    return cuda[1] if cuda else f"rocm {hip[1]}" if hip else ""
+    if cuda:
+        return cuda[1]
+    return f"rocm {hip[1]}" if hip else ""
 
 
-def resolve(asked: str = "auto") -> str:
+def resolve(name: str = "auto") -> str:
     """Return ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is the GPUs where the driver lists any, else the CPU.
 
     Raises UserError for a device that is not here, where the driver lists GPUs that torch does not see, and where a
     driver is here whose tool lists none. Else all would run on the CPU, for days, though nobody asked for that.
     """
-    if not re.fullmatch(PATTERN, asked):
-        raise UserError(f"device: there is no {asked!r}", "auto, cpu, cuda, or cuda:N for the GPU of that number")
-    if asked == "cpu":
+    if not re.fullmatch(PATTERN, name):
+        raise UserError(f"device: there is no {name!r}", "auto, cpu, cuda, or cuda:N for the GPU of that number")
+    if name == "cpu":
         return "cpu"
     gpus = visible()
     if not gpus:
-        if asked == "auto" and not _is_silent():
+        if name == "auto" and not _is_silent():
             return "cpu"
         hidden = f"{VISIBLE} hides them" if VISIBLE in os.environ else "nvidia-smi lists none"
         way_out = f"see what nvidia-smi and {VISIBLE} say; or say `device: cpu`"
-        raise UserError(f"device: {asked}: there is no GPU that may be used ({hidden})", way_out)
-    number = int(asked.partition(":")[2] or 0)
+        raise UserError(f"device: {name}: there is no GPU that may be used ({hidden})", way_out)
+    number = int(name.partition(":")[2] or 0)
     if number >= len(gpus):
         raise UserError(
-            f"device: {asked}: {len(gpus)} GPU{'s are' if len(gpus) > 1 else ' is'} visible, counted from 0",
+            f"device: {name}: {len(gpus)} GPU{'s are' if len(gpus) > 1 else ' is'} visible, counted from 0",
             f"cuda:0{f' to cuda:{len(gpus) - 1}' if len(gpus) > 1 else ''}, or cuda for all",
         )
-    if why := visibility_problem(len(gpus)):
+    if problem := visibility_problem(len(gpus)):
         raise UserError(
-            f"device: {asked}: the driver lists {len(gpus)} GPU{'s' * (len(gpus) > 1)} ({gpus[0].name}), and {why}",
+            f"device: {name}: the driver lists {len(gpus)} GPU{'s' * (len(gpus) > 1)} ({gpus[0].name}), and {problem}",
             "install a torch that was built for this driver (https://pytorch.org/get-started), or say `device: cpu`",
         )
-    return "cuda" if asked == "auto" else asked
+    return "cuda" if name == "auto" else name
 
 
 def _is_silent() -> bool:
@@ -198,14 +193,14 @@ def _seen_by_torch(visible_devices: str | None) -> tuple[bool, int, str]:
     """Return whether a separate process could ask torch, how many GPUs torch sees, and its last line on stderr."""
     code = "import torch; print('seen', torch.cuda.device_count() if torch.cuda.is_available() else 0)"
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False,
+        probe = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=_SECONDS, check=False,
             env={**os.environ, **children.imports()},
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return False, 0, str(error)
-    last_line = (done.stderr.strip().splitlines() or [""])[-1]
-    match = re.search(r"^seen (\d+)$", done.stdout, re.MULTILINE)
+    last_line = (probe.stderr.strip().splitlines() or [""])[-1]
+    match = re.search(r"^seen (\d+)$", probe.stdout, re.MULTILINE)
     return bool(match), int(match[1]) if match else 0, last_line
 
 

@@ -83,13 +83,13 @@ class EnergyMeter:
                 self.source, self.window, self._read = f"none: {error}", 0.0, None
                 return None
             changes = [now - before for now, before in zip(values, self._last, strict=True)]
-            spent = sum(
+            increase = sum(
                 change if change >= 0 else change + limit + 1
                 for change, limit in zip(changes, self._limits, strict=True)
             )
             self._last = values
-            self._total += spent * self._unit
-            return spent * self._unit
+            self._total += increase * self._unit
+            return increase * self._unit
 
     def total(self) -> float | None:
         """Return the joules since it was made; None where there is no counter, or it failed meanwhile."""
@@ -149,19 +149,19 @@ def _text(file: Path) -> str:
 @contextmanager
 def spending(device: str) -> Iterator[EnergyMeter]:
     """Count the joules of ``device`` while the block runs; a thread reads the counters every ``SECONDS``."""
-    spent, done = meter(device), threading.Event()
+    counter, stopped = meter(device), threading.Event()
 
     def read() -> None:
-        while not done.wait(SECONDS):
-            spent.joules()
+        while not stopped.wait(SECONDS):
+            counter.joules()
 
-    if not spent.counts:
-        yield spent
+    if not counter.counts:
+        yield counter
         return
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     try:
-        yield spent
+        yield counter
     finally:
-        done.set()
+        stopped.set()
         thread.join()

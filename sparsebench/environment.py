@@ -79,8 +79,8 @@ def peak_rss() -> int:
 
 def free_disk(path: Path) -> int:
     """Return the free bytes of the disk that ``path``, which need not exist yet, is or will be on."""
-    whole = path.absolute()
-    return shutil.disk_usage(next(folder for folder in (whole, *whole.parents) if folder.exists())).free
+    absolute = path.absolute()
+    return shutil.disk_usage(next(folder for folder in (absolute, *absolute.parents) if folder.exists())).free
 
 
 def _reclaimable(group: Path) -> int:
@@ -141,7 +141,7 @@ def environment_record(device: str = "cpu") -> dict[str, object]:
     """
     total, available = memory()
     commit, dirty = git_state()
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # in a list, the outermost level is first
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # of a list, the outermost level
     facts: dict[str, object] = {
         "machine": hardware_class(device),
         "platform": platform.platform(),
@@ -153,15 +153,15 @@ def environment_record(device: str = "cpu") -> dict[str, object]:
         "libraries": dict(versions()),
         "git_commit": commit,
         "git_dirty": dirty,
-        "threads": int(asked) if asked.isdigit() else cores(),
+        "threads": int(threads) if threads.isdigit() else cores(),
         "load": os.getloadavg()[0],
         "available_bytes": available,
     }
     return {"id": environment_id(facts), **facts}
 
 
-def environment_id(described: Mapping[str, Any]) -> str:
+def environment_id(environment: Mapping[str, Any]) -> str:
     """Return the id of what is stable in an environment: hardware, libraries and the state of the code."""
-    words = [described[name] for name in ("machine", "platform", "python")]
-    stable = (*words, sorted(described["libraries"].items()), described["git_commit"], described["git_dirty"])
+    identity = [environment[name] for name in ("machine", "platform", "python")]
+    stable = (*identity, sorted(environment["libraries"].items()), environment["git_commit"], environment["git_dirty"])
     return hashlib.sha256(repr(stable).encode()).hexdigest()[:16]

@@ -161,8 +161,8 @@ class Interrupted(SparsebenchError):
 
 
 @contextmanager
-def foreign(what: str, hint: str, kind: type[SparsebenchError] = ModelError) -> Iterator[None]:
-    """Turn what a library raises in the block, given the file of a stranger, into a ``kind`` that begins with ``what``.
+def foreign(prefix: str, hint: str, kind: type[SparsebenchError] = ModelError) -> Iterator[None]:
+    """Turn what a library raises in the block, given the file of a stranger, into a ``kind`` that begins with ``prefix``.
 
     For ``kind`` UserError, whose caller writes files, an OSError stays as it is.
 
@@ -178,7 +178,7 @@ def foreign(what: str, hint: str, kind: type[SparsebenchError] = ModelError) -> 
         if crashed := crash(error):
             raise crashed from error
         reason = " ".join(str(error).split())[:300] or "it says nothing"
-        raise kind(f"{what}: {reason} ({type(error).__name__})", hint) from error
+        raise kind(f"{prefix}: {reason} ({type(error).__name__})", hint) from error
 
 
 MEMORY = (
@@ -188,10 +188,10 @@ MEMORY = (
 """How torch, its allocators, the system and NVIDIA's libraries report that memory is exhausted."""
 
 
-def says(error: BaseException, words: tuple[str, ...]) -> bool:
-    """Return whether a library's or the system's error has one of ``words`` (in lower case) in its text."""
+def says(error: BaseException, phrases: tuple[str, ...]) -> bool:
+    """Return whether a library's or the system's error has one of ``phrases`` (in lower case) in its text."""
     text = str(error).lower()
-    return isinstance(error, (RuntimeError, OSError)) and any(word in text for word in words)
+    return isinstance(error, (RuntimeError, OSError)) and any(word in text for word in phrases)
 
 
 def first_line(error: BaseException) -> str:
@@ -228,8 +228,8 @@ def of_system(error: OSError, cache: Path) -> SparsebenchError:
 
     ``cache`` is where this program keeps what can be made again; for a file in it, the error blames the cache.
     """
-    named = error.filename2 if error.filename2 is not None else error.filename
-    path = Path(os.fsdecode(named)) if isinstance(named, str | bytes) else None
+    file_name = error.filename2 if error.filename2 is not None else error.filename
+    path = Path(os.fsdecode(file_name)) if isinstance(file_name, str | bytes) else None
     reason = (error.strerror or str(error)).lower()
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" ({path})" if path else ""

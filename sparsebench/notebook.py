@@ -38,8 +38,8 @@ from sparsebench.manifest.recipes import verb_and_name
 from sparsebench.manifest.schema import Device, ManifestCalibration, NonEmpty
 from sparsebench.models.shape.topology import refuse_replay
 from sparsebench.paths import check_new_folder, ledger_path
-from sparsebench.plan.expand import resolved
-from sparsebench.plan.single import SingleModel, single, worded
+from sparsebench.plan.expand import with_defaults
+from sparsebench.plan.single import SingleModel, as_user_errors, prepare_single
 from sparsebench.progress import progress
 from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload
 from sparsebench.runtime.engines import engine_info
@@ -53,9 +53,9 @@ from sparsebench.structure import assess, summary
 __all__ = ["apply", "inspect", "load", "measure", "score", "sizes", "sql"]
 
 T = TypeVar("T")
-UpToMany = Annotated[int, Field(ge=1, le=bounded.MANY)]
-Threshold = Annotated[float, Field(gt=0, le=bounded.MANY)]
-FewCount = Annotated[int, Field(ge=1, le=bounded.FEW)]
+ItemCount = Annotated[int, Field(ge=1, le=bounded.MOST_ITEMS)]
+Threshold = Annotated[float, Field(gt=0, le=bounded.MOST_ITEMS)]
+ProcessCount = Annotated[int, Field(ge=1, le=bounded.MOST_PROCESSES)]
 NonEmptyList = Annotated[Sequence[T], Field(min_length=1)]
 Recipe = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
@@ -69,7 +69,7 @@ def load(
     ``dtype`` is the precision of its weights, ``auto`` the checkpoint's. Never edit the ``folder`` of what this returns.
     Raises SourceError for a model that cannot be found, or whose family can neither be read nor was given.
     """
-    return single(str(source), family, dtype, Cache(offline=offline))
+    return prepare_single(str(source), family, dtype, Cache(offline=offline))
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def apply(
     written. An error of a step is raised as it is.
     """
     folder, chain = check_new_folder(Path(out)), Chain.parse(recipe, calibration, seed)
-    there = devices.resolve(device) if chain.on_device else "cpu"
-    return chain.make(model, folder, Cache(offline=offline), there)
+    resolved_device = devices.resolve(device) if chain.on_device else "cpu"
+    return chain.make(model, folder, Cache(offline=offline), resolved_device)
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,12 @@ class Chain:
 
         A step that reads a text and names none gets the calibration's.
         """
-        written = [recipe] if isinstance(recipe, Mapping) else recipe
-        if not written:
+        step_mappings = [recipe] if isinstance(recipe, Mapping) else recipe
+        if not step_mappings:
             raise UserError("a recipe without a step", "such as {'prune': 'magnitude', 'sparsity': 0.5}")
-        with worded():
-            text = resolved(ManifestCalibration.model_validate(dict(calibration or {})), seed)
-            steps = tuple(_step(step, text) for step in written)
+        with as_user_errors():
+            text = with_defaults(ManifestCalibration.model_validate(dict(calibration or {})), seed)
+            steps = tuple(_step(step, text) for step in step_mappings)
         for number, step in enumerate(steps):
             for later in steps[number + 1 :]:
                 if closed_by(step, [(later.verb, later.name)]):
@@ -152,7 +152,7 @@ class Chain:
         progress: StepProgress | None = None,
     ) -> AppliedModel:
         """Apply the steps to ``model``, one after the other, and leave the result in ``out``."""
-        made: list[tuple[Step, StepReport]] = []
+        steps_made: list[tuple[Step, StepReport]] = []
         parent, device = model.folder, device if self.on_device else "cpu"
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as scratch:
@@ -170,18 +170,20 @@ class Chain:
                     dense=model.folder,
                     device=device,
                 )
-                made.append((step, _make(step, parent, folder, context)))
+                steps_made.append((step, _make(step, parent, folder, context)))
                 parent = folder
-        return AppliedModel(out.name, out, model.family, model.dtype, tuple(made))
+        return AppliedModel(out.name, out, model.family, model.dtype, tuple(steps_made))
 
 
-def _step(written: Mapping[str, Any], text: Calibration) -> Step:
-    verb, name = verb_and_name(written, kinds())
-    known = kinds()[verb].classes()
-    if not isinstance(name, str) or name not in known:
-        raise UserError(f"there is no {verb}: {name}", did_you_mean(str(name), known) or f"one of {', '.join(known)}")
-    given = with_text(written, text.source, (text.field, text.target))
-    steps = [*combinations(verb, name, {key: value for key, value in given.items() if key != verb})]
+def _step(step_mapping: Mapping[str, Any], text: Calibration) -> Step:
+    verb, name = verb_and_name(step_mapping, kinds())
+    settings_by_name = kinds()[verb].classes()
+    if not isinstance(name, str) or name not in settings_by_name:
+        hint = did_you_mean(str(name), settings_by_name) or f"one of {', '.join(settings_by_name)}"
+        raise UserError(f"there is no {verb}: {name}", hint)
+    settings = with_text(step_mapping, text.source, (text.field, text.target))
+    del settings[verb]
+    steps = [*combinations(verb, name, settings)]
     if len(steps) != 1:
         raise UserError(f"{verb}: {name} asks for {len(steps)} variants", "give each setting one value")
     return steps[0]
@@ -207,9 +209,9 @@ def inspect(model: SingleModel, relative: Sequence[Threshold] = (0.01, 0.1, 0.5,
     """
     rows: list[dict[str, Any]] = []
     for row in summary(assess(model.folder, model.family, (), tuple(relative))):
-        where = {"scope": row.scope, "stack": row.side, "layer": row.layer, "kind": row.kind}
-        shares = {f"at_least_{t:g}": share for t, share in zip(relative, row.far_from_zero, strict=True)}
-        rows.append(where | {"weights": row.weights, "zeros": row.zeros} | shares)
+        group = {"scope": row.scope, "stack": row.side, "layer": row.layer, "kind": row.kind}
+        shares = {f"at_least_{value:g}": share for value, share in zip(relative, row.far_from_zero, strict=True)}
+        rows.append(group | {"weights": row.weights, "zeros": row.zeros} | shares)
     return pd.DataFrame(rows)
 
 
@@ -227,8 +229,8 @@ def score(
     tasks: NonEmpty | NonEmptyList[str],
     against: SingleModel | None = None,
     *,
-    limit: UpToMany | None = None,
-    num_fewshot: Annotated[int, Field(ge=0, le=bounded.FEW)] | None = None,
+    limit: ItemCount | None = None,
+    num_fewshot: Annotated[int, Field(ge=0, le=bounded.MOST_PROCESSES)] | None = None,
     device: Device = "auto",
 ) -> pd.DataFrame:
     """Return a row for each task: the score with its 95% interval; with ``against``, a paired difference and verdict.
@@ -239,13 +241,13 @@ def score(
     if unknown := next((name for name in names if not benchmarks.known(name)), None):
         raise UserError(f"{unknown}: no such task", did_you_mean(unknown, benchmarks.names()) or None)
     specs = [TaskSpec(name, limit, num_fewshot) for name in names]
-    there = devices.resolve(device)
+    resolved_device = devices.resolve(device)
 
     def failing(task: str, error: SparsebenchError) -> None:
         raise BenchmarkError(f"{task}: {error.message}", error.hint) from error
 
-    dense = score_tasks(against, specs, there, failing) if against else None
-    return pd.DataFrame(scored.rows(score_tasks(model, specs, there, failing), dense))
+    dense = score_tasks(against, specs, resolved_device, failing) if against else None
+    return pd.DataFrame(scored.rows(score_tasks(model, specs, resolved_device, failing), dense))
 
 
 def score_tasks(
@@ -278,12 +280,12 @@ def measure(
     against: SingleModel | None = None,
     *,
     engine: str = "hf",
-    ranks: FewCount = 1,
-    batch: UpToMany = 1,
-    prompt: UpToMany = 128,
-    generate: UpToMany = 16,
-    samples: Annotated[int, Field(ge=4, le=bounded.MANY)] = 24,
-    processes: FewCount = 5,
+    ranks: ProcessCount = 1,
+    batch: ItemCount = 1,
+    prompt: ItemCount = 128,
+    generate: ItemCount = 16,
+    samples: Annotated[int, Field(ge=4, le=bounded.MOST_ITEMS)] = 24,
+    processes: ProcessCount = 5,
     device: Device = "auto",
 ) -> pd.DataFrame:
     """Return a row for each phase: median ms with a 95% interval, speed-up over ``against``, peak memory in bytes.
@@ -291,11 +293,11 @@ def measure(
     Both models are timed in turns; without ``against`` the model is timed against itself, which shows the noise floor.
     """
     engine_info(engine)
-    work, there = Workload(batch, prompt, generate), devices.resolve(device)
-    for each in (model, against or model):
-        runtime.check_model(bounded.read_object(each.folder / "config.json"), Setting(engine, ranks, work))
-    compute_dtype = processor.compute_dtype(model.dtype, device=there)
-    setting = Setting(engine, ranks, work, compute_dtype, samples, processes=processes, device=there)
+    workload, resolved_device = Workload(batch, prompt, generate), devices.resolve(device)
+    for timed in (model, against or model):
+        runtime.check_model(bounded.read_object(timed.folder / "config.json"), Setting(engine, ranks, workload))
+    compute_dtype = processor.compute_dtype(model.dtype, device=resolved_device)
+    setting = Setting(engine, ranks, workload, compute_dtype, samples, processes=processes, device=resolved_device)
     measured = measure_pair(model, against or model, setting)
     if measured.failure:
         warnings.warn(f"peak_bytes: {measured.failure}", stacklevel=2)
@@ -360,10 +362,10 @@ def sql(
     ``ledger`` is a file, or None for $SPARSEBENCH_LEDGER or ledger/sparsebench.duckdb; ``arrow`` gives a pyarrow.Table.
     Raises QueryError for SQL that fails, UserError for SQL without a query, NoLedgerError where there is no file.
     """
-    asked = sqlfiles.read("describe") if query is None else query
+    statement = sqlfiles.read("describe") if query is None else query
     with reader(ledger_path(Path(ledger) if ledger else None)) as connection, warnings.catch_warnings():
-        schema.stand_in(connection, asked, set())
-        result = connection.execute(asked)
+        schema.stand_in(connection, statement, set())
+        result = connection.execute(statement)
         if result is None or result.description is None:
             raise UserError("there is no query in it", "give one SELECT")
         if not arrow:

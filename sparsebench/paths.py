@@ -48,18 +48,18 @@ def check_contained(folder: Path) -> None:
     Links to folders, which can also lead in a circle, and devices are refused wherever they lead. Hidden folders at the
     top are not looked into.
     """
-    home = folder.resolve()
-    inside = [home]
-    if home.parent.name == "snapshots" and home.parents[1].name.startswith("models--"):
-        inside.append(home.parents[1] / "blobs")
+    resolved_folder = folder.resolve()
+    allowed_folders = [resolved_folder]
+    if resolved_folder.parent.name == "snapshots" and resolved_folder.parents[1].name.startswith("models--"):
+        allowed_folders.append(resolved_folder.parents[1] / "blobs")
     for parent, folders, files in os.walk(folder):
         if Path(parent) == folder:
             folders[:] = [name for name in folders if name[0] != "."]
         for path in (Path(parent, name) for name in (*folders, *files)):
             if path.is_symlink():
-                if not path.is_file() or not any(path.resolve().is_relative_to(allowed) for allowed in inside):
-                    where = f"a link to {os.readlink(path)}, which is no file of the model"
-                    raise ModelError(f"{path}: {where}", "put a copy in its place, if you trust what it points to")
+                if not path.is_file() or not any(path.resolve().is_relative_to(allowed) for allowed in allowed_folders):
+                    reason = f"a link to {os.readlink(path)}, which is no file of the model"
+                    raise ModelError(f"{path}: {reason}", "put a copy in its place, if you trust what it points to")
             elif not path.is_file() and not path.is_dir():
                 raise ModelError(f"{path}: neither a file nor a folder", _DISTRUST)
     for index in (folder / INDEX, *folder.glob(f"{INDEX}.*"), folder / PICKLE_INDEX):
@@ -76,10 +76,10 @@ def shards(index: Path) -> tuple[str, ...]:
 
     Raises ModelError where the file is no index, or a name leads out of its folder.
     """
-    named = bounded.read_object(index).get("weight_map")
-    if not isinstance(named, dict):
+    weight_map = bounded.read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict):
         raise ModelError(f"{index}: no `weight_map`", "fetch the file again")
-    return tuple(sorted({name_beside(name, index) for name in named.values()}))
+    return tuple(sorted({name_beside(name, index) for name in weight_map.values()}))
 
 
 def refuse_link(path: Path) -> Path:
@@ -111,7 +111,7 @@ def writable(path: Path, folder: bool) -> Path:
         raise UserError(f"{path}: a folder, not a file", "name a file in it")
     if not folder or not path.exists():
         refuse_link(path)
-    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+    nearest = next(folder_above for folder_above in (path, *path.absolute().parents) if folder_above.exists())
     if nearest != path and not nearest.is_dir():
         raise UserError(f"{path}: {nearest} is a file, not a folder", "name another path")
     if not os.access(nearest, os.W_OK):
@@ -151,26 +151,26 @@ def temporary_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
 
 
-def of_the_dead(folder: Path, name: str = "*") -> Iterator[Path]:
+def leftovers(folder: Path, name: str = "*") -> Iterator[Path]:
     """Yield what dead processes of this user and machine have left in ``folder`` of the path ``name``, or of any."""
     import psutil
 
-    for left in folder.glob((name if name == "*" else glob.escape(name)) + glob.escape(_ours()) + "*"):
+    for leftover in folder.glob((name if name == "*" else glob.escape(name)) + glob.escape(_ours()) + "*"):
         # A second "-" is of a longer machine name: `node-5` where this one is `node`.
-        process, _, drawn = left.name.rpartition(_ours())[2].partition("-")
-        if process.isdigit() and "-" not in drawn and not psutil.pid_exists(int(process)):
+        process, _, random_part = leftover.name.rpartition(_ours())[2].partition("-")
+        if process.isdigit() and "-" not in random_part and not psutil.pid_exists(int(process)):
             with suppress(FileNotFoundError):
-                if os.lstat(left).st_uid == os.getuid():
-                    yield left
+                if os.lstat(leftover).st_uid == os.getuid():
+                    yield leftover
 
 
 def sweep(folder: Path, name: str = "*") -> None:
-    """Remove from ``folder`` what dead processes have left of the path ``name``, or of any (``of_the_dead``)."""
-    for left in of_the_dead(folder, name):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove from ``folder`` what dead processes have left of the path ``name``, or of any (``leftovers``)."""
+    for leftover in leftovers(folder, name):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
         else:
-            left.unlink(missing_ok=True)
+            leftover.unlink(missing_ok=True)
 
 
 def sweep_temporary() -> None:

@@ -71,24 +71,25 @@ def emulated(dtype: str) -> bool:
     It then goes through them number by number: bfloat16 at 10 GFLOP/s where float32 reaches 85 (one AVX2 core).
     ``auto`` counts as bfloat16, since what it will become is unknown. False where the CPU does not say.
     """
-    ways = _NATIVE.get("bfloat16" if dtype == "auto" else dtype, ())
-    return bool(ways and instruction_sets()) and not any(way <= instruction_sets() for way in ways)
+    alternatives = _NATIVE.get("bfloat16" if dtype == "auto" else dtype, ())
+    known = instruction_sets()
+    return bool(alternatives and known) and not any(needed <= known for needed in alternatives)
 
 
-def compute_dtype(stored: str, asked: str = "auto", device: str = "cpu") -> str:
+def compute_dtype(stored: str, requested: str = "auto", device: str = "cpu") -> str:
     """Return the precision to calculate in on a resolved device, for weights in the precision ``stored``.
 
     It is the one asked for; for ``auto`` that of the weights, or float32 where the CPU would emulate it. A GPU runs
     what the CPU beside it would emulate.
     """
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     return "float32" if not devices.is_gpu(device) and emulated(stored) else stored
 
 
-def training_dtype(stored: str, asked: str, device: str = "cpu") -> str:
+def training_dtype(stored: str, requested: str, device: str = "cpu") -> str:
     """Return the precision of matrix products in a training, whose weights are float32.
 
     It is as in ``compute_dtype``, but float16 only if asked for.
     """
-    return compute_dtype("bfloat16" if stored == "bfloat16" else "float32", asked, device)
+    return compute_dtype("bfloat16" if stored == "bfloat16" else "float32", requested, device)

@@ -30,34 +30,34 @@ def size(count: float) -> str:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Advance]:
+def progress(description: str) -> Iterator[Advance]:
     """Show a bar, and remove it when done; where stderr is neither a terminal nor a notebook's, lines."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     if not (console.is_terminal or console.is_jupyter):
-        yield _lines(what)
+        yield _lines(description)
         return
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(description, total=None)
         yield lambda done, total, words="": bar.update(task, completed=done, total=total)
 
 
-def _lines(what: str) -> Advance:
-    begun = shown = time.monotonic()
-    before = 0.0
+def _lines(description: str) -> Advance:
+    started = shown = time.monotonic()
+    previous = 0.0
 
     def advance(done: float, total: float, words: str = "") -> None:
-        nonlocal begun, shown, before
+        nonlocal started, shown, previous
         now = time.monotonic()
-        if done < before:  # the next step of a chain, or the next task
-            begun = now
-        before = done
+        if done < previous:  # the next step of a chain, or the next task
+            started = now
+        previous = done
         if now - shown < LINE_SECONDS or not total:
             return
         shown = now
-        left = f", {duration((now - begun) * (total - done) / done)} left" if done and now > begun else ""
-        print(f"… {what}: {100 * done / total:.0f}%{left}", file=sys.stderr, flush=True)
+        remaining = f", {duration((now - started) * (total - done) / done)} left" if done and now > started else ""
+        print(f"… {description}: {100 * done / total:.0f}%{remaining}", file=sys.stderr, flush=True)
 
     return advance

@@ -21,7 +21,7 @@ from sparsebench.benchmarks import ScoreResult, benchmark_of
 from sparsebench.environment import environment_id
 from sparsebench.errors import LedgerError
 from sparsebench.paths import create
-from sparsebench.plan.stages import names, timed
+from sparsebench.plan.stages import is_timed, names
 from sparsebench.runtime.results import LatencyResult, MemoryResult
 from sparsebench.steps.contract import StepReport
 from sparsebench.storage.measure import StorageResult
@@ -64,9 +64,9 @@ def origin(workspace: Path, create_it: bool = False) -> str:
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record with its checksum, which stands first."""
-    rest = {key: value for key, value in record.items() if key != "checksum"}
-    text = json.dumps(rest, separators=(",", ":"))
-    return {"checksum": hashlib.sha256(text.encode()).hexdigest(), **rest}
+    content = {key: value for key, value in record.items() if key != "checksum"}
+    text = json.dumps(content, separators=(",", ":"))
+    return {"checksum": hashlib.sha256(text.encode()).hexdigest(), **content}
 
 
 def untouched(text: str) -> bool:
@@ -89,7 +89,7 @@ def record_problem(record: Mapping[str, Any]) -> str | None:
     if stage not in names():
         return f"there is no stage {stage!r}"
     datetime.fromisoformat(record["started_at"])
-    keys = {cell_id, f"{cell_id}-{record['where']['id']}"} if timed(stage) else {cell_id}
+    keys = {cell_id, f"{cell_id}-{record['where']['id']}"} if is_timed(stage) else {cell_id}
     if not re.fullmatch(r"[\w-]+", record["key"]) or record["key"] not in keys:
         return f"its key {record['key']!r} is not that of its cell {cell_id!r}"
     if environment["id"] != environment_id(environment):
@@ -101,8 +101,8 @@ def record_problem(record: Mapping[str, Any]) -> str | None:
 
 def _result_problem(stage: str, settings: Mapping[str, Any], result: Mapping[str, Any]) -> str | None:
     kind, repeated = _RESULTS[stage]
-    needed = (field.name for field in fields(kind) if field.default is MISSING)
-    if missing := [name for name in needed if name not in result]:
+    required = (field.name for field in fields(kind) if field.default is MISSING)
+    if missing := [name for name in required if name not in result]:
         return f"its result is not one of {stage}: it has no {', '.join(missing)}"
     for name in repeated:
         if result[name] != settings[name]:

@@ -23,7 +23,7 @@ from sparsebench import bounded, environment, provenance
 from sparsebench.errors import LedgerError, RecordError, SparsebenchError
 from sparsebench.paths import create, partial_of, write_whole
 from sparsebench.plan.cells import Cell
-from sparsebench.plan.stages import timed
+from sparsebench.plan.stages import is_timed
 
 FORMAT = 2
 """The record format that this program writes and reads."""
@@ -55,7 +55,7 @@ class CellOutcome:
 
 def key(cell: Cell, device: str = "cpu") -> str:
     """Return what a cell's record is filed under: its id and, for a timed cell, the id of the place it holds for."""
-    return f"{cell.id}-{environment.place(device)['id']}" if timed(cell.stage) else cell.id
+    return f"{cell.id}-{environment.place(device)['id']}" if is_timed(cell.stage) else cell.id
 
 
 def make(cell: Cell, manifest: str, outcome: CellOutcome, device: str = "cpu", origin: str = "") -> dict[str, Any]:
@@ -95,8 +95,9 @@ def write_plan(
 ) -> dict[str, Any]:
     """Store which cells a manifest asks for, so that a ledger can be rebuilt with its manifests; return the record."""
     folder.mkdir(parents=True, exist_ok=True)
-    listed = list(cells)
-    variants = {variant.id: variant.record() for variant in {cell.variant.id: cell.variant for cell in listed}.values()}
+    all_cells = list(cells)
+    by_id = {cell.variant.id: cell.variant for cell in all_cells}
+    variants = {variant_id: variant.record() for variant_id, variant in by_id.items()}
     record = {
         "format": FORMAT,
         "kind": "plan",
@@ -104,7 +105,7 @@ def write_plan(
         "origin": origin,
         "machine": environment.hardware_class(device),
         "written_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "cells": [{**_asked(cell, device, variants[cell.variant.id]), "label": cell.label} for cell in listed],
+        "cells": [{**_asked(cell, device, variants[cell.variant.id]), "label": cell.label} for cell in all_cells],
     }
     record = provenance.sealed(record)
     write_whole(folder / f"plan-{manifest}.json", json.dumps(record, separators=(",", ":")))
@@ -113,8 +114,8 @@ def write_plan(
 
 def _asked(cell: Cell, device: str, variant: dict[str, Any]) -> dict[str, Any]:
     """Return what a cell asks; ``variant`` is its variant's record, described once for a hundred cells."""
-    asked = {"cell_id": cell.id, "key": key(cell, device), "stage": cell.stage, "settings": cell.settings}
-    return asked | {"variant": variant}
+    request = {"cell_id": cell.id, "key": key(cell, device), "stage": cell.stage, "settings": cell.settings}
+    return request | {"variant": variant}
 
 
 def statuses(folder: Path) -> dict[str, str]:
@@ -124,12 +125,13 @@ def statuses(folder: Path) -> dict[str, str]:
     """
     if not folder.is_dir():
         return {}
-    known: dict[str, str] = {}
+    status_by_key: dict[str, str] = {}
     for name in os.listdir(folder):
-        words = name.split(".")
-        if len(words) == 3 and words[2] == "json" and words[1] in STATUSES and known.get(words[0]) != "done":
-            known[words[0]] = words[1]
-    return known
+        key, _, ending = name.partition(".")
+        status = ending.removesuffix(".json")
+        if ending.endswith(".json") and status in STATUSES and status_by_key.get(key) != "done":
+            status_by_key[key] = status
+    return status_by_key
 
 
 def read_cell(folder: Path, name: str, status: str) -> dict[str, Any]:
@@ -169,16 +171,23 @@ def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
 
     Raises RecordError naming the file, and the line in a bundle, that is not a record of a known format.
     """
-    return (record for _, record in located(folders))
+    return (record for _, record in located_records(folders))
 
 
-def located(
-    folders: Iterable[Path], wrong: Callable[[RecordError], object] | None = None
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def raise_error(error: RecordError) -> None:
+    """Raise the error of a record that cannot be used: the default ``reject``."""
+    raise error
+
+
+Reject = Callable[[RecordError], object]
+"""A function that is called with the error of each record that is left out."""
+
+
+def located_records(folders: Iterable[Path], reject: Reject = raise_error) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what ``read`` does, each record with its file and line.
 
-    ``wrong``, if given, is called with the error of what is no record, and the others are still yielded. Raises
-    LedgerError for a folder that is not there, or that leads out of itself.
+    ``reject`` is called with the error of what is no record, and the others are still yielded. Raises LedgerError for a
+    folder that is not there, or that leads out of itself.
     """
     for folder in folders:
         if not folder.exists():
@@ -193,9 +202,7 @@ def located(
                         break
                     yield where, _parse(text, where, _longest(path))
                 except RecordError as error:
-                    if wrong is None:
-                        raise
-                    wrong(error)
+                    reject(error)
 
 
 def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
@@ -211,7 +218,7 @@ def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
         with create(partial, "wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
             for record in _chosen(folder, manifests, out):
                 line = json.dumps(record, separators=(",", ":")).encode()
-                if len(line) > bounded.JSON:
+                if len(line) > bounded.JSON_BYTES:
                     raise LedgerError(
                         f"{folder}: a record of {len(line) / bounded.MB:.0f} MB is too long for a bundle",
                         "copy the folder as it is: a plan of so many cells is read from a file of its own",
@@ -235,8 +242,8 @@ def _chosen(folder: Path, manifests: Collection[str], out: Path) -> Iterator[dic
     if missing:
         raise LedgerError(f"{folder}: no plan of {', '.join(sorted(missing))}", "see the names: sparsebench status")
     yield from plans
-    wanted = {cell["cell_id"] for plan in plans for cell in plan["cells"]}
-    yield from (record for record in read(paths) if record.get("cell_id") in wanted)
+    wanted_ids = {cell["cell_id"] for plan in plans for cell in plan["cells"]}
+    yield from (record for record in read(paths) if record.get("cell_id") in wanted_ids)
 
 
 def _below(folder: Path, names: str = "*") -> list[Path]:
@@ -268,16 +275,16 @@ def _longest(path: Path) -> int:
 
     What is compressed was short, and may not grow so much.
     """
-    return bounded.PLAN if path.name.startswith("plan-") and path.suffix == ".json" else bounded.JSON
+    return bounded.PLAN_BYTES if path.name.startswith("plan-") and path.suffix == ".json" else bounded.JSON_BYTES
 
 
-def _parse(text: str, where: Path | str, longest: int = bounded.JSON) -> dict[str, Any]:
+def _parse(text: str, where: Path | str, longest: int = bounded.JSON_BYTES) -> dict[str, Any]:
     record = bounded.parse(text, where, RecordError, _WAY_OUT, longest)
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise RecordError(f"{where}: not a record (no `format`)", "name a folder that holds records only")
     if record["format"] != FORMAT:
-        way = "upgrade sparsebench" if record["format"] > FORMAT else "an older sparsebench made it: run it again"
-        raise RecordError(f"{where}: record format {record['format']}, this program reads {FORMAT}", way)
+        hint = "upgrade sparsebench" if record["format"] > FORMAT else "an older sparsebench made it: run it again"
+        raise RecordError(f"{where}: record format {record['format']}, this program reads {FORMAT}", hint)
     if len(text) > bounded.TEXT:
         bounded.refuse_long(record, where, RecordError, _WAY_OUT)
     try:
@@ -294,13 +301,13 @@ def _content_problem(record: dict[str, Any], text: str) -> str | None:
     kind = record.get("kind", "cell")
     if kind not in list(_NEEDED):  # a list, because a kind may be unhashable
         return f"a record of an unknown kind, {kind!r}"
-    missing = [key for key in _NEEDED[kind] if record.get(key) is None]
-    if missing:
-        return f"a record without {', '.join(missing)}"
+    missing_keys = [key for key in _NEEDED[kind] if record.get(key) is None]
+    if missing_keys:
+        return f"a record without {', '.join(missing_keys)}"
     if "checksum" in record and not (isinstance(record.get("origin"), str) and provenance.intact(record, text)):
         return "changed or damaged since it was made (its checksum)"
     if kind == "plan":
         cells = record["cells"] if isinstance(record["cells"], list) else [None]
-        whole = all(isinstance(cell, dict) and "cell_id" in cell for cell in cells)
-        return None if whole else "a plan whose cells are not as they must be"
+        cells_valid = all(isinstance(cell, dict) and "cell_id" in cell for cell in cells)
+        return None if cells_valid else "a plan whose cells are not as they must be"
     return provenance.record_problem(record) if record["status"] in STATUSES else f"no status: {record['status']!r}"

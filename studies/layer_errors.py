@@ -19,7 +19,7 @@ from sparsebench.manifest.schema import ManifestCalibration
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.replay.gather import InputStatistics
-from sparsebench.plan.expand import resolved
+from sparsebench.plan.expand import with_defaults
 from sparsebench.steps.calibration import tokens
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--blocks", type=int, default=10**6)
     asked = parser.parse_args()
-    calibration = resolved(ManifestCalibration(samples=asked.samples, length=asked.length), 0)
+    calibration = with_defaults(ManifestCalibration(samples=asked.samples, length=asked.length), 0)
     read = tokens(asked.folder, "decoder", calibration, sources.Cache())
     errors: dict[str, list[float]] = {name: [] for name in METHODS}
 

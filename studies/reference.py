@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparsebench import sources
 from sparsebench.manifest.schema import ManifestCalibration
-from sparsebench.plan.expand import resolved
+from sparsebench.plan.expand import with_defaults
 from sparsebench.steps.calibration import tokens
 
 BLOCK = 128
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the passages drawn")
     asked = parser.parse_args()
     started = time.perf_counter()
-    calibration = resolved(ManifestCalibration(samples=asked.samples, length=asked.length), asked.seed)
+    calibration = with_defaults(ManifestCalibration(samples=asked.samples, length=asked.length), asked.seed)
     ids = tokens(asked.folder, "decoder", calibration, sources.Cache()).batch.input_ids
     model = AutoModelForCausalLM.from_pretrained(asked.folder, dtype=torch.float32).eval()
     prune(model, ids, asked.method, asked.sparsity, asked.pattern)

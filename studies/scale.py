@@ -46,7 +46,7 @@ from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import alone, jobs
 from sparsebench.plan.preflight import PlanRequest, Prepared
 from sparsebench.plan.resources import job_bytes
-from sparsebench.run.cluster import places, resources
+from sparsebench.run.cluster import job_capacity, resources
 from sparsebench.run.display import Clock
 from sparsebench.run.executor import RunSettings
 from sparsebench.run.local import Local
@@ -177,7 +177,7 @@ def file(asked: Asked) -> dict[str, Any]:
         seconds = time.process_time() - started
         size = (Path(folder) / "plan-scale.json").stat().st_size
         started = time.process_time()
-        if readable := size <= bounded.PLAN:
+        if readable := size <= bounded.PLAN_BYTES:
             records.planned(Path(folder))
         read = time.process_time() - started if readable else None
         return {"cells": len(found.cells), "write_s": seconds, "bytes": size, "read_s": read}
@@ -196,7 +196,7 @@ def schedule(asked: Asked) -> dict[str, Any]:
     def on_nodes(job: Job, running: list[Any]) -> bool:
         needed = resources(job, settings, nodes, job_bytes(job, sizes[job.variants[0].model]))
         beside = sum(alone(task.job, on_gpu=False) == alone(job, on_gpu=False) for task in running)
-        return beside < places(nodes, needed, alone(job, on_gpu=False))
+        return beside < job_capacity(nodes, needed, alone(job, on_gpu=False))
 
     return {
         "jobs": len(every),

@@ -17,8 +17,8 @@ import yaml
 from sparsebench import processor
 from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.schema import ManifestCalibration
-from sparsebench.plan.expand import resolved
-from sparsebench.plan.single import single
+from sparsebench.plan.expand import with_defaults
+from sparsebench.plan.single import prepare_single
 from sparsebench.sources import Cache
 from sparsebench.steps.calibration import tokens
 from sparsebench.steps.contract import Context, Step, StepReport
@@ -38,9 +38,9 @@ def main() -> None:
     steps = [step for one in written for step in combinations("prune", one.pop("prune"), one)]
     several = len({step.name for step in steps}) > 1
     folders = {step: (asked.out / step.name if several else asked.out) / name(step) for step in steps}
-    text = resolved(ManifestCalibration.model_validate(yaml.safe_load(asked.calibration)), asked.seed)
+    text = with_defaults(ManifestCalibration.model_validate(yaml.safe_load(asked.calibration)), asked.seed)
     cache = Cache()
-    model = single(f"path:{asked.folder}", asked.family, "auto", cache)
+    model = prepare_single(f"path:{asked.folder}", asked.family, "auto", cache)
     read = partial(tokens, model.folder, model.family, text, cache)
 
     def emit(step: Step, result: StepReport | SparsebenchError) -> None:

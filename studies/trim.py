@@ -23,7 +23,7 @@ from sparsebench.benchmarks.perplexity import bits_per_byte_fields, likelihoods,
 from sparsebench.benchmarks.running_text import pooled_perplexity
 from sparsebench.models.files.text import JOINER, load_tokenizer, original_ids, special_tokens, token_ids
 from sparsebench.models.modules.load import load_model
-from sparsebench.plan.single import single
+from sparsebench.plan.single import prepare_single
 from sparsebench.sources.text import read_texts
 from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Context
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=3, help="windows of 1,024 tokens that a decoder reads")
     parser.add_argument("--counts", type=int, nargs="*", default=[1, 2, 5])
     options = parser.parse_args()
-    model = single(options.model, options.family, options.dtype, sources.Cache())
+    model = prepare_single(options.model, options.family, options.dtype, sources.Cache())
     (encoder if options.family == "encoder" else decoder)(model.folder, options)
 
 

@@ -1,7 +1,7 @@
 """Scores per document: through lm-eval's harness, and by our own adapters for tasks that it cannot run."""
 
 from sparsebench.benchmarks import heuristics
-from sparsebench.benchmarks.catalog import Benchmark, all_tasks, data_sources, families
+from sparsebench.benchmarks.catalog import Benchmark, all_tasks, data_sources
 from sparsebench.benchmarks.contract import Outcome, ScoredModel, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.index import known, names
 from sparsebench.benchmarks.overlap import Fitted, overlaps
@@ -10,7 +10,7 @@ from sparsebench.benchmarks.scoring import PROTOCOL_KEYS, check, score, takes
 
 __all__ = [
     "KINDS", "PROTOCOL_KEYS", "VERSION", "Benchmark", "Fitted", "Outcome", "OwnData", "OwnTaskKind", "ScoreResult",
-    "ScoredModel", "TaskSpec", "all_tasks", "benchmark_of", "check", "data_sources", "families", "find_benchmark",
+    "ScoredModel", "TaskSpec", "all_tasks", "benchmark_of", "check", "data_sources", "find_benchmark",
     "heuristics", "kind_of", "known", "names", "overlaps", "sampled", "score", "takes",
 ]  # fmt: skip
 

@@ -25,21 +25,21 @@ def tokens_at_once(model: Any, least: int) -> int:
     """Return the tokens per forward pass: ``least`` (the fastest) on a CPU, as many as fit on the model's GPU."""
     if model.device.type != "cuda":
         return least
-    free, _ = torch.cuda.mem_get_info(model.device)
+    free_bytes, _ = torch.cuda.mem_get_info(model.device)
     # What torch keeps for reuse is free too: without it, a later task would get smaller passes than the first.
-    free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-    return fitting(model, free, least)
+    free_bytes += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+    return fitting_tokens(model, free_bytes, least)
 
 
-def fitting(model: Any, free: int, least: int) -> int:
-    """Return how many tokens' activations fit into SHARE of ``free`` bytes, at least ``least`` and at most MOST.
+def fitting_tokens(model: Any, free_bytes: int, least: int) -> int:
+    """Return how many tokens' activations fit into SHARE of ``free_bytes`` bytes, at least ``least`` and at most MOST.
 
     Per token these are two blocks' states and their feed-forward parts, with temporary copies, and the logits over the
     vocabulary with their logarithms, in float32.
     """
     size = dimensions(model.config.to_dict())
-    each = 2 * model.dtype.itemsize * (4 * size.hidden + 3 * size.inner) + 8 * size.vocabulary
-    return max(least, min(MOST, int(SHARE * free / each)))
+    bytes_per_token = 2 * model.dtype.itemsize * (4 * size.hidden + 3 * size.inner) + 8 * size.vocabulary
+    return max(least, min(MOST, int(SHARE * free_bytes / bytes_per_token)))
 
 
 @dataclass
@@ -58,14 +58,14 @@ class BatchSize:
         """
         start = 0
         while start < len(rows):
-            part = rows[start : start + self.most]
+            batch = rows[start : start + self.most]
             try:
-                result = run(part)
+                result = run(batch)
             except (RuntimeError, MemoryError) as error:
-                self.halve(len(part), error)
+                self.halve(len(batch), error)
             else:
-                yield part, result
-                start += len(part)
+                yield batch, result
+                start += len(batch)
                 continue
             release()  # after the except clause, where nothing refers to the failed pass any more
 
@@ -73,8 +73,8 @@ class BatchSize:
         self, rows: Sequence[Item], run: Callable[[Sequence[Item]], Iterable[Found]]
     ) -> Iterator[tuple[Item, Found]]:
         """Yield every row with what ``run`` returns for it, part by part as ``parts`` does."""
-        for part, results in self.parts(rows, run):
-            yield from zip(part, results, strict=True)
+        for batch, results in self.parts(rows, run):
+            yield from zip(batch, results, strict=True)
 
     def halve(self, rows: int, error: Exception) -> None:
         """Allow half of ``rows`` from now on, after a pass of ``rows`` failed with ``error``.

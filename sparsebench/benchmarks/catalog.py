@@ -228,11 +228,6 @@ def all_tasks() -> dict[str, Benchmark]:
     return table(BUILT_IN, Benchmark, "sparsebench.benchmarks")
 
 
-def families(name: str) -> tuple[Family, ...]:
-    """Return the families that a task is for. An encoder needs a masked-language-model head for lm-eval's tasks."""
-    return all_tasks()[name].families if name in all_tasks() else LM_EVAL_FAMILIES
-
-
 @cache
 def definition(name: str) -> Mapping[str, Any]:
     """Return our definition of an lm-eval task: the stock file that it includes, and its offline data instead."""

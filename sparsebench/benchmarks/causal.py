@@ -84,8 +84,8 @@ class CausalScorer(HFLM):
         if self.share and not can_share:
             self.sharing = "off: lm-eval's own loop"
         # Unless the number is the user's, a GPU takes as many as fit.
-        fitting = 0 if self.exact or override_bs else batching.tokens_at_once(self.model, 0) // CONTEXT
-        batch = BatchSize(override_bs or max(self.usual, fitting), asked=self.exact)
+        gpu_rows = 0 if self.exact or override_bs else batching.tokens_at_once(self.model, 0) // CONTEXT
+        batch = BatchSize(override_bs or max(self.usual, gpu_rows), asked=self.exact)
         if not self.share or not can_share:
             return self._stock(requests, batch)
         by_input: RequestsByInput = {}
@@ -107,8 +107,8 @@ class CausalScorer(HFLM):
             answers = self._in_parts(rows, by_input, True, tree)
             if not all(math.isfinite(likelihood) for likelihood, _ in answers.values()):
                 # An overflow in one input would spoil those that share a token with it.
-                for part in _stock_batches(rows, batch.most):
-                    answers |= self._in_parts(part, by_input, False, batch)
+                for stock_rows in _stock_batches(rows, batch.most):
+                    answers |= self._in_parts(stock_rows, by_input, False, batch)
             for number, answer in answers.items():
                 results[number] = answer
             self._advance(len(rows))
@@ -168,16 +168,16 @@ class CausalScorer(HFLM):
         """
         lengths = [_longest(by_input[row]) for row in rows]
         try:
-            ours = self._logits(rows, lengths, True).float()
+            tree_logits = self._logits(rows, lengths, True).float()
         except UnsupportedError as error:
             return error.message
         except _ERRORS as error:
             return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        stock = self._logits(rows, lengths, False).float()
-        moved = float((ours - stock).norm() / stock.norm())
-        if moved <= max(1e-4, 4 * torch.finfo(self.model.dtype).eps):
+        stock_logits = self._logits(rows, lengths, False).float()
+        distance = float((tree_logits - stock_logits).norm() / stock_logits.norm())
+        if distance <= max(1e-4, 4 * torch.finfo(self.model.dtype).eps):
             return None
-        return f"the logits of {len(rows)} inputs move by {moved:.1e} (relative L2)"
+        return f"the logits of {len(rows)} inputs move by {distance:.1e} (relative L2)"
 
     def _answers(
         self, rows: list[TokenIds], by_input: RequestsByInput, together: bool
@@ -213,15 +213,15 @@ class CausalScorer(HFLM):
     def _at(self, positions: list[int], forward: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Return what ``forward`` gives with the output head called only at these positions of the flattened batch."""
         head: Any = self.model.get_output_embeddings()
-        chosen = torch.tensor(positions, device=self.device)
+        chosen_positions = torch.tensor(positions, device=self.device)
 
         def only_chosen(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             hidden = args[0]
-            return (hidden.reshape(-1, hidden.shape[-1])[chosen].unsqueeze(0), *args[1:])
+            return (hidden.reshape(-1, hidden.shape[-1])[chosen_positions].unsqueeze(0), *args[1:])
 
         with head.register_forward_pre_hook(only_chosen):
             logits = forward()
-        if logits.shape[:2] != (1, len(chosen)):
+        if logits.shape[:2] != (1, len(chosen_positions)):
             raise BenchmarkError(
                 f"{type(self.model).__name__} calls its output head in an unknown way: logits cannot be limited to answers",
                 "give the task a `batch`, which uses lm-eval's stock loop; and please report the model type",

@@ -20,7 +20,7 @@ from sparsebench.benchmarks import own
 def load(task: str, path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
     """Load the task over a file, as ``TaskManager.load`` does; ``fields`` are its columns context, choices and gold."""
     # Bare names of columns: no text of a record is ever read as a template.
-    written = {
+    task_file = {
         "task": task,
         "dataset_kwargs": {"task": task, "path": str(path), "fields": list(fields)},
         "output_type": "multiple_choice",
@@ -36,7 +36,7 @@ def load(task: str, path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as folder:
         # A function's tag has to be appended by hand: safe_dump cannot write it.
-        text = yaml.safe_dump(written) + f"custom_dataset: !function {__name__}.documents\n"
+        text = yaml.safe_dump(task_file) + f"custom_dataset: !function {__name__}.documents\n"
         (Path(folder) / "task.yaml").write_text(text, encoding="utf-8")
         return dict(TaskManager(include_path=folder, include_defaults=False).load([task]))
 
@@ -60,7 +60,7 @@ def _document(task: str, number: int, fields: list[str], row: list[Any]) -> dict
     texts = list(choices) if isinstance(choices, list | tuple) else []
     if len(texts) < 2 or not all(map(own.is_text, texts)):
         raise own.unusable(task, number, fields[1], choices, "a list of two texts or more")
-    right = texts.index(gold) if isinstance(gold, str) and texts.count(gold) == 1 else gold
-    if isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(texts):
+    gold_number = texts.index(gold) if isinstance(gold, str) and texts.count(gold) == 1 else gold
+    if isinstance(gold_number, bool) or not isinstance(gold_number, int) or not 0 <= gold_number < len(texts):
         raise own.unusable(task, number, fields[2], gold, f"one of its choices or their numbers, 0 to {len(texts) - 1}")
-    return {"context": context, "choices": texts, "gold": right}
+    return {"context": context, "choices": texts, "gold": gold_number}

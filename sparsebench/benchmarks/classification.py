@@ -51,10 +51,12 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
         return _regression(encoder, task, numbers, rows, texts, len(all_documents))
     if spec.own:
         outputs = tuple(spec.labels or head_outputs(encoder.config))
-        meaning, gold = [*range(len(outputs))], class_numbers(outputs, [str(row[task.fields[1]]) for row in rows])
+        class_of_output = [*range(len(outputs))]
+        gold = class_numbers(outputs, [str(row[task.fields[1]]) for row in rows])
     else:
         outputs = head_labels(encoder.config, spec.labels)
-        meaning, gold = match(outputs, task), [int(row["label"]) for row in rows]
+        class_of_output = match(outputs, task)
+        gold = [int(row["label"]) for row in rows]
     logits = encoder.logits(texts)
     if logits.shape[1] != len(outputs):
         raise BenchmarkError(
@@ -66,14 +68,14 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
         raise BenchmarkError(
             f"task {task.name}: the head's outputs are not finite on any of {len(rows)} documents", DAMAGED
         )
-    chosen = [meaning[int(best)] if sound else -1 for sound, best in zip(finite, logits.argmax(axis=1), strict=True)]
-    right = [float(number == label) for number, label in zip(chosen, gold, strict=True)]
+    predicted = np.where(finite, np.array(class_of_output)[logits.argmax(axis=1)], -1).tolist()
+    correct = [float(number == label) for number, label in zip(predicted, gold, strict=True)]
     commonest, count = Counter(gold).most_common(1)[0]
-    values, scored, chance = right, None, count / len(gold)
+    values, score_and_error, chance = correct, None, count / len(gold)
     labels: list[float | None] = [None] * len(gold)
     if task.metric == "macro_f1":
-        values, labels = [float(number) for number in chosen], [float(number) for number in gold]
-        scored = pooled(macro_f1, np.array(values), np.array(gold, dtype=float))
+        values, labels = [float(number) for number in predicted], [float(number) for number in gold]
+        score_and_error = pooled(macro_f1, np.array(values), np.array(gold, dtype=float))
         chance = float(macro_f1(np.full(len(gold), commonest), np.array(gold), np.ones((1, len(gold))))[0])
     return ScoreResult.of(
         task,
@@ -83,7 +85,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
         ),
         available=len(all_documents),
         chance=chance,
-        scored=scored,
+        scored=score_and_error,
         protocol=encoder.protocol(task, rows)
         | {"labels": ", ".join(outputs)[:500], "non_finite": int((~finite).sum())},
     )
@@ -125,15 +127,15 @@ def _with_pairs(task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> Benchm
     return task
 
 
-def head_labels(config: dict[str, Any], given: Sequence[str] | None) -> tuple[str, ...]:
+def head_labels(config: dict[str, Any], labels: Sequence[str] | None) -> tuple[str, ...]:
     """Return the names of a head's outputs, in order: those given, else the checkpoint's ``id2label``.
 
     Raises BenchmarkError when the checkpoint does not name them, or only numbers them.
     """
-    if given:
-        return tuple(given)
-    named = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
-    names = tuple(named[key] for key in sorted(named))
+    if labels:
+        return tuple(labels)
+    labels_by_number = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
+    names = tuple(labels_by_number[key] for key in sorted(labels_by_number))
     if not names or any(re.fullmatch(r"(?i)(label_?)?\d+", name) for name in names):
         raise BenchmarkError(
             f"the checkpoint does not name its head's outputs: {', '.join(names) or 'no id2label in config.json'}",

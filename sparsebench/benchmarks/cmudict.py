@@ -45,10 +45,10 @@ def read(path: Path) -> list[Word]:
     words: dict[str, dict[tuple[str, ...], None]] = {}
     text = bounded.read(path, BenchmarkError).decode(errors="replace")
     for number, line in enumerate(text.splitlines(), start=1):
-        head, *marked = line.partition("#")[0].split() or [""]
+        head, *marked_phonemes = line.partition("#")[0].split() or [""]
         if not head:
             continue
-        phonemes = tuple(phoneme.rstrip("012") for phoneme in marked)
+        phonemes = tuple(phoneme.rstrip("012") for phoneme in marked_phonemes)
         if not phonemes or not set(phonemes) <= _KNOWN:
             raise BenchmarkError(
                 f"{path}:{number}: no entry of CMUdict: {line.strip()[:60]!r}",
@@ -58,10 +58,10 @@ def read(path: Path) -> list[Word]:
     return [Word(spelling, tuple(each)) for spelling, each in words.items()]
 
 
-def split(words: list[Word], part: Split) -> list[Word]:
+def split(words: list[Word], split_name: Split) -> list[Word]:
     """Return the words of one part, in the order of their hashes."""
     ordered = sorted((_fraction(word.spelling), word.spelling, word) for word in words)
-    first, last = {"test": (0.0, TEST), "valid": (TEST, TEST + VALID), "train": (TEST + VALID, 1.0)}[part]
+    first, last = {"test": (0.0, TEST), "valid": (TEST, TEST + VALID), "train": (TEST + VALID, 1.0)}[split_name]
     return [word for fraction, _, word in ordered if first <= fraction < last]
 
 

@@ -135,10 +135,11 @@ class ScoreResult:
         scored: tuple[float, float] | None = None,
     ) -> ScoreResult:
         """Make a result over some of ``available`` documents. ``scored`` is (score, standard error), default the mean's."""
-        kept = tuple(outcomes)
-        values = [outcome.value for outcome in kept]
+        outcomes = tuple(outcomes)
+        values = [outcome.value for outcome in outcomes]
         score, stderr = scored or (sum(values) / len(values), mean_stderr(values))
-        return cls(task.name, task.metric, score, stderr, len(kept), len(kept) < available, chance, kept, protocol)
+        n = len(outcomes)
+        return cls(task.name, task.metric, score, stderr, n, n < available, chance, outcomes, protocol)
 
 
 def mean_stderr(values: Sequence[float]) -> float:

@@ -23,7 +23,7 @@ from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
-from sparsebench.errors import BenchmarkError, SparsebenchError
+from sparsebench.errors import BenchmarkError, foreign
 from sparsebench.models.files.families import has_classifier
 from sparsebench.models.files.text import load_tokenizer, longest_input
 from sparsebench.models.modules.load import load_model
@@ -59,15 +59,9 @@ class Plugged:
         task = spec.known
         module, _, name = task.adapter.partition(":")
         progress = self.progress or (lambda done, total: None)
-        try:
+        with foreign(f"task {spec.task}: {task.adapter}", "mend the plugin", BenchmarkError):
             function: Function = getattr(import_module(module), name)
             result = function(self.model, self.tokenizer, task, spec, cache, progress)
-        except SparsebenchError:
-            raise
-        except Exception as error:
-            raise BenchmarkError(
-                f"task {spec.task}: {task.adapter} raised {type(error).__name__}: {error}", "mend the plugin"
-            ) from error
         if not isinstance(result, ScoreResult):
             raise BenchmarkError(
                 f"task {spec.task}: {task.adapter} gave a {type(result).__name__}, not a ScoreResult", "mend the plugin"
@@ -79,12 +73,7 @@ class Encoder:
     """One model, loaded once, for any number of tasks."""
 
     def __init__(
-        self,
-        folder: Path,
-        batch_size: int | None,
-        progress: Progress | None,
-        dtype: str = "auto",
-        device: str = "cpu",
+        self, folder: Path, batch_size: int | None, progress: Progress | None, dtype: str = "auto", device: str = "cpu"
     ) -> None:
         self.folder = Path(folder)
         self.model: Any = load_model(folder, "encoder", dtype, device)
@@ -180,11 +169,12 @@ class Encoder:
     ) -> dict[str, str | int | float]:
         """Return what every encoder task records. ``rows`` are its documents in order; None for running text."""
         hashed: dict[str, str | int | float] = {} if rows is None else {"documents_sha256": hashes.of_documents(rows)}
+        split = task.hub[2] if task.hub else "validation"
         return hashed | {
             "harness": f"sparsebench encoders, transformers {version('transformers')}",
             "task_version": str(task.version),
             "data": data or " ".join(task.data) or "hub " + "/".join(task.hub or ()),
-            "split": "" if data or task.form else task.hub[2] if task.hub else "validation",
+            "split": "" if data or task.form else split,
             "chance_rule": task.chance,
             "batch_size": self.batch.most,
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -204,8 +194,8 @@ class Encoder:
 def with_padding_token(tokenizer: Any, config: Mapping[str, Any]) -> Any:
     """Return the tokenizer with a padding token; what stands there is masked, except where config.json names it."""
     if tokenizer.pad_token is None:
-        named = config.get("pad_token_id")
-        tokenizer.pad_token = tokenizer.eos_token if named is None else tokenizer.convert_ids_to_tokens(named)
+        pad_id = config.get("pad_token_id")
+        tokenizer.pad_token = tokenizer.eos_token if pad_id is None else tokenizer.convert_ids_to_tokens(pad_id)
     return tokenizer
 
 

@@ -53,7 +53,7 @@ def definitions(folder: Path, task: str) -> Files:
 def _read(path: Path, allowance: bounded.Allowance) -> dict[str, Any]:
     import yaml
 
-    text = bounded.read(path, BenchmarkError, bounded.MANIFEST)
+    text = bounded.read(path, BenchmarkError, bounded.MANIFEST_BYTES)
     try:
         with bounded.uncollected(), allowance.use(str(path), BenchmarkError, 1 + len(text) // 1000):
             # As lm-eval reads it; libyaml also refuses what is nested too deep.
@@ -240,42 +240,44 @@ def _inside(folder: Path, where: Path | str, name: Any) -> Path:
 
 def _measure(where: Path | str, key: str, value: Any) -> None:
     """Refuse a value that is nested too deep, or too large with its aliases written out."""
-    todo, nodes, characters = [(value, 0)], bounded.NODES, bounded.MB
-    while todo:
-        inner, depth = todo.pop()
+    pending, nodes, characters = [(value, 0)], bounded.NODES, bounded.MB
+    while pending:
+        item, depth = pending.pop()
         nodes -= 1
-        characters -= len(inner) if isinstance(inner, str | bytes) else 0
-        if isinstance(inner, int) and inner.bit_length() > bounded.KEY:  # Python writes no number of 4,300 digits
+        characters -= len(item) if isinstance(item, str | bytes) else 0
+        if (
+            isinstance(item, int) and item.bit_length() > bounded.KEY_CHARACTERS
+        ):  # Python writes no number of 4,300 digits
             nodes = -1
         if nodes < 0 or characters < 0 or depth > bounded.DEPTH:
             limits = f"{bounded.NODES:,} values, {bounded.MB:,} characters, {bounded.DEPTH} levels"
             raise BenchmarkError(f"{where}: `{key}` is too large; the limits are {limits}", "shorten it")
-        if isinstance(inner, Mapping):
-            todo += [(part, depth + 1) for pair in inner.items() for part in pair]
-        elif isinstance(inner, list | tuple | set):
-            todo += [(part, depth + 1) for part in inner]
+        if isinstance(item, Mapping):
+            pending += [(child, depth + 1) for pair in item.items() for child in pair]
+        elif isinstance(item, list | tuple | set):
+            pending += [(child, depth + 1) for child in item]
 
 
 def _fit(where: Path | str, key: str, value: Any, allowed: Any) -> None:
     """Check that ``value`` is what is allowed at ``key``, a path with dots; allowed None means an unknown key."""
     if allowed is None:
         reason = _CODE.get(key.rpartition(".")[2], "is no key that is read here")
-        raise BenchmarkError(f"{where}: `{key[: bounded.KEY]}` {reason}", WAY_OUT)
-    wanted = allowed if type(allowed) is tuple else (allowed,)
-    for kind in wanted:
+        raise BenchmarkError(f"{where}: `{key[: bounded.KEY_CHARACTERS]}` {reason}", WAY_OUT)
+    alternatives = allowed if type(allowed) is tuple else (allowed,)
+    for kind in alternatives:
         if isinstance(kind, dict) and isinstance(value, Mapping):
-            for inner, part in value.items():
-                if part is not None and part is not False:
-                    _fit(where, f"{key}.{inner}", part, kind.get(inner))
+            for name, item in value.items():
+                if item is not None and item is not False:
+                    _fit(where, f"{key}.{name}", item, kind.get(name))
             return
         if isinstance(kind, Items) and isinstance(value, list) and len(value) <= kind.most:
-            for part in value:
-                _fit(where, key, part, kind.of)
+            for item in value:
+                _fit(where, key, item, kind.of)
             return
         if _is(value, kind):
             return
     raise BenchmarkError(
-        f"{where}: `{key}`: {str(value)[:80]!r} does not fit", f"it is {' or '.join(map(_words, wanted))}"
+        f"{where}: `{key}`: {str(value)[:80]!r} does not fit", f"it is {' or '.join(map(_words, alternatives))}"
     )
 
 

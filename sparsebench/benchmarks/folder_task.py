@@ -44,7 +44,7 @@ def load_task(folder: Path, task: str) -> dict[str, Any]:
             loaded = dict(TaskManager(include_path=copy, include_defaults=False).load([task]))
         finally:
             _factory.ConfigurableTask = stock  # type: ignore[misc]
-    if not all(isinstance(made, FolderTask) for made in loaded["tasks"].values()):
+    if not all(isinstance(loaded_task, FolderTask) for loaded_task in loaded["tasks"].values()):
         raise BenchmarkError(f"{folder}: this lm-eval makes tasks in an unknown way", "install the version in README")
     return loaded
 
@@ -163,8 +163,8 @@ def _refuse_large(culprit: str, result: Any) -> None:
     if isinstance(result, list):
         if len(result) > CHOICES:
             raise BenchmarkError(f"{culprit}: more than {CHOICES:,} of a document", "leave the document out")
-        for part in result:
-            _refuse_large(culprit, part)
+        for item in result:
+            _refuse_large(culprit, item)
     elif isinstance(result, str) and _is_long(result):
         limits = f"{10 * bounded.TEXT:,} characters, or {bounded.TEXT:,} without a space"
         raise BenchmarkError(f"{culprit}: a text of more than {limits}", "shorten it, or leave the document out")

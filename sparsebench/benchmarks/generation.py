@@ -144,12 +144,13 @@ class Generation:
         Raises BenchmarkError when an input (a decoder's with ``longest`` new tokens) is longer than the model takes.
         """
         rows = self.tokenizer(list(texts), verbose=False)["input_ids"]
-        most, new = longest_input(self.model.config.to_dict()), 0 if self.model.config.is_encoder_decoder else longest
+        model_limit = longest_input(self.model.config.to_dict())
+        new_tokens = 0 if self.model.config.is_encoder_decoder else longest
         for number, row in enumerate(rows):
-            if most and len(row) + new > most:
+            if model_limit and len(row) + new_tokens > model_limit:
                 raise BenchmarkError(
-                    f"generation: the input {texts[number][:40]!r}… has {len(row):,} tokens, which with {new} new ones are "
-                    f"more than the model's {most:,}",
+                    f"generation: the input {texts[number][:40]!r}… has {len(row):,} tokens, which with {new_tokens} new "
+                    f"ones are more than the model's {model_limit:,}",
                     "shorten it, or leave the record out",
                 )
         shared = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
@@ -162,8 +163,8 @@ class Generation:
         for length in sorted(by_length, reverse=True):
 
             def run(numbers: Sequence[int]) -> list[Written]:
-                given = torch.tensor([rows[number] for number in numbers], device=self.model.device)
-                return self._decoded(given, longest, prefix_cache)
+                input_ids = torch.tensor([rows[number] for number in numbers], device=self.model.device)
+                return self._decoded(input_ids, longest, prefix_cache)
 
             for number, output in self.batch.each(by_length[length], run):
                 outputs[number] = output
@@ -251,45 +252,45 @@ def documents(task: Benchmark, cache: sources.Cache) -> list[GenerationExample]:
 
 
 def compared(
-    task: Benchmark, examples: Sequence[GenerationExample], written: Sequence[Symbols]
+    task: Benchmark, examples: Sequence[GenerationExample], outputs: Sequence[Symbols]
 ) -> tuple[list[float], list[float]]:
     """Return each output's value by the task's metric, and for EDITS the lengths of the first answers (else none)."""
     if task.form == "squad":
-        written = [squad.words(" ".join(symbols)) for symbols in written]
-    pairs = list(zip(examples, written, strict=True))
+        outputs = [squad.words(" ".join(symbols)) for symbols in outputs]
+    pairs = list(zip(examples, outputs, strict=True))
     if task.metric in EDITS:
         edits = [float(min(distance(symbols, answer) for answer in document.answers)) for document, symbols in pairs]
         return edits, [float(len(document.answers[0])) for document in examples]
-    alike = likeness(task.metric)
-    return [max(alike(symbols, answer) for answer in document.answers) for document, symbols in pairs], []
+    similarity = similarity_of(task.metric)
+    return [max(similarity(symbols, answer) for answer in document.answers) for document, symbols in pairs], []
 
 
-def likeness(metric: str) -> Callable[[Sequence[str], Sequence[str]], float]:
+def similarity_of(metric: str) -> Callable[[Sequence[str], Sequence[str]], float]:
     """Return the function that gives the similarity of an output (first) to an answer (second), from 0 to 1.
 
     ``f1`` is SQuAD's, over words normalised as SQuAD does; ``rouge_l`` is rouge_score's F-measure, without stemming;
     ``chrf`` is sacrebleu's sentence-level chrF2 divided by 100. Any other metric is exact match.
     """
     if metric == "f1":
-        return lambda written, answer: squad.f1(squad.words(" ".join(written)), squad.words(" ".join(answer)))
+        return lambda output, answer: squad.f1(squad.words(" ".join(output)), squad.words(" ".join(answer)))
     if metric == "rouge_l":
         from rouge_score.rouge_scorer import RougeScorer
 
         rouge = RougeScorer(["rougeL"])
-        return lambda written, answer: float(rouge.score(" ".join(answer), " ".join(written))["rougeL"].fmeasure)
+        return lambda output, answer: float(rouge.score(" ".join(answer), " ".join(output))["rougeL"].fmeasure)
     if metric == "chrf":
         from sacrebleu.metrics import CHRF
 
         chrf = CHRF()
-        return lambda written, answer: float(chrf.sentence_score(" ".join(written), [" ".join(answer)]).score) / 100
-    return lambda written, answer: float(written == answer)
+        return lambda output, answer: float(chrf.sentence_score(" ".join(output), [" ".join(answer)]).score) / 100
+    return lambda output, answer: float(output == answer)
 
 
-def distance(words: Sequence[str], other: Sequence[str]) -> int:
+def distance(first: Sequence[str], second: Sequence[str]) -> int:
     """Return the Levenshtein distance: the fewest insertions, deletions and substitutions that make one the other."""
-    row = list(range(len(other) + 1))
-    for i, left in enumerate(words, start=1):
+    row = list(range(len(second) + 1))
+    for i, left in enumerate(first, start=1):
         diagonal, row[0] = row[0], i
-        for j, right in enumerate(other, start=1):
+        for j, right in enumerate(second, start=1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (left != right))
     return row[-1]

@@ -58,12 +58,7 @@ class Harness:
     """One model, loaded once, for any number of tasks. An encoder's ``model`` has a masked-language-model head."""
 
     def __init__(
-        self,
-        folder: Path,
-        family: Family,
-        batch_size: int | None,
-        progress: Progress | None,
-        model: PreTrainedModel,
+        self, folder: Path, family: Family, batch_size: int | None, progress: Progress | None, model: PreTrainedModel
     ) -> None:
         self.batch_size = batch_size or BATCH_SIZE
         self.exact = batch_size is not None
@@ -141,7 +136,9 @@ class Harness:
         self, spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any], chosen: _Chosen
     ) -> dict[str, str | int | float]:
         name, task = next(iter(loaded["tasks"].items()))
-        hub = {f"{part.config.dataset_path}/{part.config.dataset_name or ''}" for part in loaded["tasks"].values()}
+        hub = {
+            f"{member.config.dataset_path}/{member.config.dataset_name or ''}" for member in loaded["tasks"].values()
+        }
         config, dtype = task.config, str(self.model.dtype).removeprefix("torch.")
         split = config.test_split or config.validation_split or ""
         return {
@@ -244,14 +241,14 @@ def _evaluate(lm: Any, loaded: dict[str, Any], limit: int | None) -> dict[str, A
 
 def _choose(spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any]) -> _Chosen:
     """Choose our table's metric, else the first of _PREFERRED that has one number per document in every subtask."""
-    reported = [dict.fromkeys(key for key in results["results"][task] if "," in key) for task in loaded["tasks"]]
+    reported_keys = [dict.fromkeys(key for key in results["results"][task] if "," in key) for task in loaded["tasks"]]
     for metric in [spec.benchmark.metric] if spec.benchmark and spec.benchmark.metric else _PREFERRED:
-        for key in reported[0]:
+        for key in reported_keys[0]:
             label, _, filtered = key.partition(",")
-            if label == metric and all(key in keys for keys in reported) and _scalar(loaded, results, metric):
+            if label == metric and all(key in keys for keys in reported_keys) and _scalar(loaded, results, metric):
                 return _Chosen(metric, filtered)
     raise UnsupportedError(
-        f"task {spec.task}: none of its metrics ({', '.join(reported[0])}) is a mean of one number a document",
+        f"task {spec.task}: none of its metrics ({', '.join(reported_keys[0])}) is a mean of one number a document",
         "choose a task scored by accuracy or exact match",
     )
 
@@ -280,8 +277,8 @@ def _non_finite(sample: dict[str, Any]) -> bool:
 
 def _check_mean(name: str, chosen: _Chosen, score: float, results: dict[str, Any]) -> None:
     """Refuse a metric or a group that lm-eval does not aggregate by a mean over documents."""
-    reported = (results.get("groups") or {}).get(name) or next(iter(results["results"].values()))
-    stock = reported.get(f"{chosen.metric},{chosen.filter}")
+    group_results = (results.get("groups") or {}).get(name) or next(iter(results["results"].values()))
+    stock = group_results.get(f"{chosen.metric},{chosen.filter}")
     if not isinstance(stock, float | int) or abs(stock - score) > 1e-9:
         raise UnsupportedError(
             f"task {name}: lm-eval gives {chosen.metric} {stock}, the mean over its documents is {score}",

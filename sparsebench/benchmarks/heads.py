@@ -41,7 +41,7 @@ def missing_head(adapter: str, config: Mapping[str, Any], family: Family = "enco
     return words if words and not has_head(config) else None
 
 
-def fitting(config: Mapping[str, Any], family: Family = "encoder") -> list[str]:
+def fitting_tasks(config: Mapping[str, Any], family: Family = "encoder") -> list[str]:
     """Return the names of the tasks in the table that a model with this config.json can be scored on."""
     rows = all_tasks().values()
     own_task = ["{task: classify, source: path:FILE}"] if has_classifier(config) else []
@@ -71,8 +71,8 @@ def data_misfit(
     try:
         records = islice(enumerate(read_records(path, *own_data.fields), 1), _FIRST)
         columns = (column_values("classify", path.name, number, record, own_data.fields) for number, record in records)
-        stated = [str(values[1]) for values in columns]
-        class_numbers(labels or head_outputs(config), [label for label in stated if label.strip()])
+        stated_labels = [str(values[1]) for values in columns]
+        class_numbers(labels or head_outputs(config), [label for label in stated_labels if label.strip()])
     except SparsebenchError as error:
         return "source", Refusal(error.message, error.hint or "")
     return None

@@ -29,7 +29,7 @@ _SAME_FOR_ALL = ("open", "majority")
 """Chance rules of tasks without choices, and of tasks with the same choices for every document."""
 
 
-def fits(row: Benchmark | None) -> bool:
+def has_heuristic(row: Benchmark | None) -> bool:
     """Return whether a task has a heuristic. True for one that only lm-eval has (None): its documents decide later."""
     return row is None or row.adapter in _RANKED or (row.adapter == "harness" and row.chance not in _SAME_FOR_ALL)
 
@@ -47,15 +47,15 @@ def score(tasks: Sequence[TaskSpec], cache: sources.Cache, emit: EmitScore) -> N
 
 
 def _score(spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-    if not fits(spec.benchmark):
+    if not has_heuristic(spec.benchmark):
         raise UnsupportedError(f"task {spec.task}: no heuristic is known for it", "leave it out by `select`")
     if spec.adapter in _RANKED:
         module: Any = import_module(f"sparsebench.benchmarks.{spec.adapter}")
         return module.score(_Words(), spec.known, spec, cache)
     from sparsebench.benchmarks.harness import Lengths  # lm-eval takes seconds to import
 
-    both = [Lengths(sign).score(spec, cache) for sign in (-1, 1)]
-    return max(both, key=lambda result: result.score)
+    results = [Lengths(sign).score(spec, cache) for sign in (-1, 1)]
+    return max(results, key=lambda result: result.score)
 
 
 class _Words:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +59,14 @@ def tasks_folder() -> Path:
 def _scan(root: Path) -> dict[str, str]:
     files: dict[str, str] = {}
     for path in sorted(root.glob("**/*.yaml")):
-        entry = _entry(path)
-        if entry:
-            name, is_group = entry
+        name, is_group = _entry(path)
+        if name:
             files.setdefault(name, GROUP if is_group else path.relative_to(root).as_posix())
     return files
 
 
-def _entry(path: Path) -> tuple[str, bool] | None:
-    """Return the name that a task file declares, itself or through what it includes, and whether it is a group's."""
+def _entry(path: Path) -> tuple[str, bool]:
+    """Return the name that a task file declares, itself or through what it includes ("": none); whether it is a group's."""
     declared: dict[str, str] = {}
     for key, value in _KEY.findall(path.read_bytes()):
         declared.setdefault(key.decode(), value.decode().strip("\"'"))
@@ -78,7 +76,7 @@ def _entry(path: Path) -> tuple[str, bool] | None:
     if "task" in declared:
         return declared["task"], False
     included = path.parent / declared["include"] if "include" in declared else None
-    return _entry(included) if included and included.is_file() else None
+    return _entry(included) if included and included.is_file() else ("", False)
 
 
 def serves(spec: TaskSpec) -> bool:
@@ -89,57 +87,49 @@ def serves(spec: TaskSpec) -> bool:
 
 def load(name: str, cache: sources.Cache) -> dict[str, Any]:
     """Load the task, or the group with its subtasks, as ``TaskManager.load`` does. Raises what lm-eval raises."""
+    from datasets import config
     from lm_eval.tasks import TaskManager
 
-    with tempfile.TemporaryDirectory() as folder, _uncounted():
-        write(name, cache, Path(folder))
-        return dict(TaskManager(include_path=folder, include_defaults=False).load([name]))
-
-
-@contextmanager
-def _uncounted() -> Iterator[None]:
-    """Keep `datasets` from telling a server that a file of this machine was read."""
-    from datasets import config
-
-    counted, config.HF_UPDATE_DOWNLOAD_COUNTS = config.HF_UPDATE_DOWNLOAD_COUNTS, False
+    counts = config.HF_UPDATE_DOWNLOAD_COUNTS
+    config.HF_UPDATE_DOWNLOAD_COUNTS = False  # `datasets` would tell a server that a file of this machine was read
     try:
-        yield
+        with tempfile.TemporaryDirectory() as folder:
+            write(name, cache, Path(folder))
+            return dict(TaskManager(include_path=folder, include_defaults=False).load([name]))
     finally:
-        config.HF_UPDATE_DOWNLOAD_COUNTS = counted
+        config.HF_UPDATE_DOWNLOAD_COUNTS = counts
 
 
 def write(name: str, cache: sources.Cache, folder: Path) -> None:
     """Write the files of a task for lm-eval to read: one, or those of a group and its subtasks."""
     import yaml
 
-    ours = dict(definition(name))
-    stock = tasks_folder() / ours.pop("include")
+    settings = dict(definition(name))
+    stock = tasks_folder() / settings.pop("include")
     if all_tasks()[name].parts == 1:
-        _write(folder / f"{name}.yaml", stock, _with_paths(ours, "", cache))
+        _write(folder / f"{name}.yaml", stock, _with_paths(settings, "", cache))
         return
     for file in sorted(stock.parent.glob("*.yaml")):
         subject = yaml.safe_load(file.read_text(encoding="utf-8")).get("dataset_name")
-        _write(folder / file.name, file, _with_paths(ours, subject, cache) if subject else {})
+        _write(folder / file.name, file, _with_paths(settings, subject, cache) if subject else {})
 
 
-def _with_paths(ours: dict[str, Any], subject: str, cache: sources.Cache) -> dict[str, Any]:
+def _with_paths(settings: dict[str, Any], subject: str, cache: sources.Cache) -> dict[str, Any]:
     """Return our keys with files instead of sources, fetched, and with ``{dataset_name}`` filled in."""
     files = {}
-    for split, text in ours["dataset_kwargs"]["data_files"].items():
+    for split, text in settings["dataset_kwargs"]["data_files"].items():
         source, inner = split_source(text)
         files[split] = str(sources.fetch(sources.parse(source), cache) / inner.format(dataset_name=subject))
-    kwargs = (
-        {"data_files": files}
-        if "custom_dataset" in ours
-        else {**ours["dataset_kwargs"], "data_files": files, "cache_dir": str(cache.root / "datasets")}
-    )
-    return {**ours, "dataset_kwargs": kwargs}
+    kwargs: dict[str, Any] = {"data_files": files}
+    if "custom_dataset" not in settings:
+        kwargs = {**settings["dataset_kwargs"], **kwargs, "cache_dir": str(cache.root / "datasets")}
+    return {**settings, "dataset_kwargs": kwargs}
 
 
-def _write(path: Path, stock: Path, ours: dict[str, Any]) -> None:
+def _write(path: Path, stock_file: Path, settings: dict[str, Any]) -> None:
     import yaml
 
-    function = ours.pop("custom_dataset", None)
-    text = yaml.safe_dump({"include": str(stock), **ours})
+    function = settings.pop("custom_dataset", None)
+    text = yaml.safe_dump({"include": str(stock_file), **settings})
     # A function's tag has to be appended by hand: safe_dump cannot write it.
     path.write_text(text + (f"custom_dataset: !function {function}\n" if function else ""), encoding="utf-8")

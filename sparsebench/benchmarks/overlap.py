@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import permutations
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -51,23 +51,23 @@ def overlaps(calibration: str, task: str, data: str = "") -> bool:
     installed.
     """
     source = sources.parse(calibration)
-    ours = [sources.parse(text) for text in ([data] if data else data_sources(task))]
-    if any(_same(source, other) for other in ours):
+    task_sources = [sources.parse(text) for text in ([data] if data else data_sources(task))]
+    if any(_same(source, other) for other in task_sources):
         return True
-    if data and ours[0].kind == "path":
+    if data and task_sources[0].kind == "path":
         return False
-    steps = _steps(source)
-    if any(step.startswith("train") for step in steps):
+    names = _steps(source)
+    if any(step.startswith("train") for step in names):
         return False
-    if any(not _SPLIT.match(step) for other in ours for step in steps & (_steps(other) - _SUITES)):
+    if any(not _SPLIT.match(step) for other in task_sources for step in names & (_steps(other) - _SUITES)):
         return True
-    base, configuration = _data_set(task)
-    whole = configuration in _NO_CONFIGURATION
+    data_set, configuration = _data_set(task)
+    has_one_configuration = configuration in _NO_CONFIGURATION
     return (
-        _normalized_name(task) in steps
-        or (base in steps and (whole or configuration in steps))
+        _normalized_name(task) in names
+        or (data_set in names and (has_one_configuration or configuration in names))
         # A data set may be stored outside its suite (BoolQ of SuperGLUE); `en` or `cb` alone would prove nothing.
-        or (not whole and len(configuration) > 3 and configuration in steps)
+        or (not has_one_configuration and len(configuration) > 3 and configuration in names)
     )
 
 
@@ -80,20 +80,18 @@ def _same(source: sources.Source, other: sources.Source) -> bool:
         return first.is_relative_to(second) or second.is_relative_to(first)
     if source.kind == "hf":
         return (source.repo, source.file) == (other.repo, other.file)
-    return any(
-        _normalized_name(a.project) == _normalized_name(b.project)
-        and (
-            a.inner == b.inner or any(x.endswith("/") and y.startswith(x) for x, y in permutations((a.inner, b.inner)))
-        )
-        for a in source.parts
-        for b in other.parts
-    )
+    for part, other_part in product(source.parts, other.parts):
+        shorter, longer = sorted((part.inner, other_part.inner), key=len)
+        inside = shorter == longer or (shorter.endswith("/") and longer.startswith(shorter))
+        if inside and _normalized_name(part.project) == _normalized_name(other_part.project):
+            return True
+    return False
 
 
 def _steps(source: sources.Source) -> frozenset[str]:
     """Return the names in a source's path: folders, repository, the file without suffixes; none for ``path:``."""
     if source.kind == "wheel":
-        paths = [PurePosixPath(part.inner) for part in source.parts]
+        paths = [PurePosixPath(step_part.inner) for step_part in source.parts]
     elif source.file:
         paths = [PurePosixPath(source.repo.rsplit("/", 1)[-1], source.file)]
     else:
@@ -144,8 +142,8 @@ class Fitted:
         runs = _runs(text)
         if not len(runs) or not len(self.runs):
             return False
-        nearest = np.minimum(np.searchsorted(self.runs, runs), len(self.runs) - 1)
-        return float((self.runs[nearest] == runs).mean()) >= SHARE
+        candidates = np.minimum(np.searchsorted(self.runs, runs), len(self.runs) - 1)
+        return float((self.runs[candidates] == runs).mean()) >= SHARE
 
 
 def copied(fitted: Fitted, spec: TaskSpec, cache: sources.Cache) -> list[str] | None:
@@ -186,8 +184,8 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list) and value and all(isinstance(word, str) and len(word.split()) == 1 for word in value):
         yield " ".join(value)  # the words of one sentence
     elif isinstance(value, Mapping | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(part)
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
 def _runs(text: str) -> np.ndarray[Any, Any]:

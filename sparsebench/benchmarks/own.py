@@ -108,11 +108,7 @@ KINDS: Mapping[str, OwnTaskKind] = {
 """Each kind by a manifest's `task`. Any other `task` with a `source` is a task of a folder of lm-eval's files."""
 
 
-_CHANCE: Mapping[str, ChanceRule] = {
-    "word_error_rate": "none",
-    "pearson": "uncorrelated",
-    "spearman": "uncorrelated",
-}
+_CHANCE: Mapping[str, ChanceRule] = {"word_error_rate": "none", "pearson": "uncorrelated", "spearman": "uncorrelated"}
 """The chance rules of metrics that differ from their kind's."""
 
 
@@ -152,8 +148,8 @@ class OwnData:
     @property
     def label(self) -> str:
         """The data's source without this machine's folders."""
-        kept = sources.parse(self.source)
-        return f"path:{Path(kept.location).name}" if kept.kind == "path" else kept.text
+        source = sources.parse(self.source)
+        return f"path:{Path(source.location).name}" if source.kind == "path" else source.text
 
     @property
     def metric_used(self) -> str:
@@ -163,9 +159,9 @@ class OwnData:
     @property
     def fields(self) -> tuple[str, ...]:
         """The columns that are read."""
-        kind, named = KINDS[self.kind], dict(self.columns)
-        roles = (*kind.columns, *(role for role in kind.optional if role in named))
-        return tuple(named.get(role, role) for role in roles) or ((self.field,) if self.field else ())
+        kind, column_by_role = KINDS[self.kind], dict(self.columns)
+        roles = (*kind.columns, *(role for role in kind.optional if role in column_by_role))
+        return tuple(column_by_role.get(role, role) for role in roles) or ((self.field,) if self.field else ())
 
     @property
     def form(self) -> Form:
@@ -224,7 +220,7 @@ class OwnData:
             record = next(read_records(path, *self.fields), None)
             column_values(name, str(path), 1, record, self.fields)
 
-    def about(self, cache: sources.Cache) -> int:
+    def estimate_documents(self, cache: sources.Cache) -> int:
         """Estimate the number of documents, or windows of text, from the size of a local file; 0 if unknown."""
         source = sources.parse(self.source)
         if source.kind != "path" or self.kind == LM_EVAL:
@@ -235,8 +231,8 @@ class OwnData:
             return max(1, size // _TOKEN // (self.stride or self.tokens or WINDOW))
         if suffix_of(path) not in (".jsonl", ".ndjson", ".csv", ".tsv"):
             return 0
-        first = [len(line.encode()) for line in islice(bounded.lines(path, BenchmarkError), _FIRST)]
-        return size * len(first) // max(1, sum(first))
+        line_bytes = [len(line.encode()) for line in islice(bounded.lines(path, BenchmarkError), _FIRST)]
+        return size * len(line_bytes) // max(1, sum(line_bytes))
 
 
 def find_benchmark(task: str, own_data: OwnData | None) -> Benchmark | None:
@@ -295,9 +291,9 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def unusable(task: str, number: int, column: str, value: Any, needed: str) -> BenchmarkError:
-    """Return the error for a record, numbered from 1, with a ``value`` other than what is ``needed``, such as a text."""
+def unusable(task: str, number: int, column: str, value: Any, expected: str) -> BenchmarkError:
+    """Return the error for a record, numbered from 1, with a ``value`` other than what is ``expected``, such as a text."""
     return BenchmarkError(
-        f"task {task}: record {number}: {column} is {str(value)[:40]!r}, not {needed}",
+        f"task {task}: record {number}: {column} is {str(value)[:40]!r}, not {expected}",
         "mend it, or leave the record out",
     )

@@ -73,8 +73,8 @@ def unit(vectors: np.ndarray, task: Benchmark) -> np.ndarray:
 
 def check_vectors(vectors: np.ndarray, task: Benchmark) -> None:
     """Raise BenchmarkError unless all sentence vectors (n, width) are finite."""
-    broken = int((~np.isfinite(vectors)).any(axis=1).sum())
-    if broken:
+    non_finite = int((~np.isfinite(vectors)).any(axis=1).sum())
+    if non_finite:
         raise BenchmarkError(
-            f"task {task.name}: the sentence vectors of {broken} of {len(vectors)} texts are not finite", DAMAGED
+            f"task {task.name}: the sentence vectors of {non_finite} of {len(vectors)} texts are not finite", DAMAGED
         )

@@ -61,8 +61,9 @@ class Windows:
 
     def selected(self, numbers: Iterable[int]) -> Windows:
         """Return the windows at these positions alone."""
-        kept = [(self.ids[number], self.starts[number]) for number in numbers]
-        return replace(self, ids=tuple(ids for ids, _ in kept), starts=tuple(start for _, start in kept))
+        positions = list(numbers)
+        ids = tuple(self.ids[number] for number in positions)
+        return replace(self, ids=ids, starts=tuple(self.starts[number] for number in positions))
 
 
 @dataclass
@@ -78,10 +79,10 @@ class Divergence:
     same: int = 0
     tokens: int = 0
 
-    def add(self, reference: torch.Tensor, given: torch.Tensor) -> None:
+    def add(self, dense_logits: torch.Tensor, variant_logits: torch.Tensor) -> None:
         """Add the tokens whose float32 logits (n, vocabulary) the dense model and the variant gave."""
-        for whole, other in zip(reference.split(ROWS), given.split(ROWS), strict=True):
-            p, q = whole.log_softmax(-1), other.log_softmax(-1)
+        for dense_rows, variant_rows in zip(dense_logits.split(ROWS), variant_logits.split(ROWS), strict=True):
+            p, q = dense_rows.log_softmax(-1), variant_rows.log_softmax(-1)
             self.total += float((p.exp() * (p - q)).sum(dtype=torch.float64))
             self.same += int((p.argmax(-1) == q.argmax(-1)).sum())
             self.tokens += len(p)
@@ -121,7 +122,9 @@ class Perplexity:
         running = RunningText.of(spec, cache)
         size = window_length(spec, longest_input(self.model.config.to_dict()), WINDOW)
         first, _ = special_tokens(self.tokenizer)
-        lead, before = (first, []) if task.form == "published" else ([], first)
+        published = task.form == "published"
+        lead, before = (first, []) if published else ([], first)
+        bos_position = "before the text, once" if published else "in every window"
         all_windows = windows_of([*lead, *token_ids(self.tokenizer, running.text)], size, task.stride, before)
         numbers = sampled(len(all_windows.ids), spec.limit)
         windows = all_windows.selected(numbers)
@@ -129,8 +132,8 @@ class Perplexity:
         # A trimmed vocabulary has no distribution over the dense model's tokens.
         divergence = Divergence(self.dense()) if spec.divergence and self.dense and self.original is None else None
         values = likelihoods(self.model, windows, self.progress, batch, divergence)
-        shown = [as_dense(ids, self.original) for ids in windows.ids]
-        scored = [ScoredWindow(*window) for window in zip(numbers, shown, values, windows.scored, strict=True)]
+        dense_ids = [as_dense(ids, self.original) for ids in windows.ids]
+        scored = [ScoredWindow(*window) for window in zip(numbers, dense_ids, values, windows.scored, strict=True)]
         return perplexity_result(
             task,
             scored,
@@ -144,7 +147,7 @@ class Perplexity:
                 "window": size,
                 "stride": windows.stride,
                 "bos": " ".join(self.tokenizer.convert_ids_to_tokens(first)) or "none",
-                "bos_stands": "before the text, once" if lead else "in every window" if before else "nowhere",
+                "bos_stands": bos_position if first else "nowhere",
                 "tokenizer": f"{type(self.tokenizer).__name__}, {len(self.tokenizer):,} tokens",
                 "dropped_tokens": all_windows.dropped,
                 "chance_rule": task.chance,
@@ -214,14 +217,14 @@ def _sums(
     with torch.inference_mode(), wide_head(model):
         logits = model(input_ids=tokens, use_cache=False).logits
         sums = [
-            _summed(given[start - 1 : -1], ids[start:])
-            for given, ids, (_, start) in zip(logits, tokens, windows, strict=True)
+            _summed(window_logits[start - 1 : -1], ids[start:])
+            for window_logits, ids, (_, start) in zip(logits, tokens, windows, strict=True)
         ]
     if divergence:
         with torch.inference_mode(), wide_head(divergence.dense):
             reference = divergence.dense(input_ids=tokens, use_cache=False).logits
-            for whole, given, (_, start) in zip(reference, logits, windows, strict=True):
-                divergence.add(whole[start - 1 : -1], given[start - 1 : -1])
+            for dense_logits, window_logits, (_, start) in zip(reference, logits, windows, strict=True):
+                divergence.add(dense_logits[start - 1 : -1], window_logits[start - 1 : -1])
     return sums
 
 
@@ -259,9 +262,9 @@ def _summed(logits: torch.Tensor, targets: torch.Tensor) -> float:
     if logits.dtype != torch.float32:
         raise BenchmarkError(f"perplexity: the model gives logits in {logits.dtype}", "score it with dtype: float32")
     rows, total = max(1, CHUNK // logits.shape[-1]), 0.0
-    for part, wanted in zip(logits.split(rows), targets.split(rows), strict=True):
-        each = part.logsumexp(dim=-1) - part.gather(1, wanted.unsqueeze(1)).squeeze(1)
-        total += float(each.double().sum())
+    for row_logits, row_targets in zip(logits.split(rows), targets.split(rows), strict=True):
+        row_losses = row_logits.logsumexp(dim=-1) - row_logits.gather(1, row_targets.unsqueeze(1)).squeeze(1)
+        total += float(row_losses.double().sum())
     return total
 
 

@@ -117,13 +117,13 @@ def _dense(folder: Path) -> Dense:
 
 
 def _mode(config: dict[str, Any], folder: Path) -> str:
-    chosen = [
+    modes_named = [
         key.removeprefix("pooling_mode_") for key, value in config.items() if key.startswith("pooling_mode_") and value
     ]
     if "pooling_mode" in config:
         value = config["pooling_mode"]
-        chosen = [value] if isinstance(value, str) else list(value)
-    modes = [_SPELLINGS.get(name, name) for name in chosen] or ["mean"]
+        modes_named = [value] if isinstance(value, str) else list(value)
+    modes = [_SPELLINGS.get(name, name) for name in modes_named] or ["mean"]
     if len(modes) > 1 or modes[0] not in MODES:
         raise UnsupportedError(
             f"{folder.name}: pooling {' + '.join(modes)} is not implemented", f"one of {', '.join(MODES)}"

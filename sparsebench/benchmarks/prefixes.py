@@ -30,17 +30,17 @@ _NAME = "sparsebench_prefixes"
 
 def shared(first: TokenIds, second: TokenIds) -> int:
     """Return how many tokens two inputs have in common from their beginning."""
-    for count, (left, right) in enumerate(zip(first, second, strict=False)):
-        if left != right:
+    for count, (first_token, second_token) in enumerate(zip(first, second, strict=False)):
+        if first_token != second_token:
             return count
     return min(len(first), len(second))
 
 
-def arrange(rows: Iterable[TokenIds], most: int, wanted: int) -> list[list[TokenIds]]:
-    """Group distinct inputs into batches, long inputs first, of at most ``most`` nodes unless it is a single input.
+def arrange(rows: Iterable[TokenIds], most_nodes: int, wanted_nodes: int) -> list[list[TokenIds]]:
+    """Group distinct inputs into batches, long inputs first, of at most ``most_nodes`` nodes unless it is a single input.
 
-    A batch has up to ``wanted`` nodes, or twice its longest input's if that is more, so that several inputs share a long
-    prompt's beginning.
+    A batch has up to ``wanted_nodes`` nodes, or twice its longest input's if that is more, so that several inputs share
+    a long prompt's beginning.
     """
     families: list[list[TokenIds]] = []
     for row in sorted(rows):
@@ -52,13 +52,13 @@ def arrange(rows: Iterable[TokenIds], most: int, wanted: int) -> list[list[Token
     batches: list[list[TokenIds]] = []
     nodes = longest = 0
     for row in (row for family in families for row in family):
-        new = len(row) - (shared(batches[-1][-1], row) if batches else 0)
+        new_nodes = len(row) - (shared(batches[-1][-1], row) if batches else 0)
         longest = max(longest, len(row))
-        if not batches or nodes + new > min(max(wanted, 2 * longest), most):
+        if not batches or nodes + new_nodes > min(max(wanted_nodes, 2 * longest), most_nodes):
             batches.append([])
-            nodes, longest, new = 0, len(row), len(row)
+            nodes, longest, new_nodes = 0, len(row), len(row)
         batches[-1].append(row)
-        nodes += new
+        nodes += new_nodes
     return batches
 
 
@@ -101,14 +101,14 @@ class Tree:
         """The number of layers that have attended so far."""
         # An input that shares at most half of its tokens attends as a whole: no mask, and the kernel stops at the
         # diagonal.
-        whole = [(path, 0) for path, begin in branches if 2 * begin <= len(path)]
-        tips = [(path, begin) for path, begin in branches if len(path) > begin > len(path) / 2]
-        parts = [part for part in (whole, tips) if part]
-        self._calls = [_call(part, device) for part in parts]
+        unshared = [(path, 0) for path, begin in branches if 2 * begin <= len(path)]
+        shared_tails = [(path, begin) for path, begin in branches if len(path) > begin > len(path) / 2]
+        groups = [group for group in (unshared, shared_tails) if group]
+        self._calls = [_call(group, device) for group in groups]
         outputs = [0] * len(tokens)
         start = 0
-        for call, part in zip(self._calls, parts, strict=True):
-            for path, begin in part:
+        for call, group in zip(self._calls, groups, strict=True):
+            for path, begin in group:
                 for position, node in enumerate(path[begin:], start):
                     outputs[node] = position
                 start += call.queries.shape[1]

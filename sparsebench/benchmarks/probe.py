@@ -42,11 +42,11 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     labels = np.array(
         [int(row["label"]) if task.classes else label_of[str(row[task.fields[1]])] for row in pool + rows]
     )
-    right = np.zeros(len(rows))
-    for chosen in draws(labels[: len(pool)], task.name, len(classes)):
-        probe = LogisticRegression(random_state=SEED, max_iter=MAX_ITER).fit(vectors[chosen], labels[chosen])
-        right += probe.predict(vectors[len(pool) :]) == labels[len(pool) :]
-    values = (right / EXPERIMENTS).tolist()
+    correct = np.zeros(len(rows))
+    for sample in draws(labels[: len(pool)], task.name, len(classes)):
+        probe = LogisticRegression(random_state=SEED, max_iter=MAX_ITER).fit(vectors[sample], labels[sample])
+        correct += probe.predict(vectors[len(pool) :]) == labels[len(pool) :]
+    values = (correct / EXPERIMENTS).tolist()
     return ScoreResult.of(
         task,
         (
@@ -87,9 +87,9 @@ def draws(labels: np.ndarray, task: str, classes: int) -> list[np.ndarray]:
         raise BenchmarkError(
             f"task {task}: {classes} classes, {fewest}", "give it more documents, of two classes or more"
         )
-    generator, order, chosen = np.random.RandomState(SEED), np.arange(len(labels)), []
+    generator, order, experiments = np.random.RandomState(SEED), np.arange(len(labels)), []
     for _ in range(EXPERIMENTS):
         generator.shuffle(order)
-        each = [order[labels[order] == label][:PER_LABEL] for label in range(classes)]
-        chosen.append(np.concatenate(each))
-    return chosen
+        of_each_class = [order[labels[order] == label][:PER_LABEL] for label in range(classes)]
+        experiments.append(np.concatenate(of_each_class))
+    return experiments

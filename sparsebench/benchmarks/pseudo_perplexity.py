@@ -50,10 +50,10 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     for window in scored:
         check_finite(task.name, window.value, window.number + 1, len(all_windows))
     # Windows have no gaps between them, so their lengths give where each begins in the text.
-    around, ends = len(reader.before) + len(reader.after), [0, *reader.tokens(running.text)[2]]
-    begins = list(accumulate((len(window.ids) - around for window in all_windows), initial=0))
-    shown = (running.text[ends[begins[number]] : ends[begins[number + 1]]] for number in numbers)
-    size_in_bytes = sum(len(text.encode()) for text in shown)
+    special_tokens, ends = len(reader.before) + len(reader.after), [0, *reader.tokens(running.text)[2]]
+    begins = list(accumulate((len(window.ids) - special_tokens for window in all_windows), initial=0))
+    window_texts = (running.text[ends[begins[number]] : ends[begins[number + 1]]] for number in numbers)
+    size_in_bytes = sum(len(text.encode()) for text in window_texts)
     values = [window.value for window in scored]
     protocol = encoder.protocol(task, None) | scorer.protocol | running.protocol | {"window": size}
     return perplexity_result(task, scored, len(all_windows), protocol | bits_per_byte(values, size_in_bytes))
@@ -69,13 +69,13 @@ def windows(reader: PllTokenizer, text: str, size: int) -> list[PllText]:
     room = min(size - len(reader.before) - len(reader.after), reader.room)
     if not ids or room < 1:
         raise BenchmarkError(f"pseudo-perplexity: {len(ids)} tokens fill no window of {size}", "give it more text")
-    cut, begin = [], 0
+    window_texts, begin = [], 0
     while begin < len(ids):
         end = min(begin + room, len(ids))
-        whole = end
-        while whole > begin and whole < len(ids) and words[whole] == words[whole - 1]:
-            whole -= 1
-        end = whole if whole > begin else end
-        cut.append(reader.framed(ids[begin:end], words[begin:end]))
+        boundary = end
+        while boundary > begin and boundary < len(ids) and words[boundary] == words[boundary - 1]:
+            boundary -= 1
+        end = boundary if boundary > begin else end
+        window_texts.append(reader.framed(ids[begin:end], words[begin:end]))
         begin = end
-    return cut
+    return window_texts

@@ -22,18 +22,19 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     pairs = [(str(row[first]), str(row[second]).strip()) for row in all_documents]
     usable = [(number, question, passage) for number, (question, passage) in enumerate(pairs) if passage]
     passages = list(dict.fromkeys(passage for _, _, passage in usable))
-    _, asked = drawn(usable, spec.limit)
-    vectors = unit(encoder.embed(passages + [question for _, question, _ in asked]), task)
+    _, questions = drawn(usable, spec.limit)
+    vectors = unit(encoder.embed(passages + [question for _, question, _ in questions]), task)
     similarity = vectors[len(passages) :] @ vectors[: len(passages)].T
     column = {passage: number for number, passage in enumerate(passages)}
     values = [
-        float((row >= row[column[passage]]).sum() == 1) for row, (_, _, passage) in zip(similarity, asked, strict=True)
+        float((row >= row[column[passage]]).sum() == 1)
+        for row, (_, _, passage) in zip(similarity, questions, strict=True)
     ]
     return ScoreResult.of(
         task,
         (
             Outcome(str(number), hashes.of_prompt(question, passage), value, cluster=hashes.of_context(passage))
-            for (number, question, passage), value in zip(asked, values, strict=True)
+            for (number, question, passage), value in zip(questions, values, strict=True)
         ),
         available=len(usable),
         chance=1 / len(passages),

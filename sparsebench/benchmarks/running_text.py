@@ -27,24 +27,24 @@ def wikitext(path: Path) -> str:
         raise BenchmarkError(f"{path}: cannot be read as text ({error})", "save it as UTF-8") from error
 
 
-def window_length(spec: TaskSpec, longest: int | None, usual: int) -> int:
+def window_length(spec: TaskSpec, longest: int | None, default: int) -> int:
     """Return a task's window for a model that takes ``longest`` tokens (None: any number).
 
-    The task's own window counts; without one, ``usual`` or the model's maximum if that is less. Raises BenchmarkError
+    The task's own window counts; without one, ``default`` or the model's maximum if that is less. Raises BenchmarkError
     when the task's own window is longer than the model takes.
     """
     if spec.own:
-        asked = spec.own.window
+        fixed = spec.own.window
     elif spec.known.form == "published":
-        asked = spec.known.tokens
+        fixed = spec.known.tokens
     else:
-        asked = None  # the row's number of tokens is a window of the usual length, shortened to what the model takes
-    if asked and longest and asked > longest:
+        fixed = None  # the row's number of tokens is a window of the usual length, shortened to what the model takes
+    if fixed and longest and fixed > longest:
         raise BenchmarkError(
-            f"task {spec.task}: a window of {asked:,} tokens, where the model takes at most {longest:,}",
+            f"task {spec.task}: a window of {fixed:,} tokens, where the model takes at most {longest:,}",
             f"`length: {longest}` or less",
         )
-    return asked or min(usual, longest or usual)
+    return fixed or min(default, longest or default)
 
 
 @dataclass(frozen=True)

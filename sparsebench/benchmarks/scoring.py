@@ -10,7 +10,7 @@ from dataclasses import replace
 from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.contract import EmitScore, Progress, ScoredModel, ScoreResult, TaskSpec
-from sparsebench.benchmarks.heads import fitting, missing_head
+from sparsebench.benchmarks.heads import fitting_tasks, missing_head
 from sparsebench.benchmarks.overlap import Fitted, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
 from sparsebench.manifest.names import Family
@@ -68,7 +68,7 @@ def score(
             if missing := missing_head(spec.adapter, config, model.family):
                 raise BenchmarkError(
                     f"task {spec.task} needs {missing}; {model.folder.name} is {config.get('architectures')}",
-                    f"for this model: {', '.join(fitting(config, model.family))}",
+                    f"for this model: {', '.join(fitting_tasks(config, model.family))}",
                 )
             scorable.append(spec)
         except BenchmarkError as error:
@@ -78,10 +78,10 @@ def score(
     from sparsebench.benchmarks.scorers import load_scorers, repeatability
 
     for size in dict.fromkeys(spec.batch for spec in scorable):
-        alike = [spec for spec in scorable if spec.batch == size]
-        scorers = load_scorers(model, {spec.adapter for spec in alike}, size, progress)
+        same_batch = [spec for spec in scorable if spec.batch == size]
+        scorers = load_scorers(model, {spec.adapter for spec in same_batch}, size, progress)
         machine: dict[str, str | int] = {"repeats": repeatability(next(iter(scorers.values())).model)}
-        for spec in alike:
+        for spec in same_batch:
             machine["threads"] = torch.get_num_threads()  # a run may have found free cores since the last task
             try:
                 copies = _copies(spec, cache, fitted)
@@ -112,9 +112,9 @@ def _copies(spec: TaskSpec, cache: sources.Cache, fitted: Fitted | None) -> dict
     return {"calibration_copies": len(copies)}
 
 
-def with_protocol(result: ScoreResult, spec: TaskSpec, more: Mapping[str, str | int] | None = None) -> ScoreResult:
-    """Add to a result's protocol ``more``, the user's data source, and one hash of all prompts, their ids and order."""
+def with_protocol(result: ScoreResult, spec: TaskSpec, extra: Mapping[str, str | int] | None = None) -> ScoreResult:
+    """Add to a result's protocol ``extra``, the user's data source, and one hash of all prompts, their ids and order."""
     data = {"data": spec.own.label, "data_content": spec.own.content} if spec.own else {}
     prompts = "\n".join(f"{outcome.doc_id} {outcome.doc_hash}" for outcome in result.outcomes)
     digest = {"prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest()}
-    return replace(result, protocol={**result.protocol, **(more or {}), **data, **digest})
+    return replace(result, protocol={**result.protocol, **(extra or {}), **data, **digest})

@@ -29,7 +29,7 @@ def words(answer: str) -> tuple[str, ...]:
     return tuple(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
 
 
-def f1(written: Sequence[str], answer: Sequence[str]) -> float:
+def f1(output: Sequence[str], answer: Sequence[str]) -> float:
     """Return twice the number of common words over the number of both's words; 1 if neither has any."""
-    common = sum((Counter(written) & Counter(answer)).values())
-    return 2 * common / (len(written) + len(answer)) if written or answer else 1.0
+    common = sum((Counter(output) & Counter(answer)).values())
+    return 2 * common / (len(output) + len(answer)) if output or answer else 1.0

@@ -23,8 +23,8 @@ def ratio(values: Sequence[float], lengths: Sequence[float]) -> tuple[float, flo
     """Return Σ values / Σ lengths over all documents, and its standard error by the delta method."""
     total = math.fsum(lengths)
     rate = math.fsum(values) / total
-    rest = [value - rate * length for value, length in zip(values, lengths, strict=True)]
-    return rate, mean_stderr(rest) * len(rest) / total
+    residuals = [value - rate * length for value, length in zip(values, lengths, strict=True)]
+    return rate, mean_stderr(residuals) * len(residuals) / total
 
 
 def average_precision(values: Floats, labels: Floats, weights: Floats) -> Floats:
@@ -60,9 +60,9 @@ def pearson(values: Floats, labels: Floats, weights: Floats) -> Floats:
 
     A weight is how often a document was drawn. The result is 0 if all values drawn, or all labels drawn, are equal.
     """
-    whole = weights.sum(axis=1, keepdims=True)
+    total = weights.sum(axis=1, keepdims=True)
     # From the first one on, so that equal values have a mean of exactly 0.
-    centred = [each - weights @ each[:, None] / whole for each in (values - values[0], labels - labels[0])]
+    centred = [numbers - weights @ numbers[:, None] / total for numbers in (values - values[0], labels - labels[0])]
     return _correlation(centred[0], centred[1], weights)
 
 
@@ -74,11 +74,11 @@ def macro_f1(values: Floats, labels: Floats, weights: Floats) -> Floats:
     """
     classes = np.unique(np.concatenate([values, labels]))
     classes = classes[classes >= 0]
-    chosen, right = (numbers[:, None] == classes for numbers in (values, labels))
-    sizes = weights @ (chosen.astype(float) + right)
+    predicted, labelled = (numbers[:, None] == classes for numbers in (values, labels))
+    sizes = weights @ (predicted.astype(float) + labelled)
     with np.errstate(invalid="ignore"):
-        each = 2 * (weights @ (chosen & right)) / sizes
-    return np.nanmean(each, axis=1)
+        f1 = 2 * (weights @ (predicted & labelled)) / sizes
+    return np.nanmean(f1, axis=1)
 
 
 def _correlation(values: Floats, labels: Floats, weights: Floats) -> Floats:
@@ -92,17 +92,17 @@ def _centred_ranks(numbers: Floats, weights: Floats) -> Floats:
     """Return the rank of each document among those drawn, minus the mean rank."""
     _, group, sizes = np.unique(numbers, return_inverse=True, return_counts=True)
     drawn = weights[:, np.argsort(group, kind="stable")]
-    upto = np.cumsum(drawn, axis=1)[:, np.cumsum(sizes) - 1]
-    each = np.diff(upto, axis=1, prepend=0.0)
+    cumulative = np.cumsum(drawn, axis=1)[:, np.cumsum(sizes) - 1]
+    group_weights = np.diff(cumulative, axis=1, prepend=0.0)
     # Ranks r+1 … r+k have the mean r + (k+1)/2; all n of them (n+1)/2.
-    return (upto - each / 2 - upto[:, -1:] / 2)[:, group]
+    return (cumulative - group_weights / 2 - cumulative[:, -1:] / 2)[:, group]
 
 
 def pooled(metric: PooledMetric, values: Floats, labels: Floats) -> tuple[float, float]:
     """Return a metric of all documents (n,) together, and its standard error from RESAMPLES bootstrap draws."""
     n = len(values)
     draws = np.random.default_rng(SEED).integers(n, size=(RESAMPLES, n))
-    parts = np.array_split(draws, 1 + draws.size // CHUNK)  # bounds the memory
-    weights = (np.stack([np.bincount(draw, minlength=n).astype(np.float64) for draw in part]) for part in parts)
-    resampled = np.concatenate([metric(values, labels, each) for each in weights])
+    draw_chunks = np.array_split(draws, 1 + draws.size // CHUNK)  # bounds the memory
+    weights = (np.stack([np.bincount(draw, minlength=n).astype(np.float64) for draw in part]) for part in draw_chunks)
+    resampled = np.concatenate([metric(values, labels, draw_weights) for draw_weights in weights])
     return float(metric(values, labels, np.ones((1, n)))[0]), float(np.nanstd(resampled, ddof=1))

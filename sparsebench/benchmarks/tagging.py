@@ -79,7 +79,7 @@ def tags_of(
     texts = [" ".join(words) for words in sentences]
     encoded = encoder.tokenizer(texts, truncation=True, max_length=encoder.max_length, return_offsets_mapping=True)
     model: Any = encoder.tagger
-    left = encoder.tokenizer.padding_side == "left"
+    padded_left = encoder.tokenizer.padding_side == "left"
 
     def best(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the likeliest output of each token, -1 if its logits are not finite."""
@@ -91,31 +91,31 @@ def tags_of(
             )
         return logits.argmax(dim=-1).masked_fill(~logits.isfinite().all(dim=-1), -1)
 
-    tagged, cut, broken = [], 0, 0
+    tagged, cut_words, non_finite = [], 0, 0
     rows = encoder.rows([(text,) for text in texts], encoder.max_length, best)
     for words, text, offsets, row in zip(sentences, texts, encoded["offset_mapping"], rows, strict=True):
-        chosen = row[-len(offsets) :] if left else row[: len(offsets)]
-        first = _first_tokens(words, text, offsets, chosen)
-        cut += len(words) - len(first)
-        broken += any(tag < 0 for tag in first.values())
+        token_outputs = row[-len(offsets) :] if padded_left else row[: len(offsets)]
+        first = _first_tokens(words, text, offsets, token_outputs)
+        cut_words += len(words) - len(first)
+        non_finite += any(tag < 0 for tag in first.values())
         tagged.append([outputs[first[word]] if first.get(word, -1) >= 0 else OUTSIDE for word in range(len(words))])
-    if broken == len(texts):
+    if non_finite == len(texts):
         raise BenchmarkError(
             f"task {task.name}: the head's outputs are not finite on any of {len(texts)} documents", DAMAGED
         )
-    return tagged, {"cut_words": cut, "non_finite": broken}
+    return tagged, {"cut_words": cut_words, "non_finite": non_finite}
 
 
 def _first_tokens(
-    words: Sequence[str], text: str, offsets: Sequence[tuple[int, int]], chosen: np.ndarray
+    words: Sequence[str], text: str, offsets: Sequence[tuple[int, int]], token_outputs: np.ndarray
 ) -> dict[int, int]:
     """Return the output chosen for the first token of each word (by its number), for words that have a token."""
-    starts, at = {}, 0
+    starts, offset = {}, 0
     for number, word in enumerate(words):
-        starts[at] = number
-        at += len(word) + 1
+        starts[offset] = number
+        offset += len(word) + 1
     tags: dict[int, int] = {}
-    for (start, end), tag in zip(offsets, chosen, strict=True):
+    for (start, end), tag in zip(offsets, token_outputs, strict=True):
         # A byte-level token may begin with the space before its word. A special token's offsets are empty.
         first = start + len(text[start:end]) - len(text[start:end].lstrip())
         if start < end and first in starts:
@@ -152,11 +152,11 @@ def _parts(tag: str) -> tuple[str, str]:
 
 def _sentence(task: Benchmark, number: int, row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return a record's words and their tags, each read from a list or from a text with spaces between them."""
-    both = [value.split() if isinstance(value, str) else value for value in (row[name] for name in task.fields)]
-    for name, value in zip(task.fields, both, strict=True):
+    columns = [value.split() if isinstance(value, str) else value for value in (row[name] for name in task.fields)]
+    for name, value in zip(task.fields, columns, strict=True):
         if not isinstance(value, list) or not all(map(own.is_text, value)):
             raise own.unusable(task.name, number + 1, name, value, "a list of words, or of tags such as B-PER")
-    words, tags = both
+    words, tags = columns
     if len(words) != len(tags) or not words:
         raise own.unusable(
             task.name, number + 1, task.fields[1], tags, f"a list of {len(words)} tags, one for each word"

@@ -80,16 +80,16 @@ class Verb(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of the command, and refuse the option whose value means nothing."""
-        rest: list[str] = super().parse_args(ctx, args)
+        remaining: list[str] = super().parse_args(ctx, args)
         parameters: list[Any] = [*self.params]
         for parameter in parameters:
-            given = ctx.params.get(parameter.name)
-            for value in given if isinstance(given, list | tuple) else [given]:
-                endless = isinstance(value, float) and not math.isfinite(value)
-                wrong = "an empty text" if value == "" else "not finite" if endless else ""
-                if wrong and not ctx.resilient_parsing:
-                    raise typer.BadParameter(wrong, ctx, parameter)
-        return rest
+            values = ctx.params.get(parameter.name)
+            for value in values if isinstance(values, list | tuple) else [values]:
+                if value == "" and not ctx.resilient_parsing:
+                    raise typer.BadParameter("an empty text", ctx, parameter)
+                if isinstance(value, float) and not math.isfinite(value) and not ctx.resilient_parsing:
+                    raise typer.BadParameter("not finite", ctx, parameter)
+        return remaining
 
 
 @contextmanager
@@ -120,28 +120,28 @@ def _root(
 
 def program(verbs: Collection[str]) -> typer.Typer:
     """Return the program; only the modules of ``verbs`` are imported, the others are listed in ``--help``."""
-    made = typer.Typer(
+    app = typer.Typer(
         cls=Verbs,
         help="What does sparsity buy, and what does it cost? One manifest, one command, one ledger.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    made.callback()(_root)
+    app.callback()(_root)
     for verb, (module, group) in VERBS.items():
         if verb in verbs:
             function = getattr(import_module(f"sparsebench.cli.{module}"), verb)
-            made.command(verb, cls=Verb, rich_help_panel=group)(function)
+            app.command(verb, cls=Verb, rich_help_panel=group)(function)
         else:
-            made.command(verb, rich_help_panel=group, help=_summary(verb, module))(lambda: None)  # only listed
-    return made
+            app.command(verb, rich_help_panel=group, help=_summary(verb, module))(lambda: None)  # only listed
+    return app
 
 
 def _summary(verb: str, module: str) -> str:
     """Return the first line of a verb's docstring, out of its source: ``--help`` imports no verb."""
     text = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
-    found = re.search(rf'^def {verb}\(.*?"""(.*?)$', text, re.MULTILINE | re.DOTALL)
-    return found[1] if found else ""
+    match = re.search(rf'^def {verb}\(.*?"""(.*?)$', text, re.MULTILINE | re.DOTALL)
+    return match[1] if match else ""
 
 
 def __getattr__(name: str) -> Any:
@@ -176,7 +176,7 @@ def main() -> None:
         from sparsebench.sources import Cache
 
         _end(of_system(error, Cache().root))
-    except BaseException as error:
+    except BaseException as error:  # a library's panic in Rust is no Exception
         if (crashed := crash(error)) is None:
             raise
         _end(crashed)

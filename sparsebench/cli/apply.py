@@ -38,8 +38,7 @@ AS_MASKS = typer.Option(
 def apply(
     source: SOURCE,
     steps: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="STEP", help=f"A step as in a manifest, {EXAMPLE}; several: a chain."),
+        list[str] | None, typer.Argument(metavar="STEP", help=f"A step as in a manifest, {EXAMPLE}; several: a chain.")
     ] = None,
     out: Annotated[Path | None, writes_folder("The folder for the result; always needed.")] = None,
     calibration: Annotated[
@@ -81,17 +80,17 @@ def apply(
     model = open_model(source, family, dtype, offline, chain.refuse)
     _check_room(out, len(chain.steps), model.folder)
     with progress(model.name) as bar:
-        made = chain.make(model, out, Cache(offline=offline), device, compute_dtype, bar)
+        variant = chain.make(model, out, Cache(offline=offline), device, compute_dtype, bar)
     if as_masks:
-        _write_masks(made, model)
+        _write_masks(variant, model)
     if as_json:
         rows = [
             {"verb": step.verb, "name": step.name, **step.settings.record(), **asdict(report)}
-            for step, report in made.steps
+            for step, report in variant.steps
         ]
-        emit_json({"folder": str(made.folder), "steps": rows})
+        emit_json({"folder": str(variant.folder), "steps": rows})
     else:
-        _show(made)
+        _show(variant)
 
 
 def _chain(words: list[str], calibration: str | None, seed: int, as_masks: bool) -> Chain:
@@ -130,23 +129,23 @@ def _check_room(out: Path, steps: int, model: Path) -> None:
         raise UserError(f"{out}: up to {size(needed)} are needed, and {size(free)} are free", "use a larger disk")
 
 
-def _write_masks(made: AppliedModel, dense: SingleModel) -> None:
+def _write_masks(variant: AppliedModel, dense: SingleModel) -> None:
     """Replace a pruned model's weights by the weights of the dense model and their masks."""
     names = {name for name, part in parts(Checkpoint(dense.folder), dense.family).items() if part.prunable}
-    masked = made.folder.with_name(f"{made.folder.name}.masks-part")
-    write_masked(made.folder, dense.folder, masked, names)
-    shutil.rmtree(made.folder)
-    masked.rename(made.folder)
+    masked = variant.folder.with_name(f"{variant.folder.name}.masks-part")
+    write_masked(variant.folder, dense.folder, masked, names)
+    shutil.rmtree(variant.folder)
+    masked.rename(variant.folder)
 
 
-def _show(made: AppliedModel) -> None:
+def _show(variant: AppliedModel) -> None:
     rows = [
         [f"{step.verb}: {label(step)}", f"{report.achieved:.4%}", f"{report.achieved_all:.4%}"]
-        for step, report in made.steps
+        for step, report in variant.steps
     ]
     emit_table(["step", "zeros, prunable", "zeros, all"], rows)
-    last = made.steps[-1][1]
+    last = variant.steps[-1][1]
     prunable = f"{last.prunable / last.parameters:.1%} of the {last.parameters:,} parameters are prunable"
-    note(f"{made.folder}: {size(folder_bytes(made.folder))}; {prunable}")
-    for text in dict.fromkeys(report.note for _, report in made.steps if report.note):
+    note(f"{variant.folder}: {size(folder_bytes(variant.folder))}; {prunable}")
+    for text in dict.fromkeys(report.note for _, report in variant.steps if report.note):
         note(text)

@@ -28,7 +28,7 @@ def choose(
         float | None,
         typer.Option(
             help="The largest loss on any task, in points (percent of a perplexity). Default: none is shown, or only one "
-            "shown to be below a point.",
+            "shown to be below a point."
         ),
     ] = None,
     engine: Annotated[str | None, ENGINE] = None,
@@ -51,36 +51,29 @@ def choose(
     if engine is not None:
         check_name("engine", engine, engines())
     rows = fitting(ledger_path(ledger), model, _share(max_bytes), max_loss, engine)
-    shown = [row for row in rows if row["fits"]]
+    fitting_rows = [row for row in rows if row["fits"]]
     if as_json:
-        emit_json(shown)
+        emit_json(fitting_rows)
     else:
-        if not shown:
+        if not fitting_rows:
             note("no variant fits; the smallest are:")
-        _show(shown or [row for row in rows if row["scored"]][:NEAREST])
-        for row in shown:
+        _show(fitting_rows or [row for row in rows if row["scored"]][:NEAREST])
+        for row in fitting_rows:
             note(f"{row['words']}: {row['export'] or 'only sparsebench runs it'}\n  made by: {row['make']}")
         if fewer := [row["words"] for row in rows if row["meets"] and not row["scored"]]:
             note(f"scored on fewer tasks than others of their kind, and left out: {', '.join(fewer)}")
-    if not shown:
+    if not fitting_rows:
         raise typer.Exit(1)
 
 
 def _show(rows: list[dict[str, object]]) -> None:
-    heads = ["variant", "of dense's bytes", "loss", "shown", "speed-up"]
-    emit_table(
-        heads,
-        [
-            [
-                row["words"],
-                f"{row['share']:.0%}",
-                f"{row['loss']:.2f}",
-                row["what"] or "none",
-                f"×{row['speedup']:.2f} ({row['engine']})" if row["speedup"] else "none shown" if row["timed"] else "",
-            ]
-            for row in rows
-        ],
-    )
+    lines = []
+    for row in rows:
+        speedup = "none shown" if row["timed"] else ""
+        if row["speedup"]:
+            speedup = f"×{row['speedup']:.2f} ({row['engine']})"
+        lines.append([row["words"], f"{row['share']:.0%}", f"{row['loss']:.2f}", row["what"] or "none", speedup])
+    emit_table(["variant", "of dense's bytes", "loss", "shown", "speed-up"], lines)
 
 
 def _share(text: str | None) -> float | None:

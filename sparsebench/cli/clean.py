@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sparsebench.cli.options import JSON, reads_folder
-from sparsebench.cli.output import emit_json, emit_table, note
+from sparsebench.cli.output import emit_json, emit_table, end_with, note
 from sparsebench.errors import UserError
 from sparsebench.manifest.problems import one_of
 from sparsebench.progress import size
@@ -40,10 +40,10 @@ def clean(
     sparsebench clean
     sparsebench clean --only leftovers --only variants --yes
     """
-    known = [*KINDS, "leftovers"]
-    if wrong := next((kind for kind in kinds or () if kind not in known), None):
-        raise UserError(f"--only {wrong}: no such kind of file", one_of(known))
-    listed = [file for file in removable(work or Cache().root / "work") if not kinds or file.kind in kinds]
+    kinds_known = [*KINDS, "leftovers"]
+    if unknown := next((kind for kind in kinds or () if kind not in kinds_known), None):
+        raise UserError(f"--only {unknown}: no such kind of file", one_of(kinds_known))
+    files = [file for file in removable(work or Cache().root / "work") if not kinds or file.kind in kinds]
     failures: list[str] = []
 
     def removed(file: Removable) -> bool:
@@ -54,23 +54,20 @@ def clean(
             return False
 
     if yes:
-        listed = [file for file in listed if removed(file)]
+        files = [file for file in files if removed(file)]
     if as_json:
-        rows = [{"path": str(file.path), "kind": file.kind, "bytes": file.bytes, "why": file.why} for file in listed]
-        emit_json({"removed": yes, "bytes": sum(file.bytes for file in listed), "paths": rows})
+        rows = [{"path": str(file.path), "kind": file.kind, "bytes": file.bytes, "why": file.why} for file in files]
+        emit_json({"removed": yes, "bytes": sum(file.bytes for file in files), "paths": rows})
     else:
-        lines = [[size(file.bytes), file.kind, str(file.path), file.why] for file in listed]
+        lines = [[size(file.bytes), file.kind, str(file.path), file.why] for file in files]
         emit_table(["size", "kind", "path", "why"], lines)
         total = Counter[str]()
-        for file in listed:
+        for file in files:
             total[file.kind] += file.bytes
         sums = ", ".join(f"{kind} {size(count)}" for kind, count in total.items()) or "nothing"
         # Repeat --only and --work: without them the command would also remove what is not listed here.
         words = ["sparsebench", "clean", *(word for kind in kinds or () for word in ("--only", kind))]
         words += [*(["--work", str(work)] if work else ()), "--yes"]
-        way = f"; to remove it: {shlex.join(words)}" if listed else ""
-        note(f"removed: {sums}" if yes else f"can be removed: {sums}{way}")
-    for failure in failures:
-        note(failure, "red")
-    if failures:
-        raise typer.Exit(1)
+        removal = f"; to remove it: {shlex.join(words)}" if files else ""
+        note(f"removed: {sums}" if yes else f"can be removed: {sums}{removal}")
+    end_with(failures)

@@ -87,15 +87,15 @@ def _score(task: TaskComparison, tests: int) -> list[Any]:
     verdict = task.verdict or ""
     if pair.p is not None and task.p_holm is not None and pair.p < 0.05 <= task.p_holm:
         verdict += f"\n(p {pair.p:.2g}; {task.p_holm:.2g} as one of {tests} tests)"
-    whole = task.a if Metric.named(task.metric).scale == "perplexity" else None
-    sizes = (None, None) if task.standing.collapsed else (pair.detectable, pair.loss_at_most)
-    shown = [_share(number, whole) for number in sizes]
-    return [name, figure(task.a), figure(task.b), shift, verdict, *shown]
+    perplexity = task.a if Metric.named(task.metric).scale == "perplexity" else None
+    limits = (None, None) if task.standing.collapsed else (pair.detectable, pair.loss_at_most)
+    formatted = [_share(number, perplexity) for number in limits]
+    return [name, figure(task.a), figure(task.b), shift, verdict, *formatted]
 
 
-def _share(number: float | None, whole: float | None) -> str:
-    """Format a difference: in percent of the perplexity ``whole``, or as it is where ``whole`` is None."""
-    return figure(number) if number is None or whole is None else f"{number / whole:.2%}"
+def _share(number: float | None, perplexity: float | None) -> str:
+    """Format a difference: in percent of ``perplexity``, or as it is where that is None."""
+    return figure(number) if number is None or perplexity is None else f"{number / perplexity:.2%}"
 
 
 def _engine(row: dict[str, Any]) -> str:
@@ -104,5 +104,5 @@ def _engine(row: dict[str, Any]) -> str:
 
 def _time(row: dict[str, Any]) -> list[Any]:
     interval = f" [{row['speedup_low']:.2f}, {row['speedup_high']:.2f}]" if row["verdict"] else ""
-    setting, shown = f"{_engine(row)} {row['workload']}", f"{row['speedup']:.2f}{interval}"
-    return [setting, row["phase"], f"{row['a_ms']:.1f}", f"{row['b_ms']:.1f}", shown, row["verdict"] or "not paired"]
+    setting, speedup = f"{_engine(row)} {row['workload']}", f"{row['speedup']:.2f}{interval}"
+    return [setting, row["phase"], f"{row['a_ms']:.1f}", f"{row['b_ms']:.1f}", speedup, row["verdict"] or "not paired"]

@@ -28,7 +28,8 @@ def doctor(
     ] = False,
     device: DEVICE = "auto",
     ranks: Annotated[
-        int | None, count("With --gpu: the most ranks. Default: one per GPU; two on a CPU.", most=bounded.FEW)
+        int | None,
+        count("With --gpu: the most ranks. Default: one per GPU; two on a CPU.", maximum=bounded.MOST_PROCESSES),
     ] = None,
     out: Annotated[Path | None, writes_file("With --gpu: also write the results to this file, as JSON.")] = None,
     as_json: JSON = False,
@@ -64,12 +65,12 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _check_gpus(asked: str, ranks: int | None, out: Path | None, as_json: bool) -> None:
+def _check_gpus(device_option: str, ranks: int | None, out: Path | None, as_json: bool) -> None:
     """Run the checks of ``doctor --gpu`` and print each as it ends. Raises typer.Exit where one says no."""
     from sparsebench.run.gpu import report, run_checks  # torch is heavy
 
-    device = devices.resolve(asked)
-    if asked == "auto" and not devices.is_gpu(device):
+    device = devices.resolve(device_option)
+    if device_option == "auto" and not devices.is_gpu(device):
         raise UserError("there is no GPU here", "run the checks that need none: sparsebench doctor --gpu --device cpu")
     checks = []
     for check in run_checks(device, ranks or len(devices.chosen(device)) or 2):
@@ -94,9 +95,9 @@ def _show(finding: Finding) -> None:
     if not console.is_terminal:
         print(f"{finding.state:8} {finding.what:15} {'  '.join(lines)}", flush=True)
         return
-    head = Text.assemble((f"{finding.state:8} ", COLOURS[finding.state]), f"{finding.what:15} ")
+    prefix = Text.assemble((f"{finding.state:8} ", COLOURS[finding.state]), f"{finding.what:15} ")
     for line in lines:
-        for part in Text(line).wrap(console, max(console.width - len(head), 20)):
-            part.rstrip()
-            console.print(head + part, soft_wrap=True)
-            head = Text(" " * len(head))
+        for piece in Text(line).wrap(console, max(console.width - len(prefix), 20)):
+            piece.rstrip()
+            console.print(prefix + piece, soft_wrap=True)
+            prefix = Text(" " * len(prefix))

@@ -14,10 +14,10 @@ from sparsebench.cli.pack import folder_bytes
 from sparsebench.errors import SourceError, UserError
 from sparsebench.ledger import query
 from sparsebench.ledger.choose import make_command
-from sparsebench.ledger.naming import measured_variants, resolve
+from sparsebench.ledger.naming import measured_variants, resolve_variant
 from sparsebench.manifest.names import Family
 from sparsebench.paths import check_new_folder, ledger_path
-from sparsebench.plan.single import single
+from sparsebench.plan.single import prepare_single
 from sparsebench.progress import size
 from sparsebench.run.export import FORMATS
 from sparsebench.run.export import export as write
@@ -54,7 +54,7 @@ def export(
     check_name("format", form, FORMATS)
     check_new_folder(out)
     if Path(variant).is_dir() or _is_source(variant):
-        model = single(variant, None, "auto", Cache(offline=offline))
+        model = prepare_single(variant, None, "auto", Cache(offline=offline))
         folder, family = model.folder, model.family
     else:
         folder, family = _measured(ledger_path(ledger), variant)
@@ -62,10 +62,10 @@ def export(
     if as_json:
         emit_json({"folder": str(out), "format": form, "bytes": folder_bytes(out), "distance": distance})
     else:
-        same = f"the variant's outputs within {distance:.0e}" if distance else "the variant's own outputs"
+        agreement = f"the variant's outputs within {distance:.0e}" if distance else "the variant's own outputs"
         files = [*out.iterdir()]
         written = files[0] if len(files) == 1 else out
-        note(f"{written}: {size(folder_bytes(out))}; {FORMATS[form].program} loads it, with {same}")
+        note(f"{written}: {size(folder_bytes(out))}; {FORMATS[form].program} loads it, with {agreement}")
 
 
 def _is_source(text: str) -> bool:
@@ -79,12 +79,11 @@ def _is_source(text: str) -> bool:
 
 def _measured(ledger: Path, name: str) -> tuple[Path, Family]:
     """Return the folder and family of a variant that a run has made. Raises UserError where its folder is gone."""
-    variant = resolve(name, measured_variants(ledger))
+    variant = resolve_variant(name, measured_variants(ledger))
     (row,) = query.run(ledger, "SELECT * FROM variants WHERE variant_id = $id", {"id": variant.id}).dicts()
     folder = variant_folder(Cache().root / "work", variant.id)
     if folder is None:
-        again = make_command(ledger, row) if row["recipe"] != "dense" else f"sparsebench run with {row['source']}"
-        raise UserError(
-            f"{variant.name}: the run kept no copy of it in the cache", f"make it again, and export its folder: {again}"
-        )
+        command = make_command(ledger, row) if row["recipe"] != "dense" else f"sparsebench run with {row['source']}"
+        hint = f"make it again, and export its folder: {command}"
+        raise UserError(f"{variant.name}: the run kept no copy of it in the cache", hint)
     return folder, row["family"]

@@ -17,7 +17,7 @@ from sparsebench.manifest.names import FAMILIES
 from sparsebench.manifest.published import FILE, MODELINE, json_schema, starter
 from sparsebench.paths import create
 from sparsebench.plan.draft import draft
-from sparsebench.plan.single import family_named
+from sparsebench.plan.single import family_named, source_named
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.registry import kinds, sweepable
 from sparsebench.storage import formats
@@ -56,36 +56,37 @@ def init(
     """
     if (model is None) != (data is None) or ((columns or family or label) and not model):
         raise UserError("--model and --data go together, and the options for them", "give both, or neither")
-    written = _drafted(path, model, data, columns, family, label or []) if model and data else starter()
+    manifest = _drafted(path, model, data, columns, family, label or []) if model and data else starter()
     if path.exists() and not force:
         raise UserError(f"{path} exists", "name another file, or replace it with --force")
-    beside, text = path.with_name(FILE), json.dumps(manifest_schema(), indent=2) + "\n" if editor else ""
+    schema_path, schema_text = path.with_name(FILE), json.dumps(manifest_schema(), indent=2) + "\n" if editor else ""
     # The manifests of a folder share the schema file: an identical one is no conflict.
-    if editor and not force and beside.exists() and beside.read_bytes() != text.encode():
-        raise UserError(f"{beside} exists with other contents", "replace it with --force")
+    if editor and not force and schema_path.exists() and schema_path.read_bytes() != schema_text.encode():
+        raise UserError(f"{schema_path} exists with other contents", "replace it with --force")
     path.parent.mkdir(parents=True, exist_ok=True)
     with create(path) as file:
-        file.write((MODELINE if editor else "") + written)
+        file.write((MODELINE if editor else "") + manifest)
     if editor:
-        with create(beside) as file:
-            file.write(text)
+        with create(schema_path) as file:
+            file.write(schema_text)
     note(f"wrote {path}; next: sparsebench plan {path}")
 
 
 def _drafted(path: Path, model: str, data: str, columns: str | None, family: str | None, label: list[str]) -> str:
     """Return the manifest for a model and a file, each a source or a path."""
     check_source(model)
-    named, read = (sources.parse(f"path:{text}" if Path(text).exists() else text) for text in (model, data))
-    renamed = as_in_a_manifest("--columns", columns, COLUMNS) if columns else {}
-    if not isinstance(renamed, dict) or not all(isinstance(name, str) for name in renamed.values()):
+    model_source, data_source = source_named(model), source_named(data)
+    renamed_columns = as_in_a_manifest("--columns", columns, COLUMNS) if columns else {}
+    if not isinstance(renamed_columns, dict) or not all(isinstance(name, str) for name in renamed_columns.values()):
         raise UserError(f"--columns {columns}: not a mapping of names", COLUMNS)
     if family is not None:
         check_name("family", family, FAMILIES)
     cache = sources.Cache()
-    config = sources.read_config(named, cache) or {}
-    if not config and named.kind == "path" and not named.location.endswith(".gguf"):
+    config = sources.read_config(model_source, cache) or {}
+    if not config and model_source.kind == "path" and not model_source.location.endswith(".gguf"):
         raise UserError(f"{model}: no config.json in it", "name a Hugging Face folder, or a GGUF file")
-    return draft(named, family or family_named(named, cache), config, read, path.parent, renamed, label)  # type: ignore[arg-type]
+    known_family: Any = family or family_named(model_source, cache)
+    return draft(model_source, known_family, config, data_source, path.parent, renamed_columns, label)
 
 
 def schema() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Annotated
 
 import typer
@@ -26,7 +27,7 @@ def inspect(
     threshold: Annotated[
         list[float] | None,
         typer.Option(
-            min=0, max=bounded.MANY, help="Threshold on |w| / rms; repeatable. Default: 0.01, 0.1, 0.5 and 1."
+            min=0, max=bounded.MOST_ITEMS, help="Threshold on |w| / rms; repeatable. Default: 0.01, 0.1, 0.5 and 1."
         ),
     ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
@@ -48,16 +49,14 @@ def inspect(
         emit_json(asdict(result) | totals if tensors else {"family": model.family, **totals})
         return
     note(f"{share:.1%} of the parameters are prunable")
-    heads = [f"≥{t:g}" for t in result.relative]
+    heads = [f"≥{multiple:g}" for multiple in result.relative]
     if tensors:
-        emit_table(
-            ["tensor", "kind", "weights", "zeros", *heads],
-            [
-                [t.name, t.kind, t.count, *_percent([t.zeros / t.count, *(1 - c / t.count for c in t.below_relative)])]
-                for t in result.tensors
-                if t.count
-            ],
-        )
+        lines: list[list[object]] = []
+        for tensor in filter(attrgetter("count"), result.tensors):
+            far_from_zero = [1 - below / tensor.count for below in tensor.below_relative]
+            percents = _percent([tensor.zeros / tensor.count, *far_from_zero])
+            lines.append([tensor.name, tensor.kind, tensor.count, *percents])
+        emit_table(["tensor", "kind", "weights", "zeros", *heads], lines)
         return
     stacks = model.family == "encoder-decoder"
     emit_table(
@@ -67,8 +66,8 @@ def inspect(
     )
 
 
-def _what(row: GroupSummary, stacks: bool) -> str:
-    stack = f"{row.side} " if stacks and row.side and row.scope in ("layer", "kind") else ""
+def _what(row: GroupSummary, with_stack: bool) -> str:
+    stack = f"{row.side} " if with_stack and row.side and row.scope in ("layer", "kind") else ""
     if row.scope == "layer":
         return f"{stack}layer {row.layer}"
     return f"{stack}{row.kind}" if row.scope == "kind" else row.scope

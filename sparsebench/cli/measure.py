@@ -9,18 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsebench import bounded, devices, processor
-from sparsebench.cli.options import (
-    COMPUTE_DTYPE,
-    DEVICE,
-    DTYPE,
-    FAMILY,
-    JSON,
-    OFFLINE,
-    SOURCE,
-    check_name,
-    count,
-    names_of,
-)
+from sparsebench.cli import options
 from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.cli.source import open_model
 from sparsebench.notebook import Measured, measure_pair
@@ -30,29 +19,29 @@ from sparsebench.runtime.engines import engines
 
 ENGINE = typer.Option(
     help="deepspeed, deepspeed-zero3, hf, sparse, skip, llamacpp, or one added by a plugin.",
-    autocompletion=names_of("runtime.engines", "engines"),
+    autocompletion=options.names_of("runtime.engines", "engines"),
 )
 PROCESSES = "Processes that time the models, each loading them anew. A wide interval adds half as many."
 
 
 def measure(
-    source: SOURCE,
+    source: options.SOURCE,
     against: Annotated[
         str | None, typer.Option(help="The baseline. Default: the model itself, which shows the noise floor.")
     ] = None,
     engine: Annotated[str, ENGINE] = "deepspeed",
-    ranks: Annotated[int, count("Processes that share the model.", most=bounded.FEW)] = 1,
-    batch: Annotated[int, count("Sequences at once.")] = 1,
-    prompt: Annotated[int, count("Tokens in each prompt.")] = 128,
-    generate: Annotated[int, count("New tokens per sequence.")] = 16,
-    samples: Annotated[int, count("Timed samples per phase and model, over all processes.", least=4)] = 24,
-    processes: Annotated[int, count(PROCESSES, most=bounded.FEW)] = 5,
-    family: FAMILY = None,
-    dtype: DTYPE = "auto",
-    compute_dtype: COMPUTE_DTYPE = "auto",
-    device: DEVICE = "auto",
-    offline: OFFLINE = False,
-    as_json: JSON = False,
+    ranks: Annotated[int, options.count("Processes that share the model.", maximum=bounded.MOST_PROCESSES)] = 1,
+    batch: Annotated[int, options.count("Sequences at once.")] = 1,
+    prompt: Annotated[int, options.count("Tokens in each prompt.")] = 128,
+    generate: Annotated[int, options.count("New tokens per sequence.")] = 16,
+    samples: Annotated[int, options.count("Timed samples per phase and model, over all processes.", minimum=4)] = 24,
+    processes: Annotated[int, options.count(PROCESSES, maximum=bounded.MOST_PROCESSES)] = 5,
+    family: options.FAMILY = None,
+    dtype: options.DTYPE = "auto",
+    compute_dtype: options.COMPUTE_DTYPE = "auto",
+    device: options.DEVICE = "auto",
+    offline: options.OFFLINE = False,
+    as_json: options.JSON = False,
 ) -> None:
     """Measure memory and latency of a model under an engine.
 
@@ -63,11 +52,11 @@ def measure(
     sparsebench measure half.packed --against path:my-model --engine sparse
     sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256
     """
-    check_name("engine", engine, engines())
-    work = Workload(batch, prompt, generate)
+    options.check_name("engine", engine, engines())
+    workload = Workload(batch, prompt, generate)
 
     def check(config: Mapping[str, Any]) -> None:
-        check_model(config, Setting(engine, ranks, work))
+        check_model(config, Setting(engine, ranks, workload))
 
     model = open_model(source, family, dtype, offline, check)
     dense = open_model(against, family, dtype, offline, check) if against else model
@@ -75,7 +64,7 @@ def measure(
     precision = processor.compute_dtype(model.dtype, compute_dtype, device)
     note(f"timing {model.name} against {dense.name if against else 'itself'}, then measuring its memory …", "dim")
     measured = measure_pair(
-        model, dense, Setting(engine, ranks, work, precision, samples, processes=processes, device=device)
+        model, dense, Setting(engine, ranks, workload, precision, samples, processes=processes, device=device)
     )
     if as_json:
         latency = asdict(measured.latency) | {"differences": measured.speedups()}
@@ -91,10 +80,10 @@ def _show(measured: Measured) -> None:
     rows: list[list[Any]] = []
     for row in measured.rows():
         times = [f"{row['ms']:.2f}", f"[{row['ms_low']:.2f}, {row['ms_high']:.2f}]"]
-        faster = (
+        speedup = (
             f"{row['speedup']:.3f} [{row['speedup_low']:.3f}, {row['speedup_high']:.3f}]" if "speedup" in row else ""
         )
-        rows.append([row["phase"], *times, faster, "" if row["steady"] else "not steady"])
+        rows.append([row["phase"], *times, speedup, "" if row["steady"] else "not steady"])
     emit_table(["phase", "median ms", "95% interval", "speed-up [95%]", ""], rows)
     if measured.memory:
         peaks = [[phase.phase, size(phase.peak_bytes)] for phase in measured.memory.phases]

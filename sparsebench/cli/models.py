@@ -20,15 +20,13 @@ def models(as_json: JSON = False) -> None:
     sparsebench inspect smollm2-135m
     """
     if as_json:
-        emit_json([asdict(known) for known in KNOWN.values()])
+        emit_json([asdict(model) for model in KNOWN.values()])
         return
-    emit_table(
-        ["alias", "family", "parameters", "download", "licence", "where from"],
-        [
-            [m.alias, m.family, _count(m.parameters), size(m.size) if m.size else "", m.licence, m.origin]
-            for m in KNOWN.values()
-        ],
-    )
+    rows = []
+    for model in KNOWN.values():
+        download = size(model.size) if model.size else ""
+        rows.append([model.alias, model.family, _count(model.parameters), download, model.licence, model.origin])
+    emit_table(["alias", "family", "parameters", "download", "licence", "where from"], rows)
 
 
 def _count(parameters: int) -> str:

@@ -56,29 +56,29 @@ folder_to_write = _path(lambda path: paths.writable(path, folder=True))
 """Parsers of paths. One that is to be read need not exist: each command says by itself what is missing."""
 
 
-def count(about: str, least: int = 1, most: int = bounded.MANY) -> Any:
+def count(help_text: str, minimum: int = 1, maximum: int = bounded.MOST_ITEMS) -> Any:
     """Return an option that takes a whole number."""
-    return typer.Option(min=least, max=most, help=about)
+    return typer.Option(min=minimum, max=maximum, help=help_text)
 
 
-def reads_file(about: str, *flags: str) -> Any:
+def reads_file(help_text: str, *flags: str) -> Any:
     """Return an option that names a file to read."""
-    return typer.Option(*flags, help=about, metavar="FILE", parser=file_to_read)
+    return typer.Option(*flags, help=help_text, metavar="FILE", parser=file_to_read)
 
 
-def reads_folder(about: str) -> Any:
+def reads_folder(help_text: str, show_default: bool = False) -> Any:
     """Return an option that names a folder to read."""
-    return typer.Option(help=about, metavar="FOLDER", parser=folder_to_read, show_default=False)
+    return typer.Option(help=help_text, metavar="FOLDER", parser=folder_to_read, show_default=show_default)
 
 
-def writes_file(about: str) -> Any:
+def writes_file(help_text: str) -> Any:
     """Return an option that names a file to write."""
-    return typer.Option(help=about, metavar="FILE", parser=file_to_write)
+    return typer.Option(help=help_text, metavar="FILE", parser=file_to_write)
 
 
-def writes_folder(about: str) -> Any:
+def writes_folder(help_text: str) -> Any:
     """Return an option that names a folder to write."""
-    return typer.Option(help=about, metavar="FOLDER", parser=folder_to_write)
+    return typer.Option(help=help_text, metavar="FOLDER", parser=folder_to_write)
 
 
 def names_of(package: str, table: str) -> Callable[[str], list[str]]:
@@ -92,10 +92,10 @@ def names_of(package: str, table: str) -> Callable[[str], list[str]]:
     return names
 
 
-def check_name(option: str, name: str, known: Collection[str]) -> None:
-    """Raise UserError where ``--option`` is given a ``name`` that is not ``known``."""
-    if name not in known:
-        raise UserError(f"--{option} {name}: no such {option}", did_you_mean(name, known) or one_of(list(known)))
+def check_name(option: str, name: str, choices: Collection[str]) -> None:
+    """Raise UserError where ``--option`` is given a ``name`` that is not among the ``choices``."""
+    if name not in choices:
+        raise UserError(f"--{option} {name}: no such {option}", did_you_mean(name, choices) or one_of(list(choices)))
 
 
 SOURCE = Annotated[
@@ -116,8 +116,7 @@ COMPUTE_DTYPE = Annotated[
     ),
 ]
 DEVICE = Annotated[
-    str,
-    typer.Option(help="cpu, cuda (every visible GPU) or cuda:N; auto: cuda if the driver lists a GPU, else cpu."),
+    str, typer.Option(help="cpu, cuda (every visible GPU) or cuda:N; auto: cuda if the driver lists a GPU, else cpu.")
 ]
 MANIFEST_DEVICE = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda or cuda:N, in place of the manifest's device.")
@@ -125,15 +124,14 @@ MANIFEST_DEVICE = Annotated[
 MANIFEST = Annotated[Path, typer.Argument(help="The experiment file.", parser=file_to_read)]
 EXECUTORS = ("local", "ray")
 EXECUTOR = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="Where jobs run: local (this machine) or ray (tasks on a Ray cluster)."),
+    str, typer.Option(metavar="NAME", help="Where jobs run: local (this machine) or ray (tasks on a Ray cluster).")
 ]
 _LEDGER = "The DuckDB file; default: {}$SPARSEBENCH_LEDGER, else ledger/sparsebench.duckdb."
 
 
 def _ledger(parser: Callable[[str | Path], Path], manifest: bool) -> Any:
-    about = _LEDGER.format("the manifest's, else " if manifest else "")
-    return typer.Option("--ledger", help=about, metavar="FILE", parser=parser)
+    help_text = _LEDGER.format("the manifest's, else " if manifest else "")
+    return typer.Option("--ledger", help=help_text, metavar="FILE", parser=parser)
 
 
 LEDGER = Annotated[Path | None, _ledger(file_to_read, manifest=True)]

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -30,12 +31,20 @@ def note(text: str, style: str = "") -> None:
     stderr().print(visible(text), style=style or None, markup=False, soft_wrap=True)
 
 
-def notes(what: str, lines: Sequence[str]) -> None:
-    """Print a line of ``what`` for each of the first ``NOTED`` lines, and how many more there are."""
+def end_with(failures: Sequence[str]) -> None:
+    """Print what failed; if anything did, end the command with exit code 1."""
+    for failure in failures:
+        note(failure, "red")
+    if failures:
+        raise typer.Exit(1)
+
+
+def notes(prefix: str, lines: Sequence[str]) -> None:
+    """Print a line of ``prefix`` for each of the first ``NOTED`` lines, and how many more there are."""
     for line in lines[:NOTED]:
-        note(f"{what}: {line}")
+        note(f"{prefix}: {line}")
     if len(lines) > NOTED:
-        note(f"{what}: {len(lines) - NOTED} more")
+        note(f"{prefix}: {len(lines) - NOTED} more")
 
 
 def emit_text(text: str) -> None:
@@ -56,13 +65,13 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
         for row in rows:
             print("\t".join("" if value is None else visible(str(value)).replace("\n", "; ") for value in row))
         return
-    shown = list(rows)
+    listed = list(rows)
     table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        values = [row[index] for row in shown]
+        values = [row[index] for row in listed]
         numeric = values and all(isinstance(value, int | float | None) or str(value).endswith("%") for value in values)
         table.add_column(Text(visible(column)), justify="right" if numeric else "left", overflow="fold")
-    for row in shown:
+    for row in listed:
         table.add_row(*(Text("" if value is None else cell(value)) for value in row))
     Console(highlight=False).print(table)
 
@@ -76,5 +85,6 @@ def figure(value: float | None, sign: str = "") -> str:
     """Format a score or a difference: ``0.681``, ``+0.013``, ``26.15``, ``8,210``, ``2.4e+05``; empty for None."""
     if value is None:
         return ""
-    digits = "z.3f" if abs(value) < 10 else ",.2f" if abs(value) < 100 else ",.0f" if abs(value) < 1e5 else ".1e"
+    formats = {10: "z.3f", 100: ",.2f", 1e5: ",.0f"}
+    digits = next((digits for limit, digits in formats.items() if abs(value) < limit), ".1e")
     return f"{value:{sign}{digits}}"

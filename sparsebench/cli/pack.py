@@ -49,8 +49,8 @@ def pack(
         emit_json({"folder": str(target), "format": form, "bytes": after, "bytes_before": before})
     else:
         note(f"{target}: {size(after)} of {size(before)} ({after / before:.1%})")
-    if left := safety.left_out_note(safety.left_out(target)):
-        note(left)
+    if left_out := safety.left_out_note(safety.left_out(target)):
+        note(left_out)
 
 
 def unpack(

@@ -7,19 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from sparsebench import devices, environment, processor
 from sparsebench.benchmarks import all_tasks, benchmark_of
-from sparsebench.cli.options import (
-    EXECUTOR,
-    EXECUTORS,
-    FULL,
-    JSON,
-    LEDGER,
-    MANIFEST,
-    MANIFEST_DEVICE,
-    OFFLINE,
-    ONLY,
-    REHEARSE,
-    check_name,
-)
+from sparsebench.cli import options
 from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.errors import LedgerError
 from sparsebench.ledger import sqlfiles
@@ -30,7 +18,7 @@ from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import Estimate, wall_seconds
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
-from sparsebench.plan.resources import crowded, needs, slots
+from sparsebench.plan.resources import memory_shortages, needs, slots
 from sparsebench.plan.stages import MAKE, document_count
 from sparsebench.progress import duration, size
 from sparsebench.run.select import LEFT_OUT, decisions, parse_only
@@ -47,15 +35,15 @@ TOO_LARGE_FOR_TWO = "is too much for a pair: dense and variant are timed apart"
 
 
 def plan(
-    manifest: MANIFEST,
-    only: ONLY = None,
-    rehearse: REHEARSE = False,
-    full: FULL = False,
-    device: MANIFEST_DEVICE = None,
-    executor: EXECUTOR = "local",
-    ledger: LEDGER = None,
-    offline: OFFLINE = False,
-    as_json: JSON = False,
+    manifest: options.MANIFEST,
+    only: options.ONLY = None,
+    rehearse: options.REHEARSE = False,
+    full: options.FULL = False,
+    device: options.MANIFEST_DEVICE = None,
+    executor: options.EXECUTOR = "local",
+    ledger: options.LEDGER = None,
+    offline: options.OFFLINE = False,
+    as_json: options.JSON = False,
 ) -> None:
     """Show every cell of a manifest, whether it will run and why, and what the run needs.
 
@@ -63,15 +51,15 @@ def plan(
     sparsebench plan quickstart.yaml
     sparsebench plan experiments.yaml --rehearse --json
     """
-    check_name("executor", executor, EXECUTORS)
-    asked = PlanRequest(manifest, ledger, offline, rehearse, full, parse_only(only or []), device, executor)
-    show(prepare(asked), as_json)
+    options.check_name("executor", executor, options.EXECUTORS)
+    request = PlanRequest(manifest, ledger, offline, rehearse, full, parse_only(only or []), device, executor)
+    show(prepare(request), as_json)
 
 
 def show(ready: Prepared, as_json: bool) -> None:
     """Print the plan."""
-    space = Workspace.of(ready.ledger, ready.work)
-    decided = decisions(ready, space.records, ready.request.retry_failed)
+    workspace = Workspace.of(ready.ledger, ready.work)
+    decided = decisions(ready, workspace.records, ready.request.retry_failed)
     rows = [
         {
             "cell": decision.cell.id,
@@ -89,8 +77,8 @@ def show(ready: Prepared, as_json: bool) -> None:
         emit_json(rows)
     else:
         columns = ["model", "variant", "what", "runs", "why"]
-        shown = (row | {"runs": "yes" if row["runs"] else "no"} for row in rows if row["why"] != LEFT_OUT)
-        emit_table(columns, ([row[column] for column in columns] for row in shown))
+        visible_rows = (row | {"runs": "yes" if row["runs"] else "no"} for row in rows if row["why"] != LEFT_OUT)
+        emit_table(columns, ([row[column] for column in columns] for row in visible_rows))
         if hidden := sum(decision.why == LEFT_OUT for decision in decided):
             note(f"not listed: {_cells(hidden)} {LEFT_OUT}")
     announce(ready, [decision.cell for decision in decided if decision.runs])
@@ -98,24 +86,24 @@ def show(ready: Prepared, as_json: bool) -> None:
 
 def announce(ready: Prepared, cells: list[Cell]) -> Estimate:
     """Print the estimate (cells, time, disk, memory, download) to stderr, and return it with what it has learned."""
-    space = Workspace.of(ready.ledger, ready.work)
-    work = jobs(ready.plan, cells, space.present, space.has_packed)
-    note(f"{ready.plan.manifest}: {len(cells)} of {len(ready.plan.cells)} cells to do in {len(work)} jobs")
-    unable = Counter((f"{refused.path}:{refused.line}", refused.message) for refused in ready.refused.values())
-    for (where, why), count in unable.items():
-        note(f"  {where}: {why}: {_cells(count)} cannot run here", "yellow")
+    workspace = Workspace.of(ready.ledger, ready.work)
+    jobs_to_do = jobs(ready.plan, cells, workspace.present, workspace.has_packed)
+    note(f"{ready.plan.manifest}: {len(cells)} of {len(ready.plan.cells)} cells to do in {len(jobs_to_do)} jobs")
+    refused_here = Counter((f"{refused.path}:{refused.line}", refused.message) for refused in ready.refused.values())
+    for (line, reason), count in refused_here.items():
+        note(f"  {line}: {reason}: {_cells(count)} cannot run here", "yellow")
     if not cells:
         return Estimate(ready.sizes, ready.device)
     estimate, learned = _learned(ready)
     stages = Counter(cell.stage for cell in cells)
     note(f"  cells: {', '.join(f'{count} {stage}' for stage, count in stages.items())}")
-    times = wall_seconds(work, estimate, slots(ready), len(devices.chosen(ready.device)))
-    each = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in times.items())
-    note(f"  about {duration(sum(times.values()))}: {each}")
+    times = wall_seconds(jobs_to_do, estimate, slots(ready), len(devices.chosen(ready.device)))
+    by_stage = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in times.items())
+    note(f"  about {duration(sum(times.values()))}: {by_stage}")
     for text in [learned, *_conditions(ready, cells)]:
         if text:
             note(f"  {text}")
-    _announce_needs(ready, work)
+    _announce_needs(ready, jobs_to_do)
     return estimate
 
 
@@ -131,8 +119,8 @@ def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
     families = {model.family for model in ready.manifest.models}
     for family in FAMILIES:
         if family not in families and (tasks := ready.manifest.benchmarks.of(family)):
-            named = ", ".join(task.name or task.task for task in tasks)
-            yield f"`benchmarks: {family}` is not scored, for no model is of this family: {named}"
+            task_names = ", ".join(task.name or task.task for task in tasks)
+            yield f"`benchmarks: {family}` is not scored, for no model is of this family: {task_names}"
     prunable = {name: size.prunable for name, size in ready.sizes.items() if size.prunable is not None}
     if prunable and any(cell.stage == MAKE.name for cell in cells):
         shares = ", ".join(f"{share:.0%} of {name}" for name, share in prunable.items())
@@ -146,20 +134,20 @@ def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
     yield from dict.fromkeys(map(_unseen, cells))
 
 
-def _announce_needs(ready: Prepared, work: Sequence[Job]) -> None:
+def _announce_needs(ready: Prepared, jobs_to_do: Sequence[Job]) -> None:
     """Print the disk, memory and downloads that the jobs need, and warn of what this machine lacks."""
-    need = needs(ready, work)
+    needed = needs(ready, jobs_to_do)
     free = environment.free_disk(ready.work)
-    if need.disk > free:
-        way = "set work_dir to a larger disk, or keep: none"
-        note(f"  the disk of {ready.work} has only {size(free)} free: {way}", "yellow")
-    for model in crowded(ready, work):
+    if needed.disk > free:
+        hint = "set work_dir to a larger disk, or keep: none"
+        note(f"  the disk of {ready.work} has only {size(free)} free: {hint}", "yellow")
+    for model in memory_shortages(ready, jobs_to_do):
         memory = "a GPU's memory" if model.gpu else "memory"
         effect = f"will not fit: {TOO_LARGE}" if model.alone else TOO_LARGE_FOR_TWO
         note(f"  {model.model} needs about {size(model.needed)} of {memory}, which {effect}", "yellow")
-    packages = f"{need.packages} package{'s' * (need.packages != 1)}" if need.packages else ""
-    fetch = " and ".join(filter(None, [size(need.fetch) if need.fetch else "", packages])) or "nothing"
-    note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; to fetch: {fetch}")
+    packages = f"{needed.packages} package{'s' * (needed.packages != 1)}" if needed.packages else ""
+    fetch = " and ".join(filter(None, [size(needed.fetch) if needed.fetch else "", packages])) or "nothing"
+    note(f"  up to {size(needed.disk)} of disk, {size(needed.memory)} of memory; to fetch: {fetch}")
 
 
 def _learned(ready: Prepared) -> tuple[Estimate, str]:
@@ -176,13 +164,13 @@ def _learned(ready: Prepared) -> tuple[Estimate, str]:
     for job in jobs(ready.plan, cells, lambda _: True):
         if job.cells:
             estimate.learn(job, sum(seconds[cell.id] for cell in job.cells))
-    many = "s" * (len(cells) > 1)
-    return estimate, f"times are learned from {len(cells)} cell{many} of this machine" if cells else ""
+    plural = "s" * (len(cells) > 1)
+    return estimate, f"times are learned from {len(cells)} cell{plural} of this machine" if cells else ""
 
 
 def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
     """Yield which 16-bit models this CPU would emulate, in which precision they run, and which setting decides it."""
-    for what, key, switch in (
+    for subject, key, setting in (
         ("scores and calibration", "compute_dtype", "the model's `compute_dtype`"),
         ("latency and memory", "dtype", "`dtype` under `runtime`"),
     ):
@@ -193,17 +181,17 @@ def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
                 runs.setdefault(dtype, []).append(cell.variant.model)
         for dtype, models in runs.items():
             slow = " and slow" if processor.emulated(dtype) else ""
-            named = ", ".join(dict.fromkeys(models))
-            yield f"{what} of {named} are in {dtype}{slow}: this CPU emulates 16 bits ({switch} decides)"
+            model_names = ", ".join(dict.fromkeys(models))
+            yield f"{subject} of {model_names} are in {dtype}{slow}: this CPU emulates 16 bits ({setting} decides)"
 
 
 def _slow_kernels(cells: list[Cell]) -> Iterator[str]:
     """Yield which engines have no fast kernels for this CPU, and what that costs."""
-    for name in dict.fromkeys(cell.settings["engine"] for cell in cells if cell.stage == "latency"):
-        engine = engines()[name]
-        missing = [each for each in engine.fast_with if each not in processor.instruction_sets()]
+    for engine_name in dict.fromkeys(cell.settings["engine"] for cell in cells if cell.stage == "latency"):
+        engine = engines()[engine_name]
+        missing = [name for name in engine.fast_with if name not in processor.instruction_sets()]
         if missing:
-            yield f"engine {name} is slow on this CPU, which lacks {' and '.join(missing)}: {engine.slower}"
+            yield f"engine {engine_name} is slow on this CPU, which lacks {' and '.join(missing)}: {engine.slower}"
 
 
 def _unseen(cell: Cell) -> str:
@@ -213,11 +201,13 @@ def _unseen(cell: Cell) -> str:
         return ""
     task = cell.settings["task"]
     drop = detectable(documents)
-    least = f"a drop below {100 * drop:.2g} points goes unseen" if drop else "no drop can be seen"
-    every = detectable(all_tasks()[task].n) if task in all_tasks() and all_tasks()[task].n > documents else None
-    whole = f"; all {all_tasks()[task].n:,} show one of {100 * every:.2g}" if every else ""
-    enough = f"; {100 * WORTH_SEEING:g} points take {needed(WORTH_SEEING):,}" if not drop or drop > WORTH_SEEING else ""
-    return f"{task}, {documents:,} documents: {least}{whole}{enough} (if {ASSUMED:.0%} of the answers change)"
+    sentence = f"a drop below {100 * drop:.2g} points goes unseen" if drop else "no drop can be seen"
+    all_documents = all_tasks()[task].n if task in all_tasks() else 0
+    if all_documents > documents and (smallest := detectable(all_documents)):
+        sentence += f"; all {all_documents:,} show one of {100 * smallest:.2g}"
+    if not drop or drop > WORTH_SEEING:
+        sentence += f"; {100 * WORTH_SEEING:g} points take {needed(WORTH_SEEING):,}"
+    return f"{task}, {documents:,} documents: {sentence} (if {ASSUMED:.0%} of the answers change)"
 
 
 def _documents(cell: Cell) -> int | None:

@@ -7,14 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sparsebench.cli.options import (
-    LEDGER_ALONE,
-    LEDGER_ALONE_TO_WRITE,
-    file_to_read,
-    file_to_write,
-    folder_to_write,
-    records_to_read,
-)
+from sparsebench.cli import options
 from sparsebench.cli.output import note, notes
 from sparsebench.errors import RecordError
 from sparsebench.ledger.incoming import unbundle as add_bundle
@@ -27,9 +20,10 @@ from sparsebench.records import bundle as write_bundle
 
 def ingest(
     folders: Annotated[
-        list[Path], typer.Argument(help="Folders of records, of this or other machines.", parser=records_to_read)
+        list[Path],
+        typer.Argument(help="Folders of records, of this or other machines.", parser=options.records_to_read),
     ],
-    ledger: LEDGER_ALONE_TO_WRITE = None,
+    ledger: options.LEDGER_ALONE_TO_WRITE = None,
 ) -> None:
     """Add records to the ledger: rebuild it, or merge another machine's records.
 
@@ -45,20 +39,20 @@ def ingest(
     sparsebench ingest ledger/records
     sparsebench ingest ledger/published --ledger /tmp/published.duckdb
     """
-    wrong: list[RecordError] = []
+    rejected: list[RecordError] = []
     book = Ledger(ledger_path(ledger))
-    count = book.rebuild(folders, wrong.append)
-    notes("left out", list(map(str, wrong)))
+    count = book.rebuild(folders, rejected.append)
+    notes("left out", list(map(str, rejected)))
     notes("conflict", book.conflicts())
     note(f"{count} records read; ledger: {book.path}")
-    if wrong:
+    if rejected:
         raise typer.Exit(1)
 
 
 def tables(
-    path: Annotated[Path, typer.Argument(help="The folder to write.", parser=folder_to_write)],
+    path: Annotated[Path, typer.Argument(help="The folder to write.", parser=options.folder_to_write)],
     to: Annotated[Literal["parquet", "csv"], typer.Option(help="The format.")] = "parquet",
-    ledger: LEDGER_ALONE = None,
+    ledger: options.LEDGER_ALONE = None,
 ) -> None:
     """Write the ledger's views and tables in other formats.
 
@@ -66,13 +60,13 @@ def tables(
     sparsebench tables out/tables --to csv
     sparsebench tables out/parquet
     """
-    for written in write_views(ledger_path(ledger), to, path):
-        note(str(written))
+    for path_written in write_views(ledger_path(ledger), to, path):
+        note(str(path_written))
 
 
 def bundle(
-    records: Annotated[Path, typer.Argument(help="A folder of records.", parser=records_to_read)],
-    out: Annotated[Path, typer.Argument(help="The .jsonl.zst file to write.", parser=file_to_write)],
+    records: Annotated[Path, typer.Argument(help="A folder of records.", parser=options.records_to_read)],
+    out: Annotated[Path, typer.Argument(help="The .jsonl.zst file to write.", parser=options.file_to_write)],
     manifest: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only the records that this manifest asks for; repeatable.")
     ] = None,
@@ -87,8 +81,10 @@ def bundle(
 
 
 def unbundle(
-    bundled: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The .jsonl.zst file.", parser=file_to_read)],
-    records: Annotated[Path, typer.Argument(help="The folder of a run's records.", parser=folder_to_write)],
+    bundled: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="The .jsonl.zst file.", parser=options.file_to_read)
+    ],
+    records: Annotated[Path, typer.Argument(help="The folder of a run's records.", parser=options.folder_to_write)],
 ) -> None:
     """Unpack a bundle into a folder of records, from which a run continues.
 
@@ -100,10 +96,10 @@ def unbundle(
     \b
     sparsebench unbundle small.jsonl.zst ledger/records
     """
-    wrong: list[RecordError] = []
-    added, already_there = add_bundle(bundled, records, wrong.append)
-    notes("left out", list(map(str, wrong)))
-    beside = f"; {already_there} of the bundle were already there" if already_there else ""
-    note(f"{added} records added to {records}{beside}")
-    if wrong:
+    rejected: list[RecordError] = []
+    added, already_there = add_bundle(bundled, records, rejected.append)
+    notes("left out", list(map(str, rejected)))
+    existing = f"; {already_there} of the bundle were already there" if already_there else ""
+    note(f"{added} records added to {records}{existing}")
+    if rejected:
         raise typer.Exit(1)

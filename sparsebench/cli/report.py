@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import JSON, LEDGER_ALONE, folder_to_read, writes_file, writes_folder
+from sparsebench.cli.options import JSON, LEDGER_ALONE, reads_folder, writes_file, writes_folder
 from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.figures.spec import listing
 from sparsebench.paths import ledger_path
@@ -16,6 +16,7 @@ from sparsebench.report import build
 
 Picture = StrEnum("Picture", ["png", "svg", "pdf"])
 Page = StrEnum("Page", ["md", "html"])
+PICTURES = "The folder of pictures from `sparsebench figures`; links are relative."
 RESULTS = "The file of tables and commands, to which the report links. Default: NAME-results.md beside it."
 PAGES = "md, or html: one page with everything in it. Repeatable. Default: both; with --brief only md."
 
@@ -54,10 +55,10 @@ def figures(
     from sparsebench.figures.draw import render  # matplotlib is heavy
     from sparsebench.figures.style import Sheet
 
-    chosen = tuple(map(str, formats or ("png", "svg")))
+    chosen_formats = tuple(map(str, formats or ("png", "svg")))
     left_out: dict[str, list[str]] = {}
     sheet = Sheet(height, font, not no_title, not no_note)
-    for result in render(ledger_path(ledger), names or [], out, chosen, width=width, sheet=sheet):
+    for result in render(ledger_path(ledger), names or [], out, chosen_formats, width=width, sheet=sheet):
         if result.skipped:
             left_out.setdefault(result.skipped, []).append(result.name)
         for path in result.paths:
@@ -70,14 +71,7 @@ def report(
     out: Annotated[Path, writes_file("The Markdown file; the HTML page is written beside it.")] = Path("report.md"),
     results: Annotated[Path | None, writes_file(RESULTS)] = None,
     brief: Annotated[bool, typer.Option("--brief", help="Write only the first page, and no other file.")] = False,
-    figures: Annotated[
-        Path,
-        typer.Option(
-            help="The folder of pictures from `sparsebench figures`; links are relative.",
-            metavar="FOLDER",
-            parser=folder_to_read,
-        ),
-    ] = Path("figures"),
+    figures: Annotated[Path, reads_folder(PICTURES, show_default=True)] = Path("figures"),
     manifest: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this experiment; repeatable. Default: all.")
     ] = None,

@@ -11,20 +11,7 @@ from typing import Annotated
 import typer
 
 from sparsebench import bounded, devices, provenance
-from sparsebench.cli.options import (
-    EXECUTOR,
-    EXECUTORS,
-    FULL,
-    LEDGER_TO_WRITE,
-    MANIFEST,
-    MANIFEST_DEVICE,
-    OFFLINE,
-    ONLY,
-    REHEARSE,
-    YEAR,
-    check_name,
-    count,
-)
+from sparsebench.cli import options
 from sparsebench.cli.output import note, notes, stderr
 from sparsebench.cli.plan import announce, show
 from sparsebench.errors import LedgerError, RecordError, UserError
@@ -33,7 +20,7 @@ from sparsebench.ledger.store import Ledger
 from sparsebench.plan.cells import Variant
 from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
 from sparsebench.plan.resources import slots
-from sparsebench.run.display import Clock, display
+from sparsebench.run.display import Clock, display_for
 from sparsebench.run.executor import Executor, RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.runner import Runner
@@ -46,7 +33,7 @@ JOBS = (
 )
 SILENCE = typer.Option(
     min=0.1,
-    max=YEAR,
+    max=options.YEAR,
     metavar="SECONDS",
     help="Stop a job that has shown no output, CPU use or disk access for this long. "
     "Default: an hour, or ten times its estimate if longer.",
@@ -60,20 +47,20 @@ ADDRESS = typer.Option(
 
 
 def run(
-    manifest: MANIFEST,
-    only: ONLY = None,
+    manifest: options.MANIFEST,
+    only: options.ONLY = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed cells again.")] = False,
-    rehearse: REHEARSE = False,
-    full: FULL = False,
+    rehearse: options.REHEARSE = False,
+    full: options.FULL = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
-    jobs: Annotated[int | None, count(JOBS, most=bounded.FEW)] = None,
+    jobs: Annotated[int | None, options.count(JOBS, maximum=bounded.MOST_PROCESSES)] = None,
     silence: Annotated[float | None, SILENCE] = None,
-    device: MANIFEST_DEVICE = None,
-    executor: EXECUTOR = "local",
+    device: options.MANIFEST_DEVICE = None,
+    executor: options.EXECUTOR = "local",
     address: Annotated[str | None, ADDRESS] = None,
-    ledger: LEDGER_TO_WRITE = None,
-    offline: OFFLINE = False,
+    ledger: options.LEDGER_TO_WRITE = None,
+    offline: options.OFFLINE = False,
 ) -> None:
     """Run every cell of a manifest that has no result yet.
 
@@ -86,7 +73,7 @@ def run(
     sparsebench run experiments.yaml --rehearse
     sparsebench run experiments.yaml --executor ray --address auto
     """
-    check_name("executor", executor, EXECUTORS)
+    options.check_name("executor", executor, options.EXECUTORS)
     chosen = parse_only(only or [])
     ready = prepare(
         PlanRequest(manifest, ledger, offline, rehearse, full, chosen, device, executor, retry_failed, jobs)
@@ -94,14 +81,16 @@ def run(
     if dry_run:
         show(ready, as_json=False)
         return
-    if (many := len(ready.plan.cells)) > bounded.CELLS:
+    if (cell_count := len(ready.plan.cells)) > bounded.CELLS:
         raise UserError(
-            f"{manifest}: {many:,} cells, and a run's plan holds at most {bounded.CELLS:,}",
+            f"{manifest}: {cell_count:,} cells, and a run's plan holds at most {bounded.CELLS:,}",
             "split it by models: several manifests may share a ledger, one run after another",
         )
-    space = Workspace.of(ready.ledger, ready.work)
-    settings = RunSettings(space, ready.cache, ready.keep, slots(ready), fail_fast, ready.sizes, silence, ready.device)
-    decided, damaged = verified(decisions(ready, space.records, retry_failed), space.records, ready.device)
+    workspace = Workspace.of(ready.ledger, ready.work)
+    settings = RunSettings(
+        workspace, ready.cache, ready.keep, slots(ready), fail_fast, ready.sizes, silence, ready.device
+    )
+    decided, damaged = verified(decisions(ready, workspace.records, retry_failed), workspace.records, ready.device)
     notes("made again", damaged)
     _run(ready, decided, settings, _executor(executor, address, settings), address)
 
@@ -110,34 +99,35 @@ def _run(
     ready: Prepared, decided: list[Decision], settings: RunSettings, executor: Executor, address: str | None
 ) -> None:
     """Run the cells that were decided on, and end with exit code 1 while one of those asked for has no result."""
-    space = settings.workspace
+    workspace = settings.workspace
     cells = [decision.cell for decision in decided if decision.runs]
     refused = [(decision.cell, decision.refused) for decision in decided if decision.refused]
     clock = Clock(announce(ready, cells), settings.slots, len(devices.chosen(ready.device)))
-    check_is_ledger(space.ledger)
+    check_is_ledger(workspace.ledger)
     if cells or refused:
-        space.work.mkdir(parents=True, exist_ok=True)
-    with exclusive(space.ledger):
-        provenance.origin(space.ledger.parent, create_it=True)
-        _bring_up_to_date(space)
+        workspace.work.mkdir(parents=True, exist_ok=True)
+    with exclusive(workspace.ledger):
+        provenance.origin(workspace.ledger.parent, create_it=True)
+        _bring_up_to_date(workspace)
         # Keep the folders that --only leaves out: they may belong to a stopped run that will go on later.
         wanted = [decision.cell.variant for decision in decided if decision.why != LEFT_OUT]
         ids = {name for variant in wanted for name in (variant.id, *variant.parents)}
         variants = [variant for variant in ready.plan.variants.values() if variant.id in ids]
         if not cells and not refused:
-            _tidy(ready, space, variants)
-            _show_answer(space.ledger, ready.plan.manifest)
+            _tidy(ready, workspace, variants)
+            _show_answer(workspace.ledger, ready.plan.manifest)
             _nothing_to_do(decided, ready, address)
             return
-        answer = partial(_answer, space.ledger, ready.plan.manifest)
-        runner = Runner(ready.plan, settings, executor, Ledger(space.ledger).take, display(clock, stderr()), answer)
+        answer = partial(_answer, workspace.ledger, ready.plan.manifest)
+        shown_by, ledger = display_for(clock, stderr()), Ledger(workspace.ledger)
+        runner = Runner(ready.plan, settings, executor, ledger.take, shown_by, answer)
         counts = runner.run(cells, refused, variants)
-    _show_answer(space.ledger, ready.plan.manifest)
-    note(f"{', '.join(f'{count} {status}' for status, count in counts.items() if count)}; ledger: {space.ledger}")
+    _show_answer(workspace.ledger, ready.plan.manifest)
+    note(f"{', '.join(f'{count} {status}' for status, count in counts.items() if count)}; ledger: {workspace.ledger}")
     if before := _failed_before(decided):
         note(f"{before} cell{'s' * (before > 1)} failed before and {'were' if before > 1 else 'was'} not tried again")
     if counts["failed"] or counts["skipped"] or before:
-        note(_ways(ready, address))
+        note(_next_commands(ready, address))
         raise typer.Exit(1)
 
 
@@ -156,24 +146,24 @@ def _show_answer(ledger: Path, manifest: str) -> None:
         note(f"\n{table}")
 
 
-def _bring_up_to_date(space: Workspace) -> None:
+def _bring_up_to_date(workspace: Workspace) -> None:
     """Add to the ledger the records beside it that it does not have; where there is no ledger, make one of them."""
 
     def left_out(error: RecordError) -> None:
         note(f"left out of the ledger: {error}")
 
-    if not space.ledger.exists() and space.records.is_dir():
-        made = Ledger(space.ledger).rebuild([space.records], left_out)
-        note(f"no {space.ledger}: rebuilt from the {made} records in {space.records}")
-    elif added := Ledger(space.ledger).catch_up(space.records, left_out):
-        note(f"added {added} record{'s' * (added > 1)} that {space.ledger} did not have")
+    if not workspace.ledger.exists() and workspace.records.is_dir():
+        record_count = Ledger(workspace.ledger).rebuild([workspace.records], left_out)
+        note(f"no {workspace.ledger}: rebuilt from the {record_count} records in {workspace.records}")
+    elif added := Ledger(workspace.ledger).catch_up(workspace.records, left_out):
+        note(f"added {added} record{'s' * (added > 1)} that {workspace.ledger} did not have")
 
 
-def _tidy(ready: Prepared, space: Workspace, variants: list[Variant]) -> None:
+def _tidy(ready: Prepared, workspace: Workspace, variants: list[Variant]) -> None:
     """Remove the folders that a run would have removed at its end."""
-    if ready.keep != "dense" and os.access(space.work, os.W_OK):
-        with Leases(space, variants) as leases:
-            space.sweep()
+    if ready.keep != "dense" and os.access(workspace.work, os.W_OK):
+        with Leases(workspace, variants) as leases:
+            workspace.sweep()
             for variant in variants:
                 leases.release(variant)
 
@@ -197,35 +187,37 @@ def _failed_before(decided: list[Decision]) -> int:
 
 def command_like(verb: str, ready: Prepared, address: str | None) -> str:
     """Return the command that asks ``verb`` for the same cells as this run."""
-    asked = ready.request
-    words = ["sparsebench", verb, str(asked.path)]
-    words += ["--rehearse"] if asked.rehearse else []
-    words += ["--full"] if asked.full else []
-    words += ["--device", asked.device] if asked.device else []
-    words += ["--ledger", str(asked.ledger)] if asked.ledger else []
+    request = ready.request
+    words = ["sparsebench", verb, str(request.path)]
+    words += ["--rehearse"] if request.rehearse else []
+    words += ["--full"] if request.full else []
+    words += ["--device", request.device] if request.device else []
+    words += ["--ledger", str(request.ledger)] if request.ledger else []
     if verb != "status":
-        words += [word for key, value in asked.only for word in ("--only", f"{key}={value}")]
-        words += ["--executor", asked.executor] if asked.executor != "local" else []
+        words += [word for key, value in request.only for word in ("--only", f"{key}={value}")]
+        words += ["--executor", request.executor] if request.executor != "local" else []
         words += ["--address", address] if address else []
-        words += ["--offline"] if asked.offline else []
+        words += ["--offline"] if request.offline else []
     return shlex.join(words)
 
 
-def _ways(ready: Prepared, address: str | None) -> str:
+def _next_commands(ready: Prepared, address: str | None) -> str:
     """Return the commands that show why cells failed and that try them again."""
-    see, again = (command_like(verb, ready, address) for verb in ("status", "run"))
-    return f"see why: {see}; try again: {again} --retry-failed"
+    status_command, run_command = (command_like(verb, ready, address) for verb in ("status", "run"))
+    return f"see why: {status_command}; try again: {run_command} --retry-failed"
 
 
 def _nothing_to_do(decided: list[Decision], ready: Prepared, address: str | None) -> None:
     """Say why nothing runs. Raises UserError where --only selects no cell, typer.Exit where cells failed before."""
-    asked = [decision for decision in decided if decision.why != LEFT_OUT]
-    if decided and not asked:
+    selected = [decision for decision in decided if decision.why != LEFT_OUT]
+    if decided and not selected:
         raise UserError("--only matches no cell of the manifest", f"see all: sparsebench plan {ready.request.path}")
     if failed := _failed_before(decided):
         note(f"nothing to do: {failed} cell{'s' * (failed > 1)} failed before, all others have their result")
-        note(_ways(ready, address))
+        note(_next_commands(ready, address))
         raise typer.Exit(1)
-    unable = sum(decision.why.startswith("unsupported") for decision in asked)
-    but = f" but {unable}, which cannot run here: {command_like('status', ready, address)}" if unable else ""
-    note(f"nothing to do: every cell has its result{but}")
+    refused_count = sum(decision.why.startswith("unsupported") for decision in selected)
+    exceptions = ""
+    if refused_count:
+        exceptions = f" but {refused_count}, which cannot run here: {command_like('status', ready, address)}"
+    note(f"nothing to do: every cell has its result{exceptions}")

@@ -12,22 +12,12 @@ import typer
 
 from sparsebench import bounded, devices
 from sparsebench.benchmarks import KINDS, ScoreResult, TaskSpec, all_tasks, known, names
-from sparsebench.cli.options import (
-    COMPUTE_DTYPE,
-    DEVICE,
-    DTYPE,
-    FAMILY,
-    JSON,
-    OFFLINE,
-    count,
-    names_of,
-    reads_file,
-    writes_file,
-)
-from sparsebench.cli.output import emit_json, emit_table, note
+from sparsebench.cli import options
+from sparsebench.cli.output import emit_json, emit_table, end_with
 from sparsebench.cli.source import open_model
 from sparsebench.errors import SparsebenchError, UserError
 from sparsebench.ledger import scored
+from sparsebench.manifest.names import Dtype
 from sparsebench.manifest.problems import did_you_mean
 from sparsebench.models.shape.topology import refuse_text
 from sparsebench.notebook import score_tasks
@@ -35,18 +25,18 @@ from sparsebench.plan.single import SingleModel, tasks
 from sparsebench.sources import Cache
 
 SOURCE = typer.Argument(help="A folder, an alias (see models), hf:…, path:…, wheel:….")
-TASK = typer.Option(help="A task name; repeatable.", autocompletion=names_of("benchmarks", "all_tasks"))
-MANIFEST = reads_file(
+TASK = typer.Option(help="A task name; repeatable.", autocompletion=options.names_of("benchmarks", "all_tasks"))
+MANIFEST = options.reads_file(
     "An experiment file. Its tasks for this family are scored too, with their settings and your own data."
 )
-LIMIT = count("Score only this many documents, drawn at random; always the same ones.")
-NUM_FEWSHOT = count("Examples in the prompt.", 0, bounded.FEW)
-BATCH = count("Sequences per batch of lm-eval's own loop. Default: the fastest batches.")
+LIMIT = options.count("Score only this many documents, drawn at random; always the same ones.")
+NUM_FEWSHOT = options.count("Examples in the prompt.", 0, bounded.MOST_PROCESSES)
+BATCH = options.count("Sequences per batch of lm-eval's own loop. Default: the fastest batches.")
 LABEL = typer.Option(help="The name of a classification head's output; repeat it in the outputs' order.")
 DATA = typer.Option(help="A source, such as path:FILE, in place of the data of stsb_sts or mrpc_pair.")
 LIST = typer.Option("--list", help="List sparsebench's own tasks, with what they measure.")
 AGAINST = typer.Option(help="Show paired differences and verdicts against this model, such as the dense one.")
-OUTCOMES = writes_file("Write every document's outcome to this file, one JSON object a line.")
+OUTCOMES = options.writes_file("Write every document's outcome to this file, one JSON object a line.")
 DOCUMENTS = typer.Option("--documents", help="With --json: include every document's outcome.")
 
 
@@ -63,12 +53,12 @@ def score(
     against: Annotated[str | None, AGAINST] = None,
     outcomes: Annotated[Path | None, OUTCOMES] = None,
     documents: Annotated[bool, DOCUMENTS] = False,
-    family: FAMILY = None,
-    dtype: DTYPE = "auto",
-    compute_dtype: COMPUTE_DTYPE = "auto",
-    device: DEVICE = "auto",
-    offline: OFFLINE = False,
-    as_json: JSON = False,
+    family: options.FAMILY = None,
+    dtype: options.DTYPE = "auto",
+    compute_dtype: options.COMPUTE_DTYPE = "auto",
+    device: options.DEVICE = "auto",
+    offline: options.OFFLINE = False,
+    as_json: options.JSON = False,
 ) -> None:
     """Score a model on benchmarks, with 95% intervals. With --against, compare it with another on the same documents.
 
@@ -87,32 +77,37 @@ def score(
     if list_them:
         _list_tasks(as_json)
         return
-    with_settings = num_fewshot is not None or bool(batch or data)
-    source = _check_request(source, task or [], manifest, with_settings, documents and not as_json)
+    source = _check_request(source, task or [], manifest)
+    if not task and (num_fewshot is not None or batch or data):
+        raise UserError("--num-fewshot, --batch and --data are for a --task", "set them in the manifest")
+    if documents and not as_json:
+        raise UserError("--documents alone shows nothing", "add --json, or write them to a file: --outcomes FILE")
     model = open_model(source, family, dtype, offline, refuse_text)
     dense = open_model(against, family, dtype, offline, refuse_text) if against else None
     cache, device = Cache(offline=offline), devices.resolve(device)
     labels = tuple(label) if label else None
     specs = [TaskSpec(name, limit, num_fewshot, labels, data, batch) for name in task or ()]
-    listed = tasks(manifest, model, cache) if manifest else []
-    specs += [replace(spec, labels=labels, limit=limit or spec.limit) for spec in listed]
+    for spec in tasks(manifest, model, cache) if manifest else ():
+        specs.append(replace(spec, labels=labels, limit=limit or spec.limit))
     failures: list[str] = []
-
-    def results_of(scored_model: SingleModel) -> dict[str, ScoreResult]:
-        def failing(name: str, error: SparsebenchError) -> None:
-            failures.append(f"{scored_model.name}, {name}: {error}")
-
-        return score_tasks(scored_model, specs, device, failing, compute_dtype, cache)
-
-    baseline, results = results_of(dense) if dense else None, results_of(model)
+    baseline = _results(dense, specs, device, compute_dtype, cache, failures) if dense else None
+    results = _results(model, specs, device, compute_dtype, cache, failures)
     _show(scored.rows(results, baseline), model.name, as_json, results if documents else {})
     # Written after the scores are shown: a full disk does not lose them.
     if outcomes:
         scored.write_outcomes(outcomes, results, baseline)
-    for failure in failures:
-        note(failure, "red")
-    if failures:
-        raise typer.Exit(1)
+    end_with(failures)
+
+
+def _results(
+    model: SingleModel, specs: list[TaskSpec], device: str, dtype: Dtype, cache: Cache, failures: list[str]
+) -> dict[str, ScoreResult]:
+    """Return the model's results by task, and add those that fail to ``failures``."""
+
+    def failing(name: str, error: SparsebenchError) -> None:
+        failures.append(f"{model.name}, {name}: {error}")
+
+    return score_tasks(model, specs, device, failing, dtype, cache)
 
 
 def _show(rows: list[dict[str, Any]], title: str, as_json: bool, with_outcomes: Mapping[str, ScoreResult]) -> None:
@@ -123,30 +118,22 @@ def _show(rows: list[dict[str, Any]], title: str, as_json: bool, with_outcomes: 
         emit_table(list(rows[0]), [list(row.values()) for row in rows], title=title)
 
 
-def _check_request(
-    source: str | None, tasks: list[str], manifest: Path | None, with_settings: bool, unseen_documents: bool
-) -> str:
-    """Return the source of the model. Raises UserError for what no score can be made or shown of.
+def _check_request(source: str | None, tasks: list[str], manifest: Path | None) -> str:
+    """Return the source of the model.
 
-    That is a missing model, no task, or one that does not exist or that a manifest must describe. ``with_settings``:
-    whether there are options that set a named task. ``unseen_documents``: whether documents are asked for in a table.
+    Raises UserError where there is no model or no task, and for a task that does not exist or that a manifest must
+    describe.
     """
     if not source:
         raise UserError("no model is given", "such as: sparsebench score path:my-model --task piqa")
     if not tasks and not manifest:
         raise UserError("no --task is given", "see the tasks: sparsebench score --list")
-    if not tasks and with_settings:
-        raise UserError("--num-fewshot, --batch and --data are for a --task", "set them in the manifest")
-    if unseen_documents:
-        raise UserError("--documents alone shows nothing", "add --json, or write them to a file: --outcomes FILE")
-    for name in tasks:
-        if known(name):
-            continue
+    for name in (name for name in tasks if not known(name)):
         if name in KINDS:
-            hint = (
+            way_out = (
                 "sparsebench init my.yaml --model MODEL --data FILE, then: sparsebench score MODEL --manifest my.yaml"
             )
-            raise UserError(f"--task {name}: it scores data of your own, which a manifest names", hint)
+            raise UserError(f"--task {name}: it scores data of your own, which a manifest names", way_out)
         hint = did_you_mean(name, names()) or "see the tasks: sparsebench score --list"
         raise UserError(f"--task {name}: no such task", hint)
     return source

@@ -12,7 +12,7 @@ from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.names import Dtype
 from sparsebench.manifest.nodes import read
 from sparsebench.models.files import safety
-from sparsebench.plan.single import SingleModel, single
+from sparsebench.plan.single import SingleModel, prepare_single
 
 
 def check_source(text: str) -> None:
@@ -37,16 +37,16 @@ def open_model(
     ``check`` is that of ``single``.
     """
     check_source(source)
-    model = single(source, family, dtype, sources.Cache(offline=offline), check)
-    if left := safety.left_out_note(safety.left_out(model.folder)):
-        note(f"{model.name}: {left}")
+    model = prepare_single(source, family, dtype, sources.Cache(offline=offline), check)
+    if left_out := safety.left_out_note(safety.left_out(model.folder)):
+        note(f"{model.name}: {left_out}")
     return model
 
 
-def as_in_a_manifest(what: str, text: str, example: str) -> Any:
+def as_in_a_manifest(name: str, text: str, example: str) -> Any:
     """Return what YAML says in braces, which may be left out. Raises UserError, with the example, for what is no YAML."""
-    written = text.strip()
-    data, _, problems = read(written if written[:1] in ("{", "[") else f"{{{written}}}", what)
+    stripped = text.strip()
+    data, _, problems = read(stripped if stripped[:1] in ("{", "[") else f"{{{stripped}}}", name)
     if problems:
-        raise UserError(f"{what} {text}: {problems[0].message}", example)
+        raise UserError(f"{name} {text}: {problems[0].message}", example)
     return data

@@ -77,8 +77,8 @@ def sql(
 def _query(file: Path) -> str:
     """Return the query in a file, or on stdin for ``-``. Raises UserError for what is longer than a query may be."""
     if str(file) == "-":
-        text = sys.stdin.read(bounded.QUERY + 1)
-        if len(text) > bounded.QUERY:
-            raise UserError(f"--file -: more than {bounded.QUERY:,} characters", "give a shorter query")
+        text = sys.stdin.read(bounded.QUERY_CHARACTERS + 1)
+        if len(text) > bounded.QUERY_CHARACTERS:
+            raise UserError(f"--file -: more than {bounded.QUERY_CHARACTERS:,} characters", "give a shorter query")
         return text
-    return bounded.whole(file, UserError, bounded.QUERY)
+    return bounded.whole(file, UserError, bounded.QUERY_CHARACTERS)

@@ -58,19 +58,19 @@ def status(
     counts = _counts(cells)
     running = running_process(path)
     if as_json:
-        why = [
+        reasons = [
             {"manifest": cell.manifest, "status": cell.status, "cell": cell.label, "reason": cell.reason}
             for cell in unfinished
         ]
-        emit_json({"stages": counts, "troubles": why, "running": running})
+        emit_json({"stages": counts, "troubles": reasons, "running": running})
         return
     emit_table(["manifest", "stage", *STATES], [list(row.values()) for row in counts])
     by_reason: dict[tuple[str, str, str], list[str]] = {}  # skipped cells have the reason of what they depend on
     for cell in unfinished:
         by_reason.setdefault((cell.manifest, cell.status, cell.reason), []).append(cell.label)
     for (name, state, reason), labels in by_reason.items():
-        more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
-        note(f"\n{name}: {labels[0]}{more}: {state}\n  {reason}")
+        others = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+        note(f"\n{name}: {labels[0]}{others}: {state}\n  {reason}")
     if running:
         note(f"\nprocess {running} is running on {path}")
 
@@ -98,10 +98,10 @@ def _counts(cells: list[_CellStatus]) -> list[dict[str, str | int]]:
 def _planned(ready: Prepared) -> list[_CellStatus]:
     """Return the cells of a plan, with their status by the records beside its ledger."""
     folder = Workspace.of(ready.ledger, ready.work).records
-    known, cells = statuses(folder), []
+    recorded, cells = statuses(folder), []
     for cell in ready.plan.cells:
         key, label = record_key(cell, ready.device), f"{cell.variant.label} · {cell.label}"
-        status, reason = _status_and_reason(folder, key, known.get(key, "left"))
+        status, reason = _status_and_reason(folder, key, recorded.get(key, "left"))
         cells.append(_CellStatus(ready.plan.manifest, cell.stage, label, status, reason))
     return cells
 
@@ -113,7 +113,7 @@ def _status_and_reason(folder: Path, key: str, status: str) -> tuple[str, str]:
     try:
         return status, str(read_cell(folder, key, status).get("reason"))
     except RecordError:
-        now = statuses(folder).get(key, "left")
-        if now == status:
+        current = statuses(folder).get(key, "left")
+        if current == status:
             raise
-        return now, ""  # a run has just replaced it
+        return current, ""  # a run has just replaced it

@@ -16,8 +16,8 @@ LEVELS = (("#000000", "-"), ("#000000", (0, (1.2, 0.8))), (style.GREY, "-"))
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Draw one panel."""
     groups = {value: number for number, value in enumerate(canvas.categories_of(rows))}
-    drawn = {canvas.series(row) for row in rows}
-    order = [name for name in canvas.looks if name in drawn]
+    series_drawn = {canvas.series(row) for row in rows}
+    order = [name for name in canvas.looks if name in series_drawn]
     width = GROUP / len(order)
 
     def group(row: Row) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
@@ -27,15 +28,15 @@ HANDLE = 0.5
 LOWEST = 0.6
 """The least of their usual height that panels get where the sheet's height was asked for."""
 NARROWEST = {"heatmap": 1.6}
-ELSE = 1.9
+NARROWEST_OTHER = 1.9
 """The least width in inches of one of several panels: by kind, and of all other kinds."""
 NAME_LINE, NAME_CHARACTER = 9.5, 0.057
 """Points from one name at a panel's edge to the next; inches of a character."""
 NAMED = ("line", "curve")
 """Kinds of drawing whose series are lines, which can be named at their ends."""
-MOST, SHARE, LEAST = 12, 0.4, 2.1
-"""Lines are named directly if a panel has at most ``MOST``, the longest name takes at most ``SHARE`` of a panel's
-width, and that width is at least ``LEAST`` inches; otherwise one legend names them for all panels."""
+MOST_NAMED, NAME_SHARE, NAMED_WIDTH = 12, 0.4, 2.1
+"""Lines are named directly if a panel has at most ``MOST_NAMED``, the longest name takes at most ``NAME_SHARE`` of a panel's
+width, and that width is at least ``NAMED_WIDTH`` inches; otherwise one legend names them for all panels."""
 _wrapped = cache(textwrap.fill)
 """Cached, because thousands of samples share a row's name."""
 
@@ -52,14 +53,14 @@ class Canvas:
         self.rows = rows
         self.width = width
         self.named_rows = spec.kind in NAMED_ROWS
-        bounds = {self.series(row) for row in rows if self.value(row, "bound")}
-        places = ((self.series(row), self.value(row, "place")) for row in rows)
-        wanted = {name: int(place) for name, place in places if place is not None}
+        background = {self.series(row) for row in rows if self.value(row, "bound")}
+        series_places = ((self.series(row), self.value(row, "place")) for row in rows)
+        place_by_series = {name: int(place) for name, place in series_places if place is not None}
         # Grey ones come last; a legend lists the others by their places.
-        names = sorted(
-            dict.fromkeys(map(self.series, rows)), key=lambda name: (name in bounds, wanted.get(name, style.OTHERS))
-        )
-        self.looks = style.looks(names, bounds, wanted)
+        names = list(dict.fromkeys(map(self.series, rows)))
+        names.sort(key=lambda name: place_by_series.get(name, style.OTHERS))
+        names.sort(key=background.__contains__)
+        self.looks = style.looks(names, background, place_by_series)
         self.apart = {self.series(row) for row in rows if self.value(row, "apart")}
         self.knee = float(spec.get("knee", "inf"))
         self.facets = list(dict.fromkeys(self.facet(row) for row in rows))
@@ -68,21 +69,22 @@ class Canvas:
         self.row_names = 0.0  # inches
         if self.named_rows:
             self.row_names = CHARACTER * max(len(line) for row in rows for line in self.row_name(row).split("\n"))
-        fitting = max(1, int(width / max(NARROWEST.get(spec.kind, ELSE), 1.0 + self.row_names)))
-        most = min(int(spec.get("columns", "1" if self.named_rows else "3")), fitting)
+        fitting_columns = max(1, int(width / max(NARROWEST.get(spec.kind, NARROWEST_OTHER), 1.0 + self.row_names)))
+        most_columns = min(int(spec.get("columns", "1" if self.named_rows else "3")), fitting_columns)
         # Four panels stand two by two rather than three and one.
-        self.across_panels = most if spec.get("row") else -(-len(self.facets) // -(-len(self.facets) // most))
+        lines = math.ceil(len(self.facets) / most_columns)
+        self.across_panels = most_columns if spec.get("row") else math.ceil(len(self.facets) / lines)
         self.figure = Figure(figsize=(width, 4), layout="constrained")
         self.notes = self.spec.get("note").splitlines()
         if ending := rows[0].get(spec.get("footnote")):
             self.notes.append(str(ending))
         self._title_lines = textwrap.wrap(spec.title, int(74 * width / style.WIDTH)) if sheet.title else []
         self._xlabel_lines = textwrap.wrap(spec.get("xlabel"), int((width - 0.2) / TITLE_CHARACTER))
-        if bounds and spec.get("boundnote"):
+        if background and spec.get("boundnote"):
             self.notes.append(spec.get("boundnote"))
         self.most_rows = 1
-        self.direct = False
-        self.naming = 0.0
+        self.named_at_ends = False
+        self.name_inches = 0.0
         self._legend: dict[str, Any] | None = None
 
     def value(self, row: Row, key: str) -> Any:
@@ -100,7 +102,7 @@ class Canvas:
 
     def row_name(self, row: Row) -> str:
         """Return the name of the named row that a row belongs to, wrapped where it would take too much of the sheet."""
-        return _wrapped(str(self.value(row, "y")), int(SHARE * self.width / CHARACTER))
+        return _wrapped(str(self.value(row, "y")), int(NAME_SHARE * self.width / CHARACTER))
 
     def series_by_row(self, rows: Rows) -> dict[str, list[str]]:
         """Return the series that each named row has points of, in the order of the legend."""
@@ -136,35 +138,37 @@ class Canvas:
         """Yield each facet's axes with its rows."""
         by_facet = {name: [row for row in self.rows if self.facet(row) == name] for name in self.facets}
         lines = self._lines(by_facet)
-        self.direct = self._names_lines(by_facet.values())
-        self.naming = self._room_of_names()
+        self.named_at_ends = self._names_lines(by_facet.values())
+        self.name_inches = self._room_of_names()
         heights = [self._height([by_facet[name] for name in line]) for line in lines]
         # A title of several lines takes from its panel's height.
         titles = sum(TITLE_LINE * max(self._title(name).count("\n") for name in line) for line in lines)
         self.height = sum(heights) + titles
         grid = self.figure.add_gridspec(len(lines), self.across_panels, height_ratios=heights)
-        first: Axes | None = None
-        for down, line in enumerate(lines):
+        first_axes: Axes | None = None
+        for row_number, line in enumerate(lines):
             self.most_rows = max(self._rows_of(by_facet[name]) for name in line)
-            for across, name in enumerate(line):
-                shared = {f"share{axis}": first for axis in "xy" if self.spec.get(f"{axis}share") == "yes"}
-                axes = self.figure.add_subplot(grid[down, across], **shared)
-                first = first or axes
+            for column_number, name in enumerate(line):
+                shared = {f"share{axis}": first_axes for axis in "xy" if self.spec.get(f"{axis}share") == "yes"}
+                axes = self.figure.add_subplot(grid[row_number, column_number], **shared)
+                first_axes = first_axes or axes
                 axes.set_title(self._title(name), pad=4)
                 yield axes, by_facet[name]
 
     def _names_lines(self, panels: Collection[Rows]) -> bool:
         """Whether the series are named beside their lines rather than in a legend."""
+        if self.spec.kind not in NAMED or "series" not in self.spec.values:
+            return False
         panel_width = self.width / self.across_panels
-        most = max(len({self.series(row) for row in rows}) for rows in panels)
-        fitting = int((self.panel_height - 0.55) * 72 / NAME_LINE) - len(self.spec.references)
+        most_lines = max(len({self.series(row) for row in rows}) for rows in panels)
+        room_for = int((self.panel_height - 0.55) * 72 / NAME_LINE) - len(self.spec.references)
         longest = max(map(len, self.looks)) * NAME_CHARACTER
-        named = self.spec.kind in NAMED and "series" in self.spec.values
-        return named and most <= min(MOST, fitting) and longest <= SHARE * panel_width and panel_width >= LEAST
+        fits = longest <= NAME_SHARE * panel_width and panel_width >= NAMED_WIDTH
+        return fits and most_lines <= min(MOST_NAMED, room_for)
 
     def _room_of_names(self) -> float:
         """Return the inches that the names beside a panel take from its width."""
-        longest = max(map(len, self.looks)) if self.direct else 0
+        longest = max(map(len, self.looks)) if self.named_at_ends else 0
         levels = self.spec.references.values() if self.spec.kind in (*NAMED, "scatter") else ()
         return NAME_CHARACTER * max(longest, *map(len, levels), 0) + 0.1
 
@@ -173,8 +177,8 @@ class Canvas:
         groups: dict[Any, list[str]] = {}
         for name, rows in by_facet.items():
             groups.setdefault(self.value(rows[0], "row"), []).append(name)
-        most = self.across_panels = min(self.across_panels, max(len(group) for group in groups.values()))
-        return [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
+        most = self.across_panels = min(self.across_panels, max(map(len, groups.values())))
+        return [group[start : start + most] for group in groups.values() for start in range(0, len(group), most)]
 
     def _height(self, line: Sequence[Rows]) -> float:
         if self.named_rows:
@@ -191,11 +195,11 @@ class Canvas:
         return len({self.value(row, "y") for row in rows})
 
     def _title(self, name: str) -> str:
-        bar = 0.7 if self.spec.kind == "heatmap" and "text" not in self.spec.values else 0.0
-        beside = max(0.5, self.row_names + 0.2)
-        width = max(8, int(((self.width - bar) / self.across_panels - beside) / TITLE_CHARACTER))
+        bar_width = 0.7 if self.spec.kind == "heatmap" and "text" not in self.spec.values else 0.0
+        margin = max(0.5, self.row_names + 0.2)
+        width = max(8, int(((self.width - bar_width) / self.across_panels - margin) / TITLE_CHARACTER))
         return "\n".join(
-            line for part in name.splitlines() for line in textwrap.wrap(part, width, break_long_words=False)
+            line for paragraph in name.splitlines() for line in textwrap.wrap(paragraph, width, break_long_words=False)
         )
 
     def legend(self, line: bool | None, levels: Sequence[tuple[str, str, Any]] = (), joined: bool = True) -> None:
@@ -223,7 +227,7 @@ class Canvas:
                 )
         for label, colour, dashes in levels:
             handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=1.2, label=label))
-        widest = max((len(part) for handle in handles for part in handle.get_label().splitlines()), default=1)
+        widest = max((len(text) for handle in handles for text in handle.get_label().splitlines()), default=1)
         columns = max(1, min(len(handles), int((self.width - 0.2) / (widest * CHARACTER + HANDLE))))
         self._legend = {"handles": handles, "ncols": columns}
 
@@ -236,9 +240,9 @@ class Canvas:
         self._legend_top = self._bottom + (LEGEND_LINE * rows + 0.06 if rows else 0.0)
         below = self._legend_top + TITLE_LINE * len(self._xlabel_lines)
         height = self.sheet.height or title + self.height + 0.25 + below
-        least = title + below + LOWEST * self.height
-        if height < least:
-            raise UserError(f"{self.spec.name}: {height:g} inches are too low", f"ask for {least + 0.05:.1f} or more")
+        minimum = title + below + LOWEST * self.height
+        if height < minimum:
+            raise UserError(f"{self.spec.name}: {height:g} inches are too low", f"ask for {minimum + 0.05:.1f} or more")
         self.figure.set_size_inches(self.width, height)
         engine: Any = self.figure.get_layout_engine()
         margin = 0.015  # room for one more digit: ticks are chosen after the panels have their size

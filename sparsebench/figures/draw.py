@@ -57,15 +57,15 @@ def render(
     Raises UserError for an unknown name. When all others are drawn, raises UserError for a header that is wrong, for a
     column that the query does not give and for several failures, QueryError, naming the file, for SQL that fails.
     """
-    known = files(local)
+    paths = files(local)
     for name in names:
-        if name not in known:
-            hint = f"{did_you_mean(name, known)} known: {', '.join(known)}".strip()
+        if name not in paths:
+            hint = f"{did_you_mean(name, paths)} known: {', '.join(paths)}".strip()
             raise UserError(f"no figure called {name!r}", hint)
     failed: list[SparsebenchError] = []
-    for name in names or known:
+    for name in names or paths:
         try:
-            yield render_file(known[name], ledger, out, formats, width, sheet)
+            yield render_file(paths[name], ledger, out, formats, width, sheet)
         except (UserError, QueryError) as error:
             failed.append(error)
     if len(failed) == 1:
@@ -112,11 +112,11 @@ def draw(
         if sheet.font:
             parameters["font.family"] = _installed_font(sheet.font)
         # Fonts have no control characters, and those of a ledger must not reach a vector drawing.
-        shown = [
+        visible_rows = [
             {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
             for row in table.dicts()
         ]
-        canvas = Canvas(spec, shown, width, sheet)
+        canvas = Canvas(spec, visible_rows, width, sheet)
         panels = []
         for axes, facet in canvas.panels():
             draw_panel(axes, facet, canvas)

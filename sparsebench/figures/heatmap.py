@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 
 from sparsebench.figures import style
 from sparsebench.figures.canvas import Canvas, Panels, Rows
@@ -23,7 +23,10 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     grid = np.full((len(down), len(across)), np.nan)
     for cell, row in cells.items():
         grid[cell] = canvas.value(row, "value")
-    colours, scale = _colours(canvas)
+    low, high = _range(canvas)
+    colours, scale = matplotlib.colormaps[style.INK if in_words else style.MAP], Normalize(low, high)
+    if canvas.spec.get("middle"):
+        colours, scale = LinearSegmentedColormap.from_list("around", style.AROUND), LogNorm(low, high)
     axes.imshow(grid, cmap=colours, norm=scale, aspect="auto", interpolation="nearest")
     axes.grid(False)
     if in_words:
@@ -69,14 +72,6 @@ def finish(panels: Panels, canvas: Canvas) -> None:
     bar.ax.yaxis.set_major_formatter(lambda value, _: canvas.written(value))
 
 
-def _colours(canvas: Canvas) -> tuple[Colormap, Normalize]:
-    """Return the colour map and the scale from values to it."""
-    low, high = _range(canvas)
-    if canvas.spec.get("middle"):
-        return LinearSegmentedColormap.from_list("around", style.AROUND), LogNorm(low, high)
-    return matplotlib.colormaps[style.INK if canvas.spec.get("text") else style.MAP], Normalize(low, high)
-
-
 def _range(canvas: Canvas) -> tuple[float, float]:
     """Return the values that have the first and the last colour."""
     if canvas.spec.get("middle"):
@@ -95,14 +90,14 @@ def _extremes(canvas: Canvas) -> tuple[float, float]:
 
 def _beyond(canvas: Canvas) -> str:
     """Return the ends at which a colour bar has an arrow: values beyond them have the end's colour."""
-    (low, high), (least, most) = _range(canvas), _extremes(canvas)
-    if least < low:
-        return "both" if most > high else "min"
-    return "max" if most > high else "neither"
+    (low, high), (lowest, highest) = _range(canvas), _extremes(canvas)
+    if lowest < low:
+        return "both" if highest > high else "min"
+    return "max" if highest > high else "neither"
 
 
 def _letters(canvas: Canvas) -> dict[str, str]:
     """Return each different remark with its letter: a to z, then aa, bb and so on."""
     remarks = dict.fromkeys(canvas.value(row, "remark") for row in canvas.rows if canvas.value(row, "remark"))
     letters = "abcdefghijklmnopqrstuvwxyz"
-    return {remark: letters[at % 26] * (1 + at // 26) for at, remark in enumerate(remarks)}
+    return {remark: letters[index % 26] * (1 + index // 26) for index, remark in enumerate(remarks)}

@@ -18,11 +18,11 @@ CROWD = 12
 
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Draw one panel."""
-    here = [name for name in canvas.looks if any(canvas.series(row) == name for row in rows)]
-    crowded = len(here) > CROWD
+    drawn = [name for name in canvas.looks if any(canvas.series(row) == name for row in rows)]
+    crowded = len(drawn) > CROWD
     whiskers = canvas.spec.has_interval and not crowded
     axes.margins(y=0.08)
-    for number, name in enumerate(here):
+    for number, name in enumerate(drawn):
         look = canvas.looks[name]
         points = canvas.line(rows, name)
         dashes: Any = "none" if name in canvas.apart else look.dashes
@@ -33,7 +33,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
             markeredgewidth=0.3, zorder=(2.5 if look.colour == style.BOUND else 3) + number / 100,
         )  # fmt: skip
     if whiskers:
-        _points(axes, rows, canvas, here)
+        _points(axes, rows, canvas, drawn)
     levels(axes, rows, canvas)
 
 
@@ -61,10 +61,12 @@ def finish(panels: Panels, canvas: Canvas) -> None:
         canvas.notes.append(f"Intervals are not drawn in panels of more than {CROWD} lines.")
     elif canvas.spec.get("xscale") == "sparsity" and len(canvas.looks) > 1 and canvas.spec.get("low"):
         canvas.notes.append("Points of one sparsity stand side by side; small and large sparsities have more room.")
-    if canvas.spec.get("series") and not canvas.direct:
+    if canvas.spec.get("series") and not canvas.named_at_ends:
         canvas.legend(line=True)
-    wanted = [(names.series(canvas, rows) if canvas.direct else []) + names.levels(canvas, rows) for _, rows in panels]
-    names.write(canvas, panels, wanted)
+    labels_by_panel = [
+        (names.series(canvas, rows) if canvas.named_at_ends else []) + names.levels(canvas, rows) for _, rows in panels
+    ]
+    names.write(canvas, panels, labels_by_panel)
 
 
 def levels(axes: Axes, rows: Rows, canvas: Canvas) -> None:
@@ -73,13 +75,13 @@ def levels(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         axes.axhline(name.y, color=name.colour, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
 
 
-def _points(axes: Axes, rows: Rows, canvas: Canvas, here: Sequence[str]) -> None:
+def _points(axes: Axes, rows: Rows, canvas: Canvas, drawn: Sequence[str]) -> None:
     """Draw markers with whiskers, each series slightly shifted so that none hides another; bands would mix colours.
 
     Where several series share one point and interval (the dense model), none is shifted, and the whisker is drawn once.
     """
     # On a log axis most whiskers are shorter than a marker: the points are shifted less.
-    room = 5 if canvas.spec.get("yscale") == "log" else 12
+    spread = 5 if canvas.spec.get("yscale") == "log" else 12
     points: dict[tuple[Any, ...], list[str]] = {}
     for row in rows:
         if canvas.value(row, "y") is not None:
@@ -87,7 +89,7 @@ def _points(axes: Axes, rows: Rows, canvas: Canvas, here: Sequence[str]) -> None
             points.setdefault(point, []).append(canvas.series(row))
     for (x, y, *ends), owners in points.items():
         alone = len(owners) == 1
-        shift = (here.index(owners[0]) - (len(here) - 1) / 2) * min(1.6, room / len(here)) if alone else 0.0
+        shift = (drawn.index(owners[0]) - (len(drawn) - 1) / 2) * min(1.6, spread / len(drawn)) if alone else 0.0
         shifted = axes.transData + ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
         for name in owners:
             look = canvas.looks[name]

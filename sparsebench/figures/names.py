@@ -31,8 +31,8 @@ class PointLabel:
 
 def series(canvas: Canvas, rows: Rows) -> list[PointLabel]:
     """Return the name of each line of a panel, at the line's last point."""
-    drawn = [row for row in rows if canvas.value(row, "y") is not None]
-    ends = {canvas.series(row): row for row in sorted(drawn, key=canvas.across)}
+    with_value = [row for row in rows if canvas.value(row, "y") is not None]
+    ends = {canvas.series(row): row for row in sorted(with_value, key=canvas.across)}
     return [
         PointLabel(name, canvas.across(row), canvas.value(row, "y"), canvas.looks[name].colour)
         for name, row in ends.items()
@@ -48,43 +48,44 @@ def levels(canvas: Canvas, rows: Rows) -> list[PointLabel]:
     ]
 
 
-def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[PointLabel]]) -> None:
-    """Write the names ``wanted`` of each panel. Call it when everything else is on the sheet: its height must be known."""
-    if not any(wanted):
+def write(canvas: Canvas, panels: Panels, labels_by_panel: Sequence[Sequence[PointLabel]]) -> None:
+    """Write each panel's names. Call it when everything else is on the sheet: its height must be known."""
+    if not any(labels_by_panel):
         return
     canvas.fit()
     canvas.figure.draw_without_rendering()
     line_names: list[tuple[Axes, Annotation]] = []
-    for (axes, _), names in zip(panels, wanted, strict=True):
-        box = axes.get_window_extent()
+    for (axes, _), names in zip(panels, labels_by_panel, strict=True):
+        panel_box = axes.get_window_extent()
         heights = ((canvas.height_of(axes, name.y), name) for name in names)
         ordered = sorted(heights, key=lambda pair: (pair[0], pair[1].text))
-        gap = NAME_LINE / 72 * canvas.figure.dpi / box.height
-        least = 0
+        line_gap = NAME_LINE / 72 * canvas.figure.dpi / panel_box.height
+        lowest_rank = 0
         for level in [pair for pair in ordered if pair[1].x is None]:
             # No more names below a level's than fit below the level, nor above; and those of levels in their order.
             ordered.remove(level)
-            fitting = min(sum(pair[0] <= level[0] for pair in ordered), int(level[0] / gap))
-            rank = max(fitting, len(ordered) - int((1 - level[0]) / gap), least)
+            names_below = min(sum(pair[0] <= level[0] for pair in ordered), int(level[0] / line_gap))
+            rank = max(names_below, len(ordered) - int((1 - level[0]) / line_gap), lowest_rank)
             ordered.insert(rank, level)
-            least = rank + 1
+            lowest_rank = rank + 1
         weights = [LEVEL if name.x is None else 1.0 for _, name in ordered]
         edge = blended_transform_factory(axes.transAxes, axes.transData)
-        beside = blended_transform_factory(axes.transData, axes.transAxes)
-        for at, (end, name) in zip(apart([end for end, _ in ordered], gap, weights), ordered, strict=True):
+        beside_line = blended_transform_factory(axes.transData, axes.transAxes)
+        heights_apart = apart([line_end for line_end, _ in ordered], line_gap, weights)
+        for height, (line_end, name) in zip(heights_apart, ordered, strict=True):
             if name.x is not None:  # beside the end of its line, without a thread: threads would cross in a fan
                 text = axes.annotate(
-                    name.text, (name.x, at), xycoords=beside, xytext=(6, 0), textcoords="offset points", va="center",
+                    name.text, (name.x, height), xycoords=beside_line, xytext=(6, 0), textcoords="offset points", va="center",
                     fontsize=7, color=name.colour, annotation_clip=False, zorder=6,
                 )  # fmt: skip
                 line_names.append((axes, text))
                 continue
-            moved = abs(at - end) > 0.4 * gap
+            is_moved = abs(height - line_end) > 0.4 * line_gap
             thread = {"arrowstyle": "-", "color": name.colour, "linewidth": 0.5, "linestyle": (0, (1, 2.5)),
                       "relpos": (0, 0.5), "shrinkA": 0.5, "shrinkB": 0}  # fmt: skip
             axes.annotate(
-                name.text, (1, name.y), xycoords=edge, xytext=(1.035 if moved else 1.015, at), textcoords="axes fraction",
-                va="center", fontsize=6.5, color=name.colour, annotation_clip=False, arrowprops=thread if moved else None,
+                name.text, (1, name.y), xycoords=edge, xytext=(1.035 if is_moved else 1.015, height), textcoords="axes fraction",
+                va="center", fontsize=6.5, color=name.colour, annotation_clip=False, arrowprops=thread if is_moved else None,
             )  # fmt: skip
     # The names have made the panels narrower.
     canvas.figure.draw_without_rendering()
@@ -114,18 +115,18 @@ def _crossed(axes: Axes, text: Annotation) -> bool:
     return any(path.intersects_bbox(box, filled=False) for path in paths) or any(map(room.overlaps, others))
 
 
-def apart(wanted: Sequence[float], gap: float, weights: Sequence[float] | None = None) -> list[float]:
-    """Return positions at least ``gap`` apart, in the order of ``wanted`` and as near to it as possible (least squares,
+def apart(positions: Sequence[float], gap: float, weights: Sequence[float] | None = None) -> list[float]:
+    """Return positions at least ``gap`` apart, in the order of ``positions`` and as near to it as possible (least squares,
     by ``weights`` where given). They stay between 0 and 1 where there is room for all.
     """
     # With the gaps before it subtracted, a position must only not be below the one before: neighbours that would be
     # are pooled.
     pools: list[list[tuple[float, float]]] = []
-    for number, (position, weight) in enumerate(zip(wanted, weights or [1.0] * len(wanted), strict=True)):
+    for number, (position, weight) in enumerate(zip(positions, weights or [1.0] * len(positions), strict=True)):
         pools.append([(position - number * gap, weight)])
         while len(pools) > 1 and fmean(*zip(*pools[-2], strict=True)) > fmean(*zip(*pools[-1], strict=True)):
-            last = pools.pop()
-            pools[-1] += last
+            last_pool = pools.pop()
+            pools[-1] += last_pool
     level = [fmean(*zip(*pool, strict=True)) for pool in pools for _ in pool]
-    top = max(0.0, 1 - (len(wanted) - 1) * gap)
+    top = max(0.0, 1 - (len(positions) - 1) * gap)
     return [min(max(position, 0.0), top) + number * gap for number, position in enumerate(level)]

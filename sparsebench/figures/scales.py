@@ -72,8 +72,8 @@ def scale_x(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     if canvas.spec.kind == "bars" or kind == "category":
         values = canvas.categories_of(rows) if canvas.spec.kind == "bars" else canvas.categories
         names = [style.percent(value) if kind == "sparsity" else str(value) for value in values]
-        kept = _fitting(range(len(names)), names, canvas)
-        axes.set_xticks(kept, [names[at] for at in kept])
+        labelled = _fitting_labels(range(len(names)), names, canvas)
+        axes.set_xticks(labelled, [names[at] for at in labelled])
         axes.tick_params(axis="x", length=0)
     elif kind == "sparsity":
         _sparsities(axes, canvas)
@@ -82,8 +82,8 @@ def scale_x(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         axes.set_xscale("function", functions=(style.fold, style.unfold))
         axes.set_xlim(low, high)
         major, minor = style.log_ticks(low, high)
-        kept = _fitting([math.log10(value) for value in major], list(map(style.number, major)), canvas)
-        axes.set_xticks([major[at] for at in kept])
+        labelled = _fitting_labels([math.log10(value) for value in major], list(map(style.number, major)), canvas)
+        axes.set_xticks([major[at] for at in labelled])
         axes.set_xticks(minor, minor=True)
         axes.xaxis.set_major_formatter(lambda value, _: style.number(value))
         axes.xaxis.set_minor_formatter(lambda value, _: "")
@@ -95,8 +95,8 @@ def scale_x(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
 def _data_range(axes: Axes, which: str) -> tuple[float, float]:
     """Return the least and the greatest value drawn along one axis, in all panels that share it."""
-    alike = getattr(axes, f"get_shared_{which}_axes")().get_siblings(axes)
-    lows, highs = zip(*(getattr(sharing.dataLim, f"interval{which}") for sharing in alike), strict=True)
+    shared_axes = getattr(axes, f"get_shared_{which}_axes")().get_siblings(axes)
+    lows, highs = zip(*(getattr(sharing.dataLim, f"interval{which}") for sharing in shared_axes), strict=True)
     return min(lows), max(highs)
 
 
@@ -113,24 +113,24 @@ def _sparsities(axes: Axes, canvas: Canvas) -> None:
     values = canvas.categories
     positions = [float(position) for position in style.spread(np.array(values, dtype=float))]
     ranks = [LABELLED_FIRST.index(value) if value in LABELLED_FIRST else len(LABELLED_FIRST) for value in values]
-    kept = [values[at] for at in _fitting(positions, list(map(style.percent, values)), canvas, ranks)]
-    axes.set_xticks(kept, [style.percent(value) for value in kept])
-    axes.set_xticks([value for value in values if value not in kept], minor=True)
+    labelled = [values[at] for at in _fitting_labels(positions, list(map(style.percent, values)), canvas, ranks)]
+    axes.set_xticks(labelled, [style.percent(value) for value in labelled])
+    axes.set_xticks([value for value in values if value not in labelled], minor=True)
     ends = np.array([min(positions), max(positions)])
-    left, right = style.gather(ends + np.array([-0.04, 0.04]) * max(float(np.ptp(ends)), 1.0))
-    axes.set_xlim(float(left), float(right))
+    first_limit, last_limit = style.gather(ends + np.array([-0.04, 0.04]) * max(float(np.ptp(ends)), 1.0))
+    axes.set_xlim(float(first_limit), float(last_limit))
 
 
-def _fitting(
+def _fitting_labels(
     positions: Sequence[float], labels: Sequence[str], canvas: Canvas, ranks: Sequence[int] | None = None
 ) -> list[int]:
     """Return the numbers of the labels that fit side by side, preferring those of a low rank, then the first."""
-    width = canvas.width / canvas.across_panels - 0.6 - canvas.naming
+    width = canvas.width / canvas.across_panels - 0.6 - canvas.name_inches
     scale = width / max(max(positions, default=0) - min(positions, default=0), 1e-9)
-    kept: list[int] = []
-    for at in sorted(range(len(positions)), key=lambda at: ranks[at] if ranks else 0):
+    chosen: list[int] = []
+    for index in sorted(range(len(positions)), key=lambda index: ranks[index] if ranks else 0):
         # Inches between the centres of two labels; how many they need grows with their characters.
-        gaps = ((abs(positions[at] - positions[other]) * scale, len(labels[at] + labels[other])) for other in kept)
+        gaps = ((abs(positions[index] - positions[i]) * scale, len(labels[index] + labels[i])) for i in chosen)
         if all(gap > 0.045 + 0.029 * characters for gap, characters in gaps):
-            kept.append(at)
-    return sorted(kept)
+            chosen.append(index)
+    return sorted(chosen)

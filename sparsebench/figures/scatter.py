@@ -23,19 +23,19 @@ COMPASS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (0.8, -0.8), (-0.8, 0.8
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Draw one panel."""
     x, y = canvas.spec.get("x"), canvas.spec.get("y")
-    best = front(rows, canvas.spec)
+    pareto = front(rows, canvas.spec)
     axes.margins(x=0.1, y=0.1)
     for row in rows:
-        look = canvas.looks[canvas.series(row)]
-        solid = row in best or not canvas.spec.get("front") or _beside(row, canvas.spec)
-        behind = look.colour == style.BOUND
+        series_style = canvas.looks[canvas.series(row)]
+        solid = row in pareto or not canvas.spec.get("front") or _beside(row, canvas.spec)
+        behind = series_style.colour == style.BOUND
         axes.plot(
-            [row[x]], [row[y]], marker=look.marker, markersize=4.6 if solid else 3.6, linestyle="none",
-            color=look.colour if solid else "white", markeredgecolor="white" if solid else look.colour,
+            [row[x]], [row[y]], marker=series_style.marker, markersize=4.6 if solid else 3.6, linestyle="none",
+            color=series_style.colour if solid else "white", markeredgecolor="white" if solid else series_style.colour,
             markeredgewidth=0.3 if solid else 0.8, zorder=(2.5 if behind else 3) + solid,
         )  # fmt: skip
-        _interval(axes, row, canvas, look.colour, solid)
-    steps = [row[x] for row in best], [row[y] for row in best]
+        _interval(axes, row, canvas, series_style.colour, solid)
+    steps = [row[x] for row in pareto], [row[y] for row in pareto]
     axes.plot(*steps, color="#333333", linewidth=0.9, drawstyle="steps-post", zorder=2)
     line.levels(axes, rows, canvas)
 
@@ -56,42 +56,43 @@ def finish(panels: Panels, canvas: Canvas) -> None:
 
 def front(rows: Rows, spec: FigureSpec) -> list[Row]:
     """Return a panel's Pareto front, cheapest first: no other row is as good and cheaper, or better and as cheap."""
-    x, y, better = (spec.get(key) for key in ("x", "y", "front"))
+    x, y, front_key = (spec.get(key) for key in ("x", "y", "front"))
     rows = [row for row in rows if not _beside(row, spec)]
-    sign = ENDS.get(better) or (better and rows and (1 if rows[0][better] else -1))
-    best: list[Row] = []
+    sign = ENDS.get(front_key) or (front_key and rows and (1 if rows[0][front_key] else -1))
+    pareto: list[Row] = []
     for row in sorted(rows, key=lambda row: (row[x], -sign * row[y])) if sign else ():
-        if not best or sign * row[y] > sign * best[-1][y]:
-            best.append(row)
-    return best
+        if not pareto or sign * row[y] > sign * pareto[-1][y]:
+            pareto.append(row)
+    return pareto
 
 
 def _beside(row: Row, spec: FigureSpec) -> bool:
     """Whether a point takes no part in the front: its `front` column is NULL, because no variant made what it shows."""
-    better = spec.get("front")
-    return bool(better) and better not in ENDS and row[better] is None
+    front_key = spec.get("front")
+    return bool(front_key) and front_key not in ENDS and row[front_key] is None
 
 
 def _interval(axes: Axes, row: Row, canvas: Canvas, colour: str, solid: bool) -> None:
-    x, y, low, high, left, right = (canvas.value(row, key) for key in ("x", "y", "low", "high", "xlow", "xhigh"))
+    x, y, low, high, x_low, x_high = (canvas.value(row, key) for key in ("x", "y", "low", "high", "xlow", "xhigh"))
     stroke: dict[str, Any] = {"color": colour, "linewidth": 0.8, "alpha": 0.7 if solid else 0.35, "zorder": 1.5}
     if low is not None and high is not None:
         axes.plot([x, x], [low, high], **stroke)
-    if left is not None and right is not None:
-        axes.plot([left, right], [y, y], **stroke)
+    if x_low is not None and x_high is not None:
+        axes.plot([x_low, x_high], [y, y], **stroke)
 
 
 def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
     """Write each text of a panel at the nearest position where it touches nothing; return whether all found one."""
     x, y, column = (canvas.spec.get(key) for key in ("x", "y", "text"))
-    dot = canvas.figure.dpi / 72
+    pixels_per_point = canvas.figure.dpi / 72
     marks = [axes.transData.transform((row[x], row[y])) for row in rows]
-    taken = [Bbox.from_bounds(mark[0] - 2.5 * dot, mark[1] - 2.5 * dot, 5 * dot, 5 * dot) for mark in marks]
-    taken += _strokes(axes)
-    best = front(rows, canvas.spec) if canvas.spec.get("texts", "front") == "front" else []
+    side = 5 * pixels_per_point
+    occupied = [Bbox.from_bounds(across - side / 2, up - side / 2, side, side) for across, up in marks]
+    occupied += _strokes(axes)
+    pareto = front(rows, canvas.spec) if canvas.spec.get("texts", "front") == "front" else []
     texts: list[Annotation] = []
     for row in rows:
-        if not row[column] or (best and row not in best and not _beside(row, canvas.spec)):
+        if not row[column] or (pareto and row not in pareto and not _beside(row, canvas.spec)):
             continue
         text = axes.annotate(
             str(row[column]), (row[x], row[y]), xytext=(0, 0), textcoords="offset points", ha="center", va="center",
@@ -101,7 +102,7 @@ def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
         texts.append(text)
     # What is placed first takes room from the others: of a few orders, the one that leaves out fewest.
     orders = [sorted(texts, key=lambda text: sign * text.xy[axis]) for axis in (0, 1) for sign in (1, -1)]
-    placed = max((_placed(order, taken, axes.get_window_extent(), dot) for order in orders), key=len)
+    placed = max((_placed(order, occupied, axes.get_window_extent(), pixels_per_point) for order in orders), key=len)
     for text in texts:
         if text in placed:
             text.set_position(placed[text])
@@ -111,19 +112,19 @@ def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
 
 
 def _placed(
-    texts: Sequence[Annotation], taken: Sequence[Bbox], panel: Bbox, dot: float
+    texts: Sequence[Annotation], occupied: Sequence[Bbox], panel: Bbox, pixels_per_point: float
 ) -> dict[Annotation, tuple[float, float]]:
     """Return the offsets in points of those texts, placed in this order, that find room in a panel beside their marks."""
-    boxes = list(taken)
+    boxes = list(occupied)
     placed: dict[Annotation, tuple[float, float]] = {}
     for text in texts:
         size = text.get_window_extent()
-        for across, up in _places(size.width / dot, size.height / dot):
-            box = size.translated(across * dot, up * dot)
+        for across, up in _places(size.width / pixels_per_point, size.height / pixels_per_point):
+            box = size.translated(across * pixels_per_point, up * pixels_per_point)
             within = all(panel.contains(*corner) for corner in (box.min, box.max))
             if within and not any(box.overlaps(other) for other in boxes):
                 placed[text] = (across, up)
-                boxes.append(box.padded(4 * dot, 2 * dot))
+                boxes.append(box.padded(4 * pixels_per_point, 2 * pixels_per_point))
                 break
     return placed
 
@@ -146,6 +147,6 @@ def _strokes(axes: Axes) -> list[Bbox]:
 
 def _places(width: float, height: float) -> Iterator[tuple[float, float]]:
     """Yield centres for a text of that size around its mark, nearest first: across and up, in points."""
-    for away in AWAY:
-        for right, up in COMPASS:
-            yield right * (away + width / 2), up * (away + height / 2)
+    for distance in AWAY:
+        for across, up in COMPASS:
+            yield across * (distance + width / 2), up * (distance + height / 2)

@@ -198,13 +198,13 @@ def parse(path: Path) -> FigureSpec:
         key, value = match[1], match[2]
         if key in values and key == "note":
             value = f"{values[key]}\n{value}"
-        wrong, hint = _wrong(key, match[2])
-        if not wrong and key in values and key != "note":
-            wrong, hint = f"`{key}` again (first on line {lines[key]})", "remove one of them"
-        if not wrong and len(value) > LONGEST:
-            wrong, hint = f"`{key}` has more than {LONGEST:,} characters", "shorten it"
-        if wrong:
-            raise UserError(f"{path}, line {number}: {wrong}", hint)
+        problem, hint = _line_problem(key, match[2])
+        if not problem and key in values and key != "note":
+            problem, hint = f"`{key}` again (first on line {lines[key]})", "remove one of them"
+        if not problem and len(value) > LONGEST:
+            problem, hint = f"`{key}` has more than {LONGEST:,} characters", "shorten it"
+        if problem:
+            raise UserError(f"{path}, line {number}: {problem}", hint)
         values[key] = value
         lines.setdefault(key, number)
     for key in ("title", "kind", *KINDS.get(values.get("kind", ""), ())):
@@ -217,7 +217,7 @@ def parse(path: Path) -> FigureSpec:
     return FigureSpec(path.stem, path, values, lines, text)
 
 
-def _wrong(key: str, value: str) -> tuple[str, str]:
+def _line_problem(key: str, value: str) -> tuple[str, str]:
     """Say what is wrong with a line of a header, and what to do; two empty texts where nothing is."""
     if key not in KEYS:
         return f"unknown key `{key}`", f"known: {', '.join(KEYS)}; {did_you_mean(key, KEYS)}".removesuffix("; ")

@@ -110,14 +110,14 @@ def looks(
     }
 
 
-def _numbered(names: Sequence[str], wanted: Mapping[str, int]) -> dict[str, int]:
+def _numbered(names: Sequence[str], wanted_numbers: Mapping[str, int]) -> dict[str, int]:
     """Return for each of ``names`` the number that it wants or, where that or its colour is taken, the next free one."""
     numbers: dict[str, int] = {}
-    for name in sorted(names, key=lambda name: wanted.get(name, OTHERS)):
-        taken = set(numbers.values())
-        colours = {number % len(COLOURS) for number in taken} if len(taken) < len(COLOURS) else set()
-        places = itertools.count(wanted.get(name, OTHERS))
-        free = (place for place in places if place not in taken and place % len(COLOURS) not in colours)
+    for name in sorted(names, key=lambda name: wanted_numbers.get(name, OTHERS)):
+        used = set(numbers.values())
+        colours = {number % len(COLOURS) for number in used} if len(used) < len(COLOURS) else set()
+        candidates = itertools.count(wanted_numbers.get(name, OTHERS))
+        free = (place for place in candidates if place not in used and place % len(COLOURS) not in colours)
         numbers[name] = next(free)
     return numbers
 
@@ -153,7 +153,7 @@ def log_ticks(low: float, high: float, knee: float = math.inf) -> tuple[list[flo
     top = min(high, knee)
     decades = math.log10(top / low) if top > low else 0.0
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(max(top, low))) + 1)
-    digits = next(choice for least, choice in DIGITS if decades >= least)
+    digits = next(choice for fewest_decades, choice in DIGITS if decades >= fewest_decades)
     stride = max(1, round(decades / 8))
     major = [digit * 10.0**power for power in powers if power % stride == 0 for digit in digits]
     major = [value for value in major if low <= value <= top]

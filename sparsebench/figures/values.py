@@ -29,16 +29,16 @@ def drawable(spec: FigureSpec, table: Table) -> Table:
     """
     _refuse_many(spec, table)
     scales = _scales(spec)
-    named = {spec.values[key] for key in COLUMNS if key in spec.values} | {*spec.references, *scales}
-    needed = [table.columns.index(spec.values[key]) for key in KINDS[spec.kind]]
+    drawn_columns = {spec.values[key] for key in COLUMNS if key in spec.values} | {*spec.references, *scales}
+    required_columns = [table.columns.index(spec.values[key]) for key in KINDS[spec.kind]]
     rows = (
         tuple(
-            _read(value, spec, column, scales.get(column)) if column in named else value
+            _read(value, spec, column, scales.get(column)) if column in drawn_columns else value
             for column, value in zip(table.columns, row, strict=True)
         )
         for row in table.rows
     )
-    return Table(table.columns, tuple(row for row in rows if all(row[at] is not None for at in needed)))
+    return Table(table.columns, tuple(row for row in rows if all(row[index] is not None for index in required_columns)))
 
 
 def _refuse_many(spec: FigureSpec, table: Table) -> None:
@@ -47,9 +47,9 @@ def _refuse_many(spec: FigureSpec, table: Table) -> None:
         raise UserError(f"{spec.path}: its query gives more than {ROWS:,} rows", "group them, or leave some out")
     for key in ("facet", "row", "series"):
         if spec.get(key) in table.columns:
-            at = table.columns.index(spec.get(key))
+            index = table.columns.index(spec.get(key))
             # Compared as text: a list has no hash.
-            if len({str(row[at]) for row in table.rows}) > PANELS:
+            if len({str(row[index]) for row in table.rows}) > PANELS:
                 raise UserError(f"{spec.path}: `{key}` has more than {PANELS:,} values", "leave some out")
 
 
@@ -73,21 +73,21 @@ def _read(value: Any, spec: FigureSpec, column: str, scale: str | None) -> Any:
     if value is None:
         return None
     if scale is None:
-        fits = isinstance(value, _WORDS) and not (isinstance(value, str) and len(value) > LONGEST)
-        read = float(value) if isinstance(value, Decimal) else value
-    elif fits := isinstance(value, int | float | Decimal):
+        is_valid = isinstance(value, _WORDS) and not (isinstance(value, str) and len(value) > LONGEST)
+        converted = float(value) if isinstance(value, Decimal) else value
+    elif is_valid := isinstance(value, int | float | Decimal):
         number = _float(value)
         if not math.isfinite(number):
             return None
-        fits = number > 0 if scale == "log" else 0 <= number <= 1 or scale != "sparsity"
-        read = value if isinstance(value, int) and abs(value) < 2**53 else number
-    if not fits:
-        takes = "numbers or short texts" if scale is None else _TAKES.get(scale, "numbers")
+        is_valid = number > 0 if scale == "log" else 0 <= number <= 1 or scale != "sparsity"
+        converted = value if isinstance(value, int) and abs(value) < 2**53 else number
+    if not is_valid:
+        expected = "numbers or short texts" if scale is None else _TAKES.get(scale, "numbers")
         raise UserError(
             f"{spec.path}: column {column!r} gives {type(value).__name__} {str(value)[:40]}",
-            f"it is drawn as {takes}: leave such rows out, or convert them",
+            f"it is drawn as {expected}: leave such rows out, or convert them",
         )
-    return read
+    return converted
 
 
 def _float(value: int | float | Decimal) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from sparsebench import sources
 from sparsebench.errors import UserError
 from sparsebench.ledger import query, sqlfiles
-from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve
+from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve_variant
 from sparsebench.manifest.problems import did_you_mean, one_of
 from sparsebench.plan.checks import flow
 from sparsebench.sources.reference import Reference
@@ -36,8 +36,8 @@ def choose(
     models = sorted({variant.model for variant in variants})
     if model not in models:
         raise UserError(f"no model {model!r} in the ledger", did_you_mean(model, models) or one_of(models))
-    asked = {"model": model, "share": share, "loss": loss, "engine": engine}
-    rows = query.run(ledger, sqlfiles.read("choose"), asked).dicts()
+    parameters = {"model": model, "share": share, "loss": loss, "engine": engine}
+    rows = query.run(ledger, sqlfiles.read("choose"), parameters).dicts()
     if not rows:
         timed = f" and timed in {engine}" if engine else ""
         raise UserError(
@@ -47,8 +47,8 @@ def choose(
     for row in rows:
         row["name"] = _name(row, variants)
         row["make"] = make_command(ledger, row)
-        form = f" --format {row['format']}" if row["format"] else ""
-        command = f"sparsebench export {shlex.quote(row['name'])}{form} --out {_folder(row)}"
+        format_option = f" --format {row['format']}" if row["format"] else ""
+        command = f"sparsebench export {shlex.quote(row['name'])}{format_option} --out {_folder(row)}"
         row["export"] = None if row["ours"] else command
     return rows
 
@@ -68,7 +68,7 @@ def _name(row: ChosenRow, variants: Sequence[MeasuredVariant]) -> str:
     """Return the shortest name of a variant: its recipe's words, or the beginning of its id where they fit several."""
     name = next(variant.name for variant in variants if variant.id == row["variant_id"])
     try:
-        return name if resolve(name, variants).id == row["variant_id"] else str(row["variant_id"])[:10]
+        return name if resolve_variant(name, variants).id == row["variant_id"] else str(row["variant_id"])[:10]
     except UserError:
         return str(row["variant_id"])[:10]
 
@@ -79,13 +79,13 @@ def _folder(row: ChosenRow) -> str:
 
 
 def _steps(ledger: Path, variant_id: str) -> list[Step]:
-    asked = "SELECT position, step, name, field, value FROM base.steps WHERE variant_id = $id ORDER BY position"
-    written: dict[int, ChosenRow] = {}
-    for row in query.run(ledger, asked, {"id": variant_id}).dicts():
-        step = written.setdefault(row["position"], {"verb": row["step"], "name": row["name"], "settings": {}})
+    statement = "SELECT position, step, name, field, value FROM base.steps WHERE variant_id = $id ORDER BY position"
+    steps: dict[int, ChosenRow] = {}
+    for row in query.run(ledger, statement, {"id": variant_id}).dicts():
+        step = steps.setdefault(row["position"], {"verb": row["step"], "name": row["name"], "settings": {}})
         if row["field"] is not None:
             step["settings"][row["field"]] = json.loads(row["value"])
-    return [recorded(step) for step in written.values()]
+    return [recorded(step) for step in steps.values()]
 
 
 def _step(step: Step) -> str:
@@ -106,8 +106,8 @@ def _calibration(described: str) -> str:
     """Return the option for a calibration that is described in one line; empty for the default one."""
     *words, size, _, _ = described.split()
     samples, _, length = size.partition("×")
-    named = dict(zip(("source", "field", "target"), words, strict=False))
-    if named["source"] == DEFAULT.source.partition("#sha256=")[0]:
-        named = {}
-    asked = named | ({"samples": int(samples)} if int(samples) != DEFAULT.samples else {})
-    return flow(asked | ({"length": int(length)} if length.isdecimal() else {}))[1:-1]
+    columns = dict(zip(("source", "field", "target"), words, strict=False))
+    if columns["source"] == DEFAULT.source.partition("#sha256=")[0]:
+        columns = {}
+    option = columns | ({"samples": int(samples)} if int(samples) != DEFAULT.samples else {})
+    return flow(option | ({"length": int(length)} if length.isdecimal() else {}))[1:-1]

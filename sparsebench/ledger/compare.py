@@ -12,7 +12,7 @@ import duckdb
 
 from sparsebench.errors import UserError
 from sparsebench.ledger import derive, query, sqlfiles, statistics
-from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve
+from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve_variant
 from sparsebench.ledger.statistics import Comparison, Standing
 from sparsebench.manifest.problems import did_you_mean
 
@@ -60,15 +60,15 @@ def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> S
     Raises UserError for a name that fits no variant or several, or a task that not both were scored on.
     """
     variants = measured_variants(ledger)
-    first, second = resolve(a, variants), resolve(b, variants)
+    first, second = resolve_variant(a, variants), resolve_variant(b, variants)
     scores_a, scores_b = (_by_task(_rows(ledger, "scores", {"id": variant.id})) for variant in (first, second))
     shared = sorted(scores_a.keys() & scores_b.keys())
     names = [task for task, _ in shared]
     for task in tasks:
         if task not in names:
-            both = f"both were scored on {', '.join(names)}" if names else "no task is common to both"
+            hint = f"both were scored on {', '.join(names)}" if names else "no task is common to both"
             raise UserError(
-                f"{first.name} and {second.name} do not share a task {task!r}", did_you_mean(task, names) or both
+                f"{first.name} and {second.name} do not share a task {task!r}", did_you_mean(task, names) or hint
             )
     with query.reader(ledger) as connection:
         compared = [_compare(connection, *_most_alike(scores_a[key], scores_b[key])) for key in shared]
@@ -80,8 +80,8 @@ def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> S
     }
     unshared = {task for task, _ in scores_a.keys() ^ scores_b.keys()} - set(names)
     notes = tuple(_notes(first, second, unshared, tables))
-    shown = tuple(task for task in judged if not tasks or task.task in tasks)
-    return SideBySide(first, second, shown, **tables, notes=notes)
+    asked_tasks = tuple(task for task in judged if not tasks or task.task in tasks)
+    return SideBySide(first, second, asked_tasks, **tables, notes=notes)
 
 
 def _rows(ledger: Path, name: str, parameters: dict[str, Any]) -> list[Values]:
@@ -98,9 +98,10 @@ def _by_task(rows: Sequence[Values]) -> dict[tuple[str, str], list[Values]]:
 def _most_alike(scores_a: list[Values], scores_b: list[Values]) -> tuple[Values, Values]:
     """Return the two most similar records of one task: same settings, then most documents, same machine, newest."""
     pairs = list(product(scores_a, scores_b))
-    alike = [(a, b) for a, b in pairs if a["settings"] == b["settings"]]
+    same_settings = [(a, b) for a, b in pairs if a["settings"] == b["settings"]]
     return max(
-        alike or pairs, key=lambda pair: (min(pair[0]["n"], pair[1]["n"]), pair[0]["machine"] == pair[1]["machine"])
+        same_settings or pairs,
+        key=lambda pair: (min(pair[0]["n"], pair[1]["n"]), pair[0]["machine"] == pair[1]["machine"]),
     )
 
 

@@ -132,9 +132,10 @@ def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckd
                     "see that its folder may be written, name another file with --ledger, or upgrade duckdb",
                 ) from error
             if time.monotonic() >= started + max(patience, CREATION_SECONDS if unfinished else 0.0):
-                who = f"process {holder[2]} ({Path(holder[1]).name})" if holder else "another thread of this process"
+                owner = f"process {holder[2]} ({Path(holder[1]).name})" if holder else "another thread of this process"
                 raise LedgerError(
-                    f"{path}: locked by {who} for more than {patience:g} s", f"wait until {who} has finished, or end it"
+                    f"{path}: locked by {owner} for more than {patience:g} s",
+                    f"wait until {owner} has finished, or end it",
                 ) from error
         time.sleep(random.uniform(0.5, 1.0) * pause)
         pause = min(2 * pause, 0.5)

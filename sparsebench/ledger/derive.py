@@ -41,25 +41,25 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
         _add_comparisons(connection, missing)
 
 
-def _add_intervals(connection: duckdb.DuckDBPyConnection, part: Sequence[tuple[Any, ...]]) -> None:
-    ids = {"record_id": [record_id for record_id, *_ in part]}
+def _add_intervals(connection: duckdb.DuckDBPyConnection, scores: Sequence[tuple[Any, ...]]) -> None:
+    ids = {"record_id": [record_id for record_id, *_ in scores]}
     intervals = [
         statistics.interval(metric, score, data["value"], data["label"], data["cluster"])
-        for (_, metric, score, _), data in zip(part, _rows_of_each(connection, "derive/outcomes", ids), strict=True)
+        for (_, metric, score, _), data in zip(scores, _rows_of_each(connection, "derive/outcomes", ids), strict=True)
     ]
     connection.execute(sqlfiles.read("derive/insert_intervals"), ids | _columns(intervals))
 
 
-def _add_comparisons(connection: duckdb.DuckDBPyConnection, part: Sequence[OpenComparison]) -> None:
-    outcomes = pairs(connection, [(row.record_id, row.dense_id) for row in part if row.explained])
+def _add_comparisons(connection: duckdb.DuckDBPyConnection, missing: Sequence[OpenComparison]) -> None:
+    outcomes = pairs(connection, [(row.record_id, row.dense_id) for row in missing if row.explained])
     comparisons = [
         statistics.compare(row.metric, next(outcomes), row.chance)
         if row.explained
         else statistics.unexplained(row.metric)
-        for row in part
+        for row in missing
     ]
-    ids = {"record_id": [row.record_id for row in part], "dense_id": [row.dense_id for row in part]}
-    chances = {"chance": [row.chance for row in part]}
+    ids = {"record_id": [row.record_id for row in missing], "dense_id": [row.dense_id for row in missing]}
+    chances = {"chance": [row.chance for row in missing]}
     connection.execute(sqlfiles.read("derive/drop_comparisons"), ids)
     connection.execute(sqlfiles.read("derive/insert_comparisons"), ids | chances | _columns(comparisons))
 
@@ -76,16 +76,16 @@ def pairs(connection: duckdb.DuckDBPyConnection, ids: Sequence[tuple[str, str]])
 
 def _in_batches(rows: Sequence[OpenRow]) -> Iterator[list[OpenRow]]:
     """Split rows into parts of at most ``DOCUMENTS_AT_ONCE`` documents, or one row; a row's last column counts its own."""
-    part: list[OpenRow] = []
-    held = 0
+    batch: list[OpenRow] = []
+    documents = 0
     for row in rows:
-        if part and held + row[-1] > DOCUMENTS_AT_ONCE:
-            yield part
-            part, held = [], 0
-        part.append(row)
-        held += row[-1]
-    if part:
-        yield part
+        if batch and documents + row[-1] > DOCUMENTS_AT_ONCE:
+            yield batch
+            batch, documents = [], 0
+        batch.append(row)
+        documents += row[-1]
+    if batch:
+        yield batch
 
 
 def _rows_of_each(
@@ -93,12 +93,12 @@ def _rows_of_each(
 ) -> Iterator[dict[str, Any]]:
     """Yield each id's rows of a query, by column; NULL becomes NaN.
 
-    The query's column ``whose`` says which of the ids, from 1, a row belongs to; its rows are in that order.
+    The query's column ``owner`` says which of the ids, from 1, a row belongs to; its rows are in that order.
     """
     data = connection.execute(sqlfiles.read(query), ids).fetchnumpy()
-    whose, cluster = data.pop("whose"), np.ma.asarray(data.pop("cluster"))
+    owner, cluster = data.pop("whose"), np.ma.asarray(data.pop("cluster"))
     columns = {name: np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan) for name, column in data.items()}
-    ends = np.searchsorted(whose, np.arange(1, len(next(iter(ids.values()))) + 1), side="right").tolist()
+    ends = np.searchsorted(owner, np.arange(1, len(next(iter(ids.values()))) + 1), side="right").tolist()
     for start, end in pairwise([0, *ends]):
         yield {name: column[start:end] for name, column in columns.items()} | {"cluster": _clusters(cluster[start:end])}
 

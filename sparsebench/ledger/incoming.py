@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,13 @@ from sparsebench.ledger import statistics
 from sparsebench.ledger.statistics import Metric
 from sparsebench.ledger.statistics.resampling import POOLINGS, WITHOUT_DRAWS
 from sparsebench.plan import fingerprint
-from sparsebench.records import located, statuses, write
+from sparsebench.records import Reject, located_records, raise_error, statuses, write
 
 SCORE = 1e-6
 """By which share (of 1, if that is more) a score and its standard error may differ from what the outcomes give."""
 DRAWN = 0.2
 """The same for a standard error that is drawn, of a metric that needs all documents at once."""
 _HINT = "copy it again; if it stays so, distrust where it comes from"
-Wrong = Callable[[RecordError], object]
-"""A function that is called with the error of each record that is left out."""
 
 
 def check(record: Mapping[str, Any], where: str) -> None:
@@ -45,24 +43,22 @@ def check(record: Mapping[str, Any], where: str) -> None:
         raise RecordError(f"{where}: {problem}", _HINT)
 
 
-def unbundle(bundled: Path, folder: Path, wrong: Wrong | None = None) -> tuple[int, int]:
+def unbundle(bundled: Path, folder: Path, reject: Reject = raise_error) -> tuple[int, int]:
     """Write the records of a bundle as files, so that a run goes on from them; return how many came and were there.
 
     Records that are there stay. Plans are left out, since a run writes its own. Of one cell the first record counts: a
-    bundle may hold an older one that a kill has left, behind the one that is done. ``wrong`` is called for each record
+    bundle may hold an older one that a kill has left, behind the one that is done. ``reject`` is called for each record
     that no run here can go on from; without it, the first raises RecordError.
     """
     recorded, added, already_there = statuses(folder).keys(), set[str](), 0
-    for where, record in located([bundled], wrong):
+    for where, record in located_records([bundled], reject):
         if record.get("kind") == "plan":
             continue
         try:
             check(record, where)
             _check_id(record, where)
         except RecordError as error:
-            if wrong is None:
-                raise
-            wrong(error)
+            reject(error)
             continue
         if record["key"] in recorded:
             already_there += 1
@@ -79,12 +75,12 @@ def _check_id(record: Mapping[str, Any], where: str) -> None:
     """
     try:
         json.dumps(record, allow_nan=False)
-        right = fingerprint.cell_id(record["stage"], record["variant"]["id"], record["settings"])
+        expected = fingerprint.cell_id(record["stage"], record["variant"]["id"], record["settings"])
     except (LookupError, TypeError, ValueError, AttributeError, SparsebenchError) as error:
         raise RecordError(f"{where}: not a record as sparsebench writes it ({error!r})", _HINT) from error
-    if right != record["cell_id"]:
+    if expected != record["cell_id"]:
         raise RecordError(
-            f"{where}: its cell_id {record['cell_id']!r} is not that of its settings with these versions ({right!r})",
+            f"{where}: its cell_id {record['cell_id']!r} is not that of its settings with these versions ({expected!r})",
             "a run here makes it anew; `sparsebench ingest` reads records of other versions",
         )
 
@@ -103,9 +99,9 @@ def _score_problem(result: Mapping[str, Any]) -> str | None:
     labels = np.array([outcome["label"] for outcome in outcomes], dtype=np.float64)  # None becomes NaN
     if not statistics.explains(result["metric"], score, values, labels):
         return f"its {result['metric']} of {score!r} is not what its outcomes give"
-    right = _stderr(metric.pooling, score, values, labels)
-    allowed = SCORE * max(1.0, right) if metric.pooling in WITHOUT_DRAWS else DRAWN * right
-    return None if abs(right - stderr) <= allowed else f"its standard error of {stderr!r} should be {right!r}"
+    expected = _stderr(metric.pooling, score, values, labels)
+    tolerance = SCORE * max(1.0, expected) if metric.pooling in WITHOUT_DRAWS else DRAWN * expected
+    return None if abs(expected - stderr) <= tolerance else f"its standard error of {stderr!r} should be {expected!r}"
 
 
 def _stderr(pooling: str, score: float, values: Floats, labels: Floats) -> float:

@@ -45,8 +45,8 @@ class MeasuredVariant:
     @property
     def details(self) -> str:
         """The id, precision, seed and calibration text, which tell it apart from variants of the same name."""
-        parts = (f"id {self.id[:10]}", self.dtype, f"seed {self.seed}", self.calibration.rsplit("/", 1)[-1])
-        return ", ".join(part for part in parts if part)
+        details = (f"id {self.id[:10]}", self.dtype, f"seed {self.seed}", self.calibration.rsplit("/", 1)[-1])
+        return ", ".join(filter(None, details))
 
     def has(self, word: str) -> bool:
         """Return whether ``word`` is a word of the recipe, the precision, the seed or the beginning of the id."""
@@ -57,10 +57,10 @@ class MeasuredVariant:
     def distance(self, words: Sequence[str]) -> tuple[int, bool]:
         """Return how many words of the recipe ``words`` omit (0 if they name none), and whether their order differs."""
         omitted = sum(not any(_same(word, other) for word in words) for other in self.words)
-        named = [word for word in words if any(_same(word, other) for other in self.words)]
-        rest = iter(self.words)
-        in_order = all(any(_same(word, other) for other in rest) for word in named)
-        return (omitted if named else 0, not in_order)
+        recipe_words = [word for word in words if any(_same(word, other) for other in self.words)]
+        remaining = iter(self.words)
+        in_order = all(any(_same(word, other) for other in remaining) for word in recipe_words)
+        return (omitted if recipe_words else 0, not in_order)
 
 
 def measured_variants(ledger: Path) -> list[MeasuredVariant]:
@@ -68,7 +68,7 @@ def measured_variants(ledger: Path) -> list[MeasuredVariant]:
     return [MeasuredVariant(**row) for row in query.run(ledger, sqlfiles.read("side_by_side/variants")).dicts()]
 
 
-def resolve(text: str, variants: Sequence[MeasuredVariant]) -> MeasuredVariant:
+def resolve_variant(text: str, variants: Sequence[MeasuredVariant]) -> MeasuredVariant:
     """Return the one variant that ``text`` names: it has all words of ``text``, and its recipe the fewest others.
 
     So ``m/int8`` is not the model that was pruned first. Of two recipes with the same words, the one in the order of
@@ -76,21 +76,20 @@ def resolve(text: str, variants: Sequence[MeasuredVariant]) -> MeasuredVariant:
     """
     if not variants:
         raise UserError("the ledger holds no finished cell", "make some: sparsebench run MANIFEST")
-    model, _, rest = text.strip("/").partition("/")
-    words = _words(rest)
+    model, _, recipe = text.strip("/").partition("/")
+    words = _words(recipe)
     matching = [variant for variant in variants if variant.model == model and all(map(variant.has, words))]
     if not words and not matching and _ID.fullmatch(model):
         matching = [variant for variant in variants if variant.id.startswith(model)]
     if not matching:
         raise _unknown(text, model, words, variants)
-    least = min(variant.distance(words) for variant in matching)
-    nearest = [variant for variant in matching if variant.distance(words) == least]
+    nearest_distance = min(variant.distance(words) for variant in matching)
+    nearest = [variant for variant in matching if variant.distance(words) == nearest_distance]
     if len(nearest) > 1:
-        lines = "".join(f"\n    {variant.name}  ({variant.details})" for variant in nearest[:SHOWN])
-        more = f"\n    and {len(nearest) - SHOWN} more" if len(nearest) > SHOWN else ""
-        raise UserError(
-            f"{text!r} names {len(nearest)} variants:{lines}{more}", "say which, by more of its name or by its id"
-        )
+        candidates = "".join(f"\n    {variant.name}  ({variant.details})" for variant in nearest[:SHOWN])
+        others = f"\n    and {len(nearest) - SHOWN} more" if len(nearest) > SHOWN else ""
+        message = f"{text!r} names {len(nearest)} variants:{candidates}{others}"
+        raise UserError(message, "say which, by more of its name or by its id")
     return nearest[0]
 
 
@@ -115,14 +114,14 @@ def _unknown(text: str, model: str, words: Sequence[str], variants: Sequence[Mea
     """Return the error for an unknown name. It suggests names with the most of its words, closest spelling first."""
     models = list(dict.fromkeys(variant.model for variant in variants))
     message = f"no variant {text!r} in the ledger"
-    close = get_close_matches(model, models, 1, 0.5)
-    if not close:
-        listed = ", ".join(models[:SHOWN]) + (f" and {len(models) - SHOWN} more" if len(models) > SHOWN else "")
-        return UserError(message, f"a name is MODEL/RECIPE, such as {variants[0].name}; the models are {listed}")
+    similar = get_close_matches(model, models, 1, 0.5)
+    if not similar:
+        model_names = ", ".join(models[:SHOWN]) + (f" and {len(models) - SHOWN} more" if len(models) > SHOWN else "")
+        return UserError(message, f"a name is MODEL/RECIPE, such as {variants[0].name}; the models are {model_names}")
 
     def rank(variant: MeasuredVariant) -> tuple[int, float]:
         return -sum(map(variant.has, words)), -SequenceMatcher(None, text, variant.name).ratio()
 
-    ranked = sorted((variant for variant in variants if variant.model == close[0]), key=rank)
+    ranked = sorted((variant for variant in variants if variant.model == similar[0]), key=rank)
     names = list(dict.fromkeys(variant.name for variant in ranked))[:3]
     return UserError(message, f"did you mean {' or '.join(names)}?")

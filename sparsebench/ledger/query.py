@@ -84,10 +84,10 @@ def session(path: Path) -> Iterator[Callable[[str], Table]]:
     Writers wait as long as it is open.
     """
     with reader(Path(path)) as connection:
-        made: set[str] = set()
+        existing: set[str] = set()
 
         def ask(sql: str) -> Table:
-            _Watched(connection, 0).call(schema.stand_in, connection, sql, made)
+            _Watched(connection, 0).call(schema.stand_in, connection, sql, existing)
             stream = _asked(connection, sql)
             return Table(stream.columns, tuple(stream.rows))
 
@@ -124,7 +124,7 @@ class _Watched:
         def work() -> None:
             try:
                 answer.set_result(function(*arguments))
-            except BaseException as error:
+            except BaseException as error:  # raised in the caller's thread instead
                 answer.set_exception(error)
 
         begun = time.monotonic()
@@ -143,9 +143,9 @@ class _Watched:
 
     def _stop(self, answer: Future[Any]) -> None:
         """Interrupt DuckDB until the call ends, else abandon the connection: work on one huge value does not stop."""
-        last = time.monotonic() + _STOPPING
+        deadline = time.monotonic() + _STOPPING
         try:
-            while not answer.done() and time.monotonic() < last:
+            while not answer.done() and time.monotonic() < deadline:
                 self.connection.interrupt()
                 wait([answer], 0.02)
         finally:
@@ -186,22 +186,22 @@ def _explaining(path: Path) -> Iterator[None]:
 
 def _explained(error: Exception) -> QueryError:
     text = str(error)
-    what = text.splitlines()[0].split(" Error: ", 1)[-1]
+    message = text.splitlines()[0].split(" Error: ", 1)[-1]
     if line := _LINE.search(text):
         # DuckDB indents the mark by the length of its own "LINE n: ".
         mark = line[3][len(f"LINE {line[1]}: ") :]
-        what = f"line {line[1]}: {what}\n  {line[2]}\n  {mark}"
+        message = f"line {line[1]}: {message}\n  {line[2]}\n  {mark}"
     if text.startswith("Out of Memory"):
         return QueryError(
             f"the query needs more memory than it may have ({connect.query_memory() / 1e9:.1f} GB)",
             "select fewer rows or columns, or aggregate before you join and sort",
         )
-    if "read-only mode" in what or "disabled by configuration" in what or "been locked" in what:
-        return QueryError(what, "queries only read this ledger; `sparsebench export` writes other formats")
-    if meant := _MEANT.search(text):
-        nearest = meant[1].strip().rstrip("?").split(", ")[:3]
-        return QueryError(what, f"did you mean {' or '.join(nearest)}?")
-    return QueryError(what, "`sparsebench sql` without a query lists the views and their columns")
+    if "read-only mode" in message or "disabled by configuration" in message or "been locked" in message:
+        return QueryError(message, "queries only read this ledger; `sparsebench export` writes other formats")
+    if suggestion := _MEANT.search(text):
+        nearest = suggestion[1].strip().rstrip("?").split(", ")[:3]
+        return QueryError(message, f"did you mean {' or '.join(nearest)}?")
+    return QueryError(message, "`sparsebench sql` without a query lists the views and their columns")
 
 
 def _csv(table: Table | Stream) -> Iterator[str]:
@@ -212,12 +212,12 @@ def _csv(table: Table | Stream) -> Iterator[str]:
 
 
 def _json(table: Table | Stream) -> Iterator[str]:
-    before = "["
+    separator = "["
     for row in table.rows:
         values = {name: _json_value(value) for name, value in zip(table.columns, row, strict=True)}
-        yield before + "\n" + textwrap.indent(json.dumps(values, indent=1, ensure_ascii=False), " ")
-        before = ","
-    yield "[]\n" if before == "[" else "\n]\n"
+        yield separator + "\n" + textwrap.indent(json.dumps(values, indent=1, ensure_ascii=False), " ")
+        separator = ","
+    yield "[]\n" if separator == "[" else "\n]\n"
 
 
 def _markdown(table: Table | Stream) -> Iterator[str]:

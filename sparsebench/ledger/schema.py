@@ -58,8 +58,8 @@ def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[int, st
     would change what our SQL does.
     """
     _refuse_stand_ins(connection, path)
-    listed = "SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE NOT temporary"
-    tables = {name for (name,) in connection.execute(listed).fetchall()}
+    query = "SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE NOT temporary"
+    tables = {name for (name,) in connection.execute(query).fetchall()}
     if not tables:
         return 0, ""
     if "base.version" not in tables:
@@ -79,20 +79,20 @@ def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[int, st
     return number, views
 
 
-def stand_in(connection: duckdb.DuckDBPyConnection, sql: str, made: set[str]) -> None:
+def stand_in(connection: duckdb.DuckDBPyConnection, sql: str, existing: set[str]) -> None:
     """Create our views and macros that ``sql`` names, for this connection: the file's own may be somebody else's.
 
-    ``made`` holds the names that the connection has already, and gets those created now. A view becomes a table: views
-    are made of views, and planning them takes far longer than their rows.
+    ``existing`` holds the names that the connection has already, and gets those created now. A view becomes a table:
+    views are made of views, and planning them takes far longer than their rows.
     """
     named, texts = _words(sql), []
     for name, text in reversed(sqlfiles.definitions().items()):
         if name in named:
             named |= _words(text)
-            if name not in made:
+            if name not in existing:
                 becomes_table = text.startswith("VIEW ") and name not in _LONG
                 texts.append("TABLE " + text.removeprefix("VIEW ") if becomes_table else text)
-                made.add(name)
+                existing.add(name)
     for text in reversed(texts):
         connection.execute(f"CREATE OR REPLACE TEMP {text}")
 
@@ -107,5 +107,5 @@ def _refuse_stand_ins(connection: duckdb.DuckDBPyConnection, path: Path) -> None
     with suppress(duckdb.CatalogException):
         foreign += connection.execute(sqlfiles.read("triggers")).fetchall()
     if foreign:
-        named = ", ".join(f"the {kind} {name}" for kind, name in foreign)
-        raise LedgerError(f"{path}: holds {named}, which would change what sparsebench's own queries mean", _REBUILD)
+        names = ", ".join(f"the {kind} {name}" for kind, name in foreign)
+        raise LedgerError(f"{path}: holds {names}, which would change what sparsebench's own queries mean", _REBUILD)

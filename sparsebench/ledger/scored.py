@@ -20,31 +20,31 @@ Results = Mapping[str, ScoreResult]
 
 def rows(results: Results, against: Results | None = None) -> list[dict[str, Any]]:
     """Return one row per task: the score and its interval and, with ``against``, the paired difference and verdict."""
-    shown = [_row(result) for result in results.values()]
+    table = [_row(result) for result in results.values()]
     if against is None:
-        for row, result in zip(shown, results.values(), strict=True):
+        for row, result in zip(table, results.values(), strict=True):
             mean = Metric.named(result.metric).pooling == "mean"
             binary = mean and all(outcome.value in (0, 1) for outcome in result.outcomes)
             row["detectable"] = statistics.detectable(result.n) if binary else None
-        return shown
-    missing = statistics.not_compared("the other model has no score")
-    pairs = [compare(result, against[task]) if task in against else missing for task, result in results.items()]
-    standings = [_standing(row, against.get(row["task"])) for row in shown]
-    for row, pair, (p, verdict) in zip(shown, pairs, statistics.judged(pairs, standings), strict=True):
-        row["other"] = against[row["task"]].score if pair is not missing else None
+        return table
+    not_paired = statistics.not_compared("the other model has no score")
+    pairs = [compare(result, against[task]) if task in against else not_paired for task, result in results.items()]
+    standings = [_standing(row, against.get(row["task"])) for row in table]
+    for row, pair, (p, verdict) in zip(table, pairs, statistics.judged(pairs, standings), strict=True):
+        row["other"] = against[row["task"]].score if pair is not not_paired else None
         row |= {
             "difference": pair.difference, "difference_low": pair.low, "difference_high": pair.high,
             "retained": pair.retained, "p_holm": p, "verdict": verdict, "detectable": pair.detectable,
             "loss_at_most": pair.loss_at_most,
         }  # fmt: skip
-    return shown
+    return table
 
 
 def _row(result: ScoreResult) -> dict[str, Any]:
     codes = statistics.codes(outcome.cluster for outcome in result.outcomes)
-    around = statistics.interval(result.metric, result.score, *_columns(result.outcomes), codes)
+    interval = statistics.interval(result.metric, result.score, *_columns(result.outcomes), codes)
     return {
-        "task": result.task, "metric": result.metric, "score": result.score, "low": around.low, "high": around.high,
+        "task": result.task, "metric": result.metric, "score": result.score, "low": interval.low, "high": interval.high,
         "stderr": result.stderr, "n": result.n, "limited": result.limited, "chance": _chance(result),
     }  # fmt: skip
 
@@ -67,11 +67,11 @@ def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
         explained = statistics.explains(result.metric, result.score, *_columns(result.outcomes))
         if variant.metric != dense.metric or not explained:
             return statistics.unexplained(variant.metric)
-    shown = {_document(outcome): outcome for outcome in dense.outcomes}
-    both = [(outcome, shown[_document(outcome)]) for outcome in variant.outcomes if _document(outcome) in shown]
-    values, variant_labels = _columns([outcome for outcome, _ in both])
-    dense_values, labels = _columns([outcome for _, outcome in both])
-    codes = statistics.codes(outcome.cluster for outcome, _ in both)
+    dense_outcomes = {_document(outcome): outcome for outcome in dense.outcomes}
+    shared = [outcome for outcome in variant.outcomes if _document(outcome) in dense_outcomes]
+    values, variant_labels = _columns(shared)
+    dense_values, labels = _columns([dense_outcomes[_document(outcome)] for outcome in shared])
+    codes = statistics.codes(outcome.cluster for outcome in shared)
     pairs = Pairs(values, dense_values, labels, codes, variant_labels)
     return statistics.compare(variant.metric, pairs, _chance(dense))
 
@@ -89,8 +89,8 @@ def write_outcomes(path: Path, results: Results, against: Results | None = None)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for task, result in results.items():
-            others = against[task].outcomes if against and task in against else ()
-            values = {_document(outcome): outcome.value for outcome in others}
+            other_outcomes = against[task].outcomes if against and task in against else ()
+            values = {_document(outcome): outcome.value for outcome in other_outcomes}
             for outcome in result.outcomes:
                 line = {"task": task, "metric": result.metric} | asdict(outcome)
                 if against is not None:

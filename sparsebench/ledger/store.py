@@ -13,7 +13,7 @@ import duckdb
 from sparsebench import provenance, records
 from sparsebench.errors import RecordError
 from sparsebench.ledger import connect, derive, incoming, query, schema, sqlfiles
-from sparsebench.ledger.incoming import Wrong
+from sparsebench.records import Reject, raise_error
 
 Located = tuple[str, dict[str, Any]]
 """A record, with its file and line."""
@@ -30,7 +30,7 @@ class Ledger:
         self.path = Path(path)
         self.patience = patience
 
-    def ingest(self, new: Iterable[dict[str, Any]], from_workspace: bool = False) -> int:
+    def ingest(self, new_records: Iterable[dict[str, Any]], from_workspace: bool = False) -> int:
         """Add records as they are and return how many were new. A record that is there already changes nothing.
 
         With ``from_workspace``, those with the origin of this workspace count as its own. Intervals and comparisons that the new
@@ -38,15 +38,15 @@ class Ledger:
         foreign, or newer than this program, and RecordError for records that are not as sparsebench writes them.
         """
         with _blaming_records():
-            texts = [json.dumps(record, allow_nan=False) for record in new]
-        if not texts:
+            json_texts = [json.dumps(record, allow_nan=False) for record in new_records]
+        if not json_texts:
             return 0
-        asked = {"records": texts, "own": provenance.origin(self.path.parent) if from_workspace else ""}
+        parameters = {"records": json_texts, "own": provenance.origin(self.path.parent) if from_workspace else ""}
         with connect.writer(self.path, self.patience) as connection:
             schema.upgrade(connection, self.path)
             with _blaming_records():
                 connection.execute("BEGIN")
-                connection.execute(sqlfiles.read("ingest/incoming"), asked)
+                connection.execute(sqlfiles.read("ingest/incoming"), parameters)
                 ((added,),) = connection.execute("SELECT count(*) FROM incoming").fetchall()
                 for name in sqlfiles.folder("ingest"):
                     if name != "ingest/incoming":
@@ -66,53 +66,51 @@ class Ledger:
         rows = query.run(self.path, sqlfiles.read("conflicts"), patience=self.patience).rows
         return [line for (line,) in rows]
 
-    def catch_up(self, folder: Path, wrong: Wrong | None = None) -> int:
+    def catch_up(self, folder: Path, reject: Reject = raise_error) -> int:
         """Add the records that a killed run left in ``folder`` without ingesting them, and return how many.
 
-        ``wrong`` is used as in ``rebuild``.
+        ``reject`` is used as in ``rebuild``.
         """
         if not self.path.exists():
             return 0
         with connect.writer(self.path, self.patience) as connection:
             schema.upgrade(connection, self.path)
-            known = set(connection.execute("SELECT key, status FROM base.records").fetchall())
-        missing = sorted(records.statuses(folder).items() - known)
+            in_ledger = set(connection.execute("SELECT key, status FROM base.records").fetchall())
+        missing = sorted(records.statuses(folder).items() - in_ledger)
         paths = [folder / f"{key}.{status}.json" for key, status in missing]
-        return sum(self.take(batch, wrong) for batch in _batches(records.located(paths, wrong)))
+        return sum(self.take(batch, reject) for batch in _batches(records.located_records(paths, reject)))
 
-    def rebuild(self, folders: Sequence[Path], wrong: Wrong | None = None) -> int:
+    def rebuild(self, folders: Sequence[Path], reject: Reject = raise_error) -> int:
         """Add every record below ``folders`` to what the ledger holds, and return how many were accepted.
 
-        Without a ledger file this makes the ledger anew; another machine's records are merged into it. If ``wrong`` is
+        Without a ledger file this makes the ledger anew; another machine's records are merged into it. If ``reject`` is
         given, it is called for each record that cannot be ingested, and the others are added. Otherwise the first such
         record raises RecordError.
         """
         home = (self.path.parent / "records").resolve()
         return sum(
-            self.take(batch, wrong, from_workspace=home in (path.resolve(), *path.resolve().parents))
+            self.take(batch, reject, from_workspace=home in (path.resolve(), *path.resolve().parents))
             for path in map(Path, folders)
-            for batch in _batches(records.located([path], wrong))
+            for batch in _batches(records.located_records([path], reject))
         )
 
-    def take(self, batch: Sequence[Located], wrong: Wrong | None, from_workspace: bool = True) -> int:
-        """Add records, each with its path, and return how many were accepted; ``wrong`` is used as in ``rebuild``.
+    def take(self, batch: Sequence[Located], reject: Reject, from_workspace: bool = True) -> int:
+        """Add records, each with its path, and return how many were accepted; ``reject`` is used as in ``rebuild``.
 
         ``from_workspace`` says that they come from the workspace's own folder. Records whose score is not what their
         outcomes give are left out.
         """
-        sound = []
+        accepted = []
         for where, record in batch:
             try:
                 incoming.check(record, where)
             except RecordError as error:
-                if wrong is None:
-                    raise
-                wrong(error)
+                reject(error)
             else:
-                sound.append((where, record))
-        return self._add(sound, wrong, from_workspace)
+                accepted.append((where, record))
+        return self._add(accepted, reject, from_workspace)
 
-    def _add(self, batch: Sequence[Located], wrong: Wrong | None, from_workspace: bool) -> int:
+    def _add(self, batch: Sequence[Located], reject: Reject, from_workspace: bool) -> int:
         """Add records; those that DuckDB refuses are found by bisection."""
         try:
             self.ingest((record for _, record in batch), from_workspace)
@@ -120,11 +118,8 @@ class Ledger:
         except RecordError as error:
             if len(batch) > 1:
                 half = len(batch) // 2
-                return self._add(batch[:half], wrong, from_workspace) + self._add(batch[half:], wrong, from_workspace)
-            named = RecordError(f"{batch[0][0]}: {error.message}", error.hint)
-            if wrong is None:
-                raise named from error
-            wrong(named)
+                return self._add(batch[:half], reject, from_workspace) + self._add(batch[half:], reject, from_workspace)
+            reject(RecordError(f"{batch[0][0]}: {error.message}", error.hint))
             return 0
 
 

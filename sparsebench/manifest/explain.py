@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sparsebench.manifest.nodes import At, Positions, dotted
+from sparsebench.manifest.nodes import KeyPath, Positions, dotted
 from sparsebench.manifest.problems import MOST, Problem, closest, did_you_mean, one_of
 from sparsebench.manifest.schema import Manifest
 
@@ -35,7 +35,7 @@ def explain(
     error: ValidationError,
     data: Any,
     positions: Positions,
-    base: At = (),
+    base: KeyPath = (),
     model: type[BaseModel] = Manifest,
     extra_keys: Collection[str] = (),
 ) -> Iterator[Problem]:
@@ -46,22 +46,24 @@ def explain(
     """
     details = [(detail, _path_in_file(detail, data)) for detail in error.errors(include_url=False)[:MOST]]
     unknown = [at for detail, at in details if detail["type"] == "extra_forbidden"]
-    known = {at: {**keys(at[:-1], model), **dict.fromkeys(extra_keys, "")} for at in [at for _, at in details if at]}
-    misspelt = {(*at[:-1], closest(str(at[-1]), known[at])) for at in unknown}
+    paths = [at for _, at in details if at]
+    known_keys = {at: {**keys(at[:-1], model), **dict.fromkeys(extra_keys, "")} for at in paths}
+    misspelt = {(*at[:-1], closest(str(at[-1]), known_keys[at])) for at in unknown}
     for detail, at in details:
         if detail["type"] != "missing" or at not in misspelt:
-            words = _describe(detail, at, positions.text((*base, *at)), known.get(at, {}))
-            yield positions.problem((*base, *at), *words, on_key=at in unknown)
+            description = _describe(detail, at, positions.text((*base, *at)), known_keys.get(at, {}))
+            yield positions.problem((*base, *at), *description, on_key=at in unknown)
 
 
-def _describe(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str]) -> tuple[str, str, str]:
+def _describe(detail: ErrorDetails, at: KeyPath, written: str, known: Mapping[str, str]) -> tuple[str, str, str]:
     """Return what is wrong, what was expected and a hint.
 
     ``written`` is the value as the file has it, ``known`` are the keys that are allowed there.
     """
-    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     key_name = f"`{dotted(at[-2:] if at and isinstance(at[-1], int) else at[-1:])}`" if at else "the manifest"
-    value = _shown(given, written)
+    shown = _shown(value, written)
+    unquoted = f"write it without quotes: {value}"
     if kind == "manifest":
         return context["message"], context["expected"], context["hint"]
     if kind == "missing":
@@ -71,40 +73,37 @@ def _describe(detail: ErrorDetails, at: At, written: str, known: Mapping[str, st
     if kind == "literal_error":
         listed = re.split(", | or ", context["expected"])  # text in quotes, numbers without
         options = [option.strip("'") for option in listed]
-        bare = isinstance(given, str) and given in listed
-        hint = f"write it without quotes: {given}" if bare else did_you_mean(str(given), options)
-        return f"{key_name} is {value}", one_of(options), hint
+        hint = unquoted if isinstance(value, str) and value in listed else did_you_mean(str(value), options)
+        return f"{key_name} is {shown}", one_of(options), hint
     if kind == "too_short":
-        kind, part = ("mapping", "key") if isinstance(given, dict) else ("list", "item")
+        kind, part = ("mapping", "key") if isinstance(value, dict) else ("list", "item")
         return f"{key_name} is an empty {kind}", f"at least one {part}", ""
     hint = ""
-    if kind == "string_type" and isinstance(given, int | float):
+    if kind == "string_type" and isinstance(value, int | float):
         hint = f'write it in quotes: "{written}"'
-    elif kind in ("int_type", "float_type") and isinstance(given, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?", given):
-        hint = f"write it without quotes: {given}"
+    elif kind in ("int_type", "float_type") and isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?", value):
+        hint = unquoted
     bounds = {
         key: f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
         for key, bound in context.items()
         if key in _BOUNDS
     }
     expected = _EXPECTED[kind].format(**bounds) if kind in _EXPECTED else detail["msg"]
-    return f"{key_name} is {'the text ' if isinstance(given, str) else ''}{value}", expected, hint
+    return f"{key_name} is {'the text ' if isinstance(value, str) else ''}{shown}", expected, hint
 
 
-def keys(at: At, model: type[BaseModel] = Manifest) -> dict[str, str]:
+def keys(at: KeyPath, model: type[BaseModel] = Manifest) -> dict[str, str]:
     """Return the keys that the mapping at ``at`` of a ``model`` may have, each with its explanation."""
     root = _schema(model)
     options = [root]
-    for part in at:
-        step = "items" if isinstance(part, int) else "properties"
-        nested = [option[step] for option in options if step in option]
-        options = _options(
-            [schema if step == "items" else schema[part] for schema in nested if step == "items" or part in schema],
-            root,
-        )
-    return {
-        key: schema.get("description", "") for option in options for key, schema in option.get("properties", {}).items()
-    }
+    for step in at:
+        if isinstance(step, int):
+            schemas = [option["items"] for option in options if "items" in option]
+        else:
+            schemas = [option["properties"][step] for option in options if step in option.get("properties", {})]
+        options = _options(schemas, root)
+    properties = [item for option in options for item in option.get("properties", {}).items()]
+    return {key: schema.get("description", "") for key, schema in properties}
 
 
 @cache
@@ -123,7 +122,7 @@ def _options(schemas: list[dict[str, Any]], root: Mapping[str, Any]) -> list[dic
     return alternatives
 
 
-def _path_in_file(detail: ErrorDetails, data: Any) -> At:
+def _path_in_file(detail: ErrorDetails, data: Any) -> KeyPath:
     """Return an error's path in the file, without pydantic's own parts: union tags, the index of a single value."""
     at: list[str | int] = []
     for part in detail["loc"]:
@@ -132,15 +131,15 @@ def _path_in_file(detail: ErrorDetails, data: Any) -> At:
             at.append(part)
     if detail["type"] == "missing":
         at.append(detail["loc"][-1])
-    elif named := detail.get("ctx", {}).get("at"):
-        at.append(named)
+    elif key := detail.get("ctx", {}).get("at"):
+        at.append(key)
     return tuple(at)
 
 
-def _shown(given: Any, written: str) -> str:
-    if given is None:
+def _shown(value: Any, written: str) -> str:
+    if value is None:
         return "empty"
-    if isinstance(given, dict | list):
-        return "a mapping" if isinstance(given, dict) else "a list"
-    text = given if isinstance(given, str) else written
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    text = value if isinstance(value, str) else written
     return f"`{text if len(text) <= 40 else text[:39] + '…'}`"

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sparsebench import bounded
 from sparsebench.manifest.explain import explain
-from sparsebench.manifest.nodes import At, Positions
+from sparsebench.manifest.nodes import KeyPath, Positions
 from sparsebench.manifest.nodes import read as read_yaml
 from sparsebench.manifest.problems import ManifestError, Problem, did_you_mean
 from sparsebench.manifest.schema import Manifest
@@ -38,7 +38,9 @@ class LoadedManifest:
         """The folder that relative ``path:`` sources start from."""
         return self.path.parent
 
-    def problem(self, at: At, message: str, expected: str = "", hint: str = "", *, on_key: bool = False) -> Problem:
+    def problem(
+        self, at: KeyPath, message: str, expected: str = "", hint: str = "", *, on_key: bool = False
+    ) -> Problem:
         """Return a problem found later, at a value such as ``("models", 0, "source")``, to raise in a ManifestError."""
         return self.positions.problem(at, message, expected, hint, on_key=on_key)
 
@@ -47,12 +49,12 @@ def read_manifest(path: Path) -> LoadedManifest:
     """Return the manifest at ``path``. Raises ManifestError, also for a file that cannot be read as text at all."""
     try:
         with path.open("rb") as file:
-            content = file.read(bounded.MANIFEST + 1)
+            content = file.read(bounded.MANIFEST_BYTES + 1)
     except OSError as error:
         hint = did_you_mean(path.name, siblings(path)) or "`sparsebench init` writes a starter manifest"
         _fail(str(path), (error.strerror or str(error)).lower(), hint, error)
-    if len(content) > bounded.MANIFEST:
-        _fail(str(path), f"more than {bounded.MANIFEST // 1000:,} kB, the limit for a manifest", "split it")
+    if len(content) > bounded.MANIFEST_BYTES:
+        _fail(str(path), f"more than {bounded.MANIFEST_BYTES // 1000:,} kB, the limit for a manifest", "split it")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -71,12 +73,12 @@ def parse_manifest(text: str, name: str) -> LoadedManifest:
     if data is None:
         raise ManifestError(problems)
     # What could not be read as YAML was replaced by null: problems with that null would only be echoes.
-    broken = {(problem.line, problem.column) for problem in problems}
+    reported_positions = {(problem.line, problem.column) for problem in problems}
     try:
         manifest = Manifest.model_validate(data)
     except ValidationError as error:
-        explained = explain(error, data, positions)
-        problems += [problem for problem in explained if (problem.line, problem.column) not in broken]
+        found_problems = explain(error, data, positions)
+        problems += [problem for problem in found_problems if (problem.line, problem.column) not in reported_positions]
     if problems:
         raise ManifestError(problems)
     loaded = LoadedManifest(manifest, Path(name), positions)

@@ -21,7 +21,7 @@ from yaml.scanner import Scanner
 from sparsebench import bounded
 from sparsebench.manifest.problems import Problem
 
-At = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """The path to a value: keys and list indices from the top."""
 
 _TAG = "tag:yaml.org,2002:"
@@ -60,26 +60,28 @@ class Positions:
 
     path: str
     lines: tuple[str, ...]
-    values: Mapping[At, Span] = field(default_factory=dict, repr=False)
-    keys: Mapping[At, Span] = field(default_factory=dict, repr=False)
+    values: Mapping[KeyPath, Span] = field(default_factory=dict, repr=False)
+    keys: Mapping[KeyPath, Span] = field(default_factory=dict, repr=False)
 
-    def problem(self, at: At, message: str, expected: str = "", hint: str = "", *, on_key: bool = False) -> Problem:
+    def problem(
+        self, at: KeyPath, message: str, expected: str = "", hint: str = "", *, on_key: bool = False
+    ) -> Problem:
         """Return a problem with the value at ``at`` (or its key); if the file lacks it, with what would hold it."""
-        at = known = self.in_file(at)
+        at = nearest = self.in_file(at)
         spans = self.keys if on_key and at in self.keys else self.values
-        while known and known not in spans:
-            known, spans = known[:-1], self.values
-        return self.problem_at(spans.get(known, Span(0, 0)), message, expected, hint, dotted(at))
+        while nearest and nearest not in spans:
+            nearest, spans = nearest[:-1], self.values
+        return self.problem_at(spans.get(nearest, Span(0, 0)), message, expected, hint, dotted(at))
 
-    def in_file(self, at: At) -> At:
+    def in_file(self, at: KeyPath) -> KeyPath:
         """Return the path without the index of a value that the file has alone, in place of a list."""
-        path: At = ()
-        for part in at:
-            if isinstance(part, str) or (*path, part) in self.values:
-                path = (*path, part)
+        path: KeyPath = ()
+        for step in at:
+            if isinstance(step, str) or (*path, step) in self.values:
+                path = (*path, step)
         return path
 
-    def text(self, at: At) -> str:
+    def text(self, at: KeyPath) -> str:
         """Return the value at ``at`` as it is written, if it is a scalar on one line."""
         span = self.values.get(self.in_file(at), Span(0, 0, 0))
         return self.lines[span.line][span.column : span.column + span.length]
@@ -92,9 +94,9 @@ class Positions:
         )
 
 
-def dotted(at: At) -> str:
+def dotted(at: KeyPath) -> str:
     """Return ``("models", 0, "source")`` as ``models[0].source``."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).removeprefix(".")
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in at).removeprefix(".")
 
 
 def read(text: str, path: str) -> tuple[Any, Positions, list[Problem]]:
@@ -147,67 +149,69 @@ class _Builder:
 
     def __init__(self, positions: Positions) -> None:
         self.positions = positions
-        self.values: dict[At, Span] = {}
-        self.keys: dict[At, Span] = {}
+        self.values: dict[KeyPath, Span] = {}
+        self.keys: dict[KeyPath, Span] = {}
         self.problems: list[Problem] = []
         self.count = 0
 
-    def value(self, node: yaml.Node, at: At, above: tuple[yaml.Node, ...]) -> Any:
-        """Return the data of ``node``, at the path ``at``, below the nodes ``above``."""
+    def value(self, node: yaml.Node, at: KeyPath, ancestors: tuple[yaml.Node, ...]) -> Any:
+        """Return the data of ``node``, at the path ``at``, below the nodes ``ancestors``."""
         self.count += 1
-        _limit(self.count, len(above), node.start_mark)
+        _limit(self.count, len(ancestors), node.start_mark)
         self.values[at] = _span(node)
-        kind = node.tag.removeprefix(_TAG)
-        if any(node is other for other in above):
-            return self._wrong(node, at, "an alias inside the value that it repeats", "", "write the value out")
-        if isinstance(node, yaml.MappingNode) and kind == "map":
-            return self._mapping(node, at, (*above, node))
-        if isinstance(node, yaml.SequenceNode) and kind == "seq":
-            return [self.value(item, (*at, index), (*above, node)) for index, item in enumerate(node.value)]
-        if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
-            pattern, _, convert = _SCALARS[kind]
+        tag = node.tag.removeprefix(_TAG)
+        if any(node is other for other in ancestors):
+            return self._report(node, at, "an alias inside the value that it repeats", "", "write the value out")
+        if isinstance(node, yaml.MappingNode) and tag == "map":
+            return self._mapping(node, at, (*ancestors, node))
+        if isinstance(node, yaml.SequenceNode) and tag == "seq":
+            return [self.value(item, (*at, index), (*ancestors, node)) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode) and tag in _SCALARS:
+            pattern, _, convert = _SCALARS[tag]
             if _LONE.search(node.value):
-                return self._wrong(node, at, _HALF, "text", "write the character itself")
+                return self._report(node, at, _HALF, "text", "write the character itself")
             if pattern.match(node.value):
                 return convert(node.value)
-        return self._wrong(node, at, f"`!{kind}` does not fit here", "a value without a tag", "remove the tag")
+        return self._report(node, at, f"`!{tag}` does not fit here", "a value without a tag", "remove the tag")
 
-    def _mapping(self, node: yaml.MappingNode, at: At, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, at: KeyPath, ancestors: tuple[yaml.Node, ...]) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self._wrong(
+                self._report(
                     key_node, at, "a list or a mapping used as a key", "text", "put braces around a value in quotes"
                 )
                 continue
             key = key_node.value
             if key == "<<" and key_node.style is None:
                 message = "`<<` merges nothing: it is a key like others in YAML 1.2"
-                self._wrong(key_node, (*at, key), message, "the keys themselves", "write the keys out")
+                self._report(key_node, (*at, key), message, "the keys themselves", "write the keys out")
                 continue
             if _LONE.search(key):
-                self._wrong(key_node, at, _HALF, "text", "write the character itself")
+                self._report(key_node, at, _HALF, "text", "write the character itself")
                 continue
-            if len(key) > bounded.KEY:
-                self._wrong(key_node, at, f"a key of {len(key):,} characters", f"at most {bounded.KEY}", "shorten it")
+            if len(key) > bounded.KEY_CHARACTERS:
+                self._report(
+                    key_node, at, f"a key of {len(key):,} characters", f"at most {bounded.KEY_CHARACTERS}", "shorten it"
+                )
                 continue
             if key in data:
-                first = self.keys[(*at, key)].line + 1
-                message = f"`{key}` is written twice; the first is on line {first}"
-                self._wrong(key_node, (*at, key), message, "every key once", "remove one of the two")
+                first_line = self.keys[(*at, key)].line + 1
+                message = f"`{key}` is written twice; the first is on line {first_line}"
+                self._report(key_node, (*at, key), message, "every key once", "remove one of the two")
                 continue
             self.keys[(*at, key)] = _span(key_node)
-            data[key] = self.value(value_node, (*at, key), above)
+            data[key] = self.value(value_node, (*at, key), ancestors)
         return data
 
-    def _wrong(self, node: yaml.Node, at: At, message: str, expected: str, hint: str) -> None:
+    def _report(self, node: yaml.Node, at: KeyPath, message: str, expected: str, hint: str) -> None:
         self.problems.append(self.positions.problem_at(_span(node), message, expected, hint, dotted(at)))
 
 
 def _span(node: yaml.Node) -> Span:
     start, end = node.start_mark, node.end_mark
-    plain = isinstance(node, yaml.ScalarNode) and start.line == end.line
-    return Span(start.line, start.column, end.column - start.column if plain else 1)
+    on_one_line = isinstance(node, yaml.ScalarNode) and start.line == end.line
+    return Span(start.line, start.column, end.column - start.column if on_one_line else 1)
 
 
 def _syntax(error: yaml.YAMLError, text: str, positions: Positions) -> Problem:
@@ -218,8 +222,8 @@ def _syntax(error: yaml.YAMLError, text: str, positions: Positions) -> Problem:
         return positions.problem_at(Span(len(before) - 1, len(before[-1])), message, "", "remove it")
     assert isinstance(error, yaml.MarkedYAMLError)
     assert error.problem_mark
-    mark, opened = error.problem_mark, error.context_mark
-    words = ", ".join(part for part in (error.context, error.problem) if part).replace(r"'\x00'", "the end of the file")
-    if opened and opened.line != mark.line:
-        words += f" (it begins on line {opened.line + 1})"
-    return positions.problem_at(Span(mark.line, mark.column), f"not YAML: {words}", "", _SYNTAX_HINT)
+    mark, context_mark = error.problem_mark, error.context_mark
+    reason = ", ".join(filter(None, (error.context, error.problem))).replace(r"'\x00'", "the end of the file")
+    if context_mark and context_mark.line != mark.line:
+        reason += f" (it begins on line {context_mark.line + 1})"
+    return positions.problem_at(Span(mark.line, mark.column), f"not YAML: {reason}", "", _SYNTAX_HINT)

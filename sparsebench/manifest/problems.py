@@ -68,22 +68,22 @@ class ManifestError(UserError):
         return type(self), (self.problems,)
 
 
-def closest(word: str, known: Iterable[str]) -> str | None:
+def closest(word: str, choices: Iterable[str]) -> str | None:
     """Return the known word most like ``word``, if any is close; of very many, only those that begin like it count."""
     if len(word) > LONGEST:
         return None
-    all_names = list(known)
+    all_names = list(choices)
     if len(all_names) > _COMPARED:
         all_names = [name for name in all_names if name[:2].casefold() == word[:2].casefold()][:_COMPARED]
     names = {name.casefold(): name for name in all_names}
-    close = difflib.get_close_matches(word.casefold(), names, n=1)
-    return names[close[0]] if close else None
+    matches = difflib.get_close_matches(word.casefold(), names, n=1)
+    return names[matches[0]] if matches else None
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return ``did you mean …?`` with the closest known word, or an empty text."""
-    close = closest(word, known)
-    return f"did you mean `{close}`?" if close else ""
+    match = closest(word, choices)
+    return f"did you mean `{match}`?" if match else ""
 
 
 def one_of(words: Sequence[str]) -> str:
@@ -94,12 +94,12 @@ def one_of(words: Sequence[str]) -> str:
     return " or ".join(quoted) if len(quoted) < 3 else f"one of {', '.join(quoted)}"
 
 
-def _wrapped(lead: str, text: str) -> list[str]:
+def _wrapped(indent: str, text: str) -> list[str]:
     lines: list[str] = []
-    for part in _short(text).splitlines():
-        first = lead if not lines else " " * len(lead)
+    for paragraph in _short(text).splitlines():
+        first_indent = indent if not lines else " " * len(indent)
         lines += textwrap.wrap(
-            part, WIDTH, initial_indent=first, subsequent_indent=" " * len(lead), break_on_hyphens=False
+            paragraph, WIDTH, initial_indent=first_indent, subsequent_indent=" " * len(indent), break_on_hyphens=False
         )
     return lines
 
@@ -107,17 +107,18 @@ def _wrapped(lead: str, text: str) -> list[str]:
 def _excerpt(problem: Problem) -> list[str]:
     """Return the part of the line around what is wrong, and a line of carets below it."""
     gutter = f"  {problem.line} | "
-    room, start = WIDTH - len(gutter), problem.column - 1
-    is_far = start > room // 3 and cell_len(problem.excerpt[: start + room]) > room
-    begin, ahead = (start - room // 3, "… ") if is_far else (0, "")
-    text = "".join(char if char.isprintable() else " " for char in problem.excerpt[begin : begin + room + 1])
-    is_cut = cell_len(text) > room - len(ahead)
-    shown = set_cell_size(text, room - len(ahead) - 2) if is_cut else text
-    offset = cell_len(text[: start - begin])
-    value = text[start - begin : start - begin + problem.span]
-    carets = "^" * max(1, min(cell_len(value), cell_len(shown) - offset))
-    line = f"{gutter}{ahead}{shown}{' …' if is_cut else ''}".rstrip()
-    return [line, " " * (len(gutter) - 2) + "| " + " " * (len(ahead) + offset) + carets]
+    width, problem_start = WIDTH - len(gutter), problem.column - 1
+    is_far = problem_start > width // 3 and cell_len(problem.excerpt[: problem_start + width]) > width
+    excerpt_start, ellipsis = (problem_start - width // 3, "… ") if is_far else (0, "")
+    excerpt = problem.excerpt[excerpt_start : excerpt_start + width + 1]
+    text = "".join(char if char.isprintable() else " " for char in excerpt)
+    is_cut = cell_len(text) > width - len(ellipsis)
+    shown_text = set_cell_size(text, width - len(ellipsis) - 2) if is_cut else text
+    offset = cell_len(text[: problem_start - excerpt_start])
+    value = text[problem_start - excerpt_start : problem_start - excerpt_start + problem.span]
+    carets = "^" * max(1, min(cell_len(value), cell_len(shown_text) - offset))
+    line = f"{gutter}{ellipsis}{shown_text}{' …' if is_cut else ''}".rstrip()
+    return [line, " " * (len(gutter) - 2) + "| " + " " * (len(ellipsis) + offset) + carets]
 
 
 def _short(text: str) -> str:

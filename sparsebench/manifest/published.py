@@ -42,23 +42,24 @@ def json_schema(steps: Shapes, engines: Collection[str], formats: Collection[str
     The caller passes the ``steps``, ``engines`` and ``formats`` that exist, with those of plugins: later packages know
     them.
     """
-    made = Manifest.model_json_schema(by_alias=True, schema_generator=_Untitled)
+    schema = Manifest.model_json_schema(by_alias=True, schema_generator=_Untitled)
     for section, key, names in (("ManifestRuntime", "engines", engines), ("ManifestStorage", "formats", formats)):
-        _offer(made["$defs"][section]["properties"][key], list(names))
-    models = made["$defs"]["ManifestTask"]["properties"]["models"]
+        _offer(schema["$defs"][section]["properties"][key], list(names))
+    models = schema["$defs"]["ManifestTask"]["properties"]["models"]
     for (verb, name), shape in steps.items():
         step = shape.model_json_schema(schema_generator=_Untitled)
-        made["$defs"] |= step.pop("$defs", {})
+        schema["$defs"] |= step.pop("$defs", {})
         properties = {verb: {"const": name}, **step["properties"], "models": models}
-        made["$defs"][f"{verb} {name}"] = {**step, "properties": properties, "required": [verb]}
+        schema["$defs"][f"{verb} {name}"] = {**step, "properties": properties, "required": [verb]}
     any_step = {"anyOf": [{"$ref": f"#/$defs/{verb} {name}"} for verb, name in steps]}
-    made["properties"]["variants"]["items"] = {"anyOf": [any_step, {"type": "array", "items": any_step, "minItems": 1}]}
-    return {"$schema": _Untitled.schema_dialect, **made, "title": "sparsebench manifest"}
+    recipe = {"type": "array", "items": any_step, "minItems": 1}
+    schema["properties"]["variants"]["items"] = {"anyOf": [any_step, recipe]}
+    return {"$schema": _Untitled.schema_dialect, **schema, "title": "sparsebench manifest"}
 
 
 def _offer(shape: dict[str, Any], names: list[str]) -> None:
     """Allow these names only wherever ``shape`` allows any text."""
     if shape.get("type") == "string":
         shape["enum"] = names
-    for part in [*shape.get("anyOf", ()), *([shape["items"]] if "items" in shape else ())]:
-        _offer(part, names)
+    for branch in [*shape.get("anyOf", ()), *([shape["items"]] if "items" in shape else ())]:
+        _offer(branch, names)

@@ -6,11 +6,11 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sparsebench.manifest.nodes import At
+from sparsebench.manifest.nodes import KeyPath
 from sparsebench.manifest.schema import as_list, wrong
 
 
-def steps_of(index: int, entry: Any) -> list[tuple[At, Any]]:
+def steps_of(index: int, entry: Any) -> list[tuple[KeyPath, Any]]:
     """Return the steps of the entry at this ``index`` of ``variants``, each with its path in the manifest."""
     return [(("variants", index, number), step) for number, step in enumerate(as_list(entry))]
 
@@ -20,28 +20,26 @@ def verb_and_name(step: Mapping[str, Any], verbs: Collection[str]) -> tuple[str,
 
     Raises PydanticCustomError where the step has no verb, or several.
     """
-    named = [key for key in step if key in verbs]
-    if len(named) != 1:
-        raise wrong(f"a step with {len(named)} verbs", f"one of {', '.join(verbs)}, such as `prune: magnitude`")
-    return named[0], step[named[0]]
+    verbs_named = [key for key in step if key in verbs]
+    if len(verbs_named) != 1:
+        raise wrong(f"a step with {len(verbs_named)} verbs", f"one of {', '.join(verbs)}, such as `prune: magnitude`")
+    return verbs_named[0], step[verbs_named[0]]
 
 
 def models_of(entry: Any) -> list[str] | None:
     """Return the models that are in every ``models`` list of an entry's steps; None, for all, where no step has one."""
-    given = [step["models"] for step in as_list(entry) if step.get("models") is not None]
-    lists = [as_list(models) for models in given]
-    return [name for name in lists[0] if all(name in other for other in lists)] if lists else None
+    model_lists = [step["models"] for step in as_list(entry) if step.get("models") is not None]
+    lists = [as_list(models) for models in model_lists]
+    return [name for name in lists[0] if all(name in listed for listed in lists)] if lists else None
 
 
 def is_for(entry: Any, model: str) -> bool:
     """Whether an entry is for the model of this name."""
-    only = models_of(entry)
-    return only is None or model in only
+    models = models_of(entry)
+    return models is None or model in models
 
 
 def count_variants(entry: Any) -> int:
     """Return how many variants an entry asks for at most: every combination of the values of its lists."""
-    lists = [
-        value for step in as_list(entry) for key, value in step.items() if key != "models" and isinstance(value, list)
-    ]
-    return math.prod(map(len, lists))
+    settings = [(key, value) for step in as_list(entry) for key, value in step.items()]
+    return math.prod(len(value) for key, value in settings if key != "models" and isinstance(value, list))

@@ -10,14 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from sparsebench import devices
@@ -50,8 +43,8 @@ class _Published:
     or_one: bool = False
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        listed = {**handler(core), **dict(self.words)}
-        return {"anyOf": [listed["items"], listed]} if self.or_one else listed
+        schema = {**handler(core), **dict(self.words)}
+        return {"anyOf": [schema["items"], schema]} if self.or_one else schema
 
 
 def _matching(pattern: str, expected: str) -> AfterValidator:
@@ -65,9 +58,10 @@ def _matching(pattern: str, expected: str) -> AfterValidator:
 
 def _share(value: Any) -> Any:
     percent = float(match[1]) if isinstance(value, str) and (match := PERCENT.fullmatch(value)) else None
-    number = value if isinstance(value, int | float) else percent
-    if number is not None and (percent is not None or not 0 <= number <= 1):
-        hint = f"did you mean {number / 100:g}?" if (percent is not None or number > 1) and number <= 100 else ""
+    share_value = value if isinstance(value, int | float) else percent
+    if share_value is not None and (percent is not None or not 0 <= share_value <= 1):
+        looks_like_percent = percent is not None or share_value > 1
+        hint = f"did you mean {share_value / 100:g}?" if looks_like_percent and share_value <= 100 else ""
         written = value if percent is not None else f"{value:g}"
         raise wrong(f"a share of {written}", "a share between 0 and 1", hint)
     return value
@@ -92,24 +86,21 @@ def _entry(value: Any) -> Any:
     if not all(isinstance(step, dict) and step for step in steps):
         raise wrong("a step is a mapping", "such as {prune: magnitude, sparsity: 0.5}")
     # A setting that is null is the same as one that is left out.
-    given = [{key: value for key, value in step.items() if value is not None} for step in steps]
-    return given if isinstance(value, list) else given[0]
+    steps_given = [{key: value for key, value in step.items() if value is not None} for step in steps]
+    return steps_given if isinstance(value, list) else steps_given[0]
 
 
 Entry = Annotated[Any, AfterValidator(_entry)]
 """A step or a list of steps. ``plan.checks`` checks what a step says: only the package of steps knows the rules."""
 T = TypeVar("T")
-Some = Annotated[list[T], Field(min_length=1)]
-Swept = Annotated[Some[T], BeforeValidator(as_list), _Published(or_one=True)]
+AtLeastOne = Annotated[list[T], Field(min_length=1)]
+Swept = Annotated[AtLeastOne[T], BeforeValidator(as_list), _Published(or_one=True)]
 """A list; a single value stands for a list of one."""
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 Name = Annotated[
     str,
-    _matching(
-        _NAME,
-        "at most 64 letters, digits, `.`, `_` and `-`, beginning with a letter or a digit",
-    ),
+    _matching(_NAME, "at most 64 letters, digits, `.`, `_` and `-`, beginning with a letter or a digit"),
     _Published((("pattern", f"^{_NAME}$"),)),
 ]
 Device = Annotated[
@@ -153,7 +144,7 @@ class ManifestModel(Strict):
     would emulate theirs, many times slower. Results state it."""
     architecture: dict[str, Any] | None = None
     """The model's config.json: required for `random`, used by `run --rehearse`."""
-    labels: Some[str] | None = None
+    labels: AtLeastOne[str] | None = None
     """Names of a classification head's outputs, in order, where the checkpoint does not give them."""
 
 
@@ -221,11 +212,11 @@ class ManifestTask(Strict):
 class ManifestBenchmarks(Strict):
     """What each family is scored on."""
 
-    decoder: Some[ManifestTask] = []
+    decoder: AtLeastOne[ManifestTask] = []
     """Tasks of the decoders."""
-    encoder: Some[ManifestTask] = []
+    encoder: AtLeastOne[ManifestTask] = []
     """Tasks of the encoders."""
-    encoder_decoder: Some[ManifestTask] = Field(default=[], alias="encoder-decoder")
+    encoder_decoder: AtLeastOne[ManifestTask] = Field(default=[], alias="encoder-decoder")
     """Tasks of the encoder-decoders."""
 
     def of(self, family: Family) -> list[ManifestTask]:
@@ -324,9 +315,9 @@ class Manifest(Strict):
     except times and memory."""
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     """The seed of random masks, of random weights and of the calibration text's order."""
-    models: Some[ManifestModel]
+    models: AtLeastOne[ManifestModel]
     """A list of checkpoints, each with `name`, `source` and `family`."""
-    variants: Some[Entry] = []
+    variants: AtLeastOne[Entry] = []
     """What is made of each model: a step, such as `{prune: magnitude, sparsity: [0.5, 0.9]}`, or a list of steps, one
     after the other. Every field can be a list, which is swept. Without `variants`, only dense models are measured."""
     calibration: ManifestCalibration = ManifestCalibration()
@@ -353,5 +344,5 @@ def pattern_sparsity(pattern: str) -> float:
     """Return the sparsity that an N:M pattern fixes: 2:4 is 0.5, 1:10 is 0.9. Raises ValueError for any other text."""
     if not is_nm(pattern):
         raise ValueError(f"{pattern!r} is not an N:M pattern")
-    kept, group = map(int, pattern.split(":"))
-    return (group - kept) / group
+    n, m = map(int, pattern.split(":"))
+    return (m - n) / m

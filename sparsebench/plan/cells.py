@@ -54,10 +54,10 @@ class Variant:
 
         It adds the settings of the last pruning step, and in words what else was done.
         """
-        values = {column.name: getattr(self, column.name) for column in fields(self)}
-        values |= {"steps": [step.record() for step in self.steps]}
-        values |= {key: self.last(key) for key in registry.COLUMNS} | {"sparsity": self.sparsity}
-        return {**values, "method": self.method, "recipe": self.recipe, "beside": self._beside}
+        fields_and_values = {column.name: getattr(self, column.name) for column in fields(self)}
+        fields_and_values |= {"steps": [step.record() for step in self.steps]}
+        fields_and_values |= {key: self.last(key) for key in registry.COLUMNS} | {"sparsity": self.sparsity}
+        return {**fields_and_values, "method": self.method, "recipe": self.recipe, "beside": self._beside}
 
     def folder(self, work: Path) -> Path:
         """Return the path of its Hugging Face folder in a work folder."""
@@ -114,9 +114,9 @@ class Variant:
 
     def values(self, key: str) -> list[Any]:
         """Return the values of the field ``key`` in its steps, or the names of its steps of the verb ``key``."""
-        named = [step.name for step in self.steps if step.verb == key]
+        step_names = [step.name for step in self.steps if step.verb == key]
         settings = [step.settings.record() for step in self.steps]
-        return named + [record[key] for record in settings if key in record]
+        return step_names + [record[key] for record in settings if key in record]
 
     def last(self, key: str) -> Any:
         """Return a setting of its last pruning step (one of ``registry.COLUMNS``); without one, that of NOT_PRUNED."""
@@ -132,9 +132,9 @@ class Variant:
         """What was done beyond the settings in ``record``, as text to follow the method in a label."""
         if not self.steps:
             return ""
-        main = self._pruning or self.steps[-1]
-        index = len(self.steps) - 1 - self.steps[::-1].index(main)
-        details = registry.details(main)
+        named_step = self._pruning or self.steps[-1]
+        index = len(self.steps) - 1 - self.steps[::-1].index(named_step)
+        details = registry.details(named_step)
         before = [f"after {registry.label(step)}" for step in self.steps[:index]]
         return ", ".join([*details, *before, *(f"then {registry.label(step)}" for step in self.steps[index + 1 :])])
 
@@ -173,11 +173,11 @@ class Cell:
             limit = f" ({setting['limit']} drawn)" if setting.get("limit") else ""
             return f"{setting['task']}{limit}"
         if "engine" in setting:
-            load = setting["workload"]
-            shape = f"b{load['batch']} p{load['prompt']} g{load['generate']}"
+            workload = setting["workload"]
+            shape = f"b{workload['batch']} p{workload['prompt']} g{workload['generate']}"
             where = f" on {self.nodes} nodes" if self.nodes else ""
-            beside = " beside other jobs" if setting.get("alone") == "device" else ""
-            return f"{self.stage} {setting['engine']} ×{setting['ranks']}{where} {shape}{beside}"
+            sharing = " beside other jobs" if setting.get("alone") == "device" else ""
+            return f"{self.stage} {setting['engine']} ×{setting['ranks']}{where} {shape}{sharing}"
         return self.stage
 
 

@@ -18,7 +18,7 @@ from sparsebench.errors import SourceError
 from sparsebench.manifest.explain import explain
 from sparsebench.manifest.load import LoadedManifest, read_manifest, siblings
 from sparsebench.manifest.names import FAMILIES, LM_EVAL, Family
-from sparsebench.manifest.nodes import At
+from sparsebench.manifest.nodes import KeyPath
 from sparsebench.manifest.problems import MOST, ManifestError, Problem, did_you_mean, one_of
 from sparsebench.manifest.recipes import count_variants, models_of, steps_of
 from sparsebench.manifest.schema import ManifestModel, ManifestTask, as_list
@@ -54,7 +54,7 @@ def _problems(loaded: LoadedManifest) -> Iterator[Problem]:
     yield from _steps(loaded, steps)
     yield from _selections(loaded, steps)
     for index, runtime in enumerate(loaded.manifest.runtime or ()):
-        at: At = ("runtime", index)
+        at: KeyPath = ("runtime", index)
         yield from _unknown(loaded, (*at, "engines"), runtime.engines, "engine", engines())
         yield from _uneven_nodes(loaded, at, runtime.nodes, runtime.ranks)
     if storage := loaded.manifest.storage:
@@ -73,12 +73,12 @@ def families_against_configs(loaded: LoadedManifest, configs: Mapping[str, Mappi
 def _family(
     loaded: LoadedManifest, index: int, model: ManifestModel, config: Mapping[str, Any], where: str
 ) -> Iterator[Problem]:
-    true = family_of(config)
-    if true not in (None, model.family):
+    stated_family = family_of(config)
+    if stated_family not in (None, model.family):
         kind = config.get("model_type")
         message = f"`{model.family}`, but {where} (model_type `{kind}`) describes a model of another family"
         hint = "correct `family`, or name another checkpoint"
-        yield loaded.problem(("models", index, "family"), message, f"`{true}`", hint)
+        yield loaded.problem(("models", index, "family"), message, f"`{stated_family}`", hint)
 
 
 def flow(value: Any) -> str:
@@ -89,7 +89,7 @@ def flow(value: Any) -> str:
 def _models(loaded: LoadedManifest) -> Iterator[Problem]:
     first: dict[str, int] = {}
     for index, model in enumerate(loaded.manifest.models):
-        at: At = ("models", index)
+        at: KeyPath = ("models", index)
         if first.setdefault(model.name, index) != index:
             line = loaded.problem(("models", first[model.name], "name"), "").line
             message = f"a second model called `{model.name}`; the first is on line {line}"
@@ -110,7 +110,7 @@ def _models(loaded: LoadedManifest) -> Iterator[Problem]:
             yield loaded.problem((*at, "family"), message, f"`{alias.family}`")
 
 
-def _source(loaded: LoadedManifest, at: At, source: str) -> Iterator[Problem]:
+def _source(loaded: LoadedManifest, at: KeyPath, source: str) -> Iterator[Problem]:
     """Report a source that cannot be read, or a path that leads to nothing."""
     text = source.strip()
     path = loaded.folder / os.path.expanduser(text.removeprefix("path:"))
@@ -128,7 +128,7 @@ def _model_filters(loaded: LoadedManifest) -> Iterator[Problem]:
     """Check that `models:` lists name models, of the right family, and that an entry's lists have a model in common."""
     families = {model.name: model.family for model in loaded.manifest.models}
     recipes = [steps_of(index, entry) for index, entry in enumerate(loaded.manifest.variants)]
-    filters: list[tuple[At, Any]] = [(at, step.get("models")) for recipe in recipes for at, step in recipe]
+    filters: list[tuple[KeyPath, Any]] = [(at, step.get("models")) for recipe in recipes for at, step in recipe]
     filters += [(("runtime", index), runtime.models) for index, runtime in enumerate(loaded.manifest.runtime or ())]
     filters += [(at, task.models) for _, at, task in _tasks(loaded)]
     for at, names in filters:
@@ -136,16 +136,16 @@ def _model_filters(loaded: LoadedManifest) -> Iterator[Problem]:
     for family, at, task in _tasks(loaded):
         for index, name in enumerate(task.models or ()):
             if families.get(name, family) != family:
-                fitting = [other for other, other_family in families.items() if other_family == family]
+                candidates = [model for model, model_family in families.items() if model_family == family]
                 message = f"`{name}` is of family `{families[name]}`, these are tasks for `{family}`"
-                expected = one_of(fitting) if fitting else f"a model of family `{family}`"
+                expected = one_of(candidates) if candidates else f"a model of family `{family}`"
                 yield loaded.problem((*at, "models", index), message, expected)
     for entry, recipe in zip(loaded.manifest.variants, recipes, strict=True):
-        listed = [(at, step["models"]) for at, step in recipe if "models" in step]
-        is_known = all(name in [*families] for _, names in listed for name in as_list(names))
-        if listed and is_known and not models_of(entry):
+        model_lists = [(at, step["models"]) for at, step in recipe if "models" in step]
+        is_known = all(name in [*families] for _, names in model_lists for name in as_list(names))
+        if model_lists and is_known and not models_of(entry):
             message = "no model is in all of the `models` of this entry"
-            yield loaded.problem((*listed[-1][0], "models"), message, one_of([*families]))
+            yield loaded.problem((*model_lists[-1][0], "models"), message, one_of([*families]))
 
 
 def _steps(loaded: LoadedManifest, valid: list[Step]) -> Iterator[Problem]:
@@ -153,12 +153,12 @@ def _steps(loaded: LoadedManifest, valid: list[Step]) -> Iterator[Problem]:
     verbs = kinds()
     for index, entry in enumerate(loaded.manifest.variants):
         recipe = steps_of(index, entry)
-        for number, (at, written) in enumerate(recipe, 1):
-            before = len(valid)
-            yield from _step(loaded, at, written, valid)
-            behind = [(verb, other[verb]) for _, other in recipe[number:] for verb in verbs if verb in other]
-            for step in valid[before:]:
-                if key := closed_by(step, behind):
+        for number, (at, step_mapping) in enumerate(recipe, 1):
+            first_new = len(valid)
+            yield from _step(loaded, at, step_mapping, valid)
+            later_steps = [(verb, later[verb]) for _, later in recipe[number:] for verb in verbs if verb in later]
+            for step in valid[first_new:]:
+                if key := closed_by(step, later_steps):
                     allowed = verbs[key].may_follow if key in verbs else ()
                     but = "".join(f", or before {{{verb}: {name}}} alone" for verb, name in allowed)
                     message = f"no step may follow one with `{key}: {getattr(step.settings, key, step.name)}`"
@@ -166,12 +166,12 @@ def _steps(loaded: LoadedManifest, valid: list[Step]) -> Iterator[Problem]:
                     break
 
 
-def _step(loaded: LoadedManifest, at: At, step: Mapping[str, Any], valid: list[Step]) -> Iterator[Problem]:
+def _step(loaded: LoadedManifest, at: KeyPath, step: Mapping[str, Any], valid: list[Step]) -> Iterator[Problem]:
     verbs = [key for key in step if key in kinds()]
     if len(verbs) != 1:
-        near = next((hint for key in step if (hint := did_you_mean(key, kinds()))), "")
+        suggestion = next((hint for key in step if (hint := did_you_mean(key, kinds()))), "")
         message = f"this step has {' and '.join(f'`{verb}`' for verb in verbs)}" if verbs else "this step has no verb"
-        hint = near if not verbs else "write one step for each, as a list"
+        hint = suggestion if not verbs else "write one step for each, as a list"
         yield loaded.problem(at, message, f"{one_of([*kinds()])}, such as {{prune: magnitude}}", hint)
         return
     (verb,) = verbs
@@ -187,16 +187,16 @@ def _step(loaded: LoadedManifest, at: At, step: Mapping[str, Any], valid: list[S
         message = f"a step that stands for {count_variants(step):,} versions"
         yield loaded.problem(at, message, f"at most {MOST_SWEPT:,}")
         return
-    written = {key: value for key, value in step.items() if key not in (verb, "models")}
+    settings = {key: value for key, value in step.items() if key not in (verb, "models")}
     try:
-        valid += combinations(verb, name, written)
+        valid += combinations(verb, name, settings)
     except ValidationError as error:
         yield from explain(error, step, loaded.positions, at, sweepable(classes[name]), (verb, "models"))
         return
     except PydanticCustomError as error:
-        words = error.context or {}
-        where = (*at, words["at"]) if words["at"] else at
-        yield loaded.problem(where, words["message"], words["expected"], words["hint"])
+        context = error.context or {}
+        position = (*at, context["at"]) if context["at"] else at
+        yield loaded.problem(position, context["message"], context["expected"], context["hint"])
         return
     for key in classes[name].file_keys:
         for index, file in enumerate(as_list(step.get(key, []))):
@@ -210,14 +210,14 @@ def _selections(loaded: LoadedManifest, steps: Sequence[Step]) -> Iterator[Probl
     """Report selections of steps or values that no variant has."""
     records = [(step, step.settings.record()) for step in steps]
     fields = sorted({name for step, settings in records for name in (step.verb, *settings)})
-    selecting: list[tuple[At, Any]] = [
+    selecting: list[tuple[KeyPath, Any]] = [
         (("runtime", index), runtime.select) for index, runtime in enumerate(loaded.manifest.runtime or ())
     ]
     selecting += [(at, task.select) for _, at, task in _tasks(loaded)]
     for at, selections in selecting:
         for index, selection in enumerate(selections or ()):
             for key in selection:
-                at_key: At = (*at, "select", index, key)
+                at_key: KeyPath = (*at, "select", index, key)
                 values = [step.name for step in steps if step.verb == key]
                 # Mappings and lists cannot be selected.
                 recorded = [settings[key] for _, settings in records if key in settings]
@@ -229,7 +229,7 @@ def _selections(loaded: LoadedManifest, steps: Sequence[Step]) -> Iterator[Probl
                     yield loaded.problem(at_key, message, one_of(fields), hint, on_key=True)
 
 
-def _unselectable(loaded: LoadedManifest, at: At, selected: Any, values: Sequence[Any]) -> Iterator[Problem]:
+def _unselectable(loaded: LoadedManifest, at: KeyPath, selected: Any, values: Sequence[Any]) -> Iterator[Problem]:
     options = [_as_written(value) for value in dict.fromkeys(values)]
     for index, value in enumerate(as_list(selected)):
         if value not in values:
@@ -240,18 +240,20 @@ def _unselectable(loaded: LoadedManifest, at: At, selected: Any, values: Sequenc
 
 def _as_written(value: Any) -> str:
     """Return a single value as a manifest writes it."""
-    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else flow(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else flow(value)
 
 
-def _unknown(loaded: LoadedManifest, at: At, names: Any, kind: str, known: Collection[str]) -> Iterator[Problem]:
-    """Report those of ``names``, one or a list, that are not among the ``known`` ones of their kind."""
+def _unknown(loaded: LoadedManifest, at: KeyPath, names: Any, kind: str, choices: Collection[str]) -> Iterator[Problem]:
+    """Report those of ``names``, one or a list, that are not among the ``choices``."""
     for index, name in enumerate(as_list(names)):
-        if name not in [*known]:
-            hint = did_you_mean(str(name), known)
-            yield loaded.problem((*at, index), f"unknown {kind} `{name}`", one_of([*known]), hint)
+        if name not in [*choices]:
+            hint = did_you_mean(str(name), choices)
+            yield loaded.problem((*at, index), f"unknown {kind} `{name}`", one_of([*choices]), hint)
 
 
-def _uneven_nodes(loaded: LoadedManifest, at: At, nodes: int, ranks: Sequence[int]) -> Iterator[Problem]:
+def _uneven_nodes(loaded: LoadedManifest, at: KeyPath, nodes: int, ranks: Sequence[int]) -> Iterator[Problem]:
     """Report ranks that cannot be spread evenly over ``nodes``; one rank among others stays on one node."""
     uneven = next((count for count in ranks if count % nodes and (count > 1 or max(ranks) == 1)), None)
     if uneven:
@@ -259,7 +261,7 @@ def _uneven_nodes(loaded: LoadedManifest, at: At, nodes: int, ranks: Sequence[in
         yield loaded.problem((*at, "nodes"), message, f"`ranks` that are multiples of {nodes}", "or leave `nodes` out")
 
 
-def _task(loaded: LoadedManifest, at: At, task: ManifestTask, family: Family) -> Iterator[Problem]:
+def _task(loaded: LoadedManifest, at: KeyPath, task: ManifestTask, family: Family) -> Iterator[Problem]:
     """Report what is wrong with a task, before data of the user's own are read."""
     name, kinds_of_data = task.task, benchmarks.KINDS
     own_kind = kinds_of_data.get(name)
@@ -283,8 +285,8 @@ def _task(loaded: LoadedManifest, at: At, task: ManifestTask, family: Family) ->
     refused += [key for key in benchmarks.PROTOCOL_KEYS if not benchmarks.takes(benchmark.adapter, key)]
     for key in refused:
         if getattr(task, key) not in (None, False, "auto"):
-            but = " without a `source`" if key in OWN_KEYS and not own_kind else ""
-            message = f"`{name}` takes no `{key}`{but}"
+            without_source = " without a `source`" if key in OWN_KEYS and not own_kind else ""
+            message = f"`{name}` takes no `{key}`{without_source}"
             yield loaded.problem(
                 (*at, key), message, one_of(own_kind.takes) if own_kind else "", f"remove `{key}`", on_key=True
             )
@@ -293,7 +295,7 @@ def _task(loaded: LoadedManifest, at: At, task: ManifestTask, family: Family) ->
 
 
 def _own_values(
-    loaded: LoadedManifest, at: At, task: ManifestTask, own_kind: benchmarks.OwnTaskKind
+    loaded: LoadedManifest, at: KeyPath, task: ManifestTask, own_kind: benchmarks.OwnTaskKind
 ) -> Iterator[Problem]:
     """Report a metric, columns or a stride that the user's own data of this kind cannot have."""
     if task.metric and own_kind.metrics and task.metric not in own_kind.metrics:
@@ -316,7 +318,7 @@ def _task_names() -> dict[str, None]:
     return dict.fromkeys(benchmarks.names())  # thousands, read from a file
 
 
-def _tasks(loaded: LoadedManifest) -> list[tuple[Family, At, ManifestTask]]:
+def _tasks(loaded: LoadedManifest) -> list[tuple[Family, KeyPath, ManifestTask]]:
     """Return the tasks of all families, each with its path."""
     of_family = loaded.manifest.benchmarks.of
     return [

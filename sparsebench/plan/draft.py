@@ -74,8 +74,8 @@ def draft(
     data by their role in a record; the others are found by their usual names. Raises UserError where the data fit no
     task of such a model, SourceError where they cannot be read.
     """
-    written = _written(model, folder)
-    name = written if written in sources.KNOWN else name_of(model)
+    source_text = _written(model, folder)
+    name = source_text if source_text in sources.KNOWN else name_of(model)
     sparsities = "sparsity: [0.3, 0.5, 0.7]"
     variants = [f"{{prune: magnitude, {sparsities}}}"]
     if str(config.get("model_type")) not in REFUSED:
@@ -84,10 +84,10 @@ def draft(
         )
     variants += ["{quantize: int8}", "{quantize: int4}"]
     entries = _tasks(family, config, data, columns, labels)
-    named = {"labels": list(labels)} if labels else {}
+    label_entry = {"labels": list(labels)} if labels else {}
     text = TEMPLATE.format(
         name=name,
-        model=flow({"name": name, "source": written, "family": family, **named}),
+        model=flow({"name": name, "source": source_text, "family": family, **label_entry}),
         variants="\n".join(f"  - {variant}" for variant in variants),
         family=family,
         tasks="\n".join(
@@ -115,11 +115,7 @@ def _written(source: sources.Source, folder: Path) -> str:
 
 
 def _tasks(
-    family: Family,
-    config: Mapping[str, Any],
-    data: sources.Source,
-    columns: Mapping[str, str],
-    labels: Sequence[str],
+    family: Family, config: Mapping[str, Any], data: sources.Source, columns: Mapping[str, str], labels: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Yield the entries of ``benchmarks`` that score the data: two metrics where a head chooses classes."""
     cache = sources.Cache()
@@ -135,16 +131,16 @@ def _tasks(
             hint = f"{did_you_mean(column, names)} it has {', '.join(names) or 'no columns'}"
             raise UserError(f"{path}: no column {column!r}", hint.strip())
     kinds = _kinds(family, config)
-    fitting = [
+    candidates = [
         (kind, columns_by_role) for kind in kinds if (columns_by_role := _columns(kind, names, columns)) is not None
     ]
-    if not fitting:
-        asked = "; ".join(f"`{kind}` asks for {', '.join(_roles(kind))}" for kind in kinds)
+    if not candidates:
+        needs = "; ".join(f"`{kind}` asks for {', '.join(_roles(kind))}" for kind in kinds)
         raise UserError(
-            f"{path}: it has {', '.join(names) or 'no columns'}, which fits no task for this model: {asked}",
+            f"{path}: it has {', '.join(names) or 'no columns'}, which fits no task for this model: {needs}",
             f'say which is which: --columns "{", ".join(f"{role}: NAME" for role in _roles(kinds[0]))}"',
         )
-    kind, columns_by_role = fitting[0]
+    kind, columns_by_role = candidates[0]
     renamed = {role: name for role, name in columns_by_role.items() if role != name}
     entry: dict[str, Any] = {"task": kind}
     if KINDS[kind].columns:
@@ -159,8 +155,8 @@ def _tasks(
     if kind == "classify" and (misfit := data_misfit(own_data, config, labels)):
         _, refusal = misfit
         raise UserError(f"{path}: {refusal.reason}", refusal.way_out or None)
-    most = DOCUMENTS if KINDS[kind].columns else WINDOWS
-    entry |= {"limit": most} if own_data.about(cache) > most else {}
+    limit = DOCUMENTS if KINDS[kind].columns else WINDOWS
+    entry |= {"limit": limit} if own_data.estimate_documents(cache) > limit else {}
     yield entry
     if kind == "classify" and "metric" not in entry:
         yield {**entry, "metric": "macro_f1"}
@@ -183,16 +179,16 @@ def _roles(kind: str) -> tuple[str, ...]:
     return KINDS[kind].columns or ("text",)
 
 
-def _columns(kind: str, names: Sequence[str], given: Mapping[str, str]) -> dict[str, str] | None:
+def _columns(kind: str, names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str] | None:
     """Return the column of each role in a record of this kind; None where one is not found.
 
     A text without columns, and one for a task of running text, has one role.
     """
     columns_by_role: dict[str, str] = {}
     for role in (*_roles(kind), *KINDS[kind].optional):
-        free = [name for name in names if name not in (*columns_by_role.values(), *given.values())]
-        usual = (name for wanted in USUAL[role].split() for name in free if name.lower() == wanted)
-        if name := given.get(role) or next(usual, None):
+        unused = [name for name in names if name not in (*columns_by_role.values(), *columns.values())]
+        usual_names = (name for wanted in USUAL[role].split() for name in unused if name.lower() == wanted)
+        if name := columns.get(role) or next(usual_names, None):
             columns_by_role[role] = name
         elif role in _roles(kind) and (names or KINDS[kind].columns):
             return None

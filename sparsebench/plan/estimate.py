@@ -61,11 +61,11 @@ def tokens(cell: Cell) -> float:
 def job_seconds(job: Job, sizes: Mapping[str, ModelSize], device: str = "cpu") -> float:
     """Return a job's seconds on a device, start included."""
     kind, size = PROCESSES[job.kind], sizes[job.variants[0].model]
-    faster = GPU_SPEEDUP if devices.is_gpu(device) and calculates(job) else 1.0
+    speedup = GPU_SPEEDUP if devices.is_gpu(device) and calculates(job) else 1.0
     work = sum(map(tokens, job.making)) or 1.0  # what prepares a model has no cells
     if kind is MAKE:
         work += FILE_TOKENS * len(job.makes)
-    return kind.start_seconds + work * size.parameters / (kind.speed * faster)
+    return kind.start_seconds + work * size.parameters / (kind.speed * speedup)
 
 
 def silence_seconds(job: Job, sizes: Mapping[str, ModelSize], device: str = "cpu") -> float:
@@ -108,7 +108,7 @@ class Estimate:
         return self.uncorrected(job) * self.ratio(pace_of(job))
 
 
-def at_once(job: Job, slots: int, gpus: int = 0) -> int:
+def concurrent_jobs(job: Job, slots: int, gpus: int = 0) -> int:
     """Return how many jobs like this one run at once in ``run/local``.
 
     A job that must be alone runs alone. Where the run has ``gpus``, jobs that calculate need one for each rank. Others
@@ -123,7 +123,7 @@ def wall_seconds(jobs: Iterable[Job], estimate: Estimate, slots: int, gpus: int 
     """Return by kind of job the seconds that ``jobs`` take, as many at once as there is room for."""
     totals: dict[str, float] = defaultdict(float)
     for job in jobs:
-        totals[job.kind] += estimate.seconds(job) / at_once(job, slots, gpus)
+        totals[job.kind] += estimate.seconds(job) / concurrent_jobs(job, slots, gpus)
     return totals
 
 
@@ -148,15 +148,15 @@ def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: P
         checkpoint = Checkpoint(folder)
         tensors = checkpoint.tensors.values()
         share = prunable_share(checkpoint, model.family)
-        return ModelSize(sum(t.numel for t in tensors), sum(t.nbytes for t in tensors), share)
+        return ModelSize(sum(tensor.numel for tensor in tensors), sum(tensor.nbytes for tensor in tensors), share)
     except ModelError:
         pass
-    count = parameters(config) if config else _guess(str(model.source))
+    count = parameters(config) if config else _guess(model.source)
     if not 0 < count <= MOST or (config and not 0 <= _tables(config) <= count):
-        wrong = f"{model.name}: by its config.json it has {count:,} parameters"
-        raise ModelError(wrong, "correct its sizes (hidden_size, num_hidden_layers, vocab_size …), or fetch it again")
-    written = (config or {}).get("dtype") or (config or {}).get("torch_dtype") or "float32"
-    dtype = model.dtype if model.dtype != "auto" else str(written)
+        problem = f"{model.name}: by its config.json it has {count:,} parameters"
+        raise ModelError(problem, "correct its sizes (hidden_size, num_hidden_layers, vocab_size …), or fetch it again")
+    stored_dtype = (config or {}).get("dtype") or (config or {}).get("torch_dtype") or "float32"
+    dtype = model.dtype if model.dtype != "auto" else str(stored_dtype)
     prunable = 1 - _tables(config) / count if config else None
     return ModelSize(count, count * WIDTH.get(dtype, 4), prunable)
 
@@ -171,8 +171,8 @@ def parameters(config: Mapping[str, Any]) -> int:
     """Return a transformer's parameters from its config.json, within about 10%: embeddings, attention and feed-forward."""
     size = dimensions(config)
     attention = size.hidden * size.head_size * (2 * size.heads + 2 * size.key_heads)
-    act = str(config.get("feed_forward_proj") or config.get("hidden_act") or "")
-    gated = act.startswith("gated") or act in ("silu", "swiglu", "gelu_pytorch_tanh")
+    activation = str(config.get("feed_forward_proj") or config.get("hidden_act") or "")
+    gated = activation.startswith("gated") or activation in ("silu", "swiglu", "gelu_pytorch_tanh")
     gated = gated and str(config.get("model_type")) not in UNGATED
     forward = size.hidden * size.inner * (3 if gated else 2) * size.experts
     return _tables(config) + size.layers * (attention + forward) + size.decoder_layers * (2 * attention + forward)

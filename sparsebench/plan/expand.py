@@ -14,7 +14,7 @@ from sparsebench.manifest.recipes import count_variants, is_for, verb_and_name
 from sparsebench.manifest.schema import Manifest, ManifestModel, as_list
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
-from sparsebench.plan.stages import own_of, precision, reading, stages
+from sparsebench.plan.stages import making_settings, own_data_of, precision_settings, stages
 from sparsebench.sources.reference import Reference
 from sparsebench.sources.wheel import payload_name
 from sparsebench.steps.calibration import DEFAULT, Calibration
@@ -61,16 +61,16 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: D
     The last variant of a recipe is measured. Those before it are only made.
     """
     dense = {model.name: _dense(model, revisions[model.name], manifest.seed) for model in manifest.models}
-    calibration = resolved(manifest.calibration, manifest.seed)
+    calibration = with_defaults(manifest.calibration, manifest.seed)
     variants: dict[str, Variant] = {}
     cells: list[Cell] = []
     recipes_by_entry = [[*recipes(entry)] for entry in manifest.variants]
     for model in manifest.models:
-        base = dense[model.name]
-        lines = [[base]]
+        dense_variant = dense[model.name]
+        lines = [[dense_variant]]
         for entry, entry_recipes in zip(manifest.variants, recipes_by_entry, strict=True):
-            if is_for(entry, model.name):
-                lines += [_line(manifest, model, base, recipe, calibration, texts) for recipe in entry_recipes]
+            for recipe in entry_recipes if is_for(entry, model.name) else ():
+                lines.append(_recipe_variants(manifest, model, dense_variant, recipe, calibration, texts))
         measured = {line[-1].id: [*_measurements(manifest, model, line[-1], calibration, texts)] for line in lines}
         # A variant that only some stages measure is not made where the manifest does not ask for these stages.
         lines = [line for line in lines if measured[line[-1].id] or not _only_stages(line[-1])]
@@ -78,7 +78,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: D
         variants |= model_variants
         for variant in model_variants.values():
             if not (variant.is_dense or variant.heuristic):
-                settings = reading(model, calibration, variant)
+                settings = making_settings(model, calibration, variant)
                 cells.append(Cell(cell_id("make", variant.id, settings), "make", variant, settings))
             cells += measured.get(variant.id, ())
     return Plan(
@@ -89,7 +89,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: D
         cells=tuple({cell.id: cell for cell in cells}.values()),
         calibration=calibration,
         allow_overlap=manifest.calibration.allow_overlap,
-        data={data.content: data.source for data in map(own_of, manifest.benchmarks.every()) if data},
+        data={data.content: data.source for data in map(own_data_of, manifest.benchmarks.every()) if data},
     )
 
 
@@ -115,9 +115,9 @@ def _only_stages(variant: Variant) -> tuple[str, ...]:
 def recipes(entry: Any) -> Iterator[tuple[Step, ...]]:
     """Yield each recipe that an entry of ``variants`` asks for: every combination of its steps' settings."""
     alternatives = []
-    for written in as_list(entry):
-        verb, name = verb_and_name(written, kinds())
-        settings = {key: value for key, value in written.items() if key not in (verb, "models")}
+    for step in as_list(entry):
+        verb, name = verb_and_name(step, kinds())
+        settings = {key: value for key, value in step.items() if key not in (verb, "models")}
         alternatives.append([*combinations(verb, name, settings)])
     yield from product(*alternatives)
 
@@ -127,23 +127,23 @@ def count_cells(manifest: Manifest) -> int:
     timed = sum(len(block.engines) * len(block.ranks) * len(block.workloads) for block in manifest.runtime or [])
     cells = 0
     for model in manifest.models:
-        written = [as_list(entry) for entry in manifest.variants if is_for(entry, model.name)]
-        made = sum(count_variants(recipe[: number + 1]) for recipe in written for number in range(len(recipe)))
-        measured = 1 + sum(map(count_variants, written))
+        entries = [as_list(entry) for entry in manifest.variants if is_for(entry, model.name)]
+        made_variants = sum(count_variants(recipe[: number + 1]) for recipe in entries for number in range(len(recipe)))
+        measured_variants = 1 + sum(map(count_variants, entries))
         # Structure, storage, outputs, tasks, latency and memory; latency twice for the dense model.
-        cells += made + measured * (3 + len(manifest.benchmarks.of(model.family)) + 2 * timed) + timed
+        cells += made_variants + measured_variants * (3 + len(manifest.benchmarks.of(model.family)) + 2 * timed) + timed
     return cells
 
 
-def resolved(calibration: schema.ManifestCalibration, seed: int) -> Calibration:
+def with_defaults(calibration: schema.ManifestCalibration, seed: int) -> Calibration:
     """Return a manifest's calibration with its defaults filled in."""
-    default = calibration.source is None
+    is_default = calibration.source is None
     source = DEFAULT.source if calibration.source is None else sources.parse(calibration.source, Path()).text
-    column = calibration.field or (DEFAULT.field if default else None)
+    column = calibration.field or (DEFAULT.field if is_default else None)
     return Calibration(source, calibration.samples, calibration.length, seed, column, calibration.target)
 
 
-def described(calibration: Calibration) -> str:
+def describe_calibration(calibration: Calibration) -> str:
     """Return a calibration in one line: ``SOURCE passage 128×2048 seed 0``."""
     source = calibration.source.partition("#sha256=")[0]
     size = f"{calibration.samples}×{calibration.length or 'longest'}"
@@ -153,11 +153,13 @@ def described(calibration: Calibration) -> str:
 
 def _dense(model: ManifestModel, revision: str, seed: int) -> Variant:
     source = str(model.source)
-    drawn = seed if source == "random" else DEFAULT_SEED
+    seed_used = seed if source == "random" else DEFAULT_SEED
     identity: dict[str, Any] = {"revision": revision, "family": model.family, "dtype": model.dtype}
     if source == "random":
-        identity |= {"architecture": model.architecture, "seed": drawn}
-    weights = "random" if source == "random" else "dequantized" if _is_gguf(model) else "real"
+        identity |= {"architecture": model.architecture, "seed": seed_used}
+    weights = "dequantized" if _is_gguf(model) else "real"
+    if source == "random":
+        weights = "random"
     return Variant(
         id=dense_id(identity, weights),
         model=model.name,
@@ -166,7 +168,7 @@ def _dense(model: ManifestModel, revision: str, seed: int) -> Variant:
         revision=revision,
         weights=weights,
         dtype=model.dtype,
-        seed=drawn,
+        seed=seed_used,
     )
 
 
@@ -177,7 +179,7 @@ def _is_gguf(model: ManifestModel) -> bool:
     return name.lower().endswith(".gguf")
 
 
-def _line(
+def _recipe_variants(
     manifest: Manifest,
     model: ManifestModel,
     base: Variant,
@@ -187,24 +189,25 @@ def _line(
 ) -> list[Variant]:
     """Return the variants of one recipe, one per step."""
     line: list[Variant] = []
-    last = base
+    variant = base
     for step in recipe:
-        reads = step.settings.reads_text()
-        text = asdict(calibration) | {"source": texts.calibration} | precision(model) if reads else {}
+        reads_text = step.settings.reads_text()
+        read = asdict(calibration) | {"source": texts.calibration} | precision_settings(model) if reads_text else {}
         settings = step.settings
-        files: dict[str, Any] = {key: named[0].content for key, named in references(step, settings.file_keys).items()}
-        files |= {key: named[0].identity for key, named in references(step, tuple(settings.text_keys)).items()}
+        files, texts_read = references(step, settings.file_keys), references(step, tuple(settings.text_keys))
+        identities: dict[str, Any] = {key: listed[0].content for key, listed in files.items()}
+        identities |= {key: listed[0].identity for key, listed in texts_read.items()}
         teachers = references(step, [key for key in settings.teacher_keys if key in settings.unusual()])
-        files |= {key: _identities(named) for key, named in teachers.items()}
-        last = replace(
-            last,
-            id=step_id(last.id, step, manifest.seed, text, files),
+        identities |= {key: _identities(listed) for key, listed in teachers.items()}
+        variant = replace(
+            variant,
+            id=step_id(variant.id, step, manifest.seed, read, identities),
             seed=manifest.seed,
-            calibration=described(calibration) if reads else last.calibration,
-            steps=(*last.steps, step),
-            parents=(*last.parents, last.id),
+            calibration=describe_calibration(calibration) if reads_text else variant.calibration,
+            steps=(*variant.steps, step),
+            parents=(*variant.parents, variant.id),
         )
-        line.append(last)
+        line.append(variant)
     return line
 
 

@@ -30,18 +30,18 @@ def dense_id(identity: Mapping[str, Any], weights: str) -> str:
     return digest([dict(identity), _libraries(DEQUANTIZING if weights == "dequantized" else ())])
 
 
-def step_id(parent: str, step: Step, seed: int, read: Mapping[str, Any], files: Mapping[str, Any]) -> str:
+def step_id(parent: str, step: Step, seed: int, calibration: Mapping[str, Any], identities: Mapping[str, Any]) -> str:
     """Return the id of what ``step`` makes of the variant ``parent``.
 
-    ``read`` says what calibration text it reads and how. ``files`` gives what identifies the files, texts and teachers
+    ``calibration`` says what text it reads and how. ``identities`` gives what identifies the files, texts and teachers
     that its settings name. Settings at their defaults are left out, so that a new setting leaves the ids of old results
     alone.
     """
     settings = step.settings
-    written = {**settings.unusual(), **files}
+    written = {**settings.unusual(), **identities}
     drawn = {"seed": seed} if settings.draws() else {}
-    libraries = _libraries(("torch", *(READING if read else ()), *settings.libraries()))
-    return digest([parent, step.verb, step.name, written, drawn, dict(read), settings.version(), libraries])
+    libraries = _libraries(("torch", *(READING if calibration else ()), *settings.libraries()))
+    return digest([parent, step.verb, step.name, written, drawn, dict(calibration), settings.version(), libraries])
 
 
 def cell_id(stage: str, variant: str, settings: Mapping[str, Any]) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import benchmarks, devices, environment, sources
-from sparsebench.benchmarks.heads import data_misfit, fitting, missing_head
+from sparsebench.benchmarks.heads import data_misfit, fitting_tasks, missing_head
 from sparsebench.errors import Refusal
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.names import FAMILIES
-from sparsebench.manifest.nodes import At
+from sparsebench.manifest.nodes import KeyPath
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.recipes import is_for, steps_of
 from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestModel, ManifestTask, as_list
@@ -28,7 +28,7 @@ from sparsebench.plan.checks import families_against_configs
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.resolve import Resolved
-from sparsebench.plan.stages import block_of, own_of
+from sparsebench.plan.stages import block_of, own_data_of
 from sparsebench.runtime import Setting, Workload, engine_refusal
 from sparsebench.sources import Cache
 from sparsebench.steps.contract import Step
@@ -49,9 +49,9 @@ def misfits(
     configs = resolved.configs
     yield from families_against_configs(loaded, configs)
     yield from _same_checkpoint(loaded, resolved)
-    yield from _of_integers(loaded, written, configs)
+    yield from _quantized_models(loaded, written, configs)
     calibrated = any(step.settings.reads_text() for entry in recipes_by_entry for recipe in entry for step in recipe)
-    yield from _without_class(loaded, written, configs, calibrated)
+    yield from _unknown_models(loaded, written, configs, calibrated)
     yield from _unfit_steps(loaded, written, recipes_by_entry, configs)
     if not written.calibration.allow_overlap:
         yield from _overlaps(loaded, written, resolved, calibrated)
@@ -60,23 +60,25 @@ def misfits(
     yield from unfit_tasks(loaded, written, resolved.manifest.benchmarks, configs)
 
 
-def _of_integers(loaded: LoadedManifest, manifest: Manifest, configs: Configs) -> Iterator[Problem]:
+def _quantized_models(loaded: LoadedManifest, manifest: Manifest, configs: Configs) -> Iterator[Problem]:
     """Report models whose weights are integers: variants are made of floats, and compared with them."""
     for index, model in enumerate(manifest.models):
         if (configs.get(model.name) or {}).get(KEY):
-            what = f"{model.source}: its weights are quantized"
-            way = "name the model that it was made from; `sparsebench score` and `measure` take what apply made"
-            yield loaded.problem(("models", index, "source"), what, "", way)
+            message = f"{model.source}: its weights are quantized"
+            hint = "name the model that it was made from; `sparsebench score` and `measure` take what apply made"
+            yield loaded.problem(("models", index, "source"), message, "", hint)
 
 
-def _without_class(loaded: LoadedManifest, manifest: Manifest, configs: Configs, calibrated: bool) -> Iterator[Problem]:
+def _unknown_models(
+    loaded: LoadedManifest, manifest: Manifest, configs: Configs, calibrated: bool
+) -> Iterator[Problem]:
     """Report models that transformers has no class for, where something must run them; weights alone need no class."""
     for index, model in enumerate(manifest.models):
         config = configs.get(model.name)
         runs = calibrated or manifest.runtime or manifest.benchmarks.of(model.family)
         # Most types are in our own table, so that transformers, which takes a second to import, need not be asked.
-        listed = config is None or str(config.get("model_type")) in MODEL_TYPES
-        if config and runs and not listed and (unknown := unknown_type(config, f"{model.source}: config.json")):
+        has_class = config is None or str(config.get("model_type")) in MODEL_TYPES
+        if config and runs and not has_class and (unknown := unknown_type(config, f"{model.source}: config.json")):
             yield loaded.problem(("models", index, "source"), unknown.reason, "", unknown.way_out)
 
 
@@ -147,12 +149,12 @@ def unfit_tasks(
 
 def _task_misfit(task: ManifestTask, model: ManifestModel, config: Mapping[str, Any]) -> tuple[str, Refusal] | None:
     """Return the key of an entry that does not fit a model, and why; None where all keys fit."""
-    data = own_of(task)
+    data = own_data_of(task)
     benchmark = benchmarks.find_benchmark(task.name or task.task, data)
     # Tasks that are not in the table are lm-eval's.
     if missing := missing_head(benchmark.adapter if benchmark else "harness", config, model.family):
         reason = f"it needs {missing}, and its config.json has {config.get('architectures')}"
-        return "task", Refusal(reason, f"for this model: {', '.join(fitting(config, model.family))}")
+        return "task", Refusal(reason, f"for this model: {', '.join(fitting_tasks(config, model.family))}")
     if data and data.kind == "classify":
         return data_misfit(data, config, model.labels)
     # Only transformers knows how long an input may be, and it takes a second to import.
@@ -169,12 +171,12 @@ def _same_checkpoint(loaded: LoadedManifest, resolved: Resolved) -> Iterator[Pro
     indices = {model.name: index for index, model in enumerate(loaded.manifest.models)}
     for model in resolved.manifest.models:
         index = indices[model.name]
-        drawn = model.architecture if model.source == "random" else None
-        key = digest([resolved.revisions.get(model.name, model.name), drawn, model.family, model.dtype])
+        architecture = model.architecture if model.source == "random" else None
+        key = digest([resolved.revisions.get(model.name, model.name), architecture, model.family, model.dtype])
         if key in seen:
-            words = f"`{model.name}` is the same checkpoint as `{seen[key]}`"
+            message = f"`{model.name}` is the same checkpoint as `{seen[key]}`"
             hint = "measure it in another way in a manifest of its own"
-            yield loaded.problem(("models", index, "source"), words, "one name for each", hint)
+            yield loaded.problem(("models", index, "source"), message, "one name for each", hint)
         seen.setdefault(key, model.name)
 
 
@@ -222,10 +224,11 @@ def _cannot_teach(
     """Return why a teacher with this ``config`` cannot teach the model whose config is ``model_config``."""
     if config and family_of(config) not in (None, model.family):
         return Refusal(f"`{model.name}` is of another family, {model.family}", "a teacher of the same family")
-    sizes = [dimensions(known).vocabulary for known in (config, model_config) if known and "vocab_size" in known]
-    if len(sizes) == 2 and sizes[0] != sizes[1]:
-        reason = f"its vocabulary has {sizes[0]:,} tokens, that of `{model.name}` has {sizes[1]:,}"
-        return Refusal(reason, "a teacher with the same tokenizer")
+    if config and model_config and "vocab_size" in config and "vocab_size" in model_config:
+        size, model_size = dimensions(config).vocabulary, dimensions(model_config).vocabulary
+        if size != model_size:
+            reason = f"its vocabulary has {size:,} tokens, that of `{model.name}` has {model_size:,}"
+            return Refusal(reason, "a teacher with the same tokenizer")
     folders = [Path(source.location) for source in (teacher, sources.parse(model.source)) if source.kind == "path"]
     if len(folders) == 2 and same_tokens(*folders) is False:
         return Refusal(f"its tokenizer is not that of `{model.name}`", "a teacher with the same tokenizer")
@@ -242,10 +245,10 @@ def _unfit_students(loaded: LoadedManifest, manifest: Manifest, configs: Configs
             blocks = max(layers) + 1 if isinstance(layers, list) else layers or 0
             for name, config in configs.items():
                 size = dimensions(config)
-                fewest = min(size.layers, size.decoder_layers or size.layers)
-                if is_for(entry, name) and blocks > fewest:
-                    wanted = f"block {blocks - 1}" if isinstance(layers, list) else f"{blocks} blocks"
-                    message = f"{wanted}, where a stack of `{name}` has {fewest}"
+                available = min(size.layers, size.decoder_layers or size.layers)
+                if is_for(entry, name) and blocks > available:
+                    described_blocks = f"block {blocks - 1}" if isinstance(layers, list) else f"{blocks} blocks"
+                    message = f"{described_blocks}, where a stack of `{name}` has {available}"
                     yield loaded.problem((*at, "student"), message, "fewer `layers`")
 
 
@@ -269,7 +272,7 @@ def refusals(
         if question not in answers:
             setting = Setting(engine, ranks, workload, device=device)
             config = configs.get(cell.variant.model, {})
-            answers[question] = _spread(cell.nodes, shares_machine, device, executor) or engine_refusal(
+            answers[question] = _spread_refusal(cell.nodes, shares_machine, device, executor) or engine_refusal(
                 config, encoding, setting
             )
         if refusal := answers[question]:
@@ -277,19 +280,19 @@ def refusals(
     return problems
 
 
-def _spread(nodes: int, shares_machine: bool, device: str, executor: str) -> Refusal | None:
+def _spread_refusal(nodes: int, shares_machine: bool, device: str, executor: str) -> Refusal | None:
     """Return why ranks cannot be spread over ``nodes``, or a timed job not share its machine; None where they can."""
     if nodes and executor != "ray":
         return Refusal(f"nodes: {nodes}: only with --executor ray", "add --executor ray, or leave `nodes` out")
     if not shares_machine or (devices.is_gpu(device) and not nodes):
         return None
-    why = "several nodes have theirs" if nodes else "on a CPU jobs share its cores and memory"
-    return Refusal(f"alone: device is for GPUs of this machine: {why}", "leave `alone` out")
+    reason = "several nodes have theirs" if nodes else "on a CPU jobs share its cores and memory"
+    return Refusal(f"alone: device is for GPUs of this machine: {reason}", "leave `alone` out")
 
 
-def _path(manifest: Manifest, cell: Cell) -> At:
+def _path(manifest: Manifest, cell: Cell) -> KeyPath:
     """Return the path of the first runtime block that asks for a cell, or of its ``alone``, ``nodes`` or ``ranks``."""
-    path: At = ("runtime", (manifest.runtime or []).index(block_of(manifest, cell)))
+    path: KeyPath = ("runtime", (manifest.runtime or []).index(block_of(manifest, cell)))
     for key in ("alone", "nodes"):
         if key in cell.settings:
             return (*path, key)

@@ -15,7 +15,7 @@ from sparsebench import devices
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
-from sparsebench.plan.stages import MAKE, MEMORY, PROCESSES, beside_dense, reading, stages
+from sparsebench.plan.stages import MAKE, MEMORY, PROCESSES, making_settings, needs_dense, stages
 
 
 def jobs(
@@ -29,33 +29,33 @@ def jobs(
     ``present`` tells which variants' folders exist already, ``packed`` which have packed copies. What was made before
     is unpacked from these, which takes almost no time compared with making it again.
     """
-    todo = list(cells)
-    missing = _missing(plan, todo, present, packed)
+    pending = list(cells)
+    missing = _missing(plan, pending, present, packed)
     passes: dict[Hashable, list[Variant]] = {}
-    for variant in [*(cell.variant for cell in todo), *missing.values()]:
+    for variant in [*(cell.variant for cell in pending), *missing.values()]:
         passes.setdefault(_pass(variant), []).append(variant)
     cells_by_variant: dict[str, list[Cell]] = {}
-    for cell in todo:
+    for cell in pending:
         cells_by_variant.setdefault(cell.variant.id, []).append(cell)
-    measured, order = stages(), list(PROCESSES)
+    measuring_stages, kind_order = stages(), list(PROCESSES)
     makers: dict[str, Job] = {}
     ordered: list[Job] = []
     of_dense: dict[tuple[str, object, str], list[Cell]] = {}
     # A parent's pass comes before its children's, and a model's passes stay together.
     models = {name: number for number, name in enumerate(plan.dense)}
     for variants in sorted(passes.values(), key=lambda group: (models[group[0].model], len(group[0].steps))):
-        by_id = {variant.id: variant for variant in variants}
-        cells_here = [cell for name in by_id for cell in cells_by_variant.get(name, ())]
-        making = [variant for variant in by_id.values() if variant.id in missing]
-        before: tuple[str, ...] = ()
-        if making:
-            job = _maker(plan, making, [cell for cell in cells_here if cell.stage == "make"], makers, packed)
-            makers |= {variant.id: job for variant in making}
+        variants_by_id = {variant.id: variant for variant in variants}
+        pass_cells = [cell for name in variants_by_id for cell in cells_by_variant.get(name, ())]
+        to_make = [variant for variant in variants_by_id.values() if variant.id in missing]
+        after_making: tuple[str, ...] = ()
+        if to_make:
+            job = _maker(plan, to_make, [cell for cell in pass_cells if cell.stage == "make"], makers, packed)
+            makers |= {variant.id: job for variant in to_make}
             ordered.append(job)
-            before = (job.id,)
+            after_making = (job.id,)
         groups: dict[tuple[str, object], list[Cell]] = {}
-        for cell in cells_here:
-            if stage := measured.get(cell.stage):
+        for cell in pass_cells:
+            if stage := measuring_stages.get(cell.stage):
                 groups.setdefault((stage.process.name, stage.job_key(cell)), []).append(cell)
         model, dense_pass = variants[0].model, variants[0].is_dense
         for kind, key in list(groups):
@@ -66,8 +66,8 @@ def jobs(
                     groups[kind, key][:0] = of_dense.pop((kind, key, model), [])
         # A pair needs the dense model, which must be there too.
         dense = makers.get(variants[0].parents[0]) if variants[0].parents else None
-        for (kind, _), group in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
-            ordered.append(_measuring(kind, group, (dense.id, *before) if dense else before))
+        for (kind, _), group in sorted(groups.items(), key=lambda item: kind_order.index(item[0][0])):
+            ordered.append(_measuring(kind, group, (dense.id, *after_making) if dense else after_making))
     for (kind, _, _), group in of_dense.items():  # no variant is timed beside these
         maker = makers.get(group[0].variant.id)
         ordered.append(_measuring(kind, group, (maker.id,) if maker else ()))
@@ -111,12 +111,12 @@ def _missing(
         if variant.heuristic or variant.id in missing or (present(variant) and variant.id not in to_record):
             return
         missing[variant.id] = variant
-        for other in made_from(variant) if variant.id in to_record or not packed(variant) else ():
-            need(plan.variants[other])
+        for parent in made_from(variant) if variant.id in to_record or not packed(variant) else ():
+            need(plan.variants[parent])
 
     for cell in cells:
         need(cell.variant)
-        if beside_dense(cell):
+        if needs_dense(cell):
             need(plan.dense[cell.variant.model])
     return missing
 
@@ -187,13 +187,16 @@ def _maker(
     if first.is_dense:
         return Job(digest(["prepare", first.id]), "prepare", (), makes=(first,))
     parent = plan.variants[first.parents[-1]]
-    after = tuple(dict.fromkeys(makers[name].id for name in made_from(first) if name in makers))
-    name = digest(["make", [variant.id for variant in variants]])
-    job = Job(name, MAKE.name, tuple(cells), tuple(variants), parent, after)
+    after = tuple(dict.fromkeys(makers[job_id].id for job_id in made_from(first) if job_id in makers))
+    job_id = digest(["make", [variant.id for variant in variants]])
+    job = Job(job_id, MAKE.name, tuple(cells), tuple(variants), parent, after)
     to_record = {cell.variant.id for cell in cells}
-    again = [variant for variant in variants if variant.id not in to_record and not unpacks(job, variant, packed)]
+    remade_variants = [
+        variant for variant in variants if variant.id not in to_record and not unpacks(job, variant, packed)
+    ]
     # The ``make`` cells are as a plan has them, but without ids.
     remade = [
-        Cell("", MAKE.name, variant, reading(plan.model(variant.model), plan.calibration, variant)) for variant in again
+        Cell("", MAKE.name, variant, making_settings(plan.model(variant.model), plan.calibration, variant))
+        for variant in remade_variants
     ]
     return replace(job, again=tuple(remade))

@@ -117,11 +117,11 @@ def prepare(request: PlanRequest) -> Prepared:
 
 def _check_cell_count(loaded: LoadedManifest, manifest: Manifest) -> None:
     """Refuse lists that multiply to more cells than anybody can measure, before they are expanded."""
-    most = max(bounded.CELLS, bounded.CELLS_A_MODEL * len(manifest.models))
-    if (cells := count_cells(manifest)) > most:
+    limit = max(bounded.CELLS, bounded.CELLS_A_MODEL * len(manifest.models))
+    if (cells := count_cells(manifest)) > limit:
         message = f"the lists of `variants`, `benchmarks` and `runtime` multiply to {cells:,} cells"
         raise ManifestError(
-            [loaded.problem(("variants",), message, f"at most {most:,}", "shorten them, or split the manifest")]
+            [loaded.problem(("variants",), message, f"at most {limit:,}", "shorten them, or split the manifest")]
         )
 
 
@@ -142,12 +142,12 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
     identity = attrgetter("architecture", "family", "dtype")
     models: list[ManifestModel] = []
     for model in manifest.models:
-        drawn = model.model_copy(update={"source": "random"})
-        if identity(drawn) in map(identity, models):
+        random_model = model.model_copy(update={"source": "random"})
+        if identity(random_model) in map(identity, models):
             # Models of one shape would get one id, and its results would be filed under only one of the names.
-            named = {**(model.architecture or {}), "_name_or_path": model.name}
-            drawn = drawn.model_copy(update={"architecture": named})
-        models.append(drawn)
+            architecture = {**(model.architecture or {}), "_name_or_path": model.name}
+            random_model = random_model.model_copy(update={"architecture": architecture})
+        models.append(random_model)
     update: dict[str, object] = {"models": models, "benchmarks": ManifestBenchmarks(), "outputs": None}
     if full:
         # Random weights come without the tokenizer that calibration text needs.
@@ -162,17 +162,17 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
 def _without_text(entry: Any) -> list[list[dict[str, Any]]]:
     """Return the recipes of an entry that need no tokenizer, each written out as a list of steps without sweeps."""
     only = {} if models_of(entry) is None else {"models": models_of(entry)}
-    return [
-        [{step.verb: step.name, **step.settings.record(), **only} for step in recipe]
-        for recipe in recipes(entry)
-        if not any(step.settings.reads_text() or step.settings.text_keys or step.verb == "trim" for step in recipe)
-    ]
+    written_out = []
+    for recipe in recipes(entry):
+        if not any(step.settings.reads_text() or step.settings.text_keys or step.verb == "trim" for step in recipe):
+            written_out.append([{step.verb: step.name, **step.settings.record(), **only} for step in recipe])
+    return written_out
 
 
 def _one_sparsity(entries: Sequence[Any]) -> dict[str, Any]:
     """Return magnitude pruning at one sparsity: REHEARSED_SPARSITY if it was asked for, else the middle one."""
     first = next((entry for entry in entries if isinstance(entry, dict) and entry.get("prune") == "magnitude"), {})
-    swept = first.get("sparsity") or REHEARSED_SPARSITY
-    sparsities = as_list(swept)
+    sparsity_setting = first.get("sparsity") or REHEARSED_SPARSITY
+    sparsities = as_list(sparsity_setting)
     middle = sparsities[len(sparsities) // 2]
     return {"prune": "magnitude", "sparsity": REHEARSED_SPARSITY if REHEARSED_SPARSITY in sparsities else middle}

@@ -17,7 +17,7 @@ from sparsebench.benchmarks.own import content, default_name
 from sparsebench.errors import SourceError, SparsebenchError, UserError
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.names import FAMILIES, LM_EVAL
-from sparsebench.manifest.nodes import At
+from sparsebench.manifest.nodes import KeyPath
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.recipes import steps_of, verb_and_name
 from sparsebench.manifest.schema import (
@@ -29,9 +29,9 @@ from sparsebench.manifest.schema import (
     ManifestTask,
 )
 from sparsebench.paths import refuse_link
-from sparsebench.plan.expand import resolved as with_defaults
+from sparsebench.plan.expand import with_defaults
 from sparsebench.plan.fingerprint import digest
-from sparsebench.plan.stages import own_of
+from sparsebench.plan.stages import own_data_of
 from sparsebench.sources.cache import write_json
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import DEFAULT
@@ -72,7 +72,7 @@ class Lock:
 class NamedSource:
     """A text or a teacher of a step: where the manifest names it (else the step), in which words, and its source."""
 
-    at: At
+    at: KeyPath
     written: str
     source: sources.Source
 
@@ -130,34 +130,34 @@ class Resolver:
         lack what is asked for, or a name that another task has.
         """
         names: dict[str, benchmarks.OwnData] = {}
-        every: dict[str, list[ManifestTask]] = {}
+        by_family: dict[str, list[ManifestTask]] = {}
         for family in FAMILIES:
             tasks = [
                 self._task(("benchmarks", family, index), task, names, documents)
                 for index, task in enumerate(manifest.benchmarks.of(family))
             ]
-            every[family.replace("-", "_")] = tasks
-        return manifest.benchmarks.model_copy(update=every)
+            by_family[family.replace("-", "_")] = tasks
+        return manifest.benchmarks.model_copy(update=by_family)
 
-    def _source(self, at: At, written: Any) -> sources.Source | None:
+    def _source(self, at: KeyPath, text: Any) -> sources.Source | None:
         """Return what is written at ``at`` as a source, at its commit; None, with a problem, where there is none."""
         try:
-            if written is None:
+            if text is None:
                 raise SourceError("an empty item in a list of texts", "name each of them")
-            return self.lock.pinned(sources.parse(written, self.loaded.folder), self.cache)
+            return self.lock.pinned(sources.parse(text, self.loaded.folder), self.cache)
         except SourceError as error:
-            self._wrong(at, error)
+            self._report(at, error)
             return None
 
-    def _fingerprint(self, at: At, source: sources.Source) -> str:
+    def _fingerprint(self, at: KeyPath, source: sources.Source) -> str:
         """Return the hash of what a source holds; empty, with a problem, where it cannot be found."""
         try:
             return sources.fingerprint(source, self.cache)
         except SourceError as error:
-            self._wrong(at, error)
+            self._report(at, error)
             return ""
 
-    def _wrong(self, at: At, error: SparsebenchError) -> None:
+    def _report(self, at: KeyPath, error: SparsebenchError) -> None:
         self.problems.append(self.loaded.problem(at, error.message, "", error.hint or ""))
 
     def _models(self, manifest: Manifest, resolved: Resolved) -> list[ManifestModel]:
@@ -175,21 +175,21 @@ class Resolver:
                     if config := sources.read_config(source, self.cache):
                         resolved.configs[model.name] = config
                 except SourceError as error:
-                    self._wrong(at, error)
+                    self._report(at, error)
         return models
 
     def _calibration(self, manifest: Manifest, resolved: Resolved, is_read: bool) -> ManifestCalibration:
         """Return the calibration with its source resolved; its fingerprint is taken only where the text ``is_read``."""
         calibration, at = manifest.calibration, ("calibration", "source")
-        written = calibration.source or DEFAULT.source
-        source = sources.parse(written, self.loaded.folder)
+        text = calibration.source or DEFAULT.source
+        source = sources.parse(text, self.loaded.folder)
         if is_read:
-            pinned = self._source(at, written)
+            pinned = self._source(at, text)
             if pinned is None:
                 return calibration
             source = pinned
             resolved.calibration = "!".join(filter(None, (self._fingerprint(at, source), source.file)))
-            resolved.texts.append(NamedSource(at, written, source))
+            resolved.texts.append(NamedSource(at, text, source))
         return calibration.model_copy(update={"source": source.text}) if calibration.source else calibration
 
     def _entry(self, resolved: Resolved, index: int, entry: Any) -> Any:
@@ -197,10 +197,11 @@ class Resolver:
         steps = [self._step(resolved, at, step) for at, step in steps_of(index, entry)]
         return steps if isinstance(entry, list) else steps[0]
 
-    def _step(self, resolved: Resolved, at: At, step: Mapping[str, Any]) -> dict[str, Any]:
+    def _step(self, resolved: Resolved, at: KeyPath, step: Mapping[str, Any]) -> dict[str, Any]:
         manifest = resolved.manifest
-        usual = with_defaults(manifest.calibration, manifest.seed)
-        filled = with_text(step, manifest.calibration.source or DEFAULT.source, (usual.field, usual.target))
+        calibration = with_defaults(manifest.calibration, manifest.seed)
+        default_source = manifest.calibration.source or DEFAULT.source
+        settings_written = with_text(step, default_source, (calibration.field, calibration.target))
         verb, name = verb_and_name(step, kinds())
         settings = kinds()[verb].classes()[name]
         resolve_each = {
@@ -209,72 +210,73 @@ class Resolver:
             **dict.fromkeys(settings.teacher_keys, self._teacher),
         }
 
-        def reference(key: str, at: At, written: Any) -> Any:
-            if isinstance(written, list):
-                return [reference(key, (*at, number), item) for number, item in enumerate(written)]
-            resolved_name = resolve_each[key](at, written, resolved)
-            if key in step and isinstance(written, str):
-                resolved.planned[key, written] = resolved_name
+        def reference(key: str, at: KeyPath, text: Any) -> Any:
+            if isinstance(text, list):
+                return [reference(key, (*at, number), item) for number, item in enumerate(text)]
+            resolved_name = resolve_each[key](at, text, resolved)
+            if key in step and isinstance(text, str):
+                resolved.planned[key, text] = resolved_name
             return resolved_name
 
         for key in resolve_each:
-            if key in filled:
-                filled[key] = reference(key, (*at, key) if key in step else at, filled[key])
-        return filled
+            if key in settings_written:
+                settings_written[key] = reference(key, (*at, key) if key in step else at, settings_written[key])
+        return settings_written
 
-    def _text(self, at: At, written: Any, resolved: Resolved) -> str:
-        source = self._source(at, written)
+    def _text(self, at: KeyPath, text: Any, resolved: Resolved) -> str:
+        source = self._source(at, text)
         if source is None:
-            return str(written)
+            return str(text)
         fingerprint = self._fingerprint(at, source)
         if fingerprint:
-            resolved.texts.append(NamedSource(at, str(written), source))
+            resolved.texts.append(NamedSource(at, str(text), source))
         return str(Reference(source.text, digest([fingerprint, source.file])))
 
-    def _file(self, at: At, written: str, resolved: Resolved) -> str:
-        path = self.loaded.folder.absolute() / os.path.expanduser(written)
+    def _file(self, at: KeyPath, name: str, resolved: Resolved) -> str:
+        path = self.loaded.folder.absolute() / os.path.expanduser(name)
         try:
             return str(Reference(str(path), self.cache.sha256(path)))
         except OSError as error:
-            self._wrong(at, SourceError(f"{path}: {error.strerror}", "name a readable file"))
-            return written
+            self._report(at, SourceError(f"{path}: {error.strerror}", "name a readable file"))
+            return name
 
-    def _teacher(self, at: At, written: str, resolved: Resolved) -> str:
-        source = self._source(at, written) if written != DENSE else None
+    def _teacher(self, at: KeyPath, name: str, resolved: Resolved) -> str:
+        source = self._source(at, name) if name != DENSE else None
         if source is None:
-            return written
+            return name
         fingerprint = self._fingerprint(at, source)
         if fingerprint:
-            resolved.teachers.append(NamedSource(at, written, source))
+            resolved.teachers.append(NamedSource(at, name, source))
         return str(Reference(source.text, digest(fingerprint)))
 
     def _task(
-        self, at: At, task: ManifestTask, names: dict[str, benchmarks.OwnData], documents: dict[str, int]
+        self, at: KeyPath, task: ManifestTask, names_taken: dict[str, benchmarks.OwnData], documents: dict[str, int]
     ) -> ManifestTask:
-        """Return a task; one over the user's own data with its name and a ``Reference``. ``names`` are those taken."""
-        written = task.source or (benchmarks.KINDS[task.task].source if task.task in benchmarks.KINDS else None)
-        if not written:
+        """Return a task; one over the user's own data with its name, added to ``names_taken``, and a ``Reference``."""
+        source_text = task.source or (benchmarks.KINDS[task.task].source if task.task in benchmarks.KINDS else None)
+        if not source_text:
             return task
         key = "source" if task.source else "task"
         try:
-            source = self.lock.pinned(sources.parse(written, self.loaded.folder), self.cache)
+            source = self.lock.pinned(sources.parse(source_text, self.loaded.folder), self.cache)
             name = task.name or default_name(task.task, source) + (f"-{task.metric}" if task.metric else "")
             reference = Reference(source.text, content(source, self.cache))
             task = task.model_copy(update={"source": str(reference), "name": name})
-            own_data = own_of(task)
+            own_data = own_data_of(task)
             assert own_data
-            key = "columns" if task.columns else "field" if task.field else key
+            key = next((name for name in ("columns", "field") if getattr(task, name)), key)
             own_data.inspect(name, self.cache)
-            documents[name] = own_data.about(self.cache)
+            documents[name] = own_data.estimate_documents(self.cache)
         except SparsebenchError as error:
-            self._wrong((*at, key), error)
+            self._report((*at, key), error)
             return task
-        named = (*at, "name" if task.name else "task")
+        name_path = (*at, "name" if task.name else "task")
         if (own_data.kind == LM_EVAL or name != task.task) and benchmarks.known(name, self.cache):
-            self.problems.append(self.loaded.problem(named, f"there is a task `{name}` already", "a name of its own"))
-        elif names.setdefault(name, own_data) != own_data:
-            what = f"a second task called `{name}`, of other data or settings"
-            self.problems.append(self.loaded.problem(named, what, "a `name` for each"))
+            message, expected = f"there is a task `{name}` already", "a name of its own"
+            self.problems.append(self.loaded.problem(name_path, message, expected))
+        elif names_taken.setdefault(name, own_data) != own_data:
+            message, expected = f"a second task called `{name}`, of other data or settings", "a `name` for each"
+            self.problems.append(self.loaded.problem(name_path, message, expected))
         return task
 
 

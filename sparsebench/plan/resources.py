@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from sparsebench import devices, environment, sources
 from sparsebench.benchmarks import data_sources
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.estimate import ModelSize, at_once
+from sparsebench.plan.estimate import ModelSize, concurrent_jobs
 from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.plan.preflight import Prepared
-from sparsebench.plan.stages import COMPARE, MAKE, PROCESSES, TIME, timed
+from sparsebench.plan.stages import COMPARE, MAKE, PROCESSES, TIME, is_timed
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.contract import Step
 from sparsebench.steps.recover.settings import DENSE
@@ -45,21 +45,21 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
     free, gpus = environment.memory()[1], len(devices.chosen(ready.device))
     slot_count = slots(ready)
-    timed = {variant.id for job in jobs if alone(job, bool(gpus)) for variant in job.variants}
-    waiting = widest = kept = memory = 0
+    timed_ids = {variant.id for job in jobs if alone(job, bool(gpus)) for variant in job.variants}
+    waiting_bytes = widest_bytes = packed_bytes = peak = 0
     for job in jobs:
         size = models[job.variants[0].model]
         if job.kind == MAKE.name:
-            stay = size.bytes * sum(ready.keep == "dense" or variant.id in timed for variant in job.makes)
-            waiting += stay
-            widest = max(widest, size.bytes * len(job.makes) - stay + _held(job, size))
-            kept += int(size.bytes * len(job.makes) * PACKED_SHARE) if ready.keep == "packed" else 0
-        pair = job_bytes(job, size, ready.device)
-        fitting = pair if pair <= free else job_bytes(job, size, ready.device, apart=True)
-        memory = max(memory, fitting * at_once(job, slot_count, gpus))
+            staying = size.bytes * sum(ready.keep == "dense" or variant.id in timed_ids for variant in job.makes)
+            waiting_bytes += staying
+            widest_bytes = max(widest_bytes, size.bytes * len(job.makes) - staying + _held(job, size))
+            packed_bytes += int(size.bytes * len(job.makes) * PACKED_SHARE) if ready.keep == "packed" else 0
+        pair_bytes = job_bytes(job, size, ready.device)
+        job_memory = pair_bytes if pair_bytes <= free else job_bytes(job, size, ready.device, one_by_one=True)
+        peak = max(peak, job_memory * concurrent_jobs(job, slot_count, gpus))
     fetch, packages = _downloads(ready, jobs)
     prepared = sum(size.bytes for model, size in models.items() if not ready.has(model))
-    return Needs(prepared + waiting + widest + kept, memory, fetch, packages)
+    return Needs(prepared + waiting_bytes + widest_bytes + packed_bytes, peak, fetch, packages)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class MemoryShortage:
     gpu: bool = False
 
 
-def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
+def memory_shortages(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
     """Return the models that do not fit into the memory free now, or not two at a time where a pair is to be timed."""
     free, gpu_memory = environment.memory()[1], devices.free_memory(ready.device)
     shortages: dict[tuple[str, bool], tuple[bool, int]] = {}
@@ -83,29 +83,25 @@ def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
         if any(cell.nodes for cell in job.cells):
             continue  # this machine's memory says nothing about theirs
         model, ranks = job.variants[0].model, ranks_of(job)
-        on_gpu = calculates(job) and not any(_offloads(cell) for cell in job.cells)
-        for apart in (False, True) if job.kind == TIME.name else (True,):
-            whole = job_bytes(job, ready.sizes[model], ready.device, apart)
-            share = (whole - PROCESS_BYTES * ranks) // ranks
-            for gpu, needed, room in ((False, whole, free), (True, share, gpu_memory if on_gpu else None)):
+        engines_used = [cell.settings["engine"] for cell in job.cells if "engine" in cell.settings]
+        on_gpu = calculates(job) and not any(engines()[name].offloads for name in engines_used)
+        for one_by_one in (False, True) if job.kind == TIME.name else (True,):
+            job_memory = job_bytes(job, ready.sizes[model], ready.device, one_by_one)
+            rank_memory = (job_memory - PROCESS_BYTES * ranks) // ranks
+            rooms = [(False, job_memory, free), (True, rank_memory, gpu_memory if on_gpu else None)]
+            for gpu, needed, room in rooms:
                 if room is not None and needed > room:
-                    shortages[model, gpu] = max(shortages.get((model, gpu), (apart, needed)), (apart, needed))
-    return [MemoryShortage(model, needed, apart, gpu) for (model, gpu), (apart, needed) in shortages.items()]
+                    shortages[model, gpu] = max(shortages.get((model, gpu), (one_by_one, needed)), (one_by_one, needed))
+    return [MemoryShortage(model, needed, one_by_one, gpu) for (model, gpu), (one_by_one, needed) in shortages.items()]
 
 
-def _offloads(cell: Cell) -> bool:
-    """Return whether the cell's engine keeps a model's parameters in main memory."""
-    row = engines().get(cell.settings.get("engine", ""))
-    return bool(row and row.offloads)
-
-
-def job_bytes(job: Job, size: ModelSize, device: str = "cpu", apart: bool = False) -> int:
-    """Return the bytes of memory that a job takes on a device; ``apart``, with the sides of a timed pair one by one.
+def job_bytes(job: Job, size: ModelSize, device: str = "cpu", one_by_one: bool = False) -> int:
+    """Return the bytes of memory that a job takes on a device, with both models of a timed pair or ``one_by_one``.
 
     A timed pair is two models beside the mapped files. Ranks that shard hold shares of both.
     """
     kind = PROCESSES[job.kind]
-    copies = kind.models - (1 if apart and kind.timed and kind.paired else 0)
+    copies = kind.models - (1 if one_by_one and kind.timed and kind.paired else 0)
     return int(_running_bytes(job.cells, size, device) * copies) + PROCESS_BYTES * ranks_of(job) + _held(job, size)
 
 
@@ -122,30 +118,26 @@ def _held(job: Job, size: ModelSize) -> int:
 
 def _running_bytes(cells: Iterable[Cell], size: ModelSize, device: str) -> int:
     """Return a model's bytes in the widest precision in which the cells run it, which may be wider than its files'."""
-    wide = any(cell.compute_dtype(device) == "float32" for cell in cells if cell.settings.keys() & {"task", "engine"})
-    return max(size.bytes, 4 * size.parameters * wide)
+    running = [cell for cell in cells if cell.settings.keys() & {"task", "engine"}]
+    in_float32 = any(cell.compute_dtype(device) == "float32" for cell in running)
+    return max(size.bytes, 4 * size.parameters * in_float32)
 
 
 def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
     """Return the bytes of models, texts and data to download, and the number of packages of unknown size."""
-    texts = {cell.variant.source for job in jobs for cell in job.cells if not ready.has(cell.variant.model)}
-    tasks = {
-        cell.settings["task"]
-        for job in jobs
-        for cell in job.cells
-        if "task" in cell.settings and "own" not in cell.settings
-    }
-    texts |= {source for task in tasks for source in data_sources(task)}
-    contents = {cell.settings["own"]["content"] for job in jobs for cell in job.cells if "own" in cell.settings}
-    texts |= {ready.plan.data[content] for content in contents}
-    done = [step for job in jobs for step in _done(job)]
-    if any(step.settings.reads_text() for step in done) or any(job.kind == COMPARE.name for job in jobs):
-        texts.add(ready.plan.calibration.source)
-    for step in done:
+    source_texts = {cell.variant.source for job in jobs for cell in job.cells if not ready.has(cell.variant.model)}
+    scored = [cell.settings for job in jobs for cell in job.cells if "task" in cell.settings]
+    tasks = {settings["task"] for settings in scored if "own" not in settings}
+    source_texts |= {source for task in tasks for source in data_sources(task)}
+    source_texts |= {ready.plan.data[settings["own"]["content"]] for settings in scored if "own" in settings}
+    steps = [step for job in jobs for step in _done(job)]
+    if any(step.settings.reads_text() for step in steps) or any(job.kind == COMPARE.name for job in jobs):
+        source_texts.add(ready.plan.calibration.source)
+    for step in steps:
         keys = (*step.settings.text_keys, *step.settings.teacher_keys)
-        texts |= {named.source for names in references(step, keys).values() for named in names}
+        source_texts |= {named.source for names in references(step, keys).values() for named in names}
     total, packages = 0, set()
-    for text in sorted(texts - {"random", DENSE}):
+    for text in sorted(source_texts - {"random", DENSE}):
         source = sources.parse(text)
         size = sources.size(source, ready.cache)
         if size is None:
@@ -166,7 +158,7 @@ def slots(ready: Prepared) -> int:
         return ready.request.jobs
     cells: dict[str, list[Cell]] = defaultdict(list)
     for cell in ready.plan.cells:
-        if not timed(cell.stage) or devices.is_gpu(ready.device):
+        if not is_timed(cell.stage) or devices.is_gpu(ready.device):
             cells[cell.variant.model].append(cell)
     largest = max(_running_bytes(cells[name], size, ready.device) for name, size in ready.sizes.items())
     gpus = len(devices.chosen(ready.device))

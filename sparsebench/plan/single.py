@@ -27,7 +27,7 @@ from sparsebench.plan.checks import load
 from sparsebench.plan.expand import expand
 from sparsebench.plan.fit import unfit_tasks
 from sparsebench.plan.resolve import Resolver
-from sparsebench.plan.stages import own_of
+from sparsebench.plan.stages import own_data_of
 from sparsebench.storage import is_packed, sums
 from sparsebench.storage.packed import PackedCheckpoint
 
@@ -42,7 +42,7 @@ class SingleModel:
     dtype: Dtype = "auto"
 
 
-def single(
+def prepare_single(
     text: str,
     family: str | None,
     dtype: Dtype,
@@ -58,13 +58,12 @@ def single(
     """
     if family is not None and family not in FAMILIES:
         raise SourceError(f"there is no family {family!r}", f"one of {', '.join(FAMILIES)}")
-    exists = os.path.exists(text)
-    if exists and text in sources.KNOWN:
+    if os.path.exists(text) and text in sources.KNOWN:
         raise SourceError(
             f"{text}: a model's alias, and there is a file or folder of that name here",
             f"write ./{text} for the folder; for the model, call from another folder",
         )
-    source = sources.parse(f"path:{text}" if exists else text)
+    source = source_named(text)
     if source.kind == "path" and is_packed(Path(source.location)):
         if dtype != "auto":
             raise UserError(
@@ -104,11 +103,11 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
     resolver = Resolver(loaded, cache)
     config = bounded.read_object(model.folder / "config.json")
     entry = ManifestModel(name=model.name, source=f"path:{model.folder}", family=model.family)
-    listed = [task.model_copy(update={"models": None}) for task in loaded.manifest.benchmarks.of(model.family)]
-    benchmarks = ManifestBenchmarks().model_copy(update={model.family.replace("-", "_"): listed})
-    alone = loaded.manifest.model_copy(update={"models": [entry], "benchmarks": benchmarks})
-    resolved = resolver.tasks(alone, {})
-    problems = resolver.problems or [*unfit_tasks(loaded, alone, resolved, {entry.name: config})]
+    family_tasks = [task.model_copy(update={"models": None}) for task in loaded.manifest.benchmarks.of(model.family)]
+    benchmarks = ManifestBenchmarks().model_copy(update={model.family.replace("-", "_"): family_tasks})
+    single_manifest = loaded.manifest.model_copy(update={"models": [entry], "benchmarks": benchmarks})
+    resolved = resolver.tasks(single_manifest, {})
+    problems = resolver.problems or [*unfit_tasks(loaded, single_manifest, resolved, {entry.name: config})]
     if problems:
         raise ManifestError(problems)
     specs = [
@@ -117,7 +116,7 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
             task.limit,
             task.num_fewshot,
             batch=None if task.batch == "auto" else task.batch,
-            own=own_of(task),
+            own=own_data_of(task),
         )
         for task in resolved.of(model.family)
     ]
@@ -131,14 +130,14 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
 def _packed(folder: Path, family: str | None) -> SingleModel:
     """Return a packed folder as a model: it is read where it is, and nothing is prepared."""
     config = PackedCheckpoint(folder).config
-    known = family or family_of(config)
-    if known is None:
+    known_family = family or family_of(config)
+    if known_family is None:
         raise SourceError(f"{folder}: its config.json does not tell the family", "say it with --family")
-    return SingleModel(folder.name, folder, known)  # type: ignore[arg-type]
+    return SingleModel(folder.name, folder, known_family)  # type: ignore[arg-type]
 
 
 @contextmanager
-def worded() -> Iterator[None]:
+def as_user_errors() -> Iterator[None]:
     """Raise UserError, naming the key, where a manifest's rule is broken."""
     try:
         yield
@@ -158,6 +157,11 @@ def _refused(key: object, message: str, words: Mapping[str, Any]) -> UserError:
     return UserError(f"{key}: {message}" if key else message, hint)
 
 
+def source_named(text: str) -> sources.Source:
+    """Return the source that a person names; a bare path that exists stands for ``path:``."""
+    return sources.parse(f"path:{text}" if os.path.exists(text) else text)
+
+
 def family_named(source: sources.Source, cache: sources.Cache) -> Family:
     """Return the checkpoint's own family. A GGUF file's cannot be read cheaply: such models are decoders."""
     config = sources.read_config(source, cache)
@@ -172,6 +176,6 @@ def family_named(source: sources.Source, cache: sources.Cache) -> Family:
 
 def name_of(source: sources.Source) -> str:
     """Return a short name for tables: the repository's, the folder's, or the package's."""
-    words = source.repo or source.location or (source.parts[0].project if source.parts else source.kind)
-    last = words.rstrip("/").rsplit("/", 1)[-1]
+    source_name = source.repo or source.location or (source.parts[0].project if source.parts else source.kind)
+    last = source_name.rstrip("/").rsplit("/", 1)[-1]
     return re.sub("[^A-Za-z0-9._-]", "-", last).lstrip("._-")[:64] or "model"

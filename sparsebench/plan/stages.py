@@ -93,23 +93,23 @@ def names() -> tuple[str, ...]:
     return (MAKE.name, *stages())
 
 
-def timed(stage: str) -> bool:
+def is_timed(stage: str) -> bool:
     """Whether the results of a stage belong to the machine that gave them."""
     return stage in stages() and stages()[stage].process.timed
 
 
-def beside_dense(cell: Cell) -> bool:
+def needs_dense(cell: Cell) -> bool:
     """Whether the dense model is needed to measure a cell."""
     stage = stages().get(cell.stage)
     return bool(cell.settings.get("divergence")) or (stage is not None and stage.process.paired)
 
 
-def fits(variant: Variant, key: str, asked: Any) -> bool:
-    """Return whether a step of the variant has an ``asked`` value in its field ``key``, or as the name of a ``key``."""
-    return any(same(value, option) for value in variant.values(key) for option in as_list(asked))
+def has_value(variant: Variant, key: str, wanted: Any) -> bool:
+    """Return whether a step of the variant has a ``wanted`` value in its field ``key``, or as the name of a ``key``."""
+    return any(same_value(value, option) for value in variant.values(key) for option in as_list(wanted))
 
 
-def same(left: Any, right: Any) -> bool:
+def same_value(left: Any, right: Any) -> bool:
     """Return whether two values of a setting are the same: numbers but for rounding; ``true`` is no number."""
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
@@ -121,7 +121,7 @@ def _selected(selections: Sequence[CellSettings] | None, variant: Variant) -> bo
     """Return whether the variant matches any of the selections. The dense model always does."""
     if selections is None or variant.is_dense:
         return True
-    return any(all(fits(variant, key, value) for key, value in selection.items()) for selection in selections)
+    return any(all(has_value(variant, key, value) for key, value in selection.items()) for selection in selections)
 
 
 def _structure(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
@@ -131,7 +131,7 @@ def _structure(manifest: Manifest, model: ManifestModel, variant: Variant) -> It
 
 def _outputs(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
     if manifest.outputs and not variant.is_dense and variant.weights != "random":
-        yield manifest.outputs.model_dump() | precision(model)
+        yield manifest.outputs.model_dump() | precision_settings(model)
 
 
 def _storage(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
@@ -143,7 +143,7 @@ def _scores(manifest: Manifest, model: ManifestModel, variant: Variant) -> Itera
     for task in manifest.benchmarks.of(model.family) if variant.weights != "random" else []:
         if (task.models is None or model.name in task.models) and _selected(task.select, variant):
             settings = _task(task, model)
-            if not variant.heuristic or benchmarks.heuristics.fits(benchmarks.benchmark_of(settings)):
+            if not variant.heuristic or benchmarks.heuristics.has_heuristic(benchmarks.benchmark_of(settings)):
                 yield settings
 
 
@@ -154,11 +154,12 @@ def _task(task: ManifestTask, model: ManifestModel) -> dict[str, Any]:
     draw = {"draw": DRAW} if task.limit else {}
     shared = {"task": task.name or task.task, "limit": task.limit, "num_fewshot": task.num_fewshot}
     divergence = {"divergence": True} if task.divergence else {}
-    data = own_of(task)
-    return shared | draw | labels | batch | divergence | precision(model) | ({"own": data.settings()} if data else {})
+    data = own_data_of(task)
+    own = {"own": data.settings()} if data else {}
+    return shared | draw | labels | batch | divergence | precision_settings(model) | own
 
 
-def own_of(task: ManifestTask) -> benchmarks.OwnData | None:
+def own_data_of(task: ManifestTask) -> benchmarks.OwnData | None:
     """Return what a task asks of the user's own data, once the plan has located these; None for other tasks."""
     if task.source is None:
         return None
@@ -176,15 +177,15 @@ def own_of(task: ManifestTask) -> benchmarks.OwnData | None:
     )
 
 
-def precision(model: ManifestModel) -> dict[str, str]:
+def precision_settings(model: ManifestModel) -> dict[str, str]:
     """Return the precision of scores and calibration as a setting; none for ``auto``, which depends on the machine."""
     return {} if model.compute_dtype == "auto" else {"compute_dtype": model.compute_dtype}
 
 
-def reading(model: ManifestModel, calibration: Calibration, variant: Variant) -> dict[str, Any]:
+def making_settings(model: ManifestModel, calibration: Calibration, variant: Variant) -> dict[str, Any]:
     """Return the settings of the cell that makes a variant: how much text is read, and in which precision, if any is."""
-    read = {"samples": calibration.samples, "length": calibration.length, **precision(model)}
-    return read if variant.steps[-1].settings.reads_text() else {}
+    settings = {"samples": calibration.samples, "length": calibration.length, **precision_settings(model)}
+    return settings if variant.steps[-1].settings.reads_text() else {}
 
 
 def _latencies(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
@@ -193,11 +194,11 @@ def _latencies(manifest: Manifest, model: ManifestModel, variant: Variant) -> It
 
 
 def _timings(block: ManifestRuntime, settings: dict[str, Any], variant: Variant) -> Iterator[dict[str, Any]]:
-    timed = settings | {"samples": block.samples, "processes": block.processes}
-    yield timed
+    timing = settings | {"samples": block.samples, "processes": block.processes}
+    yield timing
     # How fast its kernels are without any zeros, so that a speedup is not wholly attributed to zeros.
     if variant.is_dense and engines()[settings["engine"]].skips_zeros:
-        yield timed | {"forced": True}
+        yield timing | {"forced": True}
 
 
 def _memories(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
@@ -225,9 +226,9 @@ def _inference(
             for ranks in _ranks(engine, block.ranks):
                 for workload in block.workloads:
                     shared = {"engine": engine, "ranks": ranks, "workload": workload.model_dump()}
-                    noisy = {"alone": block.alone} if block.alone != "machine" else {}
-                    spread = {"nodes": block.nodes} if ranks > 1 and block.nodes > 1 else {}
-                    yield block, shared | spread | noisy | {"dtype": block.dtype}
+                    alone = {"alone": block.alone} if block.alone != "machine" else {}
+                    nodes = {"nodes": block.nodes} if ranks > 1 and block.nodes > 1 else {}
+                    yield block, shared | nodes | alone | {"dtype": block.dtype}
 
 
 def _ranks(engine: str, asked: list[int]) -> list[int]:
@@ -266,8 +267,8 @@ def scored_tokens(cell: Cell) -> float:
 
 def timed_tokens(cell: Cell) -> float:
     """Return the tokens of timing a variant beside the dense model."""
-    load = cell.settings["workload"]
-    request = load["batch"] * (2 * load["prompt"] + (load["generate"] + 1) * NEW_TOKEN)
+    workload = cell.settings["workload"]
+    request = workload["batch"] * (2 * workload["prompt"] + (workload["generate"] + 1) * NEW_TOKEN)
     return float(STEPS * cell.settings["processes"] * request)
 
 
@@ -276,24 +277,24 @@ def document_count(cell: Cell) -> int | None:
     benchmark, limit = benchmark_of(cell.settings), cell.settings.get("limit")
     if benchmark is None:
         return limit
-    whole = benchmark.n or cell.documents
-    counts = [whole, limit * benchmark.parts if limit else 0]
+    all_documents = benchmark.n or cell.documents
+    counts = [all_documents, limit * benchmark.parts if limit else 0]
     return min(filter(None, counts), default=None)
 
 
 def _document_tokens(cell: Cell) -> int:
     """Return the tokens that are read of a document, its few-shot examples and its answers."""
     readings = 1 if cell.variant.family == "decoder" else READINGS
-    shown = 1 + (cell.settings.get("num_fewshot") or 0)
+    texts = 1 + (cell.settings.get("num_fewshot") or 0)
     benchmark = benchmark_of(cell.settings)
     if benchmark is None:
-        return readings * PROMPT * shown
+        return readings * PROMPT * texts
     window = benchmark.tokens or 0
     if benchmark.adapter == "pseudo_perplexity":
         return window * window  # each token is masked once
     if window and benchmark.adapter != "generation":
         return window
-    return readings * (benchmark.prompt or PROMPT) * shown + NEW_TOKEN * window
+    return readings * (benchmark.prompt or PROMPT) * texts + NEW_TOKEN * window
 
 
 _RUNNING = ("torch", "transformers", "tokenizers")

@@ -68,23 +68,23 @@ class Answer:
 
     def few(self, count: int, *columns: str) -> Answer:
         """Return the first ``count`` rows of each group of rows that agree in ``columns``."""
-        return self._of(row for _, part in self.groups(*columns) for row in part.rows[:count])
+        return self._of(row for _, group in self.groups(*columns) for row in group.rows[:count])
 
     def sweeps(self, count: int, *columns: str) -> Answer:
         """Return the longest sweeps: of each group of rows that agree in ``columns``, those of ``count`` labels.
 
         Only STEPS sparsities are kept, evenly chosen of those that most of these labels have.
         """
-        kept: list[AnswerRow] = []
-        for _, part in self.groups(*columns):
-            labels = [rows for _, rows in part.groups("label")]
+        longest: list[AnswerRow] = []
+        for _, group in self.groups(*columns):
+            labels = [rows for _, rows in group.groups("label")]
             for rows in sorted(labels, key=lambda rows: -len(rows.values("sparsity")))[:count]:
-                kept += rows.rows
-        counts = Counter(row["sparsity"] for row in kept)
-        usual = sorted(sparsity for sparsity, count in counts.items() if 2 * count > max(counts.values()))
-        if len(usual) > STEPS:
-            usual = [usual[round(step * (len(usual) - 1) / (STEPS - 1))] for step in range(STEPS)]
-        return self._of(row for row in kept if row["sparsity"] in usual)
+                longest += rows.rows
+        counts = Counter(row["sparsity"] for row in longest)
+        sparsities = sorted(sparsity for sparsity, count in counts.items() if 2 * count > max(counts.values()))
+        if len(sparsities) > STEPS:
+            sparsities = [sparsities[round(step * (len(sparsities) - 1) / (STEPS - 1))] for step in range(STEPS)]
+        return self._of(row for row in longest if row["sparsity"] in sparsities)
 
     def values(self, column: str) -> list[Any]:
         """Return the different values of a column, sorted, without NULL."""
@@ -96,25 +96,26 @@ class Answer:
         A column without any value is left out. So is one of SETTINGS that has the same value in MANY rows or more; the
         value then stands below the table.
         """
-        filled = {head: [cell(pattern, row) for row in self.rows] for head, pattern in columns.items()}
-        known = {head: cells for head, cells in filled.items() if set(cells) != {DASH}}
-        alike = [head for head in known if head in SETTINGS and len(self) >= MANY and len(set(known[head])) == 1]
-        shown = {head: cells for head, cells in known.items() if head not in alike}
-        table = pipe(list(shown), list(zip(*shown.values(), strict=True)))
-        if alike:
-            table += "\n\nIn every row " + "; ".join(f"{head}: {known[head][0]}" for head in alike) + "."
+        cells_by_head = {head: [cell(pattern, row) for row in self.rows] for head, pattern in columns.items()}
+        non_empty = {head: cells for head, cells in cells_by_head.items() if set(cells) != {DASH}}
+        alike = [head for head, cells in non_empty.items() if head in SETTINGS and len(set(cells)) == 1]
+        constant = alike if len(self) >= MANY else []
+        varying = {head: cells for head, cells in non_empty.items() if head not in constant}
+        table = pipe(list(varying), list(zip(*varying.values(), strict=True)))
+        if constant:
+            table += "\n\nIn every row " + "; ".join(f"{head}: {non_empty[head][0]}" for head in constant) + "."
         return table
 
-    def matrix(self, down: str, shown: str, heading: str = "") -> str:
-        """Return a pipe table: a row per ``down``, a column per sparsity, cells ``shown``; "/" joins several in a cell.
+    def matrix(self, row_pattern: str, pattern: str, heading: str = "") -> str:
+        """Return a pipe table: a row per ``row_pattern``, a column per sparsity, cells ``pattern``; "/" joins several.
 
         A row without any value is left out; without rows the result is empty.
         """
         lines: dict[str, dict[float, dict[str, None]]] = {}
         for row in self.rows:
-            text = cell(shown, row)
+            text = cell(pattern, row)
             if text != DASH:
-                lines.setdefault(cell(down, row), {}).setdefault(row["sparsity"], {})[text] = None
+                lines.setdefault(cell(row_pattern, row), {}).setdefault(row["sparsity"], {})[text] = None
         if not lines:
             return ""
         steps = sorted({step for line in lines.values() for step in line})
@@ -127,12 +128,12 @@ class Answer:
 
 def pipe(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a GitHub pipe table; columns of numbers, with few words beside them, are right-aligned."""
-    right = [
+    right_aligned = [
         all(_NUMBER.match(line[column]) and len(line[column]) <= WIDEST for line in lines)
         for column in range(len(heads))
     ]
     escaped = [[re.sub(r"\s*\n\s*", " ", text).replace("|", "\\|") for text in line] for line in (heads, *lines)]
-    rule = ["--:" if numeric else "---" for numeric in right]
+    rule = ["--:" if numeric else "---" for numeric in right_aligned]
     return "\n".join("| " + " | ".join(line) + " |" for line in (escaped[0], rule, *escaped[1:]))
 
 
@@ -157,11 +158,11 @@ def answer_table(ledger: Path, manifests: Sequence[str] = (), models: Sequence[s
     rows = [row for row in rows if (row["model"] in models if models else row["first"])]
     if not rows:
         return ""
-    names = max(len(visible(row[name])) for row in rows for name in ("model", "recipe")) + 2
+    name_width = max(len(visible(row[name])) for row in rows for name in ("model", "recipe")) + 2
     lines = []
     for row, variants in Answer("decision", tuple(rows)).groups("model"):
-        lines.append(visible(row["model"]).ljust(names) + "".join(f"  {head}" for head in COLUMNS))
+        lines.append(visible(row["model"]).ljust(name_width) + "".join(f"  {head}" for head in COLUMNS))
         for variant in variants:
             cells = "".join(f"  {cell(pattern, variant):>{len(head)}}" for head, pattern in COLUMNS.items())
-            lines.append(f"  {visible(variant['recipe'])}".ljust(names) + cells)
+            lines.append(f"  {visible(variant['recipe'])}".ljust(name_width) + cells)
     return "\n".join([*lines, NOTE]) + "\n"

@@ -14,7 +14,6 @@ from urllib.parse import quote
 from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
 from jinja2.bccache import Bucket
 
-from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.errors import UserError
 from sparsebench.figures.spec import listing
 from sparsebench.ledger import query
@@ -45,8 +44,8 @@ class Pictures:
         self.folder, self.beside = folder.resolve(), folder
         self.left = {path.stem: path for path in sorted(folder.glob("*.png")) if path.is_file()}
         self.files: dict[str, Path] = {}
-        drawn = listing(names=self.left)
-        self.specs = {spec.name: spec for spec in drawn}
+        listed = listing(names=self.left)
+        self.specs = {spec.name: spec for spec in listed}
         self.run, self.whole = run, whole
 
     def title(self, name: str) -> words.LedgerText | str:
@@ -129,28 +128,30 @@ def build(
     results, html = results or out.with_name(f"{out.stem}-results.md"), out.with_suffix(".html")
     if brief and set(formats) != {"md"}:
         raise UserError("a brief report is Markdown alone", "leave out --format, or --brief")
-    markdown = [out] if brief else [out, results] if "md" in formats else []
+    markdown = [out, results] if "md" in formats else []
+    if brief:
+        markdown = [out]
     _check_writable([*markdown, *([html] if "html" in formats else ())])
-    written: dict[Path, str] = {}
+    documents: dict[Path, str] = {}
     with query.session(ledger) as run:
         check_manifests(ledger, run, manifests)
         renderer = _Renderer(run, figures, manifests, cites=not brief)
         if brief:
-            (written[out],), _ = renderer.render({"brief.md.j2": out})
+            (documents[out],), _ = renderer.render({"brief.md.j2": out})
         elif "md" in formats:
             link = quote(Path(os.path.relpath(results.resolve(), out.resolve().parent)).as_posix())
             templates = {"paper.md.j2": out, "results.md.j2": results}
-            (written[out], written[results]), _ = renderer.render(templates, {"paper.md.j2": link})
+            (documents[out], documents[results]), _ = renderer.render(templates, {"paper.md.j2": link})
         if "html" in formats:
             # All templates make one page, so citations link within it.
             names = ("paper.md.j2", "explore.md.j2", "results.md.j2")
             texts, pictures = renderer.render(dict.fromkeys(names, out))
-            written[html] = page("\n".join(texts), pictures.files)
-    for path, content in written.items():
+            documents[html] = page("\n".join(texts), pictures.files)
+    for path, content in documents.items():
         path.resolve().parent.mkdir(parents=True, exist_ok=True)
         with create(path) as file:
             file.write(content)
-    return list(written)
+    return list(documents)
 
 
 def _check_writable(documents: Sequence[Path]) -> None:
@@ -232,16 +233,15 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
         "ask": ask,
         "registry": methods(),
         "skips_zeros": skips_zeros,
-        "licences": {alias: known.licence for alias, known in KNOWN.items()},
+        "licences": {alias: model_alias.licence for alias, model_alias in KNOWN.items()},
         "paragraphs": json.loads((ROOM / "paragraphs.json").read_text(encoding="utf-8")),
-        "catalog": all_tasks(),
         "pictures": pictures,
         "queries": queries,
         "collapse": f"{words.collapse():,.0f}",
         "normal_change": words.normal_change,
     }
     environment.tests["skips_zeros"] = skips_zeros
-    filter_names = ("amount", "points", "listed", "versions", "raw", "processor", "spread", "seconds")
+    filter_names = ("amount", "points", "listed", "versions", "raw", "spread", "seconds")
     filters = {name: getattr(words, name) for name in filter_names}
     environment.filters |= {**words.CELLS.special, **filters, "metric": lambda name: Metric.named(words.raw(name))}
     return environment

@@ -28,10 +28,10 @@ def query_named(name: str, manifests: Sequence[str] = ()) -> str:
         if (figure := name.removeprefix(FIGURE)) in by_name:
             return by_name[figure]
         raise UserError(f"--report: no figure {figure!r}", did_you_mean(figure, by_name) or one_of(list(by_name)))
-    known = {path.stem: path for path in sorted(FOLDER.glob("*.sql"))}
-    if name not in known:
-        raise UserError(f"--report: no table {name!r}", did_you_mean(name, known) or one_of(list(known)))
-    sql = known[name].read_text(encoding="utf-8").strip()
+    paths = {path.stem: path for path in sorted(FOLDER.glob("*.sql"))}
+    if name not in paths:
+        raise UserError(f"--report: no table {name!r}", did_you_mean(name, paths) or one_of(list(paths)))
+    sql = paths[name].read_text(encoding="utf-8").strip()
     if not manifests:
         return sql.replace(f" {FILTER}", "")
     names = ", ".join("'" + name.replace("'", "''") + "'" for name in manifests)
@@ -48,8 +48,8 @@ def command(name: str, manifests: Sequence[str] = ()) -> str:
 
 def check_manifests(ledger: Path, run: Callable[[str], query.Table], manifests: Sequence[str]) -> None:
     """Raise UserError for a manifest that the ledger, which ``run`` asks, does not hold."""
-    known = [name for (name,) in run(query_named("manifest_names")).rows]
+    known_names = [name for (name,) in run(query_named("manifest_names")).rows]
     for name in manifests:
-        if name not in known:
-            hint = did_you_mean(name, known) or f"it holds {one_of(known) if known else 'none'}"
+        if name not in known_names:
+            hint = did_you_mean(name, known_names) or f"it holds {one_of(known_names) if known_names else 'none'}"
             raise UserError(f"{ledger}: no manifest {name!r} in this ledger", hint)

@@ -84,14 +84,14 @@ def spread(shares: Sequence[float], digits: int = 0) -> str:
     """Return the least and the largest of some shares: ``57–78%``, or ``61%`` where both look the same; a dash without any."""
     if not shares:
         return DASH
-    least, most = (percent(share, digits) for share in (min(shares), max(shares)))
-    return most if least == most else f"{least.removesuffix('%')}–{most}"
+    lowest, highest = (percent(share, digits) for share in (min(shares), max(shares)))
+    return highest if lowest == highest else f"{lowest.removesuffix('%')}–{highest}"
 
 
 def seconds(times: Sequence[float]) -> str:
     """Return the least and the largest of some times, in seconds: ``0.1–12``; nothing without any."""
-    shown = [f"{time:.1f}" if time < 10 else f"{time:,.0f}" for time in (min(times), max(times))] if times else []
-    return "–".join(dict.fromkeys(shown))
+    formatted = [f"{time:.1f}" if time < 10 else f"{time:,.0f}" for time in (min(times), max(times))] if times else []
+    return "–".join(dict.fromkeys(formatted))
 
 
 def sparsity(share: float) -> str:
@@ -121,21 +121,11 @@ def signed(value: float) -> str:
     return f"{'−' if value < 0 else '+'}{bare(abs(value))}"
 
 
-def times(ratio: float) -> str:
-    """Return a ratio of perplexities: ``1.016``, ``34.57``."""
-    return f"{ratio:.3f}" if ratio < 10 else bare(ratio)
-
-
-def processor(machine: object) -> LedgerText:
-    """Return the name of a machine's processor, without the number of processors and the memory."""
-    return LedgerText(raw(machine).partition("×")[0].strip())
-
-
 def points(share: float) -> str:
     """Return a difference between two shares in percentage points, to two significant digits."""
     # Read back, because `.2g` alone writes 100 as 1e+02.
-    shown = f"{float(f'{100 * share:.2g}'):g}" if abs(share) >= 1e-5 or share == 0 else "less than 0.001"
-    return f"{shown} percentage points".replace("-", "−")
+    formatted = f"{float(f'{100 * share:.2g}'):g}" if abs(share) >= 1e-5 or share == 0 else "less than 0.001"
+    return f"{formatted} percentage points".replace("-", "−")
 
 
 def listed(words: Sequence[object]) -> str:
@@ -146,8 +136,8 @@ def listed(words: Sequence[object]) -> str:
 
 def versions(libraries: object) -> str:
     """Return ``torch 2.8.0, transformers 5.24.0`` for a JSON object of versions, without libraries that are absent."""
-    named = json.loads(raw(libraries)).items()
-    return ", ".join(escape.markdown(f"{name} {version}") for name, version in named if version != "absent")
+    installed = [item for item in json.loads(raw(libraries)).items() if item[1] != "absent"]
+    return ", ".join(escape.markdown(f"{name} {version}") for name, version in installed)
 
 
 class _Cells(string.Formatter):
@@ -162,9 +152,7 @@ class _Cells(string.Formatter):
         "ppl": perplexity,
         "bare": bare,
         "signed": signed,
-        "times": times,
         "code": code,
-        "processor": lambda machine: str(processor(machine)),
         "ours": raw,
     }
 
@@ -173,9 +161,9 @@ class _Cells(string.Formatter):
             return " + ".join(self.format_field(item, format_spec) for item in value)
         if format_spec in self.special:
             return self.special[format_spec](value)
-        text = format(value, format_spec)
+        formatted = format(value, format_spec)
         # A proper minus sign, in numbers only: names keep their hyphens.
-        return text.replace("-", "−") if isinstance(value, int | float) else text
+        return formatted.replace("-", "−") if isinstance(value, int | float) else formatted
 
 
 CELLS = _Cells()

@@ -11,33 +11,33 @@ from sparsebench import children
 from sparsebench.plan.cells import Job
 from sparsebench.run.executor import RunningJob
 
-LOOKS = 10
-"""How many times a silent job is looked at before it is given up."""
+CHECKS = 10
+"""How many times a silent job is checked before it is given up."""
 IDLE_SHARE = 3e-5
 """Share of a processor below which a job counts as idle: a thread may wake now and then (tqdm's every ten seconds)."""
 
 
 @dataclass
 class Silence:
-    """Since when a job has been silent and idle, its ``limit`` in seconds, and what it had used at the last look."""
+    """Since when a job has been silent and idle, its ``limit`` in seconds, and what it had used at the last check."""
 
     limit: float
     since: float
-    looked: float
+    checked: float
     used: tuple[float, float] = (0.0, 0.0)
 
     @property
-    def next(self) -> float:
-        """When to look again."""
-        return self.looked + self.limit / LOOKS
+    def next_check(self) -> float:
+        """When to check again."""
+        return self.checked + self.limit / CHECKS
 
     def over(self, used: tuple[float, float]) -> bool:
         """Return whether the job has been silent and idle for too long, now that it has ``used`` so much."""
         now = time.monotonic()
-        (cpu, moved), (cpu_then, moved_then) = used, self.used
-        if cpu - cpu_then > IDLE_SHARE * (now - self.looked) or moved != moved_then:
+        (cpu_now, bytes_now), (cpu_then, bytes_then) = used, self.used
+        if cpu_now - cpu_then > IDLE_SHARE * (now - self.checked) or bytes_now != bytes_then:
             self.since = now
-        self.looked, self.used = now, used
+        self.checked, self.used = now, used
         return now - self.since >= self.limit
 
 
@@ -62,7 +62,7 @@ class Child:
 
 def how_it_died(code: int, log: Path) -> str:
     """Say how a process died, with the last lines that it printed."""
-    how = f"exit code {code}" if code > 0 else f"signal {children.signal_name(-code)}"
+    ending = f"exit code {code}" if code > 0 else f"signal {children.signal_name(-code)}"
     memory = " (out of memory?)" if code == -signal.SIGKILL else ""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"the job's process died: {how}{memory}; it said last: {' | '.join(lines[-3:]) or 'nothing'}"
+    return f"the job's process died: {ending}{memory}; it said last: {' | '.join(lines[-3:]) or 'nothing'}"

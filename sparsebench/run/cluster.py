@@ -28,7 +28,7 @@ from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
 from sparsebench.plan.resources import job_bytes
-from sparsebench.plan.stages import timed
+from sparsebench.plan.stages import is_timed
 from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.node import NodeIdentity, done_on_node, probe
 from sparsebench.run.placement import ANSWER_SECONDS, PlacementGroup, bundles
@@ -64,7 +64,7 @@ class Cluster:
 
         Raises UserError, naming the nodes that cannot, and for settings that no cluster can serve.
         """
-        todo = list(cells)
+        planned = list(cells)
         if ":" in self.settings.device:
             raise UserError(
                 f"device: {self.settings.device}: on a cluster Ray chooses the GPU",
@@ -72,13 +72,15 @@ class Cluster:
             )
         if devices.is_gpu(self.settings.device) and not any("GPU" in node["Resources"] for node in self._alive()):
             raise UserError("device: cuda: no node of this cluster says that it has a GPU", "ray start --num-gpus=N")
-        asked = {(cell.nodes, int(cell.settings["ranks"])) for cell in todo if "nodes" in cell.settings}
-        for nodes, ranks in sorted(asked):
+        node_counts = {(cell.nodes, int(cell.settings["ranks"])) for cell in planned if "nodes" in cell.settings}
+        for nodes, ranks in sorted(node_counts):
             bundles(self._alive(), nodes, ranks, devices.is_gpu(self.settings.device))
-        exclusive = any(timed(cell.stage) for cell in todo)
-        if wrong := [f"{node}: {what}" for node, answer in self._probed() if (what := self._wrong(answer, exclusive))]:
+        exclusive = any(is_timed(cell.stage) for cell in planned)
+        reasons = {node: self._problem(answer, exclusive) for node, answer in self._probed()}
+        unable = "; ".join(f"{node}: {reason}" for node, reason in reasons.items() if reason)
+        if unable:
             raise UserError(
-                f"not every node can do this: {'; '.join(wrong)}",
+                f"not every node can do this: {unable}",
                 "nodes need the same environment (`pip install 'ray>=2.9'`), and the work folder under the same path",
             )
 
@@ -106,7 +108,7 @@ class Cluster:
         except self.ray.exceptions.RayError as error:
             return {"missing": first_line(error)}
 
-    def _wrong(self, answer: dict[str, Any], exclusive: bool) -> str:
+    def _problem(self, answer: dict[str, Any], exclusive: bool) -> str:
         if "missing" in answer:
             return f"sparsebench cannot be imported there ({answer['missing']})"
         if not answer["shared"]:
@@ -126,8 +128,9 @@ class Cluster:
             self.seen = time.monotonic()
         gpu = devices.is_gpu(self.settings.device)
         taken = sum(nodes_of(task.job) for task in running if alone(task.job, gpu) == alone(job, gpu))
-        wanted = nodes_of(job)
-        return taken + wanted <= max(wanted, places(self.nodes, self._resources(job), alone(job, gpu)))
+        needed = nodes_of(job)
+        capacity = max(needed, job_capacity(self.nodes, self._resources(job), alone(job, gpu)))
+        return taken + needed <= capacity
 
     def _resources(self, job: Job) -> dict[str, float]:
         size = self.settings.sizes.get(job.variants[0].model)
@@ -138,11 +141,11 @@ class Cluster:
 
         Ray must not retry it: that would do and record all cells again. The run itself asks again for those left.
         """
-        asked = self._resources(job)
+        needs = self._resources(job)
         create(log, "wb").close()
         spec = replace(spec, workspace=replace(spec.workspace, work=spec.workspace.work.absolute()))
         one_node: dict[str, Any] = {
-            "num_cpus": asked["CPU"], "num_gpus": asked["GPU"], "memory": int(asked["memory"]) or None, "max_retries": 0,
+            "num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "memory": int(needs["memory"]) or None, "max_retries": 0,
         }  # fmt: skip
 
         def begin(group: PlacementGroup | None) -> Any:
@@ -204,7 +207,6 @@ class RayTask:
             self.ray.cancel(self.stream, force=True)
 
     def wait(self) -> int:
-        """Wait for the task's end and return its exit code."""
         self.thread.join()
         return self.code
 
@@ -257,24 +259,24 @@ def resources(job: Job, settings: RunSettings, nodes: Sequence[dict[str, float]]
     for a slot's share of the CPUs, and as many GPUs as it needs.
     """
     gpu = devices.is_gpu(settings.device) and calculates(job)
-    whole = alone(job, devices.is_gpu(settings.device))
-    most = max(nodes, key=lambda node: [node.get(name, 0.0) for name in ("GPU" * gpu, "CPU", "memory")], default={})
-    cpus = most.get("CPU", 0.0)
+    exclusive = alone(job, devices.is_gpu(settings.device))
+    largest = max(nodes, key=lambda node: [node.get(name, 0.0) for name in ("GPU" * gpu, "CPU", "memory")], default={})
+    cpus = largest.get("CPU", 0.0)
     return {
-        "CPU": max(1.0, cpus if whole else cpus // settings.slots),
-        "GPU": float(gpu and (most.get("GPU", 0.0) if whole else min(ranks_of(job), most.get("GPU", 1.0)))),
-        "memory": min(float(memory), most.get("memory", 0.0)),
+        "CPU": max(1.0, cpus if exclusive else cpus // settings.slots),
+        "GPU": float(gpu and (largest.get("GPU", 0.0) if exclusive else min(ranks_of(job), largest.get("GPU", 1.0)))),
+        "memory": min(float(memory), largest.get("memory", 0.0)),
     }
 
 
-def places(nodes: Sequence[dict[str, float]], asked: dict[str, float], exclusive: bool) -> int:
-    """Return how many jobs that ask for ``asked`` the nodes hold at once; ``exclusive``: at most one a node.
+def job_capacity(nodes: Sequence[dict[str, float]], needs: dict[str, float], exclusive: bool) -> int:
+    """Return how many jobs that ask for ``needs`` the nodes hold at once; ``exclusive``: at most one a node.
 
     It is at least 1: a job that fits nowhere would wait for nothing, so one starts.
     """
-    needed = {name: amount for name, amount in asked.items() if amount}
-    held = (int(min(node.get(name, 0.0) // amount for name, amount in needed.items())) for node in nodes)
-    return max(1, sum(min(1, count) if exclusive else count for count in held))
+    needed = {name: amount for name, amount in needs.items() if amount}
+    jobs = [int(min(node.get(name, 0.0) // amount for name, amount in needed.items())) for node in nodes]
+    return max(1, sum(min(1, count) if exclusive else count for count in jobs))
 
 
 def connect(ray: Any, address: str | None) -> None:
@@ -283,17 +285,17 @@ def connect(ray: Any, address: str | None) -> None:
     Raises UserError where there is none, where it runs another version of Ray or Python, and for the address of Ray's
     client, which does not pass generators on.
     """
-    where = address or os.environ.get("RAY_ADDRESS") or ""
-    if "://" in where:
-        raise UserError(f"--address {where}: not the address of a node", "run on a node of the cluster: --address auto")
+    place = address or os.environ.get("RAY_ADDRESS") or ""
+    if "://" in place:
+        raise UserError(f"--address {place}: not the address of a node", "run on a node of the cluster: --address auto")
     try:
-        if ":" in where:  # Ray itself would wait long for an address at which nothing answers
-            host, _, port = where.rpartition(":")
+        if ":" in place:  # Ray itself would wait long for an address at which nothing answers
+            host, _, port = place.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        join(ray, address, include_dashboard=None if where else False)
+        join(ray, address, include_dashboard=None if place else False)
     except (RuntimeError, ValueError, OverflowError, OSError, ray.exceptions.RayError) as error:
         raise UserError(
-            f"--executor ray: no cluster of Ray's at {where or 'this machine'} ({first_line(error)})",
+            f"--executor ray: no cluster of Ray's at {place or 'this machine'} ({first_line(error)})",
             "start Ray with `ray start --head`, see `ray status`; the driver needs the cluster's versions of Ray and "
             "Python, and its RAY_AUTH_MODE and token",
         ) from error

@@ -17,9 +17,9 @@ from rich.text import Text
 
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.estimate import Estimate, at_once, pace_of
+from sparsebench.plan.estimate import Estimate, concurrent_jobs, pace_of
 from sparsebench.plan.jobs import alone
-from sparsebench.plan.stages import timed
+from sparsebench.plan.stages import is_timed
 from sparsebench.progress import duration
 
 MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
@@ -67,8 +67,8 @@ class Clock:
         """Forget a job that will not run."""
         self.starts.pop(job.id, None)
         self.shares.pop(job.id, None)
-        if known := self.jobs.pop(job.id, None):
-            self.uncorrected[pace_of(known)] -= self._share(known)
+        if forgotten := self.jobs.pop(job.id, None):
+            self.uncorrected[pace_of(forgotten)] -= self._share(forgotten)
 
     def left(self) -> float:
         """Return the seconds to go if the rest compares with its estimates as the finished part did."""
@@ -78,7 +78,7 @@ class Clock:
             job = self.jobs[name]
             expected = self.estimate.seconds(job)
             to_go = max(0.0, expected - (now - start), self._cell_seconds(name, now))
-            left += (to_go - expected) / at_once(job, self.slots, self.gpus)
+            left += (to_go - expected) / concurrent_jobs(job, self.slots, self.gpus)
         return max(0.0, left)
 
     def _cell_seconds(self, name: str, now: float) -> float:
@@ -87,7 +87,7 @@ class Clock:
         return (now - began) * (1 - share) / share if share >= TELLING_SHARE else 0.0
 
     def _share(self, job: Job) -> float:
-        return self.estimate.uncorrected(job) / at_once(job, self.slots, self.gpus)
+        return self.estimate.uncorrected(job) / concurrent_jobs(job, self.slots, self.gpus)
 
 
 class ModelAnswers:
@@ -103,11 +103,11 @@ class ModelAnswers:
 
     def begin(self, cells: Iterable[Cell]) -> None:
         """Begin a run of ``cells``."""
-        self.open_cells.update(cell.variant.model for cell in cells if not timed(cell.stage))
+        self.open_cells.update(cell.variant.model for cell in cells if not is_timed(cell.stage))
 
     def ended(self, cell: Cell) -> None:
         """Note that a cell has its record."""
-        if timed(cell.stage):
+        if is_timed(cell.stage):
             return
         self.open_cells[cell.variant.model] -= 1
         if not self.open_cells[cell.variant.model]:
@@ -153,9 +153,10 @@ class Display:
     def finished(self, cell: Cell, status: str, seconds: float, reason: str | None) -> None:
         """Show that a cell has its record: ``✓ [12/94, 3m left] smollm2 dense · piqa (7.1 s)``."""
         self.count += 1
-        head = f"{MARKS[status]} {self._position()} {visible(f'{cell.variant.label} · {cell.label}')}"
-        first = visible(reason.splitlines()[0]) if reason else ""
-        self.line(f"{head} ({seconds:.1f} s)" if status == "done" else f"{head}: {status}: {first}", COLOURS[status])
+        first_line = visible(reason.splitlines()[0]) if reason else ""
+        ending = f" ({seconds:.1f} s)" if status == "done" else f": {status}: {first_line}"
+        name = visible(f"{cell.variant.label} · {cell.label}")
+        self.line(f"{MARKS[status]} {self._position()} {name}{ending}", COLOURS[status])
 
     def ended(self, job: Job, seconds: float, trouble: str | None) -> None:
         """Note that a job's process has ended; show its ``trouble`` if it has no cells that could."""
@@ -230,14 +231,14 @@ class LiveDisplay(Display):
     def _bar(self) -> Table:
         grid = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=max(1, self.total), completed=self.count, width=24)
-        elapsed, left = duration(time.monotonic() - self.start), duration(self.clock.left())
-        grid.add_row(bar, f"{self.count}/{self.total} cells · {elapsed} · {left} left")
+        elapsed, remaining = duration(time.monotonic() - self.start), duration(self.clock.left())
+        grid.add_row(bar, f"{self.count}/{self.total} cells · {elapsed} · {remaining} left")
         for job, detail in self.running.values():
             silent = " (quiet: being timed)" if self.quiet(job) else ""
             grid.add_row("", Text(visible(f"{job.label} {detail}{silent}")))  # a name may look like markup
         return grid
 
 
-def display(clock: Clock, console: Console) -> Display:
+def display_for(clock: Clock, console: Console) -> Display:
     """Return the face that fits where the console writes."""
     return LiveDisplay(clock, console) if console.is_terminal else Display(clock, console.file)

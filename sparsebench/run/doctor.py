@@ -38,9 +38,9 @@ class Finding:
     fix: str = ""
 
 
-def _judged(what: str, lacks: bool, state: str, detail: str, fix: str = "") -> Finding:
+def _judged(subject: str, lacks: bool, state: str, detail: str, fix: str = "") -> Finding:
     """Return a finding with its ``state`` and ``fix`` where something ``lacks``, else one that is ok."""
-    return Finding(what, state, detail, fix) if lacks else Finding(what, "ok", detail)
+    return Finding(subject, state, detail, fix) if lacks else Finding(subject, "ok", detail)
 
 
 def examine(offline: bool = False) -> Iterator[Finding]:
@@ -50,9 +50,9 @@ def examine(offline: bool = False) -> Iterator[Finding]:
     for name in ("torch", "transformers", "deepspeed", "lm-eval", "duckdb"):
         version = environment.versions()[name]
         yield _judged(name, version == "absent", "missing", version, "pip install -r requirements.txt")
-    for what, there, fix in all_reduce.requirements():
-        detail = "found" if there else "DeepSpeed's all-reduce between ranks falls back to plain gloo"
-        yield _judged(what, not there, "slower", detail, fix)
+    for subject, found, fix in all_reduce.requirements():
+        detail = "found" if found else "DeepSpeed's all-reduce between ranks falls back to plain gloo"
+        yield _judged(subject, not found, "slower", detail, fix)
     if not offline:
         yield from _network()
     yield _packing()
@@ -97,18 +97,18 @@ def _network() -> Iterator[Finding]:
     yield _tried("model hub", _hub, "hf: sources cannot be fetched", fix)
 
 
-def _tried(what: str, action: Callable[[], str], loss: str, fix: str) -> Finding:
+def _tried(subject: str, check: Callable[[], str], loss: str, fix: str) -> Finding:
     try:
-        return Finding(what, "ok", action())
+        return Finding(subject, "ok", check())
     except (OSError, ValueError, subprocess.SubprocessError, SparsebenchError) as error:
         detail = f"{loss} ({redacted(first_line(error))[:60]})"
-        return Finding(what, "offline", detail, fix)
+        return Finding(subject, "offline", detail, fix)
 
 
 def _call(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode:
-        raise OSError((done.stderr.strip().splitlines() or ["no answer"])[-1])
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if process.returncode:
+        raise OSError((process.stderr.strip().splitlines() or ["no answer"])[-1])
     return "reached"
 
 

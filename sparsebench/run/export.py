@@ -54,17 +54,16 @@ def export(folder: Path, family: Family, out: Path, name: str) -> float:
     Raises UnsupportedError where the format cannot hold the variant, ModelError where the other program does not load
     it, or calculates something else; ``out`` is then not there.
     """
-    row = FORMATS[name]
-    with _unpacked(folder) as whole:
-        if refusal := row.refuse(Checkpoint(whole).config):
+    export_format = FORMATS[name]
+    with _unpacked(folder) as unpacked:
+        if refusal := export_format.refuse(Checkpoint(unpacked).config):
             raise refusal.error()
         partial = building.new_partial(out)
         try:
-            distance = row.write(whole, family, partial)
-            if not distance <= row.tolerance:
-                raise ModelError(
-                    f"{out}: {row.program} gives outputs that differ by {distance:.1e}", "report the model type"
-                )
+            distance = export_format.write(unpacked, family, partial)
+            if not distance <= export_format.tolerance:
+                reason = f"{export_format.program} gives outputs that differ by {distance:.1e}"
+                raise ModelError(f"{out}: {reason}", "report the model type")
             building.rename_whole(partial, out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -139,9 +138,9 @@ def _distance(folder: Path, family: Family, out: Path) -> float:
     logging.disable_progress_bar()
     config = Checkpoint(folder).config
     ids = inputs(config, Workload(1, TOKENS, 0)).ids
-    given = {"input_ids": ids}
+    model_inputs = {"input_ids": ids}
     if config.get("is_encoder_decoder") and not has_classifier(config):
-        given["decoder_input_ids"] = ids
+        model_inputs["decoder_input_ids"] = ids
     elif isinstance(end := config.get("eos_token_id"), int):
         ids[:, -1] = end  # where the heads of encoder-decoders look
     with foreign(f"{out.name}: stock transformers does not load it", "report the model type"):
@@ -151,8 +150,10 @@ def _distance(folder: Path, family: Family, out: Path) -> float:
             .eval()
         )
         with torch.inference_mode():
-            outputs = [next(iter(model(**given).values())).float() for model in (stock, load_model(folder, family))]
-    return distance(*outputs)
+            stock_output, output = (
+                next(iter(model(**model_inputs).values())).float() for model in (stock, load_model(folder, family))
+            )
+    return distance(stock_output, output)
 
 
 def _write_gguf(folder: Path, family: Family, out: Path) -> float:

@@ -46,15 +46,15 @@ class ForkServer:
     """
 
     def __init__(self, modules: Iterable[str], variables: Mapping[str, str]) -> None:
-        self.line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        self.line, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with server_end:
             self.process = subprocess.Popen(
-                children.command(__name__, theirs.fileno(), *modules),
+                children.command(__name__, server_end.fileno(), *modules),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=dict(variables),
-                pass_fds=[theirs.fileno()],
+                pass_fds=[server_end.fileno()],
                 start_new_session=True,
             )
 
@@ -102,7 +102,6 @@ class Forked:
         return self._read(0.0)
 
     def wait(self) -> int:
-        """Wait for its end and return the exit code."""
         while (code := self._read(1.0)) is None:
             if watch.stopped(self.server.pid):
                 self.server.kill()  # nobody else would tell how the job ended
@@ -178,7 +177,7 @@ def _live(parent: int, order: Mapping[str, str], events: int, foreign: Iterable[
         with suppress(OSError):
             Path("/proc/self/comm").write_text(Path(order["spec"]).stem)  # what ps and top call it
         code = worker.main(Path(order["spec"]), events)
-    except BaseException:
+    except BaseException:  # nothing may leave the fork: the fork server's code would run twice
         traceback.print_exc()
     finally:
         children.leave(code)

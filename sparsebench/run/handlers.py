@@ -14,7 +14,7 @@ from sparsebench.errors import ModelError, SparsebenchError, StorageError, Unsup
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.jobs import alone, ranks_of, reads_dense, unpacks
-from sparsebench.plan.stages import beside_dense
+from sparsebench.plan.stages import needs_dense
 from sparsebench.run.recorder import JobSpec, Recorder
 from sparsebench.sources.text import read_texts
 from sparsebench.steps.calibration import Calibration, sample_texts, tokens
@@ -49,14 +49,14 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
     A variant that has a packed copy, and whose making is no cell of the job, is unpacked instead.
     """
     cells = {cell.variant.id: cell for cell in spec.job.cells}
-    packed = [variant for variant in spec.job.makes if unpacks(spec.job, variant, spec.workspace.has_packed)]
-    lost = [variant for variant in packed if not _unpacked(spec, recorder, variant)]
-    to_make = [variant for variant in spec.job.makes if variant not in packed or variant in lost]
+    with_packed_copy = [variant for variant in spec.job.makes if unpacks(spec.job, variant, spec.workspace.has_packed)]
+    damaged_copies = [variant for variant in with_packed_copy if not _unpacked(spec, recorder, variant)]
+    to_make = [variant for variant in spec.job.makes if variant not in with_packed_copy or variant in damaged_copies]
     if not to_make or spec.job.parent is None:
         return
     # A variant whose packed copy is damaged needs folders that may not be there: unpacking did not need them. The job
     # is then done again, and finds the others unpacked.
-    if lost and (damaged_folders := damaged(spec)):
+    if damaged_copies and (damaged_folders := damaged(spec)):
         recorder.damaged(damaged_folders)
         return
     parent, family = spec.workspace.folder(spec.job.parent), spec.model.family
@@ -101,15 +101,15 @@ def _unpacked(spec: JobSpec, recorder: Recorder, variant: Variant) -> bool:
     if spec.workspace.present(variant):
         return True
     packed, folder = spec.workspace.packed(variant), spec.workspace.folder(variant)
-    why = sums.damage(packed)
+    damage = sums.damage(packed)
     try:
-        if why is None:
+        if damage is None:
             unpack(packed, folder)
             sums.seal(folder)
             return True
     except (StorageError, ModelError) as error:
-        why = error.message
-    recorder.note(f"{variant.label}: its packed copy is damaged ({why}): made again")
+        damage = error.message
+    recorder.note(f"{variant.label}: its packed copy is damaged ({damage}): made again")
     spec.workspace.discard(packed)
     return False
 
@@ -181,9 +181,9 @@ def score(spec: JobSpec, recorder: Recorder) -> None:
     if variant.heuristic:
         benchmarks.heuristics.score(list(tasks), cache, record)
         return
-    read = [sample_texts(folder, spec.model.family, spec.calibration, cache)] if variant.calibration else []
-    read += [_trained_on(step, cache) for step in variant.steps if fitted_to(step)]
-    fitted = benchmarks.Fitted(chain.from_iterable(read), spec.allow_overlap) if read else None
+    training_texts = [sample_texts(folder, spec.model.family, spec.calibration, cache)] if variant.calibration else []
+    training_texts += [_trained_on(step, cache) for step in variant.steps if fitted_to(step)]
+    fitted = benchmarks.Fitted(chain.from_iterable(training_texts), spec.allow_overlap) if training_texts else None
     dense = None if variant.is_dense else spec.workspace.folder(spec.dense)
     model = benchmarks.ScoredModel(folder, spec.model.family, spec.compute_dtype, spec.device, dense)
     benchmarks.score(model, list(tasks), cache, record, recorder.progress, fitted)
@@ -219,18 +219,18 @@ def memory(spec: JobSpec, recorder: Recorder) -> None:
 
 
 def _runtime_setting(cell: Cell, spec: JobSpec) -> Any:
-    wanted = cell.settings
+    settings = cell.settings
     return runtime.Setting(
-        engine=wanted["engine"],
-        ranks=wanted["ranks"],
-        workload=runtime.Workload(**wanted["workload"]),
+        engine=settings["engine"],
+        ranks=settings["ranks"],
+        workload=runtime.Workload(**settings["workload"]),
         dtype=cell.compute_dtype(spec.device),
-        samples=wanted.get("samples", 1),
-        processes=wanted.get("processes", 1),
-        forced=wanted.get("forced", False),
+        samples=settings.get("samples", 1),
+        processes=settings.get("processes", 1),
+        forced=settings.get("forced", False),
         threads=_threads(spec.job, spec.device),
-        nodes=spec.nodes if "nodes" in wanted else (),
-        group=spec.group if "nodes" in wanted else "",
+        nodes=spec.nodes if "nodes" in settings else (),
+        group=spec.group if "nodes" in settings else "",
         device=spec.device,
     )
 
@@ -253,18 +253,18 @@ def _listed(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _own(cell: Cell, spec: JobSpec) -> Any:
     """Return what a cell asks of the user's own data, with the data's source; None where it asks nothing."""
-    asked = cell.settings.get("own")
-    return benchmarks.OwnData.read(asked, spec.data[asked["content"]]) if asked else None
+    own_settings = cell.settings.get("own")
+    return benchmarks.OwnData.read(own_settings, spec.data[own_settings["content"]]) if own_settings else None
 
 
 def variants_read(spec: JobSpec) -> list[Variant]:
     """Return the variants whose folders a job reads."""
     if spec.job.makes:
-        made = [variant for variant in spec.job.makes if not unpacks(spec.job, variant, spec.workspace.has_packed)]
-        beside = [spec.dense] if any(map(reads_dense, made)) else []
-        return [*dict.fromkeys([*([spec.job.parent] if made and spec.job.parent else []), *beside])]
+        to_make = [variant for variant in spec.job.makes if not unpacks(spec.job, variant, spec.workspace.has_packed)]
+        dense_read = [spec.dense] if any(map(reads_dense, to_make)) else []
+        return [*dict.fromkeys([*([spec.job.parent] if to_make and spec.job.parent else []), *dense_read])]
     folders = [variant for variant in spec.job.variants if not variant.heuristic]
-    return [*([spec.dense] if any(map(beside_dense, spec.job.cells)) else []), *folders]
+    return [*([spec.dense] if any(map(needs_dense, spec.job.cells)) else []), *folders]
 
 
 def damaged(spec: JobSpec) -> dict[str, str]:

@@ -47,7 +47,6 @@ class LocalJob:
         _signal_group(self.process, signal.SIGKILL)
 
     def wait(self) -> int:
-        """Wait for its end and return the exit code."""
         return self.process.wait()
 
 
@@ -96,8 +95,8 @@ class Local:
 
     def _idle(self, running: Sequence[RunningJob]) -> list[str]:
         """Return the GPUs that no job has to itself."""
-        taken = {gpu for task in running if isinstance(task, LocalJob) for gpu in task.gpu.split(",")}
-        return [gpu for gpu in self.gpus if gpu not in taken]
+        busy = {gpu for task in running if isinstance(task, LocalJob) for gpu in task.gpu.split(",")}
+        return [gpu for gpu in self.gpus if gpu not in busy]
 
     def gpus_of(self, job: Job, running: Sequence[RunningJob]) -> str:
         """Return the GPUs that a job with room would have to itself, as a value of CUDA_VISIBLE_DEVICES."""
@@ -143,7 +142,7 @@ class Local:
         Without a GPU, jobs of one kind have the same. Temporary files that a killed job or its compiler leaves are
         removed with the run's folder.
         """
-        quiet = {
+        variables = {
             "OMP_NUM_THREADS": str(environment.cores() if self._alone(job) else self._share(self.settings.slots)),
             "TOKENIZERS_PARALLELISM": "false",
             "TRANSFORMERS_VERBOSITY": "error",
@@ -153,15 +152,13 @@ class Local:
             "TMPDIR": self.temporary,
         }
         if self.settings.cache.offline:
-            quiet |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+            variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         if not self._alone(job):  # idle threads that spin take the cores of the jobs beside
-            quiet["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-        seen = (
-            {devices.VISIBLE: gpu}
-            if gpu
-            else devices.visible_to_child(self.settings.device if calculates(job) else "cpu")
-        )
-        return {**os.environ, **children.imports(), **quiet, **seen}
+            variables["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+        visible = devices.visible_to_child(self.settings.device if calculates(job) else "cpu")
+        if gpu:
+            visible = {devices.VISIBLE: gpu}
+        return {**os.environ, **children.imports(), **variables, **visible}
 
     def _share(self, jobs: int) -> int:
         return max(1, environment.cores() // jobs)
@@ -169,9 +166,9 @@ class Local:
     def share_cores(self, running: Sequence[RunningJob]) -> None:
         """Write how many threads each job may take, which those that measure read between their cells."""
         if running:
-            written = self.threads.with_suffix(".new")
-            written.write_text(str(self._share(min(len(running), self.settings.slots))))
-            written.replace(self.threads)
+            new_file = self.threads.with_suffix(".new")
+            new_file.write_text(str(self._share(min(len(running), self.settings.slots))))
+            new_file.replace(self.threads)
 
     def end(self, running: Sequence[RunningJob]) -> None:
         """End every job with its process group."""

@@ -17,28 +17,29 @@ ANSWER_SECONDS = 300
 """How long a node may take to start a process of ours and import this package."""
 
 
-def bundles(nodes: Sequence[dict[str, Any]], wanted: int, ranks: int, gpu: bool) -> list[dict[str, float]]:
-    """Return what a job with ``ranks`` on ``wanted`` nodes asks of each: all CPUs and, with ``gpu``, all GPUs.
+def bundles(nodes: Sequence[dict[str, Any]], node_count: int, ranks: int, gpu: bool) -> list[dict[str, float]]:
+    """Return what a job with ``ranks`` on ``node_count`` nodes asks of each: all CPUs and, with ``gpu``, all GPUs.
 
     ``nodes`` are Ray's live nodes; the largest are asked for. A node must have a CPU for each of its ranks and, with
     ``gpu``, a GPU. Raises UserError where too few nodes do.
     """
-    each = float(ranks // wanted)
+    ranks_per_node = float(ranks // node_count)
     kinds = ("GPU", "CPU") if gpu else ("CPU",)
-    able = [node["Resources"] for node in nodes if all(node["Resources"].get(kind, 0.0) >= each for kind in kinds)]
-    if len(able) < wanted:
-        needed = " and ".join(_counted(each, kind) for kind in reversed(kinds))
-        has = "; ".join(
+    resources = [node["Resources"] for node in nodes]
+    fitting_nodes = [node for node in resources if all(node.get(kind, 0.0) >= ranks_per_node for kind in kinds)]
+    if len(fitting_nodes) < node_count:
+        requirement = " and ".join(_counted(ranks_per_node, kind) for kind in reversed(kinds))
+        capacities = "; ".join(
             f"{node['NodeName']} ({', '.join(_counted(node['Resources'].get(kind, 0.0), kind) for kind in reversed(kinds))})"
             for node in nodes
         )
         raise UserError(
-            f"nodes: {wanted}: {ranks} ranks need {wanted} nodes with {needed} each; {len(able)} of this cluster's "
-            f"{len(nodes)} can hold them: {has or 'none'}",
+            f"nodes: {node_count}: {ranks} ranks need {node_count} nodes with {requirement} each; {len(fitting_nodes)} of "
+            f"this cluster's {len(nodes)} can hold them: {capacities or 'none'}",
             "start Ray on more nodes, or ask for fewer ranks or nodes",
         )
-    able.sort(key=lambda node: [node.get(kind, 0.0) for kind in kinds], reverse=True)
-    return [{kind: node[kind] for kind in kinds} for node in able[:wanted]]
+    fitting_nodes.sort(key=lambda node: [node.get(kind, 0.0) for kind in kinds], reverse=True)
+    return [{kind: node[kind] for kind in kinds} for node in fitting_nodes[:node_count]]
 
 
 def _counted(number: float, kind: str) -> str:

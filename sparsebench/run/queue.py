@@ -29,13 +29,13 @@ class Queue:
         self.waiting: dict[str, Job] = {}
         self.ended: set[str] = set()
         self._positions: dict[str, int] = {}
-        self._open: dict[str, set[str]] = {}
-        self._behind: dict[str, list[str]] = {}
-        self._ready: dict[JobGroup, list[tuple[int, str]]] = {}
-        self._needs: dict[str, list[str]] = {}
-        self._users: Counter[str] = Counter()
-        self._next = count()
-        self._before = count(-1, -1)
+        self._unfinished: dict[str, set[str]] = {}
+        self._successors: dict[str, list[str]] = {}
+        self._startable: dict[JobGroup, list[tuple[int, str]]] = {}
+        self._variants_of: dict[str, list[str]] = {}
+        self._job_counts: Counter[str] = Counter()
+        self._last_position = count()
+        self._first_position = count(-1, -1)
         self.add(jobs)
 
     def __len__(self) -> int:
@@ -49,15 +49,15 @@ class Queue:
         """Add jobs behind all others; ``first``: add one job before them."""
         for job in jobs:
             self.waiting[job.id] = job
-            self._positions[job.id] = next(self._before if first else self._next)
+            self._positions[job.id] = next(self._first_position if first else self._last_position)
             self._drop(job.id)
-            self._needs[job.id] = [variant.id for variant in variants(job)]
-            self._users.update(self._needs[job.id])
+            self._variants_of[job.id] = [variant.id for variant in variants(job)]
+            self._job_counts.update(self._variants_of[job.id])
             self.ended.discard(job.id)
-            self._open[job.id] = {name for name in job.after if name not in self.ended}
-            for name in self._open[job.id]:
-                self._behind.setdefault(name, []).append(job.id)
-            if not self._open[job.id]:
+            self._unfinished[job.id] = {name for name in job.after if name not in self.ended}
+            for name in self._unfinished[job.id]:
+                self._successors.setdefault(name, []).append(job.id)
+            if not self._unfinished[job.id]:
                 self._push(job)
 
     def take(self, room: Callable[[Job], bool]) -> Job | None:
@@ -67,13 +67,13 @@ class Queue:
         Where a job has no room, others of its kind that ask for the same are taken to have none either.
         """
         refused: set[JobGroup] = set()
-        while heads := [(heap[0], kind) for kind, heap in self._ready.items() if heap and kind not in refused]:
+        while heads := [(heap[0], kind) for kind, heap in self._startable.items() if heap and kind not in refused]:
             (position, name), kind = min(heads, key=_start_order)
             job = self.waiting.get(name)
             if job is None or self._positions[name] != position:  # it was taken away, or now waits at another position
-                heapq.heappop(self._ready[kind])
+                heapq.heappop(self._startable[kind])
             elif room(job):
-                heapq.heappop(self._ready[kind])
+                heapq.heappop(self._startable[kind])
                 return self.waiting.pop(name)
             else:
                 refused.add(kind)
@@ -83,10 +83,10 @@ class Queue:
         """Note that a job has ended: jobs that waited for it may start, and it needs no folders any more."""
         self.ended.add(job.id)
         self._drop(job.id)
-        for name in self._behind.pop(job.id, ()):
+        for name in self._successors.pop(job.id, ()):
             if name in self.waiting:
-                self._open[name].discard(job.id)
-                if not self._open[name]:
+                self._unfinished[name].discard(job.id)
+                if not self._unfinished[name]:
                     self._push(self.waiting[name])
 
     def clear(self) -> None:
@@ -94,19 +94,19 @@ class Queue:
         for name in self.waiting:
             self._drop(name)
         self.waiting.clear()
-        self._ready.clear()
-        self._behind.clear()
+        self._startable.clear()
+        self._successors.clear()
 
     def needs(self, variant: Variant) -> bool:
         """Return whether a job that waits, or has not ended, needs a variant's folder."""
-        return self._users[variant.id] > 0
+        return self._job_counts[variant.id] > 0
 
     def _push(self, job: Job) -> None:
         kind = (job.kind, alone(job, True), calculates(job), ranks_of(job), nodes_of(job))
-        heapq.heappush(self._ready.setdefault(kind, []), (self._positions[job.id], job.id))
+        heapq.heappush(self._startable.setdefault(kind, []), (self._positions[job.id], job.id))
 
     def _drop(self, name: str) -> None:
-        self._users.subtract(self._needs.pop(name, ()))
+        self._job_counts.subtract(self._variants_of.pop(name, ()))
 
 
 def _start_order(head: tuple[tuple[int, str], JobGroup]) -> tuple[bool, int]:

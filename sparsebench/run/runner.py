@@ -24,7 +24,7 @@ from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import silence_seconds
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import alone, calculates, jobs, made_from, remaking, unpacks
-from sparsebench.plan.stages import MAKE, PROCESSES, beside_dense
+from sparsebench.plan.stages import MAKE, PROCESSES, needs_dense
 from sparsebench.run.child import Child, Silence, how_it_died
 from sparsebench.run.display import Display, ModelAnswers
 from sparsebench.run.executor import Executor, RunningJob, RunSettings
@@ -69,21 +69,21 @@ class Runner:
         self.plan = plan
         self.executor = executor
         self.settings = settings
-        self.space = settings.workspace
+        self.workspace = settings.workspace
         self.display = display
         self.ingest = ingest
         self.answers = ModelAnswers(answer)
-        self.origin = provenance.origin(self.space.ledger.parent, create_it=True)
+        self.origin = provenance.origin(self.workspace.ledger.parent, create_it=True)
         self.selector = selectors.DefaultSelector()
         self.children: list[Child] = []
         self.waiting = Queue()
         self.lost: dict[str, str] = {}
         self.remade: dict[str, Remade] = {}
         self.losses: Counter[str] = Counter()
-        self.fresh: list[Path] = []
+        self.new_records: list[Path] = []
         self.notes: set[str] = set()
-        self.ingested = time.monotonic()
-        self.took = 0.0
+        self.last_ingest = time.monotonic()
+        self.ingest_seconds = 0.0
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
 
     def run(
@@ -94,25 +94,27 @@ class Runner:
         The folders of ``variants``, by default all of the plan, are removed once no cell needs them.
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
-        with Leases(self.space, self.plan.variants.values()) as self.leases, self.executor:
+        with Leases(self.workspace, self.plan.variants.values()) as self.leases, self.executor:
             releasable = self.plan.variants.values() if variants is None else variants
             return self._run_cells(list(cells), list(refused), releasable)
 
-    def _run_cells(self, todo: list[Cell], refused: list[tuple[Cell, str]], made: Iterable[Variant]) -> dict[str, int]:
+    def _run_cells(
+        self, cells: list[Cell], refused: list[tuple[Cell, str]], releasable: Iterable[Variant]
+    ) -> dict[str, int]:
         plan_record = records.write_plan(
-            self.space.records, self.plan.manifest, self.plan.cells, self.settings.device, self.origin
+            self.workspace.records, self.plan.manifest, self.plan.cells, self.settings.device, self.origin
         )
-        self.ingest([(f"{self.space.records}/plan-{self.plan.manifest}.json", plan_record)], self._left_out)
-        self.answers.begin(todo)
-        self.waiting = Queue(jobs(self.plan, todo, self.space.present, self.space.has_packed))
-        self.space.sweep()
-        self._release(made)
+        self.ingest([(f"{self.workspace.records}/plan-{self.plan.manifest}.json", plan_record)], self._left_out)
+        self.answers.begin(cells)
+        self.waiting = Queue(jobs(self.plan, cells, self.workspace.present, self.workspace.has_packed))
+        self.workspace.sweep()
+        self._release(releasable)
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            self.executor.begin(todo)
-            self.display.begin([*todo, *(cell for cell, _ in refused)], list(self.waiting))
-            for cell, why in refused:
-                self._record(cell, "unsupported", why)
+            self.executor.begin(cells)
+            self.display.begin([*cells, *(cell for cell, _ in refused)], list(self.waiting))
+            for cell, reason in refused:
+                self._record(cell, "unsupported", reason)
             while self.waiting or self.children:
                 self._start_ready()
                 self._listen()
@@ -132,21 +134,21 @@ class Runner:
     def _start_ready(self) -> None:
         """Start the jobs whose predecessors have ended, as many as there is room for."""
         while job := self.waiting.take(lambda job: self.executor.room(job, self._tasks)):
-            if left := self._possible(job):
-                self._start(left)
+            if possible := self._possible(job):
+                self._start(possible)
 
     def _possible(self, job: Job) -> Job | None:
         """Return the part of a job that can be done, None if nothing can.
 
         Its cells are skipped where their variant, or what it is made from, could not be made.
         """
-        why = {variant.id: reason for variant in job.variants if (reason := self._loss(job, variant))}
+        loss_reasons = {variant.id: reason for variant in job.variants if (reason := self._loss(job, variant))}
         for cell in job.cells:
-            if cell.variant.id in why:
-                self._record(cell, "skipped", why[cell.variant.id])
-        self.lost |= {variant.id: why[variant.id] for variant in job.makes if variant.id in why}
-        cells = tuple(cell for cell in job.cells if cell.variant.id not in why)
-        makes = tuple(variant for variant in job.makes if variant.id not in why)
+            if cell.variant.id in loss_reasons:
+                self._record(cell, "skipped", loss_reasons[cell.variant.id])
+        self.lost |= {variant.id: loss_reasons[variant.id] for variant in job.makes if variant.id in loss_reasons}
+        cells = tuple(cell for cell in job.cells if cell.variant.id not in loss_reasons)
+        makes = tuple(variant for variant in job.makes if variant.id not in loss_reasons)
         if cells or makes:
             return replace(job, cells=cells, makes=makes)
         self.waiting.end(job)
@@ -157,10 +159,10 @@ class Runner:
     def _loss(self, job: Job, variant: Variant) -> str | None:
         """Return why a variant, or what it needs, is not available; None where nothing says so."""
         if variant in job.makes:
-            needed = () if unpacks(job, variant, self.space.has_packed) else made_from(variant)
+            needed = () if unpacks(job, variant, self.workspace.has_packed) else made_from(variant)
         else:
-            beside = any(beside_dense(cell) for cell in job.cells if cell.variant == variant)
-            needed = (variant.id, *(variant.parents[:1] if beside else ()))  # the dense model
+            reads_dense = any(needs_dense(cell) for cell in job.cells if cell.variant == variant)
+            needed = (variant.id, *(variant.parents[:1] if reads_dense else ()))
         return next((self.lost[name] for name in needed if name in self.lost), None)
 
     def _start(self, job: Job) -> None:
@@ -170,7 +172,7 @@ class Runner:
             job=job,
             model=self.plan.model(variant.model),
             dense=self.plan.dense[variant.model],
-            workspace=self.space,
+            workspace=self.workspace,
             cache=self.settings.cache,
             keep=self.settings.keep,
             calibration=self.plan.calibration,
@@ -181,8 +183,8 @@ class Runner:
             expected=self.remade[variant.id].content if variant.is_dense and variant.id in self.remade else "",
             recorded=self._recorded(job),
         )
-        self.space.logs.mkdir(parents=True, exist_ok=True)
-        log = self.space.logs / f"{job.kind}-{job.id}.log"
+        self.workspace.logs.mkdir(parents=True, exist_ok=True)
+        log = self.workspace.logs / f"{job.kind}-{job.id}.log"
         task = self.executor.start(job, spec, log, self._tasks)
         now = time.monotonic()
         limit = self.settings.silence or silence_seconds(job, self.settings.sizes, self.settings.device)
@@ -199,7 +201,7 @@ class Runner:
         for cell in self.plan.cells if again else ():
             if cell.stage == MAKE.name and cell.variant.id in again:
                 with suppress(RecordError):
-                    contents[cell.variant.id] = records.read_cell(self.space.records, cell.id, "done")["content"]
+                    contents[cell.variant.id] = records.read_cell(self.workspace.records, cell.id, "done")["content"]
         return contents
 
     def _listen(self) -> None:
@@ -210,14 +212,14 @@ class Runner:
         if not self.children:
             return
         timed = any(alone(child.job, devices.is_gpu(self.settings.device)) for child in self.children)
-        due = min(child.silence.next for child in self.children) - time.monotonic()
+        due = min(child.silence.next_check for child in self.children) - time.monotonic()
         due = min(due, self.display.due())
         for key, _ in self.selector.select(max(0.0, due if timed else min(due, 1.0))):
             if not self._read(key.data):
                 self._finish(key.data)
         for child in list(self.children):
             # A job may have done nothing for too long, or another process may hold its pipe after its end.
-            if time.monotonic() >= child.silence.next and child.silence.over(child.task.used()):
+            if time.monotonic() >= child.silence.next_check and child.silence.over(child.task.used()):
                 child.broken = f"the job was ended: for {child.silence.limit:g} seconds it had said and done nothing"
                 child.task.kill()
                 self._finish(child)
@@ -247,8 +249,8 @@ class Runner:
             case "cell":
                 cell = next(cell for cell in child.job.cells if cell.id == event["cell"])
                 child.recorded.add(cell.id)
-                self.fresh.append(
-                    self.space.records / f"{records.key(cell, self.settings.device)}.{event['status']}.json"
+                self.new_records.append(
+                    self.workspace.records / f"{records.key(cell, self.settings.device)}.{event['status']}.json"
                 )
                 self._count(cell, event["status"])
                 self.display.finished(cell, event["status"], event["seconds"], event["reason"])
@@ -282,11 +284,11 @@ class Runner:
         for cell in child.job.cells:
             if cell.id not in child.recorded:
                 self._record(cell, "failed", reason or f"the job ended without a result; see {child.log}")
-        why = f"{child.job.label}: {reason or 'left no folder'}"
-        absent = [variant.id for variant in child.job.makes if not self.space.present(variant)]
-        self.lost = {**dict.fromkeys(absent, why), **self.lost}
+        summary = f"{child.job.label}: {reason or 'left no folder'}"
+        absent = [variant.id for variant in child.job.makes if not self.workspace.present(variant)]
+        self.lost = {**dict.fromkeys(absent, summary), **self.lost}
         self.waiting.end(child.job)
-        self.display.ended(child.job, time.monotonic() - child.started, why if absent else None)
+        self.display.ended(child.job, time.monotonic() - child.started, summary if absent else None)
         self._ingest_if_due()
         self._release(variants(child.job))
 
@@ -298,30 +300,30 @@ class Runner:
         unrecorded = {cell.variant.id for cell in cells}
 
         def unmade(variant: Variant) -> bool:
-            return variant.id in unrecorded or (variant.id not in self.lost and not self.space.present(variant))
+            return variant.id in unrecorded or (variant.id not in self.lost and not self.workspace.present(variant))
 
         makes = tuple(filter(unmade, job.makes))
         if self.losses[job.id] > LOSSES or not (cells or makes):
             return False
         self.display.ended(job, time.monotonic() - child.started, None)
         self.display.line(f"! {visible(job.label)}: {visible(child.task.lost)}: started again", "yellow")
-        left = replace(job, cells=cells, makes=makes)
-        self.display.clock.begin([left])
-        self.waiting.add([left], first=True)
+        remaining = replace(job, cells=cells, makes=makes)
+        self.display.clock.begin([remaining])
+        self.waiting.add([remaining], first=True)
         return True
 
     def _remake(self, child: Child) -> bool:
         """Make the folders again that a job found damaged, and then do the job; False where that was done before."""
-        known = [self.remade[name] for name in child.damaged if name in self.remade]
-        if any(child.started > remade.since for remade in known):
+        remade_before = [self.remade[name] for name in child.damaged if name in self.remade]
+        if any(child.started > remade.since for remade in remade_before):
             return False
         self.display.ended(child.job, time.monotonic() - child.started, None)
         damaged = {name: self.plan.variants[name] for name in child.damaged if name not in self.remade}
-        contents = {name: self.space.content(variant) for name, variant in damaged.items()}
+        contents = {name: self.workspace.content(variant) for name, variant in damaged.items()}
         for name, variant in damaged.items():
             self.display.line(f"! {visible(variant.label)}: {child.damaged[name]}: made again", "yellow")
-            self.space.discard(self.space.folder(variant))
-        makers = remaking(self.plan, damaged.values(), self.space.present)
+            self.workspace.discard(self.workspace.folder(variant))
+        makers = remaking(self.plan, damaged.values(), self.workspace.present)
         for job in makers:
             for variant in job.makes:
                 if variant.id in damaged:
@@ -339,16 +341,16 @@ class Runner:
         opened = {variant.id for variant in variants(job)} | {self.plan.dense[job.variants[0].model].id}
         return replace(job, after=(*job.after, *(self.remade[name].maker for name in remade if name in opened)))
 
-    def _release(self, done: Iterable[Variant]) -> None:
+    def _release(self, variants_done: Iterable[Variant]) -> None:
         """Remove the folders of variants that no waiting or running job needs any more, unless all are kept."""
-        for variant in done:
+        for variant in variants_done:
             if not self.waiting.needs(variant) and self.settings.keep != "dense":
                 self.leases.release(variant)
 
     def _record(self, cell: Cell, status: str, reason: str) -> None:
         outcome = records.CellOutcome(status, reason=reason)
         record = records.make(cell, self.plan.manifest, outcome, self.settings.device, self.origin)
-        self.fresh.append(records.write(self.space.records, record))
+        self.new_records.append(records.write(self.workspace.records, record))
         self._count(cell, status)
         self.display.finished(cell, status, 0.0, reason)
 
@@ -365,10 +367,10 @@ class Runner:
 
     def _ingest_if_due(self) -> None:
         """Ingest if the last time is so long ago that this takes little of the run."""
-        if self.fresh and time.monotonic() - self.ingested > INGEST_SHARE * self.took:
+        if self.new_records and time.monotonic() - self.last_ingest > INGEST_SHARE * self.ingest_seconds:
             started = time.process_time()
             self._ingest()
-            self.took, self.ingested = time.process_time() - started, time.monotonic()
+            self.ingest_seconds, self.last_ingest = time.process_time() - started, time.monotonic()
 
     def _ingest(self, last: bool = False) -> None:
         """Bring the records since the last ingest into the ledger, in one transaction.
@@ -376,9 +378,9 @@ class Runner:
         While another process holds the file, they wait for the next time. ``last``: there is none; raise LedgerError.
         """
         try:
-            if self.fresh:
-                self.ingest([(str(path), json.loads(path.read_text())) for path in self.fresh], self._left_out)
-            self.fresh = []
+            if self.new_records:
+                self.ingest([(str(path), json.loads(path.read_text())) for path in self.new_records], self._left_out)
+            self.new_records = []
         except LedgerError:
             if last:
                 raise

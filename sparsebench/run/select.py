@@ -15,9 +15,9 @@ from typing import Any
 
 from sparsebench.errors import RecordError, UnsupportedError, UserError
 from sparsebench.manifest.nodes import read
-from sparsebench.plan.cells import Cell, Variant
+from sparsebench.plan.cells import Cell
 from sparsebench.plan.preflight import Prepared
-from sparsebench.plan.stages import names, same, timed
+from sparsebench.plan.stages import is_timed, names, same_value
 from sparsebench.records import file_problem, key, read_cell, statuses
 from sparsebench.steps.registry import kinds
 
@@ -43,12 +43,12 @@ class Decision:
 
 def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decision]:
     """Return a decision for every cell of the plan. ``records`` is the folder of records."""
-    known = statuses(records)
-    wanted = _wanted(ready)
+    recorded = statuses(records)
+    only = _wanted(ready)
 
     def decide(cell: Cell) -> Decision:
-        status = known.get(key(cell, ready.device))
-        if not all(_matches(cell, name, values) for name, values in wanted.items()):
+        status = recorded.get(key(cell, ready.device))
+        if not all(_matches(cell, name, values) for name, values in only.items()):
             return Decision(cell, False, LEFT_OUT)
         if status == "done":
             return Decision(cell, False, "done")
@@ -72,7 +72,7 @@ def _refused_before(cell: Cell, device: str, records: Path) -> bool:
     may have seen one GPU of many.
     """
     try:
-        return timed(cell.stage) and not read_cell(records, key(cell, device), "unsupported").get("content")
+        return is_timed(cell.stage) and not read_cell(records, key(cell, device), "unsupported").get("content")
     except RecordError:
         return True
 
@@ -82,10 +82,10 @@ def verified(decided: list[Decision], records: Path, device: str) -> tuple[list[
 
     This reads the records of cells that do not run; ``decisions`` reads names alone.
     """
-    known = statuses(records)
+    recorded = statuses(records)
     checked, reasons = [], []
     for decision in decided:
-        status = known.get(key(decision.cell, device)) if decision.why in RECORDED and not decision.runs else None
+        status = recorded.get(key(decision.cell, device)) if decision.why in RECORDED and not decision.runs else None
         if status and (reason := file_problem(records, decision.cell, status, device)):
             reasons.append(reason)
             decision = replace(decision, runs=True, why="damaged")
@@ -110,13 +110,13 @@ def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
 
 def keys() -> tuple[str, ...]:
     """Return the keys that select cells: words of the cell and of its variant, each verb of a step and its fields."""
-    fields = {
+    setting_names = {
         name: None
         for kind in kinds().values()
         for settings in kind.classes().values()
         for name in settings.model_fields
     }
-    return (*VARIANT_KEYS, "stage", *CELL_KEYS, *kinds(), *fields)
+    return (*VARIANT_KEYS, "stage", *CELL_KEYS, *kinds(), *setting_names)
 
 
 def _sparsity(word: str, value: str) -> str:
@@ -133,11 +133,14 @@ def _wanted(ready: Prepared) -> dict[str, list[Any]]:
 
     Each is there as it was typed, as a manifest would read it and, for a file, text or teacher, as the plan names it.
     """
-    wanted: dict[str, list[Any]] = {}
+    values_by_key: dict[str, list[Any]] = {}
     for name, word in ready.request.only:
         value, _, problems = read(word, "--only")
-        wanted.setdefault(name, []).extend([word, ready.named.get((name, word), word), *([] if problems else [value])])
-    return wanted
+        values = values_by_key.setdefault(name, [])
+        values += [word, ready.named.get((name, word), word)]
+        if not problems:
+            values.append(value)
+    return values_by_key
 
 
 def _matches(cell: Cell, name: str, values: list[Any]) -> bool:
@@ -146,14 +149,11 @@ def _matches(cell: Cell, name: str, values: list[Any]) -> bool:
         return cell.stage in values
     if name in CELL_KEYS:
         return name in cell.settings and str(cell.settings[name]) in values
+    if name == "method":  # tables name it with its allocation: ``wanda+owl``
+        allocations = [value for value in cell.variant.values("allocation")[-1:] if value != "uniform"]
+        names = [cell.variant.method, *(f"{cell.variant.method}+{value}" for value in allocations)]
+        return any(name in values for name in names)
     if name in VARIANT_KEYS:
-        named = str(getattr(cell.variant, name)) in values
-        return named or (name == "method" and _with_allocation(cell.variant) in values)
-    given = cell.variant.values(name) or ([0.0] if name == "sparsity" else [])
-    return any(same(setting, value) for setting in given for value in values)
-
-
-def _with_allocation(variant: Variant) -> str:
-    """Return the method as tables name it: ``wanda+owl``."""
-    allocation = next(iter(variant.values("allocation")[-1:]), "uniform")
-    return variant.method if allocation == "uniform" else f"{variant.method}+{allocation}"
+        return str(getattr(cell.variant, name)) in values
+    settings = cell.variant.values(name) or ([0.0] if name == "sparsity" else [])
+    return any(same_value(setting, value) for setting in settings for value in values)

@@ -103,21 +103,21 @@ class Leases:
     A lease is a lock on one byte of a file: the system releases it when its process dies. Use as a context manager.
     """
 
-    def __init__(self, space: Workspace, variants: Iterable[Variant]) -> None:
+    def __init__(self, workspace: Workspace, variants: Iterable[Variant]) -> None:
         """Lease ``variants``; the run must do so before it checks which of their folders are there.
 
         Raises UserError where no file can be locked.
         """
-        self.space = space
-        space.work.mkdir(parents=True, exist_ok=True)
-        self.file = create(space.work / "leases", "a+b")
+        self.workspace = workspace
+        workspace.work.mkdir(parents=True, exist_ok=True)
+        self.file = create(workspace.work / "leases", "a+b")
         try:
             for variant in variants:
                 fcntl.lockf(self.file, fcntl.LOCK_SH, 1, _byte(variant.id))
         except OSError as error:
             self.file.close()
             raise UserError(
-                f"{space.work}: no file can be locked there ({error})", "set work_dir to another disk"
+                f"{workspace.work}: no file can be locked there ({error})", "set work_dir to another disk"
             ) from error
 
     def __enter__(self) -> Leases:
@@ -131,19 +131,19 @@ class Leases:
 
         The dense model's folder stays.
         """
-        removed = None
+        set_aside = None
         try:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(variant.id))
             if not variant.is_dense:
                 with suppress(OSError):  # it is gone, or may not be removed
-                    removed = building.set_aside(self.space.folder(variant))
+                    set_aside = building.set_aside(self.workspace.folder(variant))
         except (BlockingIOError, PermissionError):
             pass  # another run's
         finally:
             fcntl.lockf(self.file, fcntl.LOCK_UN, 1, _byte(variant.id))
-        if removed:
-            shutil.rmtree(removed, ignore_errors=True)
-            sums.forget(self.space.folder(variant))
+        if set_aside:
+            shutil.rmtree(set_aside, ignore_errors=True)
+            sums.forget(self.workspace.folder(variant))
 
 
 def leased(work: Path, variant_id: str) -> bool:
@@ -194,9 +194,9 @@ def exclusive(ledger: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            other = file.read().strip() or "unknown"
+            holder = file.read().strip() or "unknown"
             raise UserError(
-                f"process {other} is running in {ledger.parent}",
+                f"process {holder} is running in {ledger.parent}",
                 "wait for it, or name a ledger in another folder with --ledger",
             ) from None
         file.truncate(0)
@@ -230,14 +230,14 @@ def removable(work: Path) -> list[Removable]:
 
     What a run uses just now is not among it.
     """
-    half_built = chain.from_iterable(paths.of_the_dead(work / name) for name in FOLDERS)
-    temporary = paths.of_the_dead(Path(tempfile.gettempdir()), paths.TEMPORARY)
+    half_built = chain.from_iterable(paths.leftovers(work / name) for name in FOLDERS)
+    temporary = paths.leftovers(Path(tempfile.gettempdir()), paths.TEMPORARY)
     items = [Removable(path, "leftovers", _size(path), _DEAD) for path in (*temporary, *half_built)]
-    for kind, why in KINDS.items():
+    for kind, reason in KINDS.items():
         for path in (work / kind).glob("*"):
             is_whole = path.is_dir() and not path.is_symlink() and paths.PARTIAL not in path.name
             if is_whole and not leased(work, path.name):
-                items.append(Removable(path, kind, _size(path), why))
+                items.append(Removable(path, kind, _size(path), reason))
     return sorted(items, key=lambda item: (-item.bytes, str(item.path)))
 
 

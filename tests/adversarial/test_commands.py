@@ -115,14 +115,14 @@ class Endless(io.TextIOBase):
     """A text that does not end."""
 
     def read(self, size: int | None = -1) -> str:
-        assert size is not None and 0 < size < 10 * bounded.QUERY, "this would not end"
+        assert size is not None and 0 < size < 10 * bounded.QUERY_CHARACTERS, "this would not end"
         return " " * size
 
 
 def test_a_query_has_an_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Endless())
     refused(home, ["sql", "-f", "-"], "--file")
-    (home.parent / "long.sql").write_text(" " * (bounded.QUERY + 1))
+    (home.parent / "long.sql").write_text(" " * (bounded.QUERY_CHARACTERS + 1))
     refused(home, ["sql", "-f", "../long.sql"], "long.sql")
 
 

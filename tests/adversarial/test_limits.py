@@ -108,10 +108,10 @@ def test_a_plan_may_be_longer_than_records_and_a_run_not(tmp_path: Path, monkeyp
     path.write_text(HEAD.replace("hf:a/m", "path:m") + "variants: [{prune: magnitude, sparsity: [0.5, 0.6, 0.7]}]\n")
     (tmp_path / "m").mkdir()
     found = expand(load(path).manifest, "m", {"m": "r"})
-    monkeypatch.setattr(bounded, "JSON", 5_000)
+    monkeypatch.setattr(bounded, "JSON_BYTES", 5_000)
     records.write_plan(folder, found.manifest, found.cells)
     (plan,) = folder.iterdir()
-    assert bounded.JSON < plan.stat().st_size < bounded.PLAN
+    assert bounded.JSON_BYTES < plan.stat().st_size < bounded.PLAN_BYTES
     assert len(found.cells) == len(next(iter(records.read([folder])))["cells"])
     with refused(folder, "too long for a bundle"):
         records.bundle(folder, tmp_path / "b.jsonl.zst")

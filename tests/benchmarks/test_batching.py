@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.benchmarks.batching import MOST, BatchSize, fitting, tokens_at_once
+from sparsebench.benchmarks.batching import MOST, BatchSize, fitting_tokens, tokens_at_once
 from sparsebench.errors import BenchmarkError
 
 
@@ -53,5 +53,9 @@ def test_a_gpu_takes_what_fits_and_a_cpu_what_is_fastest() -> None:
     config = SimpleNamespace(to_dict=lambda: sizes)
     model = SimpleNamespace(device=torch.device("cpu"), dtype=torch.bfloat16, config=config)
     assert tokens_at_once(model, 512) == 512
-    few, more = (fitting(model, free, 512) for free in (2**30, 4 * 2**30))
-    assert 512 <= few < more <= MOST and fitting(model, 2**20, 512) == 512 and fitting(model, 2**45, 512) == MOST
+    few, more = (fitting_tokens(model, free, 512) for free in (2**30, 4 * 2**30))
+    assert (
+        512 <= few < more <= MOST
+        and fitting_tokens(model, 2**20, 512) == 512
+        and fitting_tokens(model, 2**45, 512) == MOST
+    )

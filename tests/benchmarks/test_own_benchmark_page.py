@@ -67,7 +67,7 @@ def test_it_scores_a_model_and_its_errors_are_its_own(tiny_llama: Path, monkeypa
     monkeypatch.setattr(theirs, "score", broken)
     error = scored(tiny_llama, TaskSpec("likelier"))["likelier"]
     assert isinstance(error, SparsebenchError)
-    assert "task likelier: sparsebench_likelier:score raised ZeroDivisionError: by nothing" in error.message
+    assert "task likelier: sparsebench_likelier:score: by nothing (ZeroDivisionError)" in error.message
     monkeypatch.setattr(theirs, "score", lambda *_: 1.0)
     error = scored(tiny_llama, TaskSpec("likelier"))["likelier"]
     assert isinstance(error, SparsebenchError)

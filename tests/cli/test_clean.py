@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from sparsebench.cli import app
 from sparsebench.manifest.schema import Manifest, ManifestModel
-from sparsebench.paths import PARTIAL, of_the_dead
+from sparsebench.paths import PARTIAL, leftovers
 from sparsebench.plan.expand import expand
 from sparsebench.run.workspace import Leases, Workspace
 from sparsebench.storage import sums
@@ -81,7 +81,7 @@ def test_what_another_machine_left_stays(dead: int, tmp_path: Path, monkeypatch:
     theirs = [tmp_path / f"x.partial-node-5-{dead}", tmp_path / f"sparsebench.partial-node-{dead}-77-a_1"]
     for folder in (*ours, *theirs):
         folder.mkdir()
-    assert sorted(of_the_dead(tmp_path)) == sorted(ours) and [*of_the_dead(tmp_path, "x")] == ours[:1]
+    assert sorted(leftovers(tmp_path)) == sorted(ours) and [*leftovers(tmp_path, "x")] == ours[:1]
 
 
 def test_the_command_that_removes_names_the_same(dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

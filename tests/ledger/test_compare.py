@@ -138,9 +138,9 @@ def test_two_pruned_variants_are_timed_through_the_dense_model(ledger: Path) -> 
 )
 def test_a_variant_has_many_names(known: list[naming.MeasuredVariant], name: str) -> None:
     variants = [one for one in known if "random" not in one.recipe]
-    found = naming.resolve(name, variants)
+    found = naming.resolve_variant(name, variants)
     assert (found.name, found.weights) == (WORN, "real")
-    assert naming.resolve(found.id[:8], variants) == found
+    assert naming.resolve_variant(found.id[:8], variants) == found
 
 
 @pytest.mark.parametrize(
@@ -159,26 +159,26 @@ def test_a_variant_has_many_names(known: list[naming.MeasuredVariant], name: str
 )
 def test_a_name_that_fits_not_one_is_explained(known: list[naming.MeasuredVariant], name: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        naming.resolve(name, known)
+        naming.resolve_variant(name, known)
 
 
 def test_variants_of_one_name_are_told_apart_by_their_details(known: list[naming.MeasuredVariant]) -> None:
-    one = naming.resolve(WORN, known)
+    one = naming.resolve_variant(WORN, known)
     twins = [one, replace(one, id="feedbeef0000", seed=1)]
     with pytest.raises(UserError, match=r"\(id feedbeef00, bfloat16, seed 1"):
-        naming.resolve(WORN, twins)
-    assert naming.resolve(f"{WORN}/seed1", twins).id == "feedbeef0000"
+        naming.resolve_variant(WORN, twins)
+    assert naming.resolve_variant(f"{WORN}/seed1", twins).id == "feedbeef0000"
 
 
 def test_a_name_in_full_means_just_that(known: list[naming.MeasuredVariant]) -> None:
     """`smol/dense` is the dense model, also where a method has seen the dense model's inputs."""
-    one = naming.resolve(WORN, known)
+    one = naming.resolve_variant(WORN, known)
     found = [
-        naming.resolve("smol/dense", known),
+        naming.resolve_variant("smol/dense", known),
         replace(one, id="feedbeef0000", recipe=f"{one.recipe} propagate=dense"),
     ]
-    assert naming.resolve("smol/dense", found) == found[0]
-    assert naming.resolve("smol/magnitude/dense", found) == found[1]
+    assert naming.resolve_variant("smol/dense", found) == found[0]
+    assert naming.resolve_variant("smol/magnitude/dense", found) == found[1]
 
 
 RECIPES = [
@@ -206,9 +206,9 @@ def test_a_variant_that_is_not_just_a_pruning_is_named_by_its_recipe(name: str, 
     variants = [
         naming.MeasuredVariant(f"{at:08x}", "m", "real", "bfloat16", recipe, 0, "") for at, recipe in enumerate(RECIPES)
     ]
-    assert naming.resolve(name, variants).recipe == recipe
+    assert naming.resolve_variant(name, variants).recipe == recipe
     for one in variants:
-        assert naming.resolve(f"m/{one.recipe}", variants) == naming.resolve(one.name, variants) == one
+        assert naming.resolve_variant(f"m/{one.recipe}", variants) == naming.resolve_variant(one.name, variants) == one
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from sparsebench.benchmarks import ScoredModel, TaskSpec, score
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.quantized import encoding_of
 from sparsebench.models.shape.topology import REFUSED, STATE_SPACE, refuse_replay, refuse_text
-from sparsebench.plan.single import single
+from sparsebench.plan.single import prepare_single
 from sparsebench.runtime import Setting, Workload, check_supported
 
 
@@ -61,7 +61,7 @@ def test_a_model_is_refused_before_its_weights_are_fetched(
     (tmp_path / "config.json").write_text(f'{{"model_type": "{kind}"}}')
     monkeypatch.setattr("sparsebench.models.prepare.obtain", lambda *given: pytest.fail("fetched"))
     with pytest.raises(UnsupportedError, match=kind):
-        single(str(tmp_path), "decoder", "auto", True, check)
+        prepare_single(str(tmp_path), "decoder", "auto", True, check)
 
 
 @pytest.mark.parametrize("said", ["gptq", {"quant_method": "gptq"}])

@@ -17,7 +17,7 @@ from sparsebench.plan.estimate import (
     tokens,
 )
 from sparsebench.plan.jobs import jobs, remaking
-from sparsebench.plan.resources import crowded, job_bytes
+from sparsebench.plan.resources import job_bytes, memory_shortages
 from sparsebench.plan.stages import READINGS
 from sparsebench.steps.registry import single
 from tests.plan.planning import bare
@@ -151,7 +151,7 @@ def test_a_gpu_that_is_too_small_is_known_before_anything_is_loaded(monkeypatch:
         gpus = (devices.Gpu(0, "a", free=free), devices.Gpu(1, "a", free=free)) if device == "cuda" else ()
         monkeypatch.setattr(devices, "chosen", lambda _: gpus)
         ready: Any = SimpleNamespace(device=device, sizes={"m": ModelSize(10**10, 2 * 10**10)})
-        return [(one.alone, one.needed, one.gpu) for one in crowded(ready, found)]
+        return [(one.alone, one.needed, one.gpu) for one in memory_shortages(ready, found)]
 
     def of(engine: str, ranks: int) -> list[Job]:
         return [

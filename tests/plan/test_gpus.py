@@ -11,7 +11,7 @@ import pytest
 from sparsebench import devices, environment, sources
 from sparsebench.cli.plan import announce, show
 from sparsebench.plan.checks import load
-from sparsebench.plan.estimate import ModelSize, at_once, job_seconds
+from sparsebench.plan.estimate import ModelSize, concurrent_jobs, job_seconds
 from sparsebench.plan.jobs import alone, calculates, jobs
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.run.select import decisions
@@ -57,7 +57,7 @@ def test_the_labs_plan_says_how_long_each_kind_of_job_takes_side_by_side(
     said = {kind: hours(time) for kind, time in re.findall(r"(\w+) ((?:\d+[hms])+)", told)}
     wanted: dict[str, float] = {}
     for job in jobs(ready.plan, ready.plan.cells, lambda _: False):
-        many = at_once(job, slots=8, gpus=8)
+        many = concurrent_jobs(job, slots=8, gpus=8)
         wanted[job.kind] = wanted.get(job.kind, 0.0) + job_seconds(job, ready.sizes, ready.device) / 3600 / many
     assert {kind: said[kind] for kind in wanted} == pytest.approx(wanted, abs=0.01, rel=0.02)
     assert re.search(r"shares of what is prunable: \d\d% of deberta-v2-xxlarge-mnli, 92% of opt-1.3b", told)
@@ -131,17 +131,17 @@ def test_jobs_run_side_by_side_as_the_scheduler_has_room() -> None:
         benchmarks={"decoder": [{"task": "piqa"}]}, runtime={"engines": ["hf"]},
     )  # fmt: skip
     found = jobs(plan, plan.cells, lambda _: False)
-    on_one = {(job.kind, calculates(job)): at_once(job, slots=4, gpus=1) for job in found}
+    on_one = {(job.kind, calculates(job)): concurrent_jobs(job, slots=4, gpus=1) for job in found}
     assert on_one == {
         ("prepare", False): 4, ("make", False): 4, ("make", True): 1, ("assess", False): 4, ("benchmarks", True): 1,
         ("latency", True): 1, ("memory", True): 1,
     }  # fmt: skip
-    assert {at_once(job, slots=4) for job in found if not alone(job, False)} == {4}
-    assert {at_once(job, slots=16, gpus=8) for job in found if job.kind in ("benchmarks", "memory")} == {8}
+    assert {concurrent_jobs(job, slots=4) for job in found if not alone(job, False)} == {4}
+    assert {concurrent_jobs(job, slots=16, gpus=8) for job in found if job.kind in ("benchmarks", "memory")} == {8}
     noisy = bare(runtime={"engines": ["deepspeed"], "ranks": [1, 4], "alone": "device"})
     found = [job for job in jobs(noisy, noisy.cells, lambda _: False) if job.kind == "latency"]
-    assert [at_once(job, slots=16, gpus=8) for job in found] == [8, 2]
-    assert {at_once(job, slots=4) for job in found} == {1}, "on a CPU there is nothing beside which to run"
+    assert [concurrent_jobs(job, slots=16, gpus=8) for job in found] == [8, 2]
+    assert {concurrent_jobs(job, slots=4) for job in found} == {1}, "on a CPU there is nothing beside which to run"
     usual = bare(runtime={"engines": ["deepspeed"], "ranks": [1, 4]})
     assert not {cell.id for cell in usual.cells if "engine" in cell.settings} & {cell.id for cell in noisy.cells}
     spelled = bare(runtime={"engines": ["deepspeed"], "ranks": [1, 4], "alone": "machine"})

@@ -7,7 +7,7 @@ import pytest
 from sparsebench import environment
 from sparsebench.benchmarks import all_tasks
 from sparsebench.manifest.schema import Manifest, ManifestCalibration
-from sparsebench.plan.expand import DataInfo, Plan, expand, resolved
+from sparsebench.plan.expand import DataInfo, Plan, expand, with_defaults
 from sparsebench.runtime.engines import engines
 from tests.plan.planning import CALIBRATED, ids, planned
 
@@ -155,4 +155,4 @@ def test_libraries_move_what_they_can_change(library: str, monkeypatch: pytest.M
 def test_where_a_calibration_text_lies_is_told_as_the_manifest_says_it() -> None:
     """Not from the root of the file system: records are published."""
     named = ManifestCalibration(source="path:texts/words.jsonl")
-    assert resolved(named, 0).source == "path:texts/words.jsonl"
+    assert with_defaults(named, 0).source == "path:texts/words.jsonl"

@@ -9,7 +9,7 @@ from sparsebench.plan.cells import Cell
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import alone, jobs, remaking
-from sparsebench.plan.resources import crowded, needs, slots
+from sparsebench.plan.resources import memory_shortages, needs, slots
 from tests.plan.planning import CALIBRATED, ids, planned, stages
 
 pytestmark = pytest.mark.usefixtures("every_precision")
@@ -72,7 +72,7 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
 
     def short(free: int) -> list[tuple[str, bool]]:
         monkeypatch.setattr(environment, "memory", lambda: (2**40, free))
-        return [(one.model, one.alone) for one in crowded(ready, work)]
+        return [(one.model, one.alone) for one in memory_shortages(ready, work)]
 
     assert short(30 * 10**9) == []
     assert short(20 * 10**9) == [("m", False)]  # the pair is timed one by one

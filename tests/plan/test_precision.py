@@ -8,7 +8,7 @@ from sparsebench import environment, processor, records
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
-from sparsebench.plan.resources import crowded
+from sparsebench.plan.resources import memory_shortages
 from tests.gpus import H100, Driver
 from tests.plan.planning import CALIBRATED, planned
 
@@ -75,4 +75,4 @@ def test_emulating_16_bits_takes_the_memory_of_float32(
     work = [job for job in jobs(plan, plan.cells, lambda variant: True) if job.kind == "benchmarks"]
     ready = SimpleNamespace(device="cpu", sizes={"m": size})
     monkeypatch.setattr(environment, "memory", lambda: (2**40, 5 * 10**9))
-    assert crowded(ready, work)
+    assert memory_shortages(ready, work)

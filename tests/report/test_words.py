@@ -88,4 +88,3 @@ def test_a_perplexity_above_ten_thousand_is_called_collapsed() -> None:
     shown = [words.perplexity(value) for value in (25.034, 412.4, 8210.4, 10_000, 10_001, 243_842, 2.2e17)]
     assert shown == ["25.03", "412", "8,210", "1.0e4", "collapsed (1.0e4)", "collapsed (2.4e5)", "collapsed (2.2e17)"]
     assert [words.signed(value) for value in (6.123, -0.5, 0.0)] == ["+6.12", "−0.50", "+0.00"]
-    assert [words.times(value) for value in (1.0157, 34.568, 180.6)] == ["1.016", "34.57", "181"]

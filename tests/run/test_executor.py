@@ -24,7 +24,7 @@ from sparsebench.plan.estimate import Estimate
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
 from sparsebench.run import cluster, node
-from sparsebench.run.cluster import Cluster, connect, places, resources
+from sparsebench.run.cluster import Cluster, connect, job_capacity, resources
 from sparsebench.run.display import Clock, Display
 from sparsebench.run.executor import RunSettings
 from sparsebench.run.local import Local
@@ -183,10 +183,10 @@ def test_jobs_ask_for_what_they_need_and_no_more_than_a_node_has(plan: Plan, set
     assert asked("benchmarks", "cuda", 1000) == {"CPU": 4.0, "GPU": 1.0, "memory": 100.0}
     assert asked("assess", "cuda")["GPU"] == 0.0, "it reads files"
     assert asked("latency", "cuda") == {"CPU": 8.0, "GPU": 4.0, "memory": 20.0}, "it has a node to itself"
-    assert places(nodes, asked("benchmarks"), False) == 4
-    assert places(nodes, asked("benchmarks", "cuda"), False) == 2
-    assert places(nodes, asked("latency"), True) == 2
-    assert places([], asked("latency"), True) == 1, "Ray says that it waits for a node"
+    assert job_capacity(nodes, asked("benchmarks"), False) == 4
+    assert job_capacity(nodes, asked("benchmarks", "cuda"), False) == 2
+    assert job_capacity(nodes, asked("latency"), True) == 2
+    assert job_capacity([], asked("latency"), True) == 1, "Ray says that it waits for a node"
 
 
 def test_a_node_that_differs_is_told_apart() -> None:

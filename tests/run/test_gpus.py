@@ -15,7 +15,7 @@ from sparsebench import devices, records
 from sparsebench.cli.app import app
 from sparsebench.ledger import query
 from sparsebench.plan.cells import Job
-from sparsebench.plan.estimate import Estimate, at_once
+from sparsebench.plan.estimate import Estimate, concurrent_jobs
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.run.executor import RunSettings
@@ -59,7 +59,9 @@ def test_what_calculates_has_a_gpu_to_itself_and_the_others_see_none(runner: Any
     scored = [one for one in runner.started if one[0] == "benchmarks"]
     assert scored == [("benchmarks", "GPU-a", "GPU-a", "cuda"), ("benchmarks", "GPU-b", "GPU-b", "cuda")]
     assert {one[1:] for one in runner.started if one[0] != "benchmarks"} == {("", "", "cpu")}
-    assert {at_once(child.task.job, 8, 2) for child in runner.children if child.task.gpu} == {2}, "as the plan has it"
+    assert {concurrent_jobs(child.task.job, 8, 2) for child in runner.children if child.task.gpu} == {2}, (
+        "as the plan has it"
+    )
     assert [job.kind for job in runner.waiting] == ["benchmarks"], "the third model waits for a GPU, not for a slot"
     runner.children = [child for child in runner.children if child.task.gpu != "GPU-a"]
     runner._start_ready()

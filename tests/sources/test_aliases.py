@@ -6,7 +6,7 @@ import pytest
 
 from sparsebench.errors import SourceError
 from sparsebench.plan.preflight import PlanRequest, prepare
-from sparsebench.plan.single import single
+from sparsebench.plan.single import prepare_single
 from sparsebench.sources import KNOWN, aliases, parse
 
 MANIFEST = """
@@ -52,7 +52,7 @@ def test_a_folder_with_the_name_of_an_alias_is_not_guessed_at(tmp_path: Path, mo
     (tmp_path / "minilm-l6").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SourceError, match="minilm-l6.*alias"):
-        single("minilm-l6", None, "auto", True)
+        prepare_single("minilm-l6", None, "auto", True)
 
 
 def test_a_repositorys_missing_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,11 +119,11 @@ def codes(names: Iterable[str | None]) -> Integers | None:
 
     Returns None when no two documents share a cluster.
     """
-    known: dict[str | tuple[int], int] = {}
-    numbers = [
-        known.setdefault((position,) if name is None else name, len(known)) for position, name in enumerate(names)
-    ]
-    return np.array(numbers, dtype=np.int64) if len(known) < len(numbers) else None
+    number_of: dict[str | int, int] = {}
+    numbers = []
+    for position, name in enumerate(names):
+        numbers.append(number_of.setdefault(position if name is None else name, len(number_of)))
+    return np.array(numbers, dtype=np.int64) if len(number_of) < len(numbers) else None
 
 
 @dataclass(frozen=True)

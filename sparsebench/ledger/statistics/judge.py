@@ -47,13 +47,13 @@ def interval(metric: str, score: float, values: Floats, labels: Floats, clusters
         effect = design_effect(values, clusters)
         return Interval(*proportions.wilson(values.sum() / effect, n / effect), f"Wilson{_in(n_clusters, n)}")
     if pooling == "ranking":
-        ends = resampling.average_precision_interval((values, labels), clusters)
-        if ends is None:
+        limits = resampling.average_precision_interval((values, labels), clusters)
+        if limits is None:
             return Interval(None, None, "none: leaving out documents does not show how much they vary")
-        return Interval(*ends, f"jackknife of the logit{_in(n_clusters, n)}")
-    drawn = resampling.resampled_scores(pooling, [(values, labels)], clusters)[:, 0]
+        return Interval(*limits, f"jackknife of the logit{_in(n_clusters, n)}")
+    resampled = resampling.resampled_scores(pooling, [(values, labels)], clusters)[:, 0]
     return Interval(
-        *resampling.percentile_interval(drawn, n_clusters), f"bootstrap, {RESAMPLES} resamples{_in(n_clusters, n)}"
+        *resampling.percentile_interval(resampled, n_clusters), f"bootstrap, {RESAMPLES} resamples{_in(n_clusters, n)}"
     )
 
 
@@ -62,17 +62,15 @@ def compare(metric: str, pairs: Pairs, chance: float | None = None) -> Compariso
 
     ``chance`` is the best score known to need no skill: the share retained is counted from there.
     """
-    n, known = len(pairs.variant), Metric.named(metric)
+    n, rules = len(pairs.variant), Metric.named(metric)
     if not n:
-        return not_compared("no document in common", known.higher_is_better)
-    if known.pooling == "per token":
+        return not_compared("no document in common", rules.higher_is_better)
+    if rules.pooling == "per token":
         return windows.compare(pairs, chance)
-    binary = known.pooling == "mean" and _binary(pairs.variant) and _binary(pairs.dense)
+    binary = rules.pooling == "mean" and _binary(pairs.variant) and _binary(pairs.dense)
     if pairs.clusters < 2 and (pairs.cluster is not None or not binary):
-        return replace(not_compared(ALONE, known.higher_is_better), n=n, clusters=1)
-    if binary:
-        return _counted(known, pairs, chance)
-    return _bootstrapped(known, pairs, chance)
+        return replace(not_compared(ALONE, rules.higher_is_better), n=n, clusters=1)
+    return _counted(rules, pairs, chance) if binary else _bootstrapped(rules, pairs, chance)
 
 
 def unexplained(metric: str) -> Comparison:
@@ -98,8 +96,8 @@ def judged(
 
 def at_chance(low: float | None, high: float | None, chance: float | None, higher_is_better: bool) -> bool:
     """Return whether a score's 95% interval reaches the score of a model without skill; False where one is unknown."""
-    asked = "SELECT _at_chance($low::DOUBLE, $high::DOUBLE, $chance::DOUBLE, $higher_is_better)"
-    ((reached,),) = rows_of_views(asked, low=low, high=high, chance=chance, higher_is_better=higher_is_better)
+    query = "SELECT _at_chance($low::DOUBLE, $high::DOUBLE, $chance::DOUBLE, $higher_is_better)"
+    ((reached,),) = rows_of_views(query, low=low, high=high, chance=chance, higher_is_better=higher_is_better)
     return bool(reached)
 
 
@@ -107,8 +105,8 @@ def explains(metric: str, score: float, values: Floats, labels: Floats) -> bool:
     """Return whether ``score`` follows from its outcomes; one that is computed in an unknown way gets no interval."""
     if not len(values):
         return False
-    pooled = resampling.score(Metric.named(metric).pooling, values, labels)
-    return bool(abs(pooled - score) <= 1e-6 * max(1.0, abs(score)))
+    score_of_outcomes = resampling.score(Metric.named(metric).pooling, values, labels)
+    return bool(abs(score_of_outcomes - score) <= 1e-6 * max(1.0, abs(score)))
 
 
 def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
@@ -116,23 +114,25 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
     if not metric.higher_is_better:
         pairs = replace(pairs, variant=1 - pairs.variant, dense=1 - pairs.dense)
         chance = None if chance is None else 1 - chance
-    n, net = len(pairs.variant), (pairs.variant - pairs.dense).astype(int)
+    n, changes = len(pairs.variant), (pairs.variant - pairs.dense).astype(int)
     n_clusters = pairs.clusters
-    gained, lost = int((net > 0).sum()), int((net < 0).sum())
-    both = int((pairs.variant * pairs.dense).sum())
-    table = PairedCounts(both, gained, lost, n - both - gained - lost)
+    gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
+    both_right = int((pairs.variant * pairs.dense).sum())
+    table = PairedCounts(both_right, gained, lost, n - both_right - gained - lost)
     effect = design_effect(pairs.variant - pairs.dense, pairs.cluster)
     independent = table.scaled(1 / effect)
     sign = 1 if metric.higher_is_better else -1
     low, high = sorted(sign * end for end in proportions.newcombe(independent))
-    sums = net if pairs.cluster is None else np.bincount(pairs.cluster, weights=net).round().astype(int)
+    cluster_changes = changes
+    if pairs.cluster is not None:
+        cluster_changes = np.bincount(pairs.cluster, weights=changes).round().astype(int)
     test = "McNemar exact" if n_clusters == n else f"exact sign-flip test{_in(n_clusters, n)}"
     return Comparison(
         n=n,
         difference=sign * (gained - lost) / n,
         low=low,
         high=high,
-        p=proportions.sign_flip(sums),
+        p=proportions.sign_flip(cluster_changes),
         gained=gained,
         lost=lost,
         method=f"{test}, Newcombe interval",
@@ -147,11 +147,11 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
 def _retained_of_counts(table: PairedCounts, pairs: Pairs, chance: float | None) -> dict[str, Any]:
     if chance is None:
         return {}
-    n, right = table.n, table.both + table.lost
-    alone = design_effect(pairs.dense, pairs.cluster)
-    if proportions.wilson(right / alone, n / alone)[0] <= chance:
+    n, dense_right = table.n, table.both + table.lost
+    dense_effect = design_effect(pairs.dense, pairs.cluster)
+    if proportions.wilson(dense_right / dense_effect, n / dense_effect)[0] <= chance:
         return {}
-    ratio = ((table.both + table.gained) / n - chance) / (right / n - chance)
+    ratio = ((table.both + table.gained) / n - chance) / (dense_right / n - chance)
     effect = design_effect(pairs.variant - ratio * pairs.dense, pairs.cluster)
     low, high = proportions.retained(table.scaled(1 / effect), chance)
     return {"retained": ratio, "retained_low": low, "retained_high": high}
@@ -160,26 +160,28 @@ def _retained_of_counts(table: PairedCounts, pairs: Pairs, chance: float | None)
 def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
     """Compare all other outcomes by scoring both sides on the same resamples."""
     n, n_clusters = len(pairs.variant), pairs.clusters
-    drawn = resampling.resampled_scores(metric.pooling, pairs.with_labels, pairs.cluster)
-    shifts = drawn[:, 0] - drawn[:, 1]
+    resampled = resampling.resampled_scores(metric.pooling, pairs.with_labels, pairs.cluster)
+    shifts = resampled[:, 0] - resampled[:, 1]
     low, high = resampling.percentile_interval(shifts, n_clusters)
-    least, worst = resampling.percentile_interval(shifts, n_clusters, 0.95)
+    lowest, highest = resampling.percentile_interval(shifts, n_clusters, 0.95)
     variant, dense = (resampling.score(metric.pooling, *side) for side in pairs.with_labels)
     retained: dict[str, Any] = {}
     if metric.pooling == "ranking":
-        around = resampling.average_precision_interval(pairs.with_labels[1], pairs.cluster)
+        dense_interval = resampling.average_precision_interval(pairs.with_labels[1], pairs.cluster)
     else:
-        around = resampling.percentile_interval(drawn[:, 1], n_clusters)
-    if chance is not None and around and (around[0] > chance if metric.higher_is_better else around[1] < chance):
-        base = drawn[:, :1] * 0 + chance
+        dense_interval = resampling.percentile_interval(resampled[:, 1], n_clusters)
+    if chance is not None and dense_interval and _beats(dense_interval, chance, metric.higher_is_better):
+        base = resampled[:, :1] * 0 + chance
         if metric.pooling == "ranking" and chance <= pairs.label.mean():
             # A random ranking's average precision is the share of true pairs, which differs between resamples.
             chance = float(pairs.label.mean())
             base = resampling.resampled_scores("mean", [(pairs.label, pairs.label)], pairs.cluster)
-        above = drawn - base
+        over_chance = resampled - base
         # A resample in which dense is exactly at chance retains no share; `quantiles` leaves NaN out.
-        shares = np.divide(above[:, 0], above[:, 1], out=np.full(len(above), np.nan), where=above[:, 1] != 0)
-        ratio_low, ratio_high = resampling.percentile_interval(shares, n_clusters)
+        variant_gain, dense_gain = over_chance[:, 0], over_chance[:, 1]
+        no_share = np.full(len(over_chance), np.nan)
+        retained_shares = np.divide(variant_gain, dense_gain, out=no_share, where=dense_gain != 0)
+        ratio_low, ratio_high = resampling.percentile_interval(retained_shares, n_clusters)
         ratio = (variant - chance) / (dense - chance)
         retained = {"retained": ratio, "retained_low": ratio_low, "retained_high": ratio_high}
     return Comparison(
@@ -192,9 +194,13 @@ def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None) -> Compari
         higher_is_better=metric.higher_is_better,
         clusters=n_clusters,
         detectable=sensitivity.of_interval(low, high, n_clusters),
-        loss_at_most=-least if metric.higher_is_better else worst,
+        loss_at_most=-lowest if metric.higher_is_better else highest,
         **retained,
     )
+
+
+def _beats(interval: tuple[float, float], chance: float, higher_is_better: bool) -> bool:
+    return interval[0] > chance if higher_is_better else interval[1] < chance
 
 
 def _in(n_clusters: int, n: int) -> str:

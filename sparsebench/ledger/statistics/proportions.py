@@ -72,14 +72,14 @@ def sign_flip(net: Integers) -> float:
         spaced[::size] = binomial(np.arange(count + 1), count, 0.5)
         chances = np.convolve(chances, spaced)
     total = len(chances) - 1
-    far = np.abs(2 * np.arange(total + 1) - total) >= abs(int(net.sum()))
-    return float(np.clip(chances[far].sum(), sys.float_info.min, 1.0))
+    as_extreme = np.abs(2 * np.arange(total + 1) - total) >= abs(int(net.sum()))
+    return float(np.clip(chances[as_extreme].sum(), sys.float_info.min, 1.0))
 
 
 def binomial(k: Integers, n: int, share: float) -> Floats:
     """Return the probabilities of ``k`` hits in ``n`` trials, each a hit with probability ``share``."""
-    ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-    return np.exp(ways + xlogy(k, share) + xlog1py(n - k, -share))
+    log_ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+    return np.exp(log_ways + xlogy(k, share) + xlog1py(n - k, -share))
 
 
 def newcombe(table: PairedCounts, z: float = Z95) -> tuple[float, float]:
@@ -92,10 +92,7 @@ def newcombe(table: PairedCounts, z: float = Z95) -> tuple[float, float]:
     (first, low, high), (second, other_low, other_high) = _sides(table, z)
     phi = table.correlation()
     shift = first - second
-    return (
-        shift - _root(first - low, other_high - second, phi),
-        shift + _root(high - first, second - other_low, phi),
-    )
+    return (shift - _root(first - low, other_high - second, phi), shift + _root(high - first, second - other_low, phi))
 
 
 def retained(table: PairedCounts, chance: float) -> tuple[float | None, float | None]:
@@ -124,13 +121,13 @@ def _end(excess: Callable[[float, bool], float], start: float, upper: bool) -> f
 
     Going down from the estimate the difference grows, until its lower limit is above 0; going up, the reverse.
     """
-    away = 1.0 if upper else -1.0
+    direction = 1.0 if upper else -1.0
     step, near = 1e-3, start
-    while (excess(start + away * step, upper) > 0) == upper:
-        near, step = start + away * step, step * 2
+    while (excess(start + direction * step, upper) > 0) == upper:
+        near, step = start + direction * step, step * 2
         if step > _FAR:
             return None
-    far = start + away * step
+    far = start + direction * step
     for _ in range(60):
         middle = (near + far) / 2
         near, far = (middle, far) if (excess(middle, upper) > 0) == upper else (near, middle)

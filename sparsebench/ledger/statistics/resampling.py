@@ -34,9 +34,9 @@ def _per_token(values: Floats, labels: Floats, weights: Floats) -> Floats:
 
 
 def _per_symbol(values: Floats, labels: Floats, weights: Floats) -> Floats:
-    whole = weights @ labels
+    symbols = weights @ labels
     # A resample without a symbol has none wrong, and no entity right.
-    return np.divide(weights @ values, whole, out=np.zeros_like(whole), where=whole > 0)
+    return np.divide(weights @ values, symbols, out=np.zeros_like(symbols), where=symbols > 0)
 
 
 POOLINGS: dict[str, ResampledScores] = {
@@ -64,14 +64,14 @@ def resampled_scores(pooling: str, sides: list[ValuesAndLabels], clusters: Integ
     The same numbers of documents and clusters draw the same resamples.
     """
     n = len(sides[0][0])
-    drawn = count_clusters(n, clusters)
+    units = count_clusters(n, clusters)
     generator = np.random.default_rng(0)
     rows = max(1, CHUNK // n)
     scores = []
     for start in range(0, RESAMPLES, rows):
         size = min(rows, RESAMPLES - start)
-        draws = generator.integers(0, drawn, size=(size, drawn)) + np.arange(size)[:, None] * drawn
-        weights = np.bincount(draws.ravel(), minlength=size * drawn).reshape(size, drawn).astype(np.float64)
+        draws = generator.integers(0, units, size=(size, units)) + np.arange(size)[:, None] * units
+        weights = np.bincount(draws.ravel(), minlength=size * units).reshape(size, units).astype(np.float64)
         if clusters is not None:
             weights = weights[:, clusters]
         scores.append(np.stack([POOLINGS[pooling](values, labels, weights) for values, labels in sides], axis=1))
@@ -99,15 +99,15 @@ def average_precision_interval(side: ValuesAndLabels, clusters: Integers | None)
     n, precision = len(side[0]), score("ranking", *side)
     group = (np.arange(n) if clusters is None else clusters) % RESAMPLES
     groups, rows = int(group.max()) + 1, max(1, CHUNK // n)
-    left = np.concatenate([
+    left_out = np.concatenate([
         average_precision(*side, (group != np.arange(start, min(start + rows, groups))[:, None]).astype(np.float64))
         for start in range(0, groups, rows)
     ])  # fmt: skip
-    error = math.sqrt((groups - 1) / groups * float(np.nansum((left - np.nanmean(left)) ** 2)))
+    error = math.sqrt((groups - 1) / groups * float(np.nansum((left_out - np.nanmean(left_out)) ** 2)))
     if not error or not 0 < precision < 1:
         return None
-    away = float(stdtrit(groups - 1, 0.975)) * error / (precision * (1 - precision))
-    return float(expit(logit(precision) - away)), float(expit(logit(precision) + away))
+    margin = float(stdtrit(groups - 1, 0.975)) * error / (precision * (1 - precision))
+    return float(expit(logit(precision) - margin)), float(expit(logit(precision) + margin))
 
 
 def p_value(shifts: Floats, n: int) -> float:
@@ -121,11 +121,11 @@ def p_value(shifts: Floats, n: int) -> float:
     share = (1 + crossing) / (1 + len(shifts))
     if share >= 0.5:
         return 1.0
-    away = -_NORMAL.inv_cdf(share)
+    distance = -_NORMAL.inv_cdf(share)
     if not crossing:
         spread = float(np.nanstd(shifts))
-        away = max(away, abs(float(np.nanmean(shifts))) / spread) if spread else math.inf
-    return 2 * float(stdtr(n - 1, -away / math.sqrt(n / (n - 1))))
+        distance = max(distance, abs(float(np.nanmean(shifts))) / spread) if spread else math.inf
+    return 2 * float(stdtr(n - 1, -distance / math.sqrt(n / (n - 1))))
 
 
 def design_effect(values: Floats, clusters: Integers | None) -> float:
@@ -139,9 +139,9 @@ def design_effect(values: Floats, clusters: Integers | None) -> float:
     n, centred = len(values), values - values.mean()
     sums = np.bincount(clusters, weights=centred)
     n_clusters = len(sums)
-    alone = float((centred**2).sum()) * n / (n - 1)
-    if not alone:
+    document_variance = float((centred**2).sum()) * n / (n - 1)
+    if not document_variance:
         return 1.0
-    together = float((sums**2).sum()) * n_clusters / (n_clusters - 1)
-    uncertain = float(stdtrit(n_clusters - 1, 0.975) / stdtrit(n - 1, 0.975))
-    return max(1.0, together / alone * uncertain**2)
+    cluster_variance = float((sums**2).sum()) * n_clusters / (n_clusters - 1)
+    correction = float(stdtrit(n_clusters - 1, 0.975) / stdtrit(n - 1, 0.975))
+    return max(1.0, cluster_variance / document_variance * correction**2)

@@ -14,14 +14,7 @@ import numpy as np
 from scipy.special import gammaln, nctdtrinc, stdtr, stdtrit
 
 from sparsebench.benchmarks.statistics import Floats
-from sparsebench.ledger.statistics.contract import (
-    Comparison,
-    Integers,
-    Interval,
-    Pairs,
-    count_clusters,
-    not_compared,
-)
+from sparsebench.ledger.statistics.contract import Comparison, Integers, Interval, Pairs, count_clusters, not_compared
 from sparsebench.ledger.statistics.resampling import LARGEST
 from sparsebench.ledger.statistics.sensitivity import WANTED
 
@@ -42,8 +35,8 @@ class Mean:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95% interval by Student's t."""
-        away = _quantile(0.975, self.n) * self.error
-        return self.value - away, self.value + away
+        margin = _quantile(0.975, self.n) * self.error
+        return self.value - margin, self.value + margin
 
     @property
     def p(self) -> float:
@@ -63,11 +56,11 @@ class Mean:
 def mean(losses: Floats, tokens: Floats, clusters: Integers | None = None) -> Mean:
     """Return the mean of ``losses`` (n,), each the sum over that window's ``tokens`` (n,), for two windows or more."""
     value = losses.sum() / tokens.sum()
-    left = losses - value * tokens
+    residuals = losses - value * tokens
     if clusters is not None:
-        left = np.bincount(clusters, weights=left)
-    n = len(left)
-    return Mean(float(value), float(math.sqrt(n / (n - 1) * float(left @ left)) / tokens.sum()), n)
+        residuals = np.bincount(clusters, weights=residuals)
+    n = len(residuals)
+    return Mean(float(value), float(math.sqrt(n / (n - 1) * float(residuals @ residuals)) / tokens.sum()), n)
 
 
 def interval(losses: Floats, tokens: Floats, clusters: Integers | None) -> Interval:
@@ -87,8 +80,8 @@ def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
     """
     n_windows = pairs.clusters
     if n_windows < LEAST:
-        few = not_compared(_too_few(n_windows), higher_is_better=False)
-        return replace(few, n=len(pairs.variant), clusters=n_windows)
+        too_few = not_compared(_too_few(n_windows), higher_is_better=False)
+        return replace(too_few, n=len(pairs.variant), clusters=n_windows)
     dense = _exp(float(pairs.dense.sum() / pairs.label.sum()))
     shift = mean(pairs.variant - pairs.dense, pairs.label, pairs.cluster)
     low, high = shift.interval
@@ -118,22 +111,22 @@ def _retained(pairs: Pairs, chance: float | None) -> dict[str, Any]:
         return {}
     tokens, clusters = pairs.label, pairs.cluster
     floor = math.log(chance) * tokens
-    kept, skill, both = (
+    gain, dense_gain, sum_of_gains = (
         mean(losses, tokens, clusters)
         for losses in (floor - pairs.variant, floor - pairs.dense, 2 * floor - pairs.variant - pairs.dense)
     )
-    if skill.interval[0] <= 0:
+    if dense_gain.interval[0] <= 0:
         return {}
-    squared = _quantile(0.975, kept.n) ** 2
-    shared = (both.error**2 - kept.error**2 - skill.error**2) / 2
+    squared = _quantile(0.975, gain.n) ** 2
+    shared = (sum_of_gains.error**2 - gain.error**2 - dense_gain.error**2) / 2
     top, middle, base = (
-        kept.value**2 - squared * kept.error**2,
-        kept.value * skill.value - squared * shared,
-        skill.value**2 - squared * skill.error**2,
+        gain.value**2 - squared * gain.error**2,
+        gain.value * dense_gain.value - squared * shared,
+        dense_gain.value**2 - squared * dense_gain.error**2,
     )
     root = math.sqrt(max(0.0, middle**2 - top * base))
     return {
-        "retained": kept.value / skill.value,
+        "retained": gain.value / dense_gain.value,
         "retained_low": (middle - root) / base,
         "retained_high": (middle + root) / base,
     }

@@ -80,25 +80,25 @@ def _formula(latex: str, options: Mapping[str, bool]) -> str:
         return f"<code>{escape(latex)}</code>"
 
 
-def _heading_close(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
-    link = f'<a class="anchor" href="#{tokens[at - 2].attrs["id"]}" aria-label="Link to this section">#</a>'
-    return f"{link if tokens[at].tag != 'h1' else ''}</{tokens[at].tag}>\n"
+def _heading_close(_: Any, tokens: Sequence[Token], index: int, *__: Any) -> str:
+    link = f'<a class="anchor" href="#{tokens[index - 2].attrs["id"]}" aria-label="Link to this section">#</a>'
+    return f"{link if tokens[index].tag != 'h1' else ''}</{tokens[index].tag}>\n"
 
 
-def _table_open(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
-    label = escape(f"Table in “{tokens[at].meta['section']}”")
+def _table_open(_: Any, tokens: Sequence[Token], index: int, *__: Any) -> str:
+    label = escape(f"Table in “{tokens[index].meta['section']}”")
     return f'<div class="scroll" tabindex="0" role="group" aria-label="{label}">\n<table>\n'
 
 
-def _figure(renderer: RendererHTML, tokens: Sequence[Token], at: int, options: Any, env: Any) -> str:
-    shows, path = escape(tokens[at].content), env["pictures"].get(unquote(str(tokens[at].attrs["src"])))
-    caption = renderer.renderInline(tokens[at].children or [], options, env) or shows
+def _figure(renderer: RendererHTML, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+    description, path = escape(tokens[index].content), env["pictures"].get(unquote(str(tokens[index].attrs["src"])))
+    caption = renderer.renderInline(tokens[index].children or [], options, env) or description
     if path is None:
         return f"<p>{caption}</p>\n"
     source = _embedded(path)
     return (
         f'<figure>\n<div class="scroll" tabindex="0" role="group" aria-label="Picture">'
-        f'<img alt="{shows}" src="{source}"></div>\n<figcaption>{caption}</figcaption>\n</figure>\n'
+        f'<img alt="{description}" src="{source}"></div>\n<figcaption>{caption}</figcaption>\n</figure>\n'
     )
 
 
@@ -143,8 +143,8 @@ def shaped(tokens: Sequence[Token]) -> list[Token]:
 def headings(tokens: Sequence[Token]) -> list[Heading]:
     """Return the headings in order."""
     return [
-        Heading(int(token.tag[1:]), str(token.attrs["id"]), _text(tokens[at + 1]))
-        for at, token in enumerate(tokens)
+        Heading(int(token.tag[1:]), str(token.attrs["id"]), _text(tokens[index + 1]))
+        for index, token in enumerate(tokens)
         if token.type == "heading_open"
     ]
 
@@ -162,35 +162,37 @@ def nested(ordered: Sequence[Heading]) -> list[tuple[Heading, list[Heading]]]:
 
 def _figures(tokens: Sequence[Token]) -> list[Token]:
     """Turn a paragraph that is one image into a figure, captioned by the next one if that begins with emphasis."""
-    shown: list[Token] = []
-    at = 0
-    while at < len(tokens):
-        inside = _paragraph(tokens, at)
-        if [child.type for child in inside] != ["image"]:
-            shown.append(tokens[at])
-            at += 1
+    figure_tokens: list[Token] = []
+    index = 0
+    while index < len(tokens):
+        children = _paragraph(tokens, index)
+        if [child.type for child in children] != ["image"]:
+            figure_tokens.append(tokens[index])
+            index += 1
             continue
-        image, caption = inside[0], _paragraph(tokens, at + 3)
+        image, caption = children[0], _paragraph(tokens, index + 3)
         if all(child.type != "em_open" for child in caption[:2]):  # the parser puts an empty text before it
             caption = []
-        words = [child for child in caption if child.type not in ("em_open", "em_close")]
-        shown.append(Token("figure", "figure", 0, attrs=dict(image.attrs), content=image.content, children=words))
-        at += 6 if caption else 3
-    return shown
+        caption_tokens = [child for child in caption if child.type not in ("em_open", "em_close")]
+        figure_tokens.append(
+            Token("figure", "figure", 0, attrs=dict(image.attrs), content=image.content, children=caption_tokens)
+        )
+        index += 6 if caption else 3
+    return figure_tokens
 
 
-def _paragraph(tokens: Sequence[Token], at: int) -> Sequence[Token]:
+def _paragraph(tokens: Sequence[Token], index: int) -> Sequence[Token]:
     """Return what is inside the paragraph that begins at a token; nothing where none begins."""
-    begins = at < len(tokens) and tokens[at].type == "paragraph_open"
-    return (tokens[at + 1].children or []) if begins else []
+    is_paragraph = index < len(tokens) and tokens[index].type == "paragraph_open"
+    return (tokens[index + 1].children or []) if is_paragraph else []
 
 
 def _tables(tokens: Sequence[Token]) -> list[Token]:
     """Give cells a class, and headings their scope; the first cell of a row is the row's heading."""
     section, first, in_body = "", False, False
-    for at, token in enumerate(tokens):
+    for index, token in enumerate(tokens):
         if token.type == "heading_open":
-            section = _text(tokens[at + 1])
+            section = _text(tokens[index + 1])
         elif token.type == "table_open":
             token.meta["section"] = section
         elif token.type in ("tbody_open", "thead_open"):
@@ -198,8 +200,9 @@ def _tables(tokens: Sequence[Token]) -> list[Token]:
         elif token.type == "tr_open":
             first = True
         elif token.type in ("th_open", "td_open"):
-            heading = first if in_body else bool(tokens[at + 1].content)
-            _cell(token, tokens[at + 1], tokens[at + 2], ("row" if in_body else "col") if heading else "")
+            scope = "row" if in_body else "col"
+            heading = first if in_body else bool(tokens[index + 1].content)
+            _cell(token, tokens[index + 1], tokens[index + 2], scope if heading else "")
             first = False
     return list(tokens)
 
@@ -207,7 +210,9 @@ def _tables(tokens: Sequence[Token]) -> list[Token]:
 def _cell(token: Token, inline: Token, end: Token, scope: str) -> None:
     """Make a cell a heading of ``scope`` unless that is empty; its class says how it may be wrapped."""
     numeric = "right" in str(token.attrs.get("style", ""))
-    kind = "number" if numeric else "text" if len(inline.content) > LONG else "name"
+    kind = "text" if len(inline.content) > LONG else "name"
+    if numeric:
+        kind = "number"
     shade = next(
         (f" {name}" for mark, name in SHADES if inline.content.startswith(mark) or f" {mark}" in inline.content), ""
     )

@@ -52,11 +52,11 @@ class Check:
     @property
     def detail(self) -> str:
         """What was seen, in words."""
-        shown = (
+        numbers_in_words = (
             f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
             for key, value in self.numbers.items()
         )
-        return self.reason or ", ".join(shown)
+        return self.reason or ", ".join(numbers_in_words)
 
 
 def run_checks(device: str, ranks: int) -> Iterator[Check]:
@@ -67,7 +67,7 @@ def run_checks(device: str, ranks: int) -> Iterator[Check]:
     with tempfile.TemporaryDirectory(prefix="sparsebench-doctor-") as folder:
         bench = Bench(device, ranks, Path(folder))
         bench.choose()
-        for number, (what, check) in enumerate(CHECKS.items(), 1):
+        for number, (title, check) in enumerate(CHECKS.items(), 1):
             started = time.perf_counter()
             numbers: dict[str, Any] = {}
             reason = ""
@@ -80,7 +80,7 @@ def run_checks(device: str, ranks: int) -> Iterator[Check]:
                 verdict, reason = "no", " ".join(f"{type(error).__name__}: {error}".split())[:400]
             for key, value in numbers.items():
                 numbers[key] = str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            yield Check(number, what, verdict, numbers, reason, round(time.perf_counter() - started, 2))
+            yield Check(number, title, verdict, numbers, reason, round(time.perf_counter() - started, 2))
 
 
 def report(device: str, checks: list[Check]) -> dict[str, Any]:

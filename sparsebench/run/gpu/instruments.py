@@ -16,9 +16,9 @@ from sparsebench.runtime.memory import Meter
 def visible(bench: Bench) -> CheckResult:
     """Check that torch sees all GPUs that the driver lists; note what else decides whether anything works."""
     bench.need_gpu()
-    listed, seen = len(devices.visible()), torch.cuda.device_count()
-    return listed == seen > 0, {
-        "listed": listed, "seen": seen, "cuda": devices.cuda_version(),
+    listed_count, seen_count = len(devices.visible()), torch.cuda.device_count()
+    return listed_count == seen_count > 0, {
+        "listed": listed_count, "seen": seen_count, "cuda": devices.cuda_version(),
         "nccl": ".".join(map(str, torch.cuda.nccl.version())), "cusparselt": torch.backends.cusparselt.is_available(),
         "capability": ".".join(map(str, torch.cuda.get_device_capability())),
     }  # fmt: skip
@@ -57,11 +57,11 @@ def peaks(bench: Bench) -> CheckResult:
     with phases.phase("nothing"):
         pass
     full, empty = phases.rows
-    taken = full.peak_bytes - before
+    taken_bytes = full.peak_bytes - before
     nothing = ((empty.cuda_reserved_bytes if bench.gpu else empty.peak_bytes) or 0) - before
     room = 2 * 2**20 if bench.gpu else size // 16
-    numbers = {"size": size, "taken_bytes": taken, "nothing_bytes": nothing}
-    return abs(taken - size) <= room and nothing < size // 2, numbers
+    numbers = {"size": size, "taken_bytes": taken_bytes, "nothing_bytes": nothing}
+    return abs(taken_bytes - size) <= room and nothing < size // 2, numbers
 
 
 def energy(bench: Bench) -> CheckResult:
@@ -89,5 +89,5 @@ def energy(bench: Bench) -> CheckResult:
     except Unavailable as error:
         raise CheckSkipped(str(error)) from error
     joules = counter.joules() or 0.0
-    wanted = (now - started) * sum(powers) / len(powers)
-    return abs(joules / wanted - 1) <= 0.15, {"joules": joules, "power_times_seconds": wanted}
+    expected = (now - started) * sum(powers) / len(powers)
+    return abs(joules / expected - 1) <= 0.15, {"joules": joules, "power_times_seconds": expected}

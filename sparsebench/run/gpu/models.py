@@ -50,27 +50,27 @@ def tensor_parallel(bench: Bench) -> CheckResult:
         numbers[f"GPUs of {ranks} ranks"] = len(gpus - {""})
         passed &= not bench.gpu or len(gpus) == ranks
     for name in ("opt", "t5", "deberta"):
-        whole = bench.memory(name, "deepspeed")
+        whole_model = bench.memory(name, "deepspeed")
         for ranks in bench.several:
             result = bench.memory(name, "deepspeed", ranks)
-            distance, share = output_distance(result), _share(bench, name, whole, result)
+            distance, share = output_distance(result), _share(bench, name, whole_model, result)
             numbers |= {f"{name} x{ranks}": distance, f"{name} x{ranks} share": share}
             passed &= distance <= TOLERANCE and abs(share * ranks - 1) <= SHARE_TOLERANCE
     return passed, numbers
 
 
-def _share(bench: Bench, name: str, whole: MemoryResult, result: MemoryResult) -> float:
+def _share(bench: Bench, name: str, whole_model: MemoryResult, result: MemoryResult) -> float:
     """Return the share of the blocks' matrices on the fullest rank: all it holds, less what every rank has whole."""
     folder, family = bench.model(name)
     checkpoint = Checkpoint(folder)
     sizes = {key: info.nbytes for key, info in checkpoint.tensors.items()}
-    cut = sum(sizes[part.name] for part in parts(checkpoint, family).values() if part.prunable)
+    sharded_bytes = sum(sizes[part.name] for part in parts(checkpoint, family).values() if part.prunable)
     # Where several ranks share a model, a head that is tied to the embedding gets a matrix of its own.
     tied = family != "encoder" and "lm_head.weight" not in sizes
     rows = checkpoint.config["vocab_size"]
     head = max(sizes[key] for key, info in checkpoint.tensors.items() if info.shape[0] == rows) if tied else 0
-    alone, shared = (max(row.tensor_bytes for row in memory.per_rank) for memory in (whole, result))
-    return 1 - (alone + head - shared) / cut
+    alone, shared = (max(row.tensor_bytes for row in memory.per_rank) for memory in (whole_model, result))
+    return 1 - (alone + head - shared) / sharded_bytes
 
 
 def zero3(bench: Bench) -> CheckResult:
@@ -79,12 +79,12 @@ def zero3(bench: Bench) -> CheckResult:
     A GPU also holds what it gathers ahead, and the tied embedding.
     """
     folder, _ = bench.model("opt")
-    whole = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    model_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     numbers: dict[str, Any] = {}
     passed = True
     for ranks in (1, 2)[: bench.ranks]:
         result = bench.memory("opt", "deepspeed-zero3", ranks)
-        share = max(row.cuda_allocated_bytes or 0 for row in result.per_rank) / whole
+        share = max(row.cuda_allocated_bytes or 0 for row in result.per_rank) / model_bytes
         numbers |= {f"x{ranks} off": output_distance(result), f"x{ranks} share": share}
         passed &= output_distance(result) <= TOLERANCE and share < SHARDED
     return passed, numbers
@@ -127,9 +127,9 @@ def killed(bench: Bench) -> CheckResult:
         if not sent:  # the ranks failed before one was killed
             raise
         seconds, message = time.monotonic() - sent, error.message.splitlines()[0]
-        kept = before - (devices.free_memory(bench.device) or 0)  # a process left behind would hold more
-        return f"rank 1 of {ranks} died of SIGKILL" in message and seconds <= NAMED_SECONDS and kept < KEPT_BYTES, {
-            "said": message, "seconds": seconds, "kept_bytes": kept,
+        kept_bytes = before - (devices.free_memory(bench.device) or 0)  # a process left behind would hold more
+        return f"rank 1 of {ranks} died of SIGKILL" in message and seconds <= NAMED_SECONDS and kept_bytes < KEPT_BYTES, {
+            "said": message, "seconds": seconds, "kept_bytes": kept_bytes,
         }  # fmt: skip
     return False, {"said": "nothing"}
 
@@ -156,9 +156,9 @@ def memory_limited_to(bench: Bench, size: int) -> Iterator[None]:
     free = devices.free_memory(bench.device, 1)
     if free is None:
         raise CheckSkipped("the driver does not report free memory")
-    taken = torch.empty(free - size, dtype=torch.uint8, device=bench.device)
+    ballast = torch.empty(free - size, dtype=torch.uint8, device=bench.device)
     try:
         yield
     finally:
-        del taken
+        del ballast
         torch.cuda.empty_cache()

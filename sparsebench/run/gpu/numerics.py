@@ -54,9 +54,9 @@ def scoring(bench: Bench) -> CheckResult:
         started = time.perf_counter()
         answers.append([value for value, _ in scorer.loglikelihood(asked)])
         seconds.append(time.perf_counter() - started)
-    off = max(abs(a - b) / abs(a) for a, b in zip(*answers, strict=True))
+    difference = max(abs(a - b) / abs(a) for a, b in zip(*answers, strict=True))
     speedup = seconds[0] / seconds[1]
-    return off <= 0.01 and (not bench.gpu or speedup >= 10), {"relative": off, "speedup": speedup}
+    return difference <= 0.01 and (not bench.gpu or speedup >= 10), {"relative": difference, "speedup": speedup}
 
 
 def pruning(bench: Bench) -> CheckResult:
@@ -64,14 +64,14 @@ def pruning(bench: Bench) -> CheckResult:
     rows, width = (2048, 2048) if bench.gpu else (96, 128)
     draw = torch.Generator().manual_seed(0)
     sizes = ((rows, width), (4 * width, width), (width, width))
-    weights, read, mix = (torch.randn(*size, generator=draw, device="cpu") for size in sizes)
-    read = read @ mix
-    plain = _sparsegpt(weights, read, "cpu", None if bench.gpu else torch.float64)
-    ours = _sparsegpt(weights, read, bench.device, None)
-    same = float(((plain == 0) == (ours == 0)).double().mean())
-    error = [float(((weights - pruned).double() @ read.double().T).norm()) for pruned in (plain, ours)]
-    worse = error[1] / error[0] - 1
-    return same >= 0.995 and worse <= 0.01, {"same": same, "worse": worse}
+    weights, inputs, mixing = (torch.randn(*size, generator=draw, device="cpu") for size in sizes)
+    inputs = inputs @ mixing
+    expected = _sparsegpt(weights, inputs, "cpu", None if bench.gpu else torch.float64)
+    pruned_here = _sparsegpt(weights, inputs, bench.device, None)
+    same = float(((expected == 0) == (pruned_here == 0)).double().mean())
+    error = [float(((weights - pruned).double() @ inputs.double().T).norm()) for pruned in (expected, pruned_here)]
+    excess_error = error[1] / error[0] - 1
+    return same >= 0.995 and excess_error <= 0.01, {"same": same, "worse": excess_error}
 
 
 def _sparsegpt(weights: torch.Tensor, read: torch.Tensor, device: str, dtype: torch.dtype | None) -> torch.Tensor:
@@ -79,7 +79,7 @@ def _sparsegpt(weights: torch.Tensor, read: torch.Tensor, device: str, dtype: to
     from sparsebench.steps.prune.methods.sparsegpt import solve
 
     rows = read.to(device, dtype or read.dtype)
-    inputs = InputStatistics(len(rows), rows.square().sum(0), rows.T @ rows)
-    ((solution,),) = solve([Layer("layer", weights.to(device), 0, inputs)], [Quota(0.5, "layer")], dtype)
+    statistics = InputStatistics(len(rows), rows.square().sum(0), rows.T @ rows)
+    ((solution,),) = solve([Layer("layer", weights.to(device), 0, statistics)], [Quota(0.5, "layer")], dtype)
     assert isinstance(solution, Solution)
     return solution.weights.cpu()

@@ -13,7 +13,7 @@ from sparsebench.models.files.gguf_variant import gguf_file
 from sparsebench.models.files.quantized import encoding_of, float_checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
-from sparsebench.plan.single import single as one_model
+from sparsebench.plan.single import prepare_single as one_model
 from sparsebench.sources import Cache
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import StepReport
