@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,5 +60,4 @@ def read_documents(folder: Path, step: Step, context: Context) -> Labelled:
         raise SourceError(f"labels: task: {source}: {error.message}", error.hint) from error
     classes = torch.tensor(class_numbers(head_outputs(config), [label for _, label in used]))
     notes = (f"{len(used)} labelled documents, at most {reader.length} tokens",)
-    described = {"source": source, "samples": settings.documents, "seed": context.seed, "label": settings.label}
-    return Labelled(Calibrated.of(batch, used, notes, described), classes)
+    return Labelled(Calibrated.of(batch, used, notes, {**asdict(calibration), "label": settings.label}), classes)

@@ -110,7 +110,8 @@ def _last_draft(work: _WidthPass, plan: _Plan, emit: Emit) -> _Draft | None:
 class ScoreKey(NamedTuple):
     """Steps of one criterion with the same key share its scores; only Taylor's have more than one.
 
-    They are by its labels, for widths that stay ``even`` or not, and on documents with their settings.
+    ``labels`` are the targets of its loss, ``even`` says whether widths stay even, ``document_settings`` are those of
+    labelled documents.
     """
 
     labels: str = ""
@@ -141,7 +142,7 @@ class _WidthPass:
     answers: scores.Answers = field(default_factory=dict)
     means: dict[str, torch.Tensor] = field(default_factory=dict)
     unseen: dict[ScoreKey, int] = field(default_factory=dict)
-    documents: dict[ScoreKey, Labelled] = field(default_factory=dict)
+    documents: dict[tuple[Any, ...], Labelled] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder = self.shape.checkpoint.folder
@@ -236,7 +237,8 @@ class _WidthPass:
         """Load the whole model, with the text on which a step is scored."""
         if not step.settings.by_labels():
             return WholeModel.load(self.folder, self.context.family, self.batch, self.context.dtype)
-        documents = self.documents[_score_key(step)] = labelled.read_documents(self.folder, step, self.context)
+        documents = labelled.read_documents(self.folder, step, self.context)
+        self.documents[_score_key(step).document_settings] = documents
         model = WholeModel.load(self.folder, self.context.family, documents.text.batch, self.context.dtype)
         return replace(model, classes=documents.classes)
 
@@ -248,7 +250,7 @@ class _WidthPass:
             if axis in plan.numbers:
                 remaining[axis] = len(draft.smaller.kept.get(last_axis, range(last_axis.units)))
         unseen = f"{draft.unseen} experts that no token reached are scored by their weights" if draft.unseen else ""
-        documents = self.documents.get(_score_key(plan.step))
+        documents = self.documents.get(_score_key(plan.step).document_settings)
         labels = documents.note(plan.step) if documents else ""
         code = left_out_note(draft.writer.left_out)
         words = (choosing.cut_note(self.shape, remaining), labels, unseen, draft.smaller.loads, code)
@@ -263,10 +265,9 @@ class _WidthPass:
 
     def provenance(self, step: Step) -> dict[str, Any]:
         """Return what is recorded about the text that a step read; empty where it read none."""
-        if self.text:
-            return self.text.provenance()
-        documents = self.documents.get(_score_key(step))
-        return documents.text.provenance() if documents else {}
+        documents = self.documents.get(_score_key(step).document_settings)
+        text = documents.text if documents else self.text
+        return text.provenance() if text else {}
 
     def replay(self, streams: int) -> Replay:
         """Return a replay that runs the text through the model block by block."""
