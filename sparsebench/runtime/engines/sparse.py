@@ -129,8 +129,7 @@ class Sparse:
             sparse = self._assembled(source, shorten)
             parity = torch_products.check(sparse, source.family, prompt, "a kernel is wrong for it")
         finally:
-            self.choices.faster.clear()  # choices for the few tokens of parity do not hold for the workload
-            self.steps.clear()
+            self.choices.fastest.clear()  # choices for the few tokens of parity do not hold for the workload
         return replace(parity, wraps_only=not self.kinds)
 
     @property
@@ -151,13 +150,14 @@ class Sparse:
         """Say what multiplied more than FEW tokens: each way with its number of layers."""
         counts: Counter[str] = Counter()
         for kind, count in self.kinds.items():
-            ways = {way for key, way in self.choices.faster.items() if key[: len(kind)] == kind}
+            ways = {way for key, way in self.choices.fastest.items() if key[: len(kind)] == kind}
             if ways:
                 counts[" or ".join(WAYS[way] for way in sorted(ways))] += count
         return f"more than {FEW} tokens: " + ", ".join(f"{way} ×{n}" for way, n in counts.items()) if counts else ""
 
     def _assembled(self, source: SavedModel, cut: Callable[[Any], object] = lambda model: None) -> Any:
         weights, replaceable = opened(source), 0
+        self.steps.clear()
         self._check_dtype(source, weights)
 
         def sparse_layer(view: View, module: Any, dtype: Any) -> Any:
@@ -172,22 +172,22 @@ class Sparse:
                 "measure it with another engine",
             )
         if isinstance(self.kernels, Kernels):
-            self._replace_dense(self.kernels, model)
+            if self.kernels.level in TILING:  # elsewhere torch's product of dense layers is as fast
+                self._replace_dense(self.kernels, model)
+            if any(isinstance(layer, KernelLinear) for layer in model.modules()):
+                attention.install(model)
             decoder.install(model, self.kernels, self.steps)
         self._describe(model)
         return model.to("cuda") if self.cuda else model
 
-    def _replace_dense(self, library: Kernels, model: Any) -> None:
+    def _replace_dense(self, kernels: Kernels, model: Any) -> None:
         """Multiply by our kernels what is left in bfloat16, such as a tied head or layers whose few zeros do not pay."""
-        # Without tiles of bfloat16 torch's product is as fast.
-        for name, layer in list(model.named_modules()) if library.level in TILING else ():
+        for name, layer in list(model.named_modules()):
             if type(layer) is not torch.nn.Linear or layer.weight.dtype != torch.bfloat16 or not layer.weight.numel():
                 continue
-            made = KernelLinear(library, dense(layer.weight.detach()), self.choices)
+            made = KernelLinear(kernels, dense(layer.weight.detach()), self.choices)
             made.register_parameter("bias", layer._parameters.get("bias"))
             model.set_submodule(name, made)
-        if any(isinstance(layer, KernelLinear) for layer in model.modules()):
-            attention.install(model)
 
     def _describe(self, model: Any) -> None:
         """Note what multiplies each of the model's matrices."""
@@ -211,12 +211,12 @@ class Sparse:
         """Make the layer to replace a linear ``module`` by; None where its zeros do not pay."""
         across = type(module).__name__ == "Conv1D" or view.transposed
         if self.cuda:
-            return self._on_gpu(_dense(weights, view, dtype, across))
+            return self._on_gpu(_load_floats(weights, view, dtype, across))
         if isinstance(self.kernels, Missing):
-            weight = _dense(weights, view, dtype, across)
+            weight = _load_floats(weights, view, dtype, across)
             # torch's CSR takes eight bytes per nonzero, the dense float32 matrix four per weight.
-            pays = (weight != 0).sum() * 2 < weight.numel()
-            return TorchCsr(weight, None) if pays or self.forced else None
+            fewer_bytes = (weight != 0).sum() * 2 < weight.numel()
+            return TorchCsr(weight, None) if fewer_bytes or self.forced else None
         try:
             matrix = _matrix(weights, view, dtype, across)
         except (StorageError, ModelError) as error:
@@ -244,10 +244,10 @@ def _no_triton() -> str:
     if find_spec("triton") is None:
         return "there is no triton"
     try:
-        from sparsebench.runtime.kernels.bitmask_gpu import FEW, BitmaskLinear
+        from sparsebench.runtime.kernels import bitmask_gpu
 
-        layer = BitmaskLinear(torch.eye(16, 256, device="cpu", dtype=torch.bfloat16), "cuda")
-        for tokens in (1, 2, FEW + 1):  # each is another kernel
+        layer = bitmask_gpu.BitmaskLinear(torch.eye(16, 256, device="cpu", dtype=torch.bfloat16), "cuda")
+        for tokens in (1, 2, bitmask_gpu.FEW + 1):  # each is another kernel
             layer(torch.ones(tokens, 256, device="cuda", dtype=torch.bfloat16))
     except Exception as error:  # Triton's own errors have no common class that is documented
         if out_of_memory(error):
@@ -268,7 +268,7 @@ def opened(source: SavedModel) -> StoredWeights:
     return open_checkpoint(source.folder)
 
 
-def _dense(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Any:
+def _load_floats(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Any:
     """Load one matrix as (out, in); ``across`` says that it is stored (in, out)."""
     weight = weights.load(view.tensor, view.expert).to(dtype)
     weight = weight if view.rows is None else weight[slice(*view.rows)]
@@ -292,7 +292,7 @@ def _matrix(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Mat
         matrix = bitmask(str(held).removeprefix("torch."), rows, cols, *parts)
         if pays(matrix.type, rows, cols, matrix.nonzeros):
             return matrix
-    weight = _dense(weights, view, held, across)
+    weight = _load_floats(weights, view, held, across)
     matrix = dense(weight)
     return without_zeros(weight) if zeros_pay(matrix) else matrix
 

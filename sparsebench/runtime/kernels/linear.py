@@ -41,7 +41,7 @@ class Choices:
     """
 
     def __init__(self) -> None:
-        self.faster: dict[tuple[Any, ...], str] = {}
+        self.fastest: dict[tuple[Any, ...], str] = {}
         self._room = torch.empty(0, dtype=torch.uint8)
 
     def room(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
@@ -58,12 +58,12 @@ class Choices:
 
         ``prepare`` is called before each trial, and not timed.
         """
-        if kind not in self.faster:
+        if kind not in self.fastest:
             seconds: dict[str, float] = {}
             for name, act in ways.items():
                 seconds[name] = _seconds(act, prepare, min(seconds.values(), default=math.inf))
-            self.faster[kind] = min(seconds, key=seconds.__getitem__)
-        return self.faster[kind]
+            self.fastest[kind] = min(seconds, key=seconds.__getitem__)
+        return self.fastest[kind]
 
 
 def bucket(number: float) -> int:
@@ -164,7 +164,7 @@ class KernelLinear(MatrixHolder):
         if x.numel() <= FEW * self.in_features:
             return self.by_kernel(x)
         if x.dtype == self.dense_dtype and (self.bias is None or self.bias.dtype == x.dtype):
-            self.choices.faster[self.kind] = "dense"
+            self.choices.fastest[self.kind] = "dense"
             return nn.functional.linear(x, self._buffers["values"].view(x.dtype), self.bias)  # type: ignore[union-attr]
         flat = x.reshape(-1, self.in_features)
         return self.by_fastest(flat).reshape(*x.shape[:-1], self.out_features)
@@ -175,7 +175,7 @@ class KernelLinear(MatrixHolder):
         Rows are expanded in tiles for our kernels or for torch; of a bitmask, each nonzero may multiply all tokens instead.
         """
         some = x[:TIMED_TOKENS]
-        kind = (*self.kind, bucket(len(some)), torch.get_num_threads())
+        kind = (*self.kind, x.dtype, self.kernels.level, bucket(len(some)), torch.get_num_threads())
         ways: dict[str, Any] = {"torch": lambda: self.by_torch(some)}
         if self.tiled and x.dtype == torch.bfloat16:
             ways["amx" if self.kernels.level == "avx512-amx" else "tiles"] = lambda: self.by_kernel(some, TILES)

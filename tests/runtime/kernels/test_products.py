@@ -82,15 +82,17 @@ def check(found: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, 
     cols=st.one_of(st.integers(1, 200), st.sampled_from([128, 256, 511, 512, 513])),
     density=st.sampled_from([0.0, 0.01, 0.1, 0.5, 0.9, 1.0]),
     dtype=st.sampled_from([BF16, F32]),
-    tokens=st.sampled_from(
-        [1, 2, 3, 7, 8, 11, 17, 40, 70]
-    ),  # 11 is 4, 4, 2 and 1; in tiles 6 and 5, by AMX in blocks of 16
+    # 11 is 4, 4, 2 and 1; in tiles 6 and 5, by AMX in blocks of 16.
+    tokens=st.sampled_from([1, 2, 3, 7, 8, 11, 17, 40, 70]),
     biased=st.booleans(),
     seed=st.integers(0, 10**6),
 )
-@example(
-    kind="int8", rows=6, cols=128, density=0.01, dtype=BF16, tokens=40, biased=False, seed=7
-)  # inputs that are ties
+# Inputs that are ties; more groups than a vector, and than a block, of int4's scales; several tiles of blocks.
+@example(kind="int8", rows=6, cols=128, density=0.01, dtype=BF16, tokens=40, biased=False, seed=7)
+@example(kind="int4 in 64", rows=5, cols=1100, density=0.5, dtype=BF16, tokens=3, biased=True, seed=1)
+@example(kind="int4 in 64", rows=3, cols=4160, density=0.9, dtype=BF16, tokens=1, biased=False, seed=2)
+@example(kind="int4 in 64", rows=3, cols=4097, density=1.0, dtype=F32, tokens=2, biased=False, seed=3)
+@example(kind="float32", rows=300, cols=1100, density=0.5, dtype=F32, tokens=20, biased=False, seed=4)
 @MORE
 def test_products_equal_the_dense_ones_within_rounding(
     compiled: Kernels,
