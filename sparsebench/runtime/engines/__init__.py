@@ -65,7 +65,7 @@ BUILT_IN = (
         cpu_only=True,
         package="xllamacpp",
     ),
-    EngineInfo("skip", "sparsebench.runtime.engines.skip:SkipEngine", skips_weights=True, cpu_only=True, version=1),
+    EngineInfo("skip", "sparsebench.runtime.engines.skip:SkipEngine", skips_weights=True, cpu_only=True, version=2),
     EngineInfo(
         "sparse",
         "sparsebench.runtime.engines.sparse:Sparse",
