@@ -16,9 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from sparsebench import bounded
 from sparsebench.errors import ModelError, Refusal, foreign
 from sparsebench.manifest.names import Family
-from sparsebench.models.files import building
+from sparsebench.models.files import building, gguf_variant
 from sparsebench.models.files.checkpoint import CONV1D_TYPES, Checkpoint
 from sparsebench.models.files.families import PER_LAYER, auto_class, has_classifier
 from sparsebench.models.files.gguf_variant import FILE
@@ -27,7 +28,6 @@ from sparsebench.models.files.safety import NOTES
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.skipping import skips_weights
 from sparsebench.runtime import Setting, Workload, engine_refusal
-from sparsebench.sources.cache import read_json
 from sparsebench.storage import is_packed, unpack
 
 TOLERANCE = 1e-3
@@ -111,11 +111,11 @@ def _write_floats(folder: Path, family: Family, out: Path) -> float:
         for info, weights in checkpoint.items():
             writer.write(info.name, weights)
         config = writer.partial / "config.json"
-        settings = read_json(config) or {}
+        settings = bounded.read_object(config)
         settings.pop(KEY, None)
+        if settings.pop(gguf_variant.KEY, None):  # floats are exported, not the file that llama.cpp reads
+            (writer.partial / FILE).unlink()
         config.write_text(json.dumps(settings, indent=2))
-        # What it was made with stays here: it may name folders of this machine.
-        (writer.partial / NOTES).unlink(missing_ok=True)
         writer.close()
     return _distance(folder, family, out)
 
