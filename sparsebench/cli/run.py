@@ -91,6 +91,8 @@ def run(
         workspace, ready.cache, ready.keep, slots(ready), fail_fast, ready.sizes, silence, ready.device
     )
     decided, damaged = verified(decisions(ready, workspace.records, retry_failed), workspace.records, ready.device)
+    if decided and all(decision.why == LEFT_OUT for decision in decided):
+        raise UserError("--only matches no cell of the manifest", f"see all: sparsebench plan {manifest}")
     notes("made again", damaged)
     _run(ready, decided, settings, _executor(executor, address, settings), address)
 
@@ -208,16 +210,12 @@ def _next_commands(ready: Prepared, address: str | None) -> str:
 
 
 def _nothing_to_do(decided: list[Decision], ready: Prepared, address: str | None) -> None:
-    """Say why nothing runs. Raises UserError where --only selects no cell, typer.Exit where cells failed before."""
-    selected = [decision for decision in decided if decision.why != LEFT_OUT]
-    if decided and not selected:
-        raise UserError("--only matches no cell of the manifest", f"see all: sparsebench plan {ready.request.path}")
+    """Say why nothing runs. Raises typer.Exit where cells failed before."""
+    exceptions = ""
+    if refused_count := sum(decision.why.startswith("unsupported") for decision in decided):
+        exceptions = f" but {refused_count}, which cannot run here: {command_like('status', ready, address)}"
     if failed := _failed_before(decided):
-        note(f"nothing to do: {failed} cell{'s' * (failed > 1)} failed before, all others have their result")
+        note(f"nothing to do: {failed} cell{'s' * (failed > 1)} failed before, every other has its result{exceptions}")
         note(_next_commands(ready, address))
         raise typer.Exit(1)
-    refused_count = sum(decision.why.startswith("unsupported") for decision in selected)
-    exceptions = ""
-    if refused_count:
-        exceptions = f" but {refused_count}, which cannot run here: {command_like('status', ready, address)}"
     note(f"nothing to do: every cell has its result{exceptions}")
