@@ -117,11 +117,11 @@ def waiting(phases: Sequence[PhaseSummary], device: str, ranks: int) -> Iterator
 
     On a GPU there is none: there the CPU only waits.
     """
-    shares = {phase.phase: phase.cpu_s / (phase.median_s * ranks) for phase in phases if phase.phase != "load"}
-    worst = min(shares, key=lambda phase: shares[phase])
-    if device == "cpu" and shares[worst] < WAITING:
+    shares = [(phase.cpu_s / (phase.median_s * ranks), phase.phase) for phase in phases if phase.phase != "load"]
+    share, worst = min(shares)
+    if device == "cpu" and share < WAITING:
         yield (
-            f"in {worst} each rank was on a core for only {shares[worst]:.0%} of the time: "
+            f"in {worst} each rank was on a core for only {share:.0%} of the time: "
             "other programs were running, or ranks waited for each other"
         )
 
