@@ -134,8 +134,7 @@ def head_labels(config: dict[str, Any], labels: Sequence[str] | None) -> tuple[s
     """
     if labels:
         return tuple(labels)
-    labels_by_number = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
-    names = tuple(labels_by_number[key] for key in sorted(labels_by_number))
+    names = tuple(head_outputs(config))
     if not names or any(re.fullmatch(r"(?i)(label_?)?\d+", name) for name in names):
         raise BenchmarkError(
             f"the checkpoint does not name its head's outputs: {', '.join(names) or 'no id2label in config.json'}",

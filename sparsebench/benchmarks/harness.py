@@ -77,8 +77,8 @@ class Harness:
                     batch_size=self.batch_size,
                     trust_remote_code=False,
                 )
+                self.lm.share, self.lm.exact = not self.exact, self.exact
         self.lm.progress = progress
-        self.lm.share, self.lm.exact = not self.exact, self.exact
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         """Score one task.
@@ -216,7 +216,7 @@ def _not_loaded(spec: TaskSpec, local: bool, error: Exception) -> tuple[str, str
 def _set_fewshot(task: Any, spec: TaskSpec) -> None:
     """Set the number of examples as lm-eval's ``simple_evaluate`` does, but refuse a number that it would ignore."""
     default = task.get_config("num_fewshot")
-    if spec.num_fewshot is not None and default == 0 != spec.num_fewshot:
+    if spec.num_fewshot and default == 0:
         raise BenchmarkError(f"task {spec.task} takes no examples in its prompt", "remove `num_fewshot`")
     # Examples of records are other records; a folder of lm-eval's task files names a split of its own for them.
     records = spec.benchmark is not None and spec.benchmark.form == "records"

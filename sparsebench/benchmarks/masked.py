@@ -20,7 +20,6 @@ class AnswerScorer(LM):
     """A model for lm-eval that ranks answers and writes none."""
 
     progress: Progress | None = None
-    share = exact = False
     sharing = ""
     notes: Mapping[str, str | int | float] = {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from operator import attrgetter
 from typing import Annotated
 
 import typer
@@ -49,18 +48,18 @@ def inspect(
         emit_json(asdict(result) | totals if tensors else {"family": model.family, **totals})
         return
     note(f"{share:.1%} of the parameters are prunable")
-    heads = [f"≥{multiple:g}" for multiple in result.relative]
+    headers = [f"≥{multiple:g}" for multiple in result.relative]
     if tensors:
         lines: list[list[object]] = []
-        for tensor in filter(attrgetter("count"), result.tensors):
+        for tensor in [tensor for tensor in result.tensors if tensor.count]:
             far_from_zero = [1 - below / tensor.count for below in tensor.below_relative]
             percents = _percent([tensor.zeros / tensor.count, *far_from_zero])
             lines.append([tensor.name, tensor.kind, tensor.count, *percents])
-        emit_table(["tensor", "kind", "weights", "zeros", *heads], lines)
+        emit_table(["tensor", "kind", "weights", "zeros", *headers], lines)
         return
     stacks = model.family == "encoder-decoder"
     emit_table(
-        ["what", "weights", "zeros", *heads],
+        ["what", "weights", "zeros", *headers],
         [[_what(row, stacks), row.weights, *_percent([row.zeros, *row.far_from_zero])] for row in summary(result)],
         title=f"{model.name}: share of weights with |w| at or above a multiple of their tensor's rms",
     )

@@ -38,7 +38,7 @@ def _path(check: Callable[[Path], object]) -> Callable[[str | Path], Path]:
     return parse
 
 
-def _refuse_files(path: Path) -> None:
+def _refuse_non_folders(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: not a folder", "name a folder")
 
@@ -49,7 +49,7 @@ def _refuse_devices(path: Path) -> None:
 
 
 file_to_read = _path(lambda path: bounded.refuse_special(path, UserError))
-folder_to_read = _path(_refuse_files)
+folder_to_read = _path(_refuse_non_folders)
 records_to_read = _path(_refuse_devices)
 file_to_write = _path(lambda path: paths.writable(path, folder=False))
 folder_to_write = _path(lambda path: paths.writable(path, folder=True))

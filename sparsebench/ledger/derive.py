@@ -93,7 +93,7 @@ def _rows_of_each(
 ) -> Iterator[dict[str, Any]]:
     """Yield each id's rows of a query, by column; NULL becomes NaN.
 
-    The query's column ``owner`` says which of the ids, from 1, a row belongs to; its rows are in that order.
+    The query's column ``whose`` says which of the ids, from 1, a row belongs to; its rows are in that order.
     """
     data = connection.execute(sqlfiles.read(query), ids).fetchnumpy()
     owner, cluster = data.pop("whose"), np.ma.asarray(data.pop("cluster"))

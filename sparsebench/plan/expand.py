@@ -152,14 +152,11 @@ def describe_calibration(calibration: Calibration) -> str:
 
 
 def _dense(model: ManifestModel, revision: str, seed: int) -> Variant:
-    source = str(model.source)
-    seed_used = seed if source == "random" else DEFAULT_SEED
+    source, seed_used, weights = str(model.source), DEFAULT_SEED, "dequantized" if _is_gguf(model) else "real"
     identity: dict[str, Any] = {"revision": revision, "family": model.family, "dtype": model.dtype}
     if source == "random":
+        seed_used, weights = seed, "random"
         identity |= {"architecture": model.architecture, "seed": seed_used}
-    weights = "dequantized" if _is_gguf(model) else "real"
-    if source == "random":
-        weights = "random"
     return Variant(
         id=dense_id(identity, weights),
         model=model.name,

@@ -64,14 +64,13 @@ def _machine() -> Iterator[Finding]:
     total, available = environment.memory()
     emulated = processor.emulated("bfloat16")
     words = [processor.cpu_model(), f"{environment.cores()} cores", processor.instructions()]
-    words += ["no bfloat16 products: 16-bit models calculate in float32 (compute_dtype)"] * emulated
+    if emulated:
+        words.append("no bfloat16 products: 16-bit models calculate in float32 (compute_dtype)")
     yield _judged("cpu", emulated, "slower", ", ".join(filter(None, words)))
     free_memory = f"{available / GIB:.1f} of {total / GIB:.1f} GiB free"
     yield _judged("memory", available < 4 * GIB, "slower", free_memory, "close programs")
-    free, fix = (
-        environment.free_disk(Cache().root),
-        "free disk space, or set SPARSEBENCH_CACHE to a folder on a larger disk",
-    )
+    free = environment.free_disk(Cache().root)
+    fix = "free disk space, or set SPARSEBENCH_CACHE to a folder on a larger disk"
     yield _judged("disk", free < 10 * GIB, "slower", f"{free / GIB:.0f} GiB free for the cache", fix)
     if all_reduce.BUFFERS.is_dir():
         free, fix = environment.free_disk(all_reduce.BUFFERS), "enlarge it (docker: --shm-size 1g)"

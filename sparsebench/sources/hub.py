@@ -123,8 +123,7 @@ def _folder(source: Source, revision: str, offline: bool) -> Path:
         folder = _download(source, revision, offline)
     except HubUnreachableError:
         folder = _snapshot(source, revision)
-        complete = folder.is_dir() and not missing_weights(folder)
-        if not folder.is_dir() or not (complete or offline or constants.HF_HUB_OFFLINE):
+        if not folder.is_dir() or (missing_weights(folder) and not (offline or constants.HF_HUB_OFFLINE)):
             raise
     if missing := missing_weights(folder):
         raise _unreachable(source, f"the hub's cache holds only part of it ({missing} is missing)")

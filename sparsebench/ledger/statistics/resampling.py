@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
 from scipy.special import expit, logit, stdtr, stdtrit
 
-from sparsebench.benchmarks.statistics import Floats, average_precision, macro_f1, pearson, spearman
+from sparsebench.benchmarks.statistics import Floats, PooledMetric, average_precision, macro_f1, pearson, spearman
 from sparsebench.ledger.statistics.contract import Integers, ValuesAndLabels, count_clusters
 
 RESAMPLES = 2000
 CHUNK = 1 << 21
 """Numbers drawn at once, so that memory stays bounded."""
-LARGEST = math.log(sys.float_info.max)
+LOG_LARGEST = math.log(sys.float_info.max)
 _NORMAL = NormalDist()
-ResampledScores = Callable[[Floats, Floats, Floats], Floats]
-"""Makes the score (r,) of each resample of values and labels (n,); weights (r, n) say how often each was drawn."""
 
 
 def _mean(values: Floats, _: Floats, weights: Floats) -> Floats:
@@ -29,7 +26,7 @@ def _mean(values: Floats, _: Floats, weights: Floats) -> Floats:
 def _per_token(values: Floats, labels: Floats, weights: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         # A collapsed model's perplexity may lie beyond a double: the largest double stands for it.
-        mean_nll: Floats = np.minimum(weights @ values / (weights @ labels), LARGEST)
+        mean_nll: Floats = np.minimum(weights @ values / (weights @ labels), LOG_LARGEST)
     return np.exp(mean_nll)
 
 
@@ -39,7 +36,7 @@ def _per_symbol(values: Floats, labels: Floats, weights: Floats) -> Floats:
     return np.divide(weights @ values, symbols, out=np.zeros_like(symbols), where=symbols > 0)
 
 
-POOLINGS: dict[str, ResampledScores] = {
+POOLINGS: dict[str, PooledMetric] = {
     "mean": _mean,
     "per token": _per_token,
     "per symbol": _per_symbol,

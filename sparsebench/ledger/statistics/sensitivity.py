@@ -68,16 +68,15 @@ def power(n: int, discordance: float, drop: float) -> float:
     counts = counts[:: len(counts) // _ROWS | 1]
     weights = binomial(counts, n, psi)
     share = (1 + drop / psi) / 2
-    missed = np.where(
-        counts > 0, np.ceil(bdtrik(1 - LEVEL / 2, counts, 0.5)), 0
-    )  # the most that may be lost without p < 0.05
-    rejected = bdtrc(missed, counts, share) + bdtrc(missed, counts, 1 - share)
+    # The most that may be lost without p < 0.05.
+    most_lost = np.where(counts > 0, np.ceil(bdtrik(1 - LEVEL / 2, counts, 0.5)), 0)
+    rejected = bdtrc(most_lost, counts, share) + bdtrc(most_lost, counts, 1 - share)
     return float((weights * rejected).sum() / weights.sum())
 
 
 def of_interval(low: float, high: float, n: int) -> float:
     """Return the difference reached with 80% power, from the width of the 95% interval of ``n`` documents or clusters."""
-    beyond, reached = stdtrit(n - 1, [0.975, WANTED])
+    beyond, reached = stdtrit(n - 1, [1 - LEVEL / 2, WANTED])
     return float((high - low) / 2 * (beyond + reached) / beyond)
 
 

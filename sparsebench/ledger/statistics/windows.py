@@ -15,7 +15,7 @@ from scipy.special import gammaln, nctdtrinc, stdtr, stdtrit
 
 from sparsebench.benchmarks.statistics import Floats
 from sparsebench.ledger.statistics.contract import Comparison, Integers, Interval, Pairs, count_clusters, not_compared
-from sparsebench.ledger.statistics.resampling import LARGEST
+from sparsebench.ledger.statistics.resampling import LOG_LARGEST
 from sparsebench.ledger.statistics.sensitivity import WANTED
 
 LEAST = 3
@@ -146,4 +146,4 @@ def _quantile(share: float, n: int) -> float:
 
 def _exp(value: float) -> float:
     """Return exp(``value``), at most the largest double: a collapsed model's perplexity may lie beyond it."""
-    return math.exp(min(value, LARGEST))
+    return math.exp(min(value, LOG_LARGEST))

@@ -127,7 +127,7 @@ class Scheme:
         if self.bits == 4 and self.group not in INT4_GROUPS:
             group_sizes = ", ".join(map(str, INT4_GROUPS))
             problem = f"torch's int4 kernel takes groups of {group_sizes} columns, not of {self.group}"
-            raise UnsupportedError(problem, "or only score it")
+            raise UnsupportedError(problem, "quantize in one of these, or only score it")
 
     def config(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the ``quantization_config`` of a config.json whose weights ``names`` are stored in this scheme."""

@@ -76,8 +76,8 @@ def copy_companion(path: Path, target: Path) -> list[str]:
     """Copy a model's file or folder without code; return what was left out, such as ``config.json: auto_map``."""
     if path.is_dir():
         target.mkdir()
-        copied = {inner: copy_companion(inner, target / inner.name) for inner in sorted(path.iterdir())}
-        return [f"{path.name}/{name}" for names in copied.values() for name in names]
+        inside = [name for inner in sorted(path.iterdir()) for name in copy_companion(inner, target / inner.name)]
+        return [f"{path.name}/{name}" for name in inside]
     if path.suffix.lower() in _CODE_FILES:
         return [path.name]
     if path.name.endswith("config.json"):
@@ -91,7 +91,7 @@ def copy_companion(path: Path, target: Path) -> list[str]:
 
 def left_out(folder: Path) -> list[str]:
     """Return what was left out of a folder that sparsebench wrote, or of the one that it was made from."""
-    names = (read_json(Path(folder) / NOTES) or {}).get("left_out")
+    names = (read_json(folder / NOTES) or {}).get("left_out")
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
@@ -109,7 +109,7 @@ def left_out_note(removed: list[str]) -> str:
 
 def refuse_adapter(folder: Path) -> None:
     """Raise ModelError for a PEFT adapter: if peft is installed, transformers would load it or fetch its base model."""
-    path = Path(folder) / "adapter_config.json"
+    path = folder / "adapter_config.json"
     if path.is_file():
         base = bounded.read_object(path).get("base_model_name_or_path")
         raise ModelError(

@@ -25,7 +25,7 @@ from sparsebench.models.files.gguf_variant import FILE, gguf_file
 from sparsebench.models.gguf_writer import FLOATS, write_gguf
 from sparsebench.models.modules.build import build_model
 from sparsebench.runtime.engines.base import SavedModel
-from sparsebench.runtime.parity import FEW, TOKENS, checked, distance, outputs, shorten
+from sparsebench.runtime.parity import FEW, TOKENS, TOLERANCE, checked, distance, outputs, shorten
 from sparsebench.runtime.results import BLOCKS, Parity
 from sparsebench.runtime.workload import Phase, Prompt
 
@@ -236,13 +236,11 @@ class LlamaCpp:
         """
         dtype, weights = dtype_of(source), Checkpoint(source.folder)
         exact = outputs(build_model(weights, source.family, "float32", shorten), source.family, prompt)
-        rounding = distance(
-            outputs(build_model(weights, source.family, "bfloat16", shorten), source.family, prompt), exact
-        )
+        rounded = outputs(build_model(weights, source.family, "bfloat16", shorten), source.family, prompt)
         with tempfile.TemporaryDirectory() as folder:
             file = shortened(self.file(source), Path(folder) / "short.gguf", BLOCKS)
             away = distance(LlamaModel(file, TOKENS, dtype, source.family).outputs(prompt), exact)
-        parity = Parity(away, ROUNDED * rounding + 1e-4, dtype, BLOCKS, False)
+        parity = Parity(away, ROUNDED * distance(rounded, exact) + TOLERANCE, dtype, BLOCKS, False)
         return checked(parity, "report the model's architecture: its GGUF file is wrong")
 
 

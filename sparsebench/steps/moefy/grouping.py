@@ -29,8 +29,6 @@ from scipy.sparse import coo_array, csr_array
 from sparsebench.errors import UserError
 
 ROUNDS = 8
-LARGEST = 0.1
-"""The share of a token's neurons that counts as active."""
 
 
 @dataclass(frozen=True)

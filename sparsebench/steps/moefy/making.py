@@ -28,7 +28,7 @@ from sparsebench.steps.counting import read_share, step_report
 from sparsebench.steps.moefy import routers
 from sparsebench.steps.moefy.grouping import group_neurons
 from sparsebench.steps.moefy.routers import NeuronStatistics
-from sparsebench.steps.moefy.settings import COUNTED, Moefy, active_experts
+from sparsebench.steps.moefy.settings import COUNTED, Moefy
 from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.watching import ActivationHooks, activation_path, refuse_experts
 
@@ -100,8 +100,8 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
                 for step in targets:
                     if statistics and step.settings.router == router:
                         config = _experts_config(step, (part.paths,))
-                        layers = tables or {"norms": weights.norms}
-                        module = ExpertRouter(config, grouping.assignment, layers, statistics.function)
+                        router_tables = tables or {"norms": weights.norms}
+                        module = ExpertRouter(config, grouping.assignment, router_tables, statistics.function)
                         activities[step].append(activity(module, statistics, part))
             if context.progress:
                 context.progress(done, len(parts))
@@ -110,7 +110,7 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
     for step, folder in targets.items():
         with failing_alone(step, emit):
             config = _experts_config(step, tuple(assignments))
-            added = {paths.name("assignment"): experts.to(torch.int32) for paths, experts in assignments.items()}
+            added = {paths.name("assignment"): assignment.to(torch.int32) for paths, assignment in assignments.items()}
             added |= router_tensors[config.router]
             described = {**step.provenance(context.family, context.seed), **provenance}
             copy_checkpoint(parent, folder, config.config(), described, added)
@@ -159,7 +159,7 @@ def _feed_forward_part(block: SkeletonBlock, parts: Mapping[str, Part], experts:
 
 def _each_part(
     checkpoint: Checkpoint, parts: Mapping[str, FeedForwardPart], context: Context, text: Calibrated | None, spill: Path
-) -> Iterator[tuple[FeedForwardPart, Callable[[str], torch.Tensor], routers.NeuronStatistics | None]]:
+) -> Iterator[tuple[FeedForwardPart, Callable[[str], torch.Tensor], NeuronStatistics | None]]:
     """Yield every part, a function that gives its matrices as (out, in), and its statistics on the text, if any."""
     if text is None:
         tensor_parts = prunable_parts(checkpoint, context.family)
@@ -176,13 +176,13 @@ def _each_part(
         yield part, matrix, _statistics(block, part).on_cpu()
 
 
-def _statistics(block: Block, part: FeedForwardPart) -> routers.NeuronStatistics:
+def _statistics(block: Block, part: FeedForwardPart) -> NeuronStatistics:
     """Run the text through the block and return the statistics of the part's inputs and neurons.
 
     Raises UnsupportedError for a part that does not read each token once.
     """
     prefix = len(block.path) + 1
-    statistics = routers.NeuronStatistics(block.module.get_submodule(part.paths.activation[prefix:]))
+    statistics = NeuronStatistics(block.module.get_submodule(part.paths.activation[prefix:]))
     receivers = {part.paths.first[prefix:]: statistics.add_inputs, part.paths.down[prefix:]: statistics.add_neurons}
     hooks = ActivationHooks(block, receivers)
     hooks.advance()
@@ -194,8 +194,7 @@ def _statistics(block: Block, part: FeedForwardPart) -> routers.NeuronStatistics
 
 def _experts_config(step: Step, parts: tuple[FeedForward, ...]) -> ExpertsConfig:
     settings: Moefy = step.settings
-    active = active_experts(settings.experts, settings.active or 0)
-    return ExpertsConfig(settings.router, settings.experts, active, settings.shared or 0, parts)
+    return ExpertsConfig(settings.router, settings.experts, settings.active_experts, settings.shared or 0, parts)
 
 
 ROWS = 512

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional as F
 
-from sparsebench.steps.moefy.grouping import LARGEST, Grouping
+from sparsebench.steps.moefy.grouping import Grouping
 from sparsebench.steps.skip.magnitudes import Magnitudes
 
 SAMPLES = 8192
 """Tokens that the learned router is trained on."""
 EPOCHS, RATE, BATCH = 30, 0.01, 512
+ACTIVE_SHARE = 0.1
+"""The share of a token's neurons that counts as active."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class NeuronStatistics:
         self._keep(self.neurons, rows)
         self.magnitudes.add(rows)
         sizes = rows.float().abs()
-        largest = sizes.topk(max(1, int(LARGEST * sizes.shape[1])), 1)
+        largest = sizes.topk(max(1, int(ACTIVE_SHARE * sizes.shape[1])), 1)
         active = torch.zeros_like(sizes).scatter_(1, largest.indices, (largest.values > 0).float())
         if self.counts is None:
             self.counts = torch.zeros(sizes.shape[1], sizes.shape[1], device=sizes.device)

@@ -19,11 +19,6 @@ COUNTED = ("coactivation", "cmoe")
 """The grouping methods that count how often neurons are active."""
 
 
-def active_experts(experts: int, share: float) -> int:
-    """Return how many experts a ``share`` of them is, at least one."""
-    return max(1, round(experts * share))
-
-
 class Moefy(Settings):
     """Group feed-forward neurons into experts of equal size; for each token only some experts are computed."""
 
@@ -57,11 +52,15 @@ class Moefy(Settings):
         if shared and self.name != "cmoe":
             problem = f"{self.name} with `shared: {shared}`"
             raise wrong(problem, "`moefy: cmoe`, which counts what is active", at="shared")
-        active = active_experts(self.experts, self.active or 0)
-        if shared > active:
-            problem = f"`shared: {shared}` is more than the {active} active experts"
+        if shared > self.active_experts:
+            problem = f"`shared: {shared}` is more than the {self.active_experts} active experts"
             raise wrong(problem, "a smaller `shared`", at="shared")
         return completed.model_copy(update={"shared": shared})
+
+    @property
+    def active_experts(self) -> int:
+        """How many experts are computed for each token."""
+        return max(1, round(self.experts * (self.active or 0)))
 
     @property
     def _default_shared(self) -> int:
@@ -83,9 +82,8 @@ class Moefy(Settings):
     def describe(self) -> str:
         """Return a label such as ``cmoe/representative 8 of 32 experts``."""
         name = f"{self.name}/metis" if self.partition == "metis" else self.name
-        active = active_experts(self.experts, self.active or 0)
         shared = f", {self.shared} shared" if self.shared != self._default_shared else ""
-        return f"{name}/{self.router} {active} of {self.experts} experts{shared}"
+        return f"{name}/{self.router} {self.active_experts} of {self.experts} experts{shared}"
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         kind = str(config.get("model_type"))

@@ -158,7 +158,7 @@ class Width(Shrink):
         if len(amounts) - len(counts) + bool(counts) != 1:
             problem = " beside ".join(f"`{key}`" for key in amounts) or "neither a share nor a number of what stays"
             raise wrong(problem, "one of them, such as `parameters: 0.8` or `neurons: 512`", at="parameters")
-        of = "both" if len(counts) == 2 else str([*counts, self.of][0])
+        of = "both" if len(counts) == 2 else (counts[0] if counts else self.of)
         if "of" in self.model_fields_set and self.of != of:
             count_keys = " and ".join(f"`{key}`" for key in counts)
             raise wrong(f"`of: {self.of}` beside {count_keys}", "leave `of` out", at="of")
@@ -181,7 +181,7 @@ class Width(Shrink):
         if self.name == REAP and of != "experts":
             # Only a number of `neurons` or `heads` can do this: `of` accepts only experts here.
             hint = "a number of `experts`, or a share to `keep`"
-            raise wrong(f"`{of}` by {REAP}: it scores whole experts", hint, at=[*counts, "of"][0])
+            raise wrong(f"`{of}` by {REAP}: it scores whole experts", hint, at=next(iter(counts), "of"))
         if of != "experts":
             return
         if self.name in ("flap", "taylor", "activation"):
@@ -221,7 +221,7 @@ class Width(Shrink):
     def describe(self) -> str:
         """Return a label such as ``flap/both to 0.8 of parameters``."""
         counts = [key for key in COUNTS if getattr(self, key) is not None]
-        numbers = [f"{getattr(self, key)}{f' {key}' * (self.of == 'both')}" for key in counts]
+        numbers = [f"{getattr(self, key)} {key}" if self.of == "both" else str(getattr(self, key)) for key in counts]
         share = f"{self.parameters:.4g} of parameters" if self.parameters is not None else f"{self.keep or 1:.4g}"
         return ", ".join([f"{self.name}/{self.of} to {' and '.join(numbers) or share}", *_unusual_words(self)])
 

@@ -45,16 +45,16 @@ def make_trimmed(parent: Path, targets: Mapping[Step, Path], context: Context, e
     vocabulary = Vocabulary.read(parent, tokenizer)
     for step, folder in reported([*targets.items()], context.progress):
         with failing_alone(step, emit):
-            chosen = _file_tokens(step, vocabulary) if step.name == "list" else _used_in_text(step, tokenizer, context)
+            chosen = _file_tokens(step, vocabulary) if step.name == "list" else _text_tokens(step, tokenizer, context)
             emit(step, _write_trimmed(parent, folder, step, vocabulary, chosen, context))
 
 
-def _used_in_text(step: Step, tokenizer: Any, context: Context) -> _ChosenTokens:
+def _text_tokens(step: Step, tokenizer: Any, context: Context) -> _ChosenTokens:
     """Return the tokens that the step's text uses at least ``min_count`` times."""
     settings: Corpus = step.settings
-    source, field = named_text(settings)
+    source, column = named_text(settings)
     fetch = context.fetch_file or (lambda text: sources.fetch(sources.parse(text), sources.Cache()))
-    read = read_texts(fetch(source), *filter(None, (field, settings.target)))
+    read = read_texts(fetch(source), *filter(None, (column, settings.target)))
     texts = [text for row in read.rows for text in row]
     usage = token_usage(tokenizer, texts, context.family == "decoder")
     often = frozenset(token_id for token_id, times in usage.counts.items() if times >= settings.min_count)
