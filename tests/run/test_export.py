@@ -48,6 +48,14 @@ def test_llama_cpp_loads_the_file_and_gives_the_variants_outputs(tiny_llama: Pat
     assert file.read_bytes()[:4] == b"GGUF"
 
 
+def test_a_gguf_variant_is_exported_as_its_floats(tiny_llama: Path, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed: pip install '.[llamacpp]'")
+    folder = made(tiny_llama, "decoder", {"quantize": "gguf", "type": "Q8_0"}, tmp_path / "made")
+    export(folder, "decoder", tmp_path / "hf", "hf")
+    assert "gguf" not in json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert not [*(tmp_path / "hf").glob("*.gguf")]
+
+
 def test_a_source_is_exported_as_a_folder_is(tiny_bert: Path, tmp_path: Path) -> None:
     assert call("export", f"path:{tiny_bert}", "--out", tmp_path / "out").returncode == 0
     assert torch.equal(
