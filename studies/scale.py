@@ -178,7 +178,7 @@ def file(asked: Asked) -> dict[str, Any]:
         size = (Path(folder) / "plan-scale.json").stat().st_size
         started = time.process_time()
         if readable := size <= bounded.PLAN_BYTES:
-            records.planned(Path(folder))
+            list(records.read([Path(folder)]))
         read = time.process_time() - started if readable else None
         return {"cells": len(found.cells), "write_s": seconds, "bytes": size, "read_s": read}
 

@@ -141,3 +141,10 @@ def test_counts_are_of_one_set_of_benchmarks(paper: str, page: str, titles: Call
     assert int(re.findall(r"on \d+ of (\d+) benchmarks", zeros)[0]) == row["benchmarks"]
     assert re.findall(r"at chance on \d+ of (\d+) benchmarks", titles("retained")) == [str(row["chance"])]
     assert set(re.findall(r"on \d+ of (\d+)", titles("score"))) == {str(row["chance"])}
+
+
+def test_a_report_over_all_that_is_published_is_written(tmp_path: Path) -> None:
+    """Of models whose structure was not assessed there is no number of parameters."""
+    names = [path.name.removesuffix(".jsonl.zst") for path in (ROOT / "ledger" / "published").glob("*.jsonl.zst")]
+    build(ingested(tmp_path / "all.duckdb", *names), tmp_path / "report.md", tmp_path)
+    assert (tmp_path / "report.md").stat().st_size > 10_000
