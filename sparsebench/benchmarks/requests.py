@@ -17,7 +17,6 @@ from sparsebench.errors import BenchmarkError
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-RequestDocument = dict[str, Any]
 
 _WITHOUT_QUESTION = 1_000_000
 """Document ids from this number on mark answers scored without their question."""
@@ -26,7 +25,7 @@ _WITHOUT_QUESTION = 1_000_000
 def boolq(data_files: Mapping[str, str], **_: Any) -> DatasetDict:
     """Restore ``passage`` with its title, ``question`` and ``label`` (1 is yes)."""
 
-    def restored(document: RequestDocument) -> RequestDocument:
+    def restored(document: dict[str, Any]) -> dict[str, Any]:
         passage, question = document["query"].removesuffix("?\nAnswer:").rsplit("\nQuestion: ", 1)
         answer = document["choices"][document["gold"]]
         return {"passage": passage, "question": question, "label": int(answer == "yes")}
@@ -52,7 +51,7 @@ def lambada_openai(data_files: Mapping[str, str], **_: Any) -> DatasetDict:
     return _data_set(data_files, lambda document: {"text": f"{document['query']} {document['choices'][0]}"})
 
 
-def _choice(document: RequestDocument, question: str) -> RequestDocument:
+def _choice(document: dict[str, Any], question: str) -> dict[str, Any]:
     texts = document["choices"]
     labels = list("ABCDEFGH"[: len(texts)])
     return {
@@ -63,14 +62,14 @@ def _choice(document: RequestDocument, question: str) -> RequestDocument:
     }
 
 
-def _data_set(data_files: Mapping[str, str], restored: Callable[[RequestDocument], RequestDocument]) -> DatasetDict:
+def _data_set(data_files: Mapping[str, str], restored: Callable[[dict[str, Any]], dict[str, Any]]) -> DatasetDict:
     from datasets import Dataset, DatasetDict
 
     splits = {split: [restored(document) for document in _documents(file)] for split, file in data_files.items()}
     return DatasetDict({split: Dataset.from_list(documents) for split, documents in splits.items()})
 
 
-def _documents(file: str) -> list[RequestDocument]:
+def _documents(file: str) -> list[dict[str, Any]]:
     """Return each document once, in the order of the split."""
     requests = [
         bounded.parse(line, f"{file}:{number}", BenchmarkError, "fetch the file again")

@@ -52,7 +52,16 @@ def plan(
     sparsebench plan experiments.yaml --rehearse --json
     """
     options.check_name("executor", executor, options.EXECUTORS)
-    request = PlanRequest(manifest, ledger, offline, rehearse, full, parse_only(only or []), device, executor)
+    request = PlanRequest(
+        manifest,
+        ledger=ledger,
+        offline=offline,
+        rehearse=rehearse,
+        full=full,
+        only=parse_only(only or []),
+        device=device,
+        executor=executor,
+    )
     show(prepare(request), as_json)
 
 

@@ -76,7 +76,18 @@ def run(
     options.check_name("executor", executor, options.EXECUTORS)
     chosen = parse_only(only or [])
     ready = prepare(
-        PlanRequest(manifest, ledger, offline, rehearse, full, chosen, device, executor, retry_failed, jobs)
+        PlanRequest(
+            manifest,
+            ledger=ledger,
+            offline=offline,
+            rehearse=rehearse,
+            full=full,
+            only=chosen,
+            device=device,
+            executor=executor,
+            retry_failed=retry_failed,
+            jobs=jobs,
+        )
     )
     if dry_run:
         show(ready, as_json=False)
@@ -88,7 +99,14 @@ def run(
         )
     workspace = Workspace.of(ready.ledger, ready.work)
     settings = RunSettings(
-        workspace, ready.cache, ready.keep, slots(ready), fail_fast, ready.sizes, silence, ready.device
+        workspace,
+        ready.cache,
+        keep=ready.keep,
+        slots=slots(ready),
+        fail_fast=fail_fast,
+        sizes=ready.sizes,
+        silence=silence,
+        device=ready.device,
     )
     decided, damaged = verified(decisions(ready, workspace.records, retry_failed), workspace.records, ready.device)
     if decided and all(decision.why == LEFT_OUT for decision in decided):

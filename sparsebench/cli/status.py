@@ -48,7 +48,7 @@ def status(
     sparsebench status --ledger ledger/sparsebench.duckdb
     """
     if manifest:
-        ready = prepare(PlanRequest(manifest, ledger, True, rehearse, full, device=device))
+        ready = prepare(PlanRequest(manifest, ledger, offline=True, rehearse=rehearse, full=full, device=device))
         path = ready.ledger
         cells = _planned(ready)
     else:

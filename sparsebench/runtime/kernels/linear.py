@@ -239,8 +239,10 @@ class KernelLinear(MatrixHolder):
 
     def expanded(self, first: int, last: int, out: torch.Tensor) -> torch.Tensor:
         """Write rows ``first`` up to ``last`` densely into ``out``, bfloat16 or float32, and return it."""
-        words = out.dtype == torch.bfloat16
-        self.kernels.library.sparse_expand(self.fields, first, last, out.data_ptr(), words, torch.get_num_threads())
+        as_bfloat16 = out.dtype == torch.bfloat16
+        self.kernels.library.sparse_expand(
+            self.fields, first, last, out.data_ptr(), as_bfloat16, torch.get_num_threads()
+        )
         return out
 
     def extra_repr(self) -> str:

@@ -155,9 +155,9 @@ class Skipping(MatrixHolder):
         if not self.packed:
             return self.matrix
         weights = torch.empty(self.packed, dtype=self.weight.dtype, device="cpu")
-        words = weights.dtype == torch.bfloat16
+        as_bfloat16 = weights.dtype == torch.bfloat16
         self.kernels.library.sparse_expand(
-            self.fields, 0, self.packed[0], weights.data_ptr(), words, torch.get_num_threads()
+            self.fields, 0, self.packed[0], weights.data_ptr(), as_bfloat16, torch.get_num_threads()
         )
         return weights.reshape(self.rows, -1)[:, : self.width]
 
