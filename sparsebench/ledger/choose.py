@@ -104,10 +104,16 @@ def _source(text: str) -> str:
 
 def _calibration(described: str) -> str:
     """Return the option for a calibration that is described in one line; empty for the default one."""
-    *words, size, _, _ = described.split()
+    *words, size, _, _ = described.split(" ")
     samples, _, length = size.partition("×")
-    columns = dict(zip(("source", "field", "target"), words, strict=False))
+    # A source may have spaces; its last word has a dot, a slash or a colon, and names of columns have none.
+    source_end = max(number for number, word in enumerate(words, start=1) if re.search("[./:]", word))
+    columns = dict(
+        zip(("source", "field", "target"), (" ".join(words[:source_end]), *words[source_end:]), strict=False)
+    )
     if columns["source"] == DEFAULT.source.partition("#sha256=")[0]:
-        columns = {}
+        del columns["source"]
+        if columns.get("field") == DEFAULT.field:
+            del columns["field"]
     option = columns | ({"samples": int(samples)} if int(samples) != DEFAULT.samples else {})
     return flow(option | ({"length": int(length)} if length.isdecimal() else {}))[1:-1]
