@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import children, devices, environment
-from sparsebench.errors import MeasureError, ParityError, SparsebenchError
+from sparsebench.errors import MeasureError, ParityError, SparsebenchError, UnsupportedError
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import output_family
@@ -58,13 +58,22 @@ def measure_latency(
     blocks of steps between them. Where an interval is still wide, half as many processes are added. A variant that is
     the dense folder itself is measured against a second copy (an A/A run: the noise floor). Where two models do not fit
     into memory, each is measured alone and ``baseline`` says ``unpaired``.
-    Raises UnsupportedError where the engine cannot run this model in this setting, MeasureError where a number cannot
-    be believed.
+    Raises UnsupportedError where the engine cannot run the dense model in this setting, MeasureError where a number
+    cannot be believed.
     """
     family = _timed_as(dense, family)
-    for folder in (dense, *(folder for _, folder in variants)):
-        check_folder(folder, family, setting)
-    largest = max((folder for _, folder in variants), key=lambda folder: model_bytes(folder, setting))
+    check_folder(dense, family, setting)
+    supported: dict[str, Path] = {}
+    for key, folder in variants:
+        try:
+            check_folder(folder, family, setting)
+        except UnsupportedError as error:
+            emit(key, error)
+        else:
+            supported[key] = folder
+    if not supported:
+        return
+    largest = max(supported.values(), key=lambda folder: model_bytes(folder, setting))
     threads = threads_per_rank(setting)
     before = observe(threads)
     alone: list[Message] = []
@@ -76,7 +85,7 @@ def measure_latency(
         baseline = _Timing({"dense": dense}, None, family, setting, emit, baseline=True)
         baseline.run(["dense"], range(setting.processes))
         alone = baseline.messages["dense"]
-    timing = _Timing(dict(variants), beside, family, setting, emit, progress=progress)
+    timing = _Timing(supported, beside, family, setting, emit, progress=progress)
     timing.run(list(timing.messages), range(setting.processes))
     timing.add_processes()
     after = observe(threads)
