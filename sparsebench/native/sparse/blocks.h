@@ -12,12 +12,11 @@ constexpr i64 BLOCKS_BYTES = 512 << 10;  // of expanded rows
 
 // Values of the rows that are expanded next, fetched into the second-level cache while products are made.
 struct Coming {
-    const u8* next;
-    i64 each;  // bytes at a time
+    const u8 *next, *end;
+    i64 each;  // bytes at a time, whole lines
 
     ALWAYS void fetch() {
-        for (i64 at = 0; at < each; at += LINE) __builtin_prefetch(next + at, 0, 2);
-        next += each;
+        for (const u8* stop = end - next > each ? next + each : end; next < stop; next += LINE) __builtin_prefetch(next, 0, 2);
     }
 };
 
@@ -86,7 +85,7 @@ ALWAYS void rows_by_blocks(const ColumnsJob& job, i64 first, i64 last) {
         const i64 coming_begin = value_bytes(m, std::min(last, begin + tile));
         const i64 coming_bytes = value_bytes(m, std::min(last, begin + 2 * tile)) - coming_begin;
         const i64 steps = (job.tokens + TOKENS - 1) / TOKENS * blocks * (m.cols + BLOCK_STEP - 1) / BLOCK_STEP;
-        Coming coming{m.values + coming_begin, lines(coming_bytes / steps)};
+        Coming coming{m.values + coming_begin, m.values + coming_begin + coming_bytes, lines(coming_bytes / steps)};
         for (i64 token = 0; token < job.tokens; token += TOKENS) {
             const i64 some = std::min(TOKENS, job.tokens - token);
             const float* x = job.x + token * m.cols;

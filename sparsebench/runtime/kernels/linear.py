@@ -27,8 +27,6 @@ FEW = 8
 TILING = LEVELS[LEVELS.index("avx512-bf16") :]
 """The instruction sets with tiles of bfloat16."""
 TRIALS = 3
-HOPELESS = 1.5
-"""A way is tried twice where it takes so many times as long as the fastest one before it; a first trial may touch new pages."""
 ONE_BY_ONE, TILES, NONZEROS, BLOCKS = range(4)
 """The library's numbers for ways to multiply several tokens, which ``native/sparse.cpp`` explains."""
 WAYS = {"fours": ONE_BY_ONE, "tiles": TILES, "amx": TILES, "nonzeros": NONZEROS, "blocks": BLOCKS}
@@ -59,10 +57,7 @@ class Choices:
         ``prepare`` is called before each trial, and not timed.
         """
         if kind not in self.fastest:
-            seconds: dict[str, float] = {}
-            for name, act in ways.items():
-                seconds[name] = _seconds(act, prepare, min(seconds.values(), default=math.inf))
-            self.fastest[kind] = min(seconds, key=seconds.__getitem__)
+            self.fastest[kind] = min(ways, key=lambda name: _seconds(ways[name], prepare))
         return self.fastest[kind]
 
 
@@ -71,20 +66,15 @@ def bucket(number: float) -> int:
     return round(math.log2(number)) if number > 0 else -99
 
 
-def _seconds(act: Callable[[], object], prepare: Callable[[], object], fastest: float) -> float:
-    """Return the shortest of TRIALS times of ``act``, or of two where they are far above ``fastest``.
-
-    It is CPU time where one thread acts, because other programs may run.
-    """
+def _seconds(act: Callable[[], object], prepare: Callable[[], object]) -> float:
+    """Return the shortest of TRIALS times of ``act``: CPU time where one thread acts, because other programs may run."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     best = math.inf
-    for number in range(TRIALS):
+    for _ in range(TRIALS):
         prepare()
         start = clock()
         act()
         best = min(best, clock() - start)
-        if number and best > HOPELESS * fastest:
-            break
     return best
 
 
@@ -138,7 +128,7 @@ class KernelLinear(MatrixHolder):
         self.hold(matrix)
         self.register_parameter("bias", None)
         held = torch.float32 if matrix.type == "float32" else torch.bfloat16
-        # Many tokens of this dtype times dense weights are torch's: in trials, ours come from a cache and seem faster.
+        # Dense weights times many tokens of their own dtype are torch's: there is nothing to unpack that would be ours.
         as_stored = matrix.layout == "dense" and matrix.type == str(held).removeprefix("torch.")
         self.dense_dtype = held if as_stored and not emulated(matrix.type) else None
         self.weight = torch.empty((matrix.rows, matrix.cols), dtype=dtype or held, device="meta")

@@ -183,7 +183,7 @@ def without_zeros(weight: torch.Tensor) -> Matrix:
 
     name, (rows, cols) = _float_type(weight), weight.shape
     word_type = torch.int16 if name == "bfloat16" else torch.int32
-    all_masks, all_values = [np.zeros(0, np.uint8)], [np.zeros(0, np.uint8)]
+    all_masks, all_values = [], []
     for part in weight.split(max(1, SPLIT_WEIGHTS // max(1, cols))):
         padded = torch.nn.functional.pad(part, (0, -cols % GROUP)).add(0.0).contiguous()  # -0.0 + 0.0 is 0.0
         words = padded.view(word_type).numpy().reshape(-1)
