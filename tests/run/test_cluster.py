@@ -123,9 +123,28 @@ def left_in_memory() -> set[str]:
     return {one.name for one in Path("/dev/shm").iterdir() if not one.name.startswith(("plasma", "sem.", "ray"))}
 
 
-def test_ranks_of_one_model_lie_on_two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def two_nodes() -> Iterator[tuple[Any, list[Any]]]:
+    """A cluster of two nodes of a core each, behind a head without any, and these nodes."""
     import ray
     from ray.cluster_utils import Cluster
+
+    with on_a_core(0):
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        workers = []
+        for number in range(2):
+            with on_a_core(number):
+                workers.append(cluster.add_node(num_cpus=1))
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster, workers
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_ranks_of_one_model_lie_on_two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
 
     (manifest := tmp_path / "spread.yaml").write_text(SPREAD.format(root=ROOT))
     home = Home(tmp_path / "home", manifest)
@@ -133,14 +152,7 @@ def test_ranks_of_one_model_lie_on_two_nodes(tmp_path: Path, monkeypatch: pytest
     for name, value in (PATIENT | own).items():
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
     shared = left_in_memory()
-    with on_a_core(0):
-        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        workers = []
-        for number in range(2):
-            with on_a_core(number):
-                workers.append(nodes.add_node(num_cpus=1))
-        ray.init(address=nodes.address, log_to_driver=False)
+    with two_nodes() as (nodes, workers):
 
         def groups() -> list[str]:
             return [one["state"] for one in ray.util.placement_group_table().values()]
@@ -183,13 +195,9 @@ def test_ranks_of_one_model_lie_on_two_nodes(tmp_path: Path, monkeypatch: pytest
         nodes.remove_node(next(one for one in workers if raylet(one) in above), allow_graceful=False)
         assert process.wait(SECONDS) == 1, home.said.read_text()
         assert time.monotonic() - killed < 30
-        timed, weighed = sorted(home.reason(key, "failed") for key, one in home.statuses().items() if one == "failed")[
-            ::-1
-        ]
+        reasons = [home.reason(key, "failed") for key, status in home.statuses().items() if status == "failed"]
+        weighed, timed = sorted(reasons)
         assert re.search("rank 1 of 2 on [0-9.]+ died of SIGKILL", timed)
         assert "nodes: 2: 2 ranks need 2 nodes with 1 CPU each; 1 of this cluster's 2" in weighed
         eventually(home, gone)
         assert left_in_memory() <= shared
-    finally:
-        ray.shutdown()
-        nodes.shutdown()
