@@ -74,29 +74,23 @@ def run(
     sparsebench run experiments.yaml --executor ray --address auto
     """
     options.check_name("executor", executor, options.EXECUTORS)
-    chosen = parse_only(only or [])
-    ready = prepare(
-        PlanRequest(
-            manifest,
-            ledger=ledger,
-            offline=offline,
-            rehearse=rehearse,
-            full=full,
-            only=chosen,
-            device=device,
-            executor=executor,
-            retry_failed=retry_failed,
-            jobs=jobs,
-        )
+    request = PlanRequest(
+        manifest,
+        ledger=ledger,
+        offline=offline,
+        rehearse=rehearse,
+        full=full,
+        only=parse_only(only or []),
+        device=device,
+        executor=executor,
+        retry_failed=retry_failed,
+        jobs=jobs,
     )
+    ready = prepare(request)
     if dry_run:
         show(ready, as_json=False)
         return
-    if (cell_count := len(ready.plan.cells)) > bounded.CELLS:
-        raise UserError(
-            f"{manifest}: {cell_count:,} cells, and a run's plan holds at most {bounded.CELLS:,}",
-            "split it by models: several manifests may share a ledger, one run after another",
-        )
+    _check_cells(ready)
     workspace = Workspace.of(ready.ledger, ready.work)
     settings = RunSettings(
         workspace,
@@ -113,6 +107,14 @@ def run(
         raise UserError("--only matches no cell of the manifest", f"see all: sparsebench plan {manifest}")
     notes("made again", damaged)
     _run(ready, decided, settings, _executor(executor, address, settings), address)
+
+
+def _check_cells(ready: Prepared) -> None:
+    if (cell_count := len(ready.plan.cells)) > bounded.CELLS:
+        raise UserError(
+            f"{ready.request.path}: {cell_count:,} cells, and a run's plan holds at most {bounded.CELLS:,}",
+            "split it by models: several manifests may share a ledger, one run after another",
+        )
 
 
 def _run(

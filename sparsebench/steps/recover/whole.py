@@ -109,9 +109,7 @@ class Training:
                 trained = trainer.run()
         tokens = trained.curve[-1].tokens
         evaluated = len(trained.curve) * sum(text.counts()[-held_samples:])
-        operations = self._parameters_per_token(self.parent, text) * (6.0 * tokens + 2.0 * evaluated)
-        if isinstance(trainer.loss, Distillation):
-            operations += 2.0 * trainer.loss.parameters * (trainer.loss.stored_tokens or tokens + evaluated)
+        operations = self._operations(trainer.loss, text, tokens, evaluated)
         best = next(point for point in trained.curve if point.held_out == trained.best)
         samples = text.samples - held_samples
         epochs = sum(map(len, trainer.plan)) / samples
@@ -150,6 +148,13 @@ class Training:
             joules=trained.joules,
             energy_source=energy.UNCOUNTED if lost else spent.source,
         )
+
+    def _operations(self, loss: Any, text: TrainingText, tokens: int, evaluated: int) -> float:
+        """Count the operations of training on ``tokens`` and of evaluating others, those of teachers included."""
+        operations = self._parameters_per_token(self.parent, text) * (6.0 * tokens + 2.0 * evaluated)
+        if isinstance(loss, Distillation):
+            operations += 2.0 * loss.parameters * (loss.stored_tokens or tokens + evaluated)
+        return operations
 
     def zeros_in_parent(self, written: Checkpoint, name: str) -> int:
         """Count the parent's zeros in a matrix. Raises ModelError where one of them is not zero in ``written``."""
