@@ -245,9 +245,8 @@ def _measure(where: Path | str, key: str, value: Any) -> None:
         item, depth = pending.pop()
         nodes -= 1
         characters -= len(item) if isinstance(item, str | bytes) else 0
-        if (
-            isinstance(item, int) and item.bit_length() > bounded.KEY_CHARACTERS
-        ):  # Python writes no number of 4,300 digits
+        # Python writes no number of 4,300 digits.
+        if isinstance(item, int) and item.bit_length() > bounded.KEY_CHARACTERS:
             nodes = -1
         if nodes < 0 or characters < 0 or depth > bounded.DEPTH:
             limits = f"{bounded.NODES:,} values, {bounded.MB:,} characters, {bounded.DEPTH} levels"
