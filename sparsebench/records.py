@@ -53,7 +53,7 @@ class CellOutcome:
     dtype: str = ""
 
 
-def key(cell: Cell, device: str = "cpu") -> str:
+def record_key(cell: Cell, device: str = "cpu") -> str:
     """Return what a cell's record is filed under: its id and, for a timed cell, the id of the place it holds for."""
     return f"{cell.id}-{environment.place(device)['id']}" if is_timed(cell.stage) else cell.id
 
@@ -114,7 +114,7 @@ def write_plan(
 
 def _asked(cell: Cell, device: str, variant: dict[str, Any]) -> dict[str, Any]:
     """Return what a cell asks; ``variant`` is its variant's record, described once for a hundred cells."""
-    request = {"cell_id": cell.id, "key": key(cell, device), "stage": cell.stage, "settings": cell.settings}
+    request = {"cell_id": cell.id, "key": record_key(cell, device), "stage": cell.stage, "settings": cell.settings}
     return request | {"variant": variant}
 
 
@@ -151,7 +151,7 @@ def file_problem(folder: Path, cell: Cell, status: str, device: str = "cpu") -> 
 
     Of a record that is as it was made, only the beginning is parsed: what was asked stands before the ``status``.
     """
-    name = key(cell, device)
+    name = record_key(cell, device)
     try:
         text = "".join(_texts(_inside(folder / f"{name}.{status}.json", folder)))
         beginning, _, remainder = text.partition(',"status":')

@@ -98,9 +98,11 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
                 side = [Slower(phase, share) if share else phase for phase in variant]
                 sides = {"dense": LoadedModel(dense, (1, 1)), "variant": LoadedModel(side, (1, 1))}
                 peers, meter = Peers(1, False), EnergyMeter("not asked for")
-                samples, settled, _ = latency.time_phases(sides, setting, peers, lambda _: None, meter, process)  # type: ignore[arg-type]
+                samples, steady_phases, _ = latency.time_phases(sides, setting, peers, lambda _: None, meter, process)  # type: ignore[arg-type]
             with out.open("a") as file:
-                file.write(json.dumps({"samples": [asdict(sample) for sample in samples], "steady": settled}) + "\n")
+                file.write(
+                    json.dumps({"samples": [asdict(sample) for sample in samples], "steady": steady_phases}) + "\n"
+                )
             return 0
 
         def heard(processes: Iterable[int]) -> list[dict[str, Any]]:
@@ -111,11 +113,11 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
 
         said = heard(range(setting.processes))
         said = heard(measure.further(taken(said), setting))
-    settled = Counter((phase, side) for one in said for phase, side in one["steady"])
+    steady_phases = Counter((phase, side) for one in said for phase, side in one["steady"])
     samples = taken(said)
     return {
         "engine": "hf", "ranks": 1, "kernel": "torch", "baseline": "paired",
-        "phases": [asdict(one) for one in intervals.summaries(samples, settled)],
+        "phases": [asdict(one) for one in intervals.summaries(samples, steady_phases)],
         "differences": [asdict(one) for one in intervals.differences(samples, True)],
     }  # fmt: skip
 

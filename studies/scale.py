@@ -144,7 +144,7 @@ def shown(asked: Asked, done: bool) -> dict[str, Any]:
         if done:
             (folder / "records").mkdir()
             for cell in planned(asked).cells:
-                (folder / "records" / f"{records.key(cell)}.done.json").touch()
+                (folder / "records" / f"{records.record_key(cell)}.done.json").touch()
         started = time.process_time()
         manifest = written(asked, folder)
         found = expand(manifest, "scale", {model.name: f"revision of {model.name}" for model in manifest.models})

@@ -56,11 +56,8 @@ def test_examples_of_one_question_pass_the_preflight_offline(
     name: str, stages: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = ROOT / name
-    if name in (
-        "examples/llamacpp.yaml",
-        "examples/llamacpp-coder.yaml",
-        "examples/gguf.yaml",
-    ):  # its package is an extra
+    # Their package is an extra.
+    if name in ("examples/llamacpp.yaml", "examples/llamacpp-coder.yaml", "examples/gguf.yaml"):
         monkeypatch.setitem(environment.versions(), "xllamacpp", "2026.10.0")
     if name == "examples/g2p-recovery.yaml":
         # Its words are made by a command that its head names.

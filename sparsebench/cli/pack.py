@@ -49,7 +49,7 @@ def pack(
         emit_json({"folder": str(target), "format": form, "bytes": after, "bytes_before": before})
     else:
         note(f"{target}: {size(after)} of {size(before)} ({after / before:.1%})")
-    if left_out := safety.left_out_note(safety.left_out(target)):
+    if left_out := safety.left_out_sentence(safety.left_out_files(target)):
         note(left_out)
 
 

@@ -38,7 +38,7 @@ def open_model(
     """
     check_source(source)
     model = prepare_single(source, family, dtype, sources.Cache(offline=offline), check)
-    if left_out := safety.left_out_note(safety.left_out(model.folder)):
+    if left_out := safety.left_out_sentence(safety.left_out_files(model.folder)):
         note(f"{model.name}: {left_out}")
     return model
 

@@ -16,8 +16,7 @@ from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.query import run as query
 from sparsebench.paths import ledger_path
 from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
-from sparsebench.records import key as record_key
-from sparsebench.records import read_cell, statuses
+from sparsebench.records import read_cell, record_key, statuses
 from sparsebench.run.workspace import Workspace, running_process
 
 STATES = ("done", "failed", "unsupported", "skipped", "left")

@@ -100,7 +100,7 @@ def done_on_node(
             for event in _events(task, min(BEAT_SECONDS, (settings.silence or math.inf) / 20)):
                 if event["event"] == "cell":
                     cell = next(cell for cell in job.cells if cell.id == event["cell"])
-                    key = records.key(cell, spec.device)
+                    key = records.record_key(cell, spec.device)
                     event["record"] = records.read_cell(workspace.records, key, event["status"])
                 yield event
             yield {"event": "ended", "code": task.wait(), "log": (home / "log").read_text(errors="replace")}

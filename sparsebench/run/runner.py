@@ -250,7 +250,7 @@ class Runner:
                 cell = next(cell for cell in child.job.cells if cell.id == event["cell"])
                 child.recorded.add(cell.id)
                 self.new_records.append(
-                    self.workspace.records / f"{records.key(cell, self.settings.device)}.{event['status']}.json"
+                    self.workspace.records / f"{records.record_key(cell, self.settings.device)}.{event['status']}.json"
                 )
                 self._count(cell, event["status"])
                 self.display.finished(cell, event["status"], event["seconds"], event["reason"])

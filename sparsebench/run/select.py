@@ -18,7 +18,7 @@ from sparsebench.manifest.nodes import read
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import is_timed, names, same_value
-from sparsebench.records import file_problem, key, read_cell, statuses
+from sparsebench.records import file_problem, read_cell, record_key, statuses
 from sparsebench.steps.registry import kinds
 
 LEFT_OUT = "left out by --only"
@@ -47,7 +47,7 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
     only = _wanted(ready)
 
     def decide(cell: Cell) -> Decision:
-        status = recorded.get(key(cell, ready.device))
+        status = recorded.get(record_key(cell, ready.device))
         if not all(_matches(cell, name, values) for name, values in only.items()):
             return Decision(cell, False, LEFT_OUT)
         if status == "done":
@@ -72,7 +72,7 @@ def _refused_before(cell: Cell, device: str, records: Path) -> bool:
     may have seen one GPU of many.
     """
     try:
-        return is_timed(cell.stage) and not read_cell(records, key(cell, device), "unsupported").get("content")
+        return is_timed(cell.stage) and not read_cell(records, record_key(cell, device), "unsupported").get("content")
     except RecordError:
         return True
 
@@ -85,7 +85,9 @@ def verified(decided: list[Decision], records: Path, device: str) -> tuple[list[
     recorded = statuses(records)
     checked, reasons = [], []
     for decision in decided:
-        status = recorded.get(key(decision.cell, device)) if decision.why in RECORDED and not decision.runs else None
+        status = (
+            recorded.get(record_key(decision.cell, device)) if decision.why in RECORDED and not decision.runs else None
+        )
         if status and (reason := file_problem(records, decision.cell, status, device)):
             reasons.append(reason)
             decision = replace(decision, runs=True, why="damaged")

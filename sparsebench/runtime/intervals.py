@@ -19,26 +19,26 @@ STEADY = 0.02
 WAITING = 0.8
 """CPU seconds per rank and wall second below which a phase gets a note."""
 
-SettledCounts = Mapping[tuple[str, Side], int]
-"""How many processes settled, by phase and side."""
+SteadyCounts = Mapping[tuple[str, Side], int]
+"""In how many processes a phase was steady, by phase and side."""
 EnergyReadings = Mapping[tuple[str, Side], Sequence[float]]
 """Joules per step of each process, by phase and side; none where the machine has no counter."""
 
 
 def summaries(
-    samples: Sequence[TimingSample], settled: SettledCounts, joules: EnergyReadings | None = None
+    samples: Sequence[TimingSample], steady_counts: SteadyCounts, joules: EnergyReadings | None = None
 ) -> tuple[PhaseSummary, ...]:
     """Return one summary per phase and side, in measuring order. Loading, one sample a process, is never steady."""
     groups: dict[tuple[str, Side], list[TimingSample]] = {}
     for sample in samples:
         groups.setdefault((sample.phase, sample.side), []).append(sample)
     return tuple(
-        summary(*key, group, settled.get(key, 0), (joules or {}).get(key, ())) for key, group in groups.items()
+        summary(*key, group, steady_counts.get(key, 0), (joules or {}).get(key, ())) for key, group in groups.items()
     )
 
 
 def summary(
-    phase: str, side: Side, samples: Sequence[TimingSample], settled: int, energy: Sequence[float] = ()
+    phase: str, side: Side, samples: Sequence[TimingSample], steady_processes: int, energy: Sequence[float] = ()
 ) -> PhaseSummary:
     """Summarize one phase of one side. ``samples`` must not be empty; ``energy`` is in joules per step."""
     walls = sorted(sample.wall_s for sample in samples)
@@ -52,7 +52,7 @@ def summary(
         high_s=math.exp(centre + half),
         mad_s=median(abs(wall - middle) for wall in walls),
         n=len(walls),
-        steady=phase != "load" and _steady(samples, settled),
+        steady=phase != "load" and _is_steady(samples, steady_processes),
         cpu_s=median(sample.cpu_s for sample in samples),
         p90_s=walls[math.ceil(0.9 * len(walls)) - 1] if len(walls) >= P90_SAMPLES else None,
         energy_j=fmean(energy) if energy else None,
@@ -131,7 +131,7 @@ def wide(differences: Iterable[PhaseDifference], precision: float) -> bool:
     return any(math.log(each.high / each.low) / 2 > math.log1p(precision) for each in differences)
 
 
-def steady(values: Sequence[float], window: int = 3) -> bool:
+def agree(values: Sequence[float], window: int = 3) -> bool:
     """Return whether the medians of the last two windows differ by at most 5% of the smaller."""
     if len(values) < 2 * window:
         return False
@@ -178,14 +178,14 @@ def _medians(samples: Sequence[TimingSample]) -> list[float]:
     return [median(chain.from_iterable(blocks.values())) for blocks in processes]
 
 
-def _steady(samples: Sequence[TimingSample], settled: int) -> bool:
-    """Return whether most processes settled, and both halves of their samples were on average equally fast.
+def _is_steady(samples: Sequence[TimingSample], steady_processes: int) -> bool:
+    """Return whether the phase was steady in most processes, and both halves of their samples were on average equally fast.
 
-    Steps too noisy to tell are not steady. With one process, the phase is steady if that settled.
+    Steps too noisy to tell are not steady. With one process, it is steady if it was in that one.
     """
     processes = _walls(samples)
     if len(processes) == 1:
-        return settled > 0
+        return steady_processes > 0
     changes = []
     for blocks in processes.values():
         walls = list(chain.from_iterable(blocks.values()))
@@ -193,4 +193,4 @@ def _steady(samples: Sequence[TimingSample], settled: int) -> bool:
             changes.append(math.log(median(walls[-half:]) / median(walls[:half])))
     if not changes:  # steps are so slow that each process takes only one
         return True
-    return 2 * settled > len(processes) and abs(fmean(changes)) <= math.log1p(STEADY)
+    return 2 * steady_processes > len(processes) and abs(fmean(changes)) <= math.log1p(STEADY)

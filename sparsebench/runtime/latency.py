@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from sparsebench.energy import EnergyMeter
-from sparsebench.runtime.intervals import steady
+from sparsebench.runtime.intervals import agree
 from sparsebench.runtime.results import Setting, Side, TimingSample
 from sparsebench.runtime.workload import Phase
 
@@ -44,7 +44,7 @@ class LoadedModel:
 
 
 Value = TypeVar("Value")
-Settled = list[tuple[str, Side]]
+SteadyPhases = list[tuple[str, Side]]
 """The (phase, side) pairs that were steady."""
 Energy = dict[tuple[str, Side], float]
 """Joules per step by (phase, side); empty where the machine has no counter."""
@@ -98,14 +98,14 @@ def time_phases(
     done: Callable[[str], None],
     meter: EnergyMeter,
     process: int = 0,
-) -> tuple[list[TimingSample], Settled, Energy]:
+) -> tuple[list[TimingSample], SteadyPhases, Energy]:
     """Time one process's share of every phase of ``sides`` (one or two).
 
     Return the samples, the steady phases and the joules per step. ``done`` is called with the phase's name after each
     phase and, in slow ones, after each pair of blocks, never while a step is timed.
     """
     samples = [TimingSample("load", side, 0, 0, *loaded.load, process) for side, loaded in sides.items()]
-    settled: Settled = []
+    steady_phases: SteadyPhases = []
     energy: Energy = {("load", side): loaded.joules for side, loaded in sides.items() if loaded.joules is not None}
     window = peers.most(meter.window) if peers.cuda else 0.0  # one rank reads the counter, but all run the steps
     for position, phase in enumerate(next(iter(sides.values())).phases):
@@ -115,10 +115,10 @@ def time_phases(
         timed, steady_sides, joules = _time_phase(ours, setting, peers, done, meter, process, window)
         gc.enable()
         samples += timed
-        settled += [(phase.name, side) for side in steady_sides]
+        steady_phases += [(phase.name, side) for side in steady_sides]
         energy |= {(phase.name, side): value for side, value in joules.items()}
         done(phase.name)
-    return samples, settled, energy
+    return samples, steady_phases, energy
 
 
 def _time_phase(
@@ -164,7 +164,7 @@ def _time_phase(
         joules = {side: _joules(phase, block, peers, meter, window) for side, phase in sides.items()}
     else:
         joules = {side: _joules_per_step(readings[side], len(walls[side])) for side in sides}
-    steady_sides = [side for side in sides if _is_steady(warm[side], walls[side])]
+    steady_sides = [side for side in sides if _was_steady(warm[side], walls[side])]
     return samples, steady_sides, {side: value for side, value in joules.items() if value is not None}
 
 
@@ -189,7 +189,7 @@ def _warm_up(phase: Phase, block: int, longest: float, peers: Peers) -> list[flo
     """Run steps until two rolling medians agree, or up to the cap in steps or seconds; return their wall times."""
     least, most = WARM_STEPS
     walls: list[float] = []
-    while len(walls) < most and not steady(walls):
+    while len(walls) < most and not agree(walls):
         if sum(walls) > (WARM_SECONDS if len(walls) >= least else longest):
             break
         if len(walls) % block == 0:
@@ -198,7 +198,7 @@ def _warm_up(phase: Phase, block: int, longest: float, peers: Peers) -> list[flo
     return walls
 
 
-def _is_steady(warm: Sequence[float], walls: Sequence[float]) -> bool:
-    """Return whether warm-up settled, or, where its cap came first, whether the two halves of the samples agree."""
+def _was_steady(warm: Sequence[float], walls: Sequence[float]) -> bool:
+    """Return whether warm-up ended steady, or, where its cap came first, whether the two halves of the samples agree."""
     half = len(walls) // 2
-    return steady(warm) or (half >= 2 and steady(walls[: 2 * half], window=half))
+    return agree(warm) or (half >= 2 and agree(walls[: 2 * half], window=half))

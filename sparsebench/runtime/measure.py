@@ -222,13 +222,13 @@ def _result(
     """Build a variant's result from all processes' messages; ``alone`` are the dense model's where it ran by itself."""
     both = [*map(_of_dense, alone), *messages]
     samples = _samples(both)
-    settled: Counter[tuple[str, Side]] = Counter()
+    steady_counts: Counter[tuple[str, Side]] = Counter()
     joules: dict[tuple[str, Side], list[float]] = {}
     for message in both:
-        settled.update((phase, side) for phase, side in message["steady"])
+        steady_counts.update((phase, side) for phase, side in message["steady"])
         for phase, side, value in message["energy"]:
             joules.setdefault((phase, side), []).append(value)
-    phases = intervals.summaries(samples, settled, joules)
+    phases = intervals.summaries(samples, steady_counts, joules)
     differences = intervals.differences(samples, not alone)
     facts = _facts(messages[0], setting)
     notes = (

@@ -193,7 +193,7 @@ class StartedRank:
                     # Copied again: what a process loads first is laid out otherwise, and was seen up to 10% slower.
                     memory.copy_out(model.module)
                 graphs.make_alike(loaded.phases for loaded in sides.values())
-                samples, settled, joules = latency.time_phases(
+                samples, steady_phases, joules = latency.time_phases(
                     sides, self.setting, self.peers, self.worker.progress, self.meter, process
                 )
                 if self.worker.rank == 0:
@@ -204,7 +204,7 @@ class StartedRank:
                         index=index,
                         process=process,
                         samples=[asdict(sample) for sample in samples],
-                        steady=settled,
+                        steady=steady_phases,
                         energy=[(*key, value) for key, value in joules.items()],
                         energy_source=self.meter.source,
                         parity=parity,

@@ -17,7 +17,7 @@ import torch
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.files import masked
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.files.safety import NOTES, left_out_note, note_left_out
+from sparsebench.models.files.safety import NOTES, left_out_sentence, record_left_out
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.shape.topology import View
 from sparsebench.steps.contract import Emit, Step, StepReport
@@ -48,7 +48,7 @@ class VariantWriters:
         }
         self.removed: dict[Step, int] = dict.fromkeys(folders, 0)
         self.notes = {
-            target: {left_out_note(writer.left_out), masked.masks_note(checkpoint.folder)} - {""}
+            target: {left_out_sentence(writer.left_out), masked.masks_note(checkpoint.folder)} - {""}
             for target, writer in self.writers.items()
         }
         self.unverified: dict[Step, Path] = {}
@@ -131,7 +131,7 @@ class VariantWriters:
                 report = self._counted(target, family, seconds, provenance)
                 summary = {key: value for key, value in asdict(report).items() if key != "tensors"}
                 (folder / NOTES).write_text(json.dumps({**summary, **described[target]}, indent=1))
-                note_left_out(folder, self.writers[target].left_out)
+                record_left_out(folder, self.writers[target].left_out)
                 del self.unverified[target]
                 emit(target, report)
 

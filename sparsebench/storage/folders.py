@@ -13,7 +13,7 @@ from pathlib import Path
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.files.building import new_partial, rename_whole
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.files.safety import WEIGHT_FILES, copy_companion, note_left_out
+from sparsebench.models.files.safety import WEIGHT_FILES, copy_companion, record_left_out
 from sparsebench.paths import INDEX, check_contained, shards
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.container import read, write
@@ -124,4 +124,6 @@ def _appearing(source: Path, out: Path, replace: bool) -> Iterator[Path]:
 
 def _copy(names: Mapping[Path, str], folder: Path) -> None:
     """Copy files under their new names, without code, and note what was left out."""
-    note_left_out(folder, [removed for path, name in names.items() for removed in copy_companion(path, folder / name)])
+    record_left_out(
+        folder, [removed for path, name in names.items() for removed in copy_companion(path, folder / name)]
+    )

@@ -89,7 +89,7 @@ def plan_record(made: Plan, written_at: datetime = START) -> dict[str, Any]:
     cells = [
         {
             "cell_id": c.id,
-            "key": records.key(c),
+            "key": records.record_key(c),
             "stage": c.stage,
             "label": c.label,
             "settings": c.settings,

@@ -62,7 +62,7 @@ def test_a_device_changes_where_times_are_filed_and_no_id(monkeypatch: pytest.Mo
     plain = planned()
     assert [planned(device=device).cells for device in ("cpu", "cuda", "cuda:1")] == [plain.cells] * 3
     driver.lists([("GPU-a", H100, "80000")])
-    moved = {cell.stage for cell in plain.cells if records.key(cell, "cuda") != records.key(cell, "cpu")}
+    moved = {cell.stage for cell in plain.cells if records.record_key(cell, "cuda") != records.record_key(cell, "cpu")}
     assert moved == {"latency", "memory"}
 
 

@@ -134,7 +134,7 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere_with_what_is_left(
 
     counts, ingested, _ = run(plan, settings, monkeypatch, work)
     assert counts == {"done": len(plan.cells), "failed": 0, "unsupported": 0, "skipped": 0}
-    assert ingested == Counter({records.key(cell): 1 for cell in plan.cells}), "none is lost, none comes twice"
+    assert ingested == Counter({records.record_key(cell): 1 for cell in plan.cells}), "none is lost, none comes twice"
     asked = Counter(cell for _, cells in starts for cell in cells)
     begun = dict(reversed(starts))
     first = [cells[0] for cells in begun.values() if len(cells) > 1]
@@ -164,7 +164,7 @@ def test_what_a_node_raises_is_why_the_cells_failed(
     assert counts["failed"] == len(scored) and counts["done"] == len(plan.cells) - len(scored)
     assert set(ingested.values()) == {1}
     assert sum("benchmarks" in asked["name"] for asked in ray.asked) == 3 * starts
-    reason = records.read_cell(settings.workspace.records, records.key(scored[0]), "failed")["reason"]
+    reason = records.read_cell(settings.workspace.records, records.record_key(scored[0]), "failed")["reason"]
     assert said in reason
     assert {log.read_text() for log in settings.workspace.logs.glob("assess*.log")} == {"what it said"}
     cpus = {asked["name"].partition("-")[0]: asked["num_cpus"] for asked in ray.asked}

@@ -101,7 +101,7 @@ def spread(
     """What a run counts, and why cells failed."""
     monkeypatch.setattr("tests.run.test_executor.FakeRay", lambda work: ray)
     counts, ingested, _ = run(plan, settings, monkeypatch, ray.work)
-    assert ingested == Counter({records.key(cell): 1 for cell in plan.cells}), "records come back to the run"
+    assert ingested == Counter({records.record_key(cell): 1 for cell in plan.cells}), "records come back to the run"
     known = records.statuses(settings.workspace.records)
     failed = (key for key, status in known.items() if status == "failed")
     return counts, {str(records.read_cell(settings.workspace.records, key, "failed")["reason"]) for key in failed}

@@ -53,8 +53,8 @@ def timed(
         "dense": LoadedModel([Scripted("forward", "dense", dense)], (1.0, 1.0)),
         "variant": LoadedModel([Scripted("forward", "variant", variant)], (2.0, 2.0)),
     }
-    samples, settled, _ = time_phases(sides, setting, clock, lambda _: None, EnergyMeter(""), process)
-    return samples, settled, clock
+    samples, steady_phases, _ = time_phases(sides, setting, clock, lambda _: None, EnergyMeter(""), process)
+    return samples, steady_phases, clock
 
 
 @pytest.mark.parametrize("reads", [7, 10**6])
@@ -81,13 +81,13 @@ def test_a_counter_that_fails_on_the_way_ends_no_timing_and_gives_no_part_of_the
 
 
 def test_a_quick_steady_phase_gets_all_its_samples_in_alternating_blocks() -> None:
-    samples, settled, clock = timed(lambda _: 0.01, lambda _: 0.005, samples=24)
+    samples, steady_phases, clock = timed(lambda _: 0.01, lambda _: 0.005, samples=24)
     forward = [sample for sample in samples if sample.phase == "forward"]
     assert [sample.side for sample in forward[:16]] == ["dense"] * 4 + ["variant"] * 8 + ["dense"] * 4
     assert (
         sum(sample.side == "dense" for sample in forward) == sum(sample.side == "variant" for sample in forward) == 24
     )
-    assert settled == [("forward", "dense"), ("forward", "variant")]
+    assert steady_phases == [("forward", "dense"), ("forward", "variant")]
     assert len(clock.steps) == 48 + 12
     (difference,) = differences(samples, True)
     assert difference.ratio == pytest.approx(0.5)
@@ -133,11 +133,13 @@ def test_the_cap_in_seconds_ends_sampling_between_pairs() -> None:
 
 
 def test_a_phase_that_never_settles_is_not_called_steady() -> None:
-    samples, settled, clock = timed(lambda count: 0.001 * 1.2**count, lambda _: 0.01, samples=8, phase_seconds=1e9)
+    samples, steady_phases, clock = timed(
+        lambda count: 0.001 * 1.2**count, lambda _: 0.01, samples=8, phase_seconds=1e9
+    )
     assert sum(0.001 * 1.2**count for count in range(1, WARM_STEPS[1])) < WARM_SECONDS
     assert clock.steps.index("variant") == WARM_STEPS[1]
-    assert settled == [("forward", "variant")]
-    assert [one.steady for one in summaries(samples, Counts(settled)) if one.phase == "forward"] == [False, True]
+    assert steady_phases == [("forward", "variant")]
+    assert [one.steady for one in summaries(samples, Counts(steady_phases)) if one.phase == "forward"] == [False, True]
 
 
 def test_a_phase_that_never_settles_is_given_up_after_a_while() -> None:
@@ -146,16 +148,16 @@ def test_a_phase_that_never_settles_is_given_up_after_a_while() -> None:
 
 
 def test_loading_is_one_sample_and_has_no_difference() -> None:
-    samples, settled, _ = timed(lambda _: 0.01, lambda _: 0.01)
-    load = [one for one in summaries(samples, Counts(settled)) if one.phase == "load"]
+    samples, steady_phases, _ = timed(lambda _: 0.01, lambda _: 0.01)
+    load = [one for one in summaries(samples, Counts(steady_phases)) if one.phase == "load"]
     assert [(one.side, one.n, one.steady) for one in load] == [("dense", 1, False), ("variant", 1, False)]
     assert [one.median_s for one in load] == pytest.approx([1.0, 2.0])
     assert [one.phase for one in differences(samples, True)] == ["forward"]
 
 
 def test_a_gap_between_wall_and_cpu_time_is_flagged_on_a_cpu() -> None:
-    samples, settled, _ = timed(lambda _: 0.01, lambda count: 0.01 if count == 0 else 0.03, samples=8)
-    phases = summaries(samples, Counts(settled))
+    samples, steady_phases, _ = timed(lambda _: 0.01, lambda count: 0.01 if count == 0 else 0.03, samples=8)
+    phases = summaries(samples, Counts(steady_phases))
     (note,) = waiting(phases, "cpu", 1)
     assert "in forward" in note
     assert "33%" in note
@@ -182,16 +184,16 @@ def test_energy_is_per_step_and_side_without_the_warm_up() -> None:
         "dense": LoadedModel([Scripted("forward", "dense", lambda _: 0.01)], (1.0, 1.0), 70.0),
         "variant": LoadedModel([Scripted("forward", "variant", lambda _: 0.01)], (2.0, 2.0), 30.0),
     }
-    samples, settled, spent = time_phases(sides, setting, clock, lambda _: None, Counter(clock))
+    samples, steady_phases, spent = time_phases(sides, setting, clock, lambda _: None, Counter(clock))
     each = {key: [joules] for key, joules in spent.items()}
-    found = {(one.phase, one.side): one.energy_j for one in summaries(samples, Counts(settled), each)}
+    found = {(one.phase, one.side): one.energy_j for one in summaries(samples, Counts(steady_phases), each)}
     assert found == {
         ("load", "dense"): 70.0,
         ("load", "variant"): 30.0,
         ("forward", "dense"): 10.0,
         ("forward", "variant"): 4.0,
     }
-    assert {one.energy_j for one in summaries(samples, Counts(settled))} == {None}
+    assert {one.energy_j for one in summaries(samples, Counts(steady_phases))} == {None}
 
 
 class Slow(Counter):

@@ -68,9 +68,9 @@ def told(index: int, process: int, ratio: float) -> dict[str, Any]:
         "notes": [],
         "parity": None,
     }
-    settled = [("forward", "dense"), ("forward", "variant")]
+    steady_phases = [("forward", "dense"), ("forward", "variant")]
     return {
-        "kind": "result", "index": index, "process": process, "samples": samples, "steady": settled, "energy": [],
+        "kind": "result", "index": index, "process": process, "samples": samples, "steady": steady_phases, "energy": [],
         "energy_source": "", **facts,
     }  # fmt: skip
 

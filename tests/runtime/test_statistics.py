@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sparsebench.runtime.intervals import (
+    agree,
     differences,
     disagreeing,
     paired_ratio,
-    steady,
     summaries,
     summary,
     unpaired_ratio,
@@ -170,6 +170,6 @@ def test_a_wide_interval_asks_for_more() -> None:
 
 
 def test_warm_up_is_steady_when_two_windows_agree() -> None:
-    assert not steady([5, 1, 1, 1, 1])
-    assert not steady([9, 9, 9, 1, 1, 1])
-    assert steady([9, 9, 1.0, 1.01, 1.02, 1.0, 1.01, 1.03])
+    assert not agree([5, 1, 1, 1, 1])
+    assert not agree([9, 9, 9, 1, 1, 1])
+    assert agree([9, 9, 1.0, 1.01, 1.02, 1.0, 1.01, 1.03])

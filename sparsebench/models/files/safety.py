@@ -89,20 +89,23 @@ def copy_companion(path: Path, target: Path) -> list[str]:
     return []
 
 
-def left_out(folder: Path) -> list[str]:
+def left_out_files(folder: Path) -> list[str]:
     """Return what was left out of a folder that sparsebench wrote, or of the one that it was made from."""
     names = (read_json(folder / NOTES) or {}).get("left_out")
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def note_left_out(folder: Path, removed: list[str]) -> None:
+def record_left_out(folder: Path, removed: list[str]) -> None:
     """Add the names of what was ``removed`` from a folder to its ``sparsebench.json``."""
     if removed:
-        notes = {**(read_json(folder / NOTES) or {}), "left_out": list(dict.fromkeys([*left_out(folder), *removed]))}
+        notes = {
+            **(read_json(folder / NOTES) or {}),
+            "left_out": list(dict.fromkeys([*left_out_files(folder), *removed])),
+        }
         write_json(folder / NOTES, notes, indent=1)
 
 
-def left_out_note(removed: list[str]) -> str:
+def left_out_sentence(removed: list[str]) -> str:
     """Return a note of what was left out; empty where nothing was."""
     return f"left out, because code of a model is never run: {', '.join(removed)}" if removed else ""
 

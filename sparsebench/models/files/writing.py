@@ -27,7 +27,7 @@ from sparsebench.models.files.checkpoint import (
     safetensors_dtype,
     torch_dtype,
 )
-from sparsebench.models.files.safety import NOTES, copy_companions, left_out, note_left_out
+from sparsebench.models.files.safety import NOTES, copy_companions, left_out_files, record_left_out
 from sparsebench.paths import INDEX, WEIGHTS
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class CheckpointWriter:
         self._files: dict[str, BinaryIO] = {}
         try:
             if source:
-                self.left_out = [*left_out(source), *copy_companions(source, self.partial)]
+                self.left_out = [*left_out_files(source), *copy_companions(source, self.partial)]
             if config:
                 path = self.partial / "config.json"
                 path.write_text(json.dumps({**bounded.read_object(path), **config}, indent=2))
@@ -143,7 +143,7 @@ class CheckpointWriter:
             (self.partial / INDEX).write_text(json.dumps(index))
         if extra is not None:
             (self.partial / NOTES).write_text(json.dumps(extra, indent=1))
-        note_left_out(self.partial, self.left_out)
+        record_left_out(self.partial, self.left_out)
         return rename_whole(self.partial, self.folder)
 
     def __enter__(self) -> CheckpointWriter:

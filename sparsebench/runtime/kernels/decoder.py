@@ -127,7 +127,7 @@ class SingleTokens:
             for norm, part in zip(_norms(block), fields.norms, strict=True):
                 _describe_norm(norm, part)
             for layer, part in zip(_layers(block), fields.layers, strict=True):
-                part.matrix = ctypes.cast(layer.fields, _P)
+                part.matrix = ctypes.cast(layer.pointer, _P)
                 part.bias = None if layer.bias is None else layer.bias.data_ptr()
             fields.rotates = bool(getattr(block.self_attn, "use_rope", True))
         self.fields = DecoderFields(
@@ -137,7 +137,7 @@ class SingleTokens:
         tensors = [
             tensor for module in (*self.layers, *self.norms) for tensor in (*module.buffers(), *module.parameters())
         ]
-        self.held = made, [layer.fields for layer in self.layers], [tensor.untyped_storage() for tensor in tensors]
+        self.held = made, [layer.pointer for layer in self.layers], [tensor.untyped_storage() for tensor in tensors]
         self.known = self._addresses()
 
 

@@ -88,7 +88,7 @@ class MatrixHolder(nn.Module):
             self.register_buffer(name, part, persistent=False)
 
     @property
-    def fields(self) -> Any:
+    def pointer(self) -> Any:
         """A pointer to the struct of the library, made anew where a buffer has moved.
 
         Every address counts: after two moves one part may be where it was before, and the others not.
@@ -136,7 +136,7 @@ class KernelLinear(MatrixHolder):
     @property
     def instructions(self) -> str:
         """The instruction set of the kernel for vectors of the dtype that the layer runs in."""
-        return LEVELS[self.kernels.library.sparse_needs(self.fields, CODES[self.weight.dtype])]
+        return LEVELS[self.kernels.library.sparse_needs(self.pointer, CODES[self.weight.dtype])]
 
     @property
     def tiled(self) -> bool:
@@ -195,7 +195,7 @@ class KernelLinear(MatrixHolder):
             bias = bias.to(x.dtype)
         for first in range(0, tokens, TOKENS):
             self.multiply(
-                self.fields,
+                self.pointer,
                 x.data_ptr() + first * self.in_features * size,
                 y.data_ptr() + first * self.out_features * size,
                 None if bias is None else bias.data_ptr(),
@@ -231,7 +231,7 @@ class KernelLinear(MatrixHolder):
         """Write rows ``first`` up to ``last`` densely into ``out``, bfloat16 or float32, and return it."""
         as_bfloat16 = out.dtype == torch.bfloat16
         self.kernels.library.sparse_expand(
-            self.fields, first, last, out.data_ptr(), as_bfloat16, torch.get_num_threads()
+            self.pointer, first, last, out.data_ptr(), as_bfloat16, torch.get_num_threads()
         )
         return out
 

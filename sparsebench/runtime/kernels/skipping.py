@@ -131,7 +131,7 @@ class Skipping(MatrixHolder):
         x, decides = x.contiguous(), decides.contiguous()
         bias = None if self.bias is None else self.bias.to(x.dtype)
         tokens, stored = x.numel() // self.in_features, ctypes.c_int64()
-        matrix, item = (self.fields, 0) if self.packed else (self.matrix.data_ptr(), self.item)
+        matrix, item = (self.pointer, 0) if self.packed else (self.matrix.data_ptr(), self.item)
         read = self.multiply(
             matrix, item, self.by_columns, x.data_ptr(),
             None if self.reads_all else decides.data_ptr(), limit, CODES[x.dtype], self.in_features, self.out_features, tokens,
@@ -157,7 +157,7 @@ class Skipping(MatrixHolder):
         weights = torch.empty(self.packed, dtype=self.weight.dtype, device="cpu")
         as_bfloat16 = weights.dtype == torch.bfloat16
         self.kernels.library.sparse_expand(
-            self.fields, 0, self.packed[0], weights.data_ptr(), as_bfloat16, torch.get_num_threads()
+            self.pointer, 0, self.packed[0], weights.data_ptr(), as_bfloat16, torch.get_num_threads()
         )
         return weights.reshape(self.rows, -1)[:, : self.width]
 

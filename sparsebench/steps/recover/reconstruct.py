@@ -25,7 +25,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.building import removed_on_error, temporary
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import dimensions
-from sparsebench.models.files.safety import left_out_note
+from sparsebench.models.files.safety import left_out_sentence
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.topology import parts, weight_tensors
@@ -162,7 +162,7 @@ class Reconstruction:
         lost = kept_blocks.joules is None and spent.counts
         source = energy.UNCOUNTED if lost else spent.source
         removed = kept_blocks.folder.notes if kept_blocks.folder else []
-        report = self._report(folder, fits, [left_out_note(writer.left_out), *removed])
+        report = self._report(folder, fits, [left_out_sentence(writer.left_out), *removed])
         if kept_blocks.folder:
             kept_blocks.folder.remove()
         return replace(report, seconds=seconds, joules=joules, energy_source=source)

@@ -24,7 +24,7 @@ from sparsebench.models.files import precision
 from sparsebench.models.files.building import removed_on_error, temporary
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import dimensions, has_masked_lm, output_family
-from sparsebench.models.files.safety import left_out_note
+from sparsebench.models.files.safety import left_out_sentence
 from sparsebench.models.files.text import same_tokenizer
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.modules.load import load_model
@@ -167,7 +167,7 @@ class Training:
                 changed = weights.get(name)
                 writer.write(name, self.parent.load(name) if changed is None else changed)
             writer.close(dict(provenance))
-        return [left_out_note(writer.left_out)]
+        return [left_out_sentence(writer.left_out)]
 
     def _parameters_per_token(self, checkpoint: Checkpoint, text: TrainingText) -> float:
         """Return how many parameters a token uses, tied ones once.

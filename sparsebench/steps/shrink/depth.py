@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.files.safety import left_out_note
+from sparsebench.models.files.safety import left_out_sentence
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.axes import ModelShape
 from sparsebench.steps import cut_model
@@ -48,7 +48,7 @@ def make(
             smaller = cut_model.without_blocks(shape, removed)
             described = {**step.provenance(context.family, context.seed), "removed": removed, **provenance}
             writer = cut_model.write_smaller(smaller, context.family, targets[step], described)
-            words = [*_kept_notes(shape, removed), smaller.loads, left_out_note(writer.left_out)]
+            words = [*_kept_notes(shape, removed), smaller.loads, left_out_sentence(writer.left_out)]
             notes[step] = "; ".join(filter(None, words))
     seconds = time.perf_counter() - started
     for step, note in notes.items():

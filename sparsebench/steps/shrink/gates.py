@@ -32,7 +32,7 @@ from torch import nn
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.files.safety import left_out_note
+from sparsebench.models.files.safety import left_out_sentence
 from sparsebench.models.shape.axes import Axis, ModelShape
 from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Emit, Step
@@ -225,7 +225,7 @@ class GateTraining(Training):
         writer = cut_model.write_smaller(smaller, self.context.family, folder, {**provenance, "missed": missed}, ready)
         stay_note = choosing.cut_note(self.plan.shape, {axis: len(units) for axis, units in kept_units.items()})
         target_note = f"the gates expected a sparsity {missed:.2g} off the target when they were closed"
-        return [stay_note, target_note, smaller.loads, left_out_note(writer.left_out)]
+        return [stay_note, target_note, smaller.loads, left_out_sentence(writer.left_out)]
 
 
 def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: None, emit: Emit) -> None:

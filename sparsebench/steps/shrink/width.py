@@ -14,7 +14,7 @@ import torch
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.files.safety import left_out_note
+from sparsebench.models.files.safety import left_out_sentence
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.axes import Axis, AxisKind, Cut, ModelShape, shape_of
@@ -252,7 +252,7 @@ class _WidthPass:
         unseen = f"{draft.unseen} experts that no token reached are scored by their weights" if draft.unseen else ""
         documents = self.documents.get(_score_key(plan.step).document_settings)
         labels = documents.note(plan.step) if documents else ""
-        code = left_out_note(draft.writer.left_out)
+        code = left_out_sentence(draft.writer.left_out)
         words = (choosing.cut_note(self.shape, remaining), labels, unseen, draft.smaller.loads, code)
         return step_report(
             plan.folder,

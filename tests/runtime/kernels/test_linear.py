@@ -94,9 +94,9 @@ def test_a_layer_follows_each_of_its_buffers(compiled: Kernels) -> None:
     torch.manual_seed(0)
     weight = torch.where(torch.rand(32, 256) < 0.5, torch.randn(32, 256), 0).bfloat16()
     layer = KernelLinear(compiled, without_zeros(weight), Choices())
-    assert layer.layout == "bitmask" and layer.fields.contents.masks == layer.masks.data_ptr()
+    assert layer.layout == "bitmask" and layer.pointer.contents.masks == layer.masks.data_ptr()
     layer.masks.data = layer.masks.clone()
-    assert layer.fields.contents.masks == layer.masks.data_ptr()
+    assert layer.pointer.contents.masks == layer.masks.data_ptr()
 
 
 def test_the_faster_way_is_timed_once_and_kept() -> None:
