@@ -14,7 +14,7 @@ from sparsebench.models.files.families import MODEL_TYPES
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.operations import operations_a_token
 from sparsebench.models.replay.blockwise import Replay
-from sparsebench.models.shape.architectures import ARCHITECTURES
+from sparsebench.models.shape.architectures import ARCHITECTURES, feed_forward_widths
 from sparsebench.models.shape.axes import Axis, shape_of
 from sparsebench.steps.cut_model import without_blocks, write_smaller
 from sparsebench.steps.registry import single
@@ -160,6 +160,10 @@ def test_two_stacks_have_no_widths_of_their_own(kind: str, tmp_path: Path) -> No
     folder, family = written(kind, tmp_path / "model")
     result = refused(folder, family, tmp_path / "out", "l2", keep=0.5, of="neurons", uneven=True)
     assert isinstance(result, UnsupportedError) and "uneven" in result.message and result.hint
+    config = json.loads((folder / "config.json").read_text())
+    usual_widths = feed_forward_widths(config)
+    key = next(iter(ARCHITECTURES[kind].neurons.values()))
+    assert feed_forward_widths({**config, "per_layer_config": {"0": {key: 4}}}) == {4, *usual_widths}
 
 
 def test_a_copied_model_counts_its_heads_as_before(tmp_path: Path) -> None:

@@ -213,11 +213,12 @@ def feed_forward_widths(config: Mapping[str, Any]) -> set[int]:
         return set()
     hidden = dimensions(config).hidden
     dense_widths = {key: int(config_value(config, key) or 4 * hidden) for key in architecture.neurons.values()}
-    blocks = per_layer_widths(config).values()
-    widths = {block[key] for block in blocks for key in dense_widths if key in block}
-    # Only models of one stack have widths by block. Where every block has its own, none has the usual one.
-    complete = bool(blocks) and len(blocks) == int(config_value(config, architecture.layers[""]))
-    if complete and all(dense_widths.keys() & block for block in blocks):
+    block_widths = per_layer_widths(config).values()
+    widths = {block[key] for block in block_widths for key in dense_widths if key in block}
+    # Where every block has its own width, none has the usual one. Two stacks have no such key: building refuses them.
+    layers_key = architecture.key(architecture.layers, "")
+    complete = bool(block_widths and layers_key) and len(block_widths) == int(config_value(config, layers_key))
+    if complete and all(dense_widths.keys() & block for block in block_widths):
         return widths
     return widths | set(dense_widths.values())
 
