@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -258,7 +259,13 @@ def score_tasks(
     dtype: Dtype = "auto",
     cache: Cache | None = None,
 ) -> dict[str, ScoreResult]:
-    """Return the model's results by task name; ``failing`` is called with each task that has none, and its error."""
+    """Return the model's results by task name; ``failing`` is called with each task that has none, and its error.
+
+    Raises UserError for a task that is named twice: only one of its results could be returned.
+    """
+    counts = Counter(spec.task for spec in specs)
+    if repeated := [task for task, count in counts.items() if count > 1]:
+        raise UserError(f"{', '.join(repeated)}: named twice", "name each task once, there or in the manifest")
     results: dict[str, ScoreResult] = {}
 
     def emit(spec: TaskSpec, result: ScoreResult | SparsebenchError) -> None:

@@ -147,3 +147,13 @@ def test_a_task_that_score_cannot_take_by_name_has_a_way_out(task: str, named: s
     """A kind of one's own data may be a task as well."""
     code, shown = run("score", "no-such-model", "--task", task)
     assert code == 2 and named in shown
+
+
+@pytest.mark.parametrize("second", [("--task", "piqa"), ("--manifest", "tasks.yaml")])
+def test_a_task_that_is_named_twice_is_refused(
+    second: tuple[str, str], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    benign.model(tmp_path / "model")
+    (tmp_path / "tasks.yaml").write_text(f"{MANIFEST}benchmarks: {{decoder: [{{task: piqa, num_fewshot: 5}}]}}\n")
+    code, shown = run("score", "path:model", "--task", "piqa", *second)
+    assert code == 2 and "piqa: named twice" in shown
