@@ -131,8 +131,8 @@ def checked(parity: Parity, hint: str) -> Parity:
     """Return ``parity``. Raises ParityError where it is above its tolerance, or not a number."""
     if not parity.relative_l2 <= parity.tolerance:
         raise ParityError(
-            f"the engine's output differs from the plain model's by {parity.relative_l2:.1e} (relative L2); "
-            f"at most {parity.tolerance:.0e} is allowed",
+            f"the engine's output differs from the plain model's by {parity.relative_l2:.2e} (relative L2); "
+            f"at most {parity.tolerance:.2e} is allowed",
             hint,
         )
     return parity

@@ -1,6 +1,7 @@
 """Shortening keeps true width and really shortens; a wrong engine is caught."""
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from sparsebench.errors import ParityError, UnsupportedError
 from sparsebench.models.files.families import cache_name
 from sparsebench.models.modules.load import load_model
 from sparsebench.runtime import Workload
-from sparsebench.runtime.parity import check_parity, shorten
+from sparsebench.runtime.parity import Parity, check_parity, checked, shorten
 from sparsebench.runtime.workload import inputs
 
 
@@ -62,6 +63,13 @@ def test_a_wrong_result_and_a_model_that_does_not_run_are_told_apart(tiny_llama:
         judged(_off_by_a_little)
     with pytest.raises(UnsupportedError, match="does not run"):
         judged(_broken)
+
+
+def test_a_distance_and_a_limit_that_are_close_are_told_apart() -> None:
+    with pytest.raises(ParityError) as raised:
+        checked(Parity(0.00771, 0.00766, "float32", 1, False), "")
+    distance, limit = map(float, re.findall(r"\d\.\d+e-\d+", raised.value.message))
+    assert distance > limit
 
 
 @pytest.mark.parametrize(("fixture", "family"), [("tiny_llama", "decoder"), ("tiny_t5", "encoder-decoder")])
