@@ -24,9 +24,11 @@ NO_LABELS = np.full(1, np.nan)
 
 @settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 300))
-def test_mcnemar_is_scipy_s_binomial_test(gained: int, lost: int) -> None:
+def test_sign_flips_of_single_documents_are_scipy_s_binomial_test(gained: int, lost: int) -> None:
     wanted = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    assert proportions.mcnemar(gained, lost) == pytest.approx(wanted, rel=1e-9)
+    found = proportions.sign_flip(np.repeat([1, -1], [gained, lost]))
+    assert found == pytest.approx(wanted, rel=1e-9)
+    assert (found == 1) == (abs(gained - lost) <= 1)
 
 
 @pytest.mark.parametrize("n", [4 / 1.3, 5 / 1.0000001, 30.0])
@@ -34,8 +36,10 @@ def test_wilson_s_interval_of_no_success_begins_at_0(n: float) -> None:
     assert proportions.wilson(0.0, n)[0] == 0
 
 
-def test_mcnemar_holds_for_thousands_of_documents() -> None:
-    assert 0 < proportions.mcnemar(4000, 6000) < 1e-80
+@pytest.mark.parametrize(("gained", "lost"), [(4000, 6000), (0, 1100), (0, 5000)])
+def test_a_p_value_of_thousands_of_documents_is_small_and_not_0(gained: int, lost: int) -> None:
+    for documents in (1, 2):
+        assert 0 < proportions.sign_flip(documents * np.repeat([1, -1], [gained, lost])) < 1e-80
 
 
 @settings(deadline=None)
