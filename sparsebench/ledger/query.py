@@ -73,8 +73,9 @@ def streaming(
     Also raises QueryError when DuckDB has worked on them for more than ``timeout`` seconds (0: no limit).
     """
     with reader(Path(path), patience) as connection:
-        _Watched(connection, timeout).call(schema.stand_in, connection, sql, set())
-        yield _asked(connection, sql, parameters, timeout)
+        watched = _Watched(connection, timeout)
+        watched.call(schema.stand_in, connection, sql, set())
+        yield _asked(watched, sql, parameters)
 
 
 @contextmanager
@@ -87,19 +88,17 @@ def session(path: Path) -> Iterator[Callable[[str], Table]]:
         existing: set[str] = set()
 
         def ask(sql: str) -> Table:
-            _Watched(connection, 0).call(schema.stand_in, connection, sql, existing)
-            stream = _asked(connection, sql)
+            watched = _Watched(connection, 0)
+            watched.call(schema.stand_in, connection, sql, existing)
+            stream = _asked(watched, sql)
             return Table(stream.columns, tuple(stream.rows))
 
         yield ask
 
 
-def _asked(
-    connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any] | None = None, timeout: float = 0
-) -> Stream:
+def _asked(watched: _Watched, sql: str, parameters: dict[str, Any] | None = None) -> Stream:
     """Run ``sql`` and return its rows. The ``reader`` around this explains DuckDB's errors."""
-    watched = _Watched(connection, timeout)
-    cursor = watched.call(connection.execute, sql, parameters)
+    cursor = watched.call(watched.connection.execute, sql, parameters)
     if cursor is None or cursor.description is None:
         raise QueryError("there is no query in it", "give one SELECT; without a query the views are listed")
     names = tuple(column[0] for column in cursor.description or ())

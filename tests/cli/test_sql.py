@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from sparsebench.cli.app import app
 from sparsebench.errors import QueryError
-from sparsebench.ledger import connect, query
+from sparsebench.ledger import connect, query, schema
 from sparsebench.ledger.store import Ledger
 from tests.command import call
 from tests.ledger import samples
@@ -89,6 +90,17 @@ def test_only_the_time_that_duckdb_takes_counts(ledger: Path) -> None:
         assert sum(1 for _ in found.rows) == 99_999
     with query.streaming(ledger, "select 1", timeout=0) as found:
         assert list(found.rows) == [(1,)]
+
+
+def test_views_and_query_share_one_limit(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(query, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(schema, "stand_in", lambda *_: setattr(clock, "now", 11.0))
+    with (
+        pytest.raises(QueryError, match="limit of 10 s"),
+        query.streaming(ledger, "select sum(range) from range(30_000_000)", timeout=10),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
