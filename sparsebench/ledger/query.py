@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from threading import Thread
@@ -220,7 +221,8 @@ def _json(table: Table | Stream) -> Iterator[str]:
 
 
 def _markdown(table: Table | Stream) -> Iterator[str]:
-    yield from map(_line, [table.columns, ["---"] * len(table.columns)])
+    yield _line([escape.markdown(name) for name in table.columns])
+    yield _line(["---"] * len(table.columns))
     for row in table.rows:
         yield _line(["<br>".join(map(escape.markdown, _text(value).split("\n"))) for value in row])
 
@@ -231,6 +233,8 @@ def _line(cells: Sequence[str]) -> str:
 
 def _json_value(value: Any) -> Any:
     """Convert a value for JSON: NaN and infinities become null; times and other types that JSON lacks become text."""
+    if isinstance(value, Decimal):
+        value = float(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -111,6 +111,13 @@ def test_a_mistake_is_shown_with_its_line_and_what_was_meant(ledger: Path) -> No
     assert "line 1: syntax error" in caught.value.message
 
 
+def test_column_names_make_no_cells_and_decimals_are_numbers(ledger: Path) -> None:
+    table = query.run(ledger, """SELECT 0.5 AS "a|b", [0.25] AS list""")
+    header, rule, row = (line.count("|") for line in "".join(query.render(table, "markdown")).splitlines())
+    assert header == rule == row == 3
+    assert json.loads("".join(query.render(table, "json"))) == [{"a|b": 0.5, "list": [0.25]}]
+
+
 def test_rows_come_as_csv_json_and_markdown() -> None:
     table = query.Table(("a", "b", "c"), ((1.5, None, "x|y\nz"), (float("nan"), [1, 2], 'say "hi", twice')))
     rows = list(csv.reader(io.StringIO("".join(query.render(table, "csv")))))
