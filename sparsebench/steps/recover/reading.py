@@ -64,7 +64,7 @@ class TrainingText:
         return mask[:, : int(mask.sum(1).max())]
 
     def next_tokens(self, rows: Sequence[int]) -> torch.Tensor:
-        """Return the token that follows each position of the outputs, (rows, length) int64; NONE where none follows."""
+        """Return the token that follows each position of the outputs, (rows, length) int64; else UNLABELLED."""
         mask = self.mask(rows)
         if self.batch.decoder_input_ids is not None:
             targets = self.batch.decoder_input_ids[list(rows)][:, 1 : mask.shape[1] + 1]
@@ -97,7 +97,7 @@ class WordMasking:
         return cls(tokenizer.mask_token_id, frozenset(tokenizer.all_special_ids), vocabulary)
 
     def masked(self, ids: torch.Tensor, mask: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the ids (rows, length) with tokens masked at random by ``seed``, and the labels, NONE elsewhere."""
+        """Return the ids (rows, length), masked at random by ``seed``, and the labels, UNLABELLED elsewhere."""
         generator = torch.Generator().manual_seed(seed)
         special = torch.isin(ids, torch.tensor(sorted(self.special), device=ids.device))
         allowed = mask.bool() & ~special

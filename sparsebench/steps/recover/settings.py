@@ -267,7 +267,7 @@ class Student(Strict):
         if not self.model_dump(exclude_none=True):
             raise wrong("`student` names no number", "what is smaller, such as `layers: 6`", at="student")
         if isinstance(self.layers, list) and sorted(set(self.layers)) != self.layers:
-            raise wrong(f"layers are {self.layers}", "the teacher's blocks in order, each once", at="student")
+            raise wrong(f"layers are {self.layers}", "the original's blocks in order, each once", at="student")
         if self.heads and self.key_heads and self.heads % self.key_heads:
             raise wrong(f"{self.heads} heads beside {self.key_heads} key_heads", "a divisor of `heads`", at="student")
 
