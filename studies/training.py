@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from sparsebench import heap
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.batch import Batch
-from sparsebench.models.replay.blockwise import GROUP
+from sparsebench.models.replay.blockwise import TOKENS_AT_ONCE
 from sparsebench.models.shape.topology import prunable_parts
 from sparsebench.steps.contract import Context
 from sparsebench.steps.recover.reading import TrainingText
@@ -130,7 +130,7 @@ def main() -> None:
     ]
     shapes.append((vocabulary, int(checkpoint.config["hidden_size"])))
     tokens = given.batch * given.length
-    at_once = min(tokens, max(1, GROUP // given.length) * given.length)
+    at_once = min(tokens, max(1, TOKENS_AT_ONCE // given.length) * given.length)
     square = torch.randn(4096, 4096).to(dtype)
     peak = 2.0 * 4096**3 / fastest(lambda: square @ square, 5)
     least, operations = products(shapes, at_once, dtype)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 """Bumped by hand when a change here can change a result."""
-GROUP = 1024
+TOKENS_AT_ONCE = 1024
 """Tokens that run at once, in whole samples; the outputs of all blocks for them are held in memory."""
 ENCODED = "the encoder's output"
 """A key beside the blocks' paths: the input of the decoder's cross-attentions."""
@@ -83,7 +83,7 @@ def compare_outputs(
         raise UnsupportedError(f"{variant}: its embeddings are not of the dense model's shape", WAY_OUT)
     sums = [[0.0, 0.0] for _ in blocks]
     samples, tokens = len(batch.input_ids), Counter[str]()
-    step = max(1, GROUP // batch.input_ids.shape[1])
+    step = max(1, TOKENS_AT_ONCE // batch.input_ids.shape[1])
     for first in range(0, samples, step):
         rows = slice(first, first + step)
         inputs = batch.inputs(rows, device)

@@ -116,7 +116,7 @@ def small(patch: pytest.MonkeyPatch) -> None:
     """Save every step, a teacher's outputs in several files; calculate in one thread."""
     torch.set_num_threads(1)
     patch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-    patch.setattr(reading, "GROUP", 64)
+    patch.setattr(reading, "TOKENS_AT_ONCE", 64)
     patch.setattr(teacher, "PART", 2)
 
 

@@ -42,7 +42,7 @@ GRANULARITY = {
 @pytest.fixture(autouse=True)
 def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five samples run as two, two and one: some experts see no token in the first."""
-    monkeypatch.setattr("sparsebench.models.replay.blockwise.GROUP", 32)
+    monkeypatch.setattr("sparsebench.models.replay.blockwise.TOKENS_AT_ONCE", 32)
 
 
 def stored(model_type: str, form: str, folder: Path) -> Path:

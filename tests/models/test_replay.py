@@ -16,7 +16,7 @@ from tests.models.replaying import SHAPES, Stock, assert_close, batch, written
 @pytest.fixture(autouse=True)
 def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five samples run as two, two and one."""
-    monkeypatch.setattr("sparsebench.models.replay.blockwise.GROUP", 32)
+    monkeypatch.setattr("sparsebench.models.replay.blockwise.TOKENS_AT_ONCE", 32)
 
 
 def last_mask(given: Batch) -> Any:

@@ -196,7 +196,7 @@ def test_what_float16_cannot_hold_runs_in_float32(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", ["deberta-v2", "t5"])
 def test_a_sample_of_padding_adds_nothing(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsebench.models.replay.blockwise.GROUP", 1)
+    monkeypatch.setattr("sparsebench.models.replay.blockwise.TOKENS_AT_ONCE", 1)
     folder, family = written(shape, tmp_path / "model")
     given = batch(family)
     blank = [torch.zeros_like(tensor[:1]) for tensor in vars(given).values() if tensor is not None]

@@ -25,7 +25,7 @@ from sparsebench.models.replay.skeleton import Skeleton, SkeletonBlock, Stack, f
 from sparsebench.models.replay.stack_replay import StackReplay, StackTokens, States
 from sparsebench.models.shape.topology import View
 
-GROUP = 2048
+TOKENS_AT_ONCE = 2048
 """Tokens that run through a block at a time, in whole samples: this bounds the activations within a block."""
 STATISTICS = 2 << 30
 """Bytes of experts' Gram matrices that are held at once: where all take more, the block runs several times."""
@@ -180,9 +180,9 @@ class Replay:
 
     It calculates in ``dtype`` (``auto``: the checkpoint's) on ``device``, which holds a block's tensors while it is
     visited. Memory: one block's weights (with a GPU also the next one's in main memory), activations of ``group``
-    samples (default: of about `GROUP` tokens) and two copies of every stream's hidden states in that dtype. When these
-    would take more than IN_MEMORY bytes, they are files under ``spill``. Raises UnsupportedError or ModelError, with a
-    name, before any work when the model cannot be replayed.
+    samples (default: of about TOKENS_AT_ONCE tokens) and two copies of every stream's hidden states in that dtype. When
+    these would take more than IN_MEMORY bytes, they are files under ``spill``. Raises UnsupportedError or ModelError,
+    with a name, before any work when the model cannot be replayed.
     """
 
     def __init__(
@@ -305,7 +305,7 @@ class Replay:
             ids, mask = batch.decoder_input_ids, batch.mask("decoder")
         tokens = StackTokens(ids.to(self.device), mask.to(self.device).bool())
         samples = len(ids)
-        size = self.group or max(1, GROUP // self._longest)
+        size = self.group or max(1, TOKENS_AT_ONCE // self._longest)
         groups = [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
         states = States(self.streams, samples, self._spill, self.device)
         replay = StackReplay(stack, tokens, states, groups, encoder)

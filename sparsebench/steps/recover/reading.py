@@ -14,14 +14,14 @@ from sparsebench.errors import ModelError
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.text import load_tokenizer, longest_input
 from sparsebench.models.replay.batch import Batch
-from sparsebench.models.replay.blockwise import GROUP
+from sparsebench.models.replay.blockwise import TOKENS_AT_ONCE
 from sparsebench.steps.calibration import Calibrated, Calibration, named_text
 from sparsebench.steps.contract import Context, Step
 
 LENGTH = 512
 UNLABELLED = -100
 """The label of a position without a prediction, torch's ``ignore_index`` of the cross-entropy."""
-MASKED, HIDDEN, REPLACED = 0.15, 0.8, 0.1
+PREDICTED_SHARE, HIDDEN_SHARE, REPLACED_SHARE = 0.15, 0.8, 0.1
 """The share of tokens that a masked language model must predict; of these, the share that is hidden by the mask token
 and the share that is replaced by a random token (Devlin et al. 1810.04805)."""
 
@@ -73,18 +73,18 @@ class TrainingText:
         return torch.cat([ids[:, 1:], ids.new_full((len(ids), 1), UNLABELLED)], 1)
 
     def groups(self, rows: Sequence[int]) -> Iterator[list[int]]:
-        """Return the rows in groups that run at once, of about GROUP tokens each, padding included."""
+        """Return the rows in groups that run at once, of about TOKENS_AT_ONCE tokens each, padding included."""
         batch = self.batch
         length = batch.input_ids.shape[1] + (0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
-        size = max(1, GROUP // length)
+        size = max(1, TOKENS_AT_ONCE // length)
         return (list(rows[start : start + size]) for start in range(0, len(rows), size))
 
 
 @dataclass(frozen=True)
 class WordMasking:
-    """How tokens are masked: ``hidden`` is the id of the mask token; ``special`` tokens are never masked."""
+    """How tokens are masked: ``mask_token`` is the id of the mask token; ``special`` tokens are never masked."""
 
-    hidden: int
+    mask_token: int
     special: frozenset[int]
     vocabulary: int
 
@@ -101,13 +101,13 @@ class WordMasking:
         generator = torch.Generator().manual_seed(seed)
         special = torch.isin(ids, torch.tensor(sorted(self.special), device=ids.device))
         allowed = mask.bool() & ~special
-        predicted = allowed & (torch.rand(ids.shape, generator=generator, device="cpu") < MASKED)
+        predicted = allowed & (torch.rand(ids.shape, generator=generator, device="cpu") < PREDICTED_SHARE)
         if not predicted.any():  # a loss over no tokens would be NaN
             predicted.view(-1)[int(allowed.view(-1).int().argmax())] = True
         fate = torch.rand(ids.shape, generator=generator, device="cpu")
         random_ids = torch.randint(self.vocabulary, ids.shape, generator=generator, device="cpu")
-        masked = torch.where(predicted & (fate < HIDDEN), self.hidden, ids)
-        masked = torch.where(predicted & (fate >= 1 - REPLACED), random_ids, masked)
+        masked = torch.where(predicted & (fate < HIDDEN_SHARE), self.mask_token, ids)
+        masked = torch.where(predicted & (fate >= 1 - REPLACED_SHARE), random_ids, masked)
         return masked, ids.masked_fill(~predicted, UNLABELLED)
 
 

@@ -21,7 +21,7 @@ from sparsebench.models.modules.experts import split_with_weights
 from sparsebench.models.modules.hooks import removing_hooks
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
-from sparsebench.models.replay.blockwise import GROUP
+from sparsebench.models.replay.blockwise import TOKENS_AT_ONCE
 from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, joined, split
 from sparsebench.models.replay.skeleton import survey
 from sparsebench.models.shape.topology import module_path
@@ -33,7 +33,7 @@ BlockId = tuple[str, int]
 
 @dataclass
 class WholeModel:
-    """A model with its blocks by stack, and the text that it runs on, in groups of about GROUP tokens.
+    """A model with its blocks by stack, and the text that it runs on, in groups of about TOKENS_AT_ONCE tokens.
 
     ``dense_outputs`` keeps an encoder's outputs before any block was removed, by group. ``layers`` has the paths of experts'
     linear layers by the names of their matrices. ``classes`` (samples,) int64 are the targets of a classification head.
@@ -67,7 +67,7 @@ class WholeModel:
         """Return the linear layer that holds a matrix of the checkpoint, by the name of the matrix's view."""
         return self.model.get_submodule(self.layers[matrix]) if matrix in self.layers else module_of(self.model, matrix)
 
-    def groups(self, tokens: int = GROUP) -> list[slice]:
+    def groups(self, tokens: int = TOKENS_AT_ONCE) -> list[slice]:
         """Return the samples in groups that run together, of about ``tokens`` tokens each."""
         samples, length = self.batch.input_ids.shape
         # A decoder's head finds the last token by the padding behind it: without padding, one sample at a time.
