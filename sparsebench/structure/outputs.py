@@ -81,30 +81,33 @@ def compare_outputs(
     models: list[Any] = [load_model(folder, family, dtype, device) for folder in (dense, variant)]
     if len({tuple(model.get_input_embeddings().weight.shape) for model in models}) > 1:
         raise UnsupportedError(f"{variant}: its embeddings are not of the dense model's shape", WAY_OUT)
-    sums = [[0.0, 0.0] for _ in blocks]
+    dense_model, variant_model = models
+    sums: list[dict[str, float]] = [{"own": 0.0, "error": 0.0} for _ in blocks]
     samples, tokens = len(batch.input_ids), Counter[str]()
     step = max(1, TOKENS_AT_ONCE // batch.input_ids.shape[1])
     for first in range(0, samples, step):
         rows = slice(first, first + step)
         inputs = batch.inputs(rows, device)
         with torch.no_grad():
-            reads, dense_outputs = _run(models[0], blocks, inputs)
-            outputs = [_run(models[1], blocks, inputs, inputs_given)[1] for inputs_given in (reads, {})]
+            reads, expected = _run(dense_model, blocks, inputs)
+            _, own_outputs = _run(variant_model, blocks, inputs, reads)
+            _, outputs = _run(variant_model, blocks, inputs)
         masks = {block.stack: batch.mask(block.stack)[rows].to(device) for block in blocks}
         tokens.update({stack: int(mask.sum()) for stack, mask in masks.items()})
         for errors, block in zip(sums, blocks, strict=True):
-            for column, states in enumerate(outputs):
-                errors[column] += _difference(states[block.path], dense_outputs[block.path], masks[block.stack])
-            if not all(map(math.isfinite, errors)):
+            mask = masks[block.stack]
+            errors["own"] += _difference(own_outputs[block.path], expected[block.path], mask)
+            errors["error"] += _difference(outputs[block.path], expected[block.path], mask)
+            if not all(map(math.isfinite, errors.values())):
                 problem = f"{variant}: what {block.stack} block {block.index} gives is not finite"
                 raise ModelError(problem, "try float32")
         if progress:
             progress(min(samples, first + step), samples)
-    rows_of_errors = [
-        BlockError(block.stack, block.index, *(error / tokens[block.stack] for error in errors))
+    block_errors = tuple(
+        BlockError(block.stack, block.index, **{name: total / tokens[block.stack] for name, total in errors.items()})
         for errors, block in zip(sums, blocks, strict=True)
-    ]
-    return OutputsResult(tokens.total(), tuple(rows_of_errors))
+    )
+    return OutputsResult(tokens.total(), block_errors)
 
 
 def _blocks(folder: Path, family: Family) -> list[SkeletonBlock]:
