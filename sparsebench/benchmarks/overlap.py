@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import product
+from itertools import chain, product
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ _SUITES = frozenset(
 _SPLIT = re.compile(r"(test|validation|valid|val|dev|eval)(-|$)")
 """Names in the paths of our own data that do not name the data set (_SUITES), and the beginnings of split names."""
 _TRAINING = re.compile(r"train(ing)?([-\d]|$)")
+"""Beginnings of the names of training splits."""
 _NO_CONFIGURATION = frozenset({"", "default", "main", "none", "null", "all", "~"})
 RUN = 13
 """Words in a run, as in Brown et al. 2020, appendix C. Shorter texts never count: questions are alike by chance."""
@@ -57,10 +58,10 @@ def overlaps(calibration: str, task: str, data: str = "") -> bool:
         return True
     if data and task_sources[0].kind == "path":
         return False
-    names = _steps(source)
-    if any(_TRAINING.match(step) for step in names):
+    names = _path_names(source)
+    if any(_TRAINING.match(name) for name in names):
         return False
-    if any(not _SPLIT.match(step) for other in task_sources for step in names & (_steps(other) - _SUITES)):
+    if any(not _SPLIT.match(name) for other in task_sources for name in names & (_path_names(other) - _SUITES)):
         return True
     data_set, configuration = _data_set(task)
     has_one_configuration = configuration in _NO_CONFIGURATION
@@ -89,15 +90,15 @@ def _same(source: sources.Source, other: sources.Source) -> bool:
     return False
 
 
-def _steps(source: sources.Source) -> frozenset[str]:
+def _path_names(source: sources.Source) -> frozenset[str]:
     """Return the names in a source's path: folders, repository, the file without suffixes; none for ``path:``."""
     if source.kind == "wheel":
-        paths = [PurePosixPath(step_part.inner) for step_part in source.parts]
+        paths = [PurePosixPath(part.inner) for part in source.parts]
     elif source.file:
         paths = [PurePosixPath(source.repo.rsplit("/", 1)[-1], source.file)]
     else:
         return frozenset()
-    return frozenset(_normalized_name(step) for path in paths for step in (*path.parts[:-1], path.name.split(".")[0]))
+    return frozenset(_normalized_name(name) for path in paths for name in (*path.parts[:-1], path.name.split(".")[0]))
 
 
 def _data_set(task: str) -> tuple[str, str]:
@@ -155,26 +156,33 @@ def copied(fitted: Fitted, spec: TaskSpec, cache: sources.Cache) -> list[str] | 
     files = _files(spec, cache)
     if files is None:
         return None
-    copied_texts = (next(filter(fitted.holds, _texts(record)), None) for file in files for record in read_records(file))
-    return [text for text in copied_texts if text is not None]
+    found: list[str] = []
+    for record in chain.from_iterable(map(read_records, files)):
+        copied_text = next(filter(fitted.holds, _texts(record)), None)
+        if copied_text is not None:
+            found.append(copied_text)
+    return found
 
 
 def _files(spec: TaskSpec, cache: sources.Cache) -> list[Path] | None:
+    """Return the files that hold the task's documents; None where they cannot be searched."""
     task = spec.benchmark
     if spec.own:
-        return None if task and not task.form else [spec.own.fetch(cache)]
-    # CMUdict's file also holds the training words.
-    if task is None or (task.adapter == "generation" and not task.form):
+        return [spec.own.fetch(cache)] if not task or task.form else None
+    if task is None:
         return None
+    if task.adapter == "generation" and not task.form:
+        return None  # CMUdict's file also holds the training words
     if task.adapter != "harness":
         texts = (spec.data,) if spec.data else task.data
         return [sources.fetch(sources.parse(text), cache) for text in texts] if texts else None
     paths: list[Path] = []
     for split, text in definition(spec.task)["dataset_kwargs"]["data_files"].items():
+        if split == "train":
+            continue
         source, inner = split_source(text)
         path = sources.fetch(sources.parse(source), cache)
-        if split != "train":
-            paths += sorted(path.glob(inner.format(dataset_name="*"))) if inner else [path]
+        paths += sorted(path.glob(inner.format(dataset_name="*"))) if inner else [path]
     return paths
 
 
