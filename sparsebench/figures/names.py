@@ -17,6 +17,10 @@ from sparsebench.figures.canvas import NAME_LINE, Canvas, Panels, Rows
 
 LEVEL = 50.0
 """The weight of a level's name beside those of lines: it stays at its level, and they make room."""
+MOVED = 0.4
+"""The share of a line's height from which a level's name counts as moved: a thread then leads to it."""
+BESIDE_LEVEL, BESIDE_THREAD = 1.015, 1.035
+"""Where a level's name begins, in widths of the panel: at its level, or at the end of its thread."""
 
 
 @dataclass(frozen=True)
@@ -55,42 +59,59 @@ def write(canvas: Canvas, panels: Panels, labels_by_panel: Sequence[Sequence[Poi
     canvas.fit()
     canvas.figure.draw_without_rendering()
     line_names: list[tuple[Axes, Annotation]] = []
-    for (axes, _), names in zip(panels, labels_by_panel, strict=True):
-        panel_box = axes.get_window_extent()
-        heights = ((canvas.height_of(axes, name.y), name) for name in names)
-        ordered = sorted(heights, key=lambda pair: (pair[0], pair[1].text))
-        line_gap = NAME_LINE / 72 * canvas.figure.dpi / panel_box.height
-        lowest_rank = 0
-        for level in [pair for pair in ordered if pair[1].x is None]:
-            # No more names below a level's than fit below the level, nor above; and those of levels in their order.
-            ordered.remove(level)
-            names_below = min(sum(pair[0] <= level[0] for pair in ordered), int(level[0] / line_gap))
-            rank = max(names_below, len(ordered) - int((1 - level[0]) / line_gap), lowest_rank)
-            ordered.insert(rank, level)
-            lowest_rank = rank + 1
-        weights = [LEVEL if name.x is None else 1.0 for _, name in ordered]
-        edge = blended_transform_factory(axes.transAxes, axes.transData)
-        beside_line = blended_transform_factory(axes.transData, axes.transAxes)
+    for (axes, _), labels in zip(panels, labels_by_panel, strict=True):
+        line_gap = NAME_LINE / 72 * canvas.figure.dpi / axes.get_window_extent().height
+        ordered = _in_order(canvas, axes, labels, line_gap)
+        weights = [LEVEL if label.x is None else 1.0 for _, label in ordered]
         heights_apart = apart([line_end for line_end, _ in ordered], line_gap, weights)
-        for height, (line_end, name) in zip(heights_apart, ordered, strict=True):
-            if name.x is not None:  # beside the end of its line, without a thread: threads would cross in a fan
-                text = axes.annotate(
-                    name.text, (name.x, height), xycoords=beside_line, xytext=(6, 0), textcoords="offset points", va="center",
-                    fontsize=7, color=name.colour, annotation_clip=False, zorder=6,
-                )  # fmt: skip
-                line_names.append((axes, text))
-                continue
-            is_moved = abs(height - line_end) > 0.4 * line_gap
-            thread = {"arrowstyle": "-", "color": name.colour, "linewidth": 0.5, "linestyle": (0, (1, 2.5)),
-                      "relpos": (0, 0.5), "shrinkA": 0.5, "shrinkB": 0}  # fmt: skip
-            axes.annotate(
-                name.text, (1, name.y), xycoords=edge, xytext=(1.035 if is_moved else 1.015, height), textcoords="axes fraction",
-                va="center", fontsize=6.5, color=name.colour, annotation_clip=False, arrowprops=thread if is_moved else None,
-            )  # fmt: skip
+        for height, (line_end, label) in zip(heights_apart, ordered, strict=True):
+            if label.x is None:
+                _write_level(axes, label, height, is_moved=abs(height - line_end) > MOVED * line_gap)
+            else:
+                line_names.append((axes, _write_line(axes, label, height)))
     # The names have made the panels narrower.
     canvas.figure.draw_without_rendering()
     for axes, text in line_names:
         _move_clear(axes, text)
+
+
+def _in_order(canvas: Canvas, axes: Axes, labels: Sequence[PointLabel], gap: float) -> list[tuple[float, PointLabel]]:
+    """Return a panel's labels from the bottom up, each with the height of its point as a share of the panel's.
+
+    A level's label has no more labels below it than fit below the level, nor above.
+    """
+    heights = ((canvas.height_of(axes, label.y), label) for label in labels)
+    ordered = sorted(heights, key=lambda pair: (pair[0], pair[1].text))
+    lowest_rank = 0  # those of levels stay in their order
+    for pair in [pair for pair in ordered if pair[1].x is None]:
+        height, _ = pair
+        ordered.remove(pair)
+        labels_below = min(sum(other <= height for other, _ in ordered), int(height / gap))
+        rank = max(labels_below, len(ordered) - int((1 - height) / gap), lowest_rank)
+        ordered.insert(rank, pair)
+        lowest_rank = rank + 1
+    return ordered
+
+
+def _write_line(axes: Axes, label: PointLabel, height: float) -> Annotation:
+    """Write a line's name beside its end, without a thread: threads would cross in a fan."""
+    beside_line = blended_transform_factory(axes.transData, axes.transAxes)
+    return axes.annotate(
+        label.text, (label.x, height), xycoords=beside_line, xytext=(6, 0), textcoords="offset points", va="center",
+        fontsize=7, color=label.colour, annotation_clip=False, zorder=6,
+    )  # fmt: skip
+
+
+def _write_level(axes: Axes, label: PointLabel, height: float, is_moved: bool) -> None:
+    """Write a level's name at the panel's edge, with a thread to its level where it is moved."""
+    edge = blended_transform_factory(axes.transAxes, axes.transData)
+    begin = BESIDE_THREAD if is_moved else BESIDE_LEVEL
+    thread = {"arrowstyle": "-", "color": label.colour, "linewidth": 0.5, "linestyle": (0, (1, 2.5)),
+              "relpos": (0, 0.5), "shrinkA": 0.5, "shrinkB": 0}  # fmt: skip
+    axes.annotate(
+        label.text, (1, label.y), xycoords=edge, xytext=(begin, height), textcoords="axes fraction", va="center",
+        fontsize=6.5, color=label.colour, annotation_clip=False, arrowprops=thread if is_moved else None,
+    )  # fmt: skip
 
 
 def _move_clear(axes: Axes, text: Annotation) -> None:
