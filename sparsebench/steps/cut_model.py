@@ -18,7 +18,7 @@ from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.build import meta_model
 from sparsebench.models.shape.architectures import per_layer_widths
 from sparsebench.models.shape.axes import POSITIONS, Axis, Cut, ModelShape, with_expert_number
-from sparsebench.models.shape.topology import View, spellings, with_block_number
+from sparsebench.models.shape.topology import spellings, with_block_number
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Smaller:
     biases: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._cuts: dict[str, list[tuple[Axis, Any]]] = {}
+        self._cuts: dict[str, list[tuple[Axis, Cut]]] = {}
         self._moved: dict[str, str | None] = {}
         for axis, units in self.kept.items():
             for cut in axis.cuts:
@@ -52,7 +52,7 @@ class Smaller:
         widths = {**self.shape.checkpoint.config, **self.config}.get(PER_LAYER)
         return f"config.json has `{PER_LAYER}`: sparsebench loads it, stock transformers refuses it" if widths else ""
 
-    def name(self, stored: str) -> str | None:
+    def new_name(self, stored: str) -> str | None:
         """Return a tensor's name in the smaller model; None where it goes with its block or its expert."""
         if stored in self._moved:
             return self._moved[stored]
@@ -63,11 +63,11 @@ class Smaller:
         if part.layer in kept_blocks:
             return with_block_number(stored, kept_blocks.index(part.layer))
         # T5's one table of positions serves the whole stack: it moves to block 0 when its own block goes.
-        tables = [name for name in self.shape.parts if name.endswith(POSITIONS)]
-        is_only_table = [name for name in tables if self.shape.parts[name].stack == part.stack] == [stored]
-        return with_block_number(stored, 0) if is_only_table else None
+        parts = self.shape.parts.items()
+        tables = [name for name, other in parts if other.stack == part.stack and name.endswith(POSITIONS)]
+        return with_block_number(stored, 0) if tables == [stored] else None
 
-    def index(self, stored: str, dim: int, expert: int | None = None) -> torch.Tensor | None:
+    def kept_index(self, stored: str, dim: int, expert: int | None = None) -> torch.Tensor | None:
         """Return the entries of a tensor, or of an ``expert``'s slice of it, that stay along ``dim``; None for all."""
         length = self.shape.checkpoint.tensors[stored].shape[dim]
         removed = torch.zeros(length, dtype=torch.bool)
@@ -82,17 +82,13 @@ class Smaller:
         """Whether each expert's slice of a tensor loses entries of its own."""
         return any(cut.expert is not None for _, cut in self._cuts.get(stored, ()))
 
-    def view(self, cut: Cut) -> View:
-        """Return the view of a cut's matrix as (out, in)."""
-        return View(cut.tensor, cut.expert, self.shape.parts[cut.tensor].transposed)
-
     def add_biases(self, names: Sequence[str]) -> None:
         """Add biases to matrices that lack them, each as long as its matrix has rows left."""
         for name in names:
             weight = name.removesuffix("bias") + "weight"
-            rows = 1 if self.shape.parts[weight].transposed else 0
-            index = self.index(weight, rows)
-            self.biases[name] = self.shape.checkpoint.tensors[weight].shape[rows] if index is None else len(index)
+            row_dim = 1 if self.shape.parts[weight].transposed else 0
+            index = self.kept_index(weight, row_dim)
+            self.biases[name] = self.shape.checkpoint.tensors[weight].shape[row_dim] if index is None else len(index)
 
     def cut(self, stored: str, tensor: torch.Tensor) -> torch.Tensor:
         """Return what is left of a tensor."""
@@ -102,7 +98,7 @@ class Smaller:
 
     def _selected(self, stored: str, tensor: torch.Tensor, expert: int | None = None) -> torch.Tensor:
         for dim in range(tensor.ndim):
-            index = self.index(stored, dim + (expert is not None), expert)
+            index = self.kept_index(stored, dim + (expert is not None), expert)
             tensor = tensor if index is None else tensor.index_select(dim, index)
         return tensor
 
@@ -111,12 +107,12 @@ class Smaller:
         tensors = self.shape.checkpoint.tensors
         stored: list[tuple[str, str, tuple[int, ...]]] = []
         for info in tensors.values():
-            name = self.name(info.name)
+            name = self.new_name(info.name)
             if name is None:
                 continue
             # All experts keep the same number of entries: the first one stands for them.
             expert = 0 if self.by_expert(info.name) else None
-            indices = [self.index(info.name, dim, expert) for dim in range(len(info.shape))]
+            indices = [self.kept_index(info.name, dim, expert) for dim in range(len(info.shape))]
             lengths = tuple(
                 length if index is None else len(index) for length, index in zip(info.shape, indices, strict=True)
             )
@@ -145,12 +141,17 @@ _NUMBERED = ("moe_layers", "mlp_only_layers")
 """Keys of config.json that list blocks by number: those that have experts, and those that have none."""
 
 
-def per_block_keys(config: Mapping[str, Any], layers: int, kept_blocks: Sequence[int]) -> dict[str, Any]:
+def per_block_keys(config: Mapping[str, Any], block_count: int, kept_blocks: Sequence[int]) -> dict[str, Any]:
     """Return the per-block keys of config.json where only the blocks in ``kept_blocks`` are left: attention, experts, widths.
 
     A list that transformers would make from the number of blocks is written where its entries differ. Raises
     UnsupportedError where what a block does depends on its number.
     """
+    if config.get("scale_attn_by_inverse_layer_idx"):
+        raise UnsupportedError(
+            "config.json: `scale_attn_by_inverse_layer_idx`: what a block does depends on its number, which would change",
+            "remove neurons instead",
+        )
     changed: dict[str, Any] = {}
     full_config = transformers_config(config).to_dict()
     for key in _NUMBERED:
@@ -159,13 +160,13 @@ def per_block_keys(config: Mapping[str, Any], layers: int, kept_blocks: Sequence
     if isinstance(step := full_config.get("decoder_sparse_step"), int) and step > 1:
         # Blocks that have no experts because of their number are now listed.
         without_experts = {*(full_config["mlp_only_layers"] or ())}
-        without_experts |= {layer for layer in range(layers) if (layer + 1) % step}
+        without_experts |= {layer for layer in range(block_count) if (layer + 1) % step}
         changed["decoder_sparse_step"] = 1
         changed["mlp_only_layers"] = [number for number, layer in enumerate(kept_blocks) if layer in without_experts]
     if isinstance(dense := full_config.get("first_k_dense_replace"), int):
         changed["first_k_dense_replace"] = sum(layer < dense for layer in kept_blocks)
     for key, value in full_config.items():
-        if "layer" in key and key not in _NUMBERED and isinstance(value, list) and len(value) == layers:
+        if "layer" in key and key not in _NUMBERED and isinstance(value, list) and len(value) == block_count:
             differs = any(entry != value[0] for entry in value)
             if differs or config.get(key) is not None:
                 changed[key] = [value[layer] for layer in kept_blocks]
@@ -177,11 +178,6 @@ def per_block_keys(config: Mapping[str, Any], layers: int, kept_blocks: Sequence
         changed[PER_LAYER] = {number: width for number, width in widths.items() if width} or None
     if isinstance(config.get("max_window_layers"), int):
         changed["max_window_layers"] = sum(layer < config["max_window_layers"] for layer in kept_blocks)
-    if config.get("scale_attn_by_inverse_layer_idx"):
-        raise UnsupportedError(
-            "config.json: `scale_attn_by_inverse_layer_idx`: what a block does depends on its number, which would change",
-            "remove neurons instead",
-        )
     return changed
 
 
@@ -214,12 +210,12 @@ def write_smaller(
 
 
 def open_writer(smaller: Smaller, family: Family, folder: Path) -> CheckpointWriter:
-    """Check the smaller model's shape and return a writer for it."""
-    layout = checked_layout(smaller, family)
+    """Complete and check the smaller model's config, and return a writer for the model."""
+    layout = complete_and_lay_out(smaller, family)
     return CheckpointWriter(folder, layout, smaller.shape.checkpoint.folder, smaller.config)
 
 
-def checked_layout(smaller: Smaller, family: Family) -> list[TensorInfo]:
+def complete_and_lay_out(smaller: Smaller, family: Family) -> list[TensorInfo]:
     """Add the aliases of changed keys to the smaller model's config, and return its tensors.
 
     Raises UnsupportedError, naming the tensor or the reason, where stock transformers does not build it in this shape.
@@ -253,7 +249,7 @@ def aliased_keys(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[
 def write_rest(smaller: Smaller, writer: CheckpointWriter, provenance: Mapping[str, Any]) -> None:
     """Write what is not written yet, new biases as zeros, and give the folder its name."""
     for stored in smaller.shape.checkpoint.tensors:
-        name = smaller.name(stored)
+        name = smaller.new_name(stored)
         if name in writer.missing:
             writer.write(name, smaller.cut(stored, smaller.shape.checkpoint.load(stored)))
     for name in smaller.biases:

@@ -126,6 +126,10 @@ class ModelShape:
             return mixture.count
         return mixture.shared if axis.expert == "shared" and mixture.shared else mixture.neurons
 
+    def view(self, cut: Cut) -> View:
+        """Return the view of a cut's matrix as (out, in)."""
+        return View(cut.tensor, cut.expert, self.parts[cut.tensor].transposed)
+
     def of(self, kind: AxisKind) -> list[Axis]:
         """Return the axes of a kind. Raises UnsupportedError where the type has none that can be cut."""
         axes = [axis for axis in self.axes if axis.kind == kind]

@@ -242,6 +242,6 @@ def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: N
             plan = GatePlan(shape, step, context.seed)
             # Refuse before the training what could not be written after it.
             first = {axis: [*range(count)] for axis, count in plan.numbers.items()}
-            cut_model.checked_layout(plan.smaller(first), context.family)
+            cut_model.complete_and_lay_out(plan.smaller(first), context.family)
             training = GateTraining(dense, parent, step, context, plan.begin, plan=plan)
             emit(step, training.run(folder))

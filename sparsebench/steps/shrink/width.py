@@ -321,7 +321,7 @@ class _WidthPass:
         checkpoint = self.shape.checkpoint
         for axis, units in draft.smaller.kept.items():
             for cut in axis.outputs:
-                weights = draft.smaller.view(cut).shaped(checkpoint.load(cut.tensor))
+                weights = draft.smaller.shape.view(cut).shaped(checkpoint.load(cut.tensor))
                 index = compensation.columns(axis, cut, units, weights.shape[1])
                 added = compensation.mean_output(weights, self.means[cut.tensor], index)
                 name = cut.tensor.removesuffix("weight") + "bias"
@@ -364,7 +364,7 @@ def _refitted(
     """Refit an output matrix. Return the columns that stay, as they are stored, and the matrix with zeros in place of
     the others, with which the replay goes on."""
     assert gram is not None
-    weights, view = block.matrix(cut.name), draft.smaller.view(cut)
+    weights, view = block.matrix(cut.name), draft.smaller.shape.view(cut)
     index = compensation.columns(axis, cut, draft.smaller.kept[axis], weights.shape[1])
     refitted = compensation.refit(weights, gram, index, cut.name).to(weights.dtype)
     padded = weights.new_zeros(weights.shape)
