@@ -34,7 +34,7 @@ from sparsebench.run import worker
 from sparsebench.runtime import watch
 
 MESSAGE_BYTES = 1 << 16
-ENDED_SECONDS = 0.02
+LOOK_SECONDS = 0.02
 """How often the fork server looks which of its jobs have ended."""
 
 
@@ -46,7 +46,7 @@ class ForkServer:
     """
 
     def __init__(self, modules: Iterable[str], variables: Mapping[str, str]) -> None:
-        self.line, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.orders, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with server_end:
             self.process = subprocess.Popen(
                 children.command(__name__, server_end.fileno(), *modules),
@@ -68,13 +68,13 @@ class ForkServer:
         reading, writing = os.pipe()
         order = json.dumps({"spec": str(spec), "log": str(log)}).encode()
         with suppress(BrokenPipeError, ConnectionResetError):  # the job ends as the server did
-            socket.send_fds(self.line, [order], [events, writing])
+            socket.send_fds(self.orders, [order], [events, writing])
         os.close(writing)
         return Forked(self.process, reading)
 
     def close(self) -> None:
         """End the fork server, after its jobs have ended."""
-        self.line.close()
+        self.orders.close()
         self.process.kill()
         self.process.wait()
 
@@ -85,14 +85,15 @@ class Forked:
     def __init__(self, server: subprocess.Popen[bytes], outcome: int) -> None:
         self.server = server
         self.outcome = os.fdopen(outcome, "rb", 0)
-        self.numbers: list[int] = []
+        self.reported: list[int] = []
+        """What the fork server has reported: the process's id, then its exit code."""
         self.code: int | None = None
 
     @property
     def pid(self) -> int:
         """The id of its process and process group; that of the fork server until it has forked."""
         self._read(0.0)
-        return self.numbers[0] if self.numbers else self.server.pid
+        return self.reported[0] if self.reported else self.server.pid
 
     def poll(self) -> int | None:
         """Return the exit code, or None while it runs.
@@ -111,9 +112,9 @@ class Forked:
         """Read what the fork server has written, waiting for it for some ``seconds``; return the exit code, if known."""
         while self.code is None and select.select([self.outcome], [], [], seconds)[0]:
             data = self.outcome.read(MESSAGE_BYTES)
-            self.numbers += map(int, data.split())
-            if len(self.numbers) == 2:
-                self.code = self.numbers[1]
+            self.reported += map(int, data.split())
+            if len(self.reported) == 2:
+                self.code = self.reported[1]
             elif not data:
                 self.code = self.server.wait() or 1
             if self.code is not None:
@@ -127,23 +128,26 @@ Process = Forked | subprocess.Popen[bytes]
 
 
 def main() -> None:
-    """Run the fork server: import, then fork on every order, until the parent closes the line."""
+    """Run the fork server: import, then fork on every order, until the parent closes the socket of orders.
+
+    The arguments are that socket's descriptor, then the modules to import.
+    """
     redact_stderr()
-    line = socket.socket(fileno=int(sys.argv[1]))
+    orders = socket.socket(fileno=int(sys.argv[1]))
     for name in sys.argv[2:]:
         with suppress(Exception):  # the job that needs it fails with the reason
             importlib.import_module(name)
     gc.freeze()  # so that the children's garbage collectors do not copy what is never collected
     outcomes: dict[int, int] = {}
     while True:
-        if select.select([line], [], [], ENDED_SECONDS if outcomes else None)[0]:
-            data, descriptors, *_ = socket.recv_fds(line, MESSAGE_BYTES, 2)
+        if select.select([orders], [], [], LOOK_SECONDS if outcomes else None)[0]:
+            data, descriptors, *_ = socket.recv_fds(orders, MESSAGE_BYTES, 2)
             if not data:
                 return
             events, outcome = descriptors
             parent = os.getpid()
             if not (pid := os.fork()):
-                _live(parent, json.loads(data), events, [line.detach(), outcome, *outcomes.values()])
+                _do_job(parent, json.loads(data), events, [orders.detach(), outcome, *outcomes.values()])
             os.close(events)
             outcomes[pid] = outcome
             _tell(outcome, pid)
@@ -160,7 +164,7 @@ def _tell(outcome: int, number: int) -> None:
         os.write(outcome, f"{number}\n".encode())
 
 
-def _live(parent: int, order: Mapping[str, str], events: int, foreign: Iterable[int]) -> NoReturn:
+def _do_job(parent: int, order: Mapping[str, str], events: int, foreign: Iterable[int]) -> NoReturn:
     """Do the job in the new process, and end it: nothing that the fork server still had to do may happen here too.
 
     ``foreign`` are descriptors that only the fork server may hold.
