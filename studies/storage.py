@@ -31,7 +31,7 @@ import numpy as np
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.shape.topology import parts
 from sparsebench.storage import compiled, formats, measure
-from sparsebench.storage.compiled import Portable
+from sparsebench.storage.compiled import NumpyKernels
 from sparsebench.storage.container import read_bytes
 from sparsebench.storage.packed import decode, encode
 from sparsebench.storage.words import Scratch
@@ -241,7 +241,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with ExitStack() as stack:
         if chosen.numpy:
-            stack.enter_context(mock.patch.object(compiled, "packing_kernels", return_value=Portable()))
+            stack.enter_context(mock.patch.object(compiled, "packing_kernels", return_value=NumpyKernels()))
         (in_memory if chosen.in_memory else on_disk)(chosen)
 
 

@@ -34,11 +34,12 @@ _SIGNATURES: dict[str, tuple[type | None, str]] = {
 }
 """What each function returns and takes: p a pointer, n a 64-bit number, i an int."""
 _TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int}
+_TOO_MANY = "its index places more values than there are, or one beyond the last element"
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """The operations of ``Portable`` in C++; ``simd`` and ``crc_simd`` are vector widths, 0 for none."""
+class CompiledKernels:
+    """The operations of ``NumpyKernels`` in C++; ``simd`` and ``crc_simd`` are vector widths, 0 for none."""
 
     packing: ctypes.CDLL
     checksum: ctypes.CDLL
@@ -46,7 +47,7 @@ class Compiled:
     crc_simd: int
 
     @classmethod
-    def available(cls) -> Compiled | None:
+    def available(cls) -> CompiledKernels | None:
         """Return the operations with this processor's widest vectors; None where a library cannot be built."""
         packing, checksum = library("packing"), library("checksum")
         if isinstance(packing, Missing) or isinstance(checksum, Missing):
@@ -61,14 +62,14 @@ class Compiled:
 
     def place(self, encoding: str, index: Bytes, values: Words, n: int, scratch: Scratch) -> tuple[Words, int]:
         words = scratch.take("words", n * values.itemsize).view(values.dtype)
-        ends = values.ctypes.data, values.size, values.itemsize, words.ctypes.data, n
+        arguments = values.ctypes.data, values.size, values.itemsize, words.ctypes.data, n
         if encoding == "bitmask":
-            done = self.packing.packing_place_mask(index.ctypes.data, *ends, self.simd)
+            placed = self.packing.packing_place_mask(index.ctypes.data, *arguments, self.simd)
         else:
-            done = self.packing.packing_place_gaps(index.ctypes.data, index.size, ESCAPE[encoding], *ends)
-        if done < 0:
-            raise StorageError("its index places more values than there are, or one beyond the last element")
-        return words, done
+            placed = self.packing.packing_place_gaps(index.ctypes.data, index.size, ESCAPE[encoding], *arguments)
+        if placed < 0:
+            raise StorageError(_TOO_MANY)
+        return words, placed
 
     def split_planes(self, words: Words, rotate: int) -> npt.NDArray[np.uint8]:
         words = np.ascontiguousarray(words)
@@ -79,8 +80,8 @@ class Compiled:
     def join_planes(self, planes: Sequence[Bytes], word: type[np.unsignedinteger], rotate: int) -> Words:
         words = np.empty(planes[0].size, word)
         for number, plane in enumerate(planes):
-            ends = plane.ctypes.data, words.size, words.itemsize, number, rotate, words.ctypes.data
-            self.packing.packing_join_plane(*ends)
+            arguments = plane.ctypes.data, words.size, words.itemsize, number, rotate, words.ctypes.data
+            self.packing.packing_join_plane(*arguments)
         return words
 
     def crc32(self, bits: Bytes) -> int:
@@ -92,15 +93,15 @@ class Compiled:
 class CompiledScan:
     """A tensor split in one pass, as by ``NumpyScan``; its parts are in scratch memory until the next scan."""
 
-    def __init__(self, by: Compiled, words: Words, scratch: Scratch) -> None:
-        self.by = by
+    def __init__(self, kernels: CompiledKernels, words: Words, scratch: Scratch) -> None:
+        self.kernels = kernels
         self.words = np.ascontiguousarray(words)
         self.scratch = scratch
         self.mask = scratch.take("mask", (words.size + 7) // 8)
         self.values = scratch.take("values", words.nbytes + _VECTOR)
         pointers = self.mask.ctypes.data, self.values.ctypes.data
         start, n, item = self.words.ctypes.data, words.size, words.itemsize
-        self.count = int(by.packing.packing_split(start, n, item, *pointers, by.simd))
+        self.count = int(kernels.packing.packing_split(start, n, item, *pointers, kernels.simd))
 
     def split(self) -> tuple[Bytes, tuple[Words, ...]]:
         values = self.values[: self.count * self.words.itemsize].view(self.words.dtype)
@@ -109,7 +110,7 @@ class CompiledScan:
     def gaps(self, encoding: str) -> Bytes:
         out = self.scratch.take("gaps", self.gap_bytes[encoding])
         start, n, escape = self.mask.ctypes.data, self.words.size, ESCAPE[encoding]
-        self.by.packing.packing_write_gaps(start, n, escape, out.ctypes.data, self.by.simd)
+        self.kernels.packing.packing_write_gaps(start, n, escape, out.ctypes.data, self.kernels.simd)
         return out
 
     @functools.cached_property
@@ -117,12 +118,13 @@ class CompiledScan:
         """The bytes that ``gaps8`` and ``gaps4`` would take, counted in one pass over the mask."""
         eights, fours = ctypes.c_int64(), ctypes.c_int64()
         totals = ctypes.byref(eights), ctypes.byref(fours)
-        self.by.packing.packing_count_gaps(self.mask.ctypes.data, self.words.size, *totals, self.by.simd)
+        mask, simd = self.mask.ctypes.data, self.kernels.simd
+        self.kernels.packing.packing_count_gaps(mask, self.words.size, *totals, simd)
         return {"gaps8": eights.value, "gaps4": (fours.value + 1) // 2}
 
 
-class Portable:
-    """The expensive operations; ``Compiled`` has the same in C++."""
+class NumpyKernels:
+    """The expensive operations; ``CompiledKernels`` has the same in C++."""
 
     def scan(self, words: Words, scratch: Scratch) -> NumpyScan:
         """Return a scan that splits a tensor; its parts may be in scratch memory."""
@@ -135,14 +137,15 @@ class Portable:
         Raises StorageError when it places more values than there are, or one beyond the last element.
         """
         words = np.zeros(n, values.dtype)
-        done = 0
-        for places in _mask_places(index, n) if encoding == "bitmask" else _gap_places(index, ESCAPE[encoding]):
-            piece = values[done : done + places.size]
+        placed = 0
+        all_places = _mask_places(index, n) if encoding == "bitmask" else _gap_places(index, ESCAPE[encoding])
+        for places in all_places:
+            piece = values[placed : placed + places.size]
             if piece.size != places.size or (places.size and places[-1] >= n):
-                raise StorageError("its index places more values than there are, or one beyond the last element")
+                raise StorageError(_TOO_MANY)
             words[places] = piece
-            done += places.size
-        return words, done
+            placed += places.size
+        return words, placed
 
     def split_planes(self, words: Words, rotate: int) -> npt.NDArray[np.uint8]:
         """Return byte planes (bytes per word, words) of words rotated left by ``rotate`` bits, lowest byte first."""
@@ -235,7 +238,7 @@ def _gap_places(index: Bytes, escape: int) -> Iterator[npt.NDArray[np.intp]]:
     position = 0
     for start in range(0, index.size, BLOCK):
         symbols = index[start : start + BLOCK]
-        if escape == 15:
+        if escape == ESCAPE["gaps4"]:
             symbols = halves(symbols)
         lands = symbols != escape
         ends = np.cumsum(symbols, dtype=np.intp)
@@ -245,11 +248,11 @@ def _gap_places(index: Bytes, escape: int) -> Iterator[npt.NDArray[np.intp]]:
         yield ends.take(np.flatnonzero(lands)) - 1
 
 
-PackingKernels = Compiled | Portable
+PackingKernels = CompiledKernels | NumpyKernels
 Scan = CompiledScan | NumpyScan
 
 
 @functools.cache
 def packing_kernels() -> PackingKernels:
     """Return the fastest kernels that this machine has."""
-    return Compiled.available() or Portable()
+    return CompiledKernels.available() or NumpyKernels()

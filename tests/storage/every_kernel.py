@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 
 from sparsebench.storage import compiled
-from sparsebench.storage.compiled import Compiled, Portable
+from sparsebench.storage.compiled import CompiledKernels, NumpyKernels
 
 NAMES = ["numpy", "compiled", "128-bit checksum", "vectors"]
 
@@ -16,9 +16,9 @@ NAMES = ["numpy", "compiled", "128-bit checksum", "vectors"]
 @contextmanager
 def using(name: str) -> Iterator[None]:
     """All that is done here is done by numpy, by our C++ without vectors, or with those that this machine has."""
-    chosen: compiled.PackingKernels = Portable()
+    chosen: compiled.PackingKernels = NumpyKernels()
     if name != "numpy":
-        native = Compiled.available()
+        native = CompiledKernels.available()
         if native is None:
             pytest.skip("no C++ compiler")
         narrow = {"compiled": (0, 0), "128-bit checksum": (0, min(1, native.crc_simd))}
