@@ -102,8 +102,12 @@ def _asked(watched: _Watched, sql: str, parameters: dict[str, Any] | None = None
     cursor = watched.call(watched.connection.execute, sql, parameters)
     if cursor is None or cursor.description is None:
         raise QueryError("there is no query in it", "give one SELECT; without a query the views are listed")
-    names = tuple(column[0] for column in cursor.description or ())
-    return Stream(names, chain.from_iterable(iter(lambda: watched.call(cursor.fetchmany, _ROWS), [])))
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        while fetched := watched.call(cursor.fetchmany, _ROWS):
+            yield from fetched
+
+    return Stream(tuple(column[0] for column in cursor.description), rows())
 
 
 class _Watched:
@@ -261,7 +265,10 @@ def export(ledger: Path, to: str, out: Path) -> list[Path]:
         for name, relation in _relations(connection):
             path = refuse_link(out / f"{name}.{to}")
             rows = connection.sql(f"FROM {relation}")
-            rows.to_parquet(str(path)) if to == "parquet" else rows.to_csv(str(path))
+            if to == "parquet":
+                rows.to_parquet(str(path))
+            else:
+                rows.to_csv(str(path))
             written.append(path)
     return written
 
