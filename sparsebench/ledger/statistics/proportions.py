@@ -85,10 +85,12 @@ def newcombe(table: PairedCounts, z: float = Z95) -> tuple[float, float]:
 
     Method 10 of Statistics in Medicine 17, 2635-2650 (1998): square-and-add with the correlation of the pairs.
     """
-    (first, low, high), (second, other_low, other_high) = _sides(table, z)
+    (variant, variant_low, variant_high), (dense, dense_low, dense_high) = _sides(table, z)
     phi = table.correlation()
-    shift = first - second
-    return (shift - _root(first - low, other_high - second, phi), shift + _root(high - first, second - other_low, phi))
+    difference = variant - dense
+    down = _root(variant - variant_low, dense_high - dense, phi)
+    up = _root(variant_high - variant, dense - dense_low, phi)
+    return difference - down, difference + up
 
 
 def retained(table: PairedCounts, chance: float) -> tuple[float | None, float | None]:
@@ -96,20 +98,22 @@ def retained(table: PairedCounts, chance: float) -> tuple[float | None, float | 
 
     It holds the ratios r for which variant - r dense, both counted from chance, may be 0 by ``newcombe``'s
     square-and-add (MOVER: Zou & Donner, Statistics in Medicine 27, 1693-1702, 2008). Without clusters it holds 1
-    exactly when the interval of the difference holds 0. An end is None where there is none.
+    exactly when the interval of the difference holds 0. An end is None where there is none. The dense share must be
+    above ``chance``.
     """
-    (first, low, high), (second, other_low, other_high) = _sides(table)
+    (variant, variant_low, variant_high), (dense, dense_low, dense_high) = _sides(table)
     phi = table.correlation()
-    top, base = first - chance, second - chance
+    variant_gain, dense_gain = variant - chance, dense - chance
 
     def excess(ratio: float, upper: bool) -> float:
         # The end of r x dense that widens the limit. With r < 0 its ends swap, and the correlation changes its sign.
-        width = high - first if upper else first - low
-        other_width = (second - other_low) if upper == (ratio >= 0) else (other_high - second)
-        root = _root(width, abs(ratio) * other_width, phi if ratio >= 0 else -phi)
-        return top - ratio * base + (root if upper else -root)
+        variant_width = variant_high - variant if upper else variant - variant_low
+        dense_width = (dense - dense_low) if upper == (ratio >= 0) else (dense_high - dense)
+        root = _root(variant_width, abs(ratio) * dense_width, phi if ratio >= 0 else -phi)
+        return variant_gain - ratio * dense_gain + (root if upper else -root)
 
-    return _end(excess, top / base, upper=False), _end(excess, top / base, upper=True)
+    estimate = variant_gain / dense_gain
+    return _end(excess, estimate, upper=False), _end(excess, estimate, upper=True)
 
 
 def _end(excess: Callable[[float, bool], float], start: float, upper: bool) -> float | None:
@@ -133,8 +137,8 @@ def _end(excess: Callable[[float, bool], float], start: float, upper: bool) -> f
 def _sides(table: PairedCounts, z: float = Z95) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return the share and both ends of its Wilson interval: the variant's, then the dense model's."""
     n, right = table.n, (table.both + table.gained, table.both + table.lost)
-    first, second = ((count / n, *wilson(count, n, z)) for count in right)
-    return first, second
+    variant, dense = ((count / n, *wilson(count, n, z)) for count in right)
+    return variant, dense
 
 
 def _root(a: float, b: float, phi: float) -> float:
