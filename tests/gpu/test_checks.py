@@ -25,7 +25,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         pytest.skip("there is no GPU here")
     device = devices.resolve("cuda")
     made = Bench(device, len(devices.chosen(device)), tmp_path_factory.mktemp("bench"))
-    made.choose()
+    made.select_gpu()
     return made
 
 

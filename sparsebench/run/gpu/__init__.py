@@ -66,7 +66,7 @@ def run_checks(device: str, ranks: int) -> Iterator[Check]:
     """
     with tempfile.TemporaryDirectory(prefix="sparsebench-doctor-") as folder:
         bench = Bench(device, ranks, Path(folder))
-        bench.choose()
+        bench.select_gpu()
         for number, (title, check) in enumerate(CHECKS.items(), 1):
             started = time.perf_counter()
             numbers: dict[str, Any] = {}

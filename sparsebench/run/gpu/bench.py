@@ -10,17 +10,13 @@ from typing import Any
 import torch
 
 from sparsebench import devices
-from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.names import Family
 from sparsebench.models.random_weights import write_random
 from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload, measure_memory, measure_pair
-from sparsebench.steps.contract import Context
-from sparsebench.steps.registry import kinds, single
 
-GIB = 2**30
 CheckResult = tuple[bool, dict[str, Any]]
 """Whether a check passed, and the numbers that it was judged by."""
-SMALLER = 4
+CPU_DIVISOR = 4
 """On a CPU, widths and heads are divided by this."""
 
 
@@ -31,15 +27,15 @@ def _config(kind: str, hidden: int, heads: int, inner: int, vocabulary: int, **m
     }  # fmt: skip
 
 
-ENDS = {"bos_token_id": 1, "eos_token_id": 2}
+END_TOKENS = {"bos_token_id": 1, "eos_token_id": 2}
 SHAPES: dict[str, tuple[Family, dict[str, Any]]] = {
     "deberta": ("encoder", _config(
         "deberta-v2", 1536, 24, 6144, 128100, relative_attention=True, position_buckets=256,
         pos_att_type=["c2p", "p2c"], norm_rel_ebd="layer_norm", share_att_key=True,
     )),
     "bert": ("encoder", _config("bert", 1024, 16, 4096, 30522)),
-    "opt": ("decoder", _config("opt", 2048, 32, 8192, 50272, ffn_dim=8192, word_embed_proj_dim=2048, **ENDS)),
-    "llama": ("decoder", _config("llama", 2048, 32, 8192, 32000, num_key_value_heads=8, **ENDS)),
+    "opt": ("decoder", _config("opt", 2048, 32, 8192, 50272, ffn_dim=8192, word_embed_proj_dim=2048, **END_TOKENS)),
+    "llama": ("decoder", _config("llama", 2048, 32, 8192, 32000, num_key_value_heads=8, **END_TOKENS)),
     "t5": ("encoder-decoder", {
         "model_type": "t5", "vocab_size": 32128, "d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_heads": 32,
         "num_layers": 4, "num_decoder_layers": 4, "feed_forward_proj": "gated-gelu", "is_encoder_decoder": True,
@@ -70,7 +66,7 @@ class Bench:
         """Whether a GPU is examined."""
         return devices.is_gpu(self.device)
 
-    def choose(self) -> None:
+    def select_gpu(self) -> None:
         """Have code that names no GPU use this one."""
         if self.gpu:
             torch.cuda.set_device(torch.device(self.device).index or 0)
@@ -85,9 +81,8 @@ class Bench:
         """The precision that models are measured in."""
         return "bfloat16" if self.gpu else "float32"
 
-    @property
-    def several(self) -> list[int]:
-        """The numbers of ranks that can share a model. Raises CheckSkipped where there is only one rank."""
+    def rank_counts(self) -> list[int]:
+        """Return the numbers of ranks that can share a model. Raises CheckSkipped where there is only one rank."""
         if self.ranks < 2:
             raise CheckSkipped("the check needs two ranks")
         return [ranks for ranks in (2, 4, 8) if ranks <= self.ranks]
@@ -96,7 +91,7 @@ class Bench:
         """Return a model of random weights, made when first asked for, and its family."""
         family, config = SHAPES[name]
         if not self.gpu:
-            narrow = {key: value // SMALLER for key, value in config.items() if key in WIDTHS}
+            narrow = {key: value // CPU_DIVISOR for key, value in config.items() if key in WIDTHS}
             config = {**config, **narrow, "vocab_size": 128}
         folder = self.folder / name
         if not folder.is_dir():
@@ -105,8 +100,11 @@ class Bench:
 
     def setting(self, engine: str, ranks: int = 1, **more: Any) -> Setting:
         """Return how to measure on the device: briefly, unless ``more`` says otherwise."""
-        usual: dict[str, Any] = {"workload": Workload(1, 32, 4), "samples": 4, "processes": 1, "phase_seconds": 1.0}
-        return Setting(engine, ranks, **usual | {"dtype": self.dtype, "device": self.device} | more)
+        usual: dict[str, Any] = {
+            "workload": Workload(1, 32, 4), "samples": 4, "processes": 1, "phase_seconds": 1.0, "dtype": self.dtype,
+            "device": self.device,
+        }  # fmt: skip
+        return Setting(engine, ranks, **usual | more)
 
     def memory(self, name: str, engine: str, ranks: int = 1) -> MemoryResult:
         """Measure the memory of a model; this also checks parity and runs a decode with a cache."""
@@ -117,18 +115,6 @@ class Bench:
         """Time a variant against the model."""
         folder, family = self.model(name)
         return measure_pair(folder, variant, family, self.setting(engine, **more))
-
-    def pruned(self, name: str, **settings: Any) -> Path:
-        """Prune the model by magnitude and return the folder of the result."""
-        folder, family = self.model(name)
-        out, step = self.folder / f"{name}-pruned", single("prune", "magnitude", **settings)
-
-        def emit(_: Any, outcome: Any) -> None:
-            if isinstance(outcome, SparsebenchError):
-                raise outcome
-
-        kinds()["prune"].load()(folder, {step: out}, Context(family), emit)
-        return out
 
 
 def output_distance(result: MemoryResult | LatencyResult) -> float:

@@ -8,7 +8,7 @@ import torch
 
 from sparsebench import devices
 from sparsebench.energy import Unavailable, gpu, meter, nvml
-from sparsebench.run.gpu.bench import GIB, Bench, CheckResult, CheckSkipped
+from sparsebench.run.gpu.bench import Bench, CheckResult, CheckSkipped
 from sparsebench.runtime.latency import Peers
 from sparsebench.runtime.memory import Meter
 
@@ -47,7 +47,7 @@ def clock(bench: Bench) -> CheckResult:
 
 def peaks(bench: Bench) -> CheckResult:
     """Take memory in one phase and none in the next, and check that the peaks say so."""
-    size = GIB if bench.gpu else 2**28
+    size = 2**30 if bench.gpu else 2**28
     # What libraries such as cuBLAS hold on the GPU by now does not belong to the phase.
     before = torch.cuda.memory_allocated() if bench.gpu else 0
     phases = Meter(0, bench.device)

@@ -8,20 +8,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from sparsebench import devices
-from sparsebench.errors import MeasureError
+from sparsebench.errors import MeasureError, SparsebenchError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import parts
-from sparsebench.run.gpu.bench import GIB, Bench, CheckResult, CheckSkipped, output_distance
+from sparsebench.run.gpu.bench import Bench, CheckResult, CheckSkipped, output_distance
 from sparsebench.runtime import MemoryResult, Workload
 from sparsebench.runtime.footprint import working_bytes
 from sparsebench.runtime.graphs import GRAPH
 from sparsebench.runtime.group import RankGroup, add_up
 from sparsebench.runtime.results import RankJob
+from sparsebench.steps.contract import Context
+from sparsebench.steps.registry import kinds, single
 
 TOLERANCE = 1e-4
 SHARE_TOLERANCE, SHARDED = 0.1, 0.7
@@ -29,7 +32,7 @@ SHARE_TOLERANCE, SHARDED = 0.1, 0.7
 one GPU."""
 NOISE = 0.03
 """The widest interval of the ratio of a model to its copy."""
-NAMED_SECONDS, KEPT_BYTES = 10, GIB // 4
+NAMED_SECONDS, KEPT_BYTES = 10, 2**28
 """How soon a dead rank must be named, and how much GPU memory a killed group may keep."""
 
 
@@ -45,13 +48,13 @@ def tensor_parallel(bench: Bench) -> CheckResult:
     """Check DeepSpeed at several ranks: the same output, and for each rank its share of the blocks and its own GPU."""
     numbers: dict[str, Any] = {}
     passed = True
-    for ranks in bench.several:
+    for ranks in bench.rank_counts():
         gpus = {message["gpu"] for message in add_up(bench.setting("deepspeed", ranks))}
         numbers[f"GPUs of {ranks} ranks"] = len(gpus - {""})
         passed &= not bench.gpu or len(gpus) == ranks
     for name in ("opt", "t5", "deberta"):
         whole_model = bench.memory(name, "deepspeed")
-        for ranks in bench.several:
+        for ranks in bench.rank_counts():
             result = bench.memory(name, "deepspeed", ranks)
             distance, share = output_distance(result), _share(bench, name, whole_model, result)
             numbers |= {f"{name} x{ranks}": distance, f"{name} x{ranks} share": share}
@@ -92,12 +95,25 @@ def zero3(bench: Bench) -> CheckResult:
 
 def sparse(bench: Bench) -> CheckResult:
     """Check that the sparse engine uses a sparse kernel and is right: 2:4 on a GPU, most weights zero on a CPU."""
-    settings = {"pattern": "2:4"} if bench.gpu else {"sparsity": 0.9}
-    result = bench.latency(bench.pruned("opt", **settings), "opt", "sparse", workload=Workload(1, 128, 4))
+    result = bench.latency(_pruned_opt(bench), "opt", "sparse", workload=Workload(1, 128, 4))
     used = ("2:4" in result.kernel) if bench.gpu else not result.kernel.startswith("dense")
     passed = result.parity is not None and output_distance(result) <= result.parity.tolerance
     ratios = {f"{difference.phase} / dense": difference.ratio for difference in result.differences}
     return used and passed, {"kernel": result.kernel, "off": output_distance(result), **ratios}
+
+
+def _pruned_opt(bench: Bench) -> Path:
+    """Prune OPT by magnitude, to 2:4 for a GPU, and return the folder of the result."""
+    folder, family = bench.model("opt")
+    settings: dict[str, Any] = {"pattern": "2:4"} if bench.gpu else {"sparsity": 0.9}
+    out, step = bench.folder / "opt-pruned", single("prune", "magnitude", **settings)
+
+    def emit(_: Any, outcome: Any) -> None:
+        if isinstance(outcome, SparsebenchError):
+            raise outcome
+
+    kinds()["prune"].load()(folder, {step: out}, Context(family), emit)
+    return out
 
 
 def against_itself(bench: Bench) -> CheckResult:
@@ -113,7 +129,7 @@ def against_itself(bench: Bench) -> CheckResult:
 
 def killed(bench: Bench) -> CheckResult:
     """Check that a rank killed while another waits for it is named at once, and that its GPU memory is freed."""
-    ranks = bench.several[0]
+    ranks = bench.rank_counts()[0]
     folder, family = bench.model("opt")
     job = asdict(RankJob("latency", family, variants=(str(folder),), dense=str(folder)))
     before, sent = devices.free_memory(bench.device) or 0, 0.0
