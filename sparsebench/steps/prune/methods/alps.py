@@ -29,19 +29,21 @@ from sparsebench.steps.prune.contract import Layer, Quota, Solution
 
 DAMPING = 0.01
 """λ, as a share of the mean diagonal of XᵀX."""
-PENALTY, GROWTH, STEPS = 0.1, (1.3, 1.2, 1.1), 300
-"""The initial ρ; the factors by which it grows while much, some or little of the support changes; the most ADMM steps."""
+PENALTY, STEPS = 0.1, 300
+"""The initial ρ; the most ADMM steps."""
+GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
+"""(share, factor): ρ grows by the first factor for which at least that share of the support has changed."""
 REFINE = 10
 """The number of conjugate-gradient steps on the support that was found."""
 SOFTER = 5.0
 """ρ is divided by this as long as it is too large for the support to change at all."""
-LEAST = 1e-5
+LEAST_PENALTY = 1e-5
 """Below this ρ nothing holds W to D, and the search stops: a support that has not changed by then will not change."""
 PERIOD = 3
 SETTLED = (30, 3e-4)
 """(steps, share): after these steps, a change of less than this share of the support counts as none, as in the authors'
 code."""
-KEPT = 256 << 20
+CACHE_BYTES = 256 << 20
 """The most bytes of inverses that are cached."""
 
 
@@ -59,11 +61,11 @@ class LeastSquares:
     inverses: dict[float, torch.Tensor] = field(default_factory=dict)
 
     def inverse(self, penalty: float) -> torch.Tensor:
-        """Return (H + ρI)⁻¹, cached up to KEPT bytes: layers and sparsities go through much the same values of ρ."""
+        """Return (H + ρI)⁻¹, cached up to CACHE_BYTES: layers and sparsities go through much the same values of ρ."""
         inverse = self.inverses.get(penalty)
         if inverse is None:
             inverse = (self.vectors / (self.values + penalty)) @ self.vectors.T
-            if (len(self.inverses) + 1) * inverse.nbytes <= KEPT:
+            if (len(self.inverses) + 1) * inverse.nbytes <= CACHE_BYTES:
                 self.inverses[penalty] = inverse
         return inverse
 
@@ -137,33 +139,30 @@ def _search(
     kept_count = start.numel() - int(start.sum())
     penalty, moved = PENALTY, False
     last_penalty, inverse = penalty, problem.inverse(penalty)
-    state, mask = dense.masked_fill(start, 0), start
+    z, mask = dense.masked_fill(start, 0), start
     before = start
     for step in range(1, STEPS + 1):
         # Removed entries have V = last_penalty·Z (``last_penalty`` is the ρ of the step that made Z); the others have D = Z.
-        signs = torch.where(mask, state.new_tensor(-last_penalty), state.new_tensor(penalty))
-        right = signs.mul_(state).sub_(dense, alpha=penalty)
-        state = state.mul_(mask).mul_(last_penalty / penalty).add_(dense).addmm_(right, inverse)
-        last_penalty, mask = penalty, _project(state, quota, layer)
+        signs = torch.where(mask, z.new_tensor(-last_penalty), z.new_tensor(penalty))
+        right = signs.mul_(z).sub_(dense, alpha=penalty)
+        z = z.mul_(mask).mul_(last_penalty / penalty).add_(dense).addmm_(right, inverse)
+        last_penalty, mask = penalty, _project(z, quota, layer)
         if step % PERIOD:
             continue
         changed = int((mask ^ before).sum())
         before = mask
         settled = changed == 0 or (step > SETTLED[0] and changed < SETTLED[1] * kept_count)
-        if changed >= 0.1 * kept_count:
-            growth = GROWTH[0]
-        elif changed >= 0.005 * kept_count:
-            growth = GROWTH[1]
-        else:
-            growth = GROWTH[2] if moved else 1 / SOFTER
+        growth = next(factor for share, factor in GROWTH if changed >= share * kept_count)
+        if growth == GROWTH[-1][1] and not moved:
+            growth = 1 / SOFTER
         moved = moved or growth > 1
-        if (settled and moved) or penalty < LEAST:
-            return state.masked_fill_(mask, 0), mask, True
+        if (settled and moved) or penalty < LEAST_PENALTY:
+            return z.masked_fill_(mask, 0), mask, True
         penalty *= growth
         inverse = problem.inverse(penalty)
         if not moved and changed:
-            state, mask, before = dense.masked_fill(start, 0), start, start
-    return state.masked_fill_(mask, 0), mask, False
+            z, mask, before = dense.masked_fill(start, 0), start, start
+    return z.masked_fill_(mask, 0), mask, False
 
 
 def _refine(problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -172,18 +171,18 @@ def _refine(problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, mas
     H has a unit diagonal, so the steps are already preconditioned by the diagonal.
     """
     refined = start.clone()
-    ahead = (dense - start) @ problem.hessian
-    error = ((dense - start) * ahead).sum(1)
-    residual = ahead.masked_fill_(mask, 0)
+    gradient = (dense - start) @ problem.hessian
+    error = ((dense - start) * gradient).sum(1)
+    residual = gradient.masked_fill_(mask, 0)
     direction = residual.clone()
-    size = residual.square().sum(1)
+    squares = residual.square().sum(1)
     for _ in range(REFINE):
         image = (direction @ problem.hessian).masked_fill_(mask, 0)
-        length = _ratio(size, (direction * image).sum(1))
-        refined.addcmul_(direction, length)
-        residual.addcmul_(image, length, value=-1)
-        last, size = size, residual.square().sum(1)
-        direction.mul_(_ratio(size, last)).add_(residual)
+        step_length = _ratio(squares, (direction * image).sum(1))
+        refined.addcmul_(direction, step_length)
+        residual.addcmul_(image, step_length, value=-1)
+        last_squares, squares = squares, residual.square().sum(1)
+        direction.mul_(_ratio(squares, last_squares)).add_(residual)
     difference = dense - refined
     better = ((difference @ problem.hessian) * difference).sum(1) < error
     return torch.where(better[:, None], refined, start)
