@@ -118,7 +118,7 @@ def _show(rows: list[dict[str, Any]], title: str, as_json: bool, with_outcomes: 
         emit_table(list(rows[0]), [list(row.values()) for row in rows], title=title)
 
 
-def _check_request(source: str | None, tasks: list[str], manifest: Path | None) -> str:
+def _check_request(source: str | None, task_names: list[str], manifest: Path | None) -> str:
     """Return the source of the model.
 
     Raises UserError where there is no model or no task, and for a task that does not exist or that a manifest must
@@ -126,17 +126,16 @@ def _check_request(source: str | None, tasks: list[str], manifest: Path | None) 
     """
     if not source:
         raise UserError("no model is given", "such as: sparsebench score path:my-model --task piqa")
-    if not tasks and not manifest:
+    if not task_names and not manifest:
         raise UserError("no --task is given", "see the tasks: sparsebench score --list")
-    for name in (name for name in tasks if not known(name)):
-        if name in KINDS:
-            way_out = (
-                "sparsebench init my.yaml --model MODEL --data FILE, then: sparsebench score MODEL --manifest my.yaml"
-            )
-            raise UserError(f"--task {name}: it scores data of your own, which a manifest names", way_out)
-        hint = did_you_mean(name, names()) or "see the tasks: sparsebench score --list"
-        raise UserError(f"--task {name}: no such task", hint)
-    return source
+    name = next((name for name in task_names if not known(name)), None)
+    if name is None:
+        return source
+    if name in KINDS:
+        way_out = "sparsebench init my.yaml --model MODEL --data FILE, then: sparsebench score MODEL --manifest my.yaml"
+        raise UserError(f"--task {name}: it scores data of your own, which a manifest names", way_out)
+    hint = did_you_mean(name, names()) or "see the tasks: sparsebench score --list"
+    raise UserError(f"--task {name}: no such task", hint)
 
 
 def _list_tasks(as_json: bool) -> None:

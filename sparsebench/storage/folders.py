@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,16 +27,15 @@ def store(folder: Path, out: Path, coding: Coding) -> None:
     only when it is complete. Raises ModelError when the folder cannot be read; StorageError when ``out`` is inside the
     folder, or is not empty and not an earlier folder in this format.
     """
-    folder, out = Path(folder), Path(out)
     checkpoint = Checkpoint(folder)
-    names: dict[Path, str] = {}
-    for path in sorted(folder.iterdir()):
-        weights = path.name in checkpoint.files or (path.is_file() and path.suffix.lower() in WEIGHT_FILES)
-        if not weights and path.name[0] != ".":
-            # The index is renamed too: a loader that finds it would look for its shards.
-            names[path] = path.name + coding.suffix if path.name == INDEX else path.name
+
+    def is_weights(path: Path) -> bool:
+        return path.name in checkpoint.files or (path.is_file() and path.suffix.lower() in WEIGHT_FILES)
+
+    companions = [path for path in sorted(folder.iterdir()) if not is_weights(path)]
     with _appearing(folder, out, replace=holds(out, coding)) as partial:
-        _copy(names, partial)
+        # The index is renamed too: a loader that finds it would look for its shards.
+        _copy(companions, {INDEX: INDEX + coding.suffix}, partial)
         for file in checkpoint.files:
             write(folder / file, partial / (file + coding.suffix), coding)
 
@@ -47,16 +46,15 @@ def restore(stored: Path, out: Path, coding: Coding) -> Path:
     Every tensor is checked against its checksum. Raises StorageError naming file and tensor when the stored folder
     is truncated, damaged or of another version, and when ``out`` exists and is not empty.
     """
-    stored, out = Path(stored), Path(out)
     files = _stored_files(stored, coding)
+    companions = [path for path in sorted(stored.iterdir()) if path not in files]
     with _appearing(stored, out, replace=False) as partial:
-        companions = [path for path in sorted(stored.iterdir()) if path not in files and path.name[0] != "."]
-        _copy({path: INDEX if path.name == INDEX + coding.suffix else path.name for path in companions}, partial)
+        _copy(companions, {INDEX + coding.suffix: INDEX}, partial)
+        scratch = Scratch()
         for path in files:
             source = read(path, coding)
             with (partial / path.name.removesuffix(coding.suffix)).open("wb") as file:
                 file.write(source.prefix)
-                scratch = Scratch()
                 for entry in source.entries:
                     file.seek(entry.info.begin)
                     file.write(source.load(entry, scratch).data)
@@ -80,7 +78,7 @@ def sizes(stored: Path, coding: Coding) -> tuple[int, dict[str, int]]:
 
 def holds(folder: Path, coding: Coding) -> bool:
     """Whether a folder holds weight files in this format."""
-    return any(Path(folder).glob(f"*.safetensors{coding.suffix}"))
+    return any(folder.glob(f"*.safetensors{coding.suffix}"))
 
 
 def _stored_files(stored: Path, coding: Coding) -> list[Path]:
@@ -90,13 +88,13 @@ def _stored_files(stored: Path, coding: Coding) -> list[Path]:
     folder.
     """
     suffix = coding.suffix
-    index = Path(stored) / (INDEX + suffix)
+    index = stored / (INDEX + suffix)
     try:
-        check_contained(Path(stored))
+        check_contained(stored)
         listed = set(shards(index)) if index.is_file() else set()
     except ModelError as error:
         raise StorageError(error.message, error.hint) from error
-    files = sorted(Path(stored).glob(f"*.safetensors{suffix}"))
+    files = sorted(stored.glob(f"*.safetensors{suffix}"))
     if not files:
         raise StorageError(f"{stored}: no *.safetensors{suffix} file", "name a folder made by `sparsebench pack`")
     if missing := listed - {path.name.removesuffix(suffix) for path in files}:
@@ -122,8 +120,10 @@ def _appearing(source: Path, out: Path, replace: bool) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _copy(names: Mapping[Path, str], folder: Path) -> None:
-    """Copy files under their new names, without code, and note what was left out."""
-    record_left_out(
-        folder, [removed for path, name in names.items() for removed in copy_companion(path, folder / name)]
-    )
+def _copy(paths: Iterable[Path], new_names: Mapping[str, str], folder: Path) -> None:
+    """Copy all but hidden files, under their new names if they have one, without code, and note what was left out."""
+    left_out: list[str] = []
+    for path in paths:
+        if not path.name.startswith("."):
+            left_out += copy_companion(path, folder / new_names.get(path.name, path.name))
+    record_left_out(folder, left_out)
