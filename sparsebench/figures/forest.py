@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from matplotlib.axes import Axes
 
-from sparsebench.figures import scales, style
+from sparsebench.figures import style
 from sparsebench.figures.canvas import Canvas, Panels, Rows
+
+LEVEL_DASHES: Any = (0, (1, 1.5))
+"""Dashes of a level across named rows."""
 
 
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Draw one panel; the points of a named row stand below each other, in the order of the legend."""
-    down = scales.name_rows(axes, rows, canvas)
+    down = _name_rows(axes, rows, canvas)
     orders = canvas.series_by_row(rows)
     for above in range(len(down) - 1):
         axes.axhline(above + 0.5, color=style.GROUND, linewidth=0.8, zorder=0)
@@ -30,7 +35,21 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     axes.margins(x=0.06)
 
 
+def _name_rows(axes: Axes, rows: Rows, canvas: Canvas) -> list[str]:
+    """Label a panel's rows, the first on top, draw vertical grid lines and levels, and return the names in order."""
+    down = list(dict.fromkeys(canvas.row_name(row) for row in rows))
+    axes.set_yticks(range(len(down)), down)
+    axes.set_ylim(canvas.most_rows - 0.4, -0.6)  # rows are as high as those of the panels beside
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    axes.grid(True, axis="x")
+    for column in canvas.spec.references:
+        for value in {row[column] for row in rows if row[column] is not None}:
+            axes.axvline(value, color="black", linewidth=0.8, linestyle=LEVEL_DASHES, zorder=1)
+    return down
+
+
 def finish(panels: Panels, canvas: Canvas) -> None:
     """Prepare a legend of series and levels. The rows carry their names."""
-    levels = [(label, "black", scales.LEVEL_DASHES) for label in canvas.spec.references.values()]
+    levels = [(label, "black", LEVEL_DASHES) for label in canvas.spec.references.values()]
     canvas.legend(line=True, levels=levels, joined=False)

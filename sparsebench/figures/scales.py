@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,8 +12,6 @@ from matplotlib.axes import Axes
 from sparsebench.figures import style
 from sparsebench.figures.canvas import Canvas, Rows
 
-LEVEL_DASHES: Any = (0, (1, 1.5))
-"""Dashes of a level across named rows."""
 LABELLED_FIRST = (0.0, 1.0, 0.99, 0.5, 0.9, 0.95, 0.1)
 """Sparsities that keep their tick label where there is no room for all, the most important first."""
 
@@ -24,32 +21,19 @@ def finish_axes(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     spec = canvas.spec
     if spec.kind == "heatmap":
         return
-    cell = axes.get_subplotspec()
-    if cell and cell.is_first_col():
+    subplot = axes.get_subplotspec()
+    if subplot and subplot.is_first_col():
         axes.set_ylabel(spec.get("ylabel"))
     scale_x(axes, rows, canvas)
     if canvas.named_rows:
         return
     if spec.get("yscale") == "log":
         scale_y_log(axes, canvas)
-    elif (spec.get("ymin") or spec.kind == "bars") and axes.get_autoscaley_on():  # a shared axis once
+    elif (spec.get("ymin") or spec.kind == "bars") and axes.get_autoscaley_on():
+        # Of the panels that share the axis the first one sets its limits, which ends its autoscaling.
         bottom = float(spec.get("ymin") or min(0.0, _data_range(axes, "y")[0]))
         axes.set_ylim(bottom, axes.get_ylim()[1] + 0.05 * (axes.get_ylim()[1] - bottom))
     axes.yaxis.set_major_formatter(lambda value, _: canvas.written(value))
-
-
-def name_rows(axes: Axes, rows: Rows, canvas: Canvas) -> list[str]:
-    """Label a panel's rows, the first on top, draw vertical grid lines and levels, and return the names in order."""
-    down = list(dict.fromkeys(canvas.row_name(row) for row in rows))
-    axes.set_yticks(range(len(down)), down)
-    axes.set_ylim(canvas.most_rows - 0.4, -0.6)  # rows are as high as those of the panels beside
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
-    axes.grid(True, axis="x")
-    for column in canvas.spec.references:
-        for value in {row[column] for row in rows if row[column] is not None}:
-            axes.axvline(value, color="black", linewidth=0.8, linestyle=LEVEL_DASHES, zorder=1)
-    return down
 
 
 def scale_y_log(axes: Axes, canvas: Canvas) -> None:
@@ -72,18 +56,18 @@ def scale_x(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     if canvas.spec.kind == "bars" or kind == "category":
         values = canvas.categories_of(rows) if canvas.spec.kind == "bars" else canvas.categories
         names = [style.percent(value) if kind == "sparsity" else str(value) for value in values]
-        labelled = _fitting_labels(range(len(names)), names, canvas)
-        axes.set_xticks(labelled, [names[at] for at in labelled])
+        fitting = _fitting_labels(range(len(names)), names, canvas)
+        axes.set_xticks(fitting, [names[at] for at in fitting])
         axes.tick_params(axis="x", length=0)
     elif kind == "sparsity":
-        _sparsities(axes, canvas)
+        _scale_sparsity(axes, canvas)
     elif kind == "log":
         low, high = _log_limits(_data_range(axes, "x"), float("inf"), (-0.07, 0.07))
         axes.set_xscale("function", functions=(style.fold, style.unfold))
         axes.set_xlim(low, high)
         major, minor = style.log_ticks(low, high)
-        labelled = _fitting_labels([math.log10(value) for value in major], list(map(style.number, major)), canvas)
-        axes.set_xticks([major[at] for at in labelled])
+        fitting = _fitting_labels([math.log10(value) for value in major], list(map(style.number, major)), canvas)
+        axes.set_xticks([major[at] for at in fitting])
         axes.set_xticks(minor, minor=True)
         axes.xaxis.set_major_formatter(lambda value, _: style.number(value))
         axes.xaxis.set_minor_formatter(lambda value, _: "")
@@ -108,7 +92,7 @@ def _log_limits(interval: tuple[float, float], knee: float, room: tuple[float, f
     return low, high
 
 
-def _sparsities(axes: Axes, canvas: Canvas) -> None:
+def _scale_sparsity(axes: Axes, canvas: Canvas) -> None:
     axes.set_xscale("function", functions=(style.spread, style.gather))
     values = canvas.categories
     positions = [float(position) for position in style.spread(np.array(values, dtype=float))]
