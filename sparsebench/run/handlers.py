@@ -116,14 +116,14 @@ def _unpacked(spec: JobSpec, recorder: Recorder, variant: Variant) -> bool:
 
 def assess(spec: JobSpec, recorder: Recorder) -> None:
     """Assess the structure and storage of each variant."""
-    from sparsebench.models.modules.operations import operations_a_token
+    from sparsebench.models.modules.operations import operations_per_token
 
     def measure(cell: Cell) -> Any:
         folder = spec.workspace.folder(cell.variant)
         if cell.stage == "structure":
             setting = cell.settings
             result = structure.assess(folder, spec.model.family, setting["absolute"], setting["relative"])
-            return replace(result, operations_token=operations_a_token(Checkpoint(folder).config, spec.model.family))
+            return replace(result, operations_token=operations_per_token(Checkpoint(folder).config, spec.model.family))
         keep = spec.workspace.packed(cell.variant) if spec.keep == "packed" and not cell.variant.is_dense else None
         scratch = spec.workspace.scratch()
         try:

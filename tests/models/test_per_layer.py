@@ -12,7 +12,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import MODEL_TYPES
 from sparsebench.models.modules.load import load_model
-from sparsebench.models.modules.operations import operations_a_token
+from sparsebench.models.modules.operations import operations_per_token
 from sparsebench.models.replay.blockwise import Replay
 from sparsebench.models.shape.architectures import ARCHITECTURES, feed_forward_widths
 from sparsebench.models.shape.axes import Axis, shape_of
@@ -130,7 +130,7 @@ def test_what_follows_an_uneven_cut(tmp_path: Path) -> None:
     left = [axis.units for axis in shape_of(Checkpoint(tmp_path / "deep"), family).axes if axis.kind == "neurons"]
     assert left == [before[1], before[3]]
     load_model(tmp_path / "deep", family)
-    assert operations_a_token(Checkpoint(out).config, "decoder") < operations_a_token(
+    assert operations_per_token(Checkpoint(out).config, "decoder") < operations_per_token(
         Checkpoint(folder).config, "decoder"
     )
 

@@ -19,7 +19,7 @@ LENGTH = 512
 """The tokens of the counted sequence; for an encoder-decoder, of each stack."""
 
 
-def operations_a_token(config: Mapping[str, Any], family: Family) -> float | None:
+def operations_per_token(config: Mapping[str, Any], family: Family) -> float | None:
     """Return the floating-point operations per token of a pass over ``LENGTH`` tokens, or the most a model reads.
 
     A multiplication and an addition count as two (torch's FlopCounterMode). The arithmetic of dense matrices is
@@ -32,18 +32,18 @@ def operations_a_token(config: Mapping[str, Any], family: Family) -> float | Non
     if kind not in MODEL_TYPES or kind in NO_TEXT or expert_count(config) > 1:
         return None
     try:
-        return _count_operations(config, family)
+        return _operations(config, family)
     except (ModelError, RuntimeError, ValueError, TypeError):
         return None  # transformers' code for this configuration reads values, and there are none
 
 
-def _count_operations(config: Mapping[str, Any], family: Family) -> float:
+def _operations(config: Mapping[str, Any], family: Family) -> float:
     model = meta_model(family, {**config, "use_cache": False}).eval()
     model.set_attn_implementation("eager")
     length = min(LENGTH, longest_input(config) or LENGTH)
     ids = torch.zeros((1, length), dtype=torch.long, device="meta")
-    # Without a mask a decoder would read its positions' values, with one other models would read the mask's.
-    # On the meta device there are no values.
+    # On the meta device there are no values to read. A decoder without a mask reads those of its positions, to make one;
+    # other models with a mask read those of the mask.
     inputs = {"input_ids": ids} | ({"attention_mask": torch.ones_like(ids)} if family == "decoder" else {})
     if family == "encoder-decoder":
         inputs |= {"decoder_input_ids": ids}
