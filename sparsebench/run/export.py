@@ -22,7 +22,7 @@ from sparsebench.manifest.names import Family
 from sparsebench.models.files import building, gguf_variant
 from sparsebench.models.files.checkpoint import CONV1D_TYPES, Checkpoint
 from sparsebench.models.files.families import PER_LAYER, auto_class, has_classifier
-from sparsebench.models.files.gguf_variant import FILE
+from sparsebench.models.files.gguf_variant import GGUF_FILE
 from sparsebench.models.files.quantized import KEY, METHOD, encoding_of, open_checkpoint, scheme_of
 from sparsebench.models.files.safety import NOTES
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
@@ -114,7 +114,7 @@ def _write_floats(folder: Path, family: Family, out: Path) -> float:
         settings = bounded.read_object(config)
         settings.pop(KEY, None)
         if settings.pop(gguf_variant.KEY, None):  # floats are exported, not the file that llama.cpp reads
-            (writer.partial / FILE).unlink()
+            (writer.partial / GGUF_FILE).unlink()
         config.write_text(json.dumps(settings, indent=2))
         writer.close()
     return _distance(folder, family, out)
@@ -167,7 +167,7 @@ def _write_gguf(folder: Path, family: Family, out: Path) -> float:
         engine.start(0, 1)
         engine.prepare([source])
         parity = engine.parity(source, inputs(Checkpoint(folder).config, Workload(1, TOKENS, 0)))
-        shutil.copy2(engine.file(source), out / FILE)
+        shutil.copy2(engine.file(source), out / GGUF_FILE)
     return parity.relative_l2
 
 

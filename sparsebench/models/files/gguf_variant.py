@@ -9,7 +9,7 @@ from typing import Any
 from sparsebench import bounded
 from sparsebench.errors import ModelError
 
-KEY, FILE = "gguf", "model.gguf"
+KEY, GGUF_FILE = "gguf", "model.gguf"
 """The key of a config.json that names the GGUF type of its weights, and the file beside it that holds them so. The
 folder's other weights are the floats that the file stands for, in the checkpoint's precision."""
 
@@ -23,6 +23,6 @@ def gguf_file(folder: Path) -> Path | None:
     """Return the GGUF file of a variant that is one; None for another model. Raises ModelError where it is missing."""
     if not is_gguf(bounded.read_object(folder / "config.json")):
         return None
-    if not (folder / FILE).is_file():
-        raise ModelError(f"{folder}: no {FILE}, which its config.json names", "make the variant again")
-    return folder / FILE
+    if not (folder / GGUF_FILE).is_file():
+        raise ModelError(f"{folder}: no {GGUF_FILE}, which its config.json names", "make the variant again")
+    return folder / GGUF_FILE

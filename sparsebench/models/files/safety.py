@@ -14,16 +14,19 @@ from typing import Any
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError
-from sparsebench.models.files.gguf_variant import FILE, is_gguf
+from sparsebench.models.files.gguf_variant import GGUF_FILE, is_gguf
 from sparsebench.sources.cache import read_json, write_json
 
 NOTES = "sparsebench.json"
 _CODE_FILES = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".ipynb", ".pkl", ".pickle"}
 WEIGHT_FILES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite"}
+"""Weights in any format; .bin, .pt, .pth and .ckpt are pickles, which can run code."""
 _FOREIGN_FOLDERS = {"onnx", "openvino", "coreml", "original", "runs"}
+"""Folders of the model in other formats, and of training logs."""
 _CODE_KEYS = {"auto_map", "custom_generate", "custom_pipelines"}
 _IMPLEMENTATIONS = {"attn_implementation", "experts_implementation"}
 _BUILT_IN = ("eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm", None)
+"""Implementations that transformers has itself."""
 
 
 def without_code(settings: Any, path: str = "") -> tuple[Any, list[str]]:
@@ -57,7 +60,7 @@ def companions(folder: Path) -> list[Path]:
     stays.
     """
     config = folder / "config.json"
-    gguf_name = FILE if config.is_file() and is_gguf(bounded.read_object(config)) else None
+    gguf_name = GGUF_FILE if config.is_file() and is_gguf(bounded.read_object(config)) else None
     paths = []
     for path in sorted(folder.iterdir()):
         weights = path.suffix.lower() in WEIGHT_FILES and path.name != gguf_name

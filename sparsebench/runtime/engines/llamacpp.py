@@ -21,7 +21,7 @@ from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
 from sparsebench.models.files import llamacpp, precision
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.gguf import check, shortened
-from sparsebench.models.files.gguf_variant import FILE, gguf_file
+from sparsebench.models.files.gguf_variant import GGUF_FILE, gguf_file
 from sparsebench.models.gguf_writer import FLOATS, write_gguf
 from sparsebench.models.modules.build import build_model
 from sparsebench.runtime.engines.base import SavedModel
@@ -210,7 +210,7 @@ class LlamaCpp:
         return file
 
     def _written(self, folder: Path, dtype: str) -> Path:
-        file = Path(tempfile.mkdtemp(dir=self.scratch)) / FILE
+        file = Path(tempfile.mkdtemp(dir=self.scratch)) / GGUF_FILE
         write_gguf(folder, file, FLOATS[dtype])
         return file
 

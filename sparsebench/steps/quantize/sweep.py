@@ -19,7 +19,7 @@ import torch
 from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
-from sparsebench.models.files.gguf_variant import FILE, KEY
+from sparsebench.models.files.gguf_variant import GGUF_FILE, KEY
 from sparsebench.models.files.quantized import GROUP, float_checkpoint
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.gguf_writer import write_gguf
@@ -182,7 +182,7 @@ def make(
                 sums.size += float(before.double().square().sum())
                 sums.error += float((before - values).double().square().sum())
 
-        kinds = write_gguf(checkpoint.folder, writer.partial / FILE, type, squares, written)
+        kinds = write_gguf(checkpoint.folder, writer.partial / GGUF_FILE, type, squares, written)
         for name in [*writer.missing]:
             writer.copy(name, checkpoint)
         writer.close({"family": family, "step": "quantize", "gguf": type, "tensors": dict(kinds)})

@@ -215,7 +215,7 @@ class Distill(TrainingSettings):
     def bytes_per_parameter(self) -> float:
         """Return those of a training, and 4 for each teacher in memory: one at most where their outputs are kept."""
         count = len(self.teachers())
-        return super().bytes_per_parameter() + 4.0 * (min(1, count) if self.top_k else count)
+        return super().bytes_per_parameter() + 4.0 * (1 if self.top_k else count)
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         """Refuse what ``refuses_family`` refuses, and heads for classes of two stacks."""
@@ -262,7 +262,7 @@ class Student(Strict):
     head_size: Count | None = None
     """The size of each head, where config.json has a key for it."""
 
-    def checked(self) -> None:
+    def check(self) -> None:
         """Raise PydanticCustomError where no dimension is given, `layers` are out of order, or heads do not divide."""
         if not self.model_dump(exclude_none=True):
             raise wrong("`student` names no number", "what is smaller, such as `layers: 6`", at="student")
@@ -282,7 +282,7 @@ class DistillInto(QuantizationAware, Distill):
 
     def completed(self) -> Self:
         if self.student:
-            self.student.checked()
+            self.student.check()
         return super().completed()
 
     def record(self) -> dict[str, Any]:
