@@ -9,7 +9,13 @@ from pydantic import Field
 
 from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, wrong
 from sparsebench.steps.prune.settings import Prune, removed, sparsity_words
-from sparsebench.steps.recover.settings import Distill, Fraction, FractionOrZero, TrainingSettings, lists_as_values
+from sparsebench.steps.recover.settings import (
+    Fraction,
+    FractionOrZero,
+    TaughtTraining,
+    TrainingSettings,
+    lists_as_values,
+)
 
 
 class TrainedPruning(TrainingSettings):
@@ -39,7 +45,7 @@ class TrainedPruning(TrainingSettings):
         return Prune.alternatives(swept) or [swept]
 
 
-class Gradual(TrainedPruning, Distill):
+class Gradual(TrainedPruning, TaughtTraining):
     """The settings of `distill`, and how the sparsity grows during the training."""
 
     initial: Share = 0.0

@@ -164,9 +164,8 @@ class Finetune(QuantizationAware):
 LayerPair = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 
 
-class Distill(TrainingSettings):
-    """Train the whole model to reproduce the outputs of the dense model or other teachers. Zeros stay zeros. The model
-    may be smaller in any dimension but the vocabulary."""
+class TaughtTraining(TrainingSettings):
+    """What every training by teachers shares."""
 
     teacher: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)] = DENSE
     """The teacher: `dense`, or another model with the same tokenizer, in any notation that a model's `source` takes. A
@@ -187,6 +186,7 @@ class Distill(TrainingSettings):
     """What else is compared, by TextBrewer's names: hidden states, attention, or the flow between layers."""
     match_weight: Annotated[float, Field(gt=0, lt=1e6)] = 1.0
     """The weight of that comparison in the loss."""
+    # A pair alone is no value, but a list of pairs is read as a sweep of them before ``lists_as_values`` makes it one.
     layers: Literal["uniform", "last"] | LayerPair | Annotated[list[LayerPair], Field(min_length=1)] = "uniform"
     """The layers that `match` compares: each layer of the model with evenly spaced layers of the teacher (`uniform`);
     the `last` of both; or pairs of a layer of the model and one of the teacher, such as `[[1, 2], [2, 4]]`. Layers are
@@ -272,7 +272,7 @@ class Student(Strict):
             raise wrong(f"{self.heads} heads beside {self.key_heads} key_heads", "a divisor of `heads`", at="student")
 
 
-class DistillInto(QuantizationAware, Distill):
+class Distill(QuantizationAware, TaughtTraining):
     """Train the whole model, or a smaller `student` of it, to reproduce the outputs of the dense model or other
     teachers. Zeros stay zeros. The model may be smaller in any dimension but the vocabulary."""
 
@@ -306,7 +306,7 @@ def lists_as_values(swept: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence
 
 def settings() -> dict[str, type[Settings]]:
     """Return the settings class of each kind of recovery, by name."""
-    return {"reconstruct": Reconstruct, "finetune": Finetune, "distill": DistillInto}
+    return {"reconstruct": Reconstruct, "finetune": Finetune, "distill": Distill}
 
 
 def text_name(source: str | None) -> str:

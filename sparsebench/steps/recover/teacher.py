@@ -24,7 +24,7 @@ from sparsebench.manifest.names import Family
 from sparsebench.steps.recover import losses
 from sparsebench.steps.recover.reading import UNLABELLED, TrainingText
 from sparsebench.steps.recover.resume import ResumeFolder
-from sparsebench.steps.recover.settings import Distill
+from sparsebench.steps.recover.settings import TaughtTraining
 
 ATTENTION = ("attention_mse", "attention_ce")
 FLOWS = ("fsp", "nst")
@@ -106,7 +106,7 @@ class Distillation:
     teachers: list[PreTrainedModel]
     family: Family
     text: TrainingText
-    settings: Distill
+    settings: TaughtTraining
     device: torch.device
     caches: list[TeacherCache] = field(default_factory=list)
     projections: nn.ModuleList = field(default_factory=nn.ModuleList)

@@ -11,7 +11,7 @@ from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Share, wrong
 from sparsebench.models.shape.architectures import architecture_of
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.recover.settings import Distill, TrainingSettings
+from sparsebench.steps.recover.settings import TaughtTraining, TrainingSettings
 from sparsebench.steps.shrink.choosing import REAP
 from sparsebench.steps.shrink.settings import (
     DEPTH,
@@ -29,7 +29,7 @@ from sparsebench.steps.shrink.settings import (
 )
 
 
-class Gates(Shrink, Distill):
+class Gates(Shrink, TaughtTraining):
     """Learns a gate for each neuron and head while the whole model is trained, and removes those whose gates close."""
 
     calculates_with: ClassVar[tuple[str, ...]] = TrainingSettings.calculates_with
