@@ -156,12 +156,12 @@ def copied(fitted: Fitted, spec: TaskSpec, cache: sources.Cache) -> list[str] | 
     files = _files(spec, cache)
     if files is None:
         return None
-    found: list[str] = []
+    copied_texts: list[str] = []
     for record in chain.from_iterable(map(read_records, files)):
-        copied_text = next(filter(fitted.holds, _texts(record)), None)
-        if copied_text is not None:
-            found.append(copied_text)
-    return found
+        text = next(filter(fitted.holds, _texts(record)), None)
+        if text is not None:
+            copied_texts.append(text)
+    return copied_texts
 
 
 def _files(spec: TaskSpec, cache: sources.Cache) -> list[Path] | None:
