@@ -215,9 +215,12 @@ class OwnData:
                 )
             definitions(path, name)
         elif self.form in ("passages", "published"):
-            next(each_text(path, *self.fields), None)
+            if next(each_text(path, *self.fields), None) is None:
+                raise _no_records(name, path)
         else:
             record = next(read_records(path, *self.fields), None)
+            if record is None:
+                raise _no_records(name, path)
             column_values(name, str(path), 1, record, self.fields)
 
     def estimate_documents(self, cache: sources.Cache) -> int:
@@ -282,8 +285,12 @@ def records(task: str, path: Path, fields: tuple[str, ...]) -> list[list[Any]]:
         for number, record in enumerate(read_records(path, *fields), 1)
     ]
     if not values:
-        raise BenchmarkError(f"task {task}: {path} holds no record", "name a file with data")
+        raise _no_records(task, path)
     return values
+
+
+def _no_records(task: str, path: Path) -> BenchmarkError:
+    return BenchmarkError(f"task {task}: {path} holds no record", "name a file with data")
 
 
 def is_text(value: Any) -> bool:

@@ -48,6 +48,7 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / "angry.csv").write_text("text,label\na cat,positive\na dog,angry\n")
     (tmp_path / "other.csv").write_text("review,stars\na cat,5\n")
     (tmp_path / "empty.csv").write_text("text,label\n")
+    (tmp_path / "empty.txt").write_text("")
     return tmp_path
 
 
@@ -56,7 +57,8 @@ MISTAKES = [
     ("path:head", "encoder", "{task: clasify, source: path:reviews.csv}", ("clasify", "did you mean `classify`")),
     ("path:head", "encoder", "{task: classify, source: path:angry.csv}", ("angry", "negative, positive", "labels:")),
     ("path:head", "encoder", "{task: classify, source: path:other.csv}", ("'text'", "review, stars", "columns")),
-    ("path:head", "encoder", "{task: classify, source: path:empty.csv}", ("empty.csv", "no column")),
+    ("path:head", "encoder", "{task: classify, source: path:empty.csv}", ("empty.csv", "holds no record")),
+    ("path:plain", "encoder", "{task: pseudo_perplexity, source: path:empty.txt}", ("empty.txt", "holds no record")),
     ("path:head", "encoder", "{task: classify, source: path:reviews.csv, metric: f1}", ("f1", "macro_f1")),
     ("path:head", "encoder", "{task: classify, source: path:reviews.csv, metric: pearson}", ("chooses a class", "acc")),
     ("path:number", "encoder", "{task: classify, source: path:reviews.csv}", ("gives a number", "spearman")),
