@@ -114,7 +114,7 @@ def _wheel_home(part: WheelPart, cache: Cache) -> Path:
 def _cached_wheel(part: WheelPart, cache: Cache) -> Path | None:
     """Return the wheel if the cache holds it unchanged, else None. One with a new size or mtime is hashed again."""
     home = _wheel_home(part, cache)
-    folders = [home / part.sha256[:16]] if part.sha256 else sorted(home.glob("????????????????"))
+    folders = [home / part.sha256[:16]] if part.sha256 else sorted(home.glob("[0-9a-f]" * 16))
     for folder in folders:
         origin = _origin(folder, "file", "sha256", "stamp")
         if origin is None or (part.sha256 and origin["sha256"] != part.sha256):
@@ -223,13 +223,16 @@ def _extract(zipped: Path, inner: str, target: Path, culprit: str) -> None:
     """Append a zip's file ``inner`` to ``target``, or put the files of its folder ``inner`` under ``target``."""
     try:
         with zipfile.ZipFile(zipped) as archive:
+            # Where a part before it is missing, zipfile would seek to a member before the file's beginning.
+            if any(info.header_offset < 0 for info in archive.infolist()):
+                raise zipfile.BadZipFile("its beginning is missing")
             for member in _members(archive, inner, culprit):
                 path = target / member.filename[len(inner) :] if inner.endswith("/") else target
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # Appending concatenates the parts of a file; in a folder every file is new.
                 with archive.open(member) as source, path.open("ab") as destination:
                     shutil.copyfileobj(source, destination, 1 << 20)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise SourceError(
             f"{culprit}: {zipped.name} cannot be unpacked ({error})",
             "the package itself is broken, or a part of the zip is missing or out of order",
@@ -255,15 +258,17 @@ def _members(archive: zipfile.ZipFile, inner: str, culprit: str) -> list[zipfile
         raise SourceError(problem, "name a folder or a file within it")
     names = Counter(info.filename for info in members)
     for info in members:
-        problem = ""
         # An empty step is unsafe too: without the folder's own name, `folder//etc/x` would be `/etc/x`.
         unsafe = "\\" in info.filename or bool({"", ".."} & {*info.filename.split("/")})
         if unsafe or stat.S_ISLNK(info.external_attr >> 16) or names[info.filename] > 1:
             problem = "is not a plain file name"
-        # zipfile unpacks no more of a member than its header states; other compression methods use unbounded memory.
-        plain = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-        if not plain or info.file_size > bounded.unpacked(info.compress_size):
-            problem = f"has {info.compress_size:,} bytes and unpacks to {info.file_size:,}, more than {bounded.RATIO} times that"
-        if problem:
-            raise SourceError(f"{culprit}: refused: {info.filename!r} {problem}", "do not trust this package")
+        elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            problem = "is compressed by a method that may take any amount of memory"
+        # zipfile unpacks no more of a member than its header states.
+        elif info.file_size > bounded.unpacked(info.compress_size):
+            sizes = f"{info.compress_size:,} bytes and unpacks to {info.file_size:,}"
+            problem = f"has {sizes}, more than {bounded.RATIO} times that"
+        else:
+            continue
+        raise SourceError(f"{culprit}: refused: {info.filename!r} {problem}", "do not trust this package")
     return members

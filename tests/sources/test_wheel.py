@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -129,7 +130,12 @@ def test_a_fetch_of_parts_goes_on_where_it_broke_off(zip_parts: list[str], pypi:
 
 
 @pytest.mark.parametrize(
-    ("order", "name", "culprit"), [((1, 0, 2), "model", "cannot be unpacked"), ((0, 1, 2), "nothing", "nothing")]
+    ("order", "name", "culprit"),
+    [
+        ((1, 0, 2), "model", "cannot be unpacked"),
+        ((0, 2), "model", "cannot be unpacked"),
+        ((0, 1, 2), "nothing", "nothing"),
+    ],
 )
 def test_a_zip_that_is_not_whole_or_has_no_such_folder_is_refused(
     zip_parts: list[str], order: tuple[int, ...], name: str, culprit: str
@@ -275,6 +281,34 @@ def test_a_member_that_is_damaged_is_refused(pypi: Served, tmp_path: Path) -> No
     with pytest.raises(SourceError, match="cannot be unpacked"):
         sources.fetch(sources.parse("wheel:pack==1.0!pack/x"), cache())
     assert not list((cache().root / "payloads").glob("*/x"))
+
+
+def test_a_member_that_is_said_to_be_longer_than_its_file_is_refused(pypi: Served, tmp_path: Path) -> None:
+    path = wheel(tmp_path, "pack", "1.0", {})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("pack/x", b"short")
+    sizes = struct.pack("<II", 5, 5)
+    start = path.read_bytes().rindex(sizes)
+    path.write_bytes(path.read_bytes()[:start] + struct.pack("<II", 50_000, 50_000) + path.read_bytes()[start + 8 :])
+    index(pypi, path)
+    with pytest.raises(SourceError, match="cannot be unpacked"):
+        sources.fetch(sources.parse("wheel:pack==1.0!pack/x"), cache())
+
+
+def test_a_member_of_an_odd_compression_is_refused_for_that(pypi: Served, tmp_path: Path) -> None:
+    path = wheel(tmp_path, "pack", "1.0", {})
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("pack/x", b"a")
+    index(pypi, path)
+    with pytest.raises(SourceError, match=r"refused: 'pack/x' is compressed"):
+        sources.fetch(sources.parse("wheel:pack==1.0!pack/x"), cache())
+
+
+def test_an_unfinished_download_is_not_taken_from_the_cache(pack: Path, pypi: Served) -> None:
+    sources.fetch(sources.parse("wheel:pack==1.0!pack/other.txt"), cache())
+    (kept,) = (cache().root / "wheels").rglob("*.whl")
+    kept.parent.rename(kept.parent.with_name("partial-ab12cd34"))
+    assert sources.size(sources.parse("wheel:pack==1.0!pack/model/"), cache()) is None
 
 
 def test_a_path_that_is_not_inside_says_what_is(pack: Path, pypi: Served) -> None:
