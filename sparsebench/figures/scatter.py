@@ -57,11 +57,14 @@ def finish(panels: Panels, canvas: Canvas) -> None:
 def front(rows: Rows, spec: FigureSpec) -> list[Row]:
     """Return a panel's Pareto front, cheapest first: no other row is as good and cheaper, or better and as cheap."""
     x, y, front_key = (spec.get(key) for key in ("x", "y", "front"))
-    rows = [row for row in rows if not _beside(row, spec)]
-    sign = ENDS.get(front_key) or (front_key and rows and (1 if rows[0][front_key] else -1))
+    contenders = [row for row in rows if not _beside(row, spec)]
+    if not front_key or not contenders:
+        return []
+    sign = ENDS.get(front_key) or (1 if contenders[0][front_key] else -1)
     pareto: list[Row] = []
-    for row in sorted(rows, key=lambda row: (row[x], -sign * row[y])) if sign else ():
-        if not pareto or sign * row[y] > sign * pareto[-1][y]:
+    for row in sorted(contenders, key=lambda row: (row[x], -sign * row[y])):
+        last = pareto[-1] if pareto else None
+        if last is None or sign * row[y] > sign * last[y] or (row[x], row[y]) == (last[x], last[y]):
             pareto.append(row)
     return pareto
 

@@ -57,6 +57,15 @@ def test_the_front_is_what_no_other_point_beats() -> None:
         assert [(row["megabytes"], row["score"]) for row in front(rows, only)] == expected
 
 
+def test_points_that_coincide_are_on_the_front_together() -> None:
+    spec = parse(SPECS / "pareto.sql")
+    values = {key: spec.values[key] for key in ("title", "kind", "x", "y")} | {"front": "high"}
+    points = ((1, 0.9, "a"), (2, 0.9, "dearer"), (1, 0.9, "b"), (1, 0.8, "worse"))
+    rows: list[dict[str, Any]] = [{"megabytes": x, "score": y, "name": name} for x, y, name in points]
+    found = front(rows, type(spec)(spec.name, spec.path, values, {}, ""))
+    assert [row["name"] for row in found] == ["a", "b"]
+
+
 def test_colours_around_a_middle_are_as_far_below_it_as_above() -> None:
     values = (0.1, 0.5, 1.0, 2.0, 2.4)
     rows = [
