@@ -56,9 +56,9 @@ def init(
     """
     if (model is None) != (data is None) or ((columns or family or label) and not model):
         raise UserError("--model and --data go together, and the options for them", "give both, or neither")
-    manifest = _drafted(path, model, data, columns, family, label or []) if model and data else starter()
     if path.exists() and not force:
         raise UserError(f"{path} exists", "name another file, or replace it with --force")
+    manifest = _drafted(path, model, data, columns, family, label or []) if model and data else starter()
     schema_path, schema_text = path.with_name(FILE), json.dumps(manifest_schema(), indent=2) + "\n" if editor else ""
     # The manifests of a folder share the schema file: an identical one is no conflict.
     if editor and not force and schema_path.exists() and schema_path.read_bytes() != schema_text.encode():
@@ -83,7 +83,7 @@ def _drafted(path: Path, model: str, data: str, columns: str | None, family: str
         check_name("family", family, FAMILIES)
     cache = sources.Cache()
     config = sources.read_config(model_source, cache) or {}
-    if not config and model_source.kind == "path" and not model_source.location.endswith(".gguf"):
+    if not config and model_source.kind == "path" and not model_source.location.lower().endswith(".gguf"):
         raise UserError(f"{model}: no config.json in it", "name a Hugging Face folder, or a GGUF file")
     known_family: Any = family or family_named(model_source, cache)
     return draft(model_source, known_family, config, data_source, path.parent, renamed_columns, label)

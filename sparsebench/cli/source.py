@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from sparsebench import sources
@@ -17,7 +17,7 @@ from sparsebench.plan.single import SingleModel, prepare_single
 
 def check_source(text: str) -> None:
     """Raise UserError where ``text`` names no model: it is no folder, no alias and no source."""
-    if Path(text).exists():
+    if os.path.exists(text):  # False for a name that is too long, where `Path.exists` raises OSError
         return
     try:
         sources.parse(text)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sparsebench.cli.app import app
+from sparsebench.cli.source import check_source
 from sparsebench.sources import KNOWN
 from tests.cli.conftest import HALF
 from tests.command import call
@@ -25,9 +26,10 @@ def test_init_writes_a_manifest_that_plans(tmp_path: Path) -> None:
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
-    again = call("init", tmp_path / "mine.yaml")
-    assert again.returncode == 2
-    assert "--force" in again.stderr
+    for words in ((), ("--model", "path:gone", "--data", "gone.csv")):  # before a model is fetched
+        again = call("init", tmp_path / "mine.yaml", *words)
+        assert again.returncode == 2
+        assert "--force" in again.stderr
 
 
 def test_init_for_an_editor_brings_the_schema_that_it_names(tmp_path: Path) -> None:
@@ -41,6 +43,11 @@ def test_init_for_an_editor_brings_the_schema_that_it_names(tmp_path: Path) -> N
     refused = call("init", tmp_path / "third.yaml", "--editor")
     assert refused.returncode == 2 and "--force" in refused.stderr and named.name in refused.stderr
     assert named.read_text() == "{}" and not (tmp_path / "third.yaml").exists()
+
+
+def test_a_source_may_be_longer_than_a_files_name() -> None:
+    parts = " + ".join(f"{name}==1!{name}.1#sha256={'0' * 64}" for name in "abcd")
+    check_source(f"wheel:{parts} as x")
 
 
 def test_apply_inspect_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:

@@ -195,6 +195,9 @@ def test_a_text_alone_is_a_perplexity(tiny_llama: Path, tmp_path: Path) -> None:
     assert call("init", "mine.yaml", "--model", str(tiny_llama), "--data", "notes.txt", cwd=tmp_path).returncode == 0
     written = yaml.safe_load((tmp_path / "mine.yaml").read_text())
     assert written["benchmarks"]["decoder"][0]["task"] == "perplexity"
+    (tmp_path / "Model.GGUF").write_bytes(b"GGUF")
+    gguf = call("init", "gguf.yaml", "--model", "path:Model.GGUF", "--data", "notes.txt", cwd=tmp_path)
+    assert gguf.returncode == 0, gguf.stderr
     encoder = call(
         "init", "it.yaml", "--model", str(tiny_llama), "--family", "encoder", "--data", "notes.txt", cwd=tmp_path
     )
