@@ -38,7 +38,7 @@ class TensorStatistics:
     rms, exact zeros always included, so that an all-zero tensor is not "far from zero". ``histogram`` counts the
     nonzero weights: below 2^-16 rms, in the bins between EDGES, and from 2^6 rms on. ``std`` is the population's.
     ``kurtosis`` is the excess (0 for a normal distribution, population moments), None where all weights are equal or
-    their variance is too small to square. All counts are exact.
+    their variance is too small or too large to square. All counts are exact.
     """
 
     count: int
@@ -107,12 +107,13 @@ def _from_blocks(weights: AnyFloats, absolute: Sequence[float], relative: Sequen
     if not finite:
         raise _not_finite(int(np.count_nonzero(~np.isfinite(weights))))
     mean = total / weights.size
-    for block in _blocks(weights):
-        doubles = block.astype(np.float64)
-        doubles -= mean
-        doubles *= doubles
-        second += float(doubles.sum())
-        fourth += float(doubles @ doubles)
+    with np.errstate(over="ignore"):  # of float64: without finite fourth powers there is no kurtosis
+        for block in _blocks(weights):
+            doubles = block.astype(np.float64)
+            doubles -= mean
+            doubles *= doubles
+            second += float(doubles.sum())
+            fourth += float(doubles @ doubles)
 
     def below(thresholds: Doubles) -> npt.NDArray[np.int64]:
         limits = _round_up(thresholds, weights.dtype)
@@ -151,8 +152,9 @@ def _assemble(
     smallest = np.nextafter(0.0, 1.0)  # |w| below it means w == 0
     edges = rms * np.exp2(np.array(EDGES))
     thresholds = np.concatenate([[smallest], absolute, np.array(relative) * rms, edges])
-    zeros, *below_counts = (int(count) for count in below(np.maximum(thresholds, smallest)))
+    zeros, *below_counts = map(int, below(np.maximum(thresholds, smallest)))
     at_edges = below_counts[len(absolute) + len(relative) :]
+    squared = variance * variance  # `variance**2` would raise OverflowError where this is infinite
     return TensorStatistics(
         count=count,
         zeros=zeros,
@@ -161,7 +163,7 @@ def _assemble(
         mean=moments.mean,
         std=variance**0.5,
         rms=rms,
-        kurtosis=moments.fourth / variance**2 - 3 if variance**2 else None,  # 0, or too small to square
+        kurtosis=moments.fourth / squared - 3 if squared and moments.fourth < np.inf else None,
         min=float(extremes[0]),
         max=float(extremes[1]),
         histogram=tuple(np.diff([zeros, *at_edges, count]).tolist()),

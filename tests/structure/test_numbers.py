@@ -122,6 +122,11 @@ def test_equal_weights_have_no_kurtosis(dtype: str) -> None:
     assert found.std < 1e-15
 
 
+def test_a_variance_too_large_to_square_gives_no_kurtosis() -> None:
+    found = tensor_statistics(_bits(torch.tensor([1e80, -1e80], dtype=torch.float64)), "F64", ABSOLUTE, RELATIVE)
+    assert found.kurtosis is None and found.std == pytest.approx(1e80)
+
+
 @pytest.mark.parametrize("dtype", sorted(TORCH))
 def test_kurtosis_is_the_excess(dtype: str) -> None:
     torch.manual_seed(0)
