@@ -137,10 +137,11 @@ def _write_converted(
         for info in layout:
             tensor = load(info.name)
             converted = tensor.to(torch_dtype(info.dtype))
-            if info.dtype == "F16" and bool(converted.isinf().any()) and not bool(tensor.isinf().any()):
-                largest = float(tensor.abs().max())
-                problem = f"{source}: {info.name} reaches {largest:.3g}, more than float16 holds"
-                raise ModelError(problem, "use bfloat16")
+            if info.dtype == "F16":
+                overflown = tensor[converted.isinf() & ~tensor.isinf()].abs()
+                if overflown.numel():
+                    problem = f"{source}: {info.name} reaches {float(overflown.max()):.3g}, more than float16 holds"
+                    raise ModelError(problem, "use bfloat16")
             writer.write(info.name, converted)
         for companion in companions or ():
             companion.save_pretrained(writer.partial)

@@ -129,10 +129,11 @@ def test_integers_stay_and_shards_keep_their_files(tmp_path: Path, monkeypatch: 
     load_model(out.folder, "decoder")
 
 
-def test_a_value_beyond_float16_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [0.0, float("inf")])
+def test_a_value_beyond_float16_is_refused_by_name(other: float, tmp_path: Path) -> None:
     source = write_random(small("bert"), tmp_path / "source", "encoder", "float32")
     tensors = load_file(source / "model.safetensors")
-    tensors["pooler.dense.weight"][0, 0] = 1e5
+    tensors["pooler.dense.weight"][0, :2] = torch.tensor([1e5, other])
     save_file(tensors, source / "model.safetensors")
     with pytest.raises(ModelError, match=r"pooler\.dense\.weight reaches 1e\+05"):
         prepare(source, tmp_path / "out", "encoder", "float16")
