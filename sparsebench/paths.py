@@ -140,6 +140,14 @@ def create(path: Path, mode: str = "w") -> IO[Any]:
         raise
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it. Raises OSError for what cannot be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def partial_of(path: Path, suffix: str = "") -> Path:
     """Return the name in the same folder under which this process of this machine writes or builds ``path``."""
     return path.with_name(f"{path.name}{_ours()}{os.getpid()}{suffix}")

@@ -251,7 +251,7 @@ def remove(item: Removable) -> bool:
     try:
         path = building.set_aside(item.path) if item.kind in KINDS else item.path
         sums.forget(item.path)
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        paths.remove(path)
     except FileNotFoundError:
         return False
     return True
@@ -259,10 +259,12 @@ def remove(item: Removable) -> bool:
 
 def _size(path: Path) -> int:
     """Return the bytes on the disk that are freed; a file with another hard link, such as a download's, frees none."""
+    files = [str(path)]
+    if path.is_dir() and not path.is_symlink():
+        files = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
     total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with suppress(FileNotFoundError):  # another process has removed it meanwhile
-                stat = os.lstat(os.path.join(folder, name))
-                total += stat.st_blocks * 512 * (stat.st_nlink == 1)
+    for file in files:
+        with suppress(FileNotFoundError):  # another process has removed it meanwhile
+            stat = os.lstat(file)
+            total += stat.st_blocks * 512 * (stat.st_nlink == 1)
     return total

@@ -74,6 +74,21 @@ def test_what_can_go_goes_and_what_is_used_stays(
     assert mine.exists() and (tmp_path / "sources").exists()
 
 
+def test_files_count_their_bytes_and_links_go_alone(
+    dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    file, link = (tmp_path / "variants" / f"{name}{MARK}{dead}-1a2b3c" for name in "ab")
+    target = tmp_path / "target"
+    for folder in (file.parent, target):
+        folder.mkdir()
+    file.write_bytes(b"x" * 5000)
+    link.symlink_to(target)
+    found = clean(capsys, monkeypatch, "--work", str(tmp_path), "--yes")
+    assert sorted(found) == [str(file), str(link)] and found[str(file)] >= 5000
+    assert not file.exists() and not link.is_symlink() and target.is_dir()
+
+
 def test_what_another_machine_left_stays(dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "node")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

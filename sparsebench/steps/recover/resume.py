@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import xxhash
 
-from sparsebench import __version__, environment
+from sparsebench import __version__, environment, paths
 from sparsebench.models.files.building import reserve, temporary
 from sparsebench.models.files.checkpoint import TensorInfo, safetensors_dtype, torch_dtype
 from sparsebench.models.files.writing import header_bytes
@@ -104,10 +104,7 @@ class ResumeFolder:
 
     def _discard(self, path: Path, reason: str) -> None:
         """Remove what does not fit, and note it."""
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        paths.remove(path)
         self.notes.append(f"{path.name}: {reason}, so it was removed and made again")
         if self.notify:
             self.notify(f"{path}: {reason}: it was removed and is made again")
