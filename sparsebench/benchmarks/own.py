@@ -229,7 +229,7 @@ class OwnData:
         if source.kind != "path" or self.kind == LM_EVAL:
             return 0
         path = sources.fetch(source, cache)
-        size = path.stat().st_size * (_UNPACKED if path.suffix in (".gz", ".zst") else 1)
+        size = path.stat().st_size * (_UNPACKED if path.suffix.lower() in (".gz", ".zst") else 1)
         if self.form != "records":
             return max(1, size // _TOKEN // (self.stride or self.tokens or WINDOW))
         if suffix_of(path) not in (".jsonl", ".ndjson", ".csv", ".tsv"):
@@ -255,7 +255,8 @@ def default_name(task: str, source: sources.Source) -> str:
     inner = source.parts[-1].inner if source.parts else source.text
     last = re.split(r"[/\\]", source.name or source.file or source.location or inner)[-1]
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", last.split(".")[0] or last).strip("-")
-    return f"{task}-{stem}"[:64]
+    # Of a name in another script nothing is left.
+    return f"{task}-{stem or hashlib.sha256(last.encode(errors='surrogatepass')).hexdigest()[:8]}"[:64]
 
 
 def content(source: sources.Source, cache: sources.Cache) -> str:

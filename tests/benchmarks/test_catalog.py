@@ -99,3 +99,8 @@ def test_tasks_that_take_no_examples(task: str):
 )
 def test_a_task_is_called_after_its_data(source: str, name: str):
     assert own.default_name("perplexity", sources.parse(source)) == name
+
+
+def test_tasks_over_data_with_names_in_another_script_have_different_names():
+    names = {own.default_name("perplexity", sources.parse(f"path:{name}.jsonl")) for name in ("данные", "тексты")}
+    assert len(names) == 2 and all(name.removeprefix("perplexity-") for name in names)

@@ -68,6 +68,14 @@ def test_perplexity_of_a_text_is_a_loop_over_overlapping_windows(tiny_llama: Pat
         scored(tiny_llama, "decoder", "perplexity", path)
 
 
+def test_a_compressed_file_is_estimated_alike_whatever_the_case_of_its_suffix(tmp_path: Path) -> None:
+    lower, upper = tmp_path / "notes.jsonl.gz", tmp_path / "NOTES.JSONL.GZ"
+    for path in (lower, upper):
+        path.write_bytes(gzip.compress(b'{"input": "a cat", "target": "b"}\n' * 500))
+    estimates = {own("generation", path).estimate_documents(sources.Cache()) for path in (lower, upper)}
+    assert len(estimates) == 1 and estimates != {0}
+
+
 def test_wikitext_is_read_alike_from_the_hubs_table_and_a_raw_file(tiny_llama: Path, tmp_path: Path) -> None:
     rows = ["\n" if place % 3 == 0 else f" {sentence(DRAW, 5, 90)} \n" for place in range(90)]
     raw, table = tmp_path / "wiki.test.raw", tmp_path / "test.parquet"
