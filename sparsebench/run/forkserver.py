@@ -104,7 +104,7 @@ class Forked:
 
     def wait(self) -> int:
         while (code := self._read(1.0)) is None:
-            if watch.stopped(self.server.pid):
+            if watch.stopped_or_ended(self.server.pid):
                 self.server.kill()  # nobody else would tell how the job ended
         return code
 

@@ -105,8 +105,8 @@ class RankWatchdog:
         }
 
     def _waits(self, rank: int, stack: str) -> bool:
-        """Return whether an idle rank waits for others; one without a ``stack`` does, unless its process is stopped."""
-        return _shows(stack, WAITING) if stack else not stopped(self.processes[rank])
+        """Return whether an idle rank waits for others; one without a ``stack`` does, unless it is stopped or has ended."""
+        return _shows(stack, WAITING) if stack else not stopped_or_ended(self.processes[rank])
 
     def stacks(self, ranks: Iterable[int]) -> dict[int, str]:
         """Ask ``ranks`` for their stacks and return them; "" for a rank that does not answer."""
@@ -120,7 +120,9 @@ class RankWatchdog:
             with suppress(ProcessLookupError):
                 os.kill(self.processes[rank], ASKED)
         until = time.monotonic() + STACK_SECONDS
-        while time.monotonic() < until and not all(stack(rank) or stopped(self.processes[rank]) for rank in starts):
+        while time.monotonic() < until:
+            if all(stack(rank) or stopped_or_ended(self.processes[rank]) for rank in starts):
+                break
             time.sleep(0.05)
         return {rank: stack(rank) for rank in starts}
 
@@ -150,10 +152,11 @@ def innermost_calls(stack: str) -> str:
     return f"at {', from '.join(shown)}" if shown else "does not answer"
 
 
-def stopped(process: int) -> bool:
-    """Return whether a process is stopped, as by SIGSTOP, or has ended."""
+def stopped_or_ended(process: int) -> bool:
+    """Return whether a process is stopped, as by SIGSTOP, or has ended, even if nobody has asked for its exit code."""
+    states = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE)
     with suppress(psutil.Error):
-        return bool(psutil.Process(process).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP))
+        return bool(psutil.Process(process).status() in states)
     return True
 
 

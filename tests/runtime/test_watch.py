@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sparsebench.runtime import watch
@@ -67,6 +68,17 @@ def test_who_is_stuck_is_told_by_who_waits_for_whom() -> None:
     assert list(stuck({0: hangs, 1: waits}, 2)) == [0]
     assert list(stuck({0: waits, 1: waits}, 2)) == [0, 1]
     assert stuck({0: elsewhere, 1: waits}, 2) == {}, "another program has the lock"
+
+
+def test_a_rank_that_ended_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "log").touch()
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and not process.stdout.read()
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        started = time.monotonic()
+        assert RankWatchdog({0: process.pid}, {0: tmp_path / "log"}).stacks([0]) == {0: ""}
+        assert time.monotonic() - started < watch.STACK_SECONDS / 2
 
 
 def test_the_innermost_calls_of_the_main_thread_are_named() -> None:
