@@ -32,10 +32,10 @@ from sparsebench.run.queue import Queue, variants
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.workspace import Leases
 
-INGEST_SHARE = 30
-"""Before the next ingest the parent waits this many times the CPU time that the last one took: that grows with the ledger.
+INGEST_PAUSE = 30
+"""How many times the CPU time of the last ingest the parent waits before the next: that time grows with the ledger.
 On a busy machine its wall time may be minutes, and who queries the ledger meanwhile would see nothing of an hour."""
-LOSSES = 3
+MAX_RESTARTS = 3
 """A job whose machine is lost is started again at most this many times: the job itself may be what kills machines."""
 
 Ingest = Callable[[list[tuple[str, dict[str, Any]]], Callable[[LedgerError], object]], object]
@@ -77,9 +77,9 @@ class Runner:
         self.selector = selectors.DefaultSelector()
         self.children: list[Child] = []
         self.waiting = Queue()
-        self.lost: dict[str, str] = {}
+        self.unavailable: dict[str, str] = {}
         self.remade: dict[str, Remade] = {}
-        self.losses: Counter[str] = Counter()
+        self.machines_lost: Counter[str] = Counter()
         self.new_records: list[Path] = []
         self.notes: set[str] = set()
         self.last_ingest = time.monotonic()
@@ -87,15 +87,19 @@ class Runner:
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
 
     def run(
-        self, cells: Iterable[Cell], refused: Iterable[tuple[Cell, str]] = (), variants: Iterable[Variant] | None = None
+        self,
+        cells: Iterable[Cell],
+        refused: Iterable[tuple[Cell, str]] = (),
+        releasable: Iterable[Variant] | None = None,
     ) -> dict[str, int]:
         """Do ``cells``, record why others are ``refused``, and return how many cells ended in each status.
 
-        The folders of ``variants``, by default all of the plan, are removed once no cell needs them.
+        The folders of ``releasable`` variants, by default all of the plan, are removed once no cell needs them.
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
+        if releasable is None:
+            releasable = self.plan.variants.values()
         with Leases(self.workspace, self.plan.variants.values()) as self.leases, self.executor:
-            releasable = self.plan.variants.values() if variants is None else variants
             return self._run_cells(list(cells), list(refused), releasable)
 
     def _run_cells(
@@ -142,13 +146,13 @@ class Runner:
 
         Its cells are skipped where their variant, or what it is made from, could not be made.
         """
-        loss_reasons = {variant.id: reason for variant in job.variants if (reason := self._loss(job, variant))}
+        reasons = {variant.id: reason for variant in job.variants if (reason := self._why_unavailable(job, variant))}
         for cell in job.cells:
-            if cell.variant.id in loss_reasons:
-                self._record(cell, "skipped", loss_reasons[cell.variant.id])
-        self.lost |= {variant.id: loss_reasons[variant.id] for variant in job.makes if variant.id in loss_reasons}
-        cells = tuple(cell for cell in job.cells if cell.variant.id not in loss_reasons)
-        makes = tuple(variant for variant in job.makes if variant.id not in loss_reasons)
+            if cell.variant.id in reasons:
+                self._record(cell, "skipped", reasons[cell.variant.id])
+        self.unavailable |= {variant.id: reasons[variant.id] for variant in job.makes if variant.id in reasons}
+        cells = tuple(cell for cell in job.cells if cell.variant.id not in reasons)
+        makes = tuple(variant for variant in job.makes if variant.id not in reasons)
         if cells or makes:
             return replace(job, cells=cells, makes=makes)
         self.waiting.end(job)
@@ -156,14 +160,14 @@ class Runner:
         self._release(variants(job))
         return None
 
-    def _loss(self, job: Job, variant: Variant) -> str | None:
+    def _why_unavailable(self, job: Job, variant: Variant) -> str | None:
         """Return why a variant, or what it needs, is not available; None where nothing says so."""
         if variant in job.makes:
             needed = () if unpacks(job, variant, self.workspace.has_packed) else made_from(variant)
         else:
             reads_dense = any(needs_dense(cell) for cell in job.cells if cell.variant == variant)
             needed = (variant.id, *(variant.parents[:1] if reads_dense else ()))
-        return next((self.lost[name] for name in needed if name in self.lost), None)
+        return next((self.unavailable[name] for name in needed if name in self.unavailable), None)
 
     def _start(self, job: Job) -> None:
         variant = job.variants[0]
@@ -197,8 +201,10 @@ class Runner:
     def _recorded(self, job: Job) -> dict[str, str]:
         """Return the checksums that variants of the job had when an earlier run made and recorded them."""
         again = {variant.id for variant in job.makes} - {cell.variant.id for cell in job.cells}
+        if not again:  # there may be 100,000 cells
+            return {}
         contents = {}
-        for cell in self.plan.cells if again else ():
+        for cell in self.plan.cells:
             if cell.stage == MAKE.name and cell.variant.id in again:
                 with suppress(RecordError):
                     contents[cell.variant.id] = records.read_cell(self.workspace.records, cell.id, "done")["content"]
@@ -263,7 +269,7 @@ class Runner:
                     self.display.line(f"! {visible(event['text'])}", "yellow")
                 self.notes.add(event["text"])
             case "lost":
-                self.lost[event["variant"]] = event["reason"]
+                self.unavailable[event["variant"]] = event["reason"]
             case "broken":
                 child.broken = event["reason"]
 
@@ -286,7 +292,7 @@ class Runner:
                 self._record(cell, "failed", reason or f"the job ended without a result; see {child.log}")
         summary = f"{child.job.label}: {reason or 'left no folder'}"
         absent = [variant.id for variant in child.job.makes if not self.workspace.present(variant)]
-        self.lost = {**dict.fromkeys(absent, summary), **self.lost}
+        self.unavailable = dict.fromkeys(absent, summary) | self.unavailable
         self.waiting.end(child.job)
         self.display.ended(child.job, time.monotonic() - child.started, summary if absent else None)
         self._ingest_if_due()
@@ -295,15 +301,17 @@ class Runner:
     def _retry_lost(self, child: Child) -> bool:
         """Start again what a job on a lost machine had left; False if nothing is left, or after too many losses."""
         job = child.job
-        self.losses[job.id] += 1
+        self.machines_lost[job.id] += 1
         cells = tuple(cell for cell in job.cells if cell.id not in child.recorded)
         unrecorded = {cell.variant.id for cell in cells}
 
         def unmade(variant: Variant) -> bool:
-            return variant.id in unrecorded or (variant.id not in self.lost and not self.workspace.present(variant))
+            if variant.id in unrecorded:
+                return True
+            return variant.id not in self.unavailable and not self.workspace.present(variant)
 
         makes = tuple(filter(unmade, job.makes))
-        if self.losses[job.id] > LOSSES or not (cells or makes):
+        if self.machines_lost[job.id] > MAX_RESTARTS or not (cells or makes):
             return False
         self.display.ended(job, time.monotonic() - child.started, None)
         self.display.line(f"! {visible(job.label)}: {visible(child.task.lost)}: started again", "yellow")
@@ -367,7 +375,7 @@ class Runner:
 
     def _ingest_if_due(self) -> None:
         """Ingest if the last time is so long ago that this takes little of the run."""
-        if self.new_records and time.monotonic() - self.last_ingest > INGEST_SHARE * self.ingest_seconds:
+        if self.new_records and time.monotonic() - self.last_ingest > INGEST_PAUSE * self.ingest_seconds:
             started = time.process_time()
             self._ingest()
             self.ingest_seconds, self.last_ingest = time.process_time() - started, time.monotonic()

@@ -30,7 +30,7 @@ from sparsebench.run.executor import RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.node import NodeIdentity, done_on_node
 from sparsebench.run.recorder import JobSpec, Recorder
-from sparsebench.run.runner import LOSSES, Runner
+from sparsebench.run.runner import MAX_RESTARTS, Runner
 from tests.run.conftest import planned, specification
 
 
@@ -144,7 +144,7 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere_with_what_is_left(
 @pytest.mark.parametrize(
     ("error", "starts", "said"),
     [
-        (RayError("the node died"), LOSSES + 1, "RayError"),
+        (RayError("the node died"), MAX_RESTARTS + 1, "RayError"),
         (OutOfMemoryError("Task was killed due to the node running low on memory"), 1, "low on memory"),
         (RayTaskError(UserError("torch 1.0 instead of 2.0")), 1, "torch 1.0"),
     ],
