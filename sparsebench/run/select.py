@@ -17,7 +17,8 @@ from sparsebench.errors import RecordError, UnsupportedError, UserError
 from sparsebench.manifest.nodes import read
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.preflight import Prepared
-from sparsebench.plan.stages import is_timed, names, same_value
+from sparsebench.plan.stages import is_timed, same_value
+from sparsebench.plan.stages import names as stage_names
 from sparsebench.records import file_problem, read_cell, record_key, statuses
 from sparsebench.steps.registry import kinds
 
@@ -78,8 +79,9 @@ def _refused_before(cell: Cell, device: str, records: Path) -> bool:
 
 
 def verified(decided: list[Decision], records: Path, device: str) -> tuple[list[Decision], list[str]]:
-    """Return the decisions by which a cell runs whose record is damaged or another cell's, and what is wrong with each.
+    """Return the decisions, with those changed whose record is damaged or another cell's: these cells run.
 
+    Also return what is wrong with each of these records.
     This reads the records of cells that do not run; ``decisions`` reads names alone.
     """
     recorded = statuses(records)
@@ -100,18 +102,18 @@ def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
     pairs = []
     for word in words:
         name, separator, value = word.partition("=")
-        if not separator or name not in keys():
-            close = difflib.get_close_matches(name, keys(), n=1)
-            hint = f"did you mean {close[0]}={value or '…'}?" if close else f"one of {', '.join(keys())}"
+        if not separator or name not in only_keys():
+            close = difflib.get_close_matches(name, only_keys(), n=1)
+            hint = f"did you mean {close[0]}={value or '…'}?" if close else f"one of {', '.join(only_keys())}"
             raise UserError(f"--only {word}: not KEY=VALUE with a known key", hint)
-        if name == "stage" and value not in names():
-            raise UserError(f"--only {word}: no such stage", f"one of {', '.join(names())}")
+        if name == "stage" and value not in stage_names():
+            raise UserError(f"--only {word}: no such stage", f"one of {', '.join(stage_names())}")
         pairs.append((name, _sparsity(word, value) if name == "sparsity" else value))
     return tuple(pairs)
 
 
-def keys() -> tuple[str, ...]:
-    """Return the keys that select cells: words of the cell and of its variant, each verb of a step and its fields."""
+def only_keys() -> tuple[str, ...]:
+    """Return the keys of --only: words of the cell and of its variant, each verb of a step and its fields."""
     setting_names = {
         name: None
         for kind in kinds().values()
@@ -153,8 +155,8 @@ def _matches(cell: Cell, name: str, values: list[Any]) -> bool:
         return name in cell.settings and str(cell.settings[name]) in values
     if name == "method":  # tables name it with its allocation: ``wanda+owl``
         allocations = [value for value in cell.variant.values("allocation")[-1:] if value != "uniform"]
-        names = [cell.variant.method, *(f"{cell.variant.method}+{value}" for value in allocations)]
-        return any(name in values for name in names)
+        method = cell.variant.method
+        return method in values or any(f"{method}+{allocation}" in values for allocation in allocations)
     if name in VARIANT_KEYS:
         return str(getattr(cell.variant, name)) in values
     settings = cell.variant.values(name) or ([0.0] if name == "sparsity" else [])
