@@ -30,7 +30,7 @@ from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
 from sparsebench.plan.resources import job_bytes
 from sparsebench.plan.stages import is_timed
 from sparsebench.run.executor import RunningJob, RunSettings
-from sparsebench.run.node import NodeIdentity, done_on_node, probe
+from sparsebench.run.node import NodeIdentity, do_job, probe
 from sparsebench.run.placement import ANSWER_SECONDS, PlacementGroup, bundles
 from sparsebench.run.recorder import JobSpec
 from sparsebench.runtime.nodes import join
@@ -53,7 +53,7 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         connect(self.ray, self.address)
-        self.task = self.ray.remote(done_on_node)
+        self.task = self.ray.remote(do_job)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,8 +75,8 @@ class Cluster:
         node_counts = {(cell.nodes, int(cell.settings["ranks"])) for cell in planned if "nodes" in cell.settings}
         for nodes, ranks in sorted(node_counts):
             bundles(self._alive(), nodes, ranks, devices.is_gpu(self.settings.device))
-        exclusive = any(is_timed(cell.stage) for cell in planned)
-        reasons = {node: self._problem(answer, exclusive) for node, answer in self._probed()}
+        timed = any(is_timed(cell.stage) for cell in planned)
+        reasons = {node: self._problem(answer, timed) for node, answer in self._probed()}
         unable = "; ".join(f"{node}: {reason}" for node, reason in reasons.items() if reason)
         if unable:
             raise UserError(
@@ -108,12 +108,12 @@ class Cluster:
         except self.ray.exceptions.RayError as error:
             return {"missing": first_line(error)}
 
-    def _problem(self, answer: dict[str, Any], exclusive: bool) -> str:
+    def _problem(self, answer: dict[str, Any], timed: bool) -> str:
         if "missing" in answer:
             return f"sparsebench cannot be imported there ({answer['missing']})"
         if not answer["shared"]:
             return f"it does not see {self.settings.workspace.work}"
-        return NodeIdentity.here("cpu").differs(answer["identity"], exclusive)
+        return NodeIdentity.here("cpu").differs(answer["identity"], timed)
 
     def _alive(self) -> list[dict[str, Any]]:
         return [node for node in self.ray.nodes() if node["Alive"]]

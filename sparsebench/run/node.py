@@ -45,22 +45,22 @@ class NodeIdentity:
         place = environment.place(device)
         return cls(tuple(versions.items()), place["id"], place["machine"])
 
-    def differs(self, other: NodeIdentity, exclusive: bool) -> str:
-        """Say how another node differs, if at all; for times (``exclusive``) its machine must be of the same class."""
+    def differs(self, other: NodeIdentity, timed: bool) -> str:
+        """Say how another node differs, if at all; for ``timed`` work its machine must be of the same class."""
         other_versions = dict(other.versions)
         reasons = [
             f"{name} {other_versions.get(name, 'absent')} instead of {version}"
             for name, version in self.versions
             if other_versions.get(name) != version
         ]
-        if exclusive and self.machine_id != other.machine_id:
+        if timed and self.machine_id != other.machine_id:
             machines = f"{other.machine} instead of {self.machine}"
             reasons.append(f"it is another kind of machine ({machines}), and times are asked for")
         return ", ".join(reasons)
 
-    def check(self, node: str, other: NodeIdentity, exclusive: bool) -> None:
+    def check(self, node: str, other: NodeIdentity, timed: bool) -> None:
         """Raise UserError, with the ``node``'s name, where it ``differs``."""
-        if reason := self.differs(other, exclusive):
+        if reason := self.differs(other, timed):
             raise UserError(f"node {node}: {reason}", "start the same environment on every node")
 
 
@@ -73,23 +73,28 @@ def probe(path: Path) -> dict[str, Any]:
     return {"identity": NodeIdentity.here("cpu"), "shared": path.exists()}
 
 
-def done_on_node(
-    spec: JobSpec, settings: RunSettings, cpus: int, identity: NodeIdentity, group: str = "", start: Path | None = None
+def do_job(
+    spec: JobSpec,
+    settings: RunSettings,
+    cpus: int,
+    expected: NodeIdentity,
+    group: str = "",
+    working_folder: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Do a job in a process of this node, in a Ray task of ``cpus`` CPUs.
 
     Yields the job's events (those of cells with their records), regularly what it has used, and last its exit code and
     what it printed. Where the job's ranks lie on several nodes, this is the first of the placement ``group``. Relative
-    ``path:`` sources are resolved from ``start``, in a folder that nodes share.
+    ``path:`` sources are resolved from ``working_folder``, which nodes share.
 
-    Raises UserError where this node is not as ``identity``: it may have joined after the run had asked all nodes.
+    Raises UserError where this node is not as ``expected``: it may have joined after the run had asked all nodes.
     """
     job = spec.job
-    if start is not None and start.is_dir():
-        os.chdir(start)
-    identity.check(socket.gethostname(), NodeIdentity.here(settings.device), PROCESSES[job.kind].timed)
+    if working_folder is not None and working_folder.is_dir():
+        os.chdir(working_folder)
+    expected.check(socket.gethostname(), NodeIdentity.here(settings.device), PROCESSES[job.kind].timed)
     if group:
-        spec = _with_nodes(spec, settings.device, identity, group)
+        spec = _with_nodes(spec, settings.device, expected, group)
     local = _executor(replace(settings, slots=max(1, environment.cores() // cpus)))
     with tempfile.TemporaryDirectory(dir=local.temporary) as name:
         home = Path(name)
@@ -113,14 +118,14 @@ def _identity(device: str) -> NodeIdentity:
     return NodeIdentity.here(device)
 
 
-def _with_nodes(spec: JobSpec, device: str, identity: NodeIdentity, name: str) -> JobSpec:
-    """Return a job's specification with the nodes of its placement group ``name``; this node is the first.
+def _with_nodes(spec: JobSpec, device: str, expected: NodeIdentity, group_name: str) -> JobSpec:
+    """Return a job's specification with the nodes of its placement group; this node is the first.
 
-    Raises UserError for a node that is not as ``identity``, MeasureError for one that is gone or does not answer.
+    Raises UserError for a node that is not as ``expected``, MeasureError for one that is gone or does not answer.
     """
     import ray
 
-    group = ray.util.get_placement_group(name)
+    group = ray.util.get_placement_group(group_name)
     nodes = addresses(ray, group)
     task = ray.remote(_identity)
     pending = [task.options(**on_bundle(ray, group, index)).remote(device) for index in range(1, len(nodes))]
@@ -130,8 +135,8 @@ def _with_nodes(spec: JobSpec, device: str, identity: NodeIdentity, name: str) -
         silence = f"no answer from one of {', '.join(nodes[1:])} in {ANSWER_SECONDS} seconds"
         raise MeasureError(silence, "see `ray status`") from error
     for address, other in zip(nodes[1:], others, strict=True):
-        identity.check(address, other, PROCESSES[spec.job.kind].timed)
-    return replace(spec, nodes=nodes, group=f"{ray.get_runtime_context().gcs_address}/{name}")
+        expected.check(address, other, PROCESSES[spec.job.kind].timed)
+    return replace(spec, nodes=nodes, group=f"{ray.get_runtime_context().gcs_address}/{group_name}")
 
 
 def _events(task: RunningJob, beat: float) -> Iterator[dict[str, Any]]:

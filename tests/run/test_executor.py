@@ -28,7 +28,7 @@ from sparsebench.run.cluster import Cluster, connect, job_capacity, resources
 from sparsebench.run.display import Clock, Display
 from sparsebench.run.executor import RunSettings
 from sparsebench.run.local import Local
-from sparsebench.run.node import NodeIdentity, done_on_node
+from sparsebench.run.node import NodeIdentity, do_job
 from sparsebench.run.recorder import JobSpec, Recorder
 from sparsebench.run.runner import MAX_RESTARTS, Runner
 from tests.run.conftest import planned, specification
@@ -232,13 +232,13 @@ def test_without_a_cluster_the_error_says_what_to_do(settings: RunSettings, monk
 def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: RunSettings) -> None:
     job: Job = next(job for job in jobs(plan, plan.cells, lambda _: False) if job.kind == "assess")
     spec = specification(plan, settings, job)
-    first, *rest = done_on_node(spec, settings, 1, NodeIdentity.here("cpu"))
+    first, *rest = do_job(spec, settings, 1, NodeIdentity.here("cpu"))
     events = [event for event in rest if event["event"] != "used"]  # said now and then, as silence is taken for death
     assert first["event"] == "used"
     assert [event["event"] for event in events] == ["damaged", "ended"], events
     assert events[-1]["code"] == 0 and not settings.workspace.records.exists()
     with pytest.raises(UserError, match="torch"):
-        next(done_on_node(spec, settings, 1, replace(NodeIdentity.here("cpu"), versions=(("torch", "1.0"),))))
+        next(do_job(spec, settings, 1, replace(NodeIdentity.here("cpu"), versions=(("torch", "1.0"),))))
     for local in node._kept.values():
         local.__exit__()
     node._kept.clear()

@@ -21,7 +21,7 @@ from sparsebench.plan.jobs import jobs, nodes_of
 from sparsebench.run import cluster, handlers
 from sparsebench.run.cluster import Cluster
 from sparsebench.run.executor import RunSettings
-from sparsebench.run.node import NodeIdentity, done_on_node
+from sparsebench.run.node import NodeIdentity, do_job
 from sparsebench.run.placement import bundles
 from sparsebench.run.recorder import JobSpec
 from tests.run.conftest import specification
@@ -221,4 +221,4 @@ def test_a_node_of_the_group_that_differs_or_is_gone_is_named(
     monkeypatch.setattr(NodeIdentity, "here", lambda device: next(found))
     job = next(job for job in jobs(plan, plan.cells, lambda _: True) if nodes_of(job) == 2)
     with pytest.raises(wrong, match=said):
-        next(done_on_node(specification(plan, settings, job), settings, 4, here, "name"))
+        next(do_job(specification(plan, settings, job), settings, 4, here, "name"))
