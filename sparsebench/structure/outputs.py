@@ -152,7 +152,7 @@ def _hooks(
     replaced: Mapping[str, torch.Tensor],
 ) -> list[Any]:
     """Register the hooks that fill ``reads`` and ``outputs`` and replace inputs; return their handles."""
-    from sparsebench.models.replay.forward_until import Call, split
+    from sparsebench.models.replay.forward_until import Call, split_output
 
     def before(path: str, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = Call(args, kwargs)
@@ -162,7 +162,7 @@ def _hooks(
         return call.args, call.kwargs
 
     def after(path: str, module: Any, args: Any, output: Any) -> None:
-        outputs[path] = split(output)[0]
+        outputs[path] = split_output(output)[0]
 
     def encoded(module: Any, args: Any, output: Any) -> Any:
         reads[ENCODED] = output.last_hidden_state

@@ -67,17 +67,17 @@ class BlockReached(Exception):
 class StandIn(torch.nn.Module):
     """A replacement of a block; attributes that the model's code reads from it are the block's own."""
 
-    def __init__(self, stepper: ForwardUntil, index: int, block: torch.nn.Module) -> None:
+    def __init__(self, forward_until: ForwardUntil, index: int, block: torch.nn.Module) -> None:
         super().__init__()
         # Not as a submodule: its parameters have no storage.
-        self.__dict__.update(stepper=stepper, index=index, block=block)
+        self.__dict__.update(forward_until=forward_until, index=index, block=block)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["block"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what is known of this block's outputs. Raises BlockReached at the chosen block."""
-        return self.__dict__["stepper"].answer(self.__dict__["index"], Call(args, kwargs))
+        return self.__dict__["forward_until"].answer(self.__dict__["index"], Call(args, kwargs))
 
 
 class ForwardUntil:
@@ -86,7 +86,7 @@ class ForwardUntil:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack.name
         self.length = len(stack.blocks)
-        self.forms: list[int | None] = [None] * self.length
+        self.extra_counts: list[int | None] = [None] * self.length
         """For each block, the number of values that it returns beside its hidden states; None for a bare tensor."""
         self._target = 0
         self._next = 0
@@ -132,21 +132,21 @@ class ForwardUntil:
             assert self._before is not None
             states, extras = self._before
         else:
-            extra_count = self.forms[index]
+            extra_count = self.extra_counts[index]
             states = call.hidden.new_full((), torch.nan).expand(call.hidden.shape)
             extras = None if extra_count is None else (None,) * extra_count
-        return joined(states, extras)
+        return join_output(states, extras)
 
 
-def split(returned: Any) -> BlockOutput:
+def split_output(returned: Any) -> BlockOutput:
     """Return a block's hidden states and the other values that it returned."""
     if isinstance(returned, torch.Tensor):
         return returned, None
     return returned[0], tuple(returned[1:])
 
 
-def joined(states: torch.Tensor, extras: Extras) -> Any:
-    """Return what a block returns, from its hidden states and the other values: the reverse of ``split``."""
+def join_output(states: torch.Tensor, extras: Extras) -> Any:
+    """Return what a block returns, from its hidden states and the other values: the reverse of ``split_output``."""
     return states if extras is None else (states, *extras)
 
 

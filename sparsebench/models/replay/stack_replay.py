@@ -15,7 +15,7 @@ import torch
 from torch.func import functional_call
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, ForwardUntil, split, storages_of
+from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, ForwardUntil, split_output, storages_of
 from sparsebench.models.replay.gather import Gatherer, InputsSeen
 from sparsebench.models.replay.skeleton import SkeletonBlock, Stack
 from sparsebench.models.shape.topology import CHOOSE_MAGNITUDE
@@ -144,7 +144,7 @@ class StackReplay:
         self.groups = groups
         self.encoder = encoder
         self.dropped: set[int] = set() if encoder is None else encoder.dropped
-        self.stepper = ForwardUntil(stack)
+        self.forward_until = ForwardUntil(stack)
         self._passed: tuple[bool, ...] | None = None
         self._pool: list[torch.Tensor] = []
 
@@ -162,7 +162,7 @@ class StackReplay:
         """Embed the tokens and keep the first block's inputs, in the first stream's states."""
         for rows in self.groups:
             # A decoder's forward reads a live stream's encoder states.
-            hidden = self.stepper.call_of(0, None, self._arguments(self.live[0], rows)).hidden
+            hidden = self.forward_until.call_of(0, None, self._arguments(self.live[0], rows)).hidden
             if not _finite(hidden, self.tokens.mask[rows]):
                 raise self._not_finite(f"inputs of {self.stack.name} block 0")
             self.states.write(0, rows, hidden)
@@ -186,9 +186,9 @@ class StackReplay:
                     returned = functional_call(block.module, dict(weights), call.args, call.kwargs)
                 except InputsSeen:
                     continue
-            hidden, extras = split(returned)
+            hidden, extras = split_output(returned)
             self._check_output(block, hidden, rows)
-            self.stepper.forms[block.index] = None if extras is None else len(extras)
+            self.forward_until.extra_counts[block.index] = None if extras is None else len(extras)
             if extras is not None:
                 extras = self._passed_on(block.index, stream, rows, hidden, extras)
             self.states.write(stream, rows, hidden, extras)
@@ -199,11 +199,11 @@ class StackReplay:
         """Return a block's outputs for one group of a stream's states, (group, length, width); nothing is kept."""
         with torch.no_grad():
             call, _ = self._call(block.index, stream, self.groups[number])
-        return split(functional_call(block.module, dict(weights), call.args, call.kwargs))[0]
+        return split_output(functional_call(block.module, dict(weights), call.args, call.kwargs))[0]
 
     def result(self, stream: int, rows: slice) -> torch.Tensor:
         """Return the stack's final states of these samples, after final norm and projection: (group, length, width)."""
-        result = self.stepper.result_after(self.states.output(stream, rows), self._arguments(stream, rows))
+        result = self.forward_until.result_after(self.states.output(stream, rows), self._arguments(stream, rows))
         if not _finite(result, self.tokens.mask[rows]):
             raise self._not_finite(f"what the {self.stack.name} makes of its last block")
         return result
@@ -229,7 +229,7 @@ class StackReplay:
         """Return how the model calls a block on a group of samples, and the call's hidden and encoder states."""
         arguments = self._arguments(stream, rows)
         before = self.states.output(stream, rows)
-        call = self.stepper.call_of(index, before, arguments)
+        call = self.forward_until.call_of(index, before, arguments)
         if index == 0:
             call = call.reading(before[0])
         states = [call.hidden]
@@ -245,7 +245,7 @@ class StackReplay:
 
     def _not_finite(self, culprit: str) -> ModelError:
         """Return the error for ``culprit``, which is not finite; it names the stored tensor that is not finite, if any."""
-        for name, tensor in self.stepper.outside.items():
+        for name, tensor in self.forward_until.outside.items():
             if not bool(tensor.isfinite().all()):
                 culprit = f"{self.stack.prefix}{name}"
                 break
@@ -266,8 +266,8 @@ class StackReplay:
         """
         if self._passed is None:
             used: set[int] = set()
-            if index + 1 < self.stepper.length:
-                call = self.stepper.call_of(index + 1, (hidden, extras), self._arguments(stream, rows))
+            if index + 1 < self.forward_until.length:
+                call = self.forward_until.call_of(index + 1, (hidden, extras), self._arguments(stream, rows))
                 used = call.storages([])
             self._passed = tuple(bool(storages_of([extra]) & used) for extra in extras)
         return tuple(self._pooled(extra) if keep else None for extra, keep in zip(extras, self._passed, strict=True))

@@ -22,7 +22,7 @@ from sparsebench.models.modules.hooks import removing_hooks
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import TOKENS_AT_ONCE
-from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, joined, split
+from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, join_output, split_output
 from sparsebench.models.replay.skeleton import survey
 from sparsebench.models.shape.topology import module_path
 from sparsebench.steps.contract import StepProgress
@@ -141,7 +141,7 @@ class WholeModel:
 
         def note(block: BlockId) -> Any:
             def hook(module: Any, args: Any, kwargs: Any, returned: Any) -> None:
-                recorded[block] = Call(args, kwargs).hidden, split(returned)[1]
+                recorded[block] = Call(args, kwargs).hidden, split_output(returned)[1]
 
             return hook
 
@@ -195,13 +195,13 @@ def module_of(model: Any, tensor: str) -> Any:
 
 
 def _pass_on(module: Any, args: Any, kwargs: Any, returned: Any) -> Any:
-    return joined(Call(args, kwargs).hidden, split(returned)[1])
+    return join_output(Call(args, kwargs).hidden, split_output(returned)[1])
 
 
 def _stand_in(states: torch.Tensor | None, extras: Extras) -> Any:
     """Return a block's forward that returns ``states`` (None: its input) and the ``extras`` that it had returned."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return joined(Call(args, kwargs).hidden if states is None else states, extras)
+        return join_output(Call(args, kwargs).hidden if states is None else states, extras)
 
     return forward
