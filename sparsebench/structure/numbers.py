@@ -70,12 +70,12 @@ def tensor_statistics(
 def _from_patterns(
     patterns: npt.NDArray[np.uint16], dtype: str, absolute: Sequence[float], relative: Sequence[float]
 ) -> TensorStatistics:
-    histogram = np.zeros(1 << 16, np.int64)
+    pattern_counts = np.zeros(1 << 16, np.int64)
     for start in range(0, patterns.size, BLOCK):
-        histogram += np.bincount(patterns[start : start + BLOCK], minlength=1 << 16)
-    present = np.flatnonzero(histogram)
+        pattern_counts += np.bincount(patterns[start : start + BLOCK], minlength=1 << 16)
+    present = np.flatnonzero(pattern_counts)
     values = _decode(present.astype(np.uint16), dtype)
-    counts = histogram[present]
+    counts = pattern_counts[present]
     if not np.isfinite(values).all():
         raise _not_finite(int(counts[~np.isfinite(values)].sum()))
     order = np.argsort(np.abs(values), kind="stable")
@@ -85,13 +85,13 @@ def _from_patterns(
     def below(thresholds: Doubles) -> npt.NDArray[np.int64]:
         return cumulative[np.searchsorted(magnitudes, thresholds, side="left")]
 
-    weights = counts.astype(np.float64)
-    mean = float(weights @ values) / patterns.size
-    square = float(weights @ (values * values)) / patterns.size
-    squares = (values - mean) ** 2
-    moments = _Moments(
-        mean, square, float(weights @ squares) / patterns.size, float(weights @ (squares * squares)) / patterns.size
-    )
+    frequencies = counts.astype(np.float64)
+    mean = float(frequencies @ values) / patterns.size
+    square = float(frequencies @ (values * values)) / patterns.size
+    squared_deviations = (values - mean) ** 2
+    second = float(frequencies @ squared_deviations) / patterns.size
+    fourth = float(frequencies @ (squared_deviations * squared_deviations)) / patterns.size
+    moments = _Moments(mean, square, second, fourth)
     return _assemble(patterns.size, moments, (values.min(), values.max()), below, absolute, relative)
 
 
@@ -99,7 +99,7 @@ def _from_blocks(weights: AnyFloats, absolute: Sequence[float], relative: Sequen
     total = square = second = fourth = 0.0
     lowest, highest, finite = np.inf, -np.inf, True
     for block in _blocks(weights):
-        finite &= bool(np.isfinite(block).all())  # min and max below lose a NaN of any block but the first
+        finite &= bool(np.isfinite(block).all())  # the min and max below would lose a NaN
         doubles = block.astype(np.float64)
         total += float(doubles.sum())
         square += float(doubles @ doubles)
