@@ -230,9 +230,14 @@ def refuse_text(config: Mapping[str, Any]) -> None:
         raise UnsupportedError(problem, "its structure and storage can be measured")
 
 
+def module_part(name: str, config: Mapping[str, Any], family: str) -> Part:
+    """Return the part that a linear module's weight is, by the module's name."""
+    return part(TensorInfo(f"{name}.weight", "F32", (2, 2)), config, family)
+
+
 def role(module: str) -> str:
     """Return the role of a linear module by its name: ``attention``, ``mlp``, ``head`` or ``other``."""
-    kind = part(TensorInfo(f"{module}.weight", "F32", (2, 2)), {}, "").kind
+    kind = module_part(module, {}, "").kind
     return _ROLES.get(kind.removeprefix("cross_"), "other")
 
 

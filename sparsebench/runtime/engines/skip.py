@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules import moefied
 from sparsebench.models.modules.skipping import FeedForward, SkipThresholds, experts_of, skip_of, skips_weights
-from sparsebench.models.shape.topology import LINEAR_TYPES, module_path, part
+from sparsebench.models.shape.topology import LINEAR_TYPES, module_part, module_path
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
@@ -37,8 +37,8 @@ class SkipEngine:
         self.kernels: Kernels
         # Numbers only, not the model: it must be freed before the next one is loaded.
         self.tallies: list[Tally] = []
-        self.dense = 0
-        self.item = 4
+        self.dense_layers = 0
+        self.weight_bytes = 4
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Compile or load the kernels. Raises UnsupportedError where there are none."""
@@ -82,12 +82,12 @@ class SkipEngine:
             alike = [tally for tally in self.tallies if (tally.packed, tally.way) == (packed, way)]
             counts = sorted({tokens for tally in alike for tokens in tally.products}) or [1]
             shares = "; ".join(
-                f"{tokens} tokens at once: " * (tokens > 1) + _shares_read(alike, tokens, self.item)
+                f"{tokens} tokens at once: " * (tokens > 1) + _shares_read(alike, tokens, self.weight_bytes)
                 for tokens in counts
             )
             layout = " bitmask" if packed else ""
             parts.append(f"skipping {instructions(self.kernels)}{layout} ×{len(alike)} ({way}: {shares})")
-        return ", ".join([*parts, f"{DENSE} ×{self.dense}"]) + f"; more than {TOKENS} tokens: dense"
+        return ", ".join([*parts, f"{DENSE} ×{self.dense_layers}"]) + f"; more than {TOKENS} tokens: dense"
 
     def _replace_layers(self, model: Any, source: SavedModel) -> None:
         """Put skipping layers into the model, in place. Raises UnsupportedError for a dtype without a kernel."""
@@ -95,24 +95,24 @@ class SkipEngine:
         if not skips_weights(config):
             return
         check_dtype("skip", model.dtype)
-        replacing = _LayerReplacer(model, self.kernels)
+        replacer = _LayerReplacer(model, self.kernels)
         skip, experts = skip_of(config) or SkipThresholds({}, {}), experts_of(config)
         # A model that was cut for the parity check lacks blocks.
         for path, limit in skip.inputs.items():
             if name := module_path(model, path):
-                replacing.columns(name, limit)
+                replacer.replace_by_columns(name, limit)
         for path, limit in skip.outputs.items():
             if name := module_path(model, path):
-                replacing.activation(name, limit, _linear_beside(model, name, config, source.family))
+                replacer.replace_activation(name, limit, _linear_beside(model, name, config, source.family))
         for feed_forward in experts.parts if experts else ():
             if module_path(model, feed_forward.down):
-                replacing.experts(feed_forward)
-        self.tallies, self.item = replacing.tallies, model.dtype.itemsize
-        self.dense = sum(type(module).__name__ in LINEAR_TYPES for module in model.modules())
+                replacer.replace_experts(feed_forward)
+        self.tallies, self.weight_bytes = replacer.tallies, model.dtype.itemsize
+        self.dense_layers = sum(type(module).__name__ in LINEAR_TYPES for module in model.modules())
 
 
-def _shares_read(tallies: list[Tally], tokens: int, item: int) -> str:
-    """Say what layers of one kind read for ``tokens`` tokens at once; ``item`` is the bytes of a weight."""
+def _shares_read(tallies: list[Tally], tokens: int, weight_bytes: int) -> str:
+    """Say what layers of one kind read for ``tokens`` tokens at once."""
     products = zip(*(tally.product(tokens) for tally in tallies), strict=True)
     read, multiplied, nbytes = (sum(counts) for counts in products)
     weights = sum(tally.weights for tally in tallies)
@@ -120,19 +120,15 @@ def _shares_read(tallies: list[Tally], tokens: int, item: int) -> str:
         return f"{read / weights:.0%} of the weights read"
     return (
         f"{read / weights:.0%} of the weights met, {multiplied / weights:.0%} not zero, "
-        f"{nbytes / (item * weights):.0%} of the dense bytes read"
+        f"{nbytes / (weight_bytes * weights):.0%} of the dense bytes read"
     )
 
 
 def _linear_beside(model: Any, path: str, config: Mapping[str, Any], family: str) -> dict[str, str]:
     """Return the names of the linear layers in the block of the activation function at ``path``, by kind."""
-
-    def part_of(name: str) -> Any:
-        return part(TensorInfo(f"{name}.weight", "F32", (2, 2), "", 0, 0), config, family)
-
-    function = part_of(path)
+    function = module_part(path, config, family)
     linear = (name for name, module in model.named_modules() if type(module).__name__ in LINEAR_TYPES)
-    parts = {name: part_of(name) for name in linear}
+    parts = {name: module_part(name, config, family) for name in linear}
     return {
         part.kind: name for name, part in parts.items() if (part.stack, part.layer) == (function.stack, function.layer)
     }
@@ -150,27 +146,27 @@ class _LayerReplacer:
         self.model, self.kernels = model, kernels
         self.tallies: list[Tally] = []
 
-    def columns(self, name: str, limit: float) -> Skipping:
+    def replace_by_columns(self, name: str, limit: float) -> Skipping:
         """Replace a linear layer by one that reads only the weights of inputs above ``limit``; return it."""
         module = self.model.get_submodule(name)
         return self._put(name, SkipColumns(self.kernels, _matrix(module).T.contiguous(), module.bias, limit))
 
-    def rows(self, name: str, decide: Callable[[], torch.Tensor | None]) -> Skipping:
+    def replace_by_rows(self, name: str, decide: Callable[[], torch.Tensor | None]) -> Skipping:
         """Replace a linear layer by one that reads only the weights of outputs that ``decide`` names; return it."""
         module = self.model.get_submodule(name)
         return self._put(name, SkipRows(self.kernels, _matrix(module).contiguous(), module.bias, decide))
 
-    def activation(self, name: str, limit: float, beside: Mapping[str, str]) -> None:
+    def replace_activation(self, name: str, limit: float, beside: Mapping[str, str]) -> None:
         """Replace an activation function, so that values up to ``limit`` become zero, and the layers that skip them."""
         function = self.model.get_submodule(name)
         function._forward_hooks.clear()  # remove the hook that masks for scoring
         thresholded = ThresholdedActivation(function, limit)
         self.model.set_submodule(name, thresholded)
         if "gate" in beside and "up" in beside:
-            self.rows(beside["up"], thresholded.taken)
-        self.columns(beside["down"], 0.0)
+            self.replace_by_rows(beside["up"], thresholded.taken)
+        self.replace_by_columns(beside["down"], 0.0)
 
-    def experts(self, feed_forward: FeedForward) -> None:
+    def replace_experts(self, feed_forward: FeedForward) -> None:
         """Replace the layers of a feed-forward part whose router names the neurons to compute.
 
         The oracle router needs all neurons' values, so that only the last layer can skip.
@@ -182,10 +178,10 @@ class _LayerReplacer:
         begin = self.model.get_submodule(first)
         begin._forward_pre_hooks.clear()
         if chooser.experts_config.router != "oracle" and chooser.neurons == len(_matrix(begin)):
-            begin = self.rows(first, chooser.choice)
+            begin = self.replace_by_rows(first, chooser.choice)
             if second:
-                self.rows(second, chooser.choice)
-        moefied.hook(chooser, begin, self.columns(down, 0.0))
+                self.replace_by_rows(second, chooser.choice)
+        moefied.hook(chooser, begin, self.replace_by_columns(down, 0.0))
 
     def _put(self, name: str, layer: Skipping) -> Skipping:
         self.model.set_submodule(name, layer)
