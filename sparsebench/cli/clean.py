@@ -14,7 +14,7 @@ from sparsebench.cli.output import emit_json, emit_table, end_with, note
 from sparsebench.errors import UserError
 from sparsebench.manifest.problems import one_of
 from sparsebench.progress import size
-from sparsebench.run.workspace import KINDS, Removable, removable, remove
+from sparsebench.run.workspace import WHY_REMOVABLE, Removable, removable, remove
 from sparsebench.sources import Cache
 
 
@@ -40,7 +40,7 @@ def clean(
     sparsebench clean
     sparsebench clean --only leftovers --only variants --yes
     """
-    kinds_known = [*KINDS, "leftovers"]
+    kinds_known = [*WHY_REMOVABLE, "leftovers"]
     if unknown := next((kind for kind in kinds or () if kind not in kinds_known), None):
         raise UserError(f"--only {unknown}: no such kind of file", one_of(kinds_known))
     files = [file for file in removable(work or Cache().root / "work") if not kinds or file.kind in kinds]

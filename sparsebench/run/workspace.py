@@ -24,13 +24,15 @@ from sparsebench.paths import create, refuse_link, sweep, sweep_temporary
 from sparsebench.plan.cells import Variant
 from sparsebench.storage import sums
 
-FOLDERS = ("models", "variants", "packed", "training", "scratch")
-"""The folders of a work folder; the first three hold models in folders named by their variants' ids."""
+MODEL_FOLDERS = ("models", "variants", "packed")
+"""The folders that hold models, each in a folder named by its variant's id."""
+FOLDERS = (*MODEL_FOLDERS, "training", "scratch")
+"""The folders of a work folder."""
 
 
 def variant_folder(work: Path, variant_id: str) -> Path | None:
     """Return the folder of a measured variant in the work folder, whole or packed; None where it is gone."""
-    folders = (work / name / variant_id for name in FOLDERS[:3])
+    folders = (work / name / variant_id for name in MODEL_FOLDERS)
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
@@ -113,7 +115,7 @@ class Leases:
         self.file = create(workspace.work / "leases", "a+b")
         try:
             for variant in variants:
-                fcntl.lockf(self.file, fcntl.LOCK_SH, 1, _byte(variant.id))
+                fcntl.lockf(self.file, fcntl.LOCK_SH, 1, _lock_offset(variant.id))
         except OSError as error:
             self.file.close()
             raise UserError(
@@ -133,24 +135,27 @@ class Leases:
         """
         set_aside = None
         try:
-            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(variant.id))
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _lock_offset(variant.id))
             if not variant.is_dense:
                 with suppress(OSError):  # it is gone, or may not be removed
                     set_aside = building.set_aside(self.workspace.folder(variant))
         except (BlockingIOError, PermissionError):
             pass  # another run's
         finally:
-            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, _byte(variant.id))
+            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, _lock_offset(variant.id))
         if set_aside:
             shutil.rmtree(set_aside, ignore_errors=True)
             sums.forget(self.workspace.folder(variant))
 
 
 def leased(work: Path, variant_id: str) -> bool:
-    """Return whether a run uses the variant of this id just now."""
+    """Return whether another process uses the variant of this id just now.
+
+    Not for a process that has ``Leases``: closing the file would end them.
+    """
     try:
         with (work / "leases").open("r+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(variant_id))
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _lock_offset(variant_id))
     except FileNotFoundError:
         return False
     except (OSError, ValueError):  # a lock that is held, or cannot be asked for; or no id
@@ -158,7 +163,7 @@ def leased(work: Path, variant_id: str) -> bool:
     return False
 
 
-def _byte(variant_id: str) -> int:
+def _lock_offset(variant_id: str) -> int:
     return int(variant_id[:15], 16)
 
 
@@ -167,7 +172,7 @@ def running_process(ledger: Path) -> int | None:
 
     The lock is not tried: a run that begins at that moment would find it taken.
     """
-    path = _lock(ledger)
+    path = _lock_file(ledger)
     try:
         number = int(path.read_text())
         held = any(file.path == str(path.resolve()) for file in psutil.Process(number).open_files())
@@ -176,7 +181,7 @@ def running_process(ledger: Path) -> int | None:
     return number if held else None
 
 
-def _lock(ledger: Path) -> Path:
+def _lock_file(ledger: Path) -> Path:
     """Return the lock file of the ledger's folder: its ledgers share their records and logs, and so their lock."""
     return ledger.with_name(".run.lock")
 
@@ -188,7 +193,7 @@ def exclusive(ledger: Path) -> Iterator[None]:
     Raises UserError, naming the process, where another holds it.
     """
     ledger.parent.mkdir(parents=True, exist_ok=True)
-    path = _lock(ledger)
+    path = _lock_file(ledger)
     with create(path, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -205,7 +210,7 @@ def exclusive(ledger: Path) -> Iterator[None]:
         yield
 
 
-KINDS = {
+WHY_REMOVABLE = {
     "models": "a prepared model: a run that needs it prepares it again",
     "variants": "a variant's folder: a run that needs it unpacks or makes it again",
     "packed": "a variant's packed copy: a new cell of it makes the variant again",
@@ -233,7 +238,7 @@ def removable(work: Path) -> list[Removable]:
     half_built = chain.from_iterable(paths.leftovers(work / name) for name in FOLDERS)
     temporary = paths.leftovers(Path(tempfile.gettempdir()), paths.TEMPORARY)
     items = [Removable(path, "leftovers", _size(path), _DEAD) for path in (*temporary, *half_built)]
-    for kind, reason in KINDS.items():
+    for kind, reason in WHY_REMOVABLE.items():
         for path in (work / kind).glob("*"):
             is_whole = path.is_dir() and not path.is_symlink() and paths.PARTIAL not in path.name
             if is_whole and not leased(work, path.name):
@@ -242,14 +247,14 @@ def removable(work: Path) -> list[Removable]:
 
 
 def remove(item: Removable) -> bool:
-    """Rename it away, then remove it; return False where a run has begun to use it, or another process removed it.
+    """Remove it, a model's folder after a rename; return False where a run has begun to use it, or it is gone.
 
     Raises OSError for what cannot be removed.
     """
-    if item.kind in KINDS and leased(item.path.parent.parent, item.path.name):
+    if item.kind in WHY_REMOVABLE and leased(item.path.parent.parent, item.path.name):
         return False
     try:
-        path = building.set_aside(item.path) if item.kind in KINDS else item.path
+        path = building.set_aside(item.path) if item.kind in WHY_REMOVABLE else item.path
         sums.forget(item.path)
         paths.remove(path)
     except FileNotFoundError:
