@@ -55,10 +55,10 @@ def documents(task: str, path: str, fields: list[str], **_: Any) -> DatasetDict:
 
 def _document(task: str, number: int, fields: list[str], row: list[Any]) -> dict[str, Any]:
     context, choices, gold = row
-    if not own.is_text(context):
+    if not own.has_text(context):
         raise own.unusable(task, number, fields[0], context, "a text")
     texts = list(choices) if isinstance(choices, list | tuple) else []
-    if len(texts) < 2 or not all(map(own.is_text, texts)):
+    if len(texts) < 2 or not all(map(own.has_text, texts)):
         raise own.unusable(task, number, fields[1], choices, "a list of two texts or more")
     gold_number = texts.index(gold) if isinstance(gold, str) and texts.count(gold) == 1 else gold
     if isinstance(gold_number, bool) or not isinstance(gold_number, int) or not 0 <= gold_number < len(texts):

@@ -234,7 +234,7 @@ def questions(spec: TaskSpec, cache: sources.Cache) -> list[GenerationExample]:
     for number, (text, target) in enumerate(own.records(task.name, path, task.fields), 1):
         answers = target if isinstance(target, list) else [target]
         for column, value in ((task.fields[0], text), *((task.fields[1], answer) for answer in answers or [None])):
-            if not own.is_text(value):
+            if not own.has_text(value):
                 raise own.unusable(task.name, number, column, value, "a text")
         examples.append(GenerationExample(text, tuple(tuple(answer.split()) for answer in answers)))
     return examples

@@ -31,8 +31,10 @@ from sparsebench.manifest.names import LM_EVAL, Family
 from sparsebench.manifest.problems import did_you_mean
 from sparsebench.sources.text import each_text, read_records, suffix_of
 
-_UNPACKED, _TOKEN, _FIRST = 3, 4, 100
-"""For estimates: growth of a compressed text when unpacked, bytes per token, number of lines that are read."""
+_GROWTH = 3
+"""How many times its size a compressed text has when unpacked, for estimates."""
+_TOKEN_BYTES = 4
+_SAMPLED_LINES = 100
 WINDOW, MASKED_WINDOW = 1024, 128
 """Default tokens per window of text, for a decoder and for a masked language model."""
 
@@ -229,12 +231,12 @@ class OwnData:
         if source.kind != "path" or self.kind == LM_EVAL:
             return 0
         path = sources.fetch(source, cache)
-        size = path.stat().st_size * (_UNPACKED if path.suffix.lower() in (".gz", ".zst") else 1)
+        size = path.stat().st_size * (_GROWTH if path.suffix.lower() in (".gz", ".zst") else 1)
         if self.form != "records":
-            return max(1, size // _TOKEN // (self.stride or self.tokens or WINDOW))
+            return max(1, size // _TOKEN_BYTES // (self.stride or self.tokens or WINDOW))
         if suffix_of(path) not in (".jsonl", ".ndjson", ".csv", ".tsv"):
             return 0
-        line_bytes = [len(line.encode()) for line in islice(bounded.lines(path, BenchmarkError), _FIRST)]
+        line_bytes = [len(line.encode()) for line in islice(bounded.lines(path, BenchmarkError), _SAMPLED_LINES)]
         return size * len(line_bytes) // max(1, sum(line_bytes))
 
 
@@ -294,7 +296,7 @@ def _no_records(task: str, path: Path) -> BenchmarkError:
     return BenchmarkError(f"task {task}: {path} holds no record", "name a file with data")
 
 
-def is_text(value: Any) -> bool:
+def has_text(value: Any) -> bool:
     """Return whether a record's value is text that is not blank."""
     return isinstance(value, str) and bool(value.strip())
 

@@ -154,7 +154,7 @@ def _sentence(task: Benchmark, number: int, row: Mapping[str, Any]) -> tuple[lis
     """Return a record's words and their tags, each read from a list or from a text with spaces between them."""
     columns = [value.split() if isinstance(value, str) else value for value in (row[name] for name in task.fields)]
     for name, value in zip(task.fields, columns, strict=True):
-        if not isinstance(value, list) or not all(map(own.is_text, value)):
+        if not isinstance(value, list) or not all(map(own.has_text, value)):
             raise own.unusable(task.name, number + 1, name, value, "a list of words, or of tags such as B-PER")
     words, tags = columns
     if len(words) != len(tags) or not words:
