@@ -14,7 +14,7 @@ from sparsebench import devices, environment
 from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, writes_folder
 from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.cli.pack import folder_bytes
-from sparsebench.cli.source import as_in_a_manifest, check_source, open_model
+from sparsebench.cli.source import check_source, open_model, parse_setting
 from sparsebench.errors import UserError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.masked import write_masked
@@ -105,7 +105,7 @@ def _chain(words: list[str], calibration: str | None, seed: int, as_masks: bool)
 
 def _steps(words: list[str]) -> list[Mapping[str, Any]]:
     """Return the steps of a recipe; a word is one step, or the list of a chain."""
-    recipes = [as_in_a_manifest("step", word, EXAMPLE) for word in words]
+    recipes = [parse_setting("step", word, EXAMPLE) for word in words]
     steps = [step for recipe in recipes for step in (recipe if isinstance(recipe, list) else [recipe])]
     for step in steps:
         if not isinstance(step, Mapping):
@@ -116,7 +116,7 @@ def _steps(words: list[str]) -> list[Mapping[str, Any]]:
 def _calibration(text: str | None) -> Mapping[str, Any]:
     if text is None or ": " not in text:
         return {"source": text}
-    keys = as_in_a_manifest("--calibration", text, CALIBRATION)
+    keys = parse_setting("--calibration", text, CALIBRATION)
     if not isinstance(keys, Mapping):
         raise UserError(f"--calibration {text}: not a mapping", CALIBRATION)
     return keys

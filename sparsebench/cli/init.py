@@ -11,7 +11,7 @@ import typer
 from sparsebench import sources
 from sparsebench.cli.options import FAMILY, check_name, file_to_write
 from sparsebench.cli.output import emit_json, note
-from sparsebench.cli.source import as_in_a_manifest, check_source
+from sparsebench.cli.source import check_source, parse_setting
 from sparsebench.errors import UserError
 from sparsebench.manifest.names import FAMILIES
 from sparsebench.manifest.published import FILE, MODELINE, json_schema, starter
@@ -76,7 +76,7 @@ def _drafted(path: Path, model: str, data: str, columns: str | None, family: str
     """Return the manifest for a model and a file, each a source or a path."""
     check_source(model)
     model_source, data_source = source_named(model), source_named(data)
-    renamed_columns = as_in_a_manifest("--columns", columns, COLUMNS) if columns else {}
+    renamed_columns = parse_setting("--columns", columns, COLUMNS) if columns else {}
     if not isinstance(renamed_columns, dict) or not all(isinstance(name, str) for name in renamed_columns.values()):
         raise UserError(f"--columns {columns}: not a mapping of names", COLUMNS)
     if family is not None:

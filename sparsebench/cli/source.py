@@ -34,7 +34,7 @@ def open_model(
 ) -> SingleModel:
     """Prepare and return the model that a verb was given, and note which of its files are left out.
 
-    ``check`` is that of ``single``.
+    ``check`` is that of ``prepare_single``.
     """
     check_source(source)
     model = prepare_single(source, family, dtype, sources.Cache(offline=offline), check)
@@ -43,7 +43,7 @@ def open_model(
     return model
 
 
-def as_in_a_manifest(name: str, text: str, example: str) -> Any:
+def parse_setting(name: str, text: str, example: str) -> Any:
     """Return what YAML says in braces, which may be left out. Raises UserError, with the example, for what is no YAML."""
     stripped = text.strip()
     data, _, problems = read(stripped if stripped[:1] in ("{", "[") else f"{{{stripped}}}", name)
