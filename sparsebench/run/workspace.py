@@ -247,7 +247,7 @@ def removable(work: Path) -> list[Removable]:
 
 
 def remove(item: Removable) -> bool:
-    """Remove it, a model's folder after a rename; return False where a run has begun to use it, or it is gone.
+    """Remove it, a variant's folder after a rename; return False where a run has begun to use it, or it is gone.
 
     Raises OSError for what cannot be removed.
     """

@@ -34,9 +34,9 @@ def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
     if code := attempt(worker, worker.import_model):
         return code
     for process, port in zip(processes, spec["ports"], strict=True):
-        watch.answer()  # this process only relays requests to the last fork, and a fork must not inherit that
+        watch.answer_requests()  # this process only relays requests to the last fork, and a fork must not inherit that
         os.environ["MASTER_PORT"] = port
-        if code := apart(partial(attempt, worker, partial(worker.do, process)), watch.relay):
+        if code := apart(partial(attempt, worker, partial(worker.do, process)), watch.relay_requests):
             return code
     return 0
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     redact_stderr()
     spec, rank = arguments
     die_with_parent(int(os.environ[PARENT]))
-    watch.answer()
+    watch.answer_requests()
     return work(Channel(int(os.environ[CHANNEL])), json.loads(Path(spec).read_text()), int(rank))
 
 

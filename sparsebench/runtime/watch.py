@@ -1,7 +1,7 @@
-"""Detects hung ranks from the CPU time and I/O of their process trees.
+"""Finds ranks that hang, by the CPU time and I/O of their process trees.
 
-The process that started the ranks looks only when they have been silent for a while, and asks a rank for its stack
-only when that was idle.
+The process that started the ranks looks only after some seconds without a message, and asks a rank for its stack only
+if the rank has been idle.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import psutil
 from sparsebench import processor
 
 LOOK_SECONDS = 5.0
-"""Seconds of silence after which somebody looks."""
+"""Seconds of silence after which the process that started the ranks looks."""
 STALL_SECONDS = 20.0
 STALL_CPU = 0.05
 """A rank that uses fewer CPU seconds than STALL_CPU in STALL_SECONDS, and reads nothing, is idle."""
@@ -35,26 +35,26 @@ FRAME = re.compile(r'\s*File "(.*)", line (\d+) in (.*)')
 ENDING = re.compile(r"^Current thread .*\n(  File .*\n)+", re.MULTILINE)
 """The main thread's stack, which comes last: the main thread handles signals."""
 CALLS = 3
-ASKED = signal.SIGUSR1
+STACK_SIGNAL = signal.SIGUSR1
 """The signal on which a rank writes its stacks into its log."""
 
 
-def answer() -> None:
+def answer_requests() -> None:
     """Have this rank write all threads' stacks into its log when it is asked, whatever it is doing."""
     # What `unregister` goes back to. The system's default would end the process; an ignored request is made again.
-    signal.signal(ASKED, signal.SIG_IGN)
-    faulthandler.register(ASKED, all_threads=True)
+    signal.signal(STACK_SIGNAL, signal.SIG_IGN)
+    faulthandler.register(STACK_SIGNAL, all_threads=True)
 
 
-def relay(process: int) -> None:
+def relay_requests(process: int) -> None:
     """Have this rank, which only waits for its fork ``process``, pass a request for its stacks on to the fork."""
 
     def ask(*_: object) -> None:
         with suppress(ProcessLookupError):  # it has just ended
-            os.kill(process, ASKED)
+            os.kill(process, STACK_SIGNAL)
 
-    faulthandler.unregister(ASKED)
-    signal.signal(ASKED, ask)
+    faulthandler.unregister(STACK_SIGNAL)
+    signal.signal(STACK_SIGNAL, ask)
 
 
 class IdleRank(NamedTuple):
@@ -96,7 +96,7 @@ class RankWatchdog:
 
         One that does not wait is left out at the first look: it may just have gone on, and not yet have worked.
         """
-        stacks = self.stacks([rank for rank in ranks if self._idle(rank)])
+        stacks = self.stacks([rank for rank in ranks if self._is_idle(rank)])
         before, self.suspects = self.suspects, {rank for rank, stack in stacks.items() if not self._waits(rank, stack)}
         return {
             rank: IdleRank(innermost_calls(stack), rank not in self.suspects, _shows(stack, ELSEWHERE))
@@ -113,12 +113,14 @@ class RankWatchdog:
         starts = {rank: self.logs[rank].stat().st_size for rank in ranks}
 
         def stack(rank: int) -> str:
-            text = self.logs[rank].read_bytes()[starts[rank] :].decode(errors="replace")
+            with self.logs[rank].open("rb") as log:
+                log.seek(starts[rank])
+                text = log.read().decode(errors="replace")
             return text if ENDING.search(text) else ""
 
         for rank in starts:
             with suppress(ProcessLookupError):
-                os.kill(self.processes[rank], ASKED)
+                os.kill(self.processes[rank], STACK_SIGNAL)
         until = time.monotonic() + STACK_SECONDS
         while time.monotonic() < until:
             if all(stack(rank) or stopped_or_ended(self.processes[rank]) for rank in starts):
@@ -126,7 +128,7 @@ class RankWatchdog:
             time.sleep(0.05)
         return {rank: stack(rank) for rank in starts}
 
-    def _idle(self, rank: int) -> bool:
+    def _is_idle(self, rank: int) -> bool:
         """Return whether ``rank`` has been idle for STALL_SECONDS; the first look only starts the count."""
         now, (cpu, read) = time.monotonic(), used(self.processes[rank])
         since, cpu_then, read_then = self.seen.setdefault(rank, (now, cpu, read))
@@ -165,19 +167,19 @@ def used(process: int, written: bool = False) -> tuple[float, float]:
 
     Where one of them runs, or waits for a processor or a disk, the bytes grow as well, so that it never seems idle.
     """
-    cpu, read = 0.0, 0.0
+    cpu, moved = 0.0, 0.0
     with suppress(psutil.Error):
         first = psutil.Process(process)
         for member in (first, *first.children(recursive=True)):
             times = member.cpu_times()
             cpu += times.user + times.system
             if member.status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP):
-                read += time.monotonic()
+                moved += time.monotonic()
             if hasattr(member, "io_counters"):  # not where /proc hides them
                 counts = member.io_counters()
-                read += counts.read_bytes + counts.read_chars
-                read += (counts.write_bytes + counts.write_chars) * written
-    return cpu, read
+                moved += counts.read_bytes + counts.read_chars
+                moved += (counts.write_bytes + counts.write_chars) * written
+    return cpu, moved
 
 
 def oom_kills() -> int:

@@ -15,7 +15,7 @@ from sparsebench.runtime.launch import CHANNEL, PARENT
 from sparsebench.sources import Cache
 
 die_with_parent(int(os.environ[PARENT]))
-watch.answer()
+watch.answer_requests()
 spec, rank = json.loads(Path(sys.argv[1]).read_text())["job"], int(sys.argv[2])
 channel = Channel(int(os.environ[CHANNEL]))
 action = spec["actions"][rank]

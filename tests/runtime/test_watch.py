@@ -96,9 +96,9 @@ def test_a_request_in_a_bad_moment_ends_no_rank() -> None:
     program = (
         "import faulthandler, os\n"
         "from sparsebench.runtime import watch\n"
-        "watch.answer()\n"
-        "faulthandler.unregister(watch.ASKED)\n"
-        "os.kill(os.getpid(), watch.ASKED)\n"
+        "watch.answer_requests()\n"
+        "faulthandler.unregister(watch.STACK_SIGNAL)\n"
+        "os.kill(os.getpid(), watch.STACK_SIGNAL)\n"
         "print('alive')\n"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "alive\n"
@@ -117,7 +117,7 @@ def second_process():
 
 RankWorker.do = lambda self, process: process and second_process()
 RankWorker.import_model = lambda self: None
-watch.answer()
+watch.answer_requests()
 job = asdict(RankJob("latency", "decoder", variants=("",), processes=(0, 1)))
 spec = {"job": job, "setting": asdict(Setting("hf", 1, Workload())), "ports": ["1", "2"]}
 rank.work(None, spec, 0)
