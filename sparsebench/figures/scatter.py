@@ -27,7 +27,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     axes.margins(x=0.1, y=0.1)
     for row in rows:
         series_style = canvas.looks[canvas.series(row)]
-        solid = row in pareto or not canvas.spec.get("front") or _beside(row, canvas.spec)
+        solid = row in pareto or not canvas.spec.get("front") or _outside_front(row, canvas.spec)
         behind = series_style.colour == style.BOUND
         axes.plot(
             [row[x]], [row[y]], marker=series_style.marker, markersize=4.6 if solid else 3.6, linestyle="none",
@@ -49,15 +49,15 @@ def finish(panels: Panels, canvas: Canvas) -> None:
         return
     canvas.fit()
     canvas.figure.draw_without_rendering()
-    placed = [_texts(axes, rows, canvas) for axes, rows in panels]
-    if not all(placed):
+    complete = [_write_texts(axes, rows, canvas) for axes, rows in panels]
+    if not all(complete):
         canvas.notes.append("Points without a label have no room for one.")
 
 
 def front(rows: Rows, spec: FigureSpec) -> list[Row]:
     """Return a panel's Pareto front, cheapest first: no other row is as good and cheaper, or better and as cheap."""
     x, y, front_key = (spec.get(key) for key in ("x", "y", "front"))
-    contenders = [row for row in rows if not _beside(row, spec)]
+    contenders = [row for row in rows if not _outside_front(row, spec)]
     if not front_key or not contenders:
         return []
     sign = ENDS.get(front_key) or (1 if contenders[0][front_key] else -1)
@@ -69,8 +69,8 @@ def front(rows: Rows, spec: FigureSpec) -> list[Row]:
     return pareto
 
 
-def _beside(row: Row, spec: FigureSpec) -> bool:
-    """Whether a point takes no part in the front: its `front` column is NULL, because no variant made what it shows."""
+def _outside_front(row: Row, spec: FigureSpec) -> bool:
+    """Return whether a point takes no part in the front: its `front` column is NULL, because no variant made what it shows."""
     front_key = spec.get("front")
     return bool(front_key) and front_key not in ENDS and row[front_key] is None
 
@@ -84,7 +84,7 @@ def _interval(axes: Axes, row: Row, canvas: Canvas, colour: str, solid: bool) ->
         axes.plot([x_low, x_high], [y, y], **stroke)
 
 
-def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
+def _write_texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
     """Write each text of a panel at the nearest position where it touches nothing; return whether all found one."""
     x, y, column = (canvas.spec.get(key) for key in ("x", "y", "text"))
     pixels_per_point = canvas.figure.dpi / 72
@@ -95,7 +95,7 @@ def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
     pareto = front(rows, canvas.spec) if canvas.spec.get("texts", "front") == "front" else []
     texts: list[Annotation] = []
     for row in rows:
-        if not row[column] or (pareto and row not in pareto and not _beside(row, canvas.spec)):
+        if not row[column] or (pareto and row not in pareto and not _outside_front(row, canvas.spec)):
             continue
         text = axes.annotate(
             str(row[column]), (row[x], row[y]), xytext=(0, 0), textcoords="offset points", ha="center", va="center",
@@ -105,7 +105,8 @@ def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
         texts.append(text)
     # What is placed first takes room from the others: of a few orders, the one that leaves out fewest.
     orders = [sorted(texts, key=lambda text: sign * text.xy[axis]) for axis in (0, 1) for sign in (1, -1)]
-    placed = max((_placed(order, occupied, axes.get_window_extent(), pixels_per_point) for order in orders), key=len)
+    window = axes.get_window_extent()
+    placed = max((_fitting_offsets(order, occupied, window, pixels_per_point) for order in orders), key=len)
     for text in texts:
         if text in placed:
             text.set_position(placed[text])
@@ -114,7 +115,7 @@ def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
     return len(placed) == len(texts)
 
 
-def _placed(
+def _fitting_offsets(
     texts: Sequence[Annotation], occupied: Sequence[Bbox], panel: Bbox, pixels_per_point: float
 ) -> dict[Annotation, tuple[float, float]]:
     """Return the offsets in points of those texts, placed in this order, that find room in a panel beside their marks."""
@@ -122,7 +123,7 @@ def _placed(
     placed: dict[Annotation, tuple[float, float]] = {}
     for text in texts:
         size = text.get_window_extent()
-        for across, up in _places(size.width / pixels_per_point, size.height / pixels_per_point):
+        for across, up in _candidate_offsets(size.width / pixels_per_point, size.height / pixels_per_point):
             box = size.translated(across * pixels_per_point, up * pixels_per_point)
             within = all(panel.contains(*corner) for corner in (box.min, box.max))
             if within and not any(box.overlaps(other) for other in boxes):
@@ -148,7 +149,7 @@ def _strokes(axes: Axes) -> list[Bbox]:
     return strokes
 
 
-def _places(width: float, height: float) -> Iterator[tuple[float, float]]:
+def _candidate_offsets(width: float, height: float) -> Iterator[tuple[float, float]]:
     """Yield centres for a text of that size around its mark, nearest first: across and up, in points."""
     for distance in AWAY:
         for across, up in COMPASS:
