@@ -60,7 +60,7 @@ class FeedForwardPart:
             gate=matrix(self.matrices["gate"]).float() if gated else None,
             up=matrix(self.matrices["up"]).float(),
             gate_bias=bias("gate") if gated else None,
-            bias=bias("up"),
+            up_bias=bias("up"),
             norms=norms,
         )
 
@@ -183,7 +183,7 @@ def _statistics(block: Block, part: FeedForwardPart) -> NeuronStatistics:
     """
     prefix = len(block.path) + 1
     statistics = NeuronStatistics(block.module.get_submodule(part.paths.activation[prefix:]))
-    receivers = {part.paths.first[prefix:]: statistics.add_inputs, part.paths.down[prefix:]: statistics.add_neurons}
+    receivers = {part.paths.first[prefix:]: statistics.add_inputs, part.paths.down[prefix:]: statistics.add_values}
     hooks = ActivationHooks(block, receivers)
     hooks.advance()
     if len(hooks.complete) != len(receivers):
@@ -208,7 +208,7 @@ def activity(router: ExpertRouter, statistics: NeuronStatistics, part: FeedForwa
         part.layer,
         part.paths.down,
         statistics.magnitudes.near_zero,
-        uses=expert_uses(router, torch.cat(statistics.inputs), torch.cat(statistics.neurons)),
+        uses=expert_uses(router, torch.cat(statistics.inputs), torch.cat(statistics.values)),
         together=coactivation_inside(statistics.counts, router.assignment),
         inside=share_inside(statistics.gram("coactivation"), router.assignment),
     )

@@ -23,31 +23,31 @@ class FeedForwardWeights:
     """A feed-forward part's weights, float32.
 
     ``gate`` and ``up`` are (neurons, in). ``gate`` is the input of the activation function; None where ``up`` is.
-    ``gate_bias`` and ``bias`` are those of ``gate`` and ``up``. ``norms`` is the length of each neuron's column in the
+    ``gate_bias`` and ``up_bias`` are those of ``gate`` and ``up``. ``norms`` is the length of each neuron's column in the
     last matrix.
     """
 
     gate: torch.Tensor | None
     up: torch.Tensor
     gate_bias: torch.Tensor | None
-    bias: torch.Tensor | None
+    up_bias: torch.Tensor | None
     norms: torch.Tensor
 
-    @property
-    def first(self) -> torch.Tensor:
-        """The matrix whose rows represent neurons (gate, without a gate up), rows at length 1."""
+    def unit_rows(self) -> torch.Tensor:
+        """Return the matrix whose rows represent neurons (gate, without a gate up), rows at length 1."""
         return F.normalize(self.up if self.gate is None else self.gate, dim=1)
 
     def gram(self) -> torch.Tensor:
         """Return the inner products of the rows that represent neurons, (neurons, neurons)."""
-        return self.first @ self.first.T
+        rows = self.unit_rows()
+        return rows @ rows.T
 
 
 @dataclass
 class NeuronStatistics:
     """Statistics of a part's neurons on a text.
 
-    ``counts`` (neurons, neurons) is how often two neurons are active together. ``inputs`` and ``neurons`` keep the
+    ``counts`` (neurons, neurons) is how often two neurons are active together. ``inputs`` and ``values`` keep the
     part's inputs and its neurons' values for the first ``SAMPLES`` tokens. ``magnitudes`` are of the neurons' values
     for all tokens. ``function`` is the part's activation function.
     """
@@ -56,15 +56,15 @@ class NeuronStatistics:
     counts: torch.Tensor | None = None
     magnitudes: Magnitudes = field(default_factory=Magnitudes)
     inputs: list[torch.Tensor] = field(default_factory=list)
-    neurons: list[torch.Tensor] = field(default_factory=list)
+    values: list[torch.Tensor] = field(default_factory=list)
 
     def add_inputs(self, rows: torch.Tensor) -> None:
         """Take the part's inputs for some tokens, (tokens, in)."""
         self._keep(self.inputs, rows)
 
-    def add_neurons(self, rows: torch.Tensor) -> None:
+    def add_values(self, rows: torch.Tensor) -> None:
         """Take the neurons' values for some tokens, (tokens, neurons), and count which are active together."""
-        self._keep(self.neurons, rows)
+        self._keep(self.values, rows)
         self.magnitudes.add(rows)
         sizes = rows.float().abs()
         largest = sizes.topk(max(1, int(ACTIVE_SHARE * sizes.shape[1])), 1)
@@ -77,8 +77,8 @@ class NeuronStatistics:
         """Return a copy on the CPU after the last token: neurons are grouped and routers trained there."""
         counts = None if self.counts is None else self.counts.cpu()
         inputs = [rows.cpu() for rows in self.inputs]
-        neurons = [rows.cpu() for rows in self.neurons]
-        return NeuronStatistics(self.function, counts, self.magnitudes, inputs, neurons)
+        values = [rows.cpu() for rows in self.values]
+        return NeuronStatistics(self.function, counts, self.magnitudes, inputs, values)
 
     def gram(self, method: str) -> torch.Tensor:
         """Return the Gram matrix for a ``method`` of grouping: counts, for ``coactivation`` over each one's frequency."""
@@ -106,13 +106,13 @@ def router_tables(
     """Return a router's tensors, float32, by their names after ``moe.``; none for the oracle."""
     if router == "oracle":
         return {}
-    centroids = F.normalize(F.one_hot(grouping.assignment, experts).float().T @ weights.first, dim=1)
+    centroids = F.normalize(F.one_hot(grouping.assignment, experts).float().T @ weights.unit_rows(), dim=1)
     if router == "centroid":
         return {"router.weight": centroids}
     if router == "representative":
         matrices = {
             "router.up": weights.up,
-            "router.bias": weights.bias,
+            "router.bias": weights.up_bias,
             "router.gate": weights.gate,
             "router.gate_bias": weights.gate_bias,
         }
@@ -130,9 +130,9 @@ def _train_router(
     token.
     """
     inputs = torch.cat(statistics.inputs)
-    neurons = torch.cat(statistics.neurons)
+    values = torch.cat(statistics.values)
     experts = len(centroids)
-    targets = torch.zeros(len(inputs), experts).index_add_(1, assignment, neurons.abs() * norms)
+    targets = torch.zeros(len(inputs), experts).index_add_(1, assignment, values.abs() * norms)
     targets /= targets.amax(1, keepdim=True).clamp_min(1e-30)
     scale = (inputs @ centroids.T).std().clamp_min(1e-6)
     first = (centroids / scale).requires_grad_()
