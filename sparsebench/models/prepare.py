@@ -81,9 +81,8 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
     is written as their product. Raises ModelError for unreadable files, values that do not fit in float16, or a family
     that does not fit, and UnsupportedError for weights that others quantized.
     """
-    source, out = Path(source), Path(out)
     if dtype != "auto":
-        precision.resolve(dtype, {})
+        precision.resolve(dtype, {})  # refuses an unknown one
     refuse_adapter(source)
     if source.is_file() or not (source / "config.json").is_file():
         return _from_gguf(source, out, family, dtype)
@@ -163,9 +162,9 @@ def _copy_files(checkpoint: Checkpoint, out: Path, link: bool) -> Path:
         return writer.close()
 
 
-def _try_link(original: Path, name: Path) -> bool:
+def _try_link(original: Path, target: Path) -> bool:
     try:
-        os.link(original, name)
+        os.link(original, target)
     except OSError:  # another file system, or one without hard links: the caller then copies
         return False
     return True

@@ -208,13 +208,13 @@ def move(model: PreTrainedModel, device: str) -> None:
     """Move all tensors with storage to ``device``: parameters, buffers, plain attributes. Tied ones stay tied."""
     moved: dict[int, torch.Tensor] = {}
     for module in model.modules():
-        attributes: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
-        for attributes_of in attributes:
-            for name, value in attributes_of.items():
+        namespaces: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+        for namespace in namespaces:
+            for name, value in namespace.items():
                 if not isinstance(value, torch.Tensor) or value.is_meta or value.device == torch.device(device):
                     continue
                 if id(value) not in moved:
                     parameter = isinstance(value, nn.Parameter)
                     copied = value.to(device)
                     moved[id(value)] = nn.Parameter(copied, requires_grad=False) if parameter else copied
-                attributes_of[name] = moved[id(value)]
+                namespace[name] = moved[id(value)]
