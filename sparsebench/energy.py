@@ -21,6 +21,11 @@ SECONDS = 20.0
 UNCOUNTED = "none: a part of the training, before it was resumed, was not counted"
 
 
+def joules_in_all(earlier: float | None, joules: float | None) -> float | None:
+    """Return the joules of two processes that did one training; None where one of them had no counter."""
+    return None if earlier is None or joules is None else earlier + joules
+
+
 class Unavailable(Exception):
     """There is no NVML here, or a counter cannot be read; the message says why."""
 

@@ -34,7 +34,7 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.counting import read_share, step_report, verified_zeros
 from sparsebench.steps.recover.losses import relative_error
-from sparsebench.steps.recover.resume import ResumeFolder, content, joules_in_all, versions
+from sparsebench.steps.recover.resume import ResumeFolder, content, versions
 
 PUBLISHED = 128 * 512
 """Tokens that the first paper named above trains on."""
@@ -139,7 +139,7 @@ class Reconstruction:
 
             def total() -> tuple[float, float | None]:
                 seconds = kept_blocks.seconds + time.perf_counter() - started
-                return seconds, joules_in_all(kept_blocks.joules, spent.total())
+                return seconds, energy.joules_in_all(kept_blocks.joules, spent.total())
 
             for dense_block, block in zip(dense.walk(), parent.walk(), strict=True):
                 dense_block.advance(0, {})

@@ -110,11 +110,6 @@ class ResumeFolder:
             self.notify(f"{path}: {reason}: it was removed and is made again")
 
 
-def joules_in_all(earlier: float | None, joules: float | None) -> float | None:
-    """Return the joules of two processes that did one training; None where one of them had no counter."""
-    return None if earlier is None or joules is None else earlier + joules
-
-
 def versions() -> dict[str, str]:
     """Return the versions of what decides a training's bits and its files' form, for ``identity``."""
     return {"sparsebench": __version__} | {name: environment.versions()[name] for name in ("torch", "transformers")}

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from sparsebench import heap
+from sparsebench import energy, heap
 from sparsebench.errors import ModelError
 from sparsebench.progress import duration
 from sparsebench.steps.contract import Context, Point, Step
-from sparsebench.steps.recover.resume import ResumeFolder, joules_in_all
+from sparsebench.steps.recover.resume import ResumeFolder
 from sparsebench.steps.recover.weights import TrainedWeights
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Trainer:
             state.seconds = time.perf_counter() - began
             self._report_progress(state, len(plan))
             if self.resume_folder and time.perf_counter() - last_saved >= CHECKPOINT_SECONDS:
-                state.joules = joules_in_all(earlier_joules, self.joules())
+                state.joules = energy.joules_in_all(earlier_joules, self.joules())
                 self._save(state, leaves, optimizer, scheduler, pruning)
                 last_saved = time.perf_counter()
         if not state.best < float("inf"):
@@ -154,7 +154,7 @@ class Trainer:
                 "a lower `rate`, such as 5e-5",
             )
         state.seconds = time.perf_counter() - began + state.prepared
-        state.joules = joules_in_all(earlier_joules, self.joules())
+        state.joules = energy.joules_in_all(earlier_joules, self.joules())
         return state
 
     def _step(
