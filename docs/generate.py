@@ -20,10 +20,10 @@ NOTE = "<!-- Made by docs/generate.py: change the code, then `make reference`. -
 def pages() -> dict[str, str]:
     """Every generated file's text, by its path below docs/."""
     from sparsebench.cli.init import manifest_schema
-    from sparsebench.manifest.published import FILE
+    from sparsebench.manifest.published import SCHEMA_FILE
 
     return {
-        FILE: json.dumps(manifest_schema(), indent=2) + "\n",
+        SCHEMA_FILE: json.dumps(manifest_schema(), indent=2) + "\n",
         "reference/index.md": index(),
         "reference/manifest.md": manifest(manifest_schema()),
         "reference/commands.md": commands(),

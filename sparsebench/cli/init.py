@@ -14,7 +14,7 @@ from sparsebench.cli.output import emit_json, note
 from sparsebench.cli.source import check_source, parse_setting
 from sparsebench.errors import UserError
 from sparsebench.manifest.names import FAMILIES
-from sparsebench.manifest.published import FILE, MODELINE, json_schema, starter
+from sparsebench.manifest.published import MODELINE, SCHEMA_FILE, json_schema, starter
 from sparsebench.paths import create
 from sparsebench.plan.draft import draft
 from sparsebench.plan.single import family_named, source_named
@@ -58,21 +58,23 @@ def init(
         raise UserError("--model and --data go together, and the options for them", "give both, or neither")
     if path.exists() and not force:
         raise UserError(f"{path} exists", "name another file, or replace it with --force")
-    manifest = _drafted(path, model, data, columns, family, label or []) if model and data else starter()
-    schema_path, schema_text = path.with_name(FILE), json.dumps(manifest_schema(), indent=2) + "\n" if editor else ""
-    # The manifests of a folder share the schema file: an identical one is no conflict.
-    if editor and not force and schema_path.exists() and schema_path.read_bytes() != schema_text.encode():
-        raise UserError(f"{schema_path} exists with other contents", "replace it with --force")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with create(path) as file:
-        file.write((MODELINE if editor else "") + manifest)
+    texts: dict[Path, str] = {}
     if editor:
-        with create(schema_path) as file:
-            file.write(schema_text)
+        schema_path, schema_text = path.with_name(SCHEMA_FILE), json.dumps(manifest_schema(), indent=2) + "\n"
+        # The manifests of a folder share the schema file: an identical one is no conflict.
+        if not force and schema_path.exists() and schema_path.read_bytes() != schema_text.encode():
+            raise UserError(f"{schema_path} exists with other contents", "replace it with --force")
+        texts[schema_path] = schema_text
+    manifest = _drafted(path, model, data, columns, family, label or []) if model and data else starter()
+    texts[path] = (MODELINE if editor else "") + manifest
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for written, text in texts.items():
+        with create(written) as file:
+            file.write(text)
     note(f"wrote {path}; next: sparsebench plan {path}")
 
 
-def _drafted(path: Path, model: str, data: str, columns: str | None, family: str | None, label: list[str]) -> str:
+def _drafted(path: Path, model: str, data: str, columns: str | None, family: str | None, labels: list[str]) -> str:
     """Return the manifest for a model and a file, each a source or a path."""
     check_source(model)
     model_source, data_source = source_named(model), source_named(data)
@@ -86,7 +88,7 @@ def _drafted(path: Path, model: str, data: str, columns: str | None, family: str
     if not config and model_source.kind == "path" and not model_source.location.lower().endswith(".gguf"):
         raise UserError(f"{model}: no config.json in it", "name a Hugging Face folder, or a GGUF file")
     known_family: Any = family or family_named(model_source, cache)
-    return draft(model_source, known_family, config, data_source, path.parent, renamed_columns, label)
+    return draft(model_source, known_family, config, data_source, path.parent, renamed_columns, labels)
 
 
 def schema() -> None:

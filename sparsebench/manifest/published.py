@@ -14,9 +14,9 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from sparsebench.manifest.schema import Manifest
 
-FILE = "sparsebench.schema.json"
+SCHEMA_FILE = "sparsebench.schema.json"
 """The name under which the schema is written."""
-MODELINE = f"# yaml-language-server: $schema={FILE}\n"
+MODELINE = f"# yaml-language-server: $schema={SCHEMA_FILE}\n"
 """The line by which the YAML language server finds a schema beside the manifest."""
 
 

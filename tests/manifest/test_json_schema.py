@@ -8,7 +8,7 @@ from jsonschema import Draft202012Validator
 
 from sparsebench.cli.init import manifest_schema
 from sparsebench.manifest.nodes import read
-from sparsebench.manifest.published import FILE, MODELINE, starter
+from sparsebench.manifest.published import MODELINE, SCHEMA_FILE, starter
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = [*ROOT.glob("*.yaml"), *(ROOT / "examples").glob("*.yaml")]
@@ -38,8 +38,8 @@ def faults(text: str) -> set[str]:
 
 
 def test_the_committed_file_is_the_schema_of_today() -> None:
-    written = json.loads((ROOT / "docs" / FILE).read_text())
-    assert written == manifest_schema(), f"renew it: sparsebench schema > docs/{FILE}"
+    written = json.loads((ROOT / "docs" / SCHEMA_FILE).read_text())
+    assert written == manifest_schema(), f"renew it: sparsebench schema > docs/{SCHEMA_FILE}"
 
 
 def test_it_is_a_schema_in_which_every_key_is_explained() -> None:
