@@ -19,7 +19,7 @@ from sparsebench import sources
 from sparsebench.benchmarks import ScoredModel, TaskSpec, check, scorers, scoring
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
-from sparsebench.benchmarks.perplexity import likelihoods, windows_of
+from sparsebench.benchmarks.perplexity import likelihoods, wide_head, windows_of
 from sparsebench.benchmarks.running_text import pooled_perplexity
 from sparsebench.errors import BenchmarkError
 from sparsebench.ledger.scored import compare
@@ -146,6 +146,23 @@ def test_a_model_of_16_bits_calculates_as_told(tiny_llama: Path, tmp_path: Path,
     assert told.outcomes == stored.outcomes
     assert told.protocol["dtype"] == "float32"
     assert told.score != run(tiny_llama, "decoder", "perplexity").score
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_wide_head_is_as_exact_as_float32(dtype: torch.dtype) -> None:
+    """Its logits are off by float32's sums alone: float16 is not rounded to bfloat16, as a product that is fast may do."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = transformers_config(small("llama", hidden_size=256, vocab_size=3001))
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    head, states = model.get_output_embeddings(), torch.randn(2, 70, config.hidden_size).to(dtype)
+    exact = states.double() @ head.weight.double().T
+    with torch.inference_mode(), wide_head(model):
+        logits = head(states)
+    float32_error = (states.float() @ head.weight.float().T - exact).abs().max()
+    assert (logits - exact).abs().max() <= 4 * float32_error
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_limit_counts_windows(tiny_llama: Path, stories: list[str], run: Run) -> None:
