@@ -223,9 +223,11 @@ def test_a_headline_is_over_the_fastest_dense_engine() -> None:
             ("decode", "hf", "int8", 20.0, 40.0, 2.0), ("decode", "llamacpp", "gguf", 8.0, 10.0, 1.25),
             ("prefill", "hf", "int8", 125.0, 125.0, 1.0), ("prefill", "llamacpp", "gguf", 200.0, 300.0, 1.5),
             ("decode", "llamacpp", "float16", 8.0, 12.0, 1.5),
+            ("decode", "llamacpp", "unsure", 10.5, 10.0, 0.95), ("decode", "llamacpp", "worse", 12.5, 10.0, 0.8),
         ]  # fmt: skip
         for phase, engine, method, ms, dense, speedup in rows:
-            verdict, dtype = "faster" if speedup > 1 else "", "float16" if method == "float16" else "bfloat16"
+            verdict = "faster" if speedup > 1 else "slower" if method == "worse" else ""
+            dtype = "float16" if method == "float16" else "bfloat16"
             row = [
                 "m",
                 "real",
@@ -243,13 +245,16 @@ def test_a_headline_is_over_the_fastest_dense_engine() -> None:
                 dtype,
             ]
             connection.execute(f"INSERT INTO latency VALUES ({', '.join('?' * len(row))})", row)
-        columns = "phase, method, rival, rivals, paired, speedup, gains"
+        columns = "phase, method, rival, rivals, paired, speedup, gains, shown"
         found = connection.execute(f"SELECT {columns} FROM _headlines WHERE method <> 'dense' ORDER BY ALL").fetchall()
-        assert [(*row[:5], pytest.approx(row[5]), row[6]) for row in found] == [
-            ("decode", "float16", "llama.cpp", 2, 1.5, 1.25, True),
-            ("decode", "gguf", "llama.cpp", 2, 1.25, 1.25, True), ("decode", "int8", "llama.cpp", 2, 2.0, 0.5, False),
-            ("prefill", "gguf", "our dense kernels", 2, 1.5, 0.4, False),
-            ("prefill", "int8", "our dense kernels", 2, 1.0, 0.64, False),
+        assert [(*row[:5], pytest.approx(row[5]), *row[6:]) for row in found] == [
+            ("decode", "float16", "llama.cpp", 2, 1.5, 1.25, True, "×1.25"),
+            ("decode", "gguf", "llama.cpp", 2, 1.25, 1.25, True, "×1.25"),
+            ("decode", "int8", "llama.cpp", 2, 2.0, 0.5, False, "×0.50"),
+            ("decode", "unsure", "llama.cpp", 2, 0.95, 0.95, False, "×0.95?"),
+            ("decode", "worse", "llama.cpp", 2, 0.8, 0.8, False, "×0.80"),
+            ("prefill", "gguf", "our dense kernels", 2, 1.5, 0.4, False, "×0.40"),
+            ("prefill", "int8", "our dense kernels", 2, 1.0, 0.64, False, "×0.64"),
         ]  # fmt: skip
 
 

@@ -10,8 +10,8 @@ SELECT model, weights, machine, workload, phase, ms, dtype, 'our dense kernels' 
 -- Speed-ups for headlines: over the fastest that ran the dense model in floats on the same machine and workload, in whatever manifest
 -- (`rival`). Where that ran the dense model of the pair too, in the same number format, the paired ratio counts: jobs of one setting differ.
 -- So it does where its own dense model was the faster one.
--- `gains`: a gain is shown over both. `rivals`: how many ran the dense model there. `shown`: the speed-up as tables have it, with a question mark
--- where neither a gain nor a loss is shown.
+-- `gains`: a gain is shown over both. `loses`: a loss over the rival is shown, beyond the noise as a gain. `rivals`: how many ran the dense model
+-- there. `shown`: the speed-up as tables have it, with a question mark where neither a gain nor a loss is shown.
 CREATE OR REPLACE VIEW _headlines AS
 WITH fastest AS (
     SELECT model, weights, machine, workload, phase, min(ms) AS best_ms, arg_min(name, ms) AS rival, arg_min(dtype, ms) AS rival_dtype, count(DISTINCT name) FILTER (name <> 'our dense kernels') AS rivals
@@ -23,6 +23,7 @@ SELECT l.* EXCLUDE (speedup, speedup_low, speedup_high), rivals,
        CASE WHEN rate < 1 THEN fastest.rival WHEN fastest.rival IS NOT NULL THEN _dense_engine(engine) END AS rival,
        l.speedup AS paired, l.speedup * rate AS speedup, l.speedup_low * rate AS speedup_low, l.speedup_high * rate AS speedup_high,
        coalesce(verdict = 'faster' AND (rate = 1 OR l.speedup * rate > 1.1 AND l.speedup_low * rate > 1), false) AS gains,
-       format('×{:.2f}{}', l.speedup * rate, if(gains OR l.speedup_high * rate < 1, '', '?')) AS shown
+       coalesce(if(rate = 1, verdict = 'slower', l.speedup * rate < 1 / 1.1 AND l.speedup_high * rate < 1), false) AS loses,
+       format('×{:.2f}{}', l.speedup * rate, if(gains OR loses, '', '?')) AS shown
 FROM latency l
 LEFT JOIN fastest USING (model, weights, machine, workload, phase);
