@@ -51,6 +51,24 @@ def test_a_long_answer_takes_its_prompt_and_its_tokens() -> None:
     assert found[1][1:] == pytest.approx((100 + 200 * 10 / 2, 2300, 2300 / 1100))
 
 
+def test_it_is_told_from_how_many_tokens_on_a_slower_prompt_pays() -> None:
+    """The GGUF reads the prompt 100 ms later than int4 and writes each token 6 ms sooner."""
+    with duckdb.connect() as connection:
+        connection.execute("""
+            CREATE TABLE cells AS SELECT unnest(['int4', 'gguf', 'ruined']) AS variant_id, 'real' AS weights;
+            CREATE TABLE gate AS SELECT variant_id, variant_id <> 'ruined' AS passes FROM cells;
+            CREATE TABLE _recipes AS SELECT variant_id, variant_id AS words, false AS chance FROM cells;
+            CREATE TABLE _long_answers AS
+            SELECT variant_id, 'm' AS model, 'real' AS weights, 'here' AS machine, 'any' AS engine, 'w' AS workload,
+                   2 AS rivals, true AS gains, 200 AS tokens, 2300 AS dense_ms, prompt_ms, token_ms,
+                   prompt_ms + 200 * token_ms AS ms, 2300 / ms AS speedup
+            FROM (VALUES ('int4', 100.0, 10.0), ('gguf', 200.0, 4.0), ('ruined', 50.0, 5.0))
+                 AS timed(variant_id, prompt_ms, token_ms)""")
+        (row,) = connection.execute(query_named("answers")).df().to_dict("records")
+    assert (row["recipe"], row["behind"]) == ("gguf", "int4")
+    assert row["ahead_from"] == pytest.approx(100 / 6)
+
+
 def test_a_chain_that_is_missing_is_named_by_all_its_steps(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.duckdb"
     chain = [{"prune": "magnitude", "sparsity": 0.5}, {"quantize": "int8"}]

@@ -19,8 +19,8 @@ WITH dense AS (
     WHERE method <> 'dense' AND ranks = 1 AND workload LIKE 'b1 %'
     GROUP BY ALL
 )
-SELECT variant_id, model, weights, machine, engine, workload, rivals, gains, 200 AS tokens, dense_ms,
-       prompt / prompt_speedup + 200 * token / token_speedup AS ms, dense_ms / ms AS speedup
+SELECT variant_id, model, weights, machine, engine, workload, rivals, gains, 200 AS tokens, dense_ms, prompt / prompt_speedup AS prompt_ms,
+       token / token_speedup AS token_ms, prompt_ms + 200 * token_ms AS ms, dense_ms / ms AS speedup
 FROM timed
 JOIN fastest USING (model, weights, machine, workload)
 WHERE prompt_speedup IS NOT NULL AND token_speedup IS NOT NULL;
