@@ -14,7 +14,7 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: perplexity (lower is better)
--- note: Whiskers: 95% intervals, by Student's t over windows. Inputs come from the variant's own pruned blocks unless a label says dense inputs. The report's section on calibration names the texts.
+-- note: Whiskers: 95% intervals, by Student's t over windows. Inputs come from the variant's own pruned blocks unless a label says dense inputs. The results' section on calibration names the texts.
 
 WITH placed AS (
     SELECT sparsity, score, low, high, dense, concat('text ', text_number, inputs) AS shown,

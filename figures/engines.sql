@@ -59,7 +59,7 @@ SELECT concat(panel, chr(10), 'fastest dense: ', dense_in) AS panel,
        _kind_place(if(passes, kind, 'bits')) + (phase = 'prefill')::INTEGER AS place, speedup, speedup_low, speedup_high, 1 AS dense,
        (SELECT 'Not drawn: ' || string_agg(DISTINCT model, ', ' ORDER BY model) || '.' FROM numbered WHERE number > 4) AS left_out,
        (SELECT concat('Of what passes the gate, fewer bits write a token up to ', string_agg(format('{:.1f} times as fast as {} ({})', best, if(wide, 'the fastest dense engine', 'plain torch'), name), ', ' ORDER BY wide DESC),
-                      '; over ' || any_value(rival) FILTER (wide AND best IS NULL) || ' no gain is shown', if(bool_or(zeros IS NOT NULL), format('; zeros {:.1f} times', max(zeros)), if(bool_or(tried), '; no zeros pass and gain', '; no kernel skipped zeros that pass'))) FROM told HAVING count(best) > 0) AS finding
+                      '; over ' || any_value(rival) FILTER (wide AND best IS NULL) || ' no gain is shown', if(bool_or(zeros IS NOT NULL), format('; zeros {:.1f} times', max(zeros)), if(bool_or(tried), '; no zeros pass and gain', '; no zeros that pass were skipped'))) FROM told HAVING count(best) > 0) AS finding
 FROM numbered
 JOIN fastest USING (panel)
 WHERE number <= 4

@@ -19,7 +19,7 @@
 -- yshare: yes
 -- xlabel: weight files, zeros packed, % of dense
 -- ylabel: perplexity / dense's
--- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. A GGUF: the 4-bit file that dense came out of. Joined: of what passes, no other variant is as good and smaller (open: another is). Whiskers: 95% intervals of the score. Above twice dense's perplexity nothing is shown.
+-- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. A GGUF: the 4-bit file that dense came out of. Line: the best that pass. Open marks: a variant on the line is as good and smaller. Whiskers: 95% intervals of the score. Above twice dense's perplexity nothing is shown.
 -- boundnote: Grey: below the quality gate, 1.1 times dense's perplexity and 95% of its skill; the best at these bytes.
 
 WITH packed AS (
@@ -61,10 +61,10 @@ WITH packed AS (
     GROUP BY panel
     HAVING count(DISTINCT kind) FILTER (kind <> 'dense') > 1
 ), said AS (
-    SELECT concat('Fewer bits leave ', range_label('{:.0f}', 100 * min(bits), 100 * max(bits)), '% of the file, ',
+    SELECT concat('Within the gate, fewer bits reach ', range_label('{:.0f}', 100 * min(bits), 100 * max(bits)), '% of the bytes, ',
                   coalesce('zeros alone ' || range_label('{:.0f}', 100 * min(zeros), 100 * max(zeros)) || '%', 'and no zeros pass'),
                   -- A grid of 16 values is easily met again.
-                  '; dense came out of 4-bit files of ' || range_label('{:.0f}', 100 * min(fetched), 100 * max(fetched)) || '%') AS finding
+                  CASE WHEN count(fetched) = 0 THEN '' WHEN count(fetched) < count(*) THEN ' (some models came from 4-bit files)' WHEN count(*) = 2 THEN ' (both models came from 4-bit files)' ELSE ' (from 4-bit files)' END) AS finding
     FROM told
     HAVING min(bits) IS NOT NULL
 )

@@ -56,7 +56,7 @@ WITH fastest AS (
 )
 SELECT panel, label, if(passes, kind, 'below the gate') AS kind, NOT passes AS bound, relative, relative_low, relative_high, ratio, low, high, 1.1::DOUBLE AS gate,
        if(passes, _kind_place(kind), 0) AS place,
-       (SELECT concat('Of what passes the quality gate, ', string_agg(if(least IS NULL, format('with no gain over {}', rival), format('fewer bits take {}% of {}''s time for a token', range_label('{:.0f}', least, most), rival)), ', ' ORDER BY least),
+       (SELECT concat('Of what passes the quality gate, ', string_agg(format('fewer bits take {}% of {}''s time for a token', range_label('{:.0f}', least, most), rival), ', ' ORDER BY least) FILTER (least IS NOT NULL),
                       if(count(zeros) > 0, format('; zeros {:.0f}%', min(zeros)), '; no zeros gain')) FROM told HAVING count(least) > 0) AS finding
 FROM drawn
 ORDER BY panel, bound, kind = 'dense', place, relative, label;

@@ -24,7 +24,7 @@ WITH dense AS (
     GROUP BY ALL
     HAVING threshold BETWEEN 0.015 AND 0.6
 ), near AS (
-    SELECT range_label('{:.1f}', 100 * min(near_share), 100 * max(near_share)) || '%' AS shares
+    SELECT range_label('{:.1f}', 100 * min(near_share), 100 * max(near_share)) || '%' AS shares, max(near_share) AS most
     FROM structure
     WHERE method = 'dense' AND weights <> 'random' AND scope = 'prunable' AND scale = 'relative' AND threshold = 0.1
 ), drawn AS (
@@ -35,7 +35,7 @@ WITH dense AS (
     -- A mark across the lines.
     SELECT 'near zero: ' || shares AS series, 0.1 AS threshold, unnest([0, 0.3]) AS share, true AS bound FROM near
 )
-SELECT *, (SELECT format('Trained weights are about as small as noise: {} lie below a tenth of the rms, of normal ones {:.1f}%', shares, 100 * normal_share(0.1)) FROM near) AS finding
+SELECT *, (SELECT format('{}: {} lie below a tenth of the rms, of noise {:.1f}%', if(most < 2 * normal_share(0.1), 'Trained weights are spread almost like noise', 'Small weights are common'), shares, 100 * normal_share(0.1)) FROM near) AS finding
 FROM drawn
 WHERE series IS NOT NULL AND EXISTS (FROM counted)
 ORDER BY bound, series, threshold, share;

@@ -50,7 +50,7 @@ WITH files AS (
 )
 SELECT round(100 * share, 1) AS share, retained, if(passes, kind, 'below the gate') AS kind, if(passes, _kind_place(kind), 0) AS place, NOT passes AS bound,
        if(kind = 'as fetched' OR NOT passes, NULL, true) AS high_wins, label, 0.95::DOUBLE AS gate, 1::DOUBLE AS dense, model_label(model, weights) AS panel,
-       (SELECT format('Of the variants scored on tasks, the smallest that passes the gate has {}% of dense''s bytes{}', range_label('{:.0f}', 100 * min(share), 100 * max(share)), if(count(share) > 1, ', by model', '')) FROM least WHERE shown HAVING count(share) > 0) AS finding,
+       (SELECT format('Of the variants scored on tasks, the smallest that passes the gate has {}% of dense''s bytes{}', range_label('{:.0f}', 100 * min(share), 100 * max(share)), if(count(share) > 1, ', by model', '')) FROM least HAVING count(share) > 0) AS finding,
        (SELECT 'Not drawn: ' || string_agg(model || coalesce(format(' ({:.0f}%)', 100 * share), ''), ', ' ORDER BY model) || '.' FROM least WHERE NOT shown) AS left_out
 FROM drawn
 WHERE model IN (SELECT model FROM least WHERE shown)

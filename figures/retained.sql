@@ -17,7 +17,7 @@
 -- yscale: percent
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: skill kept, %
--- note: (score - chance) / (dense score - chance) of the method that keeps most at each sparsity, by pruning alone. Whiskers: 95% intervals of that ratio, paired by document. A line ends at chance, or where a score is not told from it; what is far below is drawn at -25%. Tasks on which dense itself is not above chance are left out.
+-- note: (score - chance) / (dense score - chance) of the method that keeps most at each sparsity, by pruning alone. Whiskers: 95% intervals of that ratio, paired by document. A line ends at chance, or where a score is not told from it; what is far below is drawn at -25%. Above 100% a variant scores above dense. Tasks on which dense itself is not above chance are left out.
 
 WITH sampled AS (
     -- Of a task that was scored on several samples: the largest on which 90% zeros or more were, or the largest.

@@ -24,7 +24,7 @@ WITH matrices AS (
     LEFT JOIN (SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY model) USING (model)
 )
 SELECT layer, if(family = 'encoder-decoder', side || ' ', '') || kind AS kind, near_share, model_label(model, weights) AS facet,
-       (SELECT format('Of an attention matrix (q, k, v, o) {}% of the weights are near zero, of a matrix of the MLP {}%', range_label('{:.0f}', 100 * min(near_share) FILTER (attention), 100 * max(near_share) FILTER (attention)),
+       (SELECT format('Attention matrices have {}% of their weights near zero, MLP matrices {}%', range_label('{:.0f}', 100 * min(near_share) FILTER (attention), 100 * max(near_share) FILTER (attention)),
                       range_label('{:.0f}', 100 * min(near_share) FILTER (NOT attention), 100 * max(near_share) FILTER (NOT attention)))
         FROM ranked WHERE shown HAVING count(DISTINCT attention) = 2) AS finding,
        (SELECT format('Not drawn: {}, {}% in every matrix.', string_agg(DISTINCT model, ', ' ORDER BY model), range_label('{:.0f}', 100 * min(near_share), 100 * max(near_share)))
