@@ -69,11 +69,11 @@ WITH easy AS (
 ), passing AS (
     -- As the report's first table: over the fastest engine that ran the dense model, where most did.
     SELECT variant_id, g.model, v.recipe, 100 * g.retained AS skill, g.ratio, 100 * min(s.share) AS file,
-           max(speedup) AS request
+           max(speedup) AS request, arg_max(doubt, speedup) AS doubt
     FROM gate g
     JOIN variants v USING (variant_id)
     JOIN sizes s USING (variant_id)
-    LEFT JOIN (SELECT variant_id, speedup FROM _headlines WHERE phase = 'generate' QUALIFY rivals = max(rivals) OVER (PARTITION BY variant_id)) USING (variant_id)
+    LEFT JOIN (SELECT variant_id, speedup, if(gains OR loses, '', '?') AS doubt FROM _headlines WHERE phase = 'generate' QUALIFY rivals = max(rivals) OVER (PARTITION BY variant_id)) USING (variant_id)
     WHERE passes AND s.format IN ('dense', 'packed')
     GROUP BY ALL
 ), dense_engines AS (
@@ -90,7 +90,7 @@ WITH easy AS (
     WHERE t.manifest = 'llamacpp' AND t.workload LIKE 'b1 p128 %' AND t.phase = 'decode'
 ), ours AS (
     -- Over the fastest engine that ran the dense model, as in the report.
-    SELECT v.recipe, phase, speedup, ms, dense_ms
+    SELECT v.recipe, phase, speedup, ms, dense_ms, if(gains OR loses, '', '?') AS doubt
     FROM _headlines l
     JOIN variants v USING (variant_id)
     WHERE l.manifest = 'llamacpp' AND engine = 'sparse' AND workload LIKE 'b1 p128 %'
@@ -103,7 +103,7 @@ WITH easy AS (
 ), answer AS (
     -- Of variants whose recipes read alike, trained for longer or made elsewhere, the better one.
     SELECT model, recipe, what, max(said) AS said
-    FROM (UNPIVOT (SELECT model, recipe, format('{:.0f}%', skill) AS skill, format('{:.2f}', ratio) AS ratio, format('{:.0f}%', file) AS file, format('{:.1f}', request) AS request FROM passing)
+    FROM (UNPIVOT (SELECT model, recipe, format('{:.0f}%', skill) AS skill, format('{:.2f}', ratio) AS ratio, format('{:.0f}%', file) AS file, format('{:.1f}{}', request, doubt) AS request FROM passing)
           ON skill, ratio, file, request INTO NAME what VALUE said)
     GROUP BY ALL
 )
@@ -121,14 +121,14 @@ UNION ALL SELECT 'coder_wanda_50_file', format('{:.0f}%', 100 * share) FROM pack
 UNION ALL SELECT 'coder_int4_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'int4' AND phase = 'prefill'
 UNION ALL SELECT 'smol_llamacpp_token', format('{:.1f}', max(token) FILTER (name = 'plain torch') / max(token) FILTER (name = 'llama.cpp')) FROM dense_engines
 UNION ALL SELECT 'smol_torch_prompt', format('{:.1f}', max(prompt) FILTER (name = 'llama.cpp') / max(prompt) FILTER (name = 'plain torch')) FROM dense_engines
-UNION ALL SELECT 'smol_int8_behind', format('{:.1f}', (SELECT min(ms) FROM per_second WHERE recipe = 'int8') / max(token) FILTER (name = 'llama.cpp')) FROM dense_engines
+UNION ALL SELECT 'smol_int8_behind', format('{:.1f}{}', ratio, if(abs(ln(ratio)) < ln(1.1), '?', '')) FROM (SELECT (SELECT min(ms) FROM per_second WHERE recipe = 'int8') / max(token) FILTER (name = 'llama.cpp') AS ratio FROM dense_engines)
 UNION ALL SELECT 'smol_sparse_rate', format('{:.0f}', max(tokens_per_second)) FROM per_second WHERE recipe = 'magnitude/layer 50%'
 UNION ALL SELECT 'smol_int8_rate', format('{:.0f}', max(tokens_per_second)) FROM per_second WHERE recipe = 'int8'
 UNION ALL SELECT 'smol_q8_rate', format('{:.0f}', max(tokens_per_second)) FROM per_second WHERE recipe = 'gguf Q8_0'
 UNION ALL SELECT 'smol_own_token', format('{:.1f}', max(token) FILTER (name = 'plain torch') / max(token) FILTER (name = 'our dense kernels')) FROM dense_engines
-UNION ALL SELECT 'smol_zeros_token', format('{:.2f}', speedup) FROM ours WHERE recipe = 'magnitude/layer 50%' AND phase = 'decode'
-UNION ALL SELECT 'smol_zeros_request', format('{:.2f}', speedup) FROM ours WHERE recipe = 'magnitude/layer 50%' AND phase = 'generate'
-UNION ALL SELECT 'smol_zeros_prompt', format('{:.1f}', 1 / speedup) FROM ours WHERE recipe = 'magnitude/layer 50%' AND phase = 'prefill'
+UNION ALL SELECT 'smol_zeros_token', format('{:.2f}{}', speedup, doubt) FROM ours WHERE recipe = 'magnitude/layer 50%' AND phase = 'decode'
+UNION ALL SELECT 'smol_zeros_request', format('{:.2f}{}', speedup, doubt) FROM ours WHERE recipe = 'magnitude/layer 50%' AND phase = 'generate'
+UNION ALL SELECT 'smol_zeros_prompt', format('{:.1f}{}', 1 / speedup, doubt) FROM ours WHERE recipe = 'magnitude/layer 50%' AND phase = 'prefill'
 UNION ALL SELECT 'smol_zeros_load', format('{:.1f}', ms / dense_ms) FROM ours WHERE recipe = 'magnitude/layer 50%' AND phase = 'load'
 UNION ALL SELECT 'smol_int8_prompt', format('{:.1f}', 1 / speedup) FROM ours WHERE recipe = 'int8' AND phase = 'prefill'
 UNION ALL SELECT 'smol_int4_prompt', format('{:.1f}', 1 / speedup) FROM ours WHERE recipe = 'int4' AND phase = 'prefill'
