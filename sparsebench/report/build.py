@@ -238,10 +238,11 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
         "pictures": pictures,
         "queries": queries,
         "collapse": f"{words.collapse():,.0f}",
+        "nicknames": words.NICKNAMES,
         "normal_change": words.normal_change,
     }
     environment.tests["skips_zeros"] = skips_zeros
-    filter_names = ("amount", "points", "listed", "versions", "raw", "spread", "seconds")
+    filter_names = ("amount", "called", "points", "listed", "versions", "raw", "spread", "seconds")
     filters = {name: getattr(words, name) for name in filter_names}
     environment.filters |= {**words.CELLS.special, **filters, "metric": lambda name: Metric.named(words.raw(name))}
     return environment

@@ -134,6 +134,15 @@ def listed(words: Sequence[object]) -> str:
     return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
+NICKNAMES = {"qwen2.5-coder-1.5b": "coder", "smollm2-135m": "smol"}
+"""What running text calls models with long names; the first section introduces these."""
+
+
+def called(name: object) -> object:
+    """Return what running text calls a model, such as ``smol``; most models have only their name."""
+    return NICKNAMES.get(raw(name), name)
+
+
 def versions(libraries: object) -> str:
     """Return ``torch 2.8.0, transformers 5.24.0`` for a JSON object of versions, without libraries that are absent."""
     installed = [item for item in json.loads(raw(libraries)).items() if item[1] != "absent"]

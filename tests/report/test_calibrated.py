@@ -115,7 +115,7 @@ def test_what_falls_first_is_told(calibrated_report: str) -> None:
     # Random masks, which fall at 50%, are left out.
     assert next(row for row in fallen if row[1] == "perplexity")[3:] == ["7", "90%", "1", "90%", "90%"]
     quality = calibrated_report.split("## 7.")[1].split("## 8.")[0]
-    assert "smol (dense 25): 50% alps/layer 30.16" in quality
+    assert "smol (dense 25), alps/layer at 50% (30.16" in quality
     assert "on perplexity, which does not notice" not in calibrated_report
 
 

@@ -1,7 +1,8 @@
 -- Pruning alone, task by task: dense's score beside that of the methods that were measured most (random masks are left out), at five
 -- sparsities. A cell has a score for each of `methods`, in that order: it passes the quality gate on this task (✓), is below it without
 -- a loss that a test shows (≈), shows a loss (✗), or is ruined (☠).
--- Where all are ruined (`ruined`) the best of their scores stands for them, where all pass nearly alike their range. The best granularity and calibration text of each method counts.
+-- Where all are ruined (`ruined`) the best of their scores stands for them, with its method's raised initial; where all pass nearly alike
+-- their range. The best granularity and calibration text of each method counts.
 WITH asked AS (
     SELECT DISTINCT variant_id, method, round(sparsity, 4) AS sparsity
     FROM cells
@@ -33,6 +34,7 @@ WITH asked AS (
 ), cells AS (
     SELECT p.*, method, place, mark, score, written, _goodness(score, higher_is_better) AS goodness,
            -- The best of several is bold.
+           translate(left(method, 1), 'abcdeghilmnoprstuvw', 'ᵃᵇᶜᵈᵉᵍʰⁱˡᵐⁿᵒᵖʳˢᵗᵘᵛʷ') AS initial,
            if(goodness = max(goodness) OVER one AND goodness > min(goodness) OVER one, '**' || written || '**', written) AS marked
     FROM (SELECT model, weights, task, scale, n, sparsity, max(dense_score) AS whole, max(chance) AS chance, any_value(higher_is_better) AS higher_is_better FROM best GROUP BY model, weights, task, scale, n, sparsity) p
     CROSS JOIN compared
@@ -41,7 +43,7 @@ WITH asked AS (
 )
 SELECT model, weights, task, n, if(higher_is_better, '', ' ↓') AS arrow, format(if(scale = 'perplexity', '{:.1f}', '{:.3f}'), whole) AS dense, format('{:.2g}', chance) AS chance, sparsity,
        list(method ORDER BY place) AS methods, coalesce(bool_and(mark = '☠'), false) AS ruined,
-       CASE WHEN bool_and(mark = '☠') THEN '☠ ' || arg_max(written, goodness)
+       CASE WHEN bool_and(mark = '☠') THEN concat('☠ ', arg_max(written, goodness), arg_max(initial, goodness))
             WHEN count(mark) > 1 AND bool_and(coalesce(mark, '') = '✓') AND max(score) - min(score) < 0.025 * whole THEN concat('✓ ', arg_min(written, score), '–', arg_max(written, score))
             ELSE string_agg(coalesce(mark || ' ' || marked, '–'), ' / ' ORDER BY place) END AS shown
 FROM cells
