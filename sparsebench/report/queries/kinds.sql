@@ -1,12 +1,13 @@
 -- What each kind of recipe costs on two models, those with most kinds: one scored by perplexity, and one by skill alone. Of the variants
 -- within a quarter of dense's perplexity, or with 95% of its skill (`near`), the one whose tokens read least, else the one that loses least.
--- Experts that an oracle picks are a kind of their own: a bound, not a method. Bytes are relative to dense.
+-- Experts that an oracle picks are a kind of their own: a bound, not a method. Bytes are relative to dense. `amount`: the share that goes, or
+-- the bits.
 WITH done AS (
     SELECT DISTINCT variant_id FROM cells WHERE status = 'done' /* manifests */
 ), priced AS (
     SELECT variant_id, min(share) AS file, arg_min(share * read_bytes / bytes, share) AS read FROM sizes WHERE format = 'packed' GROUP BY variant_id
 ), judged AS (
-    SELECT g.model, g.weights, if(r.kind = 'experts' AND r.words LIKE '%oracle', 'experts by oracle', r.kind) AS kind, r.words, g.ratio AS perplexity, g.retained, file, read,
+    SELECT g.model, g.weights, if(r.kind = 'experts' AND r.words LIKE '%oracle', 'experts by oracle', r.kind) AS kind, r.words, coalesce(nullif(regexp_extract(r.words, '(\d+(?:\.\d+)?%)', 1), ''), split_part(r.words, ' ', 1)) AS amount, g.ratio AS perplexity, g.retained, file, read,
            coalesce(g.ratio <= 1.25, g.retained >= 0.95) AS near, bool_or(g.ratio IS NOT NULL) OVER (PARTITION BY g.model) AS reads_on
     FROM gate g
     JOIN done USING (variant_id)
