@@ -14,6 +14,7 @@ import pytest
 from sparsebench.figures.spec import parse
 from sparsebench.ledger import query
 from sparsebench.report import build
+from sparsebench.report.words import called
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
@@ -104,7 +105,7 @@ def zeros_are_told(ask: Ask, page: str) -> dict[str, list[dict[str, Any]]]:
         near = [row for row in sweep if row["ratio"] <= 1.1][-1]
         following = sweep[sweep.index(near) + 1]
         (line,) = bullets(page, "Zeros cost more.")
-        assert f"{near['share']:.0%} of {model}'s (" in line
+        assert f"{near['share']:.0%} of {called(model)}'s file (" in line
         assert f"next measured: {following['sparsity']:.0%}, ×{following['ratio']:.2f}" in line
     return measured
 
@@ -138,7 +139,7 @@ def test_counts_are_of_one_set_of_benchmarks(paper: str, page: str, titles: Call
               AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
             GROUP BY ALL)""")
     zeros = bullets(page, "Zeros cost more.")[0]
-    assert int(re.findall(r"on \d+ of (\d+) benchmarks", zeros)[0]) == row["benchmarks"]
+    assert int(re.findall(r"on (?:\d+ of|all) (\d+) benchmarks", zeros)[0]) == row["benchmarks"]
     assert re.findall(r"at chance on \d+ of (\d+) benchmarks", titles("retained")) == [str(row["chance"])]
     assert set(re.findall(r"on \d+ of (\d+)", titles("score"))) == {str(row["chance"])}
 

@@ -1,5 +1,5 @@
 -- Wall time of each phase beside the dense model's in the same job; the dense rows are the model against itself (A/A).
-SELECT record_id, variant_id, model, weights, machine, split_part(machine_label(machine), ',', 1) AS processor, engine, kernel, device, ranks, threads, dtype, workload, method, sparsity, phase, dense_ms, ms,
+SELECT record_id, variant_id, model, weights, machine, machine_label(machine) AS machine_name, split_part(machine_label(machine), ',', 1) AS processor, engine, kernel, device, ranks, threads, dtype, workload, method, sparsity, phase, dense_ms, ms,
        if(n > 1, low_ms, NULL) AS low_ms, if(n > 1, high_ms, NULL) AS high_ms, n, steady, speedup, speedup_low, speedup_high, kernel_speedup, zeros_speedup, zeros_speedup_low, zeros_speedup_high,
        -- Zeros save no more than the bytes that they leave out. Without a zero a bitmask costs time, which the quotient credits to them.
        zeros_bound, if(zeros_bound IS NULL, NULL, least(zeros_speedup, zeros_bound)) AS zeros_part, latency.variant_id NOT IN (FROM _more_than_zeros) AS zeros_alone, if(kernel LIKE '%runs%', 'format and zeros together', 'zeros') AS part, pairs, noise, baseline,

@@ -9,7 +9,7 @@ SELECT model, weights, machine, engine, kernel, device, ranks, threads, dtype, w
        method_label(method, granularity, pattern) || way AS label, peak_bytes, dense_peak_bytes,
        ratio, peak_bytes / min(if(engine = 'hf' AND method = 'dense', peak_bytes, NULL))
            OVER (PARTITION BY model, weights, machine, ranks, workload) AS of_plain, -- the smaller, where it ran in two formats
-       rank_bytes, per_rank.tensor_bytes, measure
+       rank_bytes, per_rank.tensor_bytes, measure, memory.variant_id NOT IN (FROM _more_than_zeros) AS zeros_alone
 FROM memory
 LEFT JOIN per_rank USING (record_id)
 JOIN ways USING (variant_id)
