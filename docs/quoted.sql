@@ -270,8 +270,8 @@ UNION ALL
 SELECT key, said
 FROM answer
 JOIN (VALUES
-    ('g2p_zeros_skill', 'g2p-t5', 'skill', 'sparsegpt/layer 50%'),
-    ('g2p_zeros_file', 'g2p-t5', 'file', 'sparsegpt/layer 50%'),
+    ('g2p_int4_skill', 'g2p-t5', 'skill', 'int4'),
+    ('g2p_int4_file', 'g2p-t5', 'file', 'int4'),
     ('g2p_distilled_skill', 'g2p-t5', 'skill', 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
     ('g2p_distilled_file', 'g2p-t5', 'file', 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
     ('minilm_int8_skill', 'minilm-l6', 'skill', 'int8'),
