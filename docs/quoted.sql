@@ -103,7 +103,7 @@ WITH easy AS (
 ), answer AS (
     -- Of variants whose recipes read alike, trained for longer or made elsewhere, the better one.
     SELECT model, recipe, what, max(said) AS said
-    FROM (UNPIVOT (SELECT model, recipe, format('{:.0f}%', skill) AS skill, format('{:.2f}', ratio) AS ratio, format('{:.0f}%', file) AS file, format('{:.1f}{}', request, doubt) AS request FROM passing)
+    FROM (UNPIVOT (SELECT model, recipe, if(skill BETWEEN 99.5 AND 99.999, '>99%', format('{:.0f}%', skill)) AS skill, format('{:.2f}', ratio) AS ratio, format('{:.0f}%', file) AS file, format('{:.1f}{}', request, doubt) AS request FROM passing)
           ON skill, ratio, file, request INTO NAME what VALUE said)
     GROUP BY ALL
 )

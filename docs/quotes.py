@@ -11,7 +11,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 PAGES = (DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md")))
-QUOTE = re.compile(r"[\d.,]+%?\??<!--=(\w+)-->")
+QUOTE = re.compile(r"(?:(?<!-)>)?[\d.,]+%?\??<!--=(\w+)-->")
 
 
 def said(ledger: Path) -> dict[str, str]:

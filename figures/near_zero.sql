@@ -10,7 +10,7 @@
 -- yscale: percent
 -- xlabel: transformer block
 -- ylabel: near zero, %
--- note: Exact zeros are included. The threshold is a tenth of the root mean square that the matrix has in that variant. Each method is shown at the sparsity nearest to 50%. Methods that take the same share of every matrix are left out: their panel would have one colour, as that of every dense model.
+-- note: Exact zeros are included. The threshold is a tenth of the root mean square that the matrix has in that variant. Each method is shown at the sparsity nearest to 50%. Methods that take the same share of every matrix are left out.
 
 WITH placed AS (
     SELECT s.*, line, abs(sparsity - 0.5) AS off, concat(if(family = 'encoder-decoder', side || ' ', ''), kind) AS row_name

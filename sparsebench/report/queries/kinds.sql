@@ -7,7 +7,7 @@ WITH done AS (
 ), priced AS (
     SELECT variant_id, min(share) AS file, arg_min(share * read_bytes / bytes, share) AS read FROM sizes WHERE format = 'packed' GROUP BY variant_id
 ), judged AS (
-    SELECT g.model, g.weights, if(r.kind = 'experts' AND r.words LIKE '%oracle', 'experts by oracle', r.kind) AS kind, r.words, coalesce(nullif(regexp_extract(r.words, '(\d+(?:\.\d+)?%)', 1), ''), split_part(r.words, ' ', 1)) AS amount, g.ratio AS perplexity, g.retained, file, read,
+    SELECT g.model, g.weights, if(r.kind = 'experts' AND r.words LIKE '%oracle', 'experts by oracle', r.kind) AS kind, r.words, coalesce(nullif(regexp_extract(r.words, '(\d+(?:\.\d+)?%)', 1), ''), regexp_replace(r.words, ' (in groups|\(text).*', '')) AS amount, g.ratio AS perplexity, g.retained, file, read,
            coalesce(g.ratio <= 1.25, g.retained >= 0.95) AS near, bool_or(g.ratio IS NOT NULL) OVER (PARTITION BY g.model) AS reads_on
     FROM gate g
     JOIN done USING (variant_id)
