@@ -106,7 +106,7 @@ def zeros_are_told(ask: Ask, page: str) -> dict[str, list[dict[str, Any]]]:
         following = sweep[sweep.index(near) + 1]
         (line,) = bullets(page, "Zeros cost more.")
         assert f"{near['share']:.0%} of {called(model)}'s file (" in line
-        assert f"next measured: {following['sparsity']:.0%}, ×{following['ratio']:.2f}" in line
+        assert f"next here: {following['sparsity']:.0%}, ×{following['ratio']:.2f}" in line
     return measured
 
 

@@ -163,7 +163,7 @@ def test_the_change_in_norm_is_that_of_the_weights(ask: Callable[[str], query.Ta
 
 
 def test_no_gain_is_said_where_there_is_none(report: str) -> None:
-    assert "skips them**; no variant that passes the gate ran in one" in report
+    assert "skips them**; no zeros that pass the gate ran in one" in report
     assert report.count("**no gain**") == 4
     assert "it only wraps the model" in report
 
