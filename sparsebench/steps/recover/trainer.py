@@ -148,11 +148,6 @@ class Trainer:
                 state.joules = energy.joules_in_all(earlier_joules, self.joules())
                 self._save(state, leaves, optimizer, scheduler, pruning)
                 last_saved = time.perf_counter()
-        if not state.best < float("inf"):
-            raise ModelError(
-                f"{self.step.verb}: {self.step.name}: the loss on held-out text is {state.curve[-1].held_out} at the end",
-                "a lower `rate`, such as 5e-5",
-            )
         state.seconds = time.perf_counter() - began + state.prepared
         state.joules = energy.joules_in_all(earlier_joules, self.joules())
         return state
@@ -191,7 +186,7 @@ class Trainer:
         """Measure the held-out loss, add a point to the curve, and keep the weights if they are the best so far.
 
         Only weights at the final sparsity (``final``) can be kept. Those before the first step count too: training may
-        not help.
+        not help. Raises ModelError where the loss is not finite.
         """
         counts = self.text.counts()
         rows = range(len(counts) - self.held_samples, len(counts))
@@ -200,6 +195,10 @@ class Trainer:
         with torch.no_grad(), self._precision():
             for group in self.text.groups(rows):
                 held_out += float(self.loss(group, -1)) * sum(counts[row] for row in group) / total
+        if not held_out < float("inf"):
+            where = f"{self.step.verb}: {self.step.name}"
+            problem = f"{where}: the loss on held-out text is {held_out} after {state.number} steps"
+            raise ModelError(problem, "a lower `rate`, such as 5e-5")
         mean = sum(state.losses) / len(state.losses) if state.losses else None
         state.losses = []
         state.curve.append(Point(state.number, tokens, mean, held_out))

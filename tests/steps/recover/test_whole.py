@@ -275,6 +275,21 @@ def test_a_loss_that_is_never_finite_fails(verb: str, tmp_path: Path, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
+def test_a_loss_that_is_not_finite_later_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, steps = Distillation.__call__, list[int]()
+
+    def overflowing(own: Any, rows: Any, number: int) -> torch.Tensor:
+        if number >= 0:
+            steps.append(number)
+        return plain(own, rows, number) * (float("nan") if number < 0 and steps else 1.0)
+
+    monkeypatch.setattr(Distillation, "__call__", overflowing)
+    dense, family = written("llama", tmp_path / "dense")
+    with pytest.raises(ModelError, match=r"the loss on held-out text is nan after [1-9]"):
+        made(dense, family, tmp_path / "out", step("distill"), dense)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     dense, family = written("llama", tmp_path / "dense")
     made(dense, family, tmp_path / "int8", single("quantize", "int8"), dense)
