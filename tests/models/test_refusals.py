@@ -9,7 +9,7 @@ import pytest
 from sparsebench import sources
 from sparsebench.benchmarks import ScoredModel, TaskSpec, score
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.files.quantized import encoding_of
+from sparsebench.models.files.quantized import Scheme, encoding_of
 from sparsebench.models.shape.topology import REFUSED, STATE_SPACE, refuse_replay, refuse_text
 from sparsebench.plan.single import prepare_single
 from sparsebench.runtime import Setting, Workload, check_supported
@@ -68,3 +68,20 @@ def test_a_model_is_refused_before_its_weights_are_fetched(
 def test_a_quantization_of_others_is_refused_by_its_method(said: object) -> None:
     with pytest.raises(UnsupportedError, match="by gptq"):
         encoding_of({"quantization_config": said})
+
+
+@pytest.mark.parametrize(
+    ("scheme", "packing"),
+    [
+        (Scheme(3, None), "pack-quantized"),
+        (Scheme(16, 64), "pack-quantized"),
+        (Scheme(4.0, 64), "pack-quantized"),  # type: ignore[arg-type]
+        (Scheme(4, "64"), "pack-quantized"),  # type: ignore[arg-type]
+        (Scheme(4, -1), "pack-quantized"),
+        (Scheme(8, None), "int-quantized"),
+    ],
+)
+def test_a_quantization_in_our_form_that_we_do_not_write_is_refused(scheme: Scheme, packing: str) -> None:
+    with pytest.raises(UnsupportedError, match="only its own int8 and int4"):
+        encoding_of({"quantization_config": {**scheme.config([]), "format": packing}})
+    assert encoding_of({"quantization_config": Scheme(4, 64).config([])}) == "int4"

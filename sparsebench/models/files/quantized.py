@@ -160,8 +160,13 @@ def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
         (group,) = entry["config_groups"].values()
         scheme = Scheme(group["weights"]["num_bits"], group["weights"]["group_size"])
         # Only what we would write ourselves can be read.
-        (ours,) = scheme.config([])["config_groups"].values()
-        if entry["quant_method"] == METHOD and all(group.get(key) == ours[key] for key in ours if key != "targets"):
+        written = scheme.config([])
+        (ours,) = written["config_groups"].values()
+        is_ours = all(entry[key] == written[key] for key in ("quant_method", "format")) and all(
+            group.get(key) == ours[key] for key in ours if key != "targets"
+        )
+        numbers = (scheme.bits, 1 if scheme.group is None else scheme.group)
+        if is_ours and scheme.bits in (4, 8) and all(type(number) is int and number > 0 for number in numbers):
             return scheme
     except (KeyError, ValueError, TypeError, AttributeError):
         pass  # refused below
