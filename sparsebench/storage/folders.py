@@ -13,7 +13,7 @@ from pathlib import Path
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.files.building import new_partial, rename_whole
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.files.safety import WEIGHT_FILES, copy_companion, record_left_out
+from sparsebench.models.files.safety import WEIGHT_FILES, copy_companion, is_foreign, record_left_out
 from sparsebench.paths import INDEX, check_contained, shards
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.container import read, write
@@ -23,7 +23,8 @@ from sparsebench.storage.words import Bytes, Scratch
 def store(folder: Path, out: Path, coding: Coding) -> None:
     """Store a Hugging Face folder in ``out``, with one tensor in memory at a time; copy the other files, except code.
 
-    Weights that the folder holds again in another format (pytorch_model.bin and the like) are left out. ``out`` appears
+    Weights that the folder holds again in another format (pytorch_model.bin and the like), or as they were earlier in a
+    training, are left out. ``out`` appears
     only when it is complete. Raises ModelError when the folder cannot be read; StorageError when ``out`` is inside the
     folder, or is not empty and not an earlier folder in this format.
     """
@@ -32,7 +33,7 @@ def store(folder: Path, out: Path, coding: Coding) -> None:
     def is_weights(path: Path) -> bool:
         return path.name in checkpoint.files or (path.is_file() and path.suffix.lower() in WEIGHT_FILES)
 
-    companions = [path for path in sorted(folder.iterdir()) if not is_weights(path)]
+    companions = [path for path in sorted(folder.iterdir()) if not (is_weights(path) or is_foreign(path))]
     with _appearing(folder, out, replace=holds(out, coding)) as partial:
         # The index is renamed too: a loader that finds it would look for its shards.
         _copy(companions, {INDEX: INDEX + coding.suffix}, partial)

@@ -11,11 +11,13 @@ import pytest
 import sparsebench
 from sparsebench.errors import ModelError
 from sparsebench.models.files.families import transformers_config
-from sparsebench.models.files.safety import copy_companion, without_code
+from sparsebench.models.files.safety import copy_companion, copy_companions, without_code
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.build import meta_model
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
+from sparsebench.storage.archive import CODING
+from sparsebench.storage.folders import store
 from tests.models.model_zoo import small
 from tests.models.test_prepare import write_gguf
 
@@ -103,6 +105,24 @@ def test_no_code_is_copied_with_a_folder(tmp_path: Path) -> None:
     assert left == ["0_Transformer/config.json: auto_map", "0_Transformer/inner/evil.py"]
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"model_type": "bert"}
     assert [path.name for path in (tmp_path / "out" / "inner").iterdir()] == ["vocab.txt"]
+
+
+def test_no_pickles_of_subfolders_and_no_checkpoints_of_a_trainer_are_copied(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_llama, tmp_path / "model")
+    for name in (
+        "2_Dense/model.safetensors",
+        "2_Dense/pytorch_model.BIN",
+        "checkpoint-500/a.json",
+        "checkpoint-x/a.pt",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    (tmp_path / "copied").mkdir()
+    assert copy_companions(folder, tmp_path / "copied") == ["2_Dense/pytorch_model.BIN", "checkpoint-x/a.pt"]
+    store(folder, tmp_path / "stored", CODING)
+    for out in (tmp_path / "copied", tmp_path / "stored"):
+        assert [path.name for path in (out / "2_Dense").iterdir()] == ["model.safetensors"]
+        assert not (out / "checkpoint-500").exists() and not list((out / "checkpoint-x").iterdir())
 
 
 def test_an_adapter_is_refused_by_its_file(tiny_bert: Path, tmp_path: Path) -> None:

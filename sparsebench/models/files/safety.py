@@ -2,12 +2,14 @@
 
 ``auto_map`` names Python files of the folder or of the hub, and ``custom_generate`` replaces ``generate``. An attention
 or experts implementation that transformers lacks is a kernel that it fetches from the hub. A PEFT adapter's folder
-names a model there. None of it is used or written; ``sparsebench.json`` lists the names of what was left out.
+names a model there. Weights that are pickles can run code. None of it is used or written; ``sparsebench.json`` lists
+the names of what was left out, pickles beside the model's own weights excepted.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,13 @@ from sparsebench.sources.cache import read_json, write_json
 
 NOTES = "sparsebench.json"
 _CODE_FILES = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".ipynb", ".pkl", ".pickle"}
-WEIGHT_FILES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite"}
-"""Weights in any format; .bin, .pt, .pth and .ckpt are pickles, which can run code."""
+_PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt"}
+WEIGHT_FILES = _PICKLED_WEIGHTS | {".safetensors", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite"}
+"""Weights in any format, pickles, which can run code, among them."""
 _FOREIGN_FOLDERS = {"onnx", "openvino", "coreml", "original", "runs"}
 """Folders of the model in other formats, and of training logs."""
+_CHECKPOINT_FOLDER = re.compile(r"checkpoint-\d+")
+"""A trainer's earlier weights, with the state of its optimizer."""
 _CODE_KEYS = {"auto_map", "custom_generate", "custom_pipelines"}
 _IMPLEMENTATIONS = {"attn_implementation", "experts_implementation"}
 _BUILT_IN = ("eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm", None)
@@ -56,18 +61,23 @@ def _names_code(key: str, value: Any) -> bool:
 def companions(folder: Path) -> list[Path]:
     """Return what a model folder holds beside its weights: configuration, tokenizer, pooling.
 
-    Left out are weights of any format, their indexes, hidden files and ``sparsebench.json``. The file of a GGUF variant
-    stays.
+    Left out are weights of any format, their indexes, folders of other formats and of a trainer's checkpoints, hidden
+    files and ``sparsebench.json``. The file of a GGUF variant stays.
     """
     config = folder / "config.json"
     gguf_name = GGUF_FILE if config.is_file() and is_gguf(bounded.read_object(config)) else None
     paths = []
     for path in sorted(folder.iterdir()):
         weights = path.suffix.lower() in WEIGHT_FILES and path.name != gguf_name
-        unwanted = path.name in (NOTES, *_FOREIGN_FOLDERS) or path.name.endswith(".index.json")
+        unwanted = path.name == NOTES or is_foreign(path) or path.name.endswith(".index.json")
         if not (weights or unwanted or path.name.startswith(".")):
             paths.append(path)
     return paths
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a model folder's entry is the model in another format, training logs, or a trainer's earlier weights."""
+    return path.name in _FOREIGN_FOLDERS or bool(_CHECKPOINT_FOLDER.fullmatch(path.name))
 
 
 def copy_companions(folder: Path, target: Path) -> list[str]:
@@ -76,12 +86,12 @@ def copy_companions(folder: Path, target: Path) -> list[str]:
 
 
 def copy_companion(path: Path, target: Path) -> list[str]:
-    """Copy a model's file or folder without code; return what was left out, such as ``config.json: auto_map``."""
+    """Copy a model's file or folder without code and pickles; return what was left out, as ``config.json: auto_map``."""
     if path.is_dir():
         target.mkdir()
         inside = [name for inner in sorted(path.iterdir()) for name in copy_companion(inner, target / inner.name)]
         return [f"{path.name}/{name}" for name in inside]
-    if path.suffix.lower() in _CODE_FILES:
+    if path.suffix.lower() in _CODE_FILES | _PICKLED_WEIGHTS:
         return [path.name]
     if path.name.endswith("config.json"):
         settings, removed = without_code(bounded.read_json(path))
