@@ -78,13 +78,17 @@ class Divergence:
     same: int = 0
     tokens: int = 0
 
-    def add(self, dense_logits: torch.Tensor, variant_logits: torch.Tensor) -> None:
-        """Add the tokens whose float32 logits (n, vocabulary) the dense model and the variant gave."""
-        for dense_rows, variant_rows in zip(dense_logits.split(ROWS), variant_logits.split(ROWS), strict=True):
-            p, q = dense_rows.log_softmax(-1), variant_rows.log_softmax(-1)
-            self.total += float((p.exp() * (p - q)).sum(dtype=torch.float64))
-            self.same += int((p.argmax(-1) == q.argmax(-1)).sum())
-            self.tokens += len(p)
+    def add(self, windows: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Add windows, all or none: float32 logits (n, vocabulary) of their scored tokens, the dense model's first."""
+        total, same, tokens = self.total, self.same, self.tokens
+        for dense_logits, variant_logits in windows:
+            for dense_rows, variant_rows in zip(dense_logits.split(ROWS), variant_logits.split(ROWS), strict=True):
+                p, q = dense_rows.log_softmax(-1), variant_rows.log_softmax(-1)
+                total += float((p.exp() * (p - q)).sum(dtype=torch.float64))
+                same += int((p.argmax(-1) == q.argmax(-1)).sum())
+                tokens += len(p)
+        # Only now: a pass that runs out of memory is made again.
+        self.total, self.same, self.tokens = total, same, tokens
 
     def protocol(self) -> dict[str, float]:
         """Return what a result records."""
@@ -222,8 +226,10 @@ def _sums(
     if divergence:
         with torch.inference_mode(), wide_head(divergence.dense):
             reference = divergence.dense(input_ids=tokens, use_cache=False).logits
-            for dense_logits, window_logits, (_, start) in zip(reference, logits, windows, strict=True):
-                divergence.add(dense_logits[start - 1 : -1], window_logits[start - 1 : -1])
+            divergence.add(
+                (dense_logits[start - 1 : -1], window_logits[start - 1 : -1])
+                for dense_logits, window_logits, (_, start) in zip(reference, logits, windows, strict=True)
+            )
     return sums
 
 

@@ -19,7 +19,7 @@ from sparsebench import sources
 from sparsebench.benchmarks import ScoredModel, TaskSpec, check, scorers, scoring
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
-from sparsebench.benchmarks.perplexity import likelihoods, wide_head, windows_of
+from sparsebench.benchmarks.perplexity import Divergence, likelihoods, wide_head, windows_of
 from sparsebench.benchmarks.running_text import pooled_perplexity
 from sparsebench.errors import BenchmarkError
 from sparsebench.ledger.scored import compare
@@ -275,6 +275,27 @@ def test_the_divergence_from_dense_is_of_the_same_pass(tiny_llama: Path, stories
         tokens += len(p)
     assert beside.protocol["divergence"] == pytest.approx(total / tokens, rel=1e-4)
     assert beside.protocol["same_top"] == pytest.approx(same / tokens)
+
+
+def test_a_pass_that_is_made_again_counts_once(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pruned, dense = load_model(tiny_llama, "decoder", "float32"), load_model(tiny_llama, "decoder", "float32")
+    with torch.no_grad():
+        pruned.lm_head.weight[::2] = 0
+    windows, plain, calls = windows_of(list(range(40)), 10), torch.Tensor.log_softmax, list[int]()
+    alone, again = Divergence(dense), Divergence(dense)
+    likelihoods(pruned, windows, divergence=alone)
+
+    def failing(logits: torch.Tensor, axis: int) -> torch.Tensor:
+        calls.append(axis)
+        if len(calls) == 3:  # the second window of the first pass
+            raise MemoryError
+        return plain(logits, axis)
+
+    monkeypatch.setattr(torch.Tensor, "log_softmax", failing)
+    batch = BatchSize(4)
+    likelihoods(pruned, windows, batch=batch, divergence=again)
+    assert batch.most == 2 and again.tokens == alone.tokens == 36
+    assert again.same == alone.same and again.total == pytest.approx(alone.total, rel=1e-5)
 
 
 def perplexity_text(stories: list[str], folder: Path) -> list[int]:
