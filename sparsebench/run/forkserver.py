@@ -146,7 +146,17 @@ def main() -> None:
                 return
             events, outcome = descriptors
             parent = os.getpid()
-            if not (pid := os.fork()):
+            try:
+                pid = os.fork()
+            except OSError as error:  # this job fails; those that run go on
+                with suppress(OSError), create(Path(json.loads(data)["log"]), "wb") as log:
+                    log.write(f"no process could be started for it: {error}\n".encode())
+                _tell(outcome, parent)
+                _tell(outcome, 1)
+                os.close(events)
+                os.close(outcome)
+                continue
+            if not pid:
                 _do_job(parent, json.loads(data), events, [orders.detach(), outcome, *outcomes.values()])
             os.close(events)
             outcomes[pid] = outcome

@@ -102,6 +102,28 @@ def test_jobs_end_with_the_server(forks: ForkServer, tmp_path: Path) -> None:
     assert start(forks, tmp_path / "..", "pass").wait() == -signal.SIGKILL
 
 
+def test_a_job_that_cannot_be_forked_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "full.py").write_text(
+        "import os; plain, calls = os.fork, []\n"
+        "def fork():\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 2: raise BlockingIOError(11, 'no process is left')\n"
+        "    return plain()\n"
+        "os.fork = fork\n"
+    )
+    forks = ForkServer(["full"], {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    for name in ("waits", "fails", "runs"):
+        (tmp_path / name).mkdir()
+    waiting = start(forks, tmp_path / "waits", None)
+    pid = forked(waiting)
+    assert start(forks, tmp_path / "fails", "pass").wait() == 1
+    assert "no process is left" in (tmp_path / "fails" / "log").read_text()
+    assert start(forks, tmp_path / "runs", "print('it runs')").wait() == 1
+    assert "it runs" in (tmp_path / "runs" / "log").read_text()
+    assert forks.alive and waiting.poll() is None and psutil.pid_exists(pid)
+    forks.close()
+
+
 def test_a_server_that_was_stopped_is_not_waited_for(forks: ForkServer, tmp_path: Path) -> None:
     process = start(forks, tmp_path, None)
     pid = forked(process)
