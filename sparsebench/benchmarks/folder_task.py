@@ -185,7 +185,7 @@ def read_table(path: Path, kind: str, settings: Mapping[str, Any]) -> Dataset:
         raise BenchmarkError(f"{path}: its suffix is not one of {kind}: {', '.join(SUFFIXES[kind])}", "rename it")
     if kind == "csv":
         next(read_records(path), None)  # refuses what would cost pandas minutes
-        separator = settings.get("delimiter") or settings.get("sep") or ("\t" if ".tsv" in path.name.lower() else ",")
+        separator = settings.get("delimiter") or settings.get("sep") or ("\t" if suffix_of(path) == ".tsv" else ",")
         header = settings.get("header", "infer")
         with bounded.opened(path, BenchmarkError) as file:
             table = pandas.read_csv(file, sep=separator, names=settings.get("column_names"), header=header)

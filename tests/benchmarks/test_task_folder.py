@@ -103,3 +103,11 @@ def test_a_folder_is_read_as_datasets_reads_it(kind: str, tmp_path: Path, monkey
     found = read_table(path, builder, settings)
     assert found.to_list() == wanted["test"].to_list()
     assert len(found) == (3 if kind == "text" else 2)
+
+
+def test_the_last_suffix_decides_how_a_table_is_split(tmp_path: Path) -> None:
+    for name, mark in (("answers.tsv.cleaned.csv", ","), ("answers.csv.TSV", "\t")):
+        (tmp_path / name).write_text(f"q{mark}right\nwhy{mark}1\n")
+        assert read_table(tmp_path / name, "csv", {}).to_list() == [{"q": "why", "right": 1}]
+    (tmp_path / "answers.tsv.gz").write_bytes(gzip.compress(b"q\tright\nwhy\t1\n"))
+    assert read_table(tmp_path / "answers.tsv.gz", "csv", {}).to_list() == [{"q": "why", "right": 1}]
