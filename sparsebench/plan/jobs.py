@@ -9,7 +9,6 @@ a job takes long to start.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import replace
 
 from sparsebench import devices
 from sparsebench.plan.cells import Cell, Job, Variant
@@ -33,19 +32,20 @@ def jobs(
     missing = _missing(plan, pending, present, packed)
     passes: dict[Hashable, list[Variant]] = {}
     for variant in [*(cell.variant for cell in pending), *missing.values()]:
-        passes.setdefault(_pass(variant), []).append(variant)
+        passes.setdefault(_pass_key(variant), []).append(variant)
     cells_by_variant: dict[str, list[Cell]] = {}
     for cell in pending:
         cells_by_variant.setdefault(cell.variant.id, []).append(cell)
     measuring_stages, kind_order = stages(), list(PROCESSES)
     makers: dict[str, Job] = {}
     ordered: list[Job] = []
-    of_dense: dict[tuple[str, object, str], list[Cell]] = {}
+    unpaired_dense_cells: dict[tuple[str, object, str], list[Cell]] = {}
     # A parent's pass comes before its children's, and a model's passes stay together.
-    models = {name: number for number, name in enumerate(plan.dense)}
-    for variants in sorted(passes.values(), key=lambda group: (models[group[0].model], len(group[0].steps))):
+    model_order = {name: number for number, name in enumerate(plan.dense)}
+    by_depth = sorted(passes.values(), key=lambda variants: (model_order[variants[0].model], len(variants[0].steps)))
+    for variants in by_depth:
         variants_by_id = {variant.id: variant for variant in variants}
-        pass_cells = [cell for name in variants_by_id for cell in cells_by_variant.get(name, ())]
+        pass_cells = [cell for variant_id in variants_by_id for cell in cells_by_variant.get(variant_id, ())]
         to_make = [variant for variant in variants_by_id.values() if variant.id in missing]
         after_making: tuple[str, ...] = ()
         if to_make:
@@ -61,14 +61,14 @@ def jobs(
         for kind, key in list(groups):
             if PROCESSES[kind].timed and PROCESSES[kind].paired:
                 if dense_pass:
-                    of_dense[kind, key, model] = groups.pop((kind, key))
+                    unpaired_dense_cells[kind, key, model] = groups.pop((kind, key))
                 else:
-                    groups[kind, key][:0] = of_dense.pop((kind, key, model), [])
+                    groups[kind, key][:0] = unpaired_dense_cells.pop((kind, key, model), [])
         # A pair needs the dense model, which must be there too.
-        dense = makers.get(variants[0].parents[0]) if variants[0].parents else None
+        dense_maker = makers.get(variants[0].parents[0]) if variants[0].parents else None
         for (kind, _), group in sorted(groups.items(), key=lambda item: kind_order.index(item[0][0])):
-            ordered.append(_measuring(kind, group, (dense.id, *after_making) if dense else after_making))
-    for (kind, _, _), group in of_dense.items():  # no variant is timed beside these
+            ordered.append(_measuring(kind, group, (dense_maker.id, *after_making) if dense_maker else after_making))
+    for (kind, _, _), group in unpaired_dense_cells.items():  # no variant is timed beside these
         maker = makers.get(group[0].variant.id)
         ordered.append(_measuring(kind, group, (maker.id,) if maker else ()))
     return ordered
@@ -167,7 +167,7 @@ def unpacks(job: Job, variant: Variant, packed: Callable[[Variant], bool]) -> bo
     return packed(variant) and all(cell.variant.id != variant.id for cell in job.cells)
 
 
-def _pass(variant: Variant) -> Hashable:
+def _pass_key(variant: Variant) -> Hashable:
     """Return a key that is the same for variants made in one pass."""
     if variant.is_dense:
         return variant.id
@@ -187,16 +187,13 @@ def _maker(
     if first.is_dense:
         return Job(digest(["prepare", first.id]), "prepare", (), makes=(first,))
     parent = plan.variants[first.parents[-1]]
-    after = tuple(dict.fromkeys(makers[job_id].id for job_id in made_from(first) if job_id in makers))
-    job_id = digest(["make", [variant.id for variant in variants]])
-    job = Job(job_id, MAKE.name, tuple(cells), tuple(variants), parent, after)
+    after = tuple(dict.fromkeys(makers[variant_id].id for variant_id in made_from(first) if variant_id in makers))
     to_record = {cell.variant.id for cell in cells}
-    remade_variants = [
-        variant for variant in variants if variant.id not in to_record and not unpacks(job, variant, packed)
-    ]
     # The ``make`` cells are as a plan has them, but without ids.
-    remade = [
+    again = tuple(
         Cell("", MAKE.name, variant, making_settings(plan.model(variant.model), plan.calibration, variant))
-        for variant in remade_variants
-    ]
-    return replace(job, again=tuple(remade))
+        for variant in variants
+        if variant.id not in to_record and not packed(variant)
+    )
+    job_id = digest(["make", [variant.id for variant in variants]])
+    return Job(job_id, MAKE.name, tuple(cells), tuple(variants), parent, after, again)
