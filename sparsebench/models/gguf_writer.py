@@ -80,7 +80,7 @@ def gguf_refusal(config: Mapping[str, Any]) -> Refusal | None:
     """Return why a model with this config.json cannot be written as GGUF; None where it can."""
     kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
-        return Refusal(f"{kind} models are not written as GGUF", f"of {', '.join(ARCHITECTURES)} they are")
+        return Refusal(f"{kind} models are not written as GGUF", f"name a model of type {', '.join(ARCHITECTURES)}")
     if ARCHITECTURES[kind].encoder and (has_classifier(config) or has_tagger(config)):
         return Refusal(
             "llama.cpp gives an encoder's hidden states, without its head", "name a checkpoint without a head"
@@ -128,8 +128,8 @@ class _GgufFile:
         self.architecture = ARCHITECTURES[str(checkpoint.config["model_type"])]
         self.transposed = checkpoint.config["model_type"] in CONV1D_TYPES
         self.size = dimensions(checkpoint.config)
-        number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture.name)
-        table = gguf.get_tensor_name_map(number, self.size.layers)
+        architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture.name)
+        table = gguf.get_tensor_name_map(architecture, self.size.layers)
         self.names: dict[str, str] = {}
         for name in weight_tensors(checkpoint, parts(checkpoint, "decoder")):
             if self.architecture.encoder and _UNUSED.search(name):
@@ -152,9 +152,9 @@ class _GgufFile:
         self._describe(writer)
         add_vocabulary(writer, self.checkpoint.folder, self.size.vocabulary)
         for name, kind in self.kinds.items():
-            number, shape = gguf.GGMLQuantizationType[kind], self._shape(name)
-            size = int(np.prod(gguf.quant_shape_to_byte_shape(shape, number)))
-            writer.add_tensor_info(name, shape, np.dtype(np.float32), size, raw_dtype=number)
+            quantization, shape = gguf.GGMLQuantizationType[kind], self._shape(name)
+            size = int(np.prod(gguf.quant_shape_to_byte_shape(shape, quantization)))
+            writer.add_tensor_info(name, shape, np.dtype(np.float32), size, raw_dtype=quantization)
         out.parent.mkdir(parents=True, exist_ok=True)
         with temporary(out) as partial:
             writer.write_header_to_file(partial / out.name)
@@ -248,11 +248,11 @@ class _GgufFile:
         if kind in FLOATS.values():
             half = torch.float16 if kind == "F16" else torch.bfloat16
             return values.to(half).contiguous().view(torch.uint8).numpy()
-        number = gguf.GGMLQuantizationType[kind]
-        _, row = gguf.quant_shape_to_byte_shape(values.shape, number)
+        quantization = gguf.GGMLQuantizationType[kind]
+        _, row = gguf.quant_shape_to_byte_shape(values.shape, quantization)
         squares = self.importance.get(self.names[name])
         weights: Any = values.numpy()
-        return llamacpp.quantize(weights, int(number), row, None if squares is None else squares.float().numpy())
+        return llamacpp.quantize(weights, int(quantization), row, None if squares is None else squares.float().numpy())
 
     def _kind(self, name: str) -> str:
         """Return the type that llama.cpp's quantizer gives to a tensor in a file of this type."""
@@ -270,14 +270,13 @@ class _GgufFile:
         """Return the type of a matrix before its shape is considered: some are worth more bits than ``usual``."""
         if name == "output.weight" or (name == "token_embd.weight" and "output.weight" not in self.names):
             return "Q8_0" if usual == "Q8_0" or self._shape(name)[1] % _block(usual) else "Q6_K"
-        number = re.match(r"blk\.(\d+)\.(\w+)\.", name)
-        layer, part = (int(number[1]), number[2]) if number else (0, "")
+        match = re.match(r"blk\.(\d+)\.(\w+)\.", name)
+        layer, part = (int(match[1]), match[2]) if match else (0, "")
         eighth = self.size.layers // 8
         if self.type.endswith("_M"):
             many_bits = layer < eighth or layer >= 7 * self.size.layers // 8 or (layer - eighth) % 3 == 2
-            if part == "attn_qkv":  # asked first of all by its place, as a value matrix
-                return "Q6_K" if many_bits else usual
-            if part in ("attn_v", "ffn_down") and many_bits:
+            # llama.cpp takes a fused attn_qkv for a value matrix.
+            if part in ("attn_qkv", "attn_v", "ffn_down") and many_bits:
                 return "Q6_K"
         if usual == "Q4_0" and part == "ffn_down" and self.importance and layer < eighth:
             return "Q4_1"
