@@ -18,9 +18,9 @@ class Store:
 
     blocks: list[tuple[torch.Tensor, torch.Tensor]]
     length: int
-    complete = True
+    complete: bool = True
     """Whether all layers still are parts of it."""
-    fresh = True
+    fresh: bool = True
     """Whether no token has been added since it was made or grew."""
 
     @property
@@ -56,20 +56,20 @@ class Store:
 
 
 class GrowingLayer(DynamicLayer):
-    """A block's part of a ``Store``. Whoever sets its keys or values gives it tensors of its own again."""
+    """A block's part of a ``Store``. Once its keys or values are set, it is a part no more."""
 
     store: Store | None = None
-    number = 0
+    block = 0
 
     def join(self, store: Store) -> None:
         """Move the keys and values to the end of ``store``."""
         self.leave()
-        self.number = len(store.blocks)
+        self.block = len(store.blocks)
         store.add(self.__dict__.pop("keys"), self.__dict__.pop("values"))
         self.store = store
 
     def leave(self) -> None:
-        """Keep what the store has as tensors of this layer's own."""
+        """Leave the store, which no longer changes then: keep views of what it has."""
         if self.store:
             self.store.complete = False
             self.__dict__.update(keys=self.keys, values=self.values, store=None)
@@ -77,7 +77,7 @@ class GrowingLayer(DynamicLayer):
     @property  # type: ignore[override]
     def keys(self) -> Any:
         """The keys (1, heads, tokens, size), or None."""
-        return self.store.keys(self.number) if self.store else self.__dict__["keys"]
+        return self.store.keys(self.block) if self.store else self.__dict__["keys"]
 
     @keys.setter
     def keys(self, tensor: Any) -> None:
@@ -87,7 +87,7 @@ class GrowingLayer(DynamicLayer):
     @property  # type: ignore[override]
     def values(self) -> Any:
         """The values (1, heads, tokens, size), or None."""
-        return self.store.values(self.number) if self.store else self.__dict__["values"]
+        return self.store.values(self.block) if self.store else self.__dict__["values"]
 
     @values.setter
     def values(self, tensor: Any) -> None:
