@@ -12,10 +12,17 @@ import numpy.typing as npt
 
 from sparsebench.ledger import schema, sqlfiles, statistics
 
-OpenRow = TypeVar("OpenRow", bound=tuple[Any, ...])
-
 DOCUMENTS_AT_ONCE = 1_000_000
 """Documents whose outcomes are in memory at once, at least those of one score. A query for each score would be slow."""
+
+
+class OpenInterval(NamedTuple):
+    """A score whose interval is missing."""
+
+    record_id: str
+    metric: str
+    score: float
+    documents: int
 
 
 class OpenComparison(NamedTuple):
@@ -29,9 +36,13 @@ class OpenComparison(NamedTuple):
     documents: int
 
 
+OpenRow = TypeVar("OpenRow", OpenInterval, OpenComparison)
+
+
 def derive(connection: duckdb.DuckDBPyConnection) -> None:
     """Add the intervals and comparisons that are missing; the dense record may come before or after its variants."""
-    for part in _in_batches(connection.execute(sqlfiles.read("derive/open_intervals")).fetchall()):
+    scores = connection.execute(sqlfiles.read("derive/open_intervals")).fetchall()
+    for part in _in_batches([OpenInterval(*row) for row in scores]):
         _add_intervals(connection, part)
     comparisons = sqlfiles.read("derive/open_comparisons")
     schema.stand_in(connection, comparisons, set())
@@ -41,11 +52,11 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
         _add_comparisons(connection, missing)
 
 
-def _add_intervals(connection: duckdb.DuckDBPyConnection, scores: Sequence[tuple[Any, ...]]) -> None:
-    ids = {"record_id": [record_id for record_id, *_ in scores]}
+def _add_intervals(connection: duckdb.DuckDBPyConnection, scores: Sequence[OpenInterval]) -> None:
+    ids = {"record_id": [row.record_id for row in scores]}
     intervals = [
-        statistics.interval(metric, score, data["value"], data["label"], data["cluster"])
-        for (_, metric, score, _), data in zip(scores, _rows_of_each(connection, "derive/outcomes", ids), strict=True)
+        statistics.interval(row.metric, row.score, data["value"], data["label"], data["cluster"])
+        for row, data in zip(scores, _rows_of_each(connection, "derive/outcomes", ids), strict=True)
     ]
     connection.execute(sqlfiles.read("derive/insert_intervals"), ids | _columns(intervals))
 
@@ -75,15 +86,15 @@ def pairs(connection: duckdb.DuckDBPyConnection, ids: Sequence[tuple[str, str]])
 
 
 def _in_batches(rows: Sequence[OpenRow]) -> Iterator[list[OpenRow]]:
-    """Split rows into parts of at most ``DOCUMENTS_AT_ONCE`` documents, or one row; a row's last column counts its own."""
+    """Split rows into parts of at most ``DOCUMENTS_AT_ONCE`` documents, or one row."""
     batch: list[OpenRow] = []
     documents = 0
     for row in rows:
-        if batch and documents + row[-1] > DOCUMENTS_AT_ONCE:
+        if batch and documents + row.documents > DOCUMENTS_AT_ONCE:
             yield batch
             batch, documents = [], 0
         batch.append(row)
-        documents += row[-1]
+        documents += row.documents
     if batch:
         yield batch
 
