@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparsebench.benchmarks.own import WINDOW
-from sparsebench.benchmarks.perplexity import likelihoods, windows_of
+from sparsebench.benchmarks.perplexity import window_losses, windows_of
 from sparsebench.benchmarks.running_text import pooled_perplexity
 from sparsebench.models.files.text import load_tokenizer, special_tokens, token_ids
 from sparsebench.models.modules.load import load_model
@@ -28,5 +28,5 @@ def perplexity(
         before, text = special_tokens(tokenizer)[0], token_ids(tokenizer, text)
     every = windows_of(text, window, stride, before)
     part = every.selected(range(len(every.ids))[:limit])
-    values = likelihoods(load_model(folder, "decoder"), part)
+    values = window_losses(load_model(folder, "decoder"), part)
     return pooled_perplexity(values, part.scored), [math.exp(v / n) for v, n in zip(values, part.scored, strict=True)]

@@ -19,7 +19,7 @@ import torch
 
 from sparsebench import sources
 from sparsebench.benchmarks import all_tasks
-from sparsebench.benchmarks.perplexity import bits_per_byte_fields, likelihoods, windows_of
+from sparsebench.benchmarks.perplexity import bits_per_byte_fields, window_losses, windows_of
 from sparsebench.benchmarks.running_text import pooled_perplexity
 from sparsebench.models.files.text import JOINER, load_tokenizer, original_ids, special_tokens, token_ids
 from sparsebench.models.modules.load import load_model
@@ -128,8 +128,8 @@ def said(
         every = windows_of(token_ids(tokenizer, text), 1024, before=first)
         places = range(len(every.ids))[: options.windows]
         part = every.selected(places)
-        values = likelihoods(model, part)
-        size = bits_per_byte_fields(tokenizer, text, part, places, (0, len(first)), values)
+        values = window_losses(model, part)
+        size = bits_per_byte_fields(tokenizer, text, part, places, 0, len(first), values)
         words.append(
             f"{name} text {now[name] / whole[name] - 1:+.2%} tokens, perplexity {pooled_perplexity(values, part.scored):.4f}, "
             f"bits a byte {size['bits_per_byte']:.5f} ({size['scored_bytes']:,} bytes)"

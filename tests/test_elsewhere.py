@@ -15,7 +15,7 @@ from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.causal import CausalScorer
 from sparsebench.benchmarks.encoder import Encoder
 from sparsebench.benchmarks.generation import Generation
-from sparsebench.benchmarks.perplexity import likelihoods, windows_of
+from sparsebench.benchmarks.perplexity import window_losses, windows_of
 from sparsebench.benchmarks.pll import PllScorer, PllTokenizer
 from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import Checkpoint
@@ -221,7 +221,7 @@ def test_scores_are_computed_on_the_device(tiny_llama: Path, tiny_t5: Path) -> N
 
 def perplexities(folder: Path, device: str) -> list[float]:
     model = load_model(folder, "decoder", "float32", device)
-    return likelihoods(model, windows_of([3 + n % 90 for n in range(70)], 16), batch=BatchSize(3))
+    return window_losses(model, windows_of([3 + n % 90 for n in range(70)], 16), batch=BatchSize(3))
 
 
 def pseudo_likelihoods(folder: Path, device: str) -> list[float]:

@@ -134,9 +134,9 @@ class Perplexity:
         batch = BatchSize(max(1, tokens_at_once(self.model, 0) // size))
         # A trimmed vocabulary has no distribution over the dense model's tokens.
         divergence = Divergence(self.dense()) if spec.divergence and self.dense and self.original is None else None
-        values = likelihoods(self.model, windows, self.progress, batch, divergence)
+        losses = window_losses(self.model, windows, self.progress, batch, divergence)
         dense_ids = [as_dense(ids, self.original) for ids in windows.ids]
-        scored = [ScoredWindow(*window) for window in zip(numbers, dense_ids, values, windows.scored, strict=True)]
+        scored = [ScoredWindow(*window) for window in zip(numbers, dense_ids, losses, windows.scored, strict=True)]
         return perplexity_result(
             task,
             scored,
@@ -157,9 +157,7 @@ class Perplexity:
                 "batch_size": batch.most,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "logits_dtype": "float32",
-                **bits_per_byte_fields(
-                    self.tokenizer, running.text, windows, numbers, (len(lead), len(before)), values
-                ),
+                **bits_per_byte_fields(self.tokenizer, running.text, windows, numbers, len(lead), len(before), losses),
                 **(divergence.protocol() if divergence else {}),
             },
         )
@@ -188,7 +186,7 @@ def windows_of(ids: Sequence[int], size: int, stride: int | None = None, before:
     )
 
 
-def likelihoods(
+def window_losses(
     model: PreTrainedModel,
     windows: Windows,
     progress: Progress | None = None,
@@ -203,7 +201,7 @@ def likelihoods(
     """
     sums: list[float] = []
     with_starts = list(zip(windows.ids, windows.starts, strict=True))
-    for _, values in (batch or BatchSize(1)).parts(with_starts, lambda part: _sums(model, part, divergence)):
+    for _, values in (batch or BatchSize(1)).parts(with_starts, lambda part: _losses_of_pass(model, part, divergence)):
         for value in values:
             sums.append(value)
             check_finite("perplexity", value, len(sums), len(with_starts))
@@ -212,7 +210,7 @@ def likelihoods(
     return sums
 
 
-def _sums(
+def _losses_of_pass(
     model: PreTrainedModel, windows: Sequence[tuple[tuple[int, ...], int]], divergence: Divergence | None
 ) -> list[float]:
     """Return the negative log-likelihoods of windows of one length, each (tokens, position of the first scored one)."""
@@ -220,7 +218,7 @@ def _sums(
     with torch.inference_mode(), wide_head(model):
         logits = model(input_ids=tokens, use_cache=False).logits
         sums = [
-            _summed(window_logits[start - 1 : -1], ids[start:])
+            _summed_loss(window_logits[start - 1 : -1], ids[start:])
             for window_logits, ids, (_, start) in zip(logits, tokens, windows, strict=True)
         ]
     if divergence:
@@ -278,7 +276,7 @@ def _products(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _summed(logits: torch.Tensor, targets: torch.Tensor) -> float:
+def _summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> float:
     """Return Σ −log p of ``targets`` (n,) under float32 ``logits`` (n, vocabulary), summed in float64."""
     if logits.dtype != torch.float32:
         raise BenchmarkError(f"perplexity: the model gives logits in {logits.dtype}", "score it with dtype: float32")
@@ -294,23 +292,23 @@ def bits_per_byte_fields(
     text: str,
     windows: Windows,
     numbers: Sequence[int],
-    special: tuple[int, int],
-    values: Sequence[float],
+    lead_count: int,
+    before_count: int,
+    losses: Sequence[float],
 ) -> dict[str, int | float]:
     """Return the UTF-8 bytes that the scored tokens stand for, and the mean negative log-likelihood in bits per byte.
 
-    Bytes do not depend on the tokenizer. ``numbers`` are the windows' numbers in the text. ``special`` is the number of
-    tokens put before the whole text, and before the text of each window. The result is empty if the tokenizer is a slow
-    one, which gives no offsets.
+    Bytes do not depend on the tokenizer. ``numbers`` are the windows' numbers in the text. ``lead_count`` tokens
+    are put before the whole text, ``before_count`` before the text of each window. The result is empty if the tokenizer
+    is a slow one, which gives no offsets.
     """
     if not tokenizer.is_fast:
         return {}
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    lead, before = special
-    ends = [0] * (1 + lead) + [end for _, end in encoded["offset_mapping"]]
+    ends = [0] * (1 + lead_count) + [end for _, end in encoded["offset_mapping"]]
     size = 0
     for number, ids, start in zip(numbers, windows.ids, windows.starts, strict=True):
         begin = number * windows.stride
         # From the end of the token before: spaces count for the token after them, whatever start the tokenizer reports.
-        size += len(text[ends[begin + start - before] : ends[begin + len(ids) - before]].encode())
-    return bits_per_byte(values, size)
+        size += len(text[ends[begin + start - before_count] : ends[begin + len(ids) - before_count]].encode())
+    return bits_per_byte(losses, size)

@@ -19,7 +19,7 @@ from sparsebench import sources
 from sparsebench.benchmarks import ScoredModel, TaskSpec, check, scorers, scoring
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
-from sparsebench.benchmarks.perplexity import Divergence, likelihoods, wide_head, windows_of
+from sparsebench.benchmarks.perplexity import Divergence, wide_head, window_losses, windows_of
 from sparsebench.benchmarks.running_text import pooled_perplexity
 from sparsebench.errors import BenchmarkError
 from sparsebench.ledger.scored import compare
@@ -131,9 +131,9 @@ def test_every_decoder_is_scored_by_the_loop(
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(transformers_config(small(model_type)), dtype=dtype).eval()
     ids = [5 + (place * 37) % 90 for place in range(100)]
-    found = likelihoods(model, windows_of(ids, 32))
+    found = window_losses(model, windows_of(ids, 32))
     batch = BatchSize(3)
-    assert likelihoods(model, windows_of(ids, 32), batch=batch) == pytest.approx(found, rel=1e-6) and batch.most == 3
+    assert window_losses(model, windows_of(ids, 32), batch=batch) == pytest.approx(found, rel=1e-6) and batch.most == 3
     assert [value / 31 for value in found] == pytest.approx(plain(model, ids, 32, []), rel=1e-5)
     assert len(set(found)) == 3
 
@@ -195,7 +195,7 @@ def test_a_model_that_overflows_is_named(tiny_llama: Path) -> None:
     with torch.no_grad():
         model.model.norm.weight.fill_(math.nan)
     with pytest.raises(BenchmarkError, match="window 1 of 4 is not finite"):
-        likelihoods(model, windows_of(list(range(40)), 10))
+        window_losses(model, windows_of(list(range(40)), 10))
 
 
 def test_a_likelihood_beyond_a_double_is_named_and_a_huge_one_is_a_number(tiny_llama: Path) -> None:
@@ -283,7 +283,7 @@ def test_a_pass_that_is_made_again_counts_once(tiny_llama: Path, monkeypatch: py
         pruned.lm_head.weight[::2] = 0
     windows, plain, calls = windows_of(list(range(40)), 10), torch.Tensor.log_softmax, list[int]()
     alone, again = Divergence(dense), Divergence(dense)
-    likelihoods(pruned, windows, divergence=alone)
+    window_losses(pruned, windows, divergence=alone)
 
     def failing(logits: torch.Tensor, axis: int) -> torch.Tensor:
         calls.append(axis)
@@ -293,7 +293,7 @@ def test_a_pass_that_is_made_again_counts_once(tiny_llama: Path, monkeypatch: py
 
     monkeypatch.setattr(torch.Tensor, "log_softmax", failing)
     batch = BatchSize(4)
-    likelihoods(pruned, windows, batch=batch, divergence=again)
+    window_losses(pruned, windows, batch=batch, divergence=again)
     assert batch.most == 2 and again.tokens == alone.tokens == 36
     assert again.same == alone.same and again.total == pytest.approx(alone.total, rel=1e-5)
 
