@@ -35,7 +35,7 @@ def prepare(spec: JobSpec, recorder: Recorder) -> None:
     out = spec.workspace.folder(spec.dense)
     obtain(spec.model, out, spec.cache, spec.dense.seed)
     sums.seal(out)
-    if spec.expected and spec.workspace.content(spec.dense) != spec.expected:
+    if spec.dense_checksum and spec.workspace.content(spec.dense) != spec.dense_checksum:
         spec.workspace.discard(out)
         raise ModelError(
             f"{spec.model.name}: its folder was damaged; after it was made again, its weights differ from the original ones",
@@ -84,7 +84,7 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
             recorder.lost(variant, outcome)
         else:
             sums.seal(spec.workspace.folder(variant), spec.device)
-            if spec.recorded.get(variant.id, content := spec.workspace.content(variant)) != content:
+            if spec.recorded_checksums.get(variant.id, content := spec.workspace.content(variant)) != content:
                 recorder.note(
                     f"{variant.label}: made again, its weights differ from those recorded: another processor or number of "
                     "threads rounds differently. Results of the first weights count alone; another --ledger has room for these"
@@ -124,7 +124,9 @@ def assess(spec: JobSpec, recorder: Recorder) -> None:
             setting = cell.settings
             result = structure.assess(folder, spec.model.family, setting["absolute"], setting["relative"])
             return replace(result, operations_token=operations_per_token(Checkpoint(folder).config, spec.model.family))
-        keep = spec.workspace.packed(cell.variant) if spec.keep == "packed" and not cell.variant.is_dense else None
+        keep = (
+            spec.workspace.packed(cell.variant) if spec.kept_format == "packed" and not cell.variant.is_dense else None
+        )
         scratch = spec.workspace.scratch()
         try:
             stored = storage.measure(folder, spec.model.family, cell.settings["formats"], scratch, keep_packed=keep)

@@ -27,9 +27,9 @@ from sparsebench.steps.calibration import Calibration
 class JobSpec:
     """All that a worker needs to know.
 
-    ``cache`` is the sources' cache, ``keep`` the format kept after storage cells. ``allow_overlap`` lets benchmarks
-    be part of the calibration text. ``expected`` is the checksum that the dense model's weights had, if its folder
-    was damaged and is made again; ``recorded`` has those of variants that were recorded as made. ``data`` holds the
+    ``cache`` is the sources' cache, ``kept_format`` the one kept after storage cells. ``allow_overlap`` lets benchmarks
+    be part of the calibration text. ``dense_checksum`` is what the dense model's weights had, if its folder was
+    damaged and is made again; ``recorded_checksums`` has those of variants that were recorded as made. ``data`` holds the
     sources of the user's own data by their content. ``device`` is where the job is done, as its process sees it.
     ``nodes`` and ``group`` are those of a runtime ``Setting``, where ranks lie on several nodes of a cluster.
     ``origin`` is the id of the workspace, which records carry. ``threads`` is a file that says how many threads a
@@ -42,12 +42,12 @@ class JobSpec:
     dense: Variant
     workspace: Workspace
     cache: Cache
-    keep: str
+    kept_format: str
     calibration: Calibration
     allow_overlap: bool = False
     device: str = "cpu"
-    expected: str = ""
-    recorded: Mapping[str, str] = field(default_factory=dict)
+    dense_checksum: str = ""
+    recorded_checksums: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     nodes: tuple[str, ...] = ()
     group: str = ""
@@ -72,8 +72,8 @@ class Recorder:
 
     def __init__(self, spec: JobSpec, events: int) -> None:
         self.spec, self.events = spec, events
-        self.open: dict[str, Cell] = {cell.id: cell for cell in spec.job.cells}
-        self.mark = time.perf_counter()
+        self.unrecorded: dict[str, Cell] = {cell.id: cell for cell in spec.job.cells}
+        self.begun = time.perf_counter()
         self.started = datetime.now(UTC)
 
     def record(self, cell: Cell, outcome: Any) -> None:
@@ -97,15 +97,15 @@ class Recorder:
         self._send({"event": "progress", "done": done, "total": total, "detail": detail})
 
     def _write(self, cell: Cell, status: str, result: dict[str, Any] | None, reason: str | None) -> None:
-        seconds = time.perf_counter() - self.mark
+        seconds = time.perf_counter() - self.begun
         content, dtype = self.spec.workspace.content(cell.variant), cell.compute_dtype(self.spec.device)
         outcome = records.CellOutcome(status, result, reason, self.started, seconds, content, dtype)
         record = records.make(cell, self.spec.manifest, outcome, self.spec.device, self.spec.origin)
         records.write(self.spec.workspace.records, record)
-        self.open.pop(cell.id, None)
+        self.unrecorded.pop(cell.id, None)
         self._send({"event": "cell", "cell": cell.id, "status": status, "seconds": seconds, "reason": reason})
         self._take_free_cores()
-        self.mark, self.started = time.perf_counter(), datetime.now(UTC)
+        self.begun, self.started = time.perf_counter(), datetime.now(UTC)
 
     def _take_free_cores(self) -> None:
         """Calculate with as many threads as are free now: jobs that ran beside this one may have ended."""

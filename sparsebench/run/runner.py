@@ -178,14 +178,14 @@ class Runner:
             dense=self.plan.dense[variant.model],
             workspace=self.workspace,
             cache=self.settings.cache,
-            keep=self.settings.keep,
+            kept_format=self.settings.keep,
             calibration=self.plan.calibration,
             allow_overlap=self.plan.allow_overlap,
             data=self.plan.data,
             device=devices.single_device(self.settings.device) if calculates(job) else "cpu",
             origin=self.origin,
-            expected=self.remade[variant.id].content if variant.is_dense and variant.id in self.remade else "",
-            recorded=self._recorded(job),
+            dense_checksum=self.remade[variant.id].content if variant.is_dense and variant.id in self.remade else "",
+            recorded_checksums=self._recorded(job),
         )
         self.workspace.logs.mkdir(parents=True, exist_ok=True)
         log = self.workspace.logs / f"{job.kind}-{job.id}.log"

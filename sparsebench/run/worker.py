@@ -34,7 +34,7 @@ def main(path: Path, events: int) -> int:
         if folders := damaged(spec):  # another job's finding may have removed them under this one
             recorder.damaged(folders)
             return 0
-        for cell in list(recorder.open.values()):
+        for cell in list(recorder.unrecorded.values()):
             recorder.record(cell, error)
         recorder.broken(error)
         return 1
