@@ -16,9 +16,9 @@ from typing import Any
 from sparsebench import devices
 
 POWERCAP = Path("/sys/class/powercap")
-SECONDS = 20.0
+READING_SECONDS = 20.0
 """How often a counter is read while something long runs: RAPL's counters start again at 0 after a minute or more."""
-UNCOUNTED = "none: a part of the training, before it was resumed, was not counted"
+_UNCOUNTED = "none: a part of the training, before it was resumed, was not counted"
 
 
 def joules_in_all(earlier: float | None, joules: float | None) -> float | None:
@@ -76,6 +76,10 @@ class EnergyMeter:
     def counts(self) -> bool:
         """Whether there is a counter."""
         return self._read is not None
+
+    def source_of(self, joules: float | None) -> str:
+        """Return where the ``joules`` of a training come from, or why there are none although there is a counter."""
+        return _UNCOUNTED if joules is None and self.counts else self.source
 
     def joules(self) -> float | None:
         """Return the joules since it was made or last read; None where there is no counter."""
@@ -153,11 +157,11 @@ def _text(file: Path) -> str:
 
 @contextmanager
 def spending(device: str) -> Iterator[EnergyMeter]:
-    """Count the joules of ``device`` while the block runs; a thread reads the counters every ``SECONDS``."""
+    """Count the joules of ``device`` while the block runs; a thread reads the counters every ``READING_SECONDS``."""
     counter, stopped = meter(device), threading.Event()
 
     def read() -> None:
-        while not stopped.wait(SECONDS):
+        while not stopped.wait(READING_SECONDS):
             counter.joules()
 
     if not counter.counts:

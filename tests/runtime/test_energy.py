@@ -57,7 +57,7 @@ def test_packages_are_summed_and_what_lies_inside_or_around_them_is_not(tmp_path
 
 def test_a_counter_that_wraps_around_often_is_read_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = zone(tmp_path, "intel-rapl:0", "package-0", 0)
-    monkeypatch.setattr(energy, "SECONDS", 0.005)
+    monkeypatch.setattr(energy, "READING_SECONDS", 0.005)
     counted, expected = energy.EnergyMeter.joules, 0.0
     totals: list[float] = [0.0]
 

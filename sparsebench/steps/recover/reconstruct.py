@@ -159,13 +159,11 @@ class Reconstruction:
             provenance = {**self.step.provenance(family, self.context.seed), **self.text.provenance()}
             writer.close({**provenance, "fits": [asdict(fit) for fit in fits]})
         seconds, joules = total()
-        lost = kept_blocks.joules is None and spent.counts
-        source = energy.UNCOUNTED if lost else spent.source
         removed = kept_blocks.folder.notes if kept_blocks.folder else []
         report = self._report(folder, fits, [left_out_sentence(writer.left_out), *removed])
         if kept_blocks.folder:
             kept_blocks.folder.remove()
-        return replace(report, seconds=seconds, joules=joules, energy_source=source)
+        return replace(report, seconds=seconds, joules=joules, energy_source=spent.source_of(kept_blocks.joules))
 
     @cached_property
     def _weights(self) -> list[dict[str, TensorInfo]]:

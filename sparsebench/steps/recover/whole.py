@@ -139,14 +139,13 @@ class Training:
                 zeros_in_parent=self.zeros_in_parent,
             )
         resume_folder.remove()
-        lost = trained.joules is None and spent.counts
         return replace(
             report,
             trained_tokens=tokens,
             operations=operations,
             curve=tuple(trained.curve),
             joules=trained.joules,
-            energy_source=energy.UNCOUNTED if lost else spent.source,
+            energy_source=spent.source_of(trained.joules),
         )
 
     def _operations(self, loss: Any, text: TrainingText, tokens: int, evaluated: int) -> float:
