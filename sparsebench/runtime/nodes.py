@@ -44,11 +44,12 @@ def on_bundle(ray: Any, group: Any, index: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def check_alive(ray: Any, group: Any) -> None:
-    """Raise MeasureError where a node of a placement group is gone."""
-    state = ray.util.placement_group_table(group)["state"]
-    if state != "CREATED":
-        raise MeasureError(f"a node of the placement group is gone: Ray calls the group {state}")
+def check_alive(ray: Any, group: Any) -> dict[str, Any]:
+    """Return Ray's table of a placement group. Raises MeasureError where one of its nodes is gone."""
+    table: dict[str, Any] = ray.util.placement_group_table(group)
+    if table["state"] != "CREATED":
+        raise MeasureError(f"a node of the placement group is gone: Ray calls the group {table['state']}")
+    return table
 
 
 def addresses(ray: Any, group: Any) -> tuple[str, ...]:
@@ -56,9 +57,8 @@ def addresses(ray: Any, group: Any) -> tuple[str, ...]:
 
     Raises MeasureError where one of them is gone.
     """
-    check_alive(ray, group)
+    nodes = check_alive(ray, group)["bundles_to_node_id"]
     known = {node["NodeID"]: str(node["NodeManagerAddress"]) for node in ray.nodes()}
-    nodes = ray.util.placement_group_table(group)["bundles_to_node_id"]
     return tuple(known[nodes[index]] for index in sorted(nodes))
 
 
