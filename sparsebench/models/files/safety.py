@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ _BUILT_IN = ("eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm", None
 """Implementations that transformers has itself."""
 
 
-def without_code(settings: Any, path: str = "") -> tuple[Any, list[str]]:
-    """Return a JSON value, found at path ``path``, without the keys that name code at any depth, and their paths."""
+def without_code(settings: Any, prefix: str = "") -> tuple[Any, list[str]]:
+    """Return a JSON value without the keys that name code at any depth, and those keys, each after ``prefix``."""
     if isinstance(settings, list):
-        items = [without_code(value, f"{path}{index}.") for index, value in enumerate(settings)]
+        items = [without_code(value, f"{prefix}{index}.") for index, value in enumerate(settings)]
         return [item for item, _ in items], [name for _, names in items for name in names]
     if not isinstance(settings, dict):
         return settings, []
@@ -45,9 +46,9 @@ def without_code(settings: Any, path: str = "") -> tuple[Any, list[str]]:
     removed: list[str] = []
     for key, value in settings.items():
         if _names_code(str(key), value):
-            removed.append(f"{path}{key}")
+            removed.append(f"{prefix}{key}")
         else:
-            kept[key], inner = without_code(value, f"{path}{key}.")
+            kept[key], inner = without_code(value, f"{prefix}{key}.")
             removed += inner
     return kept, removed
 
@@ -104,18 +105,20 @@ def copy_companion(path: Path, target: Path) -> list[str]:
 
 def left_out_files(folder: Path) -> list[str]:
     """Return what was left out of a folder that sparsebench wrote, or of the one that it was made from."""
-    names = (read_json(folder / NOTES) or {}).get("left_out")
+    return _left_out(read_json(folder / NOTES) or {})
+
+
+def _left_out(notes: Mapping[str, Any]) -> list[str]:
+    names = notes.get("left_out")
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def record_left_out(folder: Path, removed: list[str]) -> None:
     """Add the names of what was ``removed`` from a folder to its ``sparsebench.json``."""
     if removed:
-        notes = {
-            **(read_json(folder / NOTES) or {}),
-            "left_out": list(dict.fromkeys([*left_out_files(folder), *removed])),
-        }
-        write_json(folder / NOTES, notes, indent=1)
+        notes = read_json(folder / NOTES) or {}
+        names = list(dict.fromkeys([*_left_out(notes), *removed]))
+        write_json(folder / NOTES, {**notes, "left_out": names}, indent=1)
 
 
 def left_out_sentence(removed: list[str]) -> str:
