@@ -209,8 +209,7 @@ class Trainer:
     def _report_progress(self, state: State, steps: int) -> None:
         if self.context.progress is not None:
             time_left = state.seconds / state.number * (steps - state.number)
-            last = state.losses[-1] if state.losses else float("nan")
-            self.context.progress(state.number, steps, f"loss {last:.3f}, {duration(time_left)} left")
+            self.context.progress(state.number, steps, f"loss {state.losses[-1]:.3f}, {duration(time_left)} left")
 
     def _save(self, state: State, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> None:
         assert self.resume_folder is not None
