@@ -34,7 +34,7 @@ from sparsebench.run import worker
 from sparsebench.runtime import watch
 
 MESSAGE_BYTES = 1 << 16
-LOOK_SECONDS = 0.02
+POLL_SECONDS = 0.02
 """How often the fork server looks which of its jobs have ended."""
 
 
@@ -140,7 +140,7 @@ def main() -> None:
     gc.freeze()  # so that the children's garbage collectors do not copy what is never collected
     outcomes: dict[int, int] = {}
     while True:
-        if select.select([orders], [], [], LOOK_SECONDS if outcomes else None)[0]:
+        if select.select([orders], [], [], POLL_SECONDS if outcomes else None)[0]:
             data, descriptors, *_ = socket.recv_fds(orders, MESSAGE_BYTES, 2)
             if not data:
                 return

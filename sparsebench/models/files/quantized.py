@@ -244,7 +244,7 @@ class QuantizedCheckpoint(Checkpoint):
     def _columns(self, name: str) -> int:
         return int(super().load(f"{name}_shape")[1])
 
-    def words(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def words_and_scale(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the packed integers of a quantized weight as pages of its file, and its scales."""
         return self.mapped(f"{name}_packed"), super().load(f"{name}_scale")
 

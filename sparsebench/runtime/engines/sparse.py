@@ -298,7 +298,7 @@ def _matrix(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Mat
 
 
 def _integers(weights: Any, view: View) -> Matrix:
-    words, scale = weights.words(view.tensor)
+    words, scale = weights.words_and_scale(view.tensor)
     rows = slice(None) if view.rows is None else slice(*view.rows)
     scheme = weights.scheme
     info = weights.tensors[view.tensor]

@@ -110,15 +110,15 @@ def _write(name: str, masks: Mapping[Step, Masks], outputs: VariantWriters) -> N
     """Write one tensor of every variant. A stored copy of a tied tensor gets the mask of the original."""
     checkpoint = outputs.checkpoint
     original = checkpoint.ties.get(name, name)
-    marks = {step: masks[step].pieces(original) for step in outputs.writers if original in masks[step].infos}
-    if not marks or not checkpoint.tensors[name].numel:
+    mask_pieces = {step: masks[step].pieces(original) for step in outputs.writers if original in masks[step].infos}
+    if not mask_pieces or not checkpoint.tensors[name].numel:
         outputs.copy_shared(name)
         return
     start = 0
     for piece in checkpoint.pieces(name):
         for step in list(outputs.writers):
             try:
-                written = zeroed(piece, ~next(marks[step])) if step in marks else piece
+                written = zeroed(piece, ~next(mask_pieces[step])) if step in mask_pieces else piece
             except SparsebenchError as error:
                 outputs.give_up([step], error)
             else:
