@@ -34,14 +34,15 @@ _MEND = "mend the task file"
 def load_task(folder: Path, task: str) -> dict[str, Any]:
     """Load the task, or the group with its subtasks, as ``TaskManager.load`` does. Raises what lm-eval raises."""
     stock = _factory.ConfigurableTask
-    with temporary_folder() as copy:
+    with temporary_folder() as name:
+        copy = Path(name)
         # lm-eval reads a copy of what was checked: the folder's own files may change meanwhile.
         for path, settings in definitions(folder, task).items():
-            (Path(copy) / path).parent.mkdir(parents=True, exist_ok=True)
-            (Path(copy) / path).write_text(yaml.safe_dump(settings), encoding="utf-8")
+            (copy / path).parent.mkdir(parents=True, exist_ok=True)
+            (copy / path).write_text(yaml.safe_dump(settings), encoding="utf-8")
         try:
-            _factory.ConfigurableTask = partial(FolderTask, TaskFolder(folder, Path(copy)))  # type: ignore[misc]
-            loaded = dict(TaskManager(include_path=copy, include_defaults=False).load([task]))
+            _factory.ConfigurableTask = partial(FolderTask, TaskFolder(folder, copy))  # type: ignore[misc]
+            loaded = dict(TaskManager(include_path=name, include_defaults=False).load([task]))
         finally:
             _factory.ConfigurableTask = stock  # type: ignore[misc]
     if not all(isinstance(loaded_task, FolderTask) for loaded_task in loaded["tasks"].values()):
@@ -123,8 +124,8 @@ class FolderTask(ConfigurableTask):
     def aggregation(self) -> dict[str, Any]:
         """Return lm-eval's functions, each within the allowance."""
         return {
-            name: lambda items, mean=mean: self._within("metric_list", mean, items, documents=len(items))
-            for name, mean in super().aggregation().items()
+            name: lambda items, aggregate=aggregate: self._within("metric_list", aggregate, items, documents=len(items))
+            for name, aggregate in super().aggregation().items()
         }
 
     def apply_filters(self) -> Any:
@@ -190,9 +191,10 @@ def read_table(path: Path, kind: str, settings: Mapping[str, Any]) -> Dataset:
         with bounded.opened(path, BenchmarkError) as file:
             table = pandas.read_csv(file, sep=separator, names=settings.get("column_names"), header=header)
         return Dataset.from_pandas(table, preserve_index=False)
-    rows: Any = read_records(path)
     if kind == "text":
-        rows = (line.rstrip("\n") for line in bounded.lines(path, BenchmarkError))
+        rows: Any = (line.rstrip("\n") for line in bounded.lines(path, BenchmarkError))
+    else:
+        rows = read_records(path)
     records = [record if isinstance(record, Mapping) else {"text": record} for record in rows]
     names = dict.fromkeys(name for record in records for name in record)
     return Dataset.from_dict({name: [record.get(name) for record in records] for name in names})
