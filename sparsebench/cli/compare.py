@@ -55,8 +55,7 @@ def compare(
 
 def _show_pair(pair: SideBySide) -> None:
     """Print the comparison as tables, leaving out those without rows."""
-    tests = sum(task.paired.p is not None for task in pair.scores)
-    scores = [_score(task, tests) for task in pair.scores]
+    scores = [_score(task, pair.tests) for task in pair.scores]
     sizes = [[row["format"], *_bytes(row)] for row in pair.sizes]
     times = [_time(row) for row in pair.latency]
     memory = [[_engine(row), row["workload"], *_bytes(row)] for row in pair.memory]

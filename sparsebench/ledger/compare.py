@@ -43,11 +43,15 @@ class TaskComparison:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """All that the ledger has of both variants. Ratios are B over A; ``speedup`` is A's time over B's."""
+    """All that the ledger has of both variants. Ratios are B over A; ``speedup`` is A's time over B's.
+
+    ``tests`` is the number of tests that ``p_holm`` is corrected for, of all shared tasks.
+    """
 
     a: MeasuredVariant
     b: MeasuredVariant
     scores: tuple[TaskComparison, ...]
+    tests: int
     sizes: tuple[Values, ...]
     latency: tuple[Values, ...]
     memory: tuple[Values, ...]
@@ -74,6 +78,7 @@ def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> S
         compared = [_compare(connection, *_most_alike(scores_a[key], scores_b[key])) for key in shared]
     # Every shared task counts in the correction, whichever are shown.
     verdicts = statistics.judged([task.paired for task in compared], [task.standing for task in compared])
+    tests = sum(p is not None for p, _ in verdicts)
     judged = [replace(task, p_holm=p, verdict=word) for task, (p, word) in zip(compared, verdicts, strict=True)]
     tables = {
         name: tuple(_rows(ledger, name, {"a": first.id, "b": second.id})) for name in ("sizes", "latency", "memory")
@@ -81,7 +86,7 @@ def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> S
     unshared = {task for task, _ in scores_a.keys() ^ scores_b.keys()} - set(names)
     notes = tuple(_notes(first, second, unshared, tables))
     asked_tasks = tuple(task for task in judged if not tasks or task.task in tasks)
-    return SideBySide(first, second, asked_tasks, **tables, notes=notes)
+    return SideBySide(first, second, asked_tasks, tests, **tables, notes=notes)
 
 
 def _rows(ledger: Path, name: str, parameters: dict[str, Any]) -> list[Values]:

@@ -283,6 +283,29 @@ def test_on_the_command_line(ledger: Path) -> None:
     assert {"difference", "low", "high", "detectable", "retained_low"} <= set(loaded["scores"][0]["paired"])
 
 
+def test_a_correction_counts_the_tests_of_all_shared_tasks_and_no_invalid_one(
+    found: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    base, made = (of(found, stage="benchmarks", model="smol", method=method)[0] for method in ("dense", "magnitude"))
+    scored_tasks = {
+        "piqa": ([1] * 90 + [0] * 10, [0] * 6 + [1] * 84 + [0] * 10),
+        "arc_easy": ([1] * 90 + [0] * 10, [1] * 90 + [0] * 10),
+        "winogrande": ([1] * 90 + [0] * 10, [1] * 50 + [0] * 50),
+    }
+    records = []
+    for task, results in scored_tasks.items():
+        for record, values in zip((base, made), results, strict=True):
+            key = f"{task} {record['cell_id']}"
+            records.append(copy.deepcopy(record) | {"cell_id": key, "key": key, "result": outcomes(values, task)})
+    floor = without_skill(made, "zero-weights", outcomes([0] * 5 + [1] * 90 + [0] * 5, "winogrande"))
+    path = tmp_path / "t.duckdb"
+    Ledger(path).ingest([*records, floor])
+    a, b = (record["variant"]["id"] for record in (base, made))
+    assert {one.task: one.verdict for one in side_by_side(path, a, b).scores}["winogrande"] == "invalid"
+    shown = CliRunner().invoke(app, ["compare", a, b, "--ledger", str(path), "--task", "piqa"])
+    assert "(p 0.031; 0.063 as one of 2 tests)" in shown.stdout, shown.output
+
+
 def result(values: list[float], task: str = "t") -> ScoreResult:
     outcomes = tuple(Outcome(str(at), f"h{at}", value) for at, value in enumerate(values))
     return ScoreResult(task, "acc", float(np.mean(values)), 0.01, len(values), False, 0.5, outcomes, {})
