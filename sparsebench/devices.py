@@ -178,6 +178,8 @@ def _is_silent() -> bool:
 
 def visibility_problem(count: int) -> str | None:
     """Say why torch does not see the ``count`` GPUs that the driver lists; None where it sees them."""
+    if find_spec("torch") is None:
+        return "torch is not installed"
     if not cuda_version():
         return "the installed torch was built for a CPU only"
     state, seen, last_line = _seen_by_torch(os.environ.get(VISIBLE))

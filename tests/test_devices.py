@@ -93,6 +93,12 @@ def test_a_torch_that_does_not_see_the_drivers_gpu_is_an_error(driver: Driver, m
         devices.resolve("tpu")
 
 
+def test_a_torch_that_is_not_installed_is_not_called_one_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "find_spec", lambda _: None)
+    monkeypatch.setattr(devices, "cuda_version", lambda: "")
+    assert devices.visibility_problem(1) == "torch is not installed"
+
+
 def test_the_cuda_version_is_that_of_the_installed_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.cuda_version.__wrapped__() == _torchs_own()
     package = tmp_path / "torch"

@@ -10,9 +10,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 
 from sparsebench import devices, environment, processor
-from sparsebench.errors import SparsebenchError, first_line, redacted
+from sparsebench.errors import MEASURE, SparsebenchError, first_line, redacted
 from sparsebench.native import Missing, library
 from sparsebench.runtime import all_reduce, group
 from sparsebench.sources import Cache
@@ -49,7 +50,7 @@ def examine(offline: bool = False) -> Iterator[Finding]:
     yield _gpus()
     for name in ("torch", "transformers", "deepspeed", "lm-eval", "duckdb"):
         version = environment.versions()[name]
-        yield _judged(name, version == "absent", "missing", version, "pip install -r requirements.txt")
+        yield _judged(name, version == "absent", "missing", version, MEASURE)
     for subject, found, fix in all_reduce.requirements():
         detail = "found" if found else "DeepSpeed's all-reduce between ranks falls back to plain gloo"
         yield _judged(subject, not found, "slower", detail, fix)
@@ -99,7 +100,7 @@ def _network() -> Iterator[Finding]:
 def _tried(subject: str, check: Callable[[], str], loss: str, fix: str) -> Finding:
     try:
         return Finding(subject, "ok", check())
-    except (OSError, ValueError, subprocess.SubprocessError, SparsebenchError) as error:
+    except (OSError, ValueError, HTTPException, subprocess.SubprocessError, SparsebenchError) as error:
         detail = f"{loss} ({redacted(first_line(error))[:60]})"
         return Finding(subject, "offline", detail, fix)
 
@@ -133,6 +134,8 @@ def _packing() -> Finding:
 
 def _sparse() -> Finding:
     """Really compile and load the sparse engine's kernels."""
+    if environment.versions()["torch"] == "absent":
+        return Finding("sparse kernels", "missing", "they need torch", MEASURE)
     from sparsebench.runtime.kernels import kernels
 
     compiled = kernels()

@@ -1,14 +1,16 @@
 """``sparsebench doctor`` as it looks on a terminal, in a pipe and to a script."""
 
 import json
+import socket
 import sys
+import threading
 
 import pytest
 from typer.testing import CliRunner
 
-from sparsebench import devices, native
+from sparsebench import devices, environment, native
 from sparsebench.cli.app import app
-from sparsebench.errors import MeasureError
+from sparsebench.errors import MEASURE, MeasureError
 from sparsebench.run import doctor
 from sparsebench.run.doctor import Finding
 from sparsebench.runtime import Setting
@@ -65,6 +67,37 @@ def test_a_mirror_with_a_password_is_reached_and_the_password_not_shown(monkeypa
         assert doctor._hub() == "reached (200)"
     found = doctor._tried("model hub", lambda: doctor._call([sys.executable, "-c", LEAK]), "gone", "")
     assert "mirror.example" in found.detail and "secret" not in found.detail
+
+
+def test_an_address_that_is_none_and_an_answer_that_is_not_http_are_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example:port")
+    found = doctor._tried("model hub", doctor._hub, "gone", "use a mirror")
+    assert (found.state, found.fix) == ("offline", "use a mirror") and "port" in found.detail
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        threading.Thread(target=_greet, args=(server,), daemon=True).start()
+        assert doctor._tried("model hub", doctor._hub, "gone", "").state == "offline"
+
+
+def _greet(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(b"220 mail.example\r\n")
+
+
+def test_without_torch_every_check_has_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As installed without `[measure]`: what needs torch says so, and how to get it."""
+    versions = {**environment.versions(), "torch": "absent"}
+    monkeypatch.setattr(environment, "versions", lambda: versions)
+    monkeypatch.delitem(sys.modules, "sparsebench.runtime.kernels", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(groups, "try_two_ranks", lambda: "shared memory")
+    found = {one.what: one for one in doctor.examine(offline=True)}
+    assert found["torch"].fix == MEASURE
+    assert (found["sparse kernels"].state, found["sparse kernels"].fix) == ("missing", MEASURE)
+    assert "two ranks" in found
 
 
 def test_without_a_compiler_packing_is_slower_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
