@@ -119,7 +119,7 @@ def _source(loaded: LoadedManifest, at: KeyPath, source: str) -> Iterator[Proble
         yield loaded.problem(at, "no such file or folder", "a path that exists", hint)
         return
     try:
-        sources.parse(source)
+        sources.parse(source, loaded.folder)
     except SourceError as error:
         yield loaded.problem(at, error.message, "", error.hint or "")
 

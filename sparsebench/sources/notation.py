@@ -85,8 +85,10 @@ def parse(text: str, base: Path | None = None) -> Source:
     if text == "random":
         return Source("random", "random")
     kind, separator, rest = text.partition(":")
-    if kind not in KINDS or kind == "random" or not separator:
-        _unknown(text, kind if separator else "")
+    if kind == "random" and separator:
+        _refuse(text, kind, "nothing may follow")
+    if kind not in KINDS or not separator:
+        _unknown(text, kind if separator else "", base)
     if not rest or "\0" in rest:
         _refuse(text, kind, "it holds a null character" if rest else "nothing follows the colon")
     if kind == "hf":
@@ -167,11 +169,11 @@ def _refuse(text: str, kind: str, problem: str, notation: str | None = None) -> 
     raise SourceError(f"source {text!r}: {problem}", f"the notation is {notation or KINDS[kind]}")
 
 
-def _unknown(text: str, kind: str) -> NoReturn:
+def _unknown(text: str, kind: str, base: Path | None) -> NoReturn:
     if kind:
         close = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.5)  # `fh` is half of `hf`
-        guess = f"{close[0]}:" if close else ""
-    elif os.path.exists(os.path.expanduser(text)):
+        guess = "" if not close else "random" if close[0] == "random" else f"{close[0]}:"
+    elif os.path.exists(Path(base or Path.cwd(), os.path.expanduser(text))):
         guess = f"path:{text}"
     else:
         alias = None if "/" in text else closest(text, aliases.KNOWN)

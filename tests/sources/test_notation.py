@@ -1,6 +1,7 @@
 """The notation of sources."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -59,6 +60,9 @@ def test_fields() -> None:
     [
         ("facebook/opt-1.3b", "does not say where", "did you mean hf:facebook/opt-1.3b"),
         ("hff:x/y", "no kind 'hff'", "did you mean hf:"),
+        ("random:", "nothing may follow", "the notation is random"),
+        ("random:42", "nothing may follow", "the notation is random"),
+        ("rnadom:x", "no kind 'rnadom'", "did you mean random?"),
         ("whl:x", "no kind 'whl'", "wheel:PROJECT==VERSION"),
         ("", "does not say where", "one of"),
         ("hf:", "nothing follows", "hf:ORG/NAME"),
@@ -96,6 +100,17 @@ def test_what_is_wrong_is_said_and_what_was_expected(value: str, message: str, h
 def test_a_bare_path_that_exists_is_recognised(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f"did you mean path:{tmp_path}"):
         parse(str(tmp_path))
+
+
+def test_a_bare_name_is_looked_up_where_a_path_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "there" / "notes.txt").touch()
+    (tmp_path / "here" / "words.txt").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    for name, guess in {"notes.txt": "path:notes.txt", "words.txt": "hf:words.txt"}.items():
+        with pytest.raises(SourceError, match=re.escape(f"did you mean {guess}?")):
+            parse(name, tmp_path / "there")
 
 
 @given(st.text(max_size=60))
