@@ -94,7 +94,7 @@ def prepare(request: PlanRequest) -> Prepared:
     if problems:
         raise ManifestError(problems)
     manifest = resolved.manifest
-    name = (manifest.name or request.path.stem) + ("-rehearsal" if request.rehearse else "")
+    name = loaded.name + ("-rehearsal" if request.rehearse else "")
     plan = expand(manifest, name, resolved.revisions, DataInfo(resolved.calibration, resolved.documents))
     work = home_path(manifest.work_dir) if manifest.work_dir else cache.root / "work"
     sizes = {}
@@ -126,6 +126,7 @@ def _check_cell_count(loaded: LoadedManifest, manifest: Manifest) -> None:
 
 
 REHEARSED_SPARSITY = 0.9
+"""The sparsity of a rehearsal, unless only others were asked for."""
 
 
 def rehearsal(manifest: Manifest, full: bool) -> Manifest:
@@ -171,8 +172,8 @@ def _without_text(entry: Any) -> list[list[dict[str, Any]]]:
 
 def _one_sparsity(entries: Sequence[Any]) -> dict[str, Any]:
     """Return magnitude pruning at one sparsity: REHEARSED_SPARSITY if it was asked for, else the middle one."""
-    first = next((entry for entry in entries if isinstance(entry, dict) and entry.get("prune") == "magnitude"), {})
-    sparsity_setting = first.get("sparsity") or REHEARSED_SPARSITY
-    sparsities = as_list(sparsity_setting)
+    magnitudes = [entry for entry in entries if isinstance(entry, dict) and entry.get("prune") == "magnitude"]
+    asked = next((entry["sparsity"] for entry in magnitudes if entry.get("sparsity")), REHEARSED_SPARSITY)
+    sparsities = as_list(asked)
     middle = sparsities[len(sparsities) // 2]
     return {"prune": "magnitude", "sparsity": REHEARSED_SPARSITY if REHEARSED_SPARSITY in sparsities else middle}

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench.benchmarks import all_tasks
+from sparsebench.errors import UserError
 from sparsebench.manifest.problems import ManifestError
 from sparsebench.models.files.families import family_of
 from sparsebench.plan.estimate import ModelSize, job_seconds
@@ -207,6 +208,31 @@ def test_a_file_that_is_null_is_none_and_an_empty_item_among_texts_is_refused_wi
     with pytest.raises(ManifestError, match="an empty item in a list of texts") as caught:
         trimmed(tmp_path, contents, "  - {recover: finetune, source: [null, 'path:one']}\n")
     assert "m.yaml:13" in str(caught.value)
+
+
+def test_a_source_without_its_kind_is_looked_up_in_the_manifests_folder(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("some words\n")
+    path = tmp_path / "m.yaml"
+    read = "calibration: {source: notes.txt}\nvariants: [{prune: wanda, sparsity: 0.5}]\n"
+    for text in (ONE.format() + read, ONE.format().replace("random", "notes.txt")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"did you mean path:notes\.txt\?"):
+            prepare(PlanRequest(path))
+
+
+@pytest.mark.parametrize(
+    ("entries", "rehearsed"),
+    [
+        ("{prune: magnitude, pattern: '2:4'}, {prune: magnitude, sparsity: [0.5, 0.7, 0.8]}", 0.7),
+        ("{prune: magnitude, pattern: '2:4'}, {prune: magnitude, sparsity: [0.5, 0.9, 0.95, 0.99]}", 0.9),
+        ("{prune: magnitude, pattern: '2:4'}", 0.9),
+    ],
+)
+def test_a_rehearsal_takes_a_sparsity_that_was_asked_for(tmp_path: Path, entries: str, rehearsed: float) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(f"{ONE.format()}variants: [{entries}]\n")
+    plan = prepare(PlanRequest(path, rehearse=True)).plan
+    assert [variant.record()["sparsity"] for variant in plan.variants.values()] == [0, rehearsed]
 
 
 def test_random_weights_of_one_shape_are_one_checkpoint_and_are_rehearsed_under_each_name(tmp_path: Path) -> None:
