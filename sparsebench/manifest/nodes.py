@@ -26,15 +26,15 @@ KeyPath = tuple[str | int, ...]
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS: dict[str, tuple[re.Pattern[str], str, Callable[[str], Any]]] = {
-    "null": (re.compile(r"(~|null|Null|NULL|)$"), "~nN", lambda text: None),
-    "bool": (re.compile(r"(true|True|TRUE|false|False|FALSE)$"), "tTfF", lambda text: text.lower() == "true"),
+    "null": (re.compile(r"(~|null|Null|NULL|)\Z"), "~nN", lambda text: None),
+    "bool": (re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"), "tTfF", lambda text: text.lower() == "true"),
     "int": (
-        re.compile(r"([-+]?[0-9]{1,300}|0o[0-7]{1,300}|0x[0-9a-fA-F]{1,200})$"),
+        re.compile(r"([-+]?[0-9]{1,300}|0o[0-7]{1,300}|0x[0-9a-fA-F]{1,200})\Z"),
         "-+0123456789",
         lambda text: int(text, 0) if text[1:2] in ("o", "x") else int(text),
     ),
     "float": (
-        re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+        re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"),
         "-+.0123456789",
         lambda text: float(re.sub(r"\.(?=[in])", "", text.lower())),
     ),

@@ -38,6 +38,13 @@ def test_scalars_follow_yaml_1_2(text: str) -> None:
     assert type(data["a"]) is type(SCALARS[text])
 
 
+@pytest.mark.parametrize("tag", ["null", "bool", "int", "float"])
+def test_a_line_break_is_no_part_of_a_tagged_scalar(tag: str) -> None:
+    written = {"null": "~", "bool": "true", "int": "5", "float": "0.5"}[tag]
+    _, _, (problem,) = read(f"a: !!{tag} |\n  {written}\n", "m.yaml")
+    assert problem.message == f"`!{tag}` does not fit here"
+
+
 def test_keys_are_text_and_patterns_need_no_quotes() -> None:
     assert read("{1: a, no: b, 1e3: c, ~: d}", "m.yaml")[0] == {"1": "a", "no": "b", "1e3": "c", "~": "d"}
     assert read("{'<<': {a: 1}}", "m.yaml")[0] == {"<<": {"a": 1}}
