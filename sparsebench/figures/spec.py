@@ -214,6 +214,12 @@ def parse(path: Path) -> FigureSpec:
         raise UserError(
             f"{path}, line {lines['middle']}: both `range` (line {lines['range']}) and `middle`", "remove one of them"
         )
+    if "range" in values:
+        low, high = map(float, values["range"].split())
+        if low > high:
+            raise UserError(
+                f"{path}, line {lines['range']}: `range` is {values['range']!r}", "the lowest value comes first"
+            )
     return FigureSpec(path.stem, path, values, lines, text)
 
 

@@ -54,6 +54,11 @@ def test_two_scales_of_one_colour_are_refused(figure: Callable[[str], Any]) -> N
         figure(f"{HEATMAP}-- range: 0 1\n-- middle: 0.5 2\nSELECT 1")
 
 
+def test_a_range_begins_with_its_lowest_value(figure: Callable[[str], Any]) -> None:
+    with pytest.raises(UserError, match=r"line 6: `range` is '1 0'\n  → the lowest value comes first"):
+        figure(f"{HEATMAP}-- range: 1 0\nSELECT 1")
+
+
 def test_a_middle_of_colours_means_nothing_to_a_line(figure: Callable[[str], Any]) -> None:
     spec = figure(GOOD.replace("-- note: one", "-- middle: 1 2"))
     assert len(drawable(spec, Table(("a", "b"), ((0.5, 2),))).rows) == 1
