@@ -49,7 +49,7 @@ class TaskSpec:
         return find_benchmark(self.task, self.own)
 
     @property
-    def known(self) -> Benchmark:
+    def required_benchmark(self) -> Benchmark:
         """The task's benchmark. Raises BenchmarkError if there is none."""
         if benchmark := self.benchmark:
             return benchmark
@@ -66,7 +66,7 @@ class TaskSpec:
         return self.benchmark.families if self.benchmark else LM_EVAL_FAMILIES
 
 
-DRAW = 0
+DRAW_SEED = 0
 """Seed for drawing documents under a ``limit``."""
 
 
@@ -87,7 +87,7 @@ def sampled(available: int, limit: int | None) -> list[int]:
     """
     if limit is None or limit >= available:
         return list(range(available))
-    shuffled = sorted(range(available), key=lambda number: hashlib.sha256(f"{DRAW} {number}".encode()).digest())
+    shuffled = sorted(range(available), key=lambda number: hashlib.sha256(f"{DRAW_SEED} {number}".encode()).digest())
     return sorted(shuffled[:limit])
 
 

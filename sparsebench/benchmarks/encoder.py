@@ -56,7 +56,7 @@ class Plugged:
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         """Score one task. Raises BenchmarkError for any error in the plugin, and for anything but a ScoreResult."""
-        task = spec.known
+        task = spec.required_benchmark
         module, _, name = task.adapter.partition(":")
         progress = self.progress or (lambda done, total: None)
         with foreign(f"task {spec.task}: {task.adapter}", "mend the plugin", BenchmarkError):
@@ -96,7 +96,7 @@ class Encoder:
         if ":" in adapter:
             return Plugged(self.model, self.tokenizer, self.progress).score(spec, cache)
         module: Any = import_module(f"sparsebench.benchmarks.{adapter}")
-        return cast("ScoreResult", module.score(self, spec.known, spec, cache))
+        return cast("ScoreResult", module.score(self, spec.required_benchmark, spec, cache))
 
     @cached_property
     def masked(self) -> PreTrainedModel:

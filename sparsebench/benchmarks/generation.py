@@ -89,7 +89,7 @@ class Generation:
         depend on what a model writes. Raises BenchmarkError when the model's logits are not finite, or an input is too
         long.
         """
-        task = spec.known
+        task = spec.required_benchmark
         most_tokens, data_key = task.tokens or LONGEST, (task.data, task.fields)
         if data_key not in self._documents:
             self._documents[data_key] = questions(spec, cache) if spec.own else documents(task, cache)
@@ -229,7 +229,7 @@ class Generation:
 
 def questions(spec: TaskSpec, cache: sources.Cache) -> list[GenerationExample]:
     """Read the user's own inputs, each with one answer or a list. Raises BenchmarkError for a value that is no text."""
-    task, path = spec.known, spec.own.fetch(cache) if spec.own else Path()
+    task, path = spec.required_benchmark, spec.own.fetch(cache) if spec.own else Path()
     examples = []
     for number, (text, target) in enumerate(own.records(task.name, path, task.fields), 1):
         answers = target if isinstance(target, list) else [target]

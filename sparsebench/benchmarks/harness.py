@@ -191,8 +191,8 @@ def _load(spec: TaskSpec, cache: sources.Cache) -> dict[str, Any]:
 
 def _load_own(spec: TaskSpec, path: Path) -> dict[str, Any]:
     try:
-        if spec.known.form == "records":
-            return choices.load(spec.task, path, spec.known.fields)
+        if spec.required_benchmark.form == "records":
+            return choices.load(spec.task, path, spec.required_benchmark.fields)
         return folder_task.load_task(path, spec.task)
     except _LM_EVAL_ERRORS as error:
         reason = f"{type(error).__name__}: {error}"

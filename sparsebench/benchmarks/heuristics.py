@@ -51,7 +51,7 @@ def _score(spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         raise UnsupportedError(f"task {spec.task}: no heuristic is known for it", "leave it out by `select`")
     if spec.adapter in _RANKED:
         module: Any = import_module(f"sparsebench.benchmarks.{spec.adapter}")
-        return module.score(_Words(), spec.known, spec, cache)
+        return module.score(_Words(), spec.required_benchmark, spec, cache)
     from sparsebench.benchmarks.harness import Lengths  # lm-eval takes seconds to import
 
     results = [Lengths(sign).score(spec, cache) for sign in (-1, 1)]

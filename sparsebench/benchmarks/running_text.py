@@ -35,8 +35,8 @@ def window_length(spec: TaskSpec, longest: int | None, default: int) -> int:
     """
     if spec.own:
         fixed = spec.own.window
-    elif spec.known.form == "published":
-        fixed = spec.known.tokens
+    elif spec.required_benchmark.form == "published":
+        fixed = spec.required_benchmark.tokens
     else:
         fixed = None  # the row's number of tokens is a window of the usual length, shortened to what the model takes
     if fixed and longest and fixed > longest:
@@ -59,7 +59,7 @@ class RunningText:
         """Fetch and join a task's passages. A passage repeated in a built-in task's data counts once; a user's data and
         published texts keep their repeats.
         """
-        task = spec.known
+        task = spec.required_benchmark
         path = spec.own.fetch(cache) if spec.own else sources.fetch(sources.parse(task.data[0]), cache)
         if task.form == "published":
             # In a raw file the rows are lines; in the hub's table they are records.

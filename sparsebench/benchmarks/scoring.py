@@ -11,7 +11,7 @@ from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.contract import EmitScore, Progress, ScoredModel, ScoreResult, TaskSpec
 from sparsebench.benchmarks.heads import fitting_tasks, missing_head
-from sparsebench.benchmarks.overlap import Fitted, copied
+from sparsebench.benchmarks.overlap import FittedTexts, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
 from sparsebench.manifest.names import Family
 from sparsebench.models.shape.topology import refuse_text
@@ -48,7 +48,7 @@ def score(
     cache: sources.Cache,
     emit: EmitScore,
     progress: Progress | None = None,
-    fitted: Fitted | None = None,
+    fitted: FittedTexts | None = None,
 ) -> None:
     """Score the model on every task, loading it once; ``emit`` gets each result or error as it comes.
 
@@ -93,7 +93,7 @@ def score(
         del scorers  # before the next batch size's model is loaded
 
 
-def _copies(spec: TaskSpec, cache: sources.Cache, fitted: Fitted | None) -> dict[str, str | int]:
+def _copies(spec: TaskSpec, cache: sources.Cache, fitted: FittedTexts | None) -> dict[str, str | int]:
     """Return what a result records of copies of the task's documents in the text that the model was fitted to.
 
     Raises BenchmarkError for copies that are not allowed.

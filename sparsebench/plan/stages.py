@@ -11,7 +11,7 @@ from typing import Any
 
 from sparsebench import benchmarks, environment, runtime, storage, structure
 from sparsebench.benchmarks import benchmark_of
-from sparsebench.benchmarks.contract import DRAW
+from sparsebench.benchmarks.contract import DRAW_SEED
 from sparsebench.manifest.schema import Manifest, ManifestModel, ManifestRuntime, ManifestTask, as_list
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.runtime.engines import engines
@@ -151,7 +151,7 @@ def _task(task: ManifestTask, model: ManifestModel) -> dict[str, Any]:
     labels = {"labels": list(model.labels)} if model.labels else {}
     batch = {} if task.batch == "auto" else {"batch": task.batch}
     # Records from before there was a draw are of the first documents.
-    draw = {"draw": DRAW} if task.limit else {}
+    draw = {"draw": DRAW_SEED} if task.limit else {}
     shared = {"task": task.name or task.task, "limit": task.limit, "num_fewshot": task.num_fewshot}
     divergence = {"divergence": True} if task.divergence else {}
     data = own_data_of(task)

@@ -185,7 +185,7 @@ def score(spec: JobSpec, recorder: Recorder) -> None:
         return
     training_texts = [sample_texts(folder, spec.model.family, spec.calibration, cache)] if variant.calibration else []
     training_texts += [_trained_on(step, cache) for step in variant.steps if fitted_to(step)]
-    fitted = benchmarks.Fitted(chain.from_iterable(training_texts), spec.allow_overlap) if training_texts else None
+    fitted = benchmarks.FittedTexts(chain.from_iterable(training_texts), spec.allow_overlap) if training_texts else None
     dense = None if variant.is_dense else spec.workspace.folder(spec.dense)
     model = benchmarks.ScoredModel(folder, spec.model.family, spec.compute_dtype, spec.device, dense)
     benchmarks.score(model, list(tasks), cache, record, recorder.progress, fitted)

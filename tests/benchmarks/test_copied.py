@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench import sources
-from sparsebench.benchmarks import Fitted, ScoredModel, ScoreResult, TaskSpec, all_tasks, data_sources, score
+from sparsebench.benchmarks import FittedTexts, ScoredModel, ScoreResult, TaskSpec, all_tasks, data_sources, score
 from sparsebench.benchmarks import overlap as room
 from sparsebench.benchmarks.overlap import RUN, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
@@ -29,7 +29,7 @@ def documents(task: str) -> list[str]:
 
 
 def test_a_copy_is_known_by_its_words_and_a_quotation_is_not_a_copy() -> None:
-    fitted = Fitted(["Something else.", f"Before it. {PASSAGE.upper()} After it."])
+    fitted = FittedTexts(["Something else.", f"Before it. {PASSAGE.upper()} After it."])
     assert fitted.holds(PASSAGE)
     assert fitted.holds(PASSAGE.replace(",", " –"))
     assert not fitted.holds(PASSAGE[:40])  # under RUN words
@@ -43,7 +43,7 @@ def test_a_copy_is_known_by_its_words_and_a_quotation_is_not_a_copy() -> None:
 
 @pytest.mark.parametrize("texts", [[], [""], ["too short"]])
 def test_nothing_holds_nothing(texts: list[str]) -> None:
-    assert not Fitted(texts).holds(PASSAGE)
+    assert not FittedTexts(texts).holds(PASSAGE)
 
 
 @pytest.mark.parametrize("task", ["hellaswag", "boolq", "perplexity", "mrpc_pair", "mmlu"])
@@ -56,7 +56,7 @@ def test_a_file_of_ones_own_is_found_out(task: str) -> None:
         stolen = [record["question"] for record in read_records(file) if len(record["question"].split()) > 40][:3]
     else:
         stolen = documents(task)[:3]
-    fitted = Fitted([PASSAGE, *stolen])
+    fitted = FittedTexts([PASSAGE, *stolen])
     found = copied(fitted, TaskSpec(task), sources.Cache())
     assert found is not None and len(found) >= len(stolen)
     assert all(fitted.holds(text) for text in found)
@@ -65,7 +65,7 @@ def test_a_file_of_ones_own_is_found_out(task: str) -> None:
 @pytest.mark.long
 def test_the_default_text_copies_no_task_but_its_own() -> None:
     source = sources.fetch(sources.parse(DEFAULT.source), sources.Cache())
-    fitted = Fitted(text for (text,) in read_texts(source, "passage").rows)
+    fitted = FittedTexts(text for (text,) in read_texts(source, "passage").rows)
     # WikiText-2 alone lies on the hub as a file.
     names = [name for name in all_tasks() if name != "wikitext2"]
     counts = {name: copied(fitted, TaskSpec(name), sources.Cache()) for name in names}
@@ -91,7 +91,7 @@ def test_drawn_holds_what_the_samples_are_made_of(tiny_llama: Path, tiny_bert: P
 def test_a_score_on_copied_documents_is_refused_or_says_so(tiny_llama: Path) -> None:
     found: list[ScoreResult | SparsebenchError] = []
     for allowed in (False, True):
-        fitted = Fitted(documents("perplexity")[:2], allowed)
+        fitted = FittedTexts(documents("perplexity")[:2], allowed)
         specs = [TaskSpec("perplexity", limit=1)]
         score(
             ScoredModel(tiny_llama, "decoder"), specs, sources.Cache(), lambda _, got: found.append(got), fitted=fitted

@@ -3,7 +3,7 @@
 import pytest
 
 from sparsebench import sources
-from sparsebench.benchmarks import Fitted, TaskSpec, all_tasks, data_sources
+from sparsebench.benchmarks import FittedTexts, TaskSpec, all_tasks, data_sources
 from sparsebench.benchmarks.overlap import copied, overlaps
 from sparsebench.benchmarks.running_text import RunningText
 from sparsebench.errors import SourceError
@@ -101,7 +101,7 @@ def test_a_source_that_is_none_is_an_error() -> None:
 @pytest.mark.long
 def test_the_perplexitys_text_holds_no_document_of_another_task() -> None:
     cache, own = sources.Cache(), ("perplexity", "pseudo_perplexity")
-    text = Fitted(RunningText.of(TaskSpec("perplexity"), cache).text.split("\n\n"))
+    text = FittedTexts(RunningText.of(TaskSpec("perplexity"), cache).text.split("\n\n"))
     # WikiText-2 alone lies on the hub as a file.
     found = {name: copied(text, TaskSpec(name), cache) for name in all_tasks() if name != "wikitext2"}
     assert all(found[name] for name in own)
