@@ -44,6 +44,10 @@ class SavedModel:
         """Load the dense model with stock transformers, on the CPU."""
         return load_model(self.folder, self.family, self.dtype)
 
+    def load_stored(self) -> Any:
+        """Load the dense model in the checkpoint's own dtype, whatever ``dtype`` is, on the CPU."""
+        return load_model(self.folder, self.family, "auto")
+
     @property
     def quantized(self) -> bool:
         """Whether the weights are integers."""
@@ -97,7 +101,7 @@ class Engine(Protocol):
         """
 
 
-def integer_kernels(model: Any) -> str:
+def describe_integer_kernels(model: Any) -> str:
     """Return what multiplies a model's integers, such as ``int8 torch _weight_int8pack_mm … ×210, dense torch linear ×1``.
 
     It is empty for a model of floats.
@@ -118,7 +122,7 @@ class Wrapping:
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
         """Load the plain model in the source's dtype, or the quantized one, and wrap it; a baseline too."""
         model = source.load_integers() if source.quantized else source.load_plain()
-        self.integer_kernels = integer_kernels(model)
+        self.integer_kernels = describe_integer_kernels(model)
         return self.wrap(model, model.dtype, tokens)
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:

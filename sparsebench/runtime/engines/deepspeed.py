@@ -45,7 +45,7 @@ class DeepSpeed(Wrapping):
         """Load and wrap; where ``cut_first`` holds, cut the weights before they are widened to float32."""
         if not self._cuts_first(source):
             return super().load(source, tokens, baseline)
-        return self._cut_and_widen(_as_stored(source), tokens)
+        return self._cut_and_widen(source.load_stored(), tokens)
 
     def _cuts_first(self, source: SavedModel) -> bool:
         stored = {info.dtype for info in Checkpoint(source.folder).tensors.values() if info.dtype in FLOATS}
@@ -97,11 +97,7 @@ class DeepSpeed(Wrapping):
                 return self._cut_and_widen(model, TOKENS)
             return self.wrap(model, torch.float32, TOKENS)
 
-        return check_parity(_as_stored(source), wrapped, source.family, prompt, wraps_only=self.ranks == 1)
-
-
-def _as_stored(source: SavedModel) -> Any:
-    return SavedModel(source.folder, source.family).load_plain()
+        return check_parity(source.load_stored(), wrapped, source.family, prompt, wraps_only=self.ranks == 1)
 
 
 def join_ranks(rank: int, without_shm: str | None) -> None:

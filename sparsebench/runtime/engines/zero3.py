@@ -46,40 +46,40 @@ class Zero3(Wrapping):
         Raises UnsupportedError for a model that ZeRO-3 refuses, MeasureError when DeepSpeed cut nothing at several
         ranks.
         """
-        whole = sum(parameter.numel() for parameter in model.parameters())
+        parameter_count = sum(parameter.numel() for parameter in model.parameters())
         with refused(f"DeepSpeed's ZeRO-3 refuses a {type(model).__name__}"):
             if self.device != "cpu":
-                cut(model, dtype, self.device)
+                cut_parameters(model, dtype, self.device)
             engine = deepspeed.initialize(model=model, config=settings(dtype))[0]
         # This global list of DeepSpeed's would keep every wrapped model alive; a running model fills it again.
         parameter_offload.FWD_MODULE_STACK.clear()
         engine.module.eval()
         shares = [parameter.ds_tensor for parameter in engine.module.parameters()]
-        if self.ranks > 1 and sum(share.numel() for share in shares) >= whole:
+        if self.ranks > 1 and sum(share.numel() for share in shares) >= parameter_count:
             raise MeasureError(
-                f"DeepSpeed left all {whole} parameters on each of {self.ranks} ranks", "measure at one rank"
+                f"DeepSpeed left all {parameter_count} parameters on each of {self.ranks} ranks", "measure at one rank"
             )
         engine.hidden_bytes = sum(share.untyped_storage().nbytes() for share in shares)
         return engine
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
         """Compare the outputs with plain transformers' in float32; destroy the engine made for that at the end."""
-        made: list[Any] = []
+        engines: list[Any] = []
 
-        def wrap(model: Any) -> Any:
-            made.append(self.wrap(model, torch.float32, 0))
-            return made[0]
+        def wrap_and_note(model: Any) -> Any:
+            engines.append(self.wrap(model, torch.float32, 0))
+            return engines[0]
 
-        plain = SavedModel(source.folder, source.family).load_plain()
+        plain = source.load_stored()
         try:
-            return check_parity(plain, wrap, source.family, prompt, wraps_only=False)
+            return check_parity(plain, wrap_and_note, source.family, prompt, wraps_only=False)
         finally:
-            for engine in made:
+            for engine in engines:
                 engine.destroy()
             gc.collect()
 
 
-def cut(model: Any, dtype: Any, device: str) -> None:
+def cut_parameters(model: Any, dtype: Any, device: str) -> None:
     """Cut each parameter of ``model`` to this rank's share, in main memory; move the uncut buffers to ``device``.
 
     ``deepspeed.initialize`` would move the whole model to the GPU before cutting it, where it may not fit.

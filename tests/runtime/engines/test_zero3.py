@@ -13,7 +13,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.runtime import Setting, Workload, measure_latency, measure_memory, memory
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
-from sparsebench.runtime.engines.zero3 import NOTE, Zero3, cut
+from sparsebench.runtime.engines.zero3 import NOTE, Zero3, cut_parameters
 from sparsebench.runtime.footprint import footprint
 from sparsebench.runtime.workload import inputs
 
@@ -128,7 +128,7 @@ def test_a_model_is_cut_before_it_is_moved(wide: Path, alone: Zero3, monkeypatch
     ids = torch.arange(8)[None]
     with torch.inference_mode():
         plain = model(input_ids=ids).logits
-    cut(model, torch.bfloat16, "cpu")
+    cut_parameters(model, torch.bfloat16, "cpu")
     large = [one for one in model.parameters() if one.ds_numel > 100_000]
     assert large and all(one.numel() <= 1 for one in large), "only shares are left"
     assert all(one.ds_tensor.device.type == "cpu" for one in model.parameters())
