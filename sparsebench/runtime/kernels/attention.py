@@ -17,25 +17,26 @@ NAME = "sparsebench_one_token"
 
 
 def attend(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **more: Any
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **options: Any
 ) -> tuple[torch.Tensor, None]:
     """Return transformers' attention: (batch, tokens, heads, size) from (batch, heads, tokens, size); keys may be shared."""
     batch, heads, tokens, size = query.shape
-    plain = more.get("position_bias") is None and more.get("softcap") is None and not more.get("dropout")
-    if tokens > 1 or query.dtype != torch.bfloat16 or not plain or (attention_mask is not None and batch > 1):
-        attended: tuple[torch.Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **more
+    usual = options.get("position_bias") is None and options.get("softcap") is None and not options.get("dropout")
+    one_token = tokens == 1 and query.dtype == torch.bfloat16
+    if not (usual and one_token and (attention_mask is None or batch == 1)):
+        by_torch: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **options
         )
-        return attended
-    shared = key.shape[1]
-    grouped = query.reshape(batch, shared, heads // shared, size).float() * (scaling or size**-0.5)
+        return by_torch
+    key_heads = key.shape[1]
+    grouped = query.reshape(batch, key_heads, heads // key_heads, size).float() * (scaling or size**-0.5)
     scores = grouped @ key.float().transpose(-1, -2)
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         scores = scores.masked_fill(~attention_mask, -torch.inf)
     elif attention_mask is not None:
         scores = scores + attention_mask
-    made = torch.softmax(scores, -1) @ value.float()
-    return made.to(query.dtype).reshape(batch, 1, heads, value.shape[-1]), None
+    attended = torch.softmax(scores, -1) @ value.float()
+    return attended.to(query.dtype).reshape(batch, 1, heads, value.shape[-1]), None
 
 
 AttentionInterface.register(NAME, attend)
