@@ -35,9 +35,9 @@ class Factor:
 
 
 def factorise(
-    inputs: InputStatistics, name: str, dtype: torch.dtype | None = None, first: float = DAMPING[0]
+    inputs: InputStatistics, name: str, dtype: torch.dtype = torch.float32, first: float = DAMPING[0]
 ) -> Factor:
-    """Return U for H = 2/n · Σ x xᵀ + damping, in ``dtype`` (default float32).
+    """Return U for H = 2/n · Σ x xᵀ + damping, in ``dtype``.
 
     A gram that already has that dtype is overwritten, and ``inputs.gram`` becomes None. ``first`` is the share of the
     mean diagonal that is tried before larger ones of DAMPING. A dead input gets H_jj = 1. Raises ModelError, naming the
@@ -46,7 +46,7 @@ def factorise(
     """
     if inputs.gram is None:
         raise ValueError(f"{name}: no gram of what it reads, or used up")
-    matrix = inputs.gram.to(dtype or torch.float32).contiguous()
+    matrix = inputs.gram.to(dtype).contiguous()
     if matrix.data_ptr() == inputs.gram.data_ptr():
         inputs.gram = None
     check_gram(matrix, name)

@@ -66,19 +66,19 @@ def pruning(bench: Bench) -> CheckResult:
     sizes = ((rows, width), (4 * width, width), (width, width))
     weights, inputs, mixing = (torch.randn(*size, generator=draw, device="cpu") for size in sizes)
     inputs = inputs @ mixing
-    expected = _sparsegpt(weights, inputs, "cpu", None if bench.gpu else torch.float64)
-    pruned_here = _sparsegpt(weights, inputs, bench.device, None)
+    expected = _sparsegpt(weights, inputs, "cpu", torch.float32 if bench.gpu else torch.float64)
+    pruned_here = _sparsegpt(weights, inputs, bench.device, torch.float32)
     same = float(((expected == 0) == (pruned_here == 0)).double().mean())
     error = [float(((weights - pruned).double() @ inputs.double().T).norm()) for pruned in (expected, pruned_here)]
     excess_error = error[1] / error[0] - 1
     return same >= 0.995 and excess_error <= 0.01, {"same": same, "worse": excess_error}
 
 
-def _sparsegpt(weights: torch.Tensor, read: torch.Tensor, device: str, dtype: torch.dtype | None) -> torch.Tensor:
+def _sparsegpt(weights: torch.Tensor, read: torch.Tensor, device: str, dtype: torch.dtype) -> torch.Tensor:
     from sparsebench.models.replay.gather import InputStatistics
     from sparsebench.steps.prune.methods.sparsegpt import solve
 
-    rows = read.to(device, dtype or read.dtype)
+    rows = read.to(device, dtype)
     statistics = InputStatistics(len(rows), rows.square().sum(0), rows.T @ rows)
     ((solution,),) = solve([Layer("layer", weights.to(device), 0, statistics)], [Quota(0.5, "layer")], dtype)
     assert isinstance(solution, Solution)

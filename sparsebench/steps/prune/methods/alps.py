@@ -29,8 +29,10 @@ from sparsebench.steps.prune.contract import Layer, Quota, Solution
 
 DAMPING = 0.01
 """λ, as a share of the mean diagonal of XᵀX."""
-PENALTY, STEPS = 0.1, 300
-"""The initial ρ; the most ADMM steps."""
+PENALTY = 0.1
+"""The initial ρ."""
+STEPS = 300
+"""The most ADMM steps."""
 GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
 """(share, factor): ρ grows by the first factor for which at least that share of the support has changed."""
 REFINE = 10
@@ -40,9 +42,11 @@ SOFTER = 5.0
 LEAST_PENALTY = 1e-5
 """Below this ρ nothing holds W to D, and the search stops: a support that has not changed by then will not change."""
 PERIOD = 3
-SETTLED = (30, 3e-4)
-"""(steps, share): after these steps, a change of less than this share of the support counts as none, as in the authors'
-code."""
+"""ρ grows every so many steps."""
+SETTLED_AFTER = 30
+"""After so many steps a small change of the support counts as none, as in the authors' code."""
+SETTLED_SHARE = 3e-4
+"""A change of less than this share of the support is small."""
 CACHE_BYTES = 256 << 20
 """The most bytes of inverses that are cached."""
 
@@ -51,36 +55,36 @@ CACHE_BYTES = 256 << 20
 class LeastSquares:
     """The problem shared by layers that read the same inputs: H scaled to a unit diagonal, and its eigenvectors.
 
-    ``hessian`` is (in, in); ``root`` (in,) is the square root of the diagonal that it was divided by.
+    ``hessian`` is (in, in); ``scale`` (in,) is the square root of the diagonal that it was divided by.
     """
 
     hessian: torch.Tensor
-    root: torch.Tensor
-    values: torch.Tensor
-    vectors: torch.Tensor
+    scale: torch.Tensor
+    eigenvalues: torch.Tensor
+    eigenvectors: torch.Tensor
     inverses: dict[float, torch.Tensor] = field(default_factory=dict)
 
     def inverse(self, penalty: float) -> torch.Tensor:
         """Return (H + ρI)⁻¹, cached up to CACHE_BYTES: layers and sparsities go through much the same values of ρ."""
         inverse = self.inverses.get(penalty)
         if inverse is None:
-            inverse = (self.vectors / (self.values + penalty)) @ self.vectors.T
+            inverse = (self.eigenvectors / (self.eigenvalues + penalty)) @ self.eigenvectors.T
             if (len(self.inverses) + 1) * inverse.nbytes <= CACHE_BYTES:
                 self.inverses[penalty] = inverse
         return inverse
 
 
 def solve(
-    layers: Sequence[Layer], quotas: Sequence[Quota], dtype: torch.dtype | None = None
+    layers: Sequence[Layer], quotas: Sequence[Quota], dtype: torch.dtype = torch.float32
 ) -> list[list[Solution | ModelError]]:
     """Return a solution per quota for each of ``layers``, which read the same inputs; the gram is not changed.
 
-    ``dtype`` is that of the arithmetic (default float32). Raises ModelError, naming the tensor, for NaN and infinity.
+    ``dtype`` is that of the arithmetic. Raises ModelError, naming the tensor, for NaN and infinity.
     """
     check_weights(layers)
     if layers[0].inputs is None:
         raise ValueError(f"{layers[0].name}: no statistics of what it reads")
-    problem = prepare(layers[0].inputs, layers[0].name, dtype or torch.float32)
+    problem = prepare(layers[0].inputs, layers[0].name, dtype)
     return [[_prune(problem, layer, quota) for quota in quotas] for layer in layers]
 
 
@@ -96,10 +100,11 @@ def prepare(inputs: InputStatistics, name: str, dtype: torch.dtype) -> LeastSqua
     diagonal = hessian.diagonal()
     diagonal += DAMPING * diagonal.mean()
     diagonal[diagonal == 0] = 1
-    root = diagonal.sqrt()
-    hessian.div_(root).div_(root[:, None])
-    values, vectors = torch.linalg.eigh(hessian)
-    return LeastSquares(hessian.to(dtype), root.to(dtype), values.clamp_(min=0).to(dtype), vectors.to(dtype))
+    scale = diagonal.sqrt()
+    hessian.div_(scale).div_(scale[:, None])
+    eigenvalues, eigenvectors = torch.linalg.eigh(hessian)
+    eigenvalues.clamp_(min=0)
+    return LeastSquares(hessian.to(dtype), scale.to(dtype), eigenvalues.to(dtype), eigenvectors.to(dtype))
 
 
 def _prune(problem: LeastSquares, layer: Layer, quota: Quota) -> Solution | ModelError:
@@ -107,7 +112,7 @@ def _prune(problem: LeastSquares, layer: Layer, quota: Quota) -> Solution | Mode
 
     Return an error where the weights are beyond the range of the layer's dtype.
     """
-    dense = layer.weights.to(problem.hessian.dtype) * problem.root
+    dense = layer.weights.to(problem.hessian.dtype) * problem.scale
     notes = masks.notes(dense.shape, quota.pattern)
     mask = _project(dense, quota, layer)
     kept_count = mask.numel() - int(mask.sum())
@@ -118,7 +123,7 @@ def _prune(problem: LeastSquares, layer: Layer, quota: Quota) -> Solution | Mode
         notes += (f"the support still changed after {STEPS} steps",)
     values = _refine(problem, dense, values, mask)
     weights = torch.empty(values.shape, dtype=layer.weights.dtype, device=values.device)
-    weights.copy_(values.div_(problem.root)).masked_fill_(mask, 0)
+    weights.copy_(values.div_(problem.scale)).masked_fill_(mask, 0)
     try:
         check_range(weights, layer.name)
     except ModelError as error:
@@ -151,7 +156,7 @@ def _search(
             continue
         changed = int((mask ^ before).sum())
         before = mask
-        settled = changed == 0 or (step > SETTLED[0] and changed < SETTLED[1] * kept_count)
+        settled = changed == 0 or (step > SETTLED_AFTER and changed < SETTLED_SHARE * kept_count)
         growth = next(factor for share, factor in GROWTH if changed >= share * kept_count)
         if growth == GROWTH[-1][1] and not moved:
             growth = 1 / SOFTER
@@ -178,16 +183,16 @@ def _refine(problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, mas
     squares = residual.square().sum(1)
     for _ in range(REFINE):
         image = (direction @ problem.hessian).masked_fill_(mask, 0)
-        step_length = _ratio(squares, (direction * image).sum(1))
+        step_length = _row_ratio(squares, (direction * image).sum(1))
         refined.addcmul_(direction, step_length)
         residual.addcmul_(image, step_length, value=-1)
         last_squares, squares = squares, residual.square().sum(1)
-        direction.mul_(_ratio(squares, last_squares)).add_(residual)
+        direction.mul_(_row_ratio(squares, last_squares)).add_(residual)
     difference = dense - refined
     better = ((difference @ problem.hessian) * difference).sum(1) < error
     return torch.where(better[:, None], refined, start)
 
 
-def _ratio(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+def _row_ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
     """Return the ratio of each row as a column; 0 where the denominator is not positive."""
-    return (above / below).nan_to_num_(0, 0, 0).masked_fill_(below <= 0, 0)[:, None]
+    return (numerator / denominator).nan_to_num_(0, 0, 0).masked_fill_(denominator <= 0, 0)[:, None]

@@ -9,7 +9,7 @@ import torch
 from sparsebench.steps.finite import check_gram, check_weights
 from sparsebench.steps.prune.contract import Layer
 
-EXPONENT = 0.5
+RIA_EXPONENT = 0.5
 """RIA's a."""
 
 
@@ -46,11 +46,11 @@ def ria_scores(layer: Layer) -> torch.Tensor:
     The weights of a row or column of zeros get a score of zero. No channel is removed altogether, as its last weights
     have a large share of it. The authors' code compares within the layer by default, optionally within the row.
     """
-    size = layer.weights.abs().float()
-    columns, rows = size.sum(0, keepdim=True), size.sum(1, keepdim=True)
-    share = size / columns.masked_fill_(columns == 0, 1)
-    share += size / rows.masked_fill_(rows == 0, 1)
-    return share.mul_(input_norms(layer) ** EXPONENT)
+    magnitudes = layer.weights.abs().float()
+    column_sums, row_sums = magnitudes.sum(0, keepdim=True), magnitudes.sum(1, keepdim=True)
+    share = magnitudes / column_sums.masked_fill_(column_sums == 0, 1)
+    share += magnitudes / row_sums.masked_fill_(row_sums == 0, 1)
+    return share.mul_(input_norms(layer) ** RIA_EXPONENT)
 
 
 def input_norms(layer: Layer) -> torch.Tensor:

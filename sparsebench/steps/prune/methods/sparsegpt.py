@@ -54,14 +54,13 @@ class Unit:
 
 
 def solve(
-    layers: Sequence[Layer], quotas: Sequence[Quota], dtype: torch.dtype | None = None
+    layers: Sequence[Layer], quotas: Sequence[Quota], dtype: torch.dtype = torch.float32
 ) -> list[list[Solution | ModelError]]:
     """Return a solution per quota for each of ``layers``, which read the same inputs; a float32 gram is used up.
 
     ``granularity: layer`` compares within the layer's block of columns, ``row`` within each row of the block. ``dtype``
-    is that of the arithmetic (default float32). Raises ModelError, naming the tensor, for NaN and infinite numbers.
+    is that of the arithmetic. Raises ModelError, naming the tensor, for NaN and infinite numbers.
     """
-    dtype = dtype or torch.float32
     check_weights(layers)
     if layers[0].inputs is None:
         raise ValueError(f"{layers[0].name}: no statistics of what it reads")
