@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from sparsebench.models.replay.blockwise import Block
 
-UNNAMED = frozenset({"bloom", "mpt"})
+_UNLISTED_ACTIVATIONS = frozenset({"bloom", "mpt"})
 """Model types whose activation function is not a module of transformers' table ``ACT2CLS``."""
-_WITHOUT = "choose a model without experts"
-_WAY_OUT = "choose another model; `skip: teal` looks at what linear layers read"
+_CHOOSE_WITHOUT_EXPERTS = "choose a model without experts"
+_CHOOSE_ANOTHER = "choose another model; `skip: teal` looks at what linear layers read"
 
 Receiver = Callable[["torch.Tensor"], None]
 """A function that receives the rows of some samples' tokens without padding: (tokens, width)."""
@@ -55,18 +55,18 @@ class ActivationHooks:
 
     def _hook(self, path: str) -> Any:
         module = self.block.module.get_submodule(path)
-        pass_on = self._receiver(path, self._cross.get(id(module), False))
+        pass_on = self._counting_receiver(path, self._cross.get(id(module), False))
         if self.outputs:
             return module.register_forward_hook(lambda _, args, outputs: pass_on(outputs))
         return module.register_forward_pre_hook(lambda _, args: pass_on(args[0]))
 
-    def _receiver(self, path: str, cross: bool) -> Receiver:
+    def _counting_receiver(self, path: str, cross: bool) -> Receiver:
         def receive(values: torch.Tensor) -> None:
-            number = self._calls[path]
+            group = self._calls[path]
             self._calls[path] += 1
-            if number >= len(self.block.samples):
+            if group >= len(self.block.samples):
                 return
-            mask = self.block.mask(self.block.samples[number], cross)
+            mask = self.block.mask(self.block.samples[group], cross)
             if values.shape[:-1] in (mask.shape, (mask.numel(),)):
                 self.receivers[path](values.reshape(-1, values.shape[-1])[mask.reshape(-1)])
             else:
@@ -88,7 +88,9 @@ def activation_path(module: nn.Module, label: str) -> str:
     kinds = {kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()}
     functions = [path for path, child in module.named_modules() if type(child) in kinds]
     if len(functions) != 1:
-        raise UnsupportedError(f"{label}: expected exactly one activation function, found {len(functions)}", _WAY_OUT)
+        raise UnsupportedError(
+            f"{label}: expected exactly one activation function, found {len(functions)}", _CHOOSE_ANOTHER
+        )
     return functions[0]
 
 
@@ -99,9 +101,9 @@ def hooks_refusal(config: Mapping[str, Any], activations: bool) -> Refusal | Non
     """
     kind = str(config.get("model_type"))
     if is_mixture(config):
-        return Refusal(f"{kind}: it is a mixture of experts", _WITHOUT)
-    if activations and kind in UNNAMED:
-        return Refusal(f"{kind}: its activation function is not in transformers' table of activations", _WAY_OUT)
+        return Refusal(f"{kind}: it is a mixture of experts", _CHOOSE_WITHOUT_EXPERTS)
+    if activations and kind in _UNLISTED_ACTIVATIONS:
+        return Refusal(f"{kind}: its activation function is not in transformers' table of activations", _CHOOSE_ANOTHER)
     return None
 
 
@@ -109,4 +111,4 @@ def refuse_experts(parent: Path, parts: Mapping[str, Part]) -> None:
     """Raise UnsupportedError, naming a tensor, where ``parts`` show that the model is a mixture of experts."""
     for name, part in parts.items():
         if part.experts or part.kind == "router":
-            raise UnsupportedError(f"{parent}: it is a mixture of experts ({name})", _WITHOUT)
+            raise UnsupportedError(f"{parent}: it is a mixture of experts ({name})", _CHOOSE_WITHOUT_EXPERTS)

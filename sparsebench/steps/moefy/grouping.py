@@ -28,7 +28,8 @@ from scipy.sparse import coo_array, csr_array
 
 from sparsebench.errors import UserError
 
-ROUNDS = 8
+KMEANS_ROUNDS = 8
+"""The most rounds of k-means."""
 EDGES = 96
 """Chosen on five blocks of SmolLM2-135M: with 20 edges, less co-activation stayed inside groups in each of them; with
 128 at most 2% more."""
@@ -64,20 +65,20 @@ def group_neurons(
         drawn = torch.randperm(len(routed), generator=generator)
         assignment[routed[drawn]] = torch.arange(shared, experts).repeat_interleave(size)
     elif len(routed):
-        divide = partitioned if partition == "metis" else balanced
+        divide = metis_groups if partition == "metis" else kmeans_groups
         assignment[routed] = shared + divide(gram[routed][:, routed], experts - shared, generator)
     distance = _distances(gram, assignment, experts) + gram.diagonal()[:, None]
     distance[assignment[:, None] != torch.arange(experts)] = torch.inf
     return Grouping(assignment, distance.argmin(0))
 
 
-def balanced(gram: torch.Tensor, groups: int, generator: torch.Generator) -> torch.Tensor:
+def kmeans_groups(gram: torch.Tensor, groups: int, generator: torch.Generator) -> torch.Tensor:
     """Return each neuron's group by balanced k-means, (neurons,) int64: groups of equal size around their means."""
     start = torch.randperm(len(gram), generator=generator)[:groups]
-    groups_of = _nearest(gram.diagonal()[start] - 2 * gram[:, start])
-    for _ in range(ROUNDS):
+    groups_of = _cheapest_assignment(gram.diagonal()[start] - 2 * gram[:, start])
+    for _ in range(KMEANS_ROUNDS):
         last = groups_of
-        groups_of = _nearest(_distances(gram, groups_of, groups))
+        groups_of = _cheapest_assignment(_distances(gram, groups_of, groups))
         if torch.equal(last, groups_of):
             break
     return groups_of
@@ -90,14 +91,14 @@ def _distances(gram: torch.Tensor, assignment: torch.Tensor, groups: int) -> tor
     return (share * across).sum(0) - 2 * across
 
 
-def _nearest(cost: torch.Tensor) -> torch.Tensor:
+def _cheapest_assignment(cost: torch.Tensor) -> torch.Tensor:
     """Return the assignment of rows to columns with the least cost and equally many rows to a column."""
     size = len(cost) // cost.shape[1]
     _, columns = linear_sum_assignment(np.repeat(cost.double().numpy(), size, axis=1))
     return torch.from_numpy(columns // size)
 
 
-def partitioned(gram: torch.Tensor, groups: int, generator: torch.Generator) -> torch.Tensor:
+def metis_groups(gram: torch.Tensor, groups: int, generator: torch.Generator) -> torch.Tensor:
     """Return each neuron's group, (neurons,) int64: groups of equal size with little of ``gram`` between them.
 
     ``gram`` (neurons, neurons) is float32 and symmetric. Raises UserError where pymetis cannot be imported.
@@ -108,7 +109,7 @@ def partitioned(gram: torch.Tensor, groups: int, generator: torch.Generator) -> 
         problem = f"partition: metis: pymetis cannot be imported ({error})"
         raise UserError(problem, "pip install 'pymetis>=2025.2'") from error
     pairs = gram.clone().fill_diagonal_(0)
-    graph, dtype = _graph(pairs), pymetis.zero_copy_dtype()
+    graph, dtype = _heaviest_edges(pairs), pymetis.zero_copy_dtype()
     adjacency = pymetis.CSRAdjacency(graph.indptr.astype(dtype), graph.indices.astype(dtype))
     # METIS seeds the C library's generator, for which 0 and 1 are the same seed. A drawn seed keeps a recipe's 0 and 1
     # apart.
@@ -138,7 +139,7 @@ def even_groups(pairs: torch.Tensor, assignment: torch.Tensor, groups: int) -> t
     return assignment
 
 
-def _graph(pairs: torch.Tensor) -> csr_array:
+def _heaviest_edges(pairs: torch.Tensor) -> csr_array:
     """Return the symmetric graph of the heaviest edges, in whole numbers; like ``pairs`` it has no loops."""
     neurons = len(pairs)
     weights, neighbours = pairs.topk(min(EDGES, neurons - 1), 1)

@@ -17,9 +17,9 @@ class Trim(Settings):
     def describe(self) -> str:
         """Return a label such as ``trim passages.jsonl min_count=2``: text or list, and non-default settings."""
         changed = self.unusual()
-        chosen_by = [changed.pop(key, None) for key in ("source", "file")]
-        names = [Reference.parse(name).name for name in chosen_by if name]
-        return " ".join(["trim", *(names or [self.name]), *(f"{key}={value}" for key, value in changed.items())])
+        chosen_by = changed.pop("source", None) or changed.pop("file", None)
+        name = Reference.parse(chosen_by).name if chosen_by else self.name
+        return " ".join(["trim", name, *(f"{key}={value}" for key, value in changed.items())])
 
 
 class Corpus(Trim):

@@ -12,7 +12,7 @@ from sparsebench.errors import UserError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.skipping import experts_of
 from sparsebench.plan.fingerprint import step_id
-from sparsebench.steps.moefy.grouping import even_groups, group_neurons, partitioned
+from sparsebench.steps.moefy.grouping import even_groups, group_neurons, metis_groups
 from sparsebench.steps.moefy.making import share_inside
 from sparsebench.steps.registry import label, recorded, single
 from tests.models.replaying import written
@@ -67,9 +67,9 @@ def test_the_seed_alone_decides_and_groups_are_equal_whatever_the_graph() -> Non
     found = []
     for gram in (random + random.T, silent + silent.T, torch.zeros(96, 96), torch.eye(96)):
         for groups in (1, 8, 12, 96):
-            one, again = (partitioned(gram, groups, torch.Generator().manual_seed(0)) for _ in range(2))
+            one, again = (metis_groups(gram, groups, torch.Generator().manual_seed(0)) for _ in range(2))
             assert torch.equal(one, again) and one.bincount().tolist() == [96 // groups] * groups
-        found.append([partitioned(gram, 12, torch.Generator().manual_seed(seed)) for seed in (0, 1)])
+        found.append([metis_groups(gram, 12, torch.Generator().manual_seed(seed)) for seed in (0, 1)])
     assert not torch.equal(*found[0])
 
 
@@ -117,5 +117,5 @@ def test_the_version_of_pymetis_is_part_of_what_it_made_and_of_nothing_else(monk
 def test_without_pymetis_a_pass_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymetis", None)
     with pytest.raises(UserError, match="pymetis cannot be imported") as caught:
-        partitioned(torch.eye(8), 2, torch.Generator())
+        metis_groups(torch.eye(8), 2, torch.Generator())
     assert "pip install 'pymetis>=2025.2'" in str(caught.value)
