@@ -10,7 +10,7 @@ from sparsebench import sources
 from sparsebench.cli.output import note
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.names import Dtype
-from sparsebench.manifest.nodes import read
+from sparsebench.manifest.nodes import read_yaml
 from sparsebench.models.files import safety
 from sparsebench.plan.single import SingleModel, prepare_single
 
@@ -46,7 +46,7 @@ def open_model(
 def parse_setting(name: str, text: str, example: str) -> Any:
     """Return what YAML says in braces, which may be left out. Raises UserError, with the example, for what is no YAML."""
     stripped = text.strip()
-    data, _, problems = read(stripped if stripped[:1] in ("{", "[") else f"{{{stripped}}}", name)
+    data, _, problems = read_yaml(stripped if stripped[:1] in ("{", "[") else f"{{{stripped}}}", name)
     if problems:
         raise UserError(f"{name} {text}: {problems[0].message}", example)
     return data

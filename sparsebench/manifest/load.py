@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from sparsebench import bounded
 from sparsebench.manifest.explain import explain
-from sparsebench.manifest.nodes import KeyPath, Positions
-from sparsebench.manifest.nodes import read as read_yaml
+from sparsebench.manifest.nodes import KeyPath, Positions, read_yaml
 from sparsebench.manifest.problems import ManifestError, Problem, did_you_mean
 from sparsebench.manifest.schema import Manifest
 

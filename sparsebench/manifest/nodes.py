@@ -25,24 +25,26 @@ KeyPath = tuple[str | int, ...]
 """The path to a value: keys and list indices from the top."""
 
 _TAG = "tag:yaml.org,2002:"
-_SCALARS: dict[str, tuple[re.Pattern[str], str, Callable[[str], Any]]] = {
-    "null": (re.compile(r"(~|null|Null|NULL|)\Z"), "~nN", lambda text: None),
-    "bool": (re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"), "tTfF", lambda text: text.lower() == "true"),
+_SCALARS: dict[str, tuple[re.Pattern[str], list[str], Callable[[str], Any]]] = {
+    "null": (re.compile(r"(~|null|Null|NULL|)\Z"), ["~", "n", "N", ""], lambda text: None),
+    "bool": (re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"), [*"tTfF"], lambda text: text.lower() == "true"),
     "int": (
         re.compile(r"([-+]?[0-9]{1,300}|0o[0-7]{1,300}|0x[0-9a-fA-F]{1,200})\Z"),
-        "-+0123456789",
+        [*"-+0123456789"],
         lambda text: int(text, 0) if text[1:2] in ("o", "x") else int(text),
     ),
     "float": (
         re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"),
-        "-+.0123456789",
+        [*"-+.0123456789"],
         lambda text: float(re.sub(r"\.(?=[in])", "", text.lower())),
     ),
-    "str": (re.compile(r""), "", str),
+    "str": (re.compile(r""), [], str),
 }
 _SYNTAX_HINT = "close brackets and quotes, indent alike with spaces, and quote a text with special characters"
-_LONE = re.compile("[\0\ud800-\udfff]")
-_HALF = "an escape such as `\\ud800` that is half of a character, or `\\0`"
+_LINE_BREAK = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
+"""As PyYAML counts lines."""
+_FORBIDDEN = re.compile("[\0\ud800-\udfff]")
+_FORBIDDEN_PROBLEM = "an escape such as `\\ud800` that is half of a character, or `\\0`"
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,9 @@ def dotted(at: KeyPath) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in at).removeprefix(".")
 
 
-def read(text: str, path: str) -> tuple[Any, Positions, list[Problem]]:
+def read_yaml(text: str, path: str) -> tuple[Any, Positions, list[Problem]]:
     """Return the data of one YAML document, the positions of its keys and values, and what is wrong with it as YAML."""
-    positions = Positions(path, tuple(re.split(r"\r\n|[\n\r\x85\u2028\u2029]", text)))
+    positions = Positions(path, tuple(_LINE_BREAK.split(text)))
     builder = _Builder(positions)
     try:
         node = _Loader(text).get_single_node()
@@ -133,8 +135,7 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
 
 
 for _name, (_pattern, _first, _) in _SCALARS.items():
-    if _name != "str":
-        _Loader.add_implicit_resolver(_TAG + _name, _pattern, [*_first, *([""] if _name == "null" else [])])
+    _Loader.add_implicit_resolver(_TAG + _name, _pattern, _first)
 
 
 def _limit(count: int, depth: int, mark: yaml.Mark) -> None:
@@ -168,8 +169,8 @@ class _Builder:
             return [self.value(item, (*at, index), (*ancestors, node)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and tag in _SCALARS:
             pattern, _, convert = _SCALARS[tag]
-            if _LONE.search(node.value):
-                return self._report(node, at, _HALF, "text", "write the character itself")
+            if _FORBIDDEN.search(node.value):
+                return self._report(node, at, _FORBIDDEN_PROBLEM, "text", "write the character itself")
             if pattern.match(node.value):
                 return convert(node.value)
         return self._report(node, at, f"`!{tag}` does not fit here", "a value without a tag", "remove the tag")
@@ -187,8 +188,8 @@ class _Builder:
                 message = "`<<` merges nothing: it is a key like others in YAML 1.2"
                 self._report(key_node, (*at, key), message, "the keys themselves", "write the keys out")
                 continue
-            if _LONE.search(key):
-                self._report(key_node, at, _HALF, "text", "write the character itself")
+            if _FORBIDDEN.search(key):
+                self._report(key_node, at, _FORBIDDEN_PROBLEM, "text", "write the character itself")
                 continue
             if len(key) > bounded.KEY_CHARACTERS:
                 self._report(
@@ -217,7 +218,7 @@ def _span(node: yaml.Node) -> Span:
 def _syntax(error: yaml.YAMLError, text: str, positions: Positions) -> Problem:
     """Return PyYAML's error as a problem in plain words."""
     if isinstance(error, ReaderError):
-        before = re.split(r"\r\n|[\n\r\x85\u2028\u2029]", text[: error.position])
+        before = _LINE_BREAK.split(text[: error.position])
         message = f"a character that YAML does not allow (U+{ord(text[error.position]):04X})"
         return positions.problem_at(Span(len(before) - 1, len(before[-1])), message, "", "remove it")
     assert isinstance(error, yaml.MarkedYAMLError)

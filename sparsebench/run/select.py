@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import RecordError, UnsupportedError, UserError
-from sparsebench.manifest.nodes import read
+from sparsebench.manifest.nodes import read_yaml
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import is_timed, same_value
@@ -139,7 +139,7 @@ def _wanted(ready: Prepared) -> dict[str, list[Any]]:
     """
     values_by_key: dict[str, list[Any]] = {}
     for name, word in ready.request.only:
-        value, _, problems = read(word, "--only")
+        value, _, problems = read_yaml(word, "--only")
         values = values_by_key.setdefault(name, [])
         values += [word, ready.named.get((name, word), word)]
         if not problems:

@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from sparsebench.cli.init import manifest_schema
-from sparsebench.manifest.nodes import read
+from sparsebench.manifest.nodes import read_yaml
 from sparsebench.manifest.published import MODELINE, SCHEMA_FILE, starter
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ structure: null
 
 def faults(text: str) -> set[str]:
     """The places that the schema finds wrong, those within alternatives too."""
-    data, _, problems = read(text, "manifest.yaml")
+    data, _, problems = read_yaml(text, "manifest.yaml")
     assert problems == []
     errors = list(CHECK.iter_errors(data))
     for error in errors:

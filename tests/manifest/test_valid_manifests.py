@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench.manifest.names import FAMILIES
-from sparsebench.manifest.nodes import read
+from sparsebench.manifest.nodes import read_yaml
 from sparsebench.manifest.published import starter
 from sparsebench.manifest.recipes import models_of
 from sparsebench.manifest.schema import Manifest, pattern_sparsity
@@ -32,7 +32,7 @@ SCALARS = {
 
 @pytest.mark.parametrize("text", SCALARS)
 def test_scalars_follow_yaml_1_2(text: str) -> None:
-    data, _, problems = read(f"a: {text}", "m.yaml")
+    data, _, problems = read_yaml(f"a: {text}", "m.yaml")
     assert problems == []
     assert data == {"a": SCALARS[text]}
     assert type(data["a"]) is type(SCALARS[text])
@@ -41,15 +41,15 @@ def test_scalars_follow_yaml_1_2(text: str) -> None:
 @pytest.mark.parametrize("tag", ["null", "bool", "int", "float"])
 def test_a_line_break_is_no_part_of_a_tagged_scalar(tag: str) -> None:
     written = {"null": "~", "bool": "true", "int": "5", "float": "0.5"}[tag]
-    _, _, (problem,) = read(f"a: !!{tag} |\n  {written}\n", "m.yaml")
+    _, _, (problem,) = read_yaml(f"a: !!{tag} |\n  {written}\n", "m.yaml")
     assert problem.message == f"`!{tag}` does not fit here"
 
 
 def test_keys_are_text_and_patterns_need_no_quotes() -> None:
-    assert read("{1: a, no: b, 1e3: c, ~: d}", "m.yaml")[0] == {"1": "a", "no": "b", "1e3": "c", "~": "d"}
-    assert read("{'<<': {a: 1}}", "m.yaml")[0] == {"<<": {"a": 1}}
-    assert read("[2:4, 1:10]", "m.yaml")[0] == ["2:4", "1:10"]
-    assert read("a: &x [1]\nb: *x", "m.yaml")[0] == {"a": [1], "b": [1]}
+    assert read_yaml("{1: a, no: b, 1e3: c, ~: d}", "m.yaml")[0] == {"1": "a", "no": "b", "1e3": "c", "~": "d"}
+    assert read_yaml("{'<<': {a: 1}}", "m.yaml")[0] == {"<<": {"a": 1}}
+    assert read_yaml("[2:4, 1:10]", "m.yaml")[0] == ["2:4", "1:10"]
+    assert read_yaml("a: &x [1]\nb: *x", "m.yaml")[0] == {"a": [1], "b": [1]}
 
 
 def test_a_single_value_stands_for_a_list_of_one() -> None:
