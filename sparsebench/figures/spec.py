@@ -69,13 +69,15 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 LONGEST = 1000
 """The most characters of a header's value, and of a text that a query gives."""
 SHIPPED, LOCAL = Path(__file__).parent / "shipped", Path("figures")
-SCALES = {
+CHOICES = {
+    "kind": tuple(KINDS),
     "xscale": ("linear", "log", "category", "sparsity"),
     "yscale": ("linear", "log", "percent"),
     "xshare": ("yes", "no"),
     "yshare": ("yes", "no"),
     "texts": ("all", "front"),
 }
+"""By key, the values that it may have."""
 NUMBERS = {
     "range": (r"-?\d+(\.\d+)? -?\d+(\.\d+)?", "two numbers such as 0 1"),
     "middle": (
@@ -95,6 +97,7 @@ COLUMNS = (
     "finding", "x", "y", "value", "low", "high", "xlow", "xhigh", "text", "remark", "base", "series", "place", "facet",
     "row", "bound", "apart", "footnote",
 )  # fmt: skip
+"""Keys whose value is a column of the query; `front` may be one, and `reference` names several."""
 
 
 @dataclass(frozen=True)
@@ -196,11 +199,12 @@ def parse(path: Path) -> FigureSpec:
                 f"{path}, line {number}: not a `-- key: value` line: {line}", "comments go below the header"
             )
         key, value = match[1], match[2]
-        if key in values and key == "note":
-            value = f"{values[key]}\n{value}"
-        problem, hint = _line_problem(key, match[2])
-        if not problem and key in values and key != "note":
-            problem, hint = f"`{key}` again (first on line {lines[key]})", "remove one of them"
+        problem, hint = _line_problem(key, value)
+        if not problem and key in values:
+            if key == "note":
+                value = f"{values[key]}\n{value}"
+            else:
+                problem, hint = f"`{key}` again (first on line {lines[key]})", "remove one of them"
         if not problem and len(value) > LONGEST:
             problem, hint = f"`{key}` has more than {LONGEST:,} characters", "shorten it"
         if problem:
@@ -231,8 +235,9 @@ def _line_problem(key: str, value: str) -> tuple[str, str]:
         return f"`{key}` has no value", KEYS[key]
     if not value.isprintable():
         return f"`{key}` holds a control character", f"it is {value[:80]!r}: take it out"
-    choices = tuple(KINDS) if key == "kind" else SCALES.get(key, (value,))
+    choices = CHOICES.get(key, (value,))
     if value not in choices:
         return f"`{key}` is {value!r}", f"choose from {', '.join(choices)}"
-    pattern, example = NUMBERS.get(key, (".*", ""))
-    return ("", "") if re.fullmatch(pattern, value) else (f"`{key}` is {value!r}", example)
+    if key in NUMBERS and not re.fullmatch(NUMBERS[key][0], value):
+        return f"`{key}` is {value!r}", NUMBERS[key][1]
+    return "", ""
