@@ -55,10 +55,10 @@ def compare(
 
 def _show_pair(pair: SideBySide) -> None:
     """Print the comparison as tables, leaving out those without rows."""
-    scores = [_score(task, pair.tests) for task in pair.scores]
-    sizes = [[row["format"], *_bytes(row)] for row in pair.sizes]
-    times = [_time(row) for row in pair.latency]
-    memory = [[_engine(row), row["workload"], *_bytes(row)] for row in pair.memory]
+    scores = [_score_row(task, pair.tests) for task in pair.scores]
+    sizes = [[row["format"], *_byte_cells(row)] for row in pair.sizes]
+    times = [_time_row(row) for row in pair.latency]
+    memory = [[_engine_label(row), row["workload"], *_byte_cells(row)] for row in pair.memory]
     for letter, variant in (("A", pair.a), ("B", pair.b)):
         print(visible(f"{letter}  {variant.name}  ({variant.details})"))
     for heads, rows in (
@@ -72,36 +72,36 @@ def _show_pair(pair: SideBySide) -> None:
             emit_table(heads, rows)
 
 
-def _bytes(row: dict[str, Any]) -> list[str]:
+def _byte_cells(row: dict[str, Any]) -> list[str]:
     return [size(row["a"]), size(row["b"]), f"{row['ratio']:.3f}"]
 
 
-def _score(task: TaskComparison, tests: int) -> list[Any]:
+def _score_row(task: TaskComparison, tests: int) -> list[Any]:
     """Return a task's row: notes stand below its name, and what the correction for ``tests`` did below the verdict."""
-    pair = task.paired
-    interval = f"[{figure(pair.low, '+')}, {figure(pair.high, '+')}]"
-    shift = f"{figure(pair.difference, '+')} {interval}" if pair.p is not None else ""
-    documents = f"{pair.n or min(task.n_a, task.n_b):,} documents" + (" drawn" if task.limited else "")
+    paired = task.paired
+    interval = f"[{figure(paired.low, '+')}, {figure(paired.high, '+')}]"
+    shift = f"{figure(paired.difference, '+')} {interval}" if paired.p is not None else ""
+    documents = f"{paired.n or min(task.n_a, task.n_b):,} documents" + (" drawn" if task.limited else "")
     name = "\n".join(filter(None, [task.task, f"{task.metric}, {documents}", task.note]))
     verdict = task.verdict or ""
-    if pair.p is not None and task.p_holm is not None and pair.p < 0.05 <= task.p_holm:
-        verdict += f"\n(p {pair.p:.2g}; {task.p_holm:.2g} as one of {tests} tests)"
+    if paired.p is not None and task.p_holm is not None and paired.p < 0.05 <= task.p_holm:
+        verdict += f"\n(p {paired.p:.2g}; {task.p_holm:.2g} as one of {tests} tests)"
     perplexity = task.a if Metric.named(task.metric).scale == "perplexity" else None
-    limits = (None, None) if task.standing.collapsed else (pair.detectable, pair.loss_at_most)
-    formatted = [_share(number, perplexity) for number in limits]
+    limits = (None, None) if task.standing.collapsed else (paired.detectable, paired.loss_at_most)
+    formatted = [_limit(number, perplexity) for number in limits]
     return [name, figure(task.a), figure(task.b), shift, verdict, *formatted]
 
 
-def _share(number: float | None, perplexity: float | None) -> str:
+def _limit(number: float | None, perplexity: float | None) -> str:
     """Format a difference: in percent of ``perplexity``, or as it is where that is None."""
     return figure(number) if number is None or perplexity is None else f"{number / perplexity:.2%}"
 
 
-def _engine(row: dict[str, Any]) -> str:
+def _engine_label(row: dict[str, Any]) -> str:
     return f"{row['engine']} ×{row['ranks']} {row['dtype']}"
 
 
-def _time(row: dict[str, Any]) -> list[Any]:
+def _time_row(row: dict[str, Any]) -> list[Any]:
     interval = f" [{row['speedup_low']:.2f}, {row['speedup_high']:.2f}]" if row["verdict"] else ""
-    setting, speedup = f"{_engine(row)} {row['workload']}", f"{row['speedup']:.2f}{interval}"
+    setting, speedup = f"{_engine_label(row)} {row['workload']}", f"{row['speedup']:.2f}{interval}"
     return [setting, row["phase"], f"{row['a_ms']:.1f}", f"{row['b_ms']:.1f}", speedup, row["verdict"] or "not paired"]

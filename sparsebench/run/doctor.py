@@ -39,9 +39,9 @@ class Finding:
     fix: str = ""
 
 
-def _judged(subject: str, lacks: bool, state: str, detail: str, fix: str = "") -> Finding:
+def _judged(what: str, lacks: bool, state: str, detail: str, fix: str = "") -> Finding:
     """Return a finding with its ``state`` and ``fix`` where something ``lacks``, else one that is ok."""
-    return Finding(subject, state, detail, fix) if lacks else Finding(subject, "ok", detail)
+    return Finding(what, state, detail, fix) if lacks else Finding(what, "ok", detail)
 
 
 def examine(offline: bool = False) -> Iterator[Finding]:
@@ -51,9 +51,9 @@ def examine(offline: bool = False) -> Iterator[Finding]:
     for name in ("torch", "transformers", "deepspeed", "lm-eval", "duckdb"):
         version = environment.versions()[name]
         yield _judged(name, version == "absent", "missing", version, MEASURE)
-    for subject, found, fix in all_reduce.requirements():
+    for what, found, fix in all_reduce.requirements():
         detail = "found" if found else "DeepSpeed's all-reduce between ranks falls back to plain gloo"
-        yield _judged(subject, not found, "slower", detail, fix)
+        yield _judged(what, not found, "slower", detail, fix)
     if not offline:
         yield from _network()
     yield _packing()
@@ -97,12 +97,12 @@ def _network() -> Iterator[Finding]:
     yield _tried("model hub", _hub, "hf: sources cannot be fetched", fix)
 
 
-def _tried(subject: str, check: Callable[[], str], loss: str, fix: str) -> Finding:
+def _tried(what: str, check: Callable[[], str], loss: str, fix: str) -> Finding:
     try:
-        return Finding(subject, "ok", check())
+        return Finding(what, "ok", check())
     except (OSError, ValueError, HTTPException, subprocess.SubprocessError, SparsebenchError) as error:
         detail = f"{loss} ({redacted(first_line(error))[:60]})"
-        return Finding(subject, "offline", detail, fix)
+        return Finding(what, "offline", detail, fix)
 
 
 def _call(command: list[str]) -> str:

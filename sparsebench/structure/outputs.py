@@ -82,19 +82,20 @@ def compare_outputs(
     if len({tuple(model.get_input_embeddings().weight.shape) for model in models}) > 1:
         raise UnsupportedError(f"{variant}: its embeddings are not of the dense model's shape", WAY_OUT)
     dense_model, variant_model = models
-    sums: list[dict[str, float]] = [{"own": 0.0, "error": 0.0} for _ in blocks]
-    samples, tokens = len(batch.input_ids), Counter[str]()
+    error_sums: list[dict[str, float]] = [{"own": 0.0, "error": 0.0} for _ in blocks]
+    sample_count = len(batch.input_ids)
+    token_counts = Counter[str]()
     step = max(1, TOKENS_AT_ONCE // batch.input_ids.shape[1])
-    for first in range(0, samples, step):
+    for first in range(0, sample_count, step):
         rows = slice(first, first + step)
         inputs = batch.inputs(rows, device)
         with torch.no_grad():
-            reads, expected = _run(dense_model, blocks, inputs)
-            _, own_outputs = _run(variant_model, blocks, inputs, reads)
+            block_inputs, expected = _run(dense_model, blocks, inputs)
+            _, own_outputs = _run(variant_model, blocks, inputs, block_inputs)
             _, outputs = _run(variant_model, blocks, inputs)
         masks = {block.stack: batch.mask(block.stack)[rows].to(device) for block in blocks}
-        tokens.update({stack: int(mask.sum()) for stack, mask in masks.items()})
-        for errors, block in zip(sums, blocks, strict=True):
+        token_counts.update({stack: int(mask.sum()) for stack, mask in masks.items()})
+        for errors, block in zip(error_sums, blocks, strict=True):
             mask = masks[block.stack]
             errors["own"] += _difference(own_outputs[block.path], expected[block.path], mask)
             errors["error"] += _difference(outputs[block.path], expected[block.path], mask)
@@ -102,12 +103,14 @@ def compare_outputs(
                 problem = f"{variant}: what {block.stack} block {block.index} gives is not finite"
                 raise ModelError(problem, "try float32")
         if progress:
-            progress(min(samples, first + step), samples)
+            progress(min(sample_count, first + step), sample_count)
     block_errors = tuple(
-        BlockError(block.stack, block.index, **{name: total / tokens[block.stack] for name, total in errors.items()})
-        for errors, block in zip(sums, blocks, strict=True)
+        BlockError(
+            block.stack, block.index, **{name: total / token_counts[block.stack] for name, total in errors.items()}
+        )
+        for errors, block in zip(error_sums, blocks, strict=True)
     )
-    return OutputsResult(tokens.total(), block_errors)
+    return OutputsResult(token_counts.total(), block_errors)
 
 
 def _blocks(folder: Path, family: Family) -> list[SkeletonBlock]:
@@ -132,31 +135,31 @@ def _run(
 
     A block's input is replaced by the one in ``replaced``, if any. Raises UnsupportedError where a block does not run.
     """
-    reads: dict[str, torch.Tensor] = {}
+    block_inputs: dict[str, torch.Tensor] = {}
     outputs: dict[str, torch.Tensor] = {}
     # A KV cache is not needed here; plain encoders have no such switch.
     switch = {"use_cache": False} if getattr(model.config, "use_cache", False) else {}
-    with removing_hooks(_hooks(model, blocks, reads, outputs, replaced)):
+    with removing_hooks(_hooks(model, blocks, block_inputs, outputs, replaced)):
         model.base_model(**inputs, **switch)
     if missing := [block for block in blocks if block.path not in outputs]:
         problem = f"{model.config.model_type}: its {missing[0].stack} blocks are not run one by one"
         raise UnsupportedError(problem, WAY_OUT)
-    return reads, outputs
+    return block_inputs, outputs
 
 
 def _hooks(
     model: Any,
     blocks: list[SkeletonBlock],
-    reads: dict[str, torch.Tensor],
+    block_inputs: dict[str, torch.Tensor],
     outputs: dict[str, torch.Tensor],
     replaced: Mapping[str, torch.Tensor],
 ) -> list[Any]:
-    """Register the hooks that fill ``reads`` and ``outputs`` and replace inputs; return their handles."""
+    """Register the hooks that fill ``block_inputs`` and ``outputs`` and replace inputs; return their handles."""
     from sparsebench.models.replay.forward_until import Call, split_output
 
     def before(path: str, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = Call(args, kwargs)
-        reads[path] = call.hidden
+        block_inputs[path] = call.hidden
         if path in replaced:
             call = call.reading(replaced[path])
         return call.args, call.kwargs
@@ -165,7 +168,7 @@ def _hooks(
         outputs[path] = split_output(output)[0]
 
     def encoded(module: Any, args: Any, output: Any) -> Any:
-        reads[ENCODED] = output.last_hidden_state
+        block_inputs[ENCODED] = output.last_hidden_state
         if ENCODED in replaced:
             output.last_hidden_state = replaced[ENCODED]
         return output
