@@ -24,9 +24,8 @@ def store(folder: Path, out: Path, coding: Coding) -> None:
     """Store a Hugging Face folder in ``out``, with one tensor in memory at a time; copy the other files, except code.
 
     Weights that the folder holds again in another format (pytorch_model.bin and the like), or as they were earlier in a
-    training, are left out. ``out`` appears
-    only when it is complete. Raises ModelError when the folder cannot be read; StorageError when ``out`` is inside the
-    folder, or is not empty and not an earlier folder in this format.
+    training, are left out. ``out`` appears only when it is complete. Raises ModelError when the folder cannot be read;
+    StorageError when ``out`` is inside the folder, or is not empty and not an earlier folder in this format.
     """
     checkpoint = Checkpoint(folder)
 
