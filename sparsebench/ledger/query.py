@@ -203,8 +203,10 @@ def _explained(error: Exception) -> QueryError:
     if "read-only mode" in message or "disabled by configuration" in message or "been locked" in message:
         return QueryError(message, "queries only read this ledger; `sparsebench export` writes other formats")
     if suggestion := _MEANT.search(text):
-        nearest = suggestion[1].strip().rstrip("?").split(", ")[:3]
-        return QueryError(message, f"did you mean {' or '.join(nearest)}?")
+        # Names that begin with an underscore are our own steps between views.
+        public = [name for name in suggestion[1].strip().rstrip("?").split(", ") if name[:2] != '"_']
+        if public:
+            return QueryError(message, f"did you mean {' or '.join(public[:3])}?")
     return QueryError(message, "`sparsebench sql` without a query lists the views and their columns")
 
 

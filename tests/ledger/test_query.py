@@ -106,6 +106,10 @@ def test_a_mistake_is_shown_with_its_line_and_what_was_meant(ledger: Path) -> No
     with pytest.raises(QueryError) as caught:
         query.run(ledger, "FROM resluts")
     assert caught.value.hint == 'did you mean "results"?'
+    # Views of our own, whose names begin with an underscore, are not offered.
+    with pytest.raises(QueryError) as caught:
+        query.run(ledger, "FROM ruined")
+    assert "_ruined" not in (caught.value.hint or "")
     with pytest.raises(QueryError) as caught:
         query.run(ledger, "SELEC 1")
     assert "line 1: syntax error" in caught.value.message
