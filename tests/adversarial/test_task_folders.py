@@ -60,8 +60,9 @@ def test_a_hostile_folder(case: Case, tmp_path: Path, harness: Harness, monkeypa
     assert SECRET not in shown and len(shown) < 20_000
     home = os.environ["SPARSEBENCH_CACHE"]
     ours = (
-        str(folder), home, os.path.dirname(os.path.realpath(Path(home) / "locks")), str(ROOT), sys.prefix, sys.base_prefix,
-        "/usr/", os.path.join(tempfile.gettempdir(), "sparsebench.partial-"), "/proc/self/", f"/proc/{os.getpid()}/", "/sys/",
+        str(folder), home, os.path.dirname(os.path.realpath(Path(home) / "locks")), str(ROOT),
+        sys.prefix, os.path.realpath(sys.prefix), sys.base_prefix, "/usr/",
+        os.path.join(tempfile.gettempdir(), "sparsebench.partial-"), "/proc/self/", f"/proc/{os.getpid()}/", "/sys/",
     )  # fmt: skip
     assert [path for path in log if not path.startswith(ours)] == []
     assert sorted(outside(folder / "x").iterdir()) == before and not list(current.iterdir())
