@@ -30,19 +30,28 @@ EXTRAS = {"pymetis": "'pymetis>=2025.2'", "xllamacpp": "'xllamacpp>=2026.10'"}
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the installed version of every library that can change a result, by distribution name."""
-    installed = {}
-    for name in LIBRARIES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            installed[name] = "absent"
-    return installed
+    """Return the installed version of every library that can change a result, by distribution name.
+
+    ``absent`` stands for one that is not installed.
+    """
+    return {library: _installed_version(library) for library in LIBRARIES}
+
+
+def version(library: str) -> str:
+    """Return a library's version as ``versions`` does, also that of one which only a plugin names."""
+    return versions()[library] if library in LIBRARIES else _installed_version(library)
+
+
+def _installed_version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "absent"
 
 
 def major_minor(library: str) -> str:
     """Return the part of a library's version that is taken to change results: ``5.24`` of ``5.24.0``."""
-    return ".".join(versions()[library].split("+")[0].split(".")[:2])
+    return ".".join(version(library).split("+")[0].split(".")[:2])
 
 
 def cores() -> int:

@@ -127,7 +127,7 @@ def _refusals(recipe: tuple[Step, ...], number: int, configs: Configs) -> Iterat
 def _not_installed(step: Step) -> Iterator[Refusal]:
     """Yield what is not installed of the libraries that a step's result depends on: no id could hold its version."""
     for library in step.settings.libraries():
-        if environment.versions()[library] == "absent":
+        if environment.version(library) == "absent":
             way_out = f"pip install {environment.EXTRAS.get(library, library)}"
             yield Refusal(f"{step.verb}: {step.name} takes {library}: {library} is not installed", way_out)
 

@@ -88,9 +88,9 @@ def _gpus(setting: Setting, gpus: int, where: str) -> Iterator[Refusal]:
 
 def _device(setting: Setting, encoding: str) -> Iterator[Refusal]:
     package = engine_info(setting.engine).package
-    if package and environment.versions()[package] == "absent":
-        way = f"pip install {environment.EXTRAS[package]}"
-        yield Refusal(f"the {setting.engine} engine needs {package}, which is not installed", way)
+    if package and environment.version(package) == "absent":
+        way_out = f"pip install {environment.EXTRAS.get(package, package)}"
+        yield Refusal(f"the {setting.engine} engine needs {package}, which is not installed", way_out)
     if setting.on_gpu:
         # How many GPUs other nodes have is not known here.
         gpus = setting.ranks_per_node if setting.nodes else len(devices.chosen(setting.device))

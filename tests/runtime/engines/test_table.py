@@ -1,6 +1,7 @@
 """The table of engines: every file has its row, and a plugin's row is one like any other."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import pytest
 
 from sparsebench import plugins
 from sparsebench.errors import MeasureError
+from sparsebench.plan.stages import stages
 from sparsebench.runtime import Setting, Workload, engines
 from sparsebench.runtime.engines import BUILT_IN, EngineInfo, engine
 from sparsebench.runtime.engines.hf import HuggingFace
 from sparsebench.runtime.footprint import footprint
+from sparsebench.runtime.refusals import engine_refusal
 
 
 class Third(HuggingFace):
@@ -19,6 +22,7 @@ class Third(HuggingFace):
 
 
 PLUGIN = EngineInfo("third", f"{__name__}:Third")
+SETTING = Setting("third", 1, Workload(), device="cpu")
 
 
 @pytest.fixture
@@ -38,6 +42,20 @@ def test_every_file_of_an_engine_has_its_row() -> None:
 def test_a_plugin_joins(plugged: None, tiny_llama: Path) -> None:
     assert isinstance(engine("third"), Third)
     assert footprint(tiny_llama, Setting("third", 1, Workload())) == footprint(tiny_llama, Setting("hf", 1, Workload()))
+
+
+@pytest.mark.parametrize(("package", "installed"), [("pip", True), ("no-such-package", False)])
+def test_a_plugin_may_need_a_package_that_no_other_engine_does(
+    package: str, installed: bool, plugged: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(engines.engines(), "third", replace(PLUGIN, package=package))
+    version = stages()["latency"].versions({"engine": "third"})[-1]
+    refusal = engine_refusal({}, "float", SETTING)
+    if installed:
+        assert version[0].isdigit() and refusal is None
+    else:
+        assert version == "absent"
+        assert refusal and f"needs {package}" in refusal.reason and refusal.way_out == f"pip install {package}"
 
 
 def test_an_unknown_name_is_answered_with_those_that_there_are() -> None:
