@@ -226,7 +226,7 @@ class LiveDisplay(Display):
         self.live.stop()
 
     def line(self, text: str, style: str) -> None:
-        self.live.console.print(text, style=style, highlight=False, markup=False)
+        self.live.console.print(Text(text, style))  # rich would make an emoji of the ``:100:`` in ``load.py:100:``
 
     def _bar(self) -> Table:
         grid = Table.grid(padding=(0, 1))

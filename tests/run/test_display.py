@@ -98,6 +98,13 @@ def test_a_log_says_something_at_least_every_half_a_minute(monkeypatch: pytest.M
     assert shown.due() == SILENCE_SECONDS / 2
 
 
+def test_a_line_above_the_bar_is_the_line_that_was_given() -> None:
+    """rich knows ``:100:`` as an emoji, ``[/b]`` as markup, and numbers as something to colour."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    LiveDisplay(Clock(Estimate(SIZES)), console).line("load.py:100: no [/b] of 12", "dim")
+    assert "load.py:100: no [/b] of 12" in console.file.getvalue()
+
+
 def test_the_bar_shows_names_as_they_are() -> None:
     """To rich ``[/b]`` is the end of something that never began."""
     named = replace(MODEL, model="a[/b]\x1b[2J")
