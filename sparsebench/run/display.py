@@ -163,7 +163,7 @@ class Display:
         self.clock.ended(job, seconds)
         self.running.pop(job.id, None)
         if trouble and not job.cells:
-            self.line(f"✗ {trouble}", COLOURS["failed"])
+            self.line(f"✗ {visible(trouble)}", COLOURS["failed"])
         self.changed()
 
     def skipped(self, job: Job) -> None:

@@ -105,6 +105,15 @@ def test_a_line_above_the_bar_is_the_line_that_was_given() -> None:
     assert "load.py:100: no [/b] of 12" in console.file.getvalue()
 
 
+def test_how_a_job_without_cells_died_moves_no_cursor() -> None:
+    """What a process said last is the text of others."""
+    stream, job = io.StringIO(), Job("a", "make", (), makes=(MODEL,))
+    shown = Display(Clock(Estimate(SIZES)), stream)
+    shown.begin([], [job])
+    shown.ended(job, 1.0, "make: the job's process died; it said last: \x1b[2J")
+    assert stream.getvalue() == "✗ make: the job's process died; it said last: \\x1b[2J\n"
+
+
 def test_the_bar_shows_names_as_they_are() -> None:
     """To rich ``[/b]`` is the end of something that never began."""
     named = replace(MODEL, model="a[/b]\x1b[2J")
