@@ -108,8 +108,9 @@ def run(
     """
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True
-    ) as process:
+        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=env, start_new_session=True,
+        text=True, errors="replace",
+    ) as process:  # fmt: skip
         try:
             out, err = process.communicate(timeout=seconds)
         finally:

@@ -20,6 +20,12 @@ def test_what_a_command_says_is_kept() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "yes\n", "no\n")
 
 
+def test_a_command_may_say_what_is_no_utf_8() -> None:
+    """A compiler does, of a path or in the words of another locale."""
+    done = children.run([sys.executable, "-c", r"import os; os.write(2, b'Datei \xfcber'); os._exit(1)"], 60)
+    assert (done.returncode, done.stderr) == (1, "Datei \ufffdber")
+
+
 def test_a_fork_that_cannot_print_ends_all_the_same(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom sparsebench.children import apart\n"

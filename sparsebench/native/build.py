@@ -52,10 +52,10 @@ def library(name: str, *more: str) -> ctypes.CDLL | Missing:
 
 
 def _compiled(source: Path, compiler: str, flags: tuple[str, ...], cache: Cache) -> Path | Missing:
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    asked = subprocess.run([compiler, "--version"], capture_output=True, text=True, errors="replace", check=False)
     parts = sorted(source.with_suffix("").glob("*.h"))
     texts = [part.read_text() for part in (source, *parts)]
-    known = (texts, compiler, version, flags, platform.machine(), platform.libc_ver())
+    known = (texts, compiler, asked.stdout, flags, platform.machine(), platform.libc_ver())
     key = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
     target = cache.root / "native" / f"{source.stem}-{key}.so"
     if target.is_file():

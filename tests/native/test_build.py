@@ -72,6 +72,14 @@ def test_a_source_that_does_not_compile_is_explained(source: Path, tmp_path: Pat
     assert not list((tmp_path / "cache" / "native").iterdir())
 
 
+def test_a_compiler_may_speak_another_encoding(source: Path, tmp_path: Path) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\nprintf 'Datei \\374ber: error'; printf 'Datei \\374ber: error' >&2; exit 1\n")
+    compiler.chmod(0o755)
+    made = build._compiled(source, str(compiler), build.FLAGS, Cache(tmp_path / "cache"))
+    assert isinstance(made, Missing) and "Datei \ufffdber: error" in made.reason
+
+
 def test_without_a_compiler_the_reason_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.shutil, "which", lambda *_, **__: None)
     build.library.cache_clear()
