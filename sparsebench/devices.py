@@ -29,6 +29,8 @@ _QUERY = ["nvidia-smi", "--query-gpu=uuid,name,memory.free", "--format=csv,nohea
 _NVIDIA_LINE = re.compile(r"([^,]*?)\s*,\s*(.*?)\s*,\s*([^,]*)")
 """What that query prints of a GPU: its uuid, its name, which may hold commas, and its free MiB."""
 _AMD = ["rocm-smi", "--showproductname", "--csv"]
+_AMD_LINE = re.compile(r"card\d+,\s*(.*)")
+"""What that prints of a GPU, besides a line of column names, and warnings such as that a GPU is in a low-power state."""
 _SECONDS = 120
 """How long torch and the driver's tool may take: where no program keeps the driver awake, the tool first starts every GPU,
 which takes some seconds each."""
@@ -82,10 +84,8 @@ def _listed() -> tuple[Gpu, ...]:
             gpus.append(Gpu(len(gpus), name, uuid, int(mebibytes) * 2**20 if mebibytes.isdigit() else None))
     if gpus:
         return tuple(gpus)
-    # AMD's tool prints a line of column names first, and the card's number before its name.
-    lines = [line.strip() for line in _driver_answer(_AMD).splitlines()]
-    names = [re.sub(r"^card\d+,\s*", "", line) for line in lines if line and not line.lower().startswith("device,")]
-    return tuple(Gpu(number, name) for number, name in enumerate(names))
+    cards = [_AMD_LINE.fullmatch(line.strip()) for line in _driver_answer(_AMD).splitlines()]
+    return tuple(Gpu(number, card[1]) for number, card in enumerate(filter(None, cards)))
 
 
 def _driver_answer(command: list[str]) -> str:

@@ -60,6 +60,17 @@ def test_visible_is_what_cuda_makes_of_its_variable(
     assert [one.uuid for one in devices.visible()] == seen
 
 
+def test_of_amds_tool_only_the_lines_of_cards_are_gpus(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It warns on stdout of cards that sleep."""
+    driver.tool.with_name("rocm-smi").write_text(
+        "#!/bin/sh\ncat <<'END'\n\n\nWARNING: AMD GPU device(s) is/are in a low-power state. Check power "
+        "control/runtime_status\n\ndevice,Card Series,Card Model\ncard1,Radeon RX 7800 XT,0x747e\nEND\n"
+    )
+    driver.tool.with_name("rocm-smi").chmod(0o755)
+    driver.tool.unlink(missing_ok=True)
+    assert devices.visible() == (devices.Gpu(0, "Radeon RX 7800 XT,0x747e"),)
+
+
 def test_free_memory_is_that_of_the_gpus_that_are_meant(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     driver.lists([("GPU-a0", H100, "80000"), ("GPU-b1", H100, "100")])
     assert devices.free_memory("cuda") == 100 * 2**20
