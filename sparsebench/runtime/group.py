@@ -45,7 +45,7 @@ class RankGroup:
     def __init__(self, job: Mapping[str, Any], setting: Setting, entry: Sequence[str] = ENTRY) -> None:
         self.setting = setting
         # Each fork's group has its own port: its ranks do not end all at once, and the next group would meet them.
-        ports = [free_port() for _ in job.get("processes", [0])]
+        ports = free_ports(len(job.get("processes", [0])))
         spec = {"job": job, "setting": asdict(setting), "ports": ports}
         others = range(1, len(setting.nodes))
         self.here = NodeRanks(spec, setting, entry=entry)
@@ -203,8 +203,10 @@ def add_up(setting: Setting) -> list[Event]:
         return [message for message in group.messages() if message["kind"] == "result"]
 
 
-def free_port() -> str:
-    """Return a free TCP port of this machine."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return str(probe.getsockname()[1])
+def free_ports(count: int) -> list[str]:
+    """Return ``count`` free TCP ports of this machine, all different: none is given back before the last is taken."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return [str(probe.getsockname()[1]) for probe in probes]

@@ -14,7 +14,7 @@ import pytest
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.runtime import Setting, Workload, all_reduce, launch, watch
 from sparsebench.runtime import group as groups
-from sparsebench.runtime.group import RankGroup
+from sparsebench.runtime.group import RankGroup, free_ports
 from sparsebench.sources import Cache
 
 FAKE = str(Path(__file__).with_name("fake_rank.py"))
@@ -49,6 +49,11 @@ def test_ranks_get_the_environment_that_deepspeed_needs() -> None:
         assert variables["WORLD_SIZE"] == variables["LOCAL_SIZE"] == "2"
         assert variables["OMP_NUM_THREADS"] == "1"
     assert seen[0]["MASTER_PORT"] == seen[1]["MASTER_PORT"]
+
+
+def test_no_two_forks_meet_at_one_port() -> None:
+    """Of 500 ports that are given back one by one, the system hands a dozen out again."""
+    assert len(set(free_ports(500))) == 500
 
 
 def test_a_rank_waits_until_its_message_was_taken() -> None:
