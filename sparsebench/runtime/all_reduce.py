@@ -63,7 +63,13 @@ def compile_once(cache: Cache) -> str | None:
     """
     if missing := [f"no {what} ({fix})" for what, there, fix in requirements() if not there]:
         return "; ".join(missing)
-    folder = extensions_dir(cache)
+    try:
+        return _compile(extensions_dir(cache), cache)
+    except OSError as error:  # such as a cache that cannot be written
+        return f"{ALL_REDUCE} is not compiled into the cache ({error})"
+
+
+def _compile(folder: Path, cache: Cache) -> str | None:
     folder.mkdir(parents=True, exist_ok=True)
     outcome = folder / "outcome.txt"  # empty, or why it does not compile
     remove_stale_locks(folder)

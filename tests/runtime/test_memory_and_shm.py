@@ -150,6 +150,13 @@ def test_it_is_compiled_once_and_a_dead_compilations_lock_is_removed(monkeypatch
     assert calls == [str(all_reduce.extensions_dir(cache))]
 
 
+def test_a_cache_that_cannot_be_written_is_a_reason_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranks then use plain gloo."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(all_reduce, "requirements", tuple)
+    assert str(tmp_path / "file") in (all_reduce.compile_once(Cache(tmp_path / "file")) or "")
+
+
 def test_a_failed_compilation_is_remembered_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(all_reduce, "requirements", tuple)
     failed = subprocess.CompletedProcess([], 1, "", "building\nerror: unknown flag")
