@@ -284,8 +284,9 @@ def measure_memory(folder: Path, family: Family, setting: Setting) -> MemoryResu
     _check_fits(folder, setting)
     threads = threads_per_rank(setting)
     before = observe(threads)
-    messages = list(_results(RankJob("memory", family, (str(folder.absolute()),)), setting))
-    rows = sorted((RankMemory(**row) for message in messages for row in message["rows"]), key=lambda row: row.rank)
+    job = RankJob("memory", family, (str(folder.absolute()),))
+    messages = sorted(_results(job, setting), key=lambda message: message["rank"])  # the first tells of the GPUs
+    rows = [RankMemory(**row) for message in messages for row in message["rows"]]
     sums: Counter[str] = Counter()
     for row in rows:
         sums[row.phase] += row.peak_bytes

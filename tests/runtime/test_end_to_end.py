@@ -195,6 +195,23 @@ def test_a_dense_model_that_does_not_fit_is_refused_beside_a_small_variant(
         collected(tiny_bert, [("variant", small)], "encoder", setting(1, "sparse"))
 
 
+def test_what_the_first_rank_says_counts_whichever_is_heard_first(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first rank tells of the GPUs' state."""
+    row = {"phase": "forward", "peak_rss_bytes": 2, "peak_bytes": 1, "anon_bytes": 1, "pss_bytes": 1,
+           "tensor_bytes": 1, "baseline_bytes": 1}  # fmt: skip
+    facts = {"kernel": "k", "threads": 1, "device": "cuda", "dtype": "float32", "parity": None, "source": "s"}
+    said = [
+        {"rank": rank, "rows": [row | {"rank": rank}], "notes": ["GPU 0: slowed down"] * (rank == 0), **facts}
+        for rank in (1, 0)
+    ]
+    monkeypatch.setattr(measure, "_results", lambda *_: iter(said))
+    result = measure_memory(tiny_bert, "encoder", setting(2))
+    assert result.notes == ("GPU 0: slowed down",)
+    assert [memory.rank for memory in result.per_rank] == [0, 1]
+
+
 def test_a_model_over_a_gpus_memory_is_refused_with_the_engine_that_offloads(
     tiny_bert: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
