@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import children, devices, environment
-from sparsebench.errors import MeasureError, ParityError, SparsebenchError, UnsupportedError
+from sparsebench.errors import MeasureError, ParityError, SparsebenchError
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import output_family
@@ -58,16 +58,16 @@ def measure_latency(
     blocks of steps between them. Where an interval is still wide, half as many processes are added. A variant that is
     the dense folder itself is measured against a second copy (an A/A run: the noise floor). Where two models do not fit
     into memory, each is measured alone and ``baseline`` says ``unpaired``.
-    Raises UnsupportedError where the engine cannot run the dense model in this setting, MeasureError where a number
-    cannot be believed.
+    Raises UnsupportedError where the engine cannot run the dense model in this setting, MeasureError where that does not
+    fit or a number cannot be believed.
     """
     family = _timed_as(dense, family)
-    check_folder(dense, family, setting)
+    _check_runs(dense, family, setting)
     supported: dict[str, Path] = {}
     for key, folder in variants:
         try:
-            check_folder(folder, family, setting)
-        except UnsupportedError as error:
+            _check_runs(folder, family, setting)
+        except SparsebenchError as error:
             emit(key, error)
         else:
             supported[key] = folder
@@ -79,8 +79,6 @@ def measure_latency(
     alone: list[Message] = []
     beside: Path | None = dense
     if not _pair_fits(dense, largest, setting):
-        for folder in (dense, largest):
-            _check_fits(folder, setting)
         beside = None
         baseline = _Timing({"dense": dense}, None, family, setting, emit, baseline=True)
         baseline.run(["dense"], range(setting.processes))
@@ -280,8 +278,7 @@ def measure_memory(folder: Path, family: Family, setting: Setting) -> MemoryResu
     MeasureError where it does not fit or a number cannot be believed.
     """
     family = _timed_as(folder, family)
-    check_folder(folder, family, setting)
-    _check_fits(folder, setting)
+    _check_runs(folder, family, setting)
     threads = threads_per_rank(setting)
     before = observe(threads)
     job = RankJob("memory", family, (str(folder.absolute()),))
@@ -310,6 +307,12 @@ def _facts(message: Message, setting: Setting) -> dict[str, Any]:
         "parity": Parity(**message["parity"]) if message["parity"] else None,
         "notes": tuple(message["notes"]),
     }
+
+
+def _check_runs(folder: Path, family: Family, setting: Setting) -> None:
+    """Raise UnsupportedError or MeasureError where a model's files show that it cannot run, or does not fit."""
+    check_folder(folder, family, setting)
+    _check_fits(folder, setting)
 
 
 def _pair_fits(dense: Path, variant: Path, setting: Setting) -> bool:

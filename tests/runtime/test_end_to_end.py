@@ -195,6 +195,26 @@ def test_a_dense_model_that_does_not_fit_is_refused_beside_a_small_variant(
         collected(tiny_bert, [("variant", small)], "encoder", setting(1, "sparse"))
 
 
+def test_a_variant_that_does_not_fit_fails_alone(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = shutil.copytree(tiny_bert, tmp_path / "large")
+    timed: list[str] = []
+
+    def group(job: Mapping[str, Any], setting: Setting) -> Any:
+        timed.extend(job["variants"])
+        raise MeasureError("seen")
+
+    monkeypatch.setattr(measure, "RankGroup", group)
+    monkeypatch.setattr(measure, "model_bytes", lambda folder, _: 2**40 if folder == large else 2**20)
+    monkeypatch.setattr(measure, "footprint", lambda folder, _: 2**40 if folder == large else 2**20)
+    outcomes: dict[str, Any] = {}
+    variants = [("large", large), ("small", tiny_bert)]
+    measure_latency(tiny_bert, variants, "encoder", setting(1), outcomes.__setitem__)
+    assert "large needs about 1024" in outcomes["large"].message
+    assert timed == [str(tiny_bert)] and outcomes["small"].message == "seen"
+
+
 def test_what_the_first_rank_says_counts_whichever_is_heard_first(
     tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
