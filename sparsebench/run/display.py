@@ -50,7 +50,8 @@ class Clock:
             self.uncorrected[pace_of(job)] += self._share(job)
 
     def started(self, job: Job) -> None:
-        """Note that a job has begun."""
+        """Note that a job has begun, perhaps with fewer cells than when it was added."""
+        self.begin([job])
         self.starts[job.id] = time.monotonic()
 
     def progressed(self, job: Job, share: float) -> None:
@@ -58,9 +59,10 @@ class Clock:
         began, before = self.shares.get(job.id, (self.starts.get(job.id, time.monotonic()), 0.0))
         self.shares[job.id] = (began if share >= before else time.monotonic(), share)
 
-    def ended(self, job: Job, seconds: float) -> None:
-        """Note that a job took ``seconds``."""
-        self.estimate.learn(self.jobs.get(job.id, job), seconds)
+    def ended(self, job: Job, seconds: float | None) -> None:
+        """Note that a job took ``seconds``; None where it ended without having done its work."""
+        if seconds is not None:
+            self.estimate.learn(job, seconds)
         self.skipped(job)
 
     def skipped(self, job: Job) -> None:
@@ -158,8 +160,8 @@ class Display:
         name = visible(f"{cell.variant.label} · {cell.label}")
         self.line(f"{MARKS[status]} {self._position()} {name}{ending}", COLOURS[status])
 
-    def ended(self, job: Job, seconds: float, trouble: str | None) -> None:
-        """Note that a job's process has ended; show its ``trouble`` if it has no cells that could."""
+    def ended(self, job: Job, seconds: float | None, trouble: str | None) -> None:
+        """Note that a job's process has ended, as ``Clock.ended``; show its ``trouble`` if it has no cells that could."""
         self.clock.ended(job, seconds)
         self.running.pop(job.id, None)
         if trouble and not job.cells:

@@ -294,7 +294,8 @@ class Runner:
         absent = [variant.id for variant in child.job.makes if not self.workspace.present(variant)]
         self.unavailable = dict.fromkeys(absent, summary) | self.unavailable
         self.waiting.end(child.job)
-        self.display.ended(child.job, time.monotonic() - child.started, summary if absent else None)
+        seconds = None if reason else time.monotonic() - child.started
+        self.display.ended(child.job, seconds, summary if absent else None)
         self._ingest_if_due()
         self._release(variants(child.job))
 
@@ -313,7 +314,7 @@ class Runner:
         makes = tuple(filter(unmade, job.makes))
         if self.machines_lost[job.id] > MAX_RESTARTS or not (cells or makes):
             return False
-        self.display.ended(job, time.monotonic() - child.started, None)
+        self.display.ended(job, None, None)
         self.display.line(f"! {visible(job.label)}: {visible(child.task.lost)}: started again", "yellow")
         remaining = replace(job, cells=cells, makes=makes)
         self.display.clock.begin([remaining])
@@ -325,7 +326,7 @@ class Runner:
         remade_before = [self.remade[name] for name in child.damaged if name in self.remade]
         if any(child.started > remade.since for remade in remade_before):
             return False
-        self.display.ended(child.job, time.monotonic() - child.started, None)
+        self.display.ended(child.job, None, None)
         damaged = {name: self.plan.variants[name] for name in child.damaged if name not in self.remade}
         contents = {name: self.workspace.content(variant) for name, variant in damaged.items()}
         for name, variant in damaged.items():

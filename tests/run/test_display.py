@@ -44,6 +44,19 @@ def test_it_begins_with_what_the_plan_learned() -> None:
     assert estimate.seconds(jobs[0]) > 100 * job_seconds(jobs[0], SIZES)
 
 
+def test_a_job_that_begins_with_fewer_cells_takes_as_long_as_these() -> None:
+    """The others were skipped, since what they need could not be made."""
+    whole = scored("a")
+    whole = replace(whole, cells=(*whole.cells, Cell("b", "benchmarks", MODEL, {"task": "piqa"})))
+    clock, rest = Clock(Estimate(SIZES)), replace(whole, cells=whole.cells[:1])
+    clock.begin([whole])
+    clock.started(rest)
+    seconds = job_seconds(rest, SIZES)
+    assert clock.left() == pytest.approx(seconds, abs=1.0) and seconds < 0.6 * job_seconds(whole, SIZES)
+    clock.ended(rest, seconds)
+    assert clock.estimate.seconds(whole) == pytest.approx(job_seconds(whole, SIZES))
+
+
 def test_a_running_job_is_worked_off_and_never_below_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sparsebench.plan.cells import Variant
+from sparsebench.plan.estimate import Estimate
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
 from sparsebench.run.display import Display
@@ -88,3 +89,20 @@ def test_an_answer_is_shown_once_before_the_timing(settings: RunSettings, monkey
     assert all(before.count(kind) == begun.count(kind) for kind in untimed)
     assert [text for text in shown if "3 rows" in text] == ["m: 3 rows"]
     assert [text for text in shown if "busy" in text] == ["! busy"] and len(begun) > 1
+
+
+def test_jobs_that_fail_at_once_say_nothing_of_how_long_others_take(
+    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[str] = []
+    monkeypatch.setattr(Estimate, "learn", lambda _, job, seconds: learned.append(job.kind))
+
+    def work(spec: JobSpec, *more: object) -> Iterator[dict[str, Any]]:
+        if spec.job.kind != "benchmarks":
+            yield from done(spec, *more)
+            return
+        yield {"event": "broken", "reason": "memory ran out"}
+        yield {"event": "ended", "code": 1, "log": ""}
+
+    counts, _, _ = run(planned(), settings, monkeypatch, work)
+    assert counts["failed"] and "assess" in learned and "benchmarks" not in learned
