@@ -21,11 +21,11 @@ from typing import NoReturn
 
 DEATH_SIGNAL, SUBREAPER = 1, 36
 """PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)."""
-GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+GPU_DEVICE_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """The device files of NVIDIA's and AMD's drivers, and of the Windows Subsystem for Linux."""
 
 
-def imports() -> dict[str, str]:
+def import_variables() -> dict[str, str]:
     """Return environment variables with which another Python imports this very package, none from the current folder.
 
     ``python -m`` would look there first, and take a user's own datasets.py or another checkout for ours.
@@ -38,7 +38,7 @@ def imports() -> dict[str, str]:
 
 def may_fork() -> bool:
     """Whether a process that imported torch may fork: without a GPU, whose driver does not survive it."""
-    return not any(Path(device).exists() for device in GPUS)
+    return not any(Path(device).exists() for device in GPU_DEVICE_FILES)
 
 
 def leave(code: int) -> NoReturn:
@@ -50,7 +50,7 @@ def leave(code: int) -> NoReturn:
         os._exit(code)
 
 
-def apart(action: Callable[[], int], on_fork: Callable[[int], object]) -> int:
+def call_in_fork(action: Callable[[], int], on_fork: Callable[[int], object]) -> int:
     """Call ``action`` in a fork of this process, wait for it, and return its exit code. ``on_fork`` is given its id.
 
     If a signal ends the fork, the same signal ends this process.
@@ -79,13 +79,13 @@ def apart(action: Callable[[], int], on_fork: Callable[[int], object]) -> int:
 
 def signal_name(number: int) -> str:
     """Return the name of a signal, such as ``SIGKILL``. Python names only two of the real-time signals."""
-    names = {member.value: member.name for member in signal.Signals}
-    return names.get(number, f"SIGRTMIN{number - signal.SIGRTMIN:+d}")
+    names_by_number = {member.value: member.name for member in signal.Signals}
+    return names_by_number.get(number, f"SIGRTMIN{number - signal.SIGRTMIN:+d}")
 
 
-def command(module: str, *words: object) -> list[str]:
-    """Return the command that runs a module of ours with ``words`` in a child of this process, which ends with it."""
-    return [sys.executable, "-m", __name__, str(os.getpid()), module, *map(str, words)]
+def module_command(module: str, *arguments: object) -> list[str]:
+    """Return the command that runs a module of ours with ``arguments`` in a child of this process, which ends with it."""
+    return [sys.executable, "-m", __name__, str(os.getpid()), module, *map(str, arguments)]
 
 
 def die_with_parent(parent: int) -> None:
@@ -99,7 +99,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def run(
-    command: Sequence[str], seconds: float, env: Mapping[str, str] | None = None
+    command: Sequence[str], seconds: float, variables: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that starts others, such as a compiler, and return what it prints.
 
@@ -108,7 +108,7 @@ def run(
     """
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=env, start_new_session=True,
+        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=variables, start_new_session=True,
         text=True, errors="replace",
     ) as process:  # fmt: skip
         try:

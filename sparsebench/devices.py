@@ -19,19 +19,19 @@ from pathlib import Path
 from sparsebench import children
 from sparsebench.errors import UserError
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-ORDER = "CUDA_DEVICE_ORDER"
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+DEVICE_ORDER = "CUDA_DEVICE_ORDER"
 # CUDA would count the fastest GPU first, the driver's tool does not.
-os.environ.setdefault(ORDER, "PCI_BUS_ID")
+os.environ.setdefault(DEVICE_ORDER, "PCI_BUS_ID")
 PATTERN = r"auto|cpu|cuda(:\d{1,3})?"
 """The names that a device may have."""
-_QUERY = ["nvidia-smi", "--query-gpu=uuid,name,memory.free", "--format=csv,noheader,nounits"]
+_NVIDIA = ["nvidia-smi", "--query-gpu=uuid,name,memory.free", "--format=csv,noheader,nounits"]
 _NVIDIA_LINE = re.compile(r"([^,]*?)\s*,\s*(.*?)\s*,\s*([^,]*)")
 """What that query prints of a GPU: its uuid, its name, which may hold commas, and its free MiB."""
 _AMD = ["rocm-smi", "--showproductname", "--csv"]
 _AMD_LINE = re.compile(r"card\d+,\s*(.*)")
 """What that prints of a GPU, besides a line of column names, and warnings such as that a GPU is in a low-power state."""
-_SECONDS = 120
+_TIMEOUT_SECONDS = 120
 """How long torch and the driver's tool may take: where no program keeps the driver awake, the tool first starts every GPU,
 which takes some seconds each."""
 
@@ -51,34 +51,34 @@ class Gpu:
         return self.uuid or str(self.number)
 
 
-def visible() -> tuple[Gpu, ...]:
-    """Return the GPUs that a program started now can see, in CUDA's order (``ORDER``), with the memory free on each."""
-    selection = os.environ.get(VISIBLE)
+def visible_gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that a program started now can see, in CUDA's order (``DEVICE_ORDER``)."""
+    selection = os.environ.get(VISIBLE_DEVICES)
     if selection is not None and not selection.strip():
         return ()
-    listed = _listed()
+    listed = _gpus_listed()
     if selection is None:
         return listed
-    seen: list[Gpu] = []
-    for selector in (gpu.strip() for gpu in selection.split(",")):
+    gpus: list[Gpu] = []
+    for word in (gpu.strip() for gpu in selection.split(",")):
         # A MIG slice is not listed among whole GPUs. Like CUDA, take nothing behind a word that names no GPU.
-        gpu = Gpu(len(seen), "MIG", selector) if selector.startswith("MIG-") else _named(selector, listed)
+        gpu = Gpu(len(gpus), "MIG", word) if word.startswith("MIG-") else _selected(word, listed)
         if gpu is None:
             break
-        seen.append(gpu)
-    return tuple(seen)
+        gpus.append(gpu)
+    return tuple(gpus)
 
 
-def _named(selector: str, listed: tuple[Gpu, ...]) -> Gpu | None:
+def _selected(selector: str, listed: tuple[Gpu, ...]) -> Gpu | None:
     if selector.isdigit():
         return next((gpu for gpu in listed if gpu.number == int(selector)), None)
     return next((gpu for gpu in listed if selector.startswith("GPU-") and gpu.uuid.startswith(selector)), None)
 
 
-def _listed() -> tuple[Gpu, ...]:
+def _gpus_listed() -> tuple[Gpu, ...]:
     """Return all GPUs that NVIDIA's tool lists, else those that AMD's lists."""
     gpus: list[Gpu] = []
-    for line in _driver_answer(_QUERY).splitlines():
+    for line in _driver_answer(_NVIDIA).splitlines():
         if match := _NVIDIA_LINE.fullmatch(line.strip()):
             uuid, name, mebibytes = match.groups()
             gpus.append(Gpu(len(gpus), name, uuid, int(mebibytes) * 2**20 if mebibytes.isdigit() else None))
@@ -91,16 +91,16 @@ def _listed() -> tuple[Gpu, ...]:
 def _driver_answer(command: list[str]) -> str:
     """Return what a tool prints; an empty text where it is not installed, fails or does not end."""
     try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return "" if finished.returncode else finished.stdout
 
 
 @cache
-def names() -> tuple[str, ...]:
+def gpu_names() -> tuple[str, ...]:
     """Return the names of the visible GPUs; asked once, since every record contains them."""
-    return tuple(gpu.name for gpu in visible())
+    return tuple(gpu.name for gpu in visible_gpus())
 
 
 def is_gpu(device: str) -> bool:
@@ -108,15 +108,15 @@ def is_gpu(device: str) -> bool:
     return device.startswith("cuda")
 
 
-def hardware(device: str) -> str:
+def hardware_name(device: str) -> str:
     """Return the name of a resolved device: ``cpu``, or the names of its GPUs, once each."""
     if not is_gpu(device):
         return "cpu"
-    gpus = names()
-    return ", ".join(dict.fromkeys(gpus[_index(device)] if ":" in device else gpus)) or device
+    all_names = gpu_names()
+    return ", ".join(dict.fromkeys(all_names[_slice_of(device)] if ":" in device else all_names)) or device
 
 
-def _index(device: str) -> slice:
+def _slice_of(device: str) -> slice:
     number = int(device.partition(":")[2])
     return slice(number, number + 1)
 
@@ -140,53 +140,54 @@ def cuda_version() -> str:
     return f"rocm {hip[1]}" if hip else ""
 
 
-def resolve(name: str = "auto") -> str:
+def resolve(device: str = "auto") -> str:
     """Return ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is the GPUs where the driver lists any, else the CPU.
 
     Raises UserError for a device that is not here, where the driver lists GPUs that torch does not see, and where a
     driver is here whose tool lists none. Else all would run on the CPU, for days, though nobody asked for that.
     """
-    if not re.fullmatch(PATTERN, name):
-        raise UserError(f"device: there is no {name!r}", "auto, cpu, cuda, or cuda:N for the GPU of that number")
-    if name == "cpu":
+    if not re.fullmatch(PATTERN, device):
+        raise UserError(f"device: there is no {device!r}", "auto, cpu, cuda, or cuda:N for the GPU of that number")
+    if device == "cpu":
         return "cpu"
-    gpus = visible()
+    gpus = visible_gpus()
     if not gpus:
-        if name == "auto" and not _is_silent():
+        if device == "auto" and not _driver_is_silent():
             return "cpu"
-        hidden = f"{VISIBLE} hides them" if VISIBLE in os.environ else "nvidia-smi lists none"
-        way_out = f"see what nvidia-smi and {VISIBLE} say; or say `device: cpu`"
-        raise UserError(f"device: {name}: there is no GPU that may be used ({hidden})", way_out)
-    number = int(name.partition(":")[2] or 0)
+        hidden = f"{VISIBLE_DEVICES} hides them" if VISIBLE_DEVICES in os.environ else "nvidia-smi lists none"
+        way_out = f"see what nvidia-smi and {VISIBLE_DEVICES} say; or say `device: cpu`"
+        raise UserError(f"device: {device}: there is no GPU that may be used ({hidden})", way_out)
+    number = int(device.partition(":")[2] or 0)
     if number >= len(gpus):
         raise UserError(
-            f"device: {name}: {len(gpus)} GPU{'s are' if len(gpus) > 1 else ' is'} visible, counted from 0",
+            f"device: {device}: {len(gpus)} GPU{'s are' if len(gpus) > 1 else ' is'} visible, counted from 0",
             f"cuda:0{f' to cuda:{len(gpus) - 1}' if len(gpus) > 1 else ''}, or cuda for all",
         )
     if problem := visibility_problem(len(gpus)):
         raise UserError(
-            f"device: {name}: the driver lists {len(gpus)} GPU{'s' * (len(gpus) > 1)} ({gpus[0].name}), and {problem}",
+            f"device: {device}: the driver lists {len(gpus)} GPU{'s' * (len(gpus) > 1)} ({gpus[0].name}), and {problem}",
             "install a torch that was built for this driver (https://pytorch.org/get-started), or say `device: cpu`",
         )
-    return "cuda" if name == "auto" else name
+    return "cuda" if device == "auto" else device
 
 
-def _is_silent() -> bool:
+def _driver_is_silent() -> bool:
     """Whether NVIDIA's driver is here, and CUDA_VISIBLE_DEVICES does not hide its GPUs."""
-    return Path(children.GPUS[0]).exists() and bool(re.match(r"\d|GPU-|MIG-", os.environ.get(VISIBLE, "0").strip()))
+    selection = os.environ.get(VISIBLE_DEVICES, "0").strip()
+    return Path(children.GPU_DEVICE_FILES[0]).exists() and bool(re.match(r"\d|GPU-|MIG-", selection))
 
 
-def visibility_problem(count: int) -> str | None:
-    """Say why torch does not see the ``count`` GPUs that the driver lists; None where it sees them."""
+def visibility_problem(listed_count: int) -> str | None:
+    """Say why torch does not see the ``listed_count`` GPUs that the driver lists; None where it sees them."""
     if find_spec("torch") is None:
         return "torch is not installed"
     if not cuda_version():
         return "the installed torch was built for a CPU only"
-    state, seen, last_line = _seen_by_torch(os.environ.get(VISIBLE))
-    if not state:
+    answered, seen_count, last_line = _seen_by_torch(os.environ.get(VISIBLE_DEVICES))
+    if not answered:
         return f"torch could not be asked: {last_line}"
-    if seen < count:
-        return f"torch sees {seen or 'none'} (torch built for {cuda_version()}{f'; {last_line}' if last_line else ''})"
+    if seen_count < listed_count:
+        return f"torch sees {seen_count or 'none'} (torch built for {cuda_version()}{f'; {last_line}' if last_line else ''})"
     return None
 
 
@@ -196,8 +197,8 @@ def _seen_by_torch(visible_devices: str | None) -> tuple[bool, int, str]:
     code = "import torch; print('seen', torch.cuda.device_count() if torch.cuda.is_available() else 0)"
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=_SECONDS, check=False,
-            env={**os.environ, **children.imports()},
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False,
+            env={**os.environ, **children.import_variables()},
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return False, 0, str(error)
@@ -206,11 +207,11 @@ def _seen_by_torch(visible_devices: str | None) -> tuple[bool, int, str]:
     return bool(match), int(match[1]) if match else 0, last_line
 
 
-def chosen(device: str) -> tuple[Gpu, ...]:
+def selected_gpus(device: str) -> tuple[Gpu, ...]:
     """Return the GPUs that a resolved device means: all that are visible, one of them, or none."""
     if not is_gpu(device):
         return ()
-    return visible()[_index(device)] if ":" in device else visible()
+    return visible_gpus()[_slice_of(device)] if ":" in device else visible_gpus()
 
 
 def free_memory(device: str, ranks: int | None = None) -> int | None:
@@ -218,14 +219,14 @@ def free_memory(device: str, ranks: int | None = None) -> int | None:
 
     None where there is no GPU, or its tool does not say.
     """
-    return min((gpu.free for gpu in chosen(device)[:ranks] if gpu.free is not None), default=None)
+    return min((gpu.free for gpu in selected_gpus(device)[:ranks] if gpu.free is not None), default=None)
 
 
 def visible_to_child(device: str) -> dict[str, str]:
     """Return environment variables that leave a child only a resolved device; its name there is that of ``single_device``."""
     if not is_gpu(device):
-        return {VISIBLE: ""}
-    return {VISIBLE: chosen(device)[0].handle} if ":" in device else {}
+        return {VISIBLE_DEVICES: ""}
+    return {VISIBLE_DEVICES: selected_gpus(device)[0].handle} if ":" in device else {}
 
 
 def single_device(device: str) -> str:

@@ -44,7 +44,7 @@ def nvml() -> Iterator[Any]:
         raise Unavailable(f"NVML says: {error}") from error
 
 
-def gpu(library: Any, index: int) -> Any:
+def gpu_handle(library: Any, index: int) -> Any:
     """Return NVML's handle of the GPU that torch counts as ``index``."""
     import torch
 
@@ -55,8 +55,8 @@ class EnergyMeter:
     """Counters of joules, or none: ``source`` says which, or why not.
 
     ``read`` returns the counters' values, in ``unit`` joules. A counter starts again at 0 after its limit, and at most
-    once between readings, since that takes a minute or more. ``window`` is the shortest measurement that is meaningful,
-    in seconds. Counters that cannot be read any more are dropped: what is being measured goes on without them.
+    once between readings, since that takes a minute or more. ``window_seconds`` is the shortest measurement that is
+    meaningful. Counters that cannot be read any more are dropped: what is being measured goes on without them.
     """
 
     def __init__(
@@ -65,21 +65,21 @@ class EnergyMeter:
         read: Callable[[], list[int]] | None = None,
         unit: float = 1.0,
         limits: Sequence[int] = (),
-        window: float = 0.0,
+        window_seconds: float = 0.0,
     ) -> None:
-        self.source, self.window = source, window
+        self.source, self.window_seconds = source, window_seconds
         self._read, self._unit, self._limits = read, unit, limits
         self._last = read() if read else []
         self._lock, self._total = threading.Lock(), 0.0
 
     @property
-    def counts(self) -> bool:
+    def has_counter(self) -> bool:
         """Whether there is a counter."""
         return self._read is not None
 
     def source_of(self, joules: float | None) -> str:
         """Return where the ``joules`` of a training come from, or why there are none although there is a counter."""
-        return _UNCOUNTED if joules is None and self.counts else self.source
+        return _UNCOUNTED if joules is None and self.has_counter else self.source
 
     def joules(self) -> float | None:
         """Return the joules since it was made or last read; None where there is no counter."""
@@ -87,16 +87,16 @@ class EnergyMeter:
             if self._read is None:
                 return None
             try:
-                values = self._read()
+                counters = self._read()
             except Unavailable as error:
-                self.source, self.window, self._read = f"none: {error}", 0.0, None
+                self.source, self.window_seconds, self._read = f"none: {error}", 0.0, None
                 return None
-            changes = [now - before for now, before in zip(values, self._last, strict=True)]
+            changes = [now - before for now, before in zip(counters, self._last, strict=True)]
             increase = sum(
                 change if change >= 0 else change + limit + 1
                 for change, limit in zip(changes, self._limits, strict=True)
             )
-            self._last = values
+            self._last = counters
             self._total += increase * self._unit
             return increase * self._unit
 
@@ -105,7 +105,7 @@ class EnergyMeter:
         return None if self.joules() is None else self._total
 
 
-def meter(device: str, ranks: int = 1) -> EnergyMeter:
+def energy_meter(device: str, ranks: int = 1) -> EnergyMeter:
     """Return the counters for what runs on ``device`` (cpu, or cuda with a GPU for each of ``ranks``)."""
     try:
         return _nvml(device, ranks) if devices.is_gpu(device) else _rapl()
@@ -117,13 +117,13 @@ def _nvml(device: str, ranks: int) -> EnergyMeter:
     """Return the GPUs' own counters: millijoules, moved every 10 ms or slower, of a mean over a longer time."""
     first = int(device.partition(":")[2] or 0)
     with nvml() as library:
-        handles = [gpu(library, index) for index in range(first, first + ranks)]
+        handles = [gpu_handle(library, index) for index in range(first, first + ranks)]
 
     def read() -> list[int]:
         with nvml() as library:
             return [library.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles]
 
-    return EnergyMeter(f"NVML, {ranks} GPU{'s' * (ranks > 1)}", read, 1e-3, [0] * ranks, window=2.0)
+    return EnergyMeter(f"NVML, {ranks} GPU{'s' * (ranks > 1)}", read, 1e-3, [0] * ranks, window_seconds=2.0)
 
 
 def _rapl() -> EnergyMeter:
@@ -132,21 +132,21 @@ def _rapl() -> EnergyMeter:
     What lies under a package is part of it, and ``psys`` holds them all.
     """
     zones = [zone for zone in sorted(POWERCAP.glob("intel-rapl:*")) if zone.name.count(":") == 1]
-    packages = {zone: name for zone in zones if (name := _text(zone / "name")).startswith("package")}
+    packages = {zone: name for zone in zones if (name := _read_text(zone / "name")).startswith("package")}
     if not packages:
         raise Unavailable(f"no RAPL counters in {POWERCAP}")
 
-    def numbers(file: str) -> list[int]:
+    def read_zones(file: str) -> list[int]:
         try:
-            return [int(_text(zone / file)) for zone in packages]
+            return [int(_read_text(zone / file)) for zone in packages]
         except ValueError as error:
             raise Unavailable(f"{POWERCAP}: {error}") from error
 
     source = f"RAPL {', '.join(packages.values())}"
-    return EnergyMeter(source, lambda: numbers("energy_uj"), 1e-6, numbers("max_energy_range_uj"))
+    return EnergyMeter(source, lambda: read_zones("energy_uj"), 1e-6, read_zones("max_energy_range_uj"))
 
 
-def _text(file: Path) -> str:
+def _read_text(file: Path) -> str:
     try:
         return file.read_text().strip()
     except PermissionError as error:
@@ -158,19 +158,19 @@ def _text(file: Path) -> str:
 @contextmanager
 def spending(device: str) -> Iterator[EnergyMeter]:
     """Count the joules of ``device`` while the block runs; a thread reads the counters every ``READING_SECONDS``."""
-    counter, stopped = meter(device), threading.Event()
+    meter, stopped = energy_meter(device), threading.Event()
 
-    def read() -> None:
+    def keep_reading() -> None:
         while not stopped.wait(READING_SECONDS):
-            counter.joules()
+            meter.joules()
 
-    if not counter.counts:
-        yield counter
+    if not meter.has_counter:
+        yield meter
         return
-    thread = threading.Thread(target=read, daemon=True)
+    thread = threading.Thread(target=keep_reading, daemon=True)
     thread.start()
     try:
-        yield counter
+        yield meter
     finally:
         stopped.set()
         thread.join()

@@ -18,7 +18,7 @@ import psutil
 
 from sparsebench import devices, processor
 
-_GROUP = Path("/sys/fs/cgroup")
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 LIBRARIES = (
     "torch", "transformers", "accelerate", "deepspeed", "lm-eval", "datasets", "duckdb", "safetensors", "numpy",
@@ -58,7 +58,7 @@ def cores() -> int:
     """Return how many cores this process may use: in a container they are fewer than the machine has."""
     allowed = len(os.sched_getaffinity(0))
     try:
-        quota, period = (_GROUP / "cpu.max").read_text().split()
+        quota, period = (_CONTROL_GROUP / "cpu.max").read_text().split()
         return min(allowed, max(1, int(quota) // int(period)))
     except (OSError, ValueError, ZeroDivisionError):  # no control group, or no limit: `max`
         return allowed
@@ -74,11 +74,11 @@ def memory() -> tuple[int, int]:
     state = psutil.virtual_memory()
     total, available = int(state.total), int(state.available)
     try:
-        limit = int((_GROUP / "memory.max").read_text())
-        used = int((_GROUP / "memory.current").read_text())
+        limit = int((_CONTROL_GROUP / "memory.max").read_text())
+        used = int((_CONTROL_GROUP / "memory.current").read_text())
     except (OSError, ValueError):
         return total, available
-    return min(total, limit), min(available, max(0, limit - used + _reclaimable(_GROUP)))
+    return min(total, limit), min(available, max(0, limit - used + _reclaimable_bytes(_CONTROL_GROUP)))
 
 
 def peak_rss() -> int:
@@ -92,7 +92,7 @@ def free_disk(path: Path) -> int:
     return shutil.disk_usage(next(folder for folder in (absolute, *absolute.parents) if folder.exists())).free
 
 
-def _reclaimable(group: Path) -> int:
+def _reclaimable_bytes(group: Path) -> int:
     """Return the bytes of idle cached files in a control group: they count as used, but the kernel takes them back."""
     return int(processor.kernel_value(group / "memory.stat", "inactive_file") or 0)
 
@@ -109,7 +109,7 @@ def hardware_class(device: str = "cpu") -> str:
     cpu = f"{processor.cpu_model()} ({', '.join(details)})" if details else processor.cpu_model()
     words = [f"{cpu} ×{cores()}", f"{memory()[0] // 2**30} GiB"]
     if devices.is_gpu(device):
-        words.append(devices.hardware(device))
+        words.append(devices.hardware_name(device))
     return ", ".join(words)
 
 
@@ -121,7 +121,7 @@ def place(device: str = "cpu") -> dict[str, str]:
     """
     facts = {
         "machine": hardware_class(device),
-        "device": devices.hardware(device),
+        "device": devices.hardware_name(device),
         "cuda": devices.cuda_version() if devices.is_gpu(device) else "",
     }
     return {"id": hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:8], **facts}
@@ -157,7 +157,7 @@ def environment_record(device: str = "cpu") -> dict[str, object]:
         "cpu": processor.cpu_model(),
         "cores": cores(),
         "memory_bytes": total,
-        "gpus": devices.names(),
+        "gpus": devices.gpu_names(),
         "python": platform.python_version(),
         "libraries": dict(versions()),
         "git_commit": commit,

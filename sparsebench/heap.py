@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt: how much may lie free at the end of the heap, and from what size a block is mapped."""
-_MMAP_USUAL, _TRIM_USUAL = 32 << 20, 64 << 20
+_USUAL_MMAP_THRESHOLD, _USUAL_TRIM_THRESHOLD = 32 << 20, 64 << 20
 """What glibc's own adjustment grows to; setting a threshold ends that adjustment for good."""
-_ALL = (1 << 31) - 1
+_UNLIMITED = (1 << 31) - 1
 
 
 @contextmanager
@@ -24,11 +24,12 @@ def kept_for_reuse() -> Iterator[None]:
     if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
         yield
         return
-    libc.mallopt(_MMAP_THRESHOLD, _ALL) or libc.mallopt(_MMAP_THRESHOLD, _MMAP_USUAL)  # older versions allow no more
-    libc.mallopt(_TRIM_THRESHOLD, _ALL)
+    if not libc.mallopt(_MMAP_THRESHOLD, _UNLIMITED):  # older versions allow no more than this
+        libc.mallopt(_MMAP_THRESHOLD, _USUAL_MMAP_THRESHOLD)
+    libc.mallopt(_TRIM_THRESHOLD, _UNLIMITED)
     try:
         yield
     finally:
-        libc.mallopt(_MMAP_THRESHOLD, _MMAP_USUAL)
-        libc.mallopt(_TRIM_THRESHOLD, _TRIM_USUAL)
+        libc.mallopt(_MMAP_THRESHOLD, _USUAL_MMAP_THRESHOLD)
+        libc.mallopt(_TRIM_THRESHOLD, _USUAL_TRIM_THRESHOLD)
         libc.malloc_trim(0)

@@ -65,15 +65,15 @@ def instructions() -> str:
 
 
 @cache
-def emulated(dtype: str) -> bool:
+def is_emulated(dtype: str) -> bool:
     """Whether PyTorch has no instructions for matrix products of ``dtype`` on this CPU.
 
     It then goes through them number by number: bfloat16 at 10 GFLOP/s where float32 reaches 85 (one AVX2 core).
     ``auto`` counts as bfloat16, since what it will become is unknown. False where the CPU does not say.
     """
     alternatives = _NATIVE.get("bfloat16" if dtype == "auto" else dtype, ())
-    known = instruction_sets()
-    return bool(alternatives and known) and not any(needed <= known for needed in alternatives)
+    available = instruction_sets()
+    return bool(alternatives and available) and not any(needed <= available for needed in alternatives)
 
 
 def compute_dtype(stored: str, requested: str = "auto", device: str = "cpu") -> str:
@@ -84,7 +84,7 @@ def compute_dtype(stored: str, requested: str = "auto", device: str = "cpu") -> 
     """
     if requested != "auto":
         return requested
-    return "float32" if not devices.is_gpu(device) and emulated(stored) else stored
+    return "float32" if not devices.is_gpu(device) and is_emulated(stored) else stored
 
 
 def training_dtype(stored: str, requested: str, device: str = "cpu") -> str:

@@ -20,13 +20,13 @@ def duration(seconds: float) -> str:
     return f"{minutes}m" if minutes < 90 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
-def size(count: float) -> str:
+def size(nbytes: float) -> str:
     """Format bytes for people: ``269.1 MB``."""
     for unit, digits in (("B", 0), ("kB", 1), ("MB", 1)):
-        if abs(round(count, digits)) < 1000:
-            return f"{count:.{digits}f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
+        if abs(round(nbytes, digits)) < 1000:
+            return f"{nbytes:.{digits}f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.2f} GB"
 
 
 @contextmanager
@@ -45,18 +45,18 @@ def progress(description: str) -> Iterator[Advance]:
 
 
 def _lines(description: str) -> Advance:
-    started = shown = time.monotonic()
+    started = last_shown = time.monotonic()
     previous = 0.0
 
     def advance(done: float, total: float, words: str = "") -> None:
-        nonlocal started, shown, previous
+        nonlocal started, last_shown, previous
         now = time.monotonic()
         if done < previous:  # the next step of a chain, or the next task
             started = now
         previous = done
-        if now - shown < LINE_SECONDS or not total:
+        if now - last_shown < LINE_SECONDS or not total:
             return
-        shown = now
+        last_shown = now
         remaining = f", {duration((now - started) * (total - done) / done)} left" if done and now > started else ""
         print(f"… {description}: {100 * done / total:.0f}%{remaining}", file=sys.stderr, flush=True)
 

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 from sparsebench import environment, records
-from sparsebench.children import apart
+from sparsebench.children import call_in_fork
 from sparsebench.energy import EnergyMeter
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
@@ -107,7 +107,7 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
 
         def heard(processes: Iterable[int]) -> list[dict[str, Any]]:
             for process in processes:
-                if apart(partial(timed, process), lambda _: None):
+                if call_in_fork(partial(timed, process), lambda _: None):
                     raise SystemExit(f"process {process} failed")
             return [json.loads(line) for line in out.read_text().splitlines()]
 

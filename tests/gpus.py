@@ -17,7 +17,7 @@ class Driver:
         folder.mkdir(parents=True, exist_ok=True)
         self.tool = folder / "nvidia-smi"
         monkeypatch.setenv("PATH", str(folder), prepend=":")
-        monkeypatch.delenv(devices.VISIBLE, raising=False)
+        monkeypatch.delenv(devices.VISIBLE_DEVICES, raising=False)
 
     def lists(self, gpus: Sequence[tuple[str, str, str]]) -> None:
         """(UUID, name, free MiB) of each."""
@@ -29,5 +29,5 @@ class Driver:
     @staticmethod
     def forget() -> None:
         """What was read of a driver that is not there any more."""
-        for cached in (devices.names, environment.hardware_class, environment.place):
+        for cached in (devices.gpu_names, environment.hardware_class, environment.place):
             cached.cache_clear()

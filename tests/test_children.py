@@ -28,9 +28,9 @@ def test_a_command_may_say_what_is_no_utf_8() -> None:
 
 def test_a_fork_that_cannot_print_ends_all_the_same(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom sparsebench.children import apart\n"
+        "import sys\nfrom sparsebench.children import call_in_fork\n"
         "def work():\n    sys.stdout = open('/dev/full', 'w')\n    print('lost')\n    return 7\n"
-        "try:\n    print(apart(work, lambda child: None), 'of the fork')\nfinally:\n    print('the end, once')\n"
+        "try:\n    print(call_in_fork(work, lambda child: None), 'of the fork')\nfinally:\n    print('the end, once')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "7 of the fork\nthe end, once\n", done.stderr
@@ -53,7 +53,7 @@ def test_a_module_ends_with_its_parent_while_it_still_imports(tmp_path: Path) ->
     (tmp_path / "endless.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)")
     program = (
         "import os, subprocess; from sparsebench import children\n"
-        "subprocess.run(children.command('endless'), env=os.environ | children.imports())"
+        "subprocess.run(children.module_command('endless'), env=os.environ | children.import_variables())"
     )
     paths = os.pathsep.join([str(tmp_path), str(Path(children.__file__).parents[1])])
     parent = subprocess.Popen(
@@ -70,11 +70,11 @@ def test_a_module_does_not_begin_whose_parent_was_gone_before(tmp_path: Path) ->
     (tmp_path / "begun.py").write_text("print('begun')")
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    words = [str(gone.pid) if word == str(os.getpid()) else word for word in children.command("begun")]
+    words = [str(gone.pid) if word == str(os.getpid()) else word for word in children.module_command("begun")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(children.__file__).parents[1])])}
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "begun" not in done.stdout
-    ours = subprocess.run(children.command("begun"), env=env, capture_output=True, text=True, check=False)
+    ours = subprocess.run(children.module_command("begun"), env=env, capture_output=True, text=True, check=False)
     assert (ours.returncode, ours.stdout) == (0, "begun\n")
 
 
@@ -115,7 +115,7 @@ def test_what_a_killed_process_leaves_stays_below_the_one_that_began_it(tmp_path
     )
     paths = os.pathsep.join([str(tmp_path), str(Path(children.__file__).parents[1])])
     with subprocess.Popen(
-        children.command("driver"),
+        children.module_command("driver"),
         env=os.environ | {"PYTHONPATH": paths},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

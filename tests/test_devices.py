@@ -14,7 +14,7 @@ from tests.gpus import H100, Driver
 
 def test_without_a_driver_everything_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert devices.visible() == ()
+    assert devices.visible_gpus() == ()
     assert devices.resolve("auto") == devices.resolve("cpu") == "cpu"
     with pytest.raises(UserError, match="device: cuda: there is no GPU that may be used") as caught:
         devices.resolve("cuda")
@@ -23,18 +23,18 @@ def test_without_a_driver_everything_runs_on_the_cpu(monkeypatch: pytest.MonkeyP
 
 def test_a_driver_that_lists_nothing_is_no_reason_for_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    monkeypatch.delenv(devices.VISIBLE_DEVICES, raising=False)
     (tmp_path / "nvidiactl").touch()
-    monkeypatch.setattr(children, "GPUS", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setattr(children, "GPU_DEVICE_FILES", (str(tmp_path / "nvidiactl"),))
     for visible in (None, "0,1", "GPU-a"):
         if visible:
-            monkeypatch.setenv(devices.VISIBLE, visible)
+            monkeypatch.setenv(devices.VISIBLE_DEVICES, visible)
         with pytest.raises(UserError, match="no GPU that may be used") as caught:
             devices.resolve("auto")
         assert "device: cpu" in (caught.value.hint or "")
         assert devices.resolve("cpu") == "cpu"
     for hidden in ("", "-1", "NoDevFiles"):
-        monkeypatch.setenv(devices.VISIBLE, hidden)
+        monkeypatch.setenv(devices.VISIBLE_DEVICES, hidden)
         assert devices.resolve("auto") == "cpu", "who hides them asks for it"
 
 
@@ -54,10 +54,10 @@ def test_visible_is_what_cuda_makes_of_its_variable(
     chosen: str | None, seen: list[str], driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver.lists([("GPU-a0", H100, "80000"), ("GPU-b1", H100, "100"), ("GPU-c2", H100, "[N/A]")])
-    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    monkeypatch.delenv(devices.VISIBLE_DEVICES, raising=False)
     if chosen is not None:
-        monkeypatch.setenv(devices.VISIBLE, chosen)
-    assert [one.uuid for one in devices.visible()] == seen
+        monkeypatch.setenv(devices.VISIBLE_DEVICES, chosen)
+    assert [one.uuid for one in devices.visible_gpus()] == seen
 
 
 def test_of_amds_tool_only_the_lines_of_cards_are_gpus(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_of_amds_tool_only_the_lines_of_cards_are_gpus(driver: Driver, monkeypat
     )
     driver.tool.with_name("rocm-smi").chmod(0o755)
     driver.tool.unlink(missing_ok=True)
-    assert devices.visible() == (devices.Gpu(0, "Radeon RX 7800 XT,0x747e"),)
+    assert devices.visible_gpus() == (devices.Gpu(0, "Radeon RX 7800 XT,0x747e"),)
 
 
 def test_free_memory_is_that_of_the_gpus_that_are_meant(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_free_memory_is_that_of_the_gpus_that_are_meant(driver: Driver, monkeypa
     assert devices.free_memory("cuda:0") == 80000 * 2**20
     assert devices.free_memory("cuda", 1) == 80000 * 2**20, "one rank is on the first, whatever the second holds"
     assert devices.free_memory("cuda", 2) == 100 * 2**20
-    monkeypatch.setenv(devices.VISIBLE, "0")
+    monkeypatch.setenv(devices.VISIBLE_DEVICES, "0")
     assert devices.free_memory("cuda") == 80000 * 2**20
     assert devices.free_memory("cpu") is None
 
@@ -146,7 +146,7 @@ def test_a_place_names_the_device_its_cuda_and_no_count_of_gpus(
 
 def test_a_child_sees_the_device_that_it_was_given_and_no_other(driver: Driver) -> None:
     driver.lists([("GPU-a0", H100, "1"), ("GPU-b1", H100, "1")])
-    assert devices.visible_to_child("cpu") == {devices.VISIBLE: ""}
-    assert devices.visible_to_child("cuda:1") == {devices.VISIBLE: "GPU-b1"}
+    assert devices.visible_to_child("cpu") == {devices.VISIBLE_DEVICES: ""}
+    assert devices.visible_to_child("cuda:1") == {devices.VISIBLE_DEVICES: "GPU-b1"}
     assert devices.visible_to_child("cuda") == {}
     assert [devices.single_device(one) for one in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda"]

@@ -30,7 +30,7 @@ def test_instructions_decide_emulation(
     monkeypatch.setattr(processor, "instruction_sets", lambda: flags)
     dtypes = ("bfloat16", "float16", "auto", "float32", "float64")
     assert processor.instructions.__wrapped__() == level
-    assert {dtype for dtype in dtypes if processor.emulated.__wrapped__(dtype)} == slow
+    assert {dtype for dtype in dtypes if processor.is_emulated.__wrapped__(dtype)} == slow
 
 
 @pytest.mark.parametrize(("asked", "threads"), [("3", 3), ("8,1", 8), ("", None), ("many", None)])
@@ -41,8 +41,8 @@ def test_the_outermost_level_has_threads(asked: str, threads: int | None, monkey
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere the CPU is not asked")
 def test_pytorch_says_the_same_of_this_machine() -> None:
-    assert processor.emulated("bfloat16") is not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    assert processor.emulated("float16") is not torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    assert processor.is_emulated("bfloat16") is not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert processor.is_emulated("float16") is not torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 def test_a_class_of_machines_has_one_set_of_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,9 +63,9 @@ def test_generations_of_one_name_are_two_classes(monkeypatch: pytest.MonkeyPatch
 
 
 def test_files_that_were_read_do_not_count_as_used(tmp_path: Path) -> None:
-    assert environment._reclaimable(tmp_path) == 0
+    assert environment._reclaimable_bytes(tmp_path) == 0
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 4096\nactive_file 7\n")
-    assert environment._reclaimable(tmp_path) == 4096
+    assert environment._reclaimable_bytes(tmp_path) == 4096
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_files_that_were_read_do_not_count_as_used(tmp_path: Path) -> None:
 def test_cores_are_those_whose_time_a_container_may_use(
     limit: str | None, most: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "_GROUP", tmp_path)
+    monkeypatch.setattr(environment, "_CONTROL_GROUP", tmp_path)
     whole = environment.cores()
     if limit:
         (tmp_path / "cpu.max").write_text(limit)

@@ -73,7 +73,7 @@ def _check_gpus(device_option: str, ranks: int | None, out: Path | None, as_json
     if device_option == "auto" and not devices.is_gpu(device):
         raise UserError("there is no GPU here", "run the checks that need none: sparsebench doctor --gpu --device cpu")
     checks = []
-    for check in run_checks(device, ranks or len(devices.chosen(device)) or 2):
+    for check in run_checks(device, ranks or len(devices.selected_gpus(device)) or 2):
         checks.append(check)
         if not as_json:
             print(visible(f"{check.verdict:5} {check.number:2} {check.what:45} {check.detail}"), flush=True)

@@ -106,7 +106,7 @@ def announce(ready: Prepared, cells: list[Cell]) -> Estimate:
     estimate, learned = _learned(ready)
     stages = Counter(cell.stage for cell in cells)
     note(f"  cells: {', '.join(f'{count} {stage}' for stage, count in stages.items())}")
-    times = wall_seconds(jobs_to_do, estimate, slots(ready), len(devices.chosen(ready.device)))
+    times = wall_seconds(jobs_to_do, estimate, slots(ready), len(devices.selected_gpus(ready.device)))
     by_stage = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in times.items())
     note(f"  about {duration(sum(times.values()))}: {by_stage}")
     for text in [learned, *_conditions(ready, cells)]:
@@ -134,7 +134,7 @@ def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
     if prunable and any(cell.stage == MAKE.name for cell in cells):
         shares = ", ".join(f"{share:.0%} of {name}" for name, share in prunable.items())
         yield f"sparsities are shares of what is prunable: {shares}"
-    if gpus := len(devices.chosen(ready.device)):
+    if gpus := len(devices.selected_gpus(ready.device)):
         name = environment.place(ready.device)["device"]
         yield f"on {gpus} GPU{'s' * (gpus > 1)} ({name}), assumed as fast as an H100"
     if not devices.is_gpu(ready.device):
@@ -186,10 +186,10 @@ def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
         runs: dict[str, list[str]] = {}
         for cell in cells:
             model, dtype = ready.sizes[cell.variant.model], cell.settings.get(key)
-            if dtype and processor.emulated(cell.variant.dtype) and model.bytes < 4 * model.parameters:
+            if dtype and processor.is_emulated(cell.variant.dtype) and model.bytes < 4 * model.parameters:
                 runs.setdefault(dtype, []).append(cell.variant.model)
         for dtype, models in runs.items():
-            slow = " and slow" if processor.emulated(dtype) else ""
+            slow = " and slow" if processor.is_emulated(dtype) else ""
             model_names = ", ".join(dict.fromkeys(models))
             yield f"{subject} of {model_names} are in {dtype}{slow}: this CPU emulates 16 bits ({setting} decides)"
 

@@ -124,7 +124,7 @@ def _run(
     workspace = settings.workspace
     cells = [decision.cell for decision in decided if decision.runs]
     refused = [(decision.cell, decision.refused) for decision in decided if decision.refused]
-    clock = Clock(announce(ready, cells), settings.slots, len(devices.chosen(ready.device)))
+    clock = Clock(announce(ready, cells), settings.slots, len(devices.selected_gpus(ready.device)))
     check_is_ledger(workspace.ledger)
     if cells or refused:
         workspace.work.mkdir(parents=True, exist_ok=True)

@@ -29,8 +29,8 @@ class Missing:
 
 
 @functools.cache
-def library(name: str, *more: str) -> ctypes.CDLL | Missing:
-    """Load ``native/NAME.cpp`` with the headers in its folder ``NAME``; compile it, with ``more`` flags, if not cached.
+def library(name: str, *more_flags: str) -> ctypes.CDLL | Missing:
+    """Load ``native/NAME.cpp`` with the headers in its folder ``NAME``; compile it, with ``more_flags``, if not cached.
 
     Return Missing with the reason where it does not compile or load.
     """
@@ -38,25 +38,25 @@ def library(name: str, *more: str) -> ctypes.CDLL | Missing:
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
     if compiler is None:
         return Missing("no C++ compiler (install g++, or name one in CXX)")
-    flags = (*FLAGS, *more)
+    flags = (*FLAGS, *more_flags)
     try:
-        made = _compiled(source, compiler, flags, Cache())
+        compiled = _compile(source, compiler, flags, Cache())
     except OSError as error:  # such as a cache that cannot be written
         return Missing(f"{source.name} is not compiled into the cache ({error})")
-    if isinstance(made, Missing):
-        return made
+    if isinstance(compiled, Missing):
+        return compiled
     try:
-        return ctypes.CDLL(str(made))
+        return ctypes.CDLL(str(compiled))
     except OSError as error:
-        return Missing(f"{made} does not load ({error}); remove it to compile again")
+        return Missing(f"{compiled} does not load ({error}); remove it to compile again")
 
 
-def _compiled(source: Path, compiler: str, flags: tuple[str, ...], cache: Cache) -> Path | Missing:
+def _compile(source: Path, compiler: str, flags: tuple[str, ...], cache: Cache) -> Path | Missing:
     asked = subprocess.run([compiler, "--version"], capture_output=True, text=True, errors="replace", check=False)
-    parts = sorted(source.with_suffix("").glob("*.h"))
-    texts = [part.read_text() for part in (source, *parts)]
-    known = (texts, compiler, asked.stdout, flags, platform.machine(), platform.libc_ver())
-    key = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+    headers = sorted(source.with_suffix("").glob("*.h"))
+    texts = [file.read_text() for file in (source, *headers)]
+    ingredients = (texts, compiler, asked.stdout, flags, platform.machine(), platform.libc_ver())
+    key = hashlib.sha256(repr(ingredients).encode()).hexdigest()[:16]
     target = cache.root / "native" / f"{source.stem}-{key}.so"
     if target.is_file():
         return target
@@ -64,17 +64,18 @@ def _compiled(source: Path, compiler: str, flags: tuple[str, ...], cache: Cache)
         if target.is_file():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        for left in target.parent.glob(".compiling-*"):  # left by a killed process: only the lock's holder compiles
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in target.parent.glob(".compiling-*"):  # left by a killed process: only the lock's holder compiles
+            shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".compiling-") as folder:
-            out = Path(folder) / target.name
-            command = [compiler, str(source), "-o", str(out), *flags]
+            output = Path(folder) / target.name
+            command = [compiler, str(source), "-o", str(output), *flags]
             try:
-                done = children.run(command, COMPILE_SECONDS)
+                finished = children.run(command, COMPILE_SECONDS)
             except subprocess.TimeoutExpired:
                 return Missing(f"compiling {source.name} took over {COMPILE_SECONDS} seconds")
-            if done.returncode:
-                errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-                return Missing(f"{source.name} does not compile with {compiler}: {(errors or ['no message'])[0]}")
-            os.replace(out, target)
+            if finished.returncode:
+                lines = finished.stderr.splitlines() or ["no message"]
+                reason = next((line for line in lines if "error" in line), lines[0])
+                return Missing(f"{source.name} does not compile with {compiler}: {reason}")
+            os.replace(output, target)
     return target

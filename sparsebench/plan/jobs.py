@@ -136,7 +136,7 @@ def alone(job: Job, on_gpu: bool) -> bool:
     which GPUs a job gets is known only later.
     """
     timed = PROCESSES[job.kind].timed
-    mixed = on_gpu and len(set(devices.names())) > 1
+    mixed = on_gpu and len(set(devices.gpu_names())) > 1
     if not on_gpu or mixed or any(cell.nodes for cell in job.cells):
         return timed
     return timed and job.kind != MEMORY.name and not any("alone" in cell.settings for cell in job.cells)

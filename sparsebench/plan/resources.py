@@ -43,7 +43,7 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     timed job, unless only one fits into what is free now; else one for each job that runs at once.
     """
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
-    free, gpus = environment.memory()[1], len(devices.chosen(ready.device))
+    free, gpus = environment.memory()[1], len(devices.selected_gpus(ready.device))
     slot_count = slots(ready)
     timed_ids = {variant.id for job in jobs if alone(job, bool(gpus)) for variant in job.variants}
     waiting_bytes = widest_bytes = packed_bytes = peak = 0
@@ -161,6 +161,6 @@ def slots(ready: Prepared) -> int:
         if not is_timed(cell.stage) or devices.is_gpu(ready.device):
             cells[cell.variant.model].append(cell)
     largest = max(_running_bytes(cells[name], size, ready.device) for name, size in ready.sizes.items())
-    gpus = len(devices.chosen(ready.device))
+    gpus = len(devices.selected_gpus(ready.device))
     fitting = environment.memory()[1] // int(1.5 * largest + PROCESS_BYTES) // (2 if gpus else 1)
     return max(1, min(environment.cores(), max(MOST_SLOTS, gpus), fitting))

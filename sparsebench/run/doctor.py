@@ -63,7 +63,7 @@ def examine(offline: bool = False) -> Iterator[Finding]:
 
 def _machine() -> Iterator[Finding]:
     total, available = environment.memory()
-    emulated = processor.emulated("bfloat16")
+    emulated = processor.is_emulated("bfloat16")
     words = [processor.cpu_model(), f"{environment.cores()} cores", processor.instructions()]
     if emulated:
         words.append("no bfloat16 products: 16-bit models calculate in float32 (compute_dtype)")
@@ -81,7 +81,7 @@ def _machine() -> Iterator[Finding]:
 
 def _gpus() -> Finding:
     """Check which GPUs the driver lists, and whether torch sees them."""
-    names = devices.names()
+    names = devices.gpu_names()
     if not names:
         return Finding("gpu", "absent", "none found: everything runs on the CPU")
     reason = devices.visibility_problem(len(names))

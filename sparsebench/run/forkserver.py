@@ -49,7 +49,7 @@ class ForkServer:
         self.orders, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with server_end:
             self.process = subprocess.Popen(
-                children.command(__name__, server_end.fileno(), *modules),
+                children.module_command(__name__, server_end.fileno(), *modules),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -55,7 +55,7 @@ class Local:
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
-        self.gpus = [gpu.handle for gpu in devices.chosen(settings.device)]
+        self.gpus = [gpu.handle for gpu in devices.selected_gpus(settings.device)]
         self.forkservers: dict[tuple[str, ...], ForkServer] = {}
 
     def __enter__(self) -> Local:
@@ -127,7 +127,7 @@ class Local:
             return self.forkservers[libraries].start(spec, log, events)
         with create(log, "wb") as output:
             return subprocess.Popen(
-                children.command("sparsebench.run.worker", spec, events),
+                children.module_command("sparsebench.run.worker", spec, events),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -157,8 +157,8 @@ class Local:
             variables["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
         visible = devices.visible_to_child(self.settings.device if calculates(job) else "cpu")
         if gpu:
-            visible = {devices.VISIBLE: gpu}
-        return {**os.environ, **children.imports(), **variables, **visible}
+            visible = {devices.VISIBLE_DEVICES: gpu}
+        return {**os.environ, **children.import_variables(), **variables, **visible}
 
     def _share(self, jobs: int) -> int:
         return max(1, environment.cores() // jobs)

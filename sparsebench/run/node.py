@@ -158,7 +158,7 @@ def _executor(settings: RunSettings) -> Local:
 
     A fork server made for other settings or GPUs is of no use.
     """
-    key = repr((settings, os.environ.get(devices.VISIBLE)))
+    key = repr((settings, os.environ.get(devices.VISIBLE_DEVICES)))
     if key not in _kept:
         for other in _kept.values():
             other.__exit__()

@@ -1,4 +1,4 @@
-"""The process that does one job: this module in a child (``children.command``), or a fork of the fork server.
+"""The process that does one job: this module in a child (``children.module_command``), or a fork of the fork server.
 
 It reads a specification, does the job, writes a record as each cell finishes, and reports to the run on the event pipe.
 This is the boundary at which any failure becomes a record.

@@ -76,8 +76,13 @@ def _compile(folder: Path, cache: Cache) -> str | None:
     with cache.lock("torch_extensions"):
         if outcome.is_file():
             return outcome.read_text() or None
-        settings = {**os.environ, **children.imports(), "TORCH_EXTENSIONS_DIR": str(folder), "PATH": path_with_tools()}
-        command = children.command("sparsebench.runtime.all_reduce")
+        settings = {
+            **os.environ,
+            **children.import_variables(),
+            "TORCH_EXTENSIONS_DIR": str(folder),
+            "PATH": path_with_tools(),
+        }
+        command = children.module_command("sparsebench.runtime.all_reduce")
         try:
             built = children.run(command, COMPILE_SECONDS, settings)
         except subprocess.TimeoutExpired:

@@ -188,7 +188,7 @@ def try_two_ranks() -> str:
 
     They run on GPUs where there is one for each rank, else on the CPU. Raises MeasureError when they cannot.
     """
-    device = "cuda" if len(devices.visible()) >= 2 else "cpu"
+    device = "cuda" if len(devices.visible_gpus()) >= 2 else "cpu"
     setting = Setting("deepspeed", 2, Workload(), threads=1, timeout_seconds=120, device=device)
     notes = add_up(setting)[0]["notes"]
     return "; ".join(notes) or ("NCCL" if setting.on_gpu else "shared memory")

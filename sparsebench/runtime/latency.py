@@ -107,12 +107,13 @@ def time_phases(
     samples = [TimingSample("load", side, 0, 0, *loaded.load, process) for side, loaded in sides.items()]
     steady_phases: SteadyPhases = []
     energy: Energy = {("load", side): loaded.joules for side, loaded in sides.items() if loaded.joules is not None}
-    window = peers.most(meter.window) if peers.cuda else 0.0  # one rank reads the counter, but all run the steps
+    # One rank reads the counter, but all run the steps.
+    window_seconds = peers.most(meter.window_seconds) if peers.cuda else 0.0
     for position, phase in enumerate(next(iter(sides.values())).phases):
         ours = {side: loaded.phases[position] for side, loaded in sides.items()}
         gc.collect()
         gc.disable()
-        timed, steady_sides, joules = _time_phase(ours, setting, peers, done, meter, process, window)
+        timed, steady_sides, joules = _time_phase(ours, setting, peers, done, meter, process, window_seconds)
         gc.enable()
         samples += timed
         steady_phases += [(phase.name, side) for side in steady_sides]
@@ -128,7 +129,7 @@ def _time_phase(
     done: Callable[[str], None],
     meter: EnergyMeter,
     process: int,
-    window: float,
+    window_seconds: float,
 ) -> tuple[list[TimingSample], list[Side], dict[Side, float]]:
     wanted, seconds = math.ceil(setting.samples / setting.processes), setting.phase_seconds / setting.processes
     longest, name = BLOCK, next(iter(sides.values())).name
@@ -160,19 +161,19 @@ def _time_phase(
                 samples.append(TimingSample(phase.name, side, pair, index, wall, cpu, process))
             readings[side].append(meter.joules())
     walls = {side: [sample.wall_s for sample in samples if sample.side == side] for side in sides}
-    if window:
-        joules = {side: _joules(phase, block, peers, meter, window) for side, phase in sides.items()}
+    if window_seconds:
+        joules = {side: _joules(phase, block, peers, meter, window_seconds) for side, phase in sides.items()}
     else:
         joules = {side: _joules_per_step(readings[side], len(walls[side])) for side in sides}
     steady_sides = [side for side in sides if _was_steady(warm[side], walls[side])]
     return samples, steady_sides, {side: value for side, value in joules.items() if value is not None}
 
 
-def _joules(phase: Phase, block: int, peers: Peers, meter: EnergyMeter, window: float) -> float | None:
-    """Return the joules per step, over as many steps as fill ``window`` seconds; beginning a block counts too."""
+def _joules(phase: Phase, block: int, peers: Peers, meter: EnergyMeter, window_seconds: float) -> float | None:
+    """Return the joules per step, over as many steps as fill ``window_seconds``; beginning a block counts too."""
     seconds, steps = 0.0, 0
     meter.joules()
-    while seconds < window:
+    while seconds < window_seconds:
         if steps % block == 0:
             phase.begin()
         seconds += peers.timed(phase.step)[1][0]

@@ -135,7 +135,7 @@ class NodeRanks:
         self.channels[rank] = ours
         environment = {
             **os.environ,
-            **children.imports(),
+            **children.import_variables(),
             **self.variables,
             "LOCAL_SIZE": str(len(self.ranks)),  # DeepSpeed's shared-memory operation crashes where it differs
             "RANK": str(rank),

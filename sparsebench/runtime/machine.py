@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from sparsebench import environment
-from sparsebench.energy import Unavailable, gpu, nvml
+from sparsebench.energy import Unavailable, gpu_handle, nvml
 from sparsebench.runtime.results import Machine, Setting
 
 IDLE = 0x1
@@ -96,7 +96,7 @@ def gpu_state(indices: Sequence[int]) -> str:
     try:
         with nvml() as library:
             for index in indices:
-                device = gpu(library, index)
+                device = gpu_handle(library, index)
                 clock, most = (
                     ask(device, library.NVML_CLOCK_SM)
                     for ask in (library.nvmlDeviceGetClockInfo, library.nvmlDeviceGetMaxClockInfo)
@@ -117,7 +117,7 @@ def process_bytes(index: int) -> int | None:
     """
     try:
         with nvml() as library:
-            running = library.nvmlDeviceGetComputeRunningProcesses(gpu(library, index))
+            running = library.nvmlDeviceGetComputeRunningProcesses(gpu_handle(library, index))
             return next((process.usedGpuMemory for process in running if process.pid == os.getpid()), None)
     except Unavailable:
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import children, errors
-from sparsebench.children import apart, die_with_parent
+from sparsebench.children import call_in_fork, die_with_parent
 from sparsebench.errors import SparsebenchError, first_line, out_of_memory, redact_stderr
 from sparsebench.runtime import failures, watch
 from sparsebench.runtime.channel import Channel
@@ -36,7 +36,7 @@ def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
     for process, port in zip(processes, spec["ports"], strict=True):
         watch.answer_requests()  # this process only relays requests to the last fork, and a fork must not inherit that
         os.environ["MASTER_PORT"] = port
-        if code := apart(partial(attempt, worker, partial(worker.do, process)), watch.relay_requests):
+        if code := call_in_fork(partial(attempt, worker, partial(worker.do, process)), watch.relay_requests):
             return code
     return 0
 

@@ -68,7 +68,7 @@ class RankWorker:
             notes = (*notes, f"ranks on {', '.join(self.setting.nodes)}")
         # Energy counters belong to the machine: one rank reads them.
         if self.rank == 0 and not self.setting.nodes:
-            meter = energy.meter(device, self.setting.ranks)
+            meter = energy.energy_meter(device, self.setting.ranks)
         else:
             meter = energy.EnergyMeter("" if self.rank else NO_METER)
         memory.settle_allocator()

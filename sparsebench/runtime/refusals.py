@@ -93,7 +93,7 @@ def _device(setting: Setting, encoding: str) -> Iterator[Refusal]:
         yield Refusal(f"the {setting.engine} engine needs {package}, which is not installed", way_out)
     if setting.on_gpu:
         # How many GPUs other nodes have is not known here.
-        gpus = setting.ranks_per_node if setting.nodes else len(devices.chosen(setting.device))
+        gpus = setting.ranks_per_node if setting.nodes else len(devices.selected_gpus(setting.device))
         yield from _gpus(setting, gpus, f"device {setting.device}")
         if encoding != FLOAT:
             yield Refusal(f"{encoding} weights are run on a CPU only", ON_CPU)

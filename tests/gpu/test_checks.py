@@ -21,10 +21,10 @@ DOCTOR = ["doctor", "--gpu", "--device", "cpu"]
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """What the checks share on this machine's GPUs."""
-    if not devices.names():
+    if not devices.gpu_names():
         pytest.skip("there is no GPU here")
     device = devices.resolve("cuda")
-    made = Bench(device, len(devices.chosen(device)), tmp_path_factory.mktemp("bench"))
+    made = Bench(device, len(devices.selected_gpus(device)), tmp_path_factory.mktemp("bench"))
     made.select_gpu()
     return made
 
@@ -88,7 +88,7 @@ def test_without_a_gpu_that_torch_sees_it_says_so(driver: Driver, monkeypatch: p
 
 
 def test_a_gpu_without_an_energy_counter_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(instruments, "meter", lambda _: energy.EnergyMeter("none: not supported"))
+    monkeypatch.setattr(instruments, "energy_meter", lambda _: energy.EnergyMeter("none: not supported"))
     with pytest.raises(CheckSkipped, match="not supported"):
         instruments.energy(Bench("cuda", 1, tmp_path))
 

@@ -24,15 +24,15 @@ def test_compiled_once_and_again_when_the_source_changes(source: Path, tmp_path:
     cache = Cache(tmp_path / "cache")
     killed = cache.root / "native" / ".compiling-killed"
     killed.mkdir(parents=True)
-    first = build._compiled(source, "g++", build.FLAGS, cache)
+    first = build._compile(source, "g++", build.FLAGS, cache)
     assert isinstance(first, Path)
     assert not killed.exists()
     stamp = first.stat().st_mtime_ns
-    assert build._compiled(source, "g++", build.FLAGS, cache) == first
+    assert build._compile(source, "g++", build.FLAGS, cache) == first
     assert first.stat().st_mtime_ns == stamp
     assert build.ctypes.CDLL(str(first)).add(2, 3) == 5
     source.write_text(ADD.replace("a + b", "a - b"))
-    second = build._compiled(source, "g++", build.FLAGS, cache)
+    second = build._compile(source, "g++", build.FLAGS, cache)
     assert second != first
     assert build.ctypes.CDLL(str(second)).add(2, 3) == -1
 
@@ -45,7 +45,7 @@ def test_compiled_again_when_a_header_of_its_folder_changes(source: Path, tmp_pa
     answers = []
     for text in ("a + b", "a - b"):
         header.write_text(f"#define SUM {text}\n")
-        made = build._compiled(source, "g++", build.FLAGS, Cache(tmp_path / "cache"))
+        made = build._compile(source, "g++", build.FLAGS, Cache(tmp_path / "cache"))
         answers.append(build.ctypes.CDLL(str(made)).add(2, 3))
     assert answers == [5, -1]
 
@@ -54,7 +54,7 @@ def test_compiled_again_when_a_header_of_its_folder_changes(source: Path, tmp_pa
 def test_two_processes_at_once_leave_one_library(source: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from sparsebench.native import build; from sparsebench.sources import Cache;"
-        "print(build._compiled(Path(sys.argv[1]), 'g++', build.FLAGS, Cache(Path(sys.argv[2]))))"
+        "print(build._compile(Path(sys.argv[1]), 'g++', build.FLAGS, Cache(Path(sys.argv[2]))))"
     )
     words = [sys.executable, "-c", code, str(source), str(tmp_path / "cache")]
     both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -66,7 +66,7 @@ def test_two_processes_at_once_leave_one_library(source: Path, tmp_path: Path) -
 @pytest.mark.skipif(not build.shutil.which("g++"), reason="no g++")
 def test_a_source_that_does_not_compile_is_explained(source: Path, tmp_path: Path) -> None:
     source.write_text("int add( {")
-    made = build._compiled(source, "g++", build.FLAGS, Cache(tmp_path / "cache"))
+    made = build._compile(source, "g++", build.FLAGS, Cache(tmp_path / "cache"))
     assert isinstance(made, Missing)
     assert "add.cpp" in made.reason and "error" in made.reason
     assert not list((tmp_path / "cache" / "native").iterdir())
@@ -76,7 +76,7 @@ def test_a_compiler_may_speak_another_encoding(source: Path, tmp_path: Path) -> 
     compiler = tmp_path / "c++"
     compiler.write_text("#!/bin/sh\nprintf 'Datei \\374ber: error'; printf 'Datei \\374ber: error' >&2; exit 1\n")
     compiler.chmod(0o755)
-    made = build._compiled(source, str(compiler), build.FLAGS, Cache(tmp_path / "cache"))
+    made = build._compile(source, str(compiler), build.FLAGS, Cache(tmp_path / "cache"))
     assert isinstance(made, Missing) and "Datei \ufffdber: error" in made.reason
 
 

@@ -8,4 +8,4 @@ from sparsebench import processor
 @pytest.fixture
 def every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that multiplies every precision, whatever this one is."""
-    monkeypatch.setattr(processor, "emulated", lambda dtype: False)
+    monkeypatch.setattr(processor, "is_emulated", lambda dtype: False)

@@ -149,7 +149,7 @@ def test_a_gpu_that_is_too_small_is_known_before_anything_is_loaded(monkeypatch:
 
     def short(free: int | None, found: list[Job], device: str = "cuda") -> list[tuple[bool, int, bool]]:
         gpus = (devices.Gpu(0, "a", free=free), devices.Gpu(1, "a", free=free)) if device == "cuda" else ()
-        monkeypatch.setattr(devices, "chosen", lambda _: gpus)
+        monkeypatch.setattr(devices, "selected_gpus", lambda _: gpus)
         ready: Any = SimpleNamespace(device=device, sizes={"m": ModelSize(10**10, 2 * 10**10)})
         return [(one.alone, one.needed, one.gpu) for one in memory_shortages(ready, found)]
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("every_precision")
 
 def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU without instructions for 16 bits."""
-    monkeypatch.setattr(processor, "emulated", lambda dtype: dtype in ("bfloat16", "float16", "auto"))
+    monkeypatch.setattr(processor, "is_emulated", lambda dtype: dtype in ("bfloat16", "float16", "auto"))
 
 
 def precisions(plan: Plan, device: str = "cpu") -> dict[str, set[str]]:

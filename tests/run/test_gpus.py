@@ -41,7 +41,7 @@ def runner(driver: Driver, settings: RunSettings, tmp_path: Path, monkeypatch: p
 
     def process(job: Job, spec: Path, log: Path, events: int, gpu: str) -> Any:
         told = pickle.loads(spec.read_bytes()).device
-        made.started.append((job.kind, gpu, local._environment(job, gpu).get(devices.VISIBLE), told))
+        made.started.append((job.kind, gpu, local._environment(job, gpu).get(devices.VISIBLE_DEVICES), told))
         return SimpleNamespace(pid=1)
 
     monkeypatch.setattr(local, "_process", process)

@@ -45,7 +45,7 @@ def test_packages_are_summed_and_what_lies_inside_or_around_them_is_not(tmp_path
     second = zone(tmp_path, "intel-rapl:1", "package-1", 200)
     inside = zone(tmp_path, "intel-rapl:0:0", "core", 50)
     around = zone(tmp_path, "intel-rapl:2", "psys", 500)
-    meter = energy.meter("cpu")
+    meter = energy.energy_meter("cpu")
     assert meter.source == "RAPL package-0, package-1"
     for file in (first, second, inside, around):
         file.write_text(str(int(file.read_text()) + 250_000))
@@ -83,13 +83,13 @@ def test_a_counter_that_wraps_around_often_is_read_often(tmp_path: Path, monkeyp
 
 
 def test_without_a_counter_there_is_a_reason(tmp_path: Path) -> None:
-    meter = energy.meter("cpu")
-    assert (meter.joules(), meter.total(), meter.counts) == (None, None, False)
+    meter = energy.energy_meter("cpu")
+    assert (meter.joules(), meter.total(), meter.has_counter) == (None, None, False)
     assert meter.source == f"none: no RAPL counters in {tmp_path}"
     file = zone(tmp_path, "intel-rapl:0", "package-0", 1)
     file.write_text("nonsense")
     zone(tmp_path, "intel-rapl:1", "package-1", 1)
-    assert "'nonsense'" in energy.meter("cpu").source, "no sum of some packages"
+    assert "'nonsense'" in energy.energy_meter("cpu").source, "no sum of some packages"
     file.write_text("1")
     with energy.spending("cpu") as spent:
         assert (spent.total(), spent.source) == (0.0, "RAPL package-0, package-1")
@@ -112,14 +112,14 @@ def test_a_counter_for_root_only_says_so(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(Path, "read_text", refused)
     else:
         file.chmod(0)
-    assert energy.meter("cpu").source == f"none: only root may read {file}"
+    assert energy.energy_meter("cpu").source == f"none: only root may read {file}"
 
 
 def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> None:
     counters = {"GPU-b": 5000, "GPU-c": 7000, "GPU-a": 0}
     # Those that torch sees under CUDA_VISIBLE_DEVICES=1,2.
     fake = nvml(monkeypatch, "bc", nvmlDeviceGetTotalEnergyConsumption=counters.__getitem__)
-    meter = energy.meter("cuda:0", ranks=2)
+    meter = energy.energy_meter("cuda:0", ranks=2)
     counters |= {"GPU-b": 6500, "GPU-c": 7500, "GPU-a": 9000}
     assert (meter.source, meter.joules(), meter.joules()) == ("NVML, 2 GPUs", 2.0, 0.0)
 
@@ -127,10 +127,10 @@ def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("no driver")
 
     fake.nvmlInit = refuse
-    assert (meter.joules(), meter.source, meter.window) == (None, "none: NVML says: no driver", 0.0)
-    assert energy.meter("cuda:0").source == "none: NVML says: no driver"
+    assert (meter.joules(), meter.source, meter.window_seconds) == (None, "none: NVML says: no driver", 0.0)
+    assert energy.energy_meter("cuda:0").source == "none: NVML says: no driver"
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert "pip install nvidia-ml-py" in energy.meter("cuda:0").source
+    assert "pip install nvidia-ml-py" in energy.energy_meter("cuda:0").source
 
 
 def test_what_a_process_holds_on_its_gpu_is_what_nvml_says_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,7 +199,7 @@ def test_energy_is_per_step_and_side_without_the_warm_up() -> None:
 class Slow(Counter):
     """A counter that moves so slowly that only two seconds of it say anything."""
 
-    window = 2.0
+    window_seconds = 2.0
 
 
 def test_on_a_gpu_a_side_is_timed_for_a_second_and_its_energy_over_the_counters_window() -> None:

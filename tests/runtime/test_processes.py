@@ -170,11 +170,11 @@ def test_two_that_fail_alike_around_one_that_does_not_fail_alone(monkeypatch: py
 
 FORK = """
 import os, sys
-from sparsebench.children import apart
+from sparsebench.children import call_in_fork
 def do():
     {what}
     return 0
-code = apart(do, lambda child: print(child != os.getpid(), flush=True))
+code = call_in_fork(do, lambda child: print(child != os.getpid(), flush=True))
 print("waited", code, flush=True)
 sys.exit(code)
 """

@@ -7,7 +7,7 @@ import time
 import torch
 
 from sparsebench import devices
-from sparsebench.energy import Unavailable, gpu, meter, nvml
+from sparsebench.energy import Unavailable, energy_meter, gpu_handle, nvml
 from sparsebench.run.gpu.bench import Bench, CheckResult, CheckSkipped
 from sparsebench.runtime.latency import Peers
 from sparsebench.runtime.memory import Meter
@@ -16,7 +16,7 @@ from sparsebench.runtime.memory import Meter
 def visible(bench: Bench) -> CheckResult:
     """Check that torch sees all GPUs that the driver lists; note what else decides whether anything works."""
     bench.need_gpu()
-    listed_count, seen_count = len(devices.visible()), torch.cuda.device_count()
+    listed_count, seen_count = len(devices.visible_gpus()), torch.cuda.device_count()
     return listed_count == seen_count > 0, {
         "listed": listed_count, "seen": seen_count, "cuda": devices.cuda_version(),
         "nccl": ".".join(map(str, torch.cuda.nccl.version())), "cusparselt": torch.backends.cusparselt.is_available(),
@@ -67,8 +67,8 @@ def peaks(bench: Bench) -> CheckResult:
 def energy(bench: Bench) -> CheckResult:
     """Check over five seconds of load that the counter's joules are the power that the card shows, times the time."""
     bench.need_gpu()  # few users may read a CPU's counter
-    counter, index = meter(bench.device), torch.device(bench.device).index or 0
-    if not counter.counts:
+    counter, index = energy_meter(bench.device), torch.device(bench.device).index or 0
+    if not counter.has_counter:
         raise CheckSkipped(counter.source)
     matrix = torch.randn(8192, 8192, device=bench.device).to(torch.bfloat16)
 
@@ -85,7 +85,7 @@ def energy(bench: Bench) -> CheckResult:
     try:
         while (now := load()) - started < 5:
             with nvml() as library:
-                powers.append(library.nvmlDeviceGetPowerUsage(gpu(library, index)) / 1e3)
+                powers.append(library.nvmlDeviceGetPowerUsage(gpu_handle(library, index)) / 1e3)
     except Unavailable as error:
         raise CheckSkipped(str(error)) from error
     joules = counter.joules() or 0.0

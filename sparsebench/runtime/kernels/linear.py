@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sparsebench.errors import MeasureError
-from sparsebench.processor import emulated
+from sparsebench.processor import is_emulated
 from sparsebench.runtime.kernels.matrix import LEVELS, TYPES, Kernels, Matrix, MatrixFields
 
 TILE_BYTES = 4 << 20
@@ -130,7 +130,7 @@ class KernelLinear(MatrixHolder):
         held = torch.float32 if matrix.type == "float32" else torch.bfloat16
         # Dense weights times many tokens of their own dtype are torch's: there is nothing to unpack that would be ours.
         as_stored = matrix.layout == "dense" and matrix.type == str(held).removeprefix("torch.")
-        self.dense_dtype = held if as_stored and not emulated(matrix.type) else None
+        self.dense_dtype = held if as_stored and not is_emulated(matrix.type) else None
         self.weight = torch.empty((matrix.rows, matrix.cols), dtype=dtype or held, device="meta")
 
     @property
@@ -210,7 +210,7 @@ class KernelLinear(MatrixHolder):
         """Multiply (tokens, in) to (tokens, out) by torch's dense products, with one tile of rows at a time."""
         # Neither side is rounded to the other's dtype, nor multiplied in a dtype that this CPU emulates.
         narrow = x.dtype == torch.bfloat16 and self.matrix_type != "float32"
-        common = torch.bfloat16 if narrow and not emulated("bfloat16") else torch.float32
+        common = torch.bfloat16 if narrow and not is_emulated("bfloat16") else torch.float32
         dtype, x, bias = x.dtype, x.to(common), None if self.bias is None else self.bias.to(common)
         if self.layout == "dense" and self.matrix_type == str(common).removeprefix("torch."):
             stored = self.get_buffer("values").view(common)

@@ -147,7 +147,7 @@ class Skipping(MatrixHolder):
         if not self.by_columns:
             return nn.functional.linear(x, whole, self.bias)
         # Without bfloat16 instructions a transposed matrix makes torch eight times as slow; with them a copy is slower.
-        slow = x.dtype == torch.bfloat16 and processor.emulated("bfloat16")
+        slow = x.dtype == torch.bfloat16 and processor.is_emulated("bfloat16")
         return nn.functional.linear(x, whole.T.contiguous() if slow else whole.T, self.bias)
 
     def whole(self) -> torch.Tensor:
@@ -248,6 +248,6 @@ class SkipRows(Skipping):
 
     def _many(self, values: torch.Tensor, tokens: int) -> bool:
         """Return whether the tokens need so many rows that multiplying by all is faster."""
-        if tokens == 1 or self.reads_all or self.packed or self.item == 4 or processor.emulated("bfloat16"):
+        if tokens == 1 or self.reads_all or self.packed or self.item == 4 or processor.is_emulated("bfloat16"):
             return False
         return int(values.count_nonzero()) > MULTIPLIED * self.out_features

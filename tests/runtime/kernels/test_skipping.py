@@ -142,7 +142,7 @@ def test_rows_are_read_where_the_gate_is_open(compiled: Kernels, dtype: torch.dt
 def test_all_are_multiplied_at_once_where_that_is_faster(
     compiled: Kernels, emulated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processor, "emulated", lambda dtype: emulated)
+    monkeypatch.setattr(processor, "is_emulated", lambda dtype: emulated)
     torch.manual_seed(0)
     for dtype, zeros in ((torch.bfloat16, 0.0), (torch.float32, 0.0), (torch.bfloat16, 0.5)):
         dense, gate = linear(64, 100, True, zeros, dtype), torch.zeros(3, 100).to(dtype)
