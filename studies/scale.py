@@ -214,7 +214,7 @@ def _simulated(name: str, every: list[Job], room: Callable[[Job, list[Any]], boo
     now, most, done = 0.0, 0, 0
     while queue or running:
         while job := queue.take(lambda job: room(job, running)):
-            running.append(SimpleNamespace(job=job, gpu=""))
+            running.append(SimpleNamespace(job=job, own_gpus=""))
             heapq.heappush(ends, (now + clock.estimate.seconds(job), id(job), running[-1]))
             clock.started(job)
         most = max(most, len(running))
@@ -223,7 +223,7 @@ def _simulated(name: str, every: list[Job], room: Callable[[Job, list[Any]], boo
         queue.end(task.job)
         clock.ended(task.job, clock.estimate.seconds(task.job))
         for _ in task.job.cells:
-            clock.left()  # a line a cell says it
+            clock.seconds_left()  # a line a cell says it
         done += 1
     assert done == len(every)
     return {f"{name}_s": time.process_time() - started, f"{name}_days": now / 86400, f"{name}_at_once": most}

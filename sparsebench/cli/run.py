@@ -95,7 +95,7 @@ def run(
     settings = RunSettings(
         workspace,
         ready.cache,
-        keep=ready.keep,
+        kept_format=ready.keep,
         slots=slots(ready),
         fail_fast=fail_fast,
         sizes=ready.sizes,

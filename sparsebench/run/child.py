@@ -31,7 +31,7 @@ class Silence:
         """When to check again."""
         return self.checked + self.limit / CHECKS
 
-    def over(self, used: tuple[float, float]) -> bool:
+    def is_over(self, used: tuple[float, float]) -> bool:
         """Return whether the job has been silent and idle for too long, now that it has ``used`` so much."""
         now = time.monotonic()
         (cpu_now, bytes_now), (cpu_then, bytes_then) = used, self.used

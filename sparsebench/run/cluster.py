@@ -48,8 +48,8 @@ class Cluster:
         self.address = address
         self.ray = _ray()
         self.identity = NodeIdentity.here(settings.device)
-        self.nodes: list[dict[str, float]] = []
-        self.seen = 0.0
+        self.node_resources: list[dict[str, float]] = []
+        self.nodes_seen_at = 0.0
 
     def __enter__(self) -> Cluster:
         connect(self.ray, self.address)
@@ -70,13 +70,13 @@ class Cluster:
                 f"device: {self.settings.device}: on a cluster Ray chooses the GPU",
                 "say `device: cuda`, or --executor local",
             )
-        if devices.is_gpu(self.settings.device) and not any("GPU" in node["Resources"] for node in self._alive()):
+        if devices.is_gpu(self.settings.device) and not any("GPU" in node["Resources"] for node in self._live_nodes()):
             raise UserError("device: cuda: no node of this cluster says that it has a GPU", "ray start --num-gpus=N")
         node_counts = {(cell.nodes, int(cell.settings["ranks"])) for cell in planned if "nodes" in cell.settings}
         for nodes, ranks in sorted(node_counts):
-            bundles(self._alive(), nodes, ranks, devices.is_gpu(self.settings.device))
+            bundles(self._live_nodes(), nodes, ranks, devices.is_gpu(self.settings.device))
         timed = any(is_timed(cell.stage) for cell in planned)
-        reasons = {node: self._problem(answer, timed) for node, answer in self._probed()}
+        reasons = {node: self._problem(answer, timed) for node, answer in self._probe_nodes()}
         unable = "; ".join(f"{node}: {reason}" for node, reason in reasons.items() if reason)
         if unable:
             raise UserError(
@@ -84,7 +84,7 @@ class Cluster:
                 "nodes need the same environment (`pip install 'ray>=2.9'`), and the work folder under the same path",
             )
 
-    def _probed(self) -> list[tuple[str, dict[str, Any]]]:
+    def _probe_nodes(self) -> list[tuple[str, dict[str, Any]]]:
         """Return what each node says: its identity, and whether it sees a file just written into the work folder."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -93,14 +93,14 @@ class Cluster:
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=work, prefix=".shared-") as file:
             node_names = {}
-            for node in self._alive():
+            for node in self._live_nodes():
                 on_it = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 task = remote_probe.options(scheduling_strategy=on_it).remote(Path(file.name))
                 node_names[task] = f"{node['NodeName']} ({node['NodeID'][:6]})"
             ready, _ = self.ray.wait(list(node_names), num_returns=len(node_names), timeout=ANSWER_SECONDS)
-            return [(node, self._answer(task, task in ready)) for task, node in node_names.items()]
+            return [(node, self._probe_answer(task, task in ready)) for task, node in node_names.items()]
 
-    def _answer(self, task: Any, ready: bool) -> dict[str, Any]:
+    def _probe_answer(self, task: Any, ready: bool) -> dict[str, Any]:
         if not ready:
             return {"missing": f"no answer in {ANSWER_SECONDS} seconds"}
         try:
@@ -115,7 +115,7 @@ class Cluster:
             return f"it does not see {self.settings.workspace.work}"
         return NodeIdentity.here("cpu").differs(answer["identity"], timed)
 
-    def _alive(self) -> list[dict[str, Any]]:
+    def _live_nodes(self) -> list[dict[str, Any]]:
         return [node for node in self.ray.nodes() if node["Alive"]]
 
     def room(self, job: Job, running: Sequence[RunningJob]) -> bool:
@@ -123,18 +123,20 @@ class Cluster:
 
         Running jobs of the other kind are not counted: Ray itself waits until they end.
         """
-        if time.monotonic() - self.seen > REFRESH_SECONDS:
-            self.nodes = [node["Resources"] for node in self._alive()] or self.nodes
-            self.seen = time.monotonic()
+        if time.monotonic() - self.nodes_seen_at > REFRESH_SECONDS:
+            self.node_resources = [node["Resources"] for node in self._live_nodes()] or self.node_resources
+            self.nodes_seen_at = time.monotonic()
         gpu = devices.is_gpu(self.settings.device)
         taken = sum(nodes_of(task.job) for task in running if alone(task.job, gpu) == alone(job, gpu))
         needed = nodes_of(job)
-        capacity = max(needed, job_capacity(self.nodes, self._resources(job), alone(job, gpu)))
+        capacity = max(needed, job_capacity(self.node_resources, self._resources(job), alone(job, gpu)))
         return taken + needed <= capacity
 
     def _resources(self, job: Job) -> dict[str, float]:
         size = self.settings.sizes.get(job.variants[0].model)
-        return resources(job, self.settings, self.nodes, job_bytes(job, size, self.settings.device) if size else 0)
+        return resources(
+            job, self.settings, self.node_resources, job_bytes(job, size, self.settings.device) if size else 0
+        )
 
     def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob]) -> RayTask:
         """Return a task that Ray starts when a node has room.
@@ -144,19 +146,19 @@ class Cluster:
         needs = self._resources(job)
         create(log, "wb").close()
         spec = replace(spec, workspace=replace(spec.workspace, work=spec.workspace.work.absolute()))
-        one_node: dict[str, Any] = {
+        one_node_options: dict[str, Any] = {
             "num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "memory": int(needs["memory"]) or None, "max_retries": 0,
         }  # fmt: skip
 
-        def begin(group: PlacementGroup | None) -> Any:
-            options = group.first() if group else one_node
+        def start_stream(group: PlacementGroup | None) -> Any:
+            options = group.first_node_options() if group else one_node_options
             task = self.task.options(name=f"{job.kind}-{job.id}", num_returns="streaming", **options)
             settings, cpus = replace(self.settings, sizes={}), int(options["num_cpus"])
             return task.remote(spec, settings, cpus, self.identity, group.name if group else "", Path.cwd())
 
         gpu = devices.is_gpu(self.settings.device)
-        group = PlacementGroup(self.ray, job, gpu, self._alive) if nodes_of(job) > 1 else None
-        return RayTask(job, self.ray, begin, group, self.settings.workspace.records, log)
+        group = PlacementGroup(self.ray, job, gpu, self._live_nodes) if nodes_of(job) > 1 else None
+        return RayTask(job, self.ray, start_stream, group, self.settings.workspace.records, log)
 
     def share_cores(self, running: Sequence[RunningJob]) -> None:
         """Do nothing: a job's CPUs are those that Ray gave it."""
@@ -174,17 +176,17 @@ class RayTask:
         self,
         job: Job,
         ray: Any,
-        begin: Callable[[PlacementGroup | None], Any],
+        start_stream: Callable[[PlacementGroup | None], Any],
         group: PlacementGroup | None,
         folder: Path,
         log: Path,
     ) -> None:
-        self.job, self.ray, self.begin, self.group = job, ray, begin, group
+        self.job, self.ray, self.start_stream, self.group = job, ray, start_stream, group
         self.folder, self.log = folder, log
         self.stream: Any = None
         self.lost = ""
         self.code = 1
-        self.reported: tuple[float, float] | None = None
+        self.reported_usage: tuple[float, float] | None = None
         self.killed = False
         self.events, writing = os.pipe()
         os.set_blocking(self.events, False)
@@ -196,7 +198,7 @@ class RayTask:
 
         A job that waits for a node must not count as silent.
         """
-        return self.reported or (time.monotonic(), 0.0)
+        return self.reported_usage or (time.monotonic(), 0.0)
 
     def kill(self) -> None:
         """Have Ray kill the process that works on the task, and with it the job; stop waiting for nodes."""
@@ -215,32 +217,32 @@ class RayTask:
         with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "wb", 0) as pipe:
             try:
                 with self.group or contextlib.nullcontext() as group:
-                    self.stream = self.begin(group)
+                    self.stream = self.start_stream(group)
                     if self.killed:
                         self.kill()
                     for reference in self.stream:
-                        if event := self._filed(self.ray.get(reference)):
-                            pipe.write(_line(event))
+                        if event := self._file_event(self.ray.get(reference)):
+                            pipe.write(_event_line(event))
             # What a node raises because this package is missing there or differs, or another attempt would need as much.
             except (self.ray.exceptions.RayTaskError, self.ray.exceptions.OutOfMemoryError) as error:
                 cause = getattr(error, "cause", None) or error
-                pipe.write(_line({"event": "broken", "reason": redacted(first_line(cause))}))
+                pipe.write(_event_line({"event": "broken", "reason": redacted(first_line(cause))}))
             except self.ray.exceptions.RayError as error:
                 self.code = -signal.SIGKILL
                 if not self.killed:
                     self.lost = f"its node or Ray's process there is gone ({type(error).__name__})"
             except SparsebenchError as error:  # there are no nodes for it
-                pipe.write(_line({"event": "broken", "reason": str(error)}))
+                pipe.write(_event_line({"event": "broken", "reason": str(error)}))
             except BrokenPipeError:
                 raise
             except OSError as error:  # such as a full disk, where its records and its log are written
-                pipe.write(_line({"event": "broken", "reason": str(of_system(error, Cache().root))}))
+                pipe.write(_event_line({"event": "broken", "reason": str(of_system(error, Cache().root))}))
 
-    def _filed(self, event: dict[str, Any]) -> dict[str, Any] | None:
+    def _file_event(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """File the record or log that came with an event; return what to pass on to the run, if anything."""
         match event["event"]:
             case "used":
-                self.reported = event["used"]
+                self.reported_usage = event["used"]
                 return None
             case "ended":
                 self.code = event["code"]
@@ -252,7 +254,9 @@ class RayTask:
         return event
 
 
-def resources(job: Job, settings: RunSettings, nodes: Sequence[dict[str, float]], memory: int) -> dict[str, float]:
+def resources(
+    job: Job, settings: RunSettings, node_resources: Sequence[dict[str, float]], memory_bytes: int
+) -> dict[str, float]:
     """Return what a job asks of Ray: CPUs, GPUs and bytes of memory, no more than the largest node has.
 
     A job that is alone asks for all CPUs of that node, and for all its GPUs where it calculates on them. Another asks
@@ -260,22 +264,23 @@ def resources(job: Job, settings: RunSettings, nodes: Sequence[dict[str, float]]
     """
     gpu = devices.is_gpu(settings.device) and calculates(job)
     exclusive = alone(job, devices.is_gpu(settings.device))
-    largest = max(nodes, key=lambda node: [node.get(name, 0.0) for name in ("GPU" * gpu, "CPU", "memory")], default={})
+    kinds = ("GPU", "CPU", "memory") if gpu else ("CPU", "memory")
+    largest = max(node_resources, key=lambda node: [node.get(kind, 0.0) for kind in kinds], default={})
     cpus = largest.get("CPU", 0.0)
     return {
         "CPU": max(1.0, cpus if exclusive else cpus // settings.slots),
         "GPU": float(gpu and (largest.get("GPU", 0.0) if exclusive else min(ranks_of(job), largest.get("GPU", 1.0)))),
-        "memory": min(float(memory), largest.get("memory", 0.0)),
+        "memory": min(float(memory_bytes), largest.get("memory", 0.0)),
     }
 
 
-def job_capacity(nodes: Sequence[dict[str, float]], needs: dict[str, float], exclusive: bool) -> int:
+def job_capacity(node_resources: Sequence[dict[str, float]], needs: dict[str, float], exclusive: bool) -> int:
     """Return how many jobs that ask for ``needs`` the nodes hold at once; ``exclusive``: at most one a node.
 
     It is at least 1: a job that fits nowhere would wait for nothing, so one starts.
     """
     needed = {name: amount for name, amount in needs.items() if amount}
-    jobs = [int(min(node.get(name, 0.0) // amount for name, amount in needed.items())) for node in nodes]
+    jobs = [int(min(node.get(name, 0.0) // amount for name, amount in needed.items())) for node in node_resources]
     return max(1, sum(min(1, count) if exclusive else count for count in jobs))
 
 
@@ -285,17 +290,19 @@ def connect(ray: Any, address: str | None) -> None:
     Raises UserError where there is none, where it runs another version of Ray or Python, and for the address of Ray's
     client, which does not pass generators on.
     """
-    place = address or os.environ.get("RAY_ADDRESS") or ""
-    if "://" in place:
-        raise UserError(f"--address {place}: not the address of a node", "run on a node of the cluster: --address auto")
+    cluster_address = address or os.environ.get("RAY_ADDRESS") or ""
+    if "://" in cluster_address:
+        raise UserError(
+            f"--address {cluster_address}: not the address of a node", "run on a node of the cluster: --address auto"
+        )
     try:
-        if ":" in place:  # Ray itself would wait long for an address at which nothing answers
-            host, _, port = place.rpartition(":")
+        if ":" in cluster_address:  # Ray itself would wait long for an address at which nothing answers
+            host, _, port = cluster_address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        join(ray, address, include_dashboard=None if place else False)
+        join(ray, address, include_dashboard=None if cluster_address else False)
     except (RuntimeError, ValueError, OverflowError, OSError, ray.exceptions.RayError) as error:
         raise UserError(
-            f"--executor ray: no cluster of Ray's at {place or 'this machine'} ({first_line(error)})",
+            f"--executor ray: no cluster of Ray's at {cluster_address or 'this machine'} ({first_line(error)})",
             "start Ray with `ray start --head`, see `ray status`; the driver needs the cluster's versions of Ray and "
             "Python, and its RAY_AUTH_MODE and token",
         ) from error
@@ -309,5 +316,5 @@ def _ray() -> Any:
     return ray
 
 
-def _line(event: dict[str, Any]) -> bytes:
+def _event_line(event: dict[str, Any]) -> bytes:
     return json.dumps(event).encode() + b"\n"

@@ -36,8 +36,8 @@ class Clock:
     def __init__(self, estimate: Estimate, slots: int = 1, gpus: int = 0) -> None:
         self.estimate, self.slots, self.gpus = estimate, slots, gpus
         self.jobs: dict[str, Job] = {}
-        self.starts: dict[str, float] = {}
-        self.shares: dict[str, tuple[float, float]] = {}
+        self.start_times: dict[str, float] = {}
+        self.cell_progress: dict[str, tuple[float, float]] = {}
         """By job, when its current cell began and the share of the cell that is done."""
         self.uncorrected: dict[str, float] = defaultdict(float)
         """The seconds of ``jobs`` by pace: there may be 100,000 jobs, and each finished cell asks what is left."""
@@ -45,50 +45,50 @@ class Clock:
     def begin(self, jobs: Iterable[Job]) -> None:
         """Add jobs, in place of earlier ones under their ids."""
         for job in jobs:
-            self.skipped(job)
+            self.forget(job)
             self.jobs[job.id] = job
-            self.uncorrected[pace_of(job)] += self._share(job)
+            self.uncorrected[pace_of(job)] += self._wall_seconds(job)
 
     def started(self, job: Job) -> None:
         """Note that a job has begun, perhaps with fewer cells than when it was added."""
         self.begin([job])
-        self.starts[job.id] = time.monotonic()
+        self.start_times[job.id] = time.monotonic()
 
     def progressed(self, job: Job, share: float) -> None:
         """Note the share of a job's cell that is done; one that is smaller than before is another cell's."""
-        began, before = self.shares.get(job.id, (self.starts.get(job.id, time.monotonic()), 0.0))
-        self.shares[job.id] = (began if share >= before else time.monotonic(), share)
+        began, before = self.cell_progress.get(job.id, (self.start_times.get(job.id, time.monotonic()), 0.0))
+        self.cell_progress[job.id] = (began if share >= before else time.monotonic(), share)
 
     def ended(self, job: Job, seconds: float | None) -> None:
         """Note that a job took ``seconds``; None where it ended without having done its work."""
         if seconds is not None:
             self.estimate.learn(job, seconds)
-        self.skipped(job)
+        self.forget(job)
 
-    def skipped(self, job: Job) -> None:
+    def forget(self, job: Job) -> None:
         """Forget a job that will not run."""
-        self.starts.pop(job.id, None)
-        self.shares.pop(job.id, None)
+        self.start_times.pop(job.id, None)
+        self.cell_progress.pop(job.id, None)
         if forgotten := self.jobs.pop(job.id, None):
-            self.uncorrected[pace_of(forgotten)] -= self._share(forgotten)
+            self.uncorrected[pace_of(forgotten)] -= self._wall_seconds(forgotten)
 
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Return the seconds to go if the rest compares with its estimates as the finished part did."""
         now = time.monotonic()
-        left = sum(seconds * self.estimate.ratio(pace) for pace, seconds in self.uncorrected.items())
-        for name, start in self.starts.items():
-            job = self.jobs[name]
-            expected = self.estimate.seconds(job)
-            to_go = max(0.0, expected - (now - start), self._cell_seconds(name, now))
-            left += (to_go - expected) / concurrent_jobs(job, self.slots, self.gpus)
-        return max(0.0, left)
+        total = sum(seconds * self.estimate.ratio(pace) for pace, seconds in self.uncorrected.items())
+        for job_id, started_at in self.start_times.items():
+            job = self.jobs[job_id]
+            estimated = self.estimate.seconds(job)
+            to_go = max(0.0, estimated - (now - started_at), self._cell_seconds(job_id, now))
+            total += (to_go - estimated) / concurrent_jobs(job, self.slots, self.gpus)
+        return max(0.0, total)
 
-    def _cell_seconds(self, name: str, now: float) -> float:
+    def _cell_seconds(self, job_id: str, now: float) -> float:
         """Return how long the rest of a job's cell takes at the pace of what is done of it; 0 where that says too little."""
-        began, share = self.shares.get(name, (now, 0.0))
+        began, share = self.cell_progress.get(job_id, (now, 0.0))
         return (now - began) * (1 - share) / share if share >= TELLING_SHARE else 0.0
 
-    def _share(self, job: Job) -> float:
+    def _wall_seconds(self, job: Job) -> float:
         return self.estimate.uncorrected(job) / concurrent_jobs(job, self.slots, self.gpus)
 
 
@@ -101,7 +101,7 @@ class ModelAnswers:
     def __init__(self, answer: Callable[[str], str]) -> None:
         self.answer = answer
         self.open_cells: Counter[str] = Counter()
-        self.due: list[str] = []
+        self.due_models: list[str] = []
 
     def begin(self, cells: Iterable[Cell]) -> None:
         """Begin a run of ``cells``."""
@@ -113,12 +113,12 @@ class ModelAnswers:
             return
         self.open_cells[cell.variant.model] -= 1
         if not self.open_cells[cell.variant.model]:
-            self.due.append(cell.variant.model)
+            self.due_models.append(cell.variant.model)
 
     def take(self) -> Iterator[str]:
         """Yield the lines that are due, each once."""
-        while self.due:
-            if lines := self.answer(self.due.pop(0)):
+        while self.due_models:
+            if lines := self.answer(self.due_models.pop(0)):
                 yield lines
 
 
@@ -128,15 +128,15 @@ class Display:
     def __init__(self, clock: Clock, stream: IO[str] | None = None) -> None:
         self.clock = clock
         self.stream = stream or sys.stderr
-        self.total = 0
-        self.count = 0
-        self.start = self.last_line = time.monotonic()
+        self.cell_count = 0
+        self.recorded_count = 0
+        self.begun_at = self.last_line = time.monotonic()
         self.running: dict[str, tuple[Job, str]] = {}
 
     def begin(self, cells: list[Cell], jobs: list[Job]) -> None:
         """Begin a run of ``cells`` in ``jobs``."""
-        self.total = len(cells)
-        self.start = time.monotonic()
+        self.cell_count = len(cells)
+        self.begun_at = time.monotonic()
         self.clock.begin(jobs)
 
     def started(self, job: Job) -> None:
@@ -154,7 +154,7 @@ class Display:
 
     def finished(self, cell: Cell, status: str, seconds: float, reason: str | None) -> None:
         """Show that a cell has its record: ``✓ [12/94, 3m left] smollm2 dense · piqa (7.1 s)``."""
-        self.count += 1
+        self.recorded_count += 1
         first_line = visible(reason.splitlines()[0]) if reason else ""
         ending = f" ({seconds:.1f} s)" if status == "done" else f": {status}: {first_line}"
         name = visible(f"{cell.variant.label} · {cell.label}")
@@ -170,7 +170,7 @@ class Display:
 
     def skipped(self, job: Job) -> None:
         """Note that a job will not run, because what it needs has failed."""
-        self.clock.skipped(job)
+        self.clock.forget(job)
 
     def due(self) -> float:
         """Return the seconds until a line is due if nothing happens."""
@@ -180,7 +180,7 @@ class Display:
         """Write a line if one is due. While something is being timed, this is called only then."""
         if self.due() <= 0:
             labels = (visible(f"{job.label} {detail}".rstrip()) for job, detail in self.running.values())
-            elapsed = duration(time.monotonic() - self.start)
+            elapsed = duration(time.monotonic() - self.begun_at)
             self.line(f"… {self._position()} {elapsed}: {', '.join(labels) or 'nothing yet'}", "dim")
 
     def changed(self) -> None:
@@ -199,7 +199,7 @@ class Display:
         return alone(job, bool(self.clock.gpus))
 
     def _position(self) -> str:
-        return f"[{self.count}/{self.total}, {duration(self.clock.left())} left]"
+        return f"[{self.recorded_count}/{self.cell_count}, {duration(self.clock.seconds_left())} left]"
 
 
 class LiveDisplay(Display):
@@ -232,12 +232,12 @@ class LiveDisplay(Display):
 
     def _bar(self) -> Table:
         grid = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=max(1, self.total), completed=self.count, width=24)
-        elapsed, remaining = duration(time.monotonic() - self.start), duration(self.clock.left())
-        grid.add_row(bar, f"{self.count}/{self.total} cells · {elapsed} · {remaining} left")
+        bar = ProgressBar(total=max(1, self.cell_count), completed=self.recorded_count, width=24)
+        elapsed, remaining = duration(time.monotonic() - self.begun_at), duration(self.clock.seconds_left())
+        grid.add_row(bar, f"{self.recorded_count}/{self.cell_count} cells · {elapsed} · {remaining} left")
         for job, detail in self.running.values():
-            silent = " (quiet: being timed)" if self.quiet(job) else ""
-            grid.add_row("", Text(visible(f"{job.label} {detail}{silent}")))  # a name may look like markup
+            remark = " (quiet: being timed)" if self.quiet(job) else ""
+            grid.add_row("", Text(visible(f"{job.label} {detail}{remark}")))  # a name may look like markup
         return grid
 
 

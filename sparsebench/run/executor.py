@@ -23,7 +23,7 @@ class RunSettings:
 
     ``slots`` jobs run at once on a machine, each with an equal share of the cores; a job that measures takes those that
     are free from its next cell on. With GPUs, ``slots`` jobs that calculate on them, which need few cores, run beside
-    ``slots`` others. ``keep`` is a storage format or none.
+    ``slots`` others. ``kept_format`` is a storage format or none.
 
     ``device`` is resolved. Of several GPUs, a job that calculates has one per rank to itself; a job alone has all.
 
@@ -32,7 +32,7 @@ class RunSettings:
 
     workspace: Workspace
     cache: Cache
-    keep: str = "packed"
+    kept_format: str = "packed"
     slots: int = 1
     fail_fast: bool = False
     sizes: dict[str, ModelSize] = field(default_factory=dict)

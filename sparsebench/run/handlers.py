@@ -84,7 +84,8 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
             recorder.lost(variant, outcome)
         else:
             sums.seal(spec.workspace.folder(variant), spec.device)
-            if spec.recorded_checksums.get(variant.id, content := spec.workspace.content(variant)) != content:
+            checksum = spec.workspace.content(variant)
+            if spec.recorded_checksums.get(variant.id, checksum) != checksum:
                 recorder.note(
                     f"{variant.label}: made again, its weights differ from those recorded: another processor or number of "
                     "threads rounds differently. Results of the first weights count alone; another --ledger has room for these"
@@ -121,17 +122,19 @@ def assess(spec: JobSpec, recorder: Recorder) -> None:
     def measure(cell: Cell) -> Any:
         folder = spec.workspace.folder(cell.variant)
         if cell.stage == "structure":
-            setting = cell.settings
-            result = structure.assess(folder, spec.model.family, setting["absolute"], setting["relative"])
+            absolute, relative = cell.settings["absolute"], cell.settings["relative"]
+            result = structure.assess(folder, spec.model.family, absolute, relative)
             return replace(result, operations_token=operations_per_token(Checkpoint(folder).config, spec.model.family))
-        keep = (
+        packed_copy = (
             spec.workspace.packed(cell.variant) if spec.kept_format == "packed" and not cell.variant.is_dense else None
         )
         scratch = spec.workspace.scratch()
         try:
-            stored = storage.measure(folder, spec.model.family, cell.settings["formats"], scratch, keep_packed=keep)
-            if keep and keep.is_dir():  # a GGUF variant has no packed copy
-                sums.write(keep)
+            stored = storage.measure(
+                folder, spec.model.family, cell.settings["formats"], scratch, keep_packed=packed_copy
+            )
+            if packed_copy and packed_copy.is_dir():  # a GGUF variant has no packed copy
+                sums.write(packed_copy)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return replace(stored, sizes=(*stored.sizes, *_as_fetched(spec))) if cell.variant.is_dense else stored
@@ -174,7 +177,9 @@ def outputs(spec: JobSpec, recorder: Recorder) -> None:
 def score(spec: JobSpec, recorder: Recorder) -> None:
     """Score one variant on all tasks in one model load."""
     variant = spec.job.variants[0]
-    tasks = {benchmarks.TaskSpec(**_listed(cell.settings), own=_own(cell, spec)): cell for cell in spec.job.cells}
+    tasks = {
+        benchmarks.TaskSpec(**_task_settings(cell.settings), own=_own_data(cell, spec)): cell for cell in spec.job.cells
+    }
 
     def record(task: Any, outcome: Any) -> None:
         recorder.record(tasks[task], outcome)
@@ -230,21 +235,21 @@ def _runtime_setting(cell: Cell, spec: JobSpec) -> Any:
         samples=settings.get("samples", 1),
         processes=settings.get("processes", 1),
         forced=settings.get("forced", False),
-        threads=_threads(spec.job, spec.device),
+        threads=_rank_threads(spec.job, spec.device),
         nodes=spec.nodes if "nodes" in settings else (),
         group=spec.group if "nodes" in settings else "",
         device=spec.device,
     )
 
 
-def _threads(job: Job, device: str) -> int | None:
+def _rank_threads(job: Job, device: str) -> int | None:
     """Return a rank's threads, its part of the cores that the executor gave the job; None on a CPU or when alone."""
     if not devices.is_gpu(device) or alone(job, True):
         return None
     return max(1, int(os.environ["OMP_NUM_THREADS"]) // ranks_of(job))
 
 
-def _listed(settings: dict[str, Any]) -> dict[str, Any]:
+def _task_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that ``TaskSpec`` takes as they are, with hashable values."""
     return {
         key: tuple(value) if isinstance(value, list) else value
@@ -253,7 +258,7 @@ def _listed(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _own(cell: Cell, spec: JobSpec) -> Any:
+def _own_data(cell: Cell, spec: JobSpec) -> Any:
     """Return what a cell asks of the user's own data, with the data's source; None where it asks nothing."""
     own_settings = cell.settings.get("own")
     return benchmarks.OwnData.read(own_settings, spec.data[own_settings["content"]]) if own_settings else None

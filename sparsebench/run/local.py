@@ -35,7 +35,7 @@ class LocalJob:
     job: Job
     process: Process
     events: int
-    gpu: str = ""
+    own_gpus: str = ""
     lost: str = ""
 
     def used(self) -> tuple[float, float]:
@@ -69,7 +69,7 @@ class Local:
         self.folder.cleanup()
 
     @property
-    def threads(self) -> Path:
+    def threads_file(self) -> Path:
         """The file that says how many threads a job may take."""
         return Path(self.temporary) / "threads"
 
@@ -78,72 +78,74 @@ class Local:
 
     def room(self, job: Job, running: Sequence[RunningJob]) -> bool:
         """Whether there is a slot of its kind, and GPUs if it calculates on them; or, for a job alone, the machine."""
-        if self._alone(job):
+        if self._is_alone(job):
             return not running
-        if any(self._alone(task.job) for task in running):
+        if any(self._is_alone(task.job) for task in running):
             return False
         on_gpu = self._on_gpu(job)
-        if on_gpu and len(self._idle(running)) < ranks_of(job):
+        if on_gpu and len(self._idle_gpus(running)) < ranks_of(job):
             return False
         return sum(self._on_gpu(task.job) == on_gpu for task in running) < self.settings.slots
 
     def _on_gpu(self, job: Job) -> bool:
         return bool(self.gpus) and calculates(job)
 
-    def _alone(self, job: Job) -> bool:
+    def _is_alone(self, job: Job) -> bool:
         return alone(job, bool(self.gpus))
 
-    def _idle(self, running: Sequence[RunningJob]) -> list[str]:
+    def _idle_gpus(self, running: Sequence[RunningJob]) -> list[str]:
         """Return the GPUs that no job has to itself."""
-        busy = {gpu for task in running if isinstance(task, LocalJob) for gpu in task.gpu.split(",")}
+        busy = {gpu for task in running if isinstance(task, LocalJob) for gpu in task.own_gpus.split(",")}
         return [gpu for gpu in self.gpus if gpu not in busy]
 
     def gpus_of(self, job: Job, running: Sequence[RunningJob]) -> str:
         """Return the GPUs that a job with room would have to itself, as a value of CUDA_VISIBLE_DEVICES."""
-        if self._alone(job) or not calculates(job):
+        if self._is_alone(job) or not calculates(job):
             return ""
-        return ",".join(self._idle(running)[: ranks_of(job)])
+        return ",".join(self._idle_gpus(running)[: ranks_of(job)])
 
     def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob] = ()) -> LocalJob:
         """Start a process for the job."""
         # What makes a variant calculates with as many threads throughout.
-        if not (self.gpus or self._alone(job) or job.makes):
-            spec = replace(spec, threads=self.threads)
+        if not (self.gpus or self._is_alone(job) or job.makes):
+            spec = replace(spec, threads=self.threads_file)
         path = spec.save(log.with_suffix(".job"))
-        gpu = self.gpus_of(job, running)
+        own_gpus = self.gpus_of(job, running)
         reading, writing = os.pipe()
-        process = self._process(job, path, log, writing, gpu)
+        process = self._process(job, path, log, writing, own_gpus)
         os.close(writing)
         os.set_blocking(reading, False)
-        return LocalJob(job, process, reading, gpu)
+        return LocalJob(job, process, reading, own_gpus)
 
-    def _process(self, job: Job, spec: Path, log: Path, events: int, gpu: str) -> Process:
-        """Start a process of the job's own that prints to ``log``; where ``gpu`` names some, it sees no other GPUs."""
-        if job.kind in LIBRARIES and not gpu and children.may_fork():
+    def _process(self, job: Job, spec_path: Path, log: Path, events: int, own_gpus: str) -> Process:
+        """Start a process of the job's own that prints to ``log``; of ``own_gpus``, if any, it sees no others."""
+        if job.kind in LIBRARIES and not own_gpus and children.may_fork():
             create(log, "ab").close()  # a fork server that dies leaves no log
             libraries = LIBRARIES[job.kind]
             if libraries not in self.forkservers or not self.forkservers[libraries].alive:
-                self.forkservers[libraries] = ForkServer(libraries, self._environment(job, gpu))
-            return self.forkservers[libraries].start(spec, log, events)
+                self.forkservers[libraries] = ForkServer(libraries, self._environment(job, own_gpus))
+            return self.forkservers[libraries].start(spec_path, log, events)
         with create(log, "wb") as output:
             return subprocess.Popen(
-                children.module_command("sparsebench.run.worker", spec, events),
+                children.module_command("sparsebench.run.worker", spec_path, events),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._environment(job, gpu),
+                env=self._environment(job, own_gpus),
                 pass_fds=[events],
                 start_new_session=True,
             )
 
-    def _environment(self, job: Job, gpu: str) -> dict[str, str]:
+    def _environment(self, job: Job, own_gpus: str) -> dict[str, str]:
         """Return a worker's environment, decided only here: what it imports, threads, GPUs, quiet libraries, offline.
 
         Without a GPU, jobs of one kind have the same. Temporary files that a killed job or its compiler leaves are
         removed with the run's folder.
         """
         variables = {
-            "OMP_NUM_THREADS": str(environment.cores() if self._alone(job) else self._share(self.settings.slots)),
+            "OMP_NUM_THREADS": str(
+                environment.cores() if self._is_alone(job) else self._cores_for(self.settings.slots)
+            ),
             "TOKENIZERS_PARALLELISM": "false",
             "TRANSFORMERS_VERBOSITY": "error",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -153,22 +155,22 @@ class Local:
         }
         if self.settings.cache.offline:
             variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        if not self._alone(job):  # idle threads that spin take the cores of the jobs beside
+        if not self._is_alone(job):  # idle threads that spin take the cores of the jobs beside
             variables["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-        visible = devices.visible_to_child(self.settings.device if calculates(job) else "cpu")
-        if gpu:
-            visible = {devices.VISIBLE_DEVICES: gpu}
-        return {**os.environ, **children.import_variables(), **variables, **visible}
+        visible_devices = devices.visible_to_child(self.settings.device if calculates(job) else "cpu")
+        if own_gpus:
+            visible_devices = {devices.VISIBLE_DEVICES: own_gpus}
+        return {**os.environ, **children.import_variables(), **variables, **visible_devices}
 
-    def _share(self, jobs: int) -> int:
+    def _cores_for(self, jobs: int) -> int:
         return max(1, environment.cores() // jobs)
 
     def share_cores(self, running: Sequence[RunningJob]) -> None:
         """Write how many threads each job may take, which those that measure read between their cells."""
         if running:
-            new_file = self.threads.with_suffix(".new")
-            new_file.write_text(str(self._share(min(len(running), self.settings.slots))))
-            new_file.replace(self.threads)
+            new_file = self.threads_file.with_suffix(".new")
+            new_file.write_text(str(self._cores_for(min(len(running), self.settings.slots))))
+            new_file.replace(self.threads_file)
 
     def end(self, running: Sequence[RunningJob]) -> None:
         """End every job with its process group."""

@@ -49,12 +49,11 @@ def _counted(number: float, kind: str) -> str:
 class PlacementGroup:
     """The nodes of one job. Use as a context manager: entering it waits for the nodes, as long as enough of them live.
 
-    ``nodes`` returns the live ones. Set ``given_up`` when nobody wants the job any more. Ray itself removes the group
-    if this process dies.
+    Set ``given_up`` when nobody wants the job any more. Ray itself removes the group if this process dies.
     """
 
-    def __init__(self, ray: Any, job: Job, gpu: bool, nodes: Callable[[], list[dict[str, Any]]]) -> None:
-        self.ray, self.job, self.gpu, self.nodes = ray, job, gpu, nodes
+    def __init__(self, ray: Any, job: Job, gpu: bool, live_nodes: Callable[[], list[dict[str, Any]]]) -> None:
+        self.ray, self.job, self.gpu, self.live_nodes = ray, job, gpu, live_nodes
         self.name = ""
         self.given_up = False
 
@@ -88,8 +87,8 @@ class PlacementGroup:
                 self.__exit__()
 
     def _bundles(self) -> list[dict[str, float]]:
-        return bundles(self.nodes(), nodes_of(self.job), ranks_of(self.job), self.gpu)
+        return bundles(self.live_nodes(), nodes_of(self.job), ranks_of(self.job), self.gpu)
 
-    def first(self) -> dict[str, Any]:
+    def first_node_options(self) -> dict[str, Any]:
         """Return the options of the job's own task, which has the first node."""
         return on_bundle(self.ray, self.group, 0)

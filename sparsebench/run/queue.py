@@ -43,7 +43,7 @@ class Queue:
 
     def __iter__(self) -> Iterator[Job]:
         """Iterate over the waiting jobs in the order in which they would start."""
-        return iter([self.waiting[name] for name in sorted(self.waiting, key=self._positions.__getitem__)])
+        return iter([self.waiting[job_id] for job_id in sorted(self.waiting, key=self._positions.__getitem__)])
 
     def add(self, jobs: Iterable[Job], first: bool = False) -> None:
         """Add jobs behind all others; ``first``: add one job before them."""
@@ -54,9 +54,9 @@ class Queue:
             self._variants_of[job.id] = [variant.id for variant in variants(job)]
             self._job_counts.update(self._variants_of[job.id])
             self.ended.discard(job.id)
-            self._unfinished[job.id] = {name for name in job.after if name not in self.ended}
-            for name in self._unfinished[job.id]:
-                self._successors.setdefault(name, []).append(job.id)
+            self._unfinished[job.id] = {predecessor for predecessor in job.after if predecessor not in self.ended}
+            for predecessor in self._unfinished[job.id]:
+                self._successors.setdefault(predecessor, []).append(job.id)
             if not self._unfinished[job.id]:
                 self._push(job)
 
@@ -67,32 +67,34 @@ class Queue:
         Where a job has no room, others of its kind that ask for the same are taken to have none either.
         """
         refused: set[JobGroup] = set()
-        while heads := [(heap[0], kind) for kind, heap in self._startable.items() if heap and kind not in refused]:
-            (position, name), kind = min(heads, key=_start_order)
-            job = self.waiting.get(name)
-            if job is None or self._positions[name] != position:  # it was taken away, or now waits at another position
-                heapq.heappop(self._startable[kind])
+        while heads := [(heap[0], group) for group, heap in self._startable.items() if heap and group not in refused]:
+            (position, job_id), group = min(heads, key=_start_order)
+            job = self.waiting.get(job_id)
+            if (
+                job is None or self._positions[job_id] != position
+            ):  # it was taken away, or now waits at another position
+                heapq.heappop(self._startable[group])
             elif room(job):
-                heapq.heappop(self._startable[kind])
-                return self.waiting.pop(name)
+                heapq.heappop(self._startable[group])
+                return self.waiting.pop(job_id)
             else:
-                refused.add(kind)
+                refused.add(group)
         return None
 
     def end(self, job: Job) -> None:
         """Note that a job has ended: jobs that waited for it may start, and it needs no folders any more."""
         self.ended.add(job.id)
         self._drop(job.id)
-        for name in self._successors.pop(job.id, ()):
-            if name in self.waiting:
-                self._unfinished[name].discard(job.id)
-                if not self._unfinished[name]:
-                    self._push(self.waiting[name])
+        for successor in self._successors.pop(job.id, ()):
+            if successor in self.waiting:
+                self._unfinished[successor].discard(job.id)
+                if not self._unfinished[successor]:
+                    self._push(self.waiting[successor])
 
     def clear(self) -> None:
         """Remove all waiting jobs; those that were taken go on."""
-        for name in self.waiting:
-            self._drop(name)
+        for job_id in self.waiting:
+            self._drop(job_id)
         self.waiting.clear()
         self._startable.clear()
         self._successors.clear()
@@ -102,11 +104,11 @@ class Queue:
         return self._job_counts[variant.id] > 0
 
     def _push(self, job: Job) -> None:
-        kind = (job.kind, alone(job, True), calculates(job), ranks_of(job), nodes_of(job))
-        heapq.heappush(self._startable.setdefault(kind, []), (self._positions[job.id], job.id))
+        group = (job.kind, alone(job, True), calculates(job), ranks_of(job), nodes_of(job))
+        heapq.heappush(self._startable.setdefault(group, []), (self._positions[job.id], job.id))
 
-    def _drop(self, name: str) -> None:
-        self._job_counts.subtract(self._variants_of.pop(name, ()))
+    def _drop(self, job_id: str) -> None:
+        self._job_counts.subtract(self._variants_of.pop(job_id, ()))
 
 
 def _start_order(head: tuple[tuple[int, str], JobGroup]) -> tuple[bool, int]:

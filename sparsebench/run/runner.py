@@ -178,7 +178,7 @@ class Runner:
             dense=self.plan.dense[variant.model],
             workspace=self.workspace,
             cache=self.settings.cache,
-            kept_format=self.settings.keep,
+            kept_format=self.settings.kept_format,
             calibration=self.plan.calibration,
             allow_overlap=self.plan.allow_overlap,
             data=self.plan.data,
@@ -225,7 +225,7 @@ class Runner:
                 self._finish(key.data)
         for child in list(self.children):
             # A job may have done nothing for too long, or another process may hold its pipe after its end.
-            if time.monotonic() >= child.silence.next_check and child.silence.over(child.task.used()):
+            if time.monotonic() >= child.silence.next_check and child.silence.is_over(child.task.used()):
                 child.broken = f"the job was ended: for {child.silence.limit:g} seconds it had said and done nothing"
                 child.task.kill()
                 self._finish(child)
@@ -353,7 +353,7 @@ class Runner:
     def _release(self, variants_done: Iterable[Variant]) -> None:
         """Remove the folders of variants that no waiting or running job needs any more, unless all are kept."""
         for variant in variants_done:
-            if not self.waiting.needs(variant) and self.settings.keep != "dense":
+            if not self.waiting.needs(variant) and self.settings.kept_format != "dense":
                 self.leases.release(variant)
 
     def _record(self, cell: Cell, status: str, reason: str) -> None:
@@ -369,7 +369,7 @@ class Runner:
 
     def _show_answers(self) -> None:
         """Show the answers that are due, unless something is timed now."""
-        if self.answers.due and not any(PROCESSES[child.job.kind].timed for child in self.children):
+        if self.answers.due_models and not any(PROCESSES[child.job.kind].timed for child in self.children):
             self._ingest()
             for lines in self.answers.take():
                 self.display.line(lines, "bold")

@@ -16,10 +16,10 @@ from sparsebench.run.handlers import HANDLERS, damaged
 from sparsebench.run.recorder import JobSpec, Recorder
 
 
-def main(path: Path, events: int) -> int:
-    """Do the job of the specification at ``path``, report on the descriptor ``events``, and return the exit code."""
+def main(spec_path: Path, events: int) -> int:
+    """Do the job of a specification, report on the descriptor ``events``, and return the exit code."""
     redact_stderr()
-    spec: JobSpec = pickle.loads(path.read_bytes())
+    spec: JobSpec = pickle.loads(spec_path.read_bytes())
     recorder = Recorder(spec, events)
     try:
         if folders := damaged(spec):

@@ -28,11 +28,11 @@ def test_the_pace_of_one_kind_of_job_says_nothing_about_another() -> None:
     clock, jobs = Clock(Estimate(SIZES), slots=2), [scored("a"), scored("b"), timed("c")]
     scoring, timing = job_seconds(jobs[0], SIZES), job_seconds(jobs[2], SIZES)
     clock.begin(jobs)
-    assert clock.left() == pytest.approx(2 * scoring / 2 + timing)
+    assert clock.seconds_left() == pytest.approx(2 * scoring / 2 + timing)
     clock.ended(jobs[0], 3 * scoring)
     rate = (3 * scoring + DAMPING_SECONDS) / (scoring + DAMPING_SECONDS)
     assert 1 < rate < 3
-    assert clock.left() == pytest.approx(rate * scoring / 2 + timing)
+    assert clock.seconds_left() == pytest.approx(rate * scoring / 2 + timing)
 
 
 def test_it_begins_with_what_the_plan_learned() -> None:
@@ -40,7 +40,7 @@ def test_it_begins_with_what_the_plan_learned() -> None:
     estimate.learn(jobs[0], 1e6)
     clock = Clock(estimate)
     clock.begin(jobs)
-    assert clock.left() == pytest.approx(estimate.seconds(jobs[0]) + job_seconds(jobs[1], SIZES))
+    assert clock.seconds_left() == pytest.approx(estimate.seconds(jobs[0]) + job_seconds(jobs[1], SIZES))
     assert estimate.seconds(jobs[0]) > 100 * job_seconds(jobs[0], SIZES)
 
 
@@ -52,7 +52,7 @@ def test_a_job_that_begins_with_fewer_cells_takes_as_long_as_these() -> None:
     clock.begin([whole])
     clock.started(rest)
     seconds = job_seconds(rest, SIZES)
-    assert clock.left() == pytest.approx(seconds, abs=1.0) and seconds < 0.6 * job_seconds(whole, SIZES)
+    assert clock.seconds_left() == pytest.approx(seconds, abs=1.0) and seconds < 0.6 * job_seconds(whole, SIZES)
     clock.ended(rest, seconds)
     assert clock.estimate.seconds(whole) == pytest.approx(job_seconds(whole, SIZES))
 
@@ -65,12 +65,12 @@ def test_a_running_job_is_worked_off_and_never_below_nothing(monkeypatch: pytest
     clock.begin(jobs)
     clock.started(jobs[0])
     now = 10.0
-    assert clock.left() == pytest.approx((scoring - 10) / 2 + timing)
+    assert clock.seconds_left() == pytest.approx((scoring - 10) / 2 + timing)
     now = 10 * scoring
-    assert clock.left() == pytest.approx(timing)
+    assert clock.seconds_left() == pytest.approx(timing)
     clock.ended(jobs[0], now)
     clock.ended(jobs[1], timing)
-    assert clock.left() == pytest.approx(0)
+    assert clock.seconds_left() == pytest.approx(0)
 
 
 def test_what_is_done_of_a_cell_tells_how_long_the_rest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,19 +81,19 @@ def test_what_is_done_of_a_cell_tells_how_long_the_rest_takes(monkeypatch: pytes
     clock.started(job)
     expected = job_seconds(job, SIZES)
     now = 10 * expected
-    assert clock.left() == 0
+    assert clock.seconds_left() == 0
     clock.progressed(job, 0.25)
-    assert clock.left() == pytest.approx(30 * expected)
+    assert clock.seconds_left() == pytest.approx(30 * expected)
     clock.progressed(job, 0.0)  # the job's next cell
     now = 11 * expected
     clock.progressed(job, 0.5)
-    assert clock.left() == pytest.approx(expected)
+    assert clock.seconds_left() == pytest.approx(expected)
 
 
 def test_jobs_that_calculate_wait_for_the_only_gpu() -> None:
     clock, jobs = Clock(Estimate(SIZES), slots=4, gpus=1), [scored("a"), scored("b"), timed("c")]
     clock.begin(jobs)
-    assert clock.left() == pytest.approx(2 * job_seconds(jobs[0], SIZES) + job_seconds(jobs[2], SIZES))
+    assert clock.seconds_left() == pytest.approx(2 * job_seconds(jobs[0], SIZES) + job_seconds(jobs[2], SIZES))
 
 
 def test_a_log_says_something_at_least_every_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def run(
     """What a run counts, how often each record reached the ledger, and the Ray that it had."""
     ray = FakeRay(work)
     monkeypatch.setattr(cluster, "_ray", lambda: ray)
-    monkeypatch.setattr(Cluster, "_probed", lambda _: [])
+    monkeypatch.setattr(Cluster, "_probe_nodes", lambda _: [])
     ingested: Counter[str] = Counter()
     took = lambda found, _: ingested.update(record["key"] for _, record in found if "key" in record)  # noqa: E731
     display = Display(Clock(Estimate(settings.sizes)), io.StringIO())
@@ -209,7 +209,7 @@ def test_nodes_that_cannot_do_it_are_named_before_anything_runs(
     }
     monkeypatch.setattr(cluster, "_ray", lambda: FakeRay(done))
     found = [("good", {"identity": same, "shared": True}), ("node-7", wrong[problem])]
-    monkeypatch.setattr(Cluster, "_probed", lambda _: found)
+    monkeypatch.setattr(Cluster, "_probe_nodes", lambda _: found)
     with pytest.raises(UserError, match="node-7") as error:
         Cluster(settings).begin(plan.cells)
     assert "good" not in error.value.message
@@ -262,7 +262,7 @@ def test_a_job_that_measures_takes_free_cores(
         assert grows == {"assess", "benchmarks"}
         for count, threads in ((1, 8), (2, 4), (3, 2), (6, 2)):
             local.share_cores(running[:count])
-            assert local.threads.read_text() == str(threads)
+            assert local.threads_file.read_text() == str(threads)
 
 
 def test_the_next_cell_has_the_threads_that_are_free_then(plan: Plan, settings: RunSettings, tmp_path: Path) -> None:

@@ -59,11 +59,11 @@ def test_what_calculates_has_a_gpu_to_itself_and_the_others_see_none(runner: Any
     scored = [one for one in runner.started if one[0] == "benchmarks"]
     assert scored == [("benchmarks", "GPU-a", "GPU-a", "cuda"), ("benchmarks", "GPU-b", "GPU-b", "cuda")]
     assert {one[1:] for one in runner.started if one[0] != "benchmarks"} == {("", "", "cpu")}
-    assert {concurrent_jobs(child.task.job, 8, 2) for child in runner.children if child.task.gpu} == {2}, (
+    assert {concurrent_jobs(child.task.job, 8, 2) for child in runner.children if child.task.own_gpus} == {2}, (
         "as the plan has it"
     )
     assert [job.kind for job in runner.waiting] == ["benchmarks"], "the third model waits for a GPU, not for a slot"
-    runner.children = [child for child in runner.children if child.task.gpu != "GPU-a"]
+    runner.children = [child for child in runner.children if child.task.own_gpus != "GPU-a"]
     runner._start_ready()
     assert runner.started[-1] == ("benchmarks", "GPU-a", "GPU-a", "cuda") and not runner.waiting
 
@@ -126,7 +126,7 @@ def test_no_gpu_gets_two_jobs_at_once(runner: Any) -> None:
     while queue or running:
         while job := queue.take(lambda job: local.room(job, running)):
             running.append(LocalJob(job, None, -1, local.gpus_of(job, running)))
-        taken = [gpu for task in running for gpu in task.gpu.split(",") if gpu]
+        taken = [gpu for task in running for gpu in task.own_gpus.split(",") if gpu]
         assert len(taken) == len(set(taken)) <= 2
         assert len(running) == 1 or not any(task.job.kind == "latency" for task in running)
         queue.end(running.pop(0).job)

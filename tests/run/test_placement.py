@@ -147,7 +147,7 @@ def test_a_cluster_that_can_never_hold_the_ranks_is_refused_before_work(
     ray = Groups(done)
     ray.alive = 1
     monkeypatch.setattr(cluster, "_ray", lambda: ray)
-    monkeypatch.setattr(Cluster, "_probed", lambda _: [])
+    monkeypatch.setattr(Cluster, "_probe_nodes", lambda _: [])
     with pytest.raises(UserError, match=r"nodes: 2: .* 1 of this cluster's 1 can hold them: node-0 \(4 CPUs\)"):
         Cluster(settings).begin(plan.cells)
     Cluster(settings).begin(cell for cell in plan.cells if not cell.nodes)

@@ -49,19 +49,19 @@ def peaks(bench: Bench) -> CheckResult:
     """Take memory in one phase and none in the next, and check that the peaks say so."""
     size = 2**30 if bench.gpu else 2**28
     # What libraries such as cuBLAS hold on the GPU by now does not belong to the phase.
-    before = torch.cuda.memory_allocated() if bench.gpu else 0
+    held_before = torch.cuda.memory_allocated() if bench.gpu else 0
     phases = Meter(0, bench.device)
     with phases.phase("taken"):
         block = torch.ones(size, dtype=torch.uint8, device=bench.device)
         del block
     with phases.phase("nothing"):
         pass
-    full, empty = phases.rows
-    taken_bytes = full.peak_bytes - before
-    nothing = ((empty.cuda_reserved_bytes if bench.gpu else empty.peak_bytes) or 0) - before
-    room = 2 * 2**20 if bench.gpu else size // 16
-    numbers = {"size": size, "taken_bytes": taken_bytes, "nothing_bytes": nothing}
-    return abs(taken_bytes - size) <= room and nothing < size // 2, numbers
+    taking, resting = phases.rows
+    taken_bytes = taking.peak_bytes - held_before
+    later_bytes = ((resting.cuda_reserved_bytes if bench.gpu else resting.peak_bytes) or 0) - held_before
+    tolerance = 2 * 2**20 if bench.gpu else size // 16
+    numbers = {"size": size, "taken_bytes": taken_bytes, "nothing_bytes": later_bytes}
+    return abs(taken_bytes - size) <= tolerance and later_bytes < size // 2, numbers
 
 
 def energy(bench: Bench) -> CheckResult:
@@ -89,5 +89,5 @@ def energy(bench: Bench) -> CheckResult:
     except Unavailable as error:
         raise CheckSkipped(str(error)) from error
     joules = counter.joules() or 0.0
-    expected = (now - started) * sum(powers) / len(powers)
-    return abs(joules / expected - 1) <= 0.15, {"joules": joules, "power_times_seconds": expected}
+    power_joules = (now - started) * sum(powers) / len(powers)
+    return abs(joules / power_joules - 1) <= 0.15, {"joules": joules, "power_times_seconds": power_joules}

@@ -40,8 +40,8 @@ def one_rank(bench: Bench) -> CheckResult:
     """Check that every family under ``deepspeed``, with a decode from a cache, gives the plain outputs."""
     results = {name: bench.memory(name, "deepspeed") for name in ("deberta", "bert", "opt", "t5")}
     numbers = {name: output_distance(result) for name, result in results.items()}
-    kinds = {result.device for result in results.values()}
-    return max(numbers.values()) <= TOLERANCE and kinds == {bench.device.partition(":")[0]}, numbers
+    device_kinds = {result.device for result in results.values()}
+    return max(numbers.values()) <= TOLERANCE and device_kinds == {bench.device.partition(":")[0]}, numbers
 
 
 def tensor_parallel(bench: Bench) -> CheckResult:
@@ -56,24 +56,26 @@ def tensor_parallel(bench: Bench) -> CheckResult:
         whole_model = bench.memory(name, "deepspeed")
         for ranks in bench.rank_counts():
             result = bench.memory(name, "deepspeed", ranks)
-            distance, share = output_distance(result), _share(bench, name, whole_model, result)
+            distance, share = output_distance(result), _share_of_blocks(bench, name, whole_model, result)
             numbers |= {f"{name} x{ranks}": distance, f"{name} x{ranks} share": share}
             passed &= distance <= TOLERANCE and abs(share * ranks - 1) <= SHARE_TOLERANCE
     return passed, numbers
 
 
-def _share(bench: Bench, name: str, whole_model: MemoryResult, result: MemoryResult) -> float:
+def _share_of_blocks(bench: Bench, name: str, whole_model: MemoryResult, result: MemoryResult) -> float:
     """Return the share of the blocks' matrices on the fullest rank: all it holds, less what every rank has whole."""
     folder, family = bench.model(name)
     checkpoint = Checkpoint(folder)
     sizes = {key: info.nbytes for key, info in checkpoint.tensors.items()}
     sharded_bytes = sum(sizes[part.name] for part in parts(checkpoint, family).values() if part.prunable)
     # Where several ranks share a model, a head that is tied to the embedding gets a matrix of its own.
-    tied = family != "encoder" and "lm_head.weight" not in sizes
-    rows = checkpoint.config["vocab_size"]
-    head = max(sizes[key] for key, info in checkpoint.tensors.items() if info.shape[0] == rows) if tied else 0
-    alone, shared = (max(row.tensor_bytes for row in memory.per_rank) for memory in (whole_model, result))
-    return 1 - (alone + head - shared) / sharded_bytes
+    ties_head = family != "encoder" and "lm_head.weight" not in sizes
+    vocabulary = checkpoint.config["vocab_size"]
+    head_bytes = (
+        max(sizes[key] for key, info in checkpoint.tensors.items() if info.shape[0] == vocabulary) if ties_head else 0
+    )
+    alone_bytes, shared_bytes = (max(row.tensor_bytes for row in memory.per_rank) for memory in (whole_model, result))
+    return 1 - (alone_bytes + head_bytes - shared_bytes) / sharded_bytes
 
 
 def zero3(bench: Bench) -> CheckResult:
@@ -87,7 +89,7 @@ def zero3(bench: Bench) -> CheckResult:
     passed = True
     for ranks in (1, 2)[: bench.ranks]:
         result = bench.memory("opt", "deepspeed-zero3", ranks)
-        share = max(row.cuda_allocated_bytes or 0 for row in result.per_rank) / model_bytes
+        share = max(memory.cuda_allocated_bytes or 0 for memory in result.per_rank) / model_bytes
         numbers |= {f"x{ranks} off": output_distance(result), f"x{ranks} share": share}
         passed &= output_distance(result) <= TOLERANCE and share < SHARDED
     return passed, numbers
@@ -132,18 +134,18 @@ def killed(bench: Bench) -> CheckResult:
     ranks = bench.rank_counts()[0]
     folder, family = bench.model("opt")
     job = asdict(RankJob("latency", family, variants=(str(folder),), dense=str(folder)))
-    before, sent = devices.free_memory(bench.device) or 0, 0.0
+    free_before, killed_at = devices.free_memory(bench.device) or 0, 0.0
     try:
         with RankGroup(job, bench.setting("deepspeed", ranks, phase_seconds=2.0, samples=10_000)) as group:
             for event in group.messages():
-                if event["kind"] == "progress" and not sent:
-                    sent = time.monotonic()
+                if event["kind"] == "progress" and not killed_at:
+                    killed_at = time.monotonic()
                     os.kill(group.here.processes[1].pid, signal.SIGKILL)
     except MeasureError as error:
-        if not sent:  # the ranks failed before one was killed
+        if not killed_at:  # the ranks failed before one was killed
             raise
-        seconds, message = time.monotonic() - sent, error.message.splitlines()[0]
-        kept_bytes = before - (devices.free_memory(bench.device) or 0)  # a process left behind would hold more
+        seconds, message = time.monotonic() - killed_at, error.message.splitlines()[0]
+        kept_bytes = free_before - (devices.free_memory(bench.device) or 0)  # a process left behind would hold more
         return f"rank 1 of {ranks} died of SIGKILL" in message and seconds <= NAMED_SECONDS and kept_bytes < KEPT_BYTES, {
             "said": message, "seconds": seconds, "kept_bytes": kept_bytes,
         }  # fmt: skip
@@ -154,13 +156,13 @@ def too_large(bench: Bench) -> CheckResult:
     """Check that what cannot fit is refused before it starts, with a way out, and that such a pair is timed apart."""
     bench.need_gpu()
     folder, _ = bench.model("opt")
-    need, hint = working_bytes(folder, bench.setting("hf")), ""
-    with memory_limited_to(bench, int(0.5 * need)):
+    needed_bytes, hint = working_bytes(folder, bench.setting("hf")), ""
+    with memory_limited_to(bench, int(0.5 * needed_bytes)):
         try:
             bench.memory("opt", "hf")
         except MeasureError as error:
             hint = error.hint or ""
-    with memory_limited_to(bench, int(1.9 * need)):
+    with memory_limited_to(bench, int(1.9 * needed_bytes)):
         baseline = bench.latency(folder, "opt", "hf").baseline
     return "more ranks" in hint and baseline == "unpaired", {"hint": hint, "baseline": baseline}
 
@@ -169,10 +171,10 @@ def too_large(bench: Bench) -> CheckResult:
 def memory_limited_to(bench: Bench, size: int) -> Iterator[None]:
     """Take the GPU's memory but for ``size`` bytes. Raises CheckSkipped where the driver does not say what is free."""
     torch.cuda.empty_cache()
-    free = devices.free_memory(bench.device, 1)
-    if free is None:
+    free_bytes = devices.free_memory(bench.device, 1)
+    if free_bytes is None:
         raise CheckSkipped("the driver does not report free memory")
-    ballast = torch.empty(free - size, dtype=torch.uint8, device=bench.device)
+    ballast = torch.empty(free_bytes - size, dtype=torch.uint8, device=bench.device)
     try:
         yield
     finally:

@@ -19,10 +19,10 @@ WORDS = 90
 """How many words the questions are made of."""
 
 
-def tokenizer(words: int) -> Any:
-    """Return a tokenizer of ``words`` words (``w0``, …) and four special tokens: a random model needs no real text."""
-    names = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{number}" for number in range(words))]
-    core = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
+def tokenizer(word_count: int) -> Any:
+    """Return a tokenizer of the words ``w0``, … and four special tokens: a random model needs no real text."""
+    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{number}" for number in range(word_count))]
+    core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
@@ -66,20 +66,20 @@ def pruning(bench: Bench) -> CheckResult:
     sizes = ((rows, width), (4 * width, width), (width, width))
     weights, inputs, mixing = (torch.randn(*size, generator=draw, device="cpu") for size in sizes)
     inputs = inputs @ mixing
-    expected = _sparsegpt(weights, inputs, "cpu", torch.float32 if bench.gpu else torch.float64)
+    reference = _sparsegpt(weights, inputs, "cpu", torch.float32 if bench.gpu else torch.float64)
     pruned_here = _sparsegpt(weights, inputs, bench.device, torch.float32)
-    same = float(((expected == 0) == (pruned_here == 0)).double().mean())
-    error = [float(((weights - pruned).double() @ inputs.double().T).norm()) for pruned in (expected, pruned_here)]
-    excess_error = error[1] / error[0] - 1
+    same = float(((reference == 0) == (pruned_here == 0)).double().mean())
+    errors = [float(((weights - pruned).double() @ inputs.double().T).norm()) for pruned in (reference, pruned_here)]
+    excess_error = errors[1] / errors[0] - 1
     return same >= 0.995 and excess_error <= 0.01, {"same": same, "worse": excess_error}
 
 
-def _sparsegpt(weights: torch.Tensor, read: torch.Tensor, device: str, dtype: torch.dtype) -> torch.Tensor:
+def _sparsegpt(weights: torch.Tensor, inputs: torch.Tensor, device: str, dtype: torch.dtype) -> torch.Tensor:
     from sparsebench.models.replay.gather import InputStatistics
     from sparsebench.steps.prune.methods.sparsegpt import solve
 
-    rows = read.to(device, dtype)
-    statistics = InputStatistics(len(rows), rows.square().sum(0), rows.T @ rows)
+    inputs_there = inputs.to(device, dtype)
+    statistics = InputStatistics(len(inputs_there), inputs_there.square().sum(0), inputs_there.T @ inputs_there)
     ((solution,),) = solve([Layer("layer", weights.to(device), 0, statistics)], [Quota(0.5, "layer")], dtype)
     assert isinstance(solution, Solution)
     return solution.weights.cpu()
