@@ -4,8 +4,8 @@
 
 A trial is three paired measurements of a model and a second copy of it: one for the noise floor, one as a comparison of equals,
 and one in which the copy is slower (after each of its steps it spins for that share of the step's own time). Each has processes
-of its own, which load both copies anew, and half as many more where `sparsebench.runtime.measure.further` asks for them, as it
-does in a run. A ledger then judges the trial by its view `latency`: each phase has its own floor (with one process the worst
+of its own, which load both copies anew, and half as many more where `runtime.measure.processes_to_add` asks for them, as it does
+in a run. A ledger then judges the trial by its view `latency`: each phase has its own floor (with one process the worst
 phase's), and what did not settle decides nothing.
 
 A slowdown that is not found is no fault where the row says so: where its `resolution` is above the slowdown, or its verdict is
@@ -112,7 +112,7 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
             return [json.loads(line) for line in out.read_text().splitlines()]
 
         said = heard(range(setting.processes))
-        said = heard(measure.further(taken(said), setting))
+        said = heard(measure.processes_to_add(taken(said), setting))
     steady_phases = Counter((phase, side) for one in said for phase, side in one["steady"])
     samples = taken(said)
     return {

@@ -73,8 +73,8 @@ def _machine() -> Iterator[Finding]:
     free = environment.free_disk(Cache().root)
     fix = "free disk space, or set SPARSEBENCH_CACHE to a folder on a larger disk"
     yield _judged("disk", free < 10 * GIB, "slower", f"{free / GIB:.0f} GiB free for the cache", fix)
-    if all_reduce.BUFFERS.is_dir():
-        free, fix = environment.free_disk(all_reduce.BUFFERS), "enlarge it (docker: --shm-size 1g)"
+    if all_reduce.BUFFER_FOLDER.is_dir():
+        free, fix = environment.free_disk(all_reduce.BUFFER_FOLDER), "enlarge it (docker: --shm-size 1g)"
         detail = f"{free / 1e6:.0f} MB free; two ranks need {2 * SHM_BYTES / 1e6:.0f} MB"
         yield _judged("/dev/shm", free < 2 * SHM_BYTES, "missing", detail, fix)
 

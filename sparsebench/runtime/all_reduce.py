@@ -22,7 +22,7 @@ from sparsebench.sources import Cache
 REASON_DISABLED = "SPARSEBENCH_PLAIN_GLOO"
 """Environment variable of a rank with the reason why the operation is not used; unset or empty where it is used."""
 ALL_REDUCE = "DeepSpeed's shared-memory all-reduce"
-BUFFERS = Path("/dev/shm")
+BUFFER_FOLDER = Path("/dev/shm")
 COMPILE_SECONDS = 600
 
 
@@ -61,7 +61,7 @@ def compile_once(cache: Cache) -> str | None:
     Only one process compiles at a time, under a lock that dies with its holder. Where the compiler was killed, for
     example for lack of memory, the outcome is not kept, and the next call tries again.
     """
-    if missing := [f"no {what} ({fix})" for what, there, fix in requirements() if not there]:
+    if missing := [f"no {part} ({fix})" for part, installed, fix in requirements() if not installed]:
         return "; ".join(missing)
     try:
         return _compile(extensions_dir(cache), cache)
@@ -71,12 +71,12 @@ def compile_once(cache: Cache) -> str | None:
 
 def _compile(folder: Path, cache: Cache) -> str | None:
     folder.mkdir(parents=True, exist_ok=True)
-    outcome = folder / "outcome.txt"  # empty, or why it does not compile
+    outcome_file = folder / "outcome.txt"  # empty, or why it does not compile
     remove_stale_locks(folder)
     with cache.lock("torch_extensions"):
-        if outcome.is_file():
-            return outcome.read_text() or None
-        settings = {
+        if outcome_file.is_file():
+            return outcome_file.read_text() or None
+        variables = {
             **os.environ,
             **children.import_variables(),
             "TORCH_EXTENSIONS_DIR": str(folder),
@@ -84,14 +84,14 @@ def _compile(folder: Path, cache: Cache) -> str | None:
         }
         command = children.module_command("sparsebench.runtime.all_reduce")
         try:
-            built = children.run(command, COMPILE_SECONDS, settings)
+            finished = children.run(command, COMPILE_SECONDS, variables)
         except subprocess.TimeoutExpired:
             return f"compiling {ALL_REDUCE} took over {COMPILE_SECONDS} seconds"
-        lines = (built.stderr or built.stdout).strip().splitlines() or [f"exit code {built.returncode}"]
+        lines = (finished.stderr or finished.stdout).strip().splitlines() or [f"exit code {finished.returncode}"]
         failed = f"{ALL_REDUCE} does not compile here ({lines[-1]}; remove {folder} to try again)"
-        reason = failed if built.returncode else None
-        if built.returncode >= 0 and "killed" not in built.stderr.lower() + built.stdout.lower():
-            outcome.write_text(reason or "")
+        reason = failed if finished.returncode else None
+        if finished.returncode >= 0 and "killed" not in finished.stderr.lower() + finished.stdout.lower():
+            outcome_file.write_text(reason or "")
         return reason
 
 
@@ -101,15 +101,15 @@ def remove_stale_locks(folder: Path) -> dict[Path, int]:
     A process that loads a compiled operation makes such a file, keeps it open, and removes it some milliseconds later.
     A rank that dies in between leaves the file, and every later rank would wait for its removal.
     """
-    held = {}
+    owners = {}
     for lock in folder.glob("*/lock"):
         with suppress(FileNotFoundError):  # the lock has just been released
             before = lock.stat()
             if owner := _owner(lock):
-                held[lock] = owner
+                owners[lock] = owner
             elif lock.stat().st_ctime_ns == before.st_ctime_ns:  # else another process has made it since
                 lock.unlink()
-    return held
+    return owners
 
 
 def _owner(path: Path) -> int | None:
@@ -124,7 +124,7 @@ def _owner(path: Path) -> int | None:
 def remove_buffers(address: str, port: str, ranks: Iterable[int]) -> None:
     """Remove exactly the buffers of a group's ``ranks`` from /dev/shm; ranks that have mapped one keep it."""
     for rank in ranks:
-        (BUFFERS / f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}").unlink(missing_ok=True)
+        (BUFFER_FOLDER / f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,10 @@ class RankGroup:
         # Each fork's group has its own port: its ranks do not end all at once, and the next group would meet them.
         ports = free_ports(len(job.get("processes", [0])))
         spec = {"job": job, "setting": asdict(setting), "ports": ports}
-        others = range(1, len(setting.nodes))
-        self.here = NodeRanks(spec, setting, entry=entry)
-        self.nodes: list[NodeRanks] = [self.here, *(RemoteRanks(spec, setting, index, entry) for index in others)]
+        other_nodes = range(1, len(setting.nodes))
+        self.local_ranks = NodeRanks(spec, setting, entry=entry)
+        remote_ranks = (RemoteRanks(spec, setting, index, entry) for index in other_nodes)
+        self.nodes: list[NodeRanks] = [self.local_ranks, *remote_ranks]
         self.events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
         self.errors: dict[int, SparsebenchError] = {}
         self.echoes: set[int] = set()
@@ -59,10 +60,10 @@ class RankGroup:
         with contextlib.ExitStack() as stack:
             for node in self.nodes:
                 stack.enter_context(node)
-            self.entered = stack.pop_all()
+            self.entered_nodes = stack.pop_all()
         self.last_event = [time.monotonic() + START_SECONDS] * len(self.nodes)
         self.threads = [
-            threading.Thread(target=self._follow, args=(index,), daemon=True) for index in range(len(self.nodes))
+            threading.Thread(target=self._pass_on, args=(index,), daemon=True) for index in range(len(self.nodes))
         ]
         for thread in self.threads:
             thread.start()
@@ -74,7 +75,7 @@ class RankGroup:
             node.kill()
         for thread in self.threads:
             thread.join(CLOSE_SECONDS)
-        self.entered.close()
+        self.entered_nodes.close()
 
     def messages(self) -> Iterator[Event]:
         """Yield every message of a rank as it comes, until all have ended with exit code 0.
@@ -82,45 +83,46 @@ class RankGroup:
         Raises the error that a rank sent, else MeasureError for a rank that died, failed, hangs, or was silent for the
         timeout.
         """
-        idle: dict[int, dict[int, IdleRank]] = {}
-        until = math.inf
-        while len(self.ends) < self.setting.ranks and (now := time.monotonic()) < until:
+        idle_by_node: dict[int, dict[int, IdleRank]] = {}
+        deadline = math.inf
+        while len(self.ends) < self.setting.ranks and (now := time.monotonic()) < deadline:
             self._check_nodes(now)
             try:
-                index, event = self.events.get(timeout=min(LOOK_SECONDS, until - now))
+                node_index, event = self.events.get(timeout=min(LOOK_SECONDS, deadline - now))
             except queue.Empty:
                 continue
-            idle[index] = event["ranks"] if event["kind"] == "idle" else {}
+            idle_by_node[node_index] = event["ranks"] if event["kind"] == "idle" else {}
             match event["kind"]:
                 case "idle":
-                    everywhere = {rank: state for ranks in idle.values() for rank, state in ranks.items()}
-                    if until == math.inf:
-                        self._blame_stuck(stuck(everywhere, self.setting.ranks - len(self.ends)))
+                    idle_ranks = {rank: state for ranks in idle_by_node.values() for rank, state in ranks.items()}
+                    if deadline == math.inf:
+                        self._blame_stuck(stuck(idle_ranks, self.setting.ranks - len(self.ends)))
                 case "silent":
                     silence = f"said nothing for {self.setting.timeout_seconds:g} seconds"
-                    raise MeasureError(f"{self._names(event['ranks'])} {silence}; {event['where']}")
+                    raise MeasureError(f"{self._rank_names(event['ranks'])} {silence}; {event['where']}")
                 case "error":
                     self._keep_error(event)
                 case "ended":
                     self.ends.setdefault(event["rank"], event)
-                    grace = ECHO_SECONDS if event["rank"] in self.echoes else GRACE_SECONDS
-                    until = min(until, time.monotonic() + grace) if event["code"] != 0 else until
+                    grace_seconds = ECHO_SECONDS if event["rank"] in self.echoes else GRACE_SECONDS
+                    deadline = min(deadline, time.monotonic() + grace_seconds) if event["code"] != 0 else deadline
                 case _:
                     yield event
-        if failed := {rank: end["code"] for rank, end in self.ends.items() if end["code"] != 0}:
-            raise self._blame(failed)
+        if failed_codes := {rank: end["code"] for rank, end in self.ends.items() if end["code"] != 0}:
+            raise self._error_to_blame(failed_codes)
 
-    def _follow(self, index: int) -> None:
+    def _pass_on(self, node_index: int) -> None:
         """Pass a node's events on, and last how its ranks ended where they cannot be followed any more."""
-        node = self.nodes[index]
+        node = self.nodes[node_index]
         try:
             for event in node.events():
-                self.last_event[index] = time.monotonic()
-                self.events.put((index, event))
+                self.last_event[node_index] = time.monotonic()
+                self.events.put((node_index, event))
         except Exception:  # of any kind: nobody else would report these ranks
             lines = traceback.format_exc().splitlines()
             for rank in node.ranks:
-                self.events.put((index, {"kind": "ended", "rank": rank, "code": 1, "lines": lines, "short": False}))
+                ended = {"kind": "ended", "rank": rank, "code": 1, "lines": lines, "out_of_memory": False}
+                self.events.put((node_index, ended))
 
     def _keep_error(self, event: Event) -> None:
         """Keep the error that a rank sent; it is not raised yet, as it may only be the echo of another rank's death."""
@@ -131,8 +133,9 @@ class RankGroup:
 
     def _check_nodes(self, now: float) -> None:
         """Raise MeasureError for the ranks of nodes from which no event came for long."""
-        gone = [node for node, last in zip(self.nodes, self.last_event, strict=True) if now - last >= GONE_SECONDS]
-        ranks = [rank for node in gone for rank in node.ranks if rank not in self.ends]
+        nodes_heard = zip(self.nodes, self.last_event, strict=True)
+        silent_nodes = [node for node, heard in nodes_heard if now - heard >= GONE_SECONDS]
+        ranks = [rank for node in silent_nodes for rank in node.ranks if rank not in self.ends]
         self._blame_stuck(dict.fromkeys(ranks, "does not answer"))
 
     def _blame_stuck(self, states: Mapping[int, str]) -> None:
@@ -141,10 +144,10 @@ class RankGroup:
             verb = "hangs" if len(states) == 1 else "hang"
             where = "; ".join(f"rank {rank} {state}" for rank, state in states.items())
             raise MeasureError(
-                f"{self._names(list(states))} {verb}: nothing is done for {STALL_SECONDS:g} seconds or more; {where}"
+                f"{self._rank_names(list(states))} {verb}: nothing is done for {STALL_SECONDS:g} seconds or more; {where}"
             )
 
-    def _blame(self, failed: Mapping[int, int | None]) -> SparsebenchError:
+    def _error_to_blame(self, failed: Mapping[int, int | None]) -> SparsebenchError:
         """Return the error of the rank that is to blame, of those that ``failed`` with an exit code other than 0.
 
         A signal is to blame before an error, an error before an exit code, and last a rank that only reports that
@@ -155,31 +158,31 @@ class RankGroup:
         spared = -signal.SIGABRT if causes else 0
         killed = [rank for rank, code in failed.items() if code is not None and code < 0 and code != spared]
         if killed:
-            return self._killed([rank for rank in killed if failed[rank] == failed[killed[0]]])
+            return self._killed_error([rank for rank in killed if failed[rank] == failed[killed[0]]])
         if causes:
             return self.errors[min(causes)]
         for rank in failed:
             if rank not in self.errors:
                 ending = "closed its channel" if failed[rank] is None else f"ended with exit code {failed[rank]}"
-                return MeasureError(f"{self._names([rank])} {ending}\n{self._tails([rank])}")
+                return MeasureError(f"{self._rank_names([rank])} {ending}\n{self._last_lines([rank])}")
         return self.errors[min(self.errors)]
 
-    def _killed(self, ranks: Sequence[int]) -> MeasureError:
+    def _killed_error(self, ranks: Sequence[int]) -> MeasureError:
         name, hint = children.signal_name(-self.ends[ranks[0]]["code"]), None
-        if name == "SIGKILL" and any(self.ends[rank]["short"] for rank in ranks):
+        if name == "SIGKILL" and any(self.ends[rank]["out_of_memory"] for rank in ranks):
             hint = "the kernel ended it for want of main memory: use a smaller dtype, fewer ranks, or a larger machine"
         elif name == "SIGKILL":
             hint = "somebody else ended it, or the machine is out of memory: see the kernel's log"
-        return MeasureError(f"{self._names(ranks)} died of {name}\n{self._tails(ranks)}", hint)
+        return MeasureError(f"{self._rank_names(ranks)} died of {name}\n{self._last_lines(ranks)}", hint)
 
-    def _names(self, ranks: Sequence[int]) -> str:
+    def _rank_names(self, ranks: Sequence[int]) -> str:
         words = f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} of {self.setting.ranks}"
         if not self.setting.nodes:
             return words
         nodes = dict.fromkeys(self.setting.nodes[rank // self.setting.ranks_per_node] for rank in ranks)
         return f"{words} on {', '.join(nodes)}"
 
-    def _tails(self, ranks: Sequence[int]) -> str:
+    def _last_lines(self, ranks: Sequence[int]) -> str:
         return "\n".join(f"    rank {rank}: {line}" for rank in ranks for line in self.ends[rank]["lines"])
 
 

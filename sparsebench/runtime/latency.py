@@ -68,25 +68,25 @@ class Peers:
         all ranks decide alike.
         """
         self.barrier()
-        self._finish()
+        self._wait_for_gpu()
         cpu, wall = time.process_time(), time.perf_counter()
         value = step()
-        self._finish()
+        self._wait_for_gpu()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        return value, (self.most(wall), self._reduced(cpu, dist.ReduceOp.SUM))
+        return value, (self.largest(wall), self._reduce(cpu, dist.ReduceOp.SUM))
 
-    def most(self, value: float) -> float:
+    def largest(self, value: float) -> float:
         """Return the largest of all ranks' values."""
-        return self._reduced(value, dist.ReduceOp.MAX)
+        return self._reduce(value, dist.ReduceOp.MAX)
 
-    def _reduced(self, value: float, operation: Any) -> float:
+    def _reduce(self, value: float, operation: Any) -> float:
         if self.ranks == 1:
             return value
         tensor = torch.tensor(value, dtype=torch.float64, device="cuda" if self.cuda else "cpu")
         dist.all_reduce(tensor, op=operation)
         return float(tensor)
 
-    def _finish(self) -> None:
+    def _wait_for_gpu(self) -> None:
         if self.cuda:
             torch.cuda.synchronize()
 
@@ -95,30 +95,32 @@ def time_phases(
     sides: Mapping[Side, LoadedModel],
     setting: Setting,
     peers: Peers,
-    done: Callable[[str], None],
+    progress: Callable[[str], None],
     meter: EnergyMeter,
     process: int = 0,
 ) -> tuple[list[TimingSample], SteadyPhases, Energy]:
     """Time one process's share of every phase of ``sides`` (one or two).
 
-    Return the samples, the steady phases and the joules per step. ``done`` is called with the phase's name after each
-    phase and, in slow ones, after each pair of blocks, never while a step is timed.
+    Return the samples, the steady phases and the joules per step. ``progress`` is called with the phase's name after
+    each phase and, in slow ones, after each pair of blocks, never while a step is timed.
     """
     samples = [TimingSample("load", side, 0, 0, *loaded.load, process) for side, loaded in sides.items()]
     steady_phases: SteadyPhases = []
     energy: Energy = {("load", side): loaded.joules for side, loaded in sides.items() if loaded.joules is not None}
     # One rank reads the counter, but all run the steps.
-    window_seconds = peers.most(meter.window_seconds) if peers.cuda else 0.0
+    window_seconds = peers.largest(meter.window_seconds) if peers.cuda else 0.0
     for position, phase in enumerate(next(iter(sides.values())).phases):
-        ours = {side: loaded.phases[position] for side, loaded in sides.items()}
+        phase_of = {side: loaded.phases[position] for side, loaded in sides.items()}
         gc.collect()
         gc.disable()
-        timed, steady_sides, joules = _time_phase(ours, setting, peers, done, meter, process, window_seconds)
+        phase_samples, steady_sides, joules = _time_phase(
+            phase_of, setting, peers, progress, meter, process, window_seconds
+        )
         gc.enable()
-        samples += timed
+        samples += phase_samples
         steady_phases += [(phase.name, side) for side in steady_sides]
         energy |= {(phase.name, side): value for side, value in joules.items()}
-        done(phase.name)
+        progress(phase.name)
     return samples, steady_phases, energy
 
 
@@ -126,31 +128,33 @@ def _time_phase(
     sides: Mapping[Side, Phase],
     setting: Setting,
     peers: Peers,
-    done: Callable[[str], None],
+    progress: Callable[[str], None],
     meter: EnergyMeter,
     process: int,
     window_seconds: float,
 ) -> tuple[list[TimingSample], list[Side], dict[Side, float]]:
-    wanted, seconds = math.ceil(setting.samples / setting.processes), setting.phase_seconds / setting.processes
-    longest, name = BLOCK, next(iter(sides.values())).name
+    wanted_samples, seconds = math.ceil(setting.samples / setting.processes), setting.phase_seconds / setting.processes
+    longest_block, name = BLOCK, next(iter(sides.values())).name
     if name == "decode":
-        longest = min(BLOCK, setting.workload.generate)  # the model's positions were checked for this workload only
-    warm = {side: _warm_up(phase, longest, seconds, peers) for side, phase in sides.items()}
-    step = max(median(walls[-3:]) for walls in warm.values())
-    least = math.ceil(MIN_PAIRS / setting.processes)
+        longest_block = min(
+            BLOCK, setting.workload.generate
+        )  # the model's positions were checked for this workload only
+    warm_walls = {side: _warm_up(phase, longest_block, seconds, peers) for side, phase in sides.items()}
+    step = max(median(wall_times[-3:]) for wall_times in warm_walls.values())
+    least_pairs = math.ceil(MIN_PAIRS / setting.processes)
     if setting.processes > 1:
-        longest = min(longest, math.ceil(wanted / PAIRS))
-    block = max(1, min(longest, int(seconds / (step * len(sides) * least))))
+        longest_block = min(longest_block, math.ceil(wanted_samples / PAIRS))
+    block = max(1, min(longest_block, int(seconds / (step * len(sides) * least_pairs))))
     samples: list[TimingSample] = []
     readings: dict[Side, list[float | None]] = {side: [] for side in sides}
-    longer = GPU_SECONDS / setting.processes if peers.cuda else 0.0
+    least_seconds = GPU_SECONDS / setting.processes if peers.cuda else 0.0
     for pair in itertools.count():
         elapsed = sum(sample.wall_s for sample in samples)
-        enough = pair >= math.ceil(wanted / block) and elapsed >= longer * len(sides)
-        if pair >= least and (enough or elapsed > seconds):
+        enough = pair >= math.ceil(wanted_samples / block) and elapsed >= least_seconds * len(sides)
+        if pair >= least_pairs and (enough or elapsed > seconds):
             break
         if step >= SLOW_SECONDS:  # after warming up, and after each pair
-            done(name)
+            progress(name)
         # Alternate which side goes first, so that a drift of the machine hits both alike.
         for side in sorted(sides, reverse=bool((pair + process) % 2)):
             phase = sides[side]
@@ -160,12 +164,12 @@ def _time_phase(
                 _, (wall, cpu) = peers.timed(phase.step)
                 samples.append(TimingSample(phase.name, side, pair, index, wall, cpu, process))
             readings[side].append(meter.joules())
-    walls = {side: [sample.wall_s for sample in samples if sample.side == side] for side in sides}
+    wall_times = {side: [sample.wall_s for sample in samples if sample.side == side] for side in sides}
     if window_seconds:
         joules = {side: _joules(phase, block, peers, meter, window_seconds) for side, phase in sides.items()}
     else:
-        joules = {side: _joules_per_step(readings[side], len(walls[side])) for side in sides}
-    steady_sides = [side for side in sides if _was_steady(warm[side], walls[side])]
+        joules = {side: _joules_per_step(readings[side], len(wall_times[side])) for side in sides}
+    steady_sides = [side for side in sides if _was_steady(warm_walls[side], wall_times[side])]
     return samples, steady_sides, {side: value for side, value in joules.items() if value is not None}
 
 
@@ -186,12 +190,12 @@ def _joules_per_step(readings: Sequence[float | None], steps: int) -> float | No
     return None if None in readings else math.fsum(value for value in readings if value is not None) / steps
 
 
-def _warm_up(phase: Phase, block: int, longest: float, peers: Peers) -> list[float]:
+def _warm_up(phase: Phase, block: int, longest_seconds: float, peers: Peers) -> list[float]:
     """Run steps until two rolling medians agree, or up to the cap in steps or seconds; return their wall times."""
-    least, most = WARM_STEPS
+    least_steps, most_steps = WARM_STEPS
     walls: list[float] = []
-    while len(walls) < most and not agree(walls):
-        if sum(walls) > (WARM_SECONDS if len(walls) >= least else longest):
+    while len(walls) < most_steps and not agree(walls):
+        if sum(walls) > (WARM_SECONDS if len(walls) >= least_steps else longest_seconds):
             break
         if len(walls) % block == 0:
             phase.begin()
@@ -199,7 +203,7 @@ def _warm_up(phase: Phase, block: int, longest: float, peers: Peers) -> list[flo
     return walls
 
 
-def _was_steady(warm: Sequence[float], walls: Sequence[float]) -> bool:
+def _was_steady(warm_walls: Sequence[float], walls: Sequence[float]) -> bool:
     """Return whether warm-up ended steady, or, where its cap came first, whether the two halves of the samples agree."""
     half = len(walls) // 2
-    return agree(warm) or (half >= 2 and agree(walls[: 2 * half], window=half))
+    return agree(warm_walls) or (half >= 2 and agree(walls[: 2 * half], window=half))

@@ -44,15 +44,17 @@ Event = dict[str, Any]
 
 
 class NodeRanks:
-    """The ``ranks`` of a setting that run on this machine, its node ``index``; a context manager around ``events``.
+    """The ``ranks`` of a setting that run on this machine, a node of its; a context manager around ``events``.
 
     ``spec`` holds the job, the setting and a port for each of the job's processes, as JSON; ``entry`` are the
     interpreter's arguments.
     """
 
-    def __init__(self, spec: Mapping[str, Any], setting: Setting, index: int = 0, entry: Sequence[str] = ENTRY) -> None:
-        self.spec, self.setting, self.index, self.entry = spec, setting, index, entry
-        self.ranks = setting.ranks_on(index)
+    def __init__(
+        self, spec: Mapping[str, Any], setting: Setting, node_index: int = 0, entry: Sequence[str] = ENTRY
+    ) -> None:
+        self.spec, self.setting, self.node_index, self.entry = spec, setting, node_index, entry
+        self.ranks = setting.ranks_on(node_index)
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self.channels: dict[int, socket.socket] = {}
 
@@ -60,9 +62,9 @@ class NodeRanks:
         sweep_temporary()
         self.folder = temporary_folder()
         (Path(self.folder.name) / "spec.json").write_text(json.dumps(self.spec))
-        self.variables = variables(self.setting, self.index)
-        self.kills = oom_kills()
-        self._unlink()  # a stale buffer would be mapped before the new one is made
+        self.variables = rank_variables(self.setting, self.node_index)
+        self.oom_kills_before = oom_kills()
+        self._remove_buffers()  # a stale buffer would be mapped before the new one is made
         try:
             for rank in self.ranks:
                 self._start(rank)
@@ -77,7 +79,7 @@ class NodeRanks:
             process.wait()
         for channel in self.channels.values():
             channel.close()
-        self._unlink()
+        self._remove_buffers()
         self.folder.cleanup()
 
     def kill(self) -> None:
@@ -93,39 +95,39 @@ class NodeRanks:
         A rank whose message has a true ``wait`` goes on when the iteration does. Besides what ranks send there are:
 
         - ``ended``: the ``rank``, its exit ``code`` (negative: a signal; None: its socket is closed and it runs on), its
-          last ``lines``, and whether the kernel has killed a process for lack of memory meanwhile (``short``);
+          last ``lines``, and whether the kernel has killed a process for lack of memory meanwhile (``out_of_memory``);
         - ``idle``, after every LOOK_SECONDS of silence: the ``ranks`` that do nothing, as ``watch.IdleRank``;
         - ``silent``, after the setting's ``timeout_seconds``: the ``ranks`` that still run, and ``where`` they are.
         """
         timeout = self.setting.timeout_seconds
-        watch = RankWatchdog(
+        watchdog = RankWatchdog(
             {rank: process.pid for rank, process in self.processes.items()},
-            {rank: self._log(rank) for rank in self.ranks},
+            {rank: self._log_file(rank) for rank in self.ranks},
         )
         with selectors.DefaultSelector() as selector:
             for rank, channel in self.channels.items():
                 selector.register(channel, selectors.EVENT_READ, (rank, bytearray()))
-            heard = time.monotonic()
+            last_heard = time.monotonic()
             while selector.get_map():
-                ready = selector.select(min(LOOK_SECONDS, max(0.0, heard + timeout - time.monotonic())))
+                ready = selector.select(min(LOOK_SECONDS, max(0.0, last_heard + timeout - time.monotonic())))
                 for key, _ in ready:
                     rank, pending = key.data
-                    data = self._receive(rank)
-                    pending += data
+                    received = self._receive(rank)
+                    pending += received
                     while b"\n" in pending:
                         line, _, pending[:] = pending.partition(b"\n")
-                        yield from self._delivered(rank, json.loads(line))
-                    if not data:
+                        yield from self._deliver(rank, json.loads(line))
+                    if not received:
                         selector.unregister(key.fileobj)
-                        yield self._ended(rank)
+                        yield self._ended_event(rank)
                 if ready:
-                    watch.restart()
-                    heard = time.monotonic()
+                    watchdog.restart()
+                    last_heard = time.monotonic()
                 else:
                     running = sorted(key.data[0] for key in selector.get_map().values())
-                    yield self._silence(watch, running, time.monotonic() - heard >= timeout)
+                    yield self._silence_event(watchdog, running, time.monotonic() - last_heard >= timeout)
 
-    def _unlink(self) -> None:
+    def _remove_buffers(self) -> None:
         for port in self.spec["ports"]:
             all_reduce.remove_buffers(LOOPBACK, port, self.ranks)
 
@@ -146,7 +148,7 @@ class NodeRanks:
             PARENT: str(os.getpid()),
         }
         command = [sys.executable, *self.entry, str(Path(self.folder.name) / "spec.json"), str(rank)]
-        with theirs, self._log(rank).open("wb") as log:
+        with theirs, self._log_file(rank).open("wb") as log:
             self.processes[rank] = subprocess.Popen(
                 command,
                 env=environment,
@@ -163,27 +165,27 @@ class NodeRanks:
         except OSError:  # the rank died with our answer unread
             return b""
 
-    def _delivered(self, rank: int, message: Event) -> Iterator[Event]:
+    def _deliver(self, rank: int, message: Event) -> Iterator[Event]:
         yield {**message, "rank": rank}
         if message.get("wait"):
             with contextlib.suppress(OSError):  # that the rank has ended is found at the next reading
                 self.channels[rank].sendall(b"\n")
 
-    def _silence(self, watch: RankWatchdog, running: Sequence[int], over: bool) -> Event:
-        """Return what to say after a silence: who does nothing, or where all are, once the timeout is ``over``."""
-        held = all_reduce.remove_stale_locks(Path(self.variables[EXTENSIONS]))
-        locks = [f"process {owner} holds {lock}" for lock, owner in held.items()]
-        if not over:
-            return {"kind": "idle", "ranks": watch.idle(running)}
-        where = [f"rank {rank} {innermost_calls(stack)}" for rank, stack in watch.stacks(running).items()]
+    def _silence_event(self, watchdog: RankWatchdog, running: Sequence[int], timed_out: bool) -> Event:
+        """Return what to say after a silence: who does nothing, or, where it has ``timed_out``, where all are."""
+        lock_owners = all_reduce.remove_stale_locks(Path(self.variables[EXTENSIONS]))
+        locks = [f"process {owner} holds {lock}" for lock, owner in lock_owners.items()]
+        if not timed_out:
+            return {"kind": "idle", "ranks": watchdog.idle(running)}
+        where = [f"rank {rank} {innermost_calls(stack)}" for rank, stack in watchdog.stacks(running).items()]
         return {"kind": "silent", "ranks": running, "where": "; ".join(where + locks)}
 
-    def _ended(self, rank: int) -> Event:
-        code, short = self._code(rank), oom_kills() > self.kills
-        lines = self._log(rank).read_text(errors="replace").splitlines()[-TAIL_LINES:]
-        return {"kind": "ended", "rank": rank, "code": code, "lines": lines, "short": short}
+    def _ended_event(self, rank: int) -> Event:
+        code, out_of_memory = self._exit_code(rank), oom_kills() > self.oom_kills_before
+        lines = self._log_file(rank).read_text(errors="replace").splitlines()[-TAIL_LINES:]
+        return {"kind": "ended", "rank": rank, "code": code, "lines": lines, "out_of_memory": out_of_memory}
 
-    def _code(self, rank: int) -> int | None:
+    def _exit_code(self, rank: int) -> int | None:
         """Return a rank's exit code, negative for a signal; None when it still runs after END_SECONDS.
 
         The rank is not reaped: nobody else can then get its number, by which ``kill`` ends what it started.
@@ -191,23 +193,23 @@ class NodeRanks:
         process = self.processes[rank]
         deadline = time.monotonic() + END_SECONDS
         while process.returncode is None and time.monotonic() < deadline:
-            ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if ended:
-                return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+            status = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if status:
+                return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
             time.sleep(0.01)
         return process.returncode
 
-    def _log(self, rank: int) -> Path:
+    def _log_file(self, rank: int) -> Path:
         return Path(self.folder.name) / f"rank-{rank}.log"
 
 
-def variables(setting: Setting, index: int = 0) -> dict[str, str]:
-    """Return the extra environment variables of the ranks on this machine, the setting's node ``index``.
+def rank_variables(setting: Setting, node_index: int = 0) -> dict[str, str]:
+    """Return the extra environment variables of the ranks on this machine, a node of the setting's.
 
     Where DeepSpeed's shared-memory operation is used, it is compiled.
     """
     threads, cache = str(threads_per_rank(setting)), Cache()
-    settings = {
+    variables = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,  # torch prefers this one, so a user's own setting must not leak in
         "HF_HUB_OFFLINE": "1",
@@ -219,17 +221,16 @@ def variables(setting: Setting, index: int = 0) -> dict[str, str]:
         EXTENSIONS: str(all_reduce.extensions_dir(cache)),
     }
     if setting.device != "auto":
-        settings |= devices.visible_to_child(setting.device)
+        variables |= devices.visible_to_child(setting.device)
     if setting.nodes:
-        return (
-            settings | interface(setting.nodes[index]) | {all_reduce.REASON_DISABLED: "the ranks are on several nodes"}
-        )
+        variables |= interface_variable(setting.nodes[node_index])
+        return variables | {all_reduce.REASON_DISABLED: "the ranks are on several nodes"}
     if all_reduce.is_used(setting.engine, setting.ranks, setting.device):
-        settings[all_reduce.REASON_DISABLED] = all_reduce.compile_once(cache) or ""
-    return settings | {"GLOO_SOCKET_IFNAME": "lo"}  # the host's name need not resolve
+        variables[all_reduce.REASON_DISABLED] = all_reduce.compile_once(cache) or ""
+    return variables | {"GLOO_SOCKET_IFNAME": "lo"}  # the host's name need not resolve
 
 
-def interface(address: str) -> dict[str, str]:
+def interface_variable(address: str) -> dict[str, str]:
     """Return the environment variable that has gloo use the interface with ``address``, unless the user set another.
 
     By itself gloo takes the address that this machine's name resolves to, which other machines may not reach. The

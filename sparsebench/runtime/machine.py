@@ -61,16 +61,16 @@ def placement(root: Path = Path("/")) -> str:
             return (root / path).read_text().strip()
         return ""
 
-    huge = re.search(r"\[(\w+)\]", content("sys/kernel/mm/transparent_hugepage/enabled"))
+    huge_pages = re.search(r"\[(\w+)\]", content("sys/kernel/mm/transparent_hugepage/enabled"))
     aslr = content("proc/sys/kernel/randomize_va_space")
     smt = content("sys/devices/system/cpu/smt/active")
-    bound = os.environ.get("OMP_PROC_BIND") or os.environ.get("GOMP_CPU_AFFINITY")
+    binding = os.environ.get("OMP_PROC_BIND") or os.environ.get("GOMP_CPU_AFFINITY")
     facts = [
-        f"transparent huge pages {huge[1]}" if huge else "",
+        f"transparent huge pages {huge_pages[1]}" if huge_pages else "",
         f"NUMA nodes {nodes}" if (nodes := content("sys/devices/system/node/online")) else "",
         f"hyper-threading {'on' if smt == '1' else 'off'}" if smt else "",
         f"address space {'fixed' if aslr == '0' else 'random'}" if aslr else "",
-        f"threads bound ({bound})" if bound else "threads unbound",
+        f"threads bound ({binding})" if binding else "threads unbound",
     ]
     return ", ".join(filter(None, facts))
 
@@ -97,20 +97,20 @@ def gpu_state(indices: Sequence[int]) -> str:
         with nvml() as library:
             for index in indices:
                 device = gpu_handle(library, index)
-                clock, most = (
+                clock, highest_clock = (
                     ask(device, library.NVML_CLOCK_SM)
                     for ask in (library.nvmlDeviceGetClockInfo, library.nvmlDeviceGetMaxClockInfo)
                 )
-                cap = library.nvmlDeviceGetEnforcedPowerLimit(device) / 1e3
+                power_limit = library.nvmlDeviceGetEnforcedPowerLimit(device) / 1e3
                 reasons = library.nvmlDeviceGetCurrentClocksThrottleReasons(device) & ~IDLE
-                slowed = f", slowed down (NVML's reasons {reasons:#x})" if reasons else ""
-                states.append(f"GPU {index}: {clock} of {most} MHz, {cap:.0f} W at most{slowed}")
+                slowdown = f", slowed down (NVML's reasons {reasons:#x})" if reasons else ""
+                states.append(f"GPU {index}: {clock} of {highest_clock} MHz, {power_limit:.0f} W at most{slowdown}")
     except Unavailable:
         return ""
     return "; ".join(states)
 
 
-def process_bytes(index: int) -> int | None:
+def process_gpu_bytes(index: int) -> int | None:
     """Return the bytes that this process holds on a GPU, with CUDA's context and kernels, which torch does not count.
 
     Return None without NVML, and in a container, where NVML knows processes by other numbers.

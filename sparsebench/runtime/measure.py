@@ -40,7 +40,7 @@ Message = Mapping[str, Any]
 """What a process says of one model."""
 PRECISION = 0.02
 """More processes are run where an interval reaches further from its ratio than this share of it."""
-SHARE = re.compile(r"\d+%")
+PERCENTAGE = re.compile(r"\d+%")
 """A share in a kernel's description, such as that of the weights read."""
 
 
@@ -61,7 +61,7 @@ def measure_latency(
     Raises UnsupportedError where the engine cannot run the dense model in this setting, MeasureError where that does not
     fit or a number cannot be believed.
     """
-    family = _timed_as(dense, family)
+    family = _measured_family(dense, family)
     _check_runs(dense, family, setting)
     supported: dict[str, Path] = {}
     for key, folder in variants:
@@ -76,19 +76,19 @@ def measure_latency(
     largest = max(supported.values(), key=lambda folder: model_bytes(folder, setting))
     threads = threads_per_rank(setting)
     before = observe(threads)
-    alone: list[Message] = []
+    dense_messages: list[Message] = []
     beside: Path | None = dense
     if not _pair_fits(dense, largest, setting):
         beside = None
         baseline = _Timing({"dense": dense}, None, family, setting, emit, baseline=True)
         baseline.run(["dense"], range(setting.processes))
-        alone = baseline.messages["dense"]
+        dense_messages = baseline.messages["dense"]
     timing = _Timing(supported, beside, family, setting, emit, progress=progress)
     timing.run(list(timing.messages), range(setting.processes))
     timing.add_processes()
     after = observe(threads)
     for key, messages in timing.messages.items():
-        emit(key, _result(messages, alone, setting, before, after))
+        emit(key, _result(messages, dense_messages, setting, before, after))
 
 
 def measure_pair(dense: Path, variant: Path, family: Family, setting: Setting) -> LatencyResult:
@@ -138,30 +138,32 @@ class _Timing:
 
     def add_processes(self) -> None:
         """Add processes for the variants whose intervals are wide."""
-        more = {key: further(_samples(messages), self.setting) for key, messages in self.messages.items()}
-        wide = [key for key, processes in more.items() if processes]
+        more_processes = {
+            key: processes_to_add(_samples(messages), self.setting) for key, messages in self.messages.items()
+        }
+        wide = [key for key, processes in more_processes.items() if processes]
         if wide:
-            self.run(wide, more[wide[0]], added=True)
+            self.run(wide, more_processes[wide[0]], added=True)
 
     def _run_group(self, keys: list[str], processes: list[int]) -> None:
         while processes and keys:
-            count = 0
+            message_count = 0
             try:
                 for message in _results(self._job(keys, processes), self.setting, self._show_progress):
                     self.messages[keys[message["index"]]].append(message)
-                    count += 1
+                    message_count += 1
                 return
             except SparsebenchError as error:
-                finished, index = divmod(count, len(keys))
-                foreign = finished == len(processes) or (not count and str(error) == self.last_error)
-                if not self.added and (self.baseline or foreign):
+                finished_count, index = divmod(message_count, len(keys))
+                not_its_own = finished_count == len(processes) or (not message_count and str(error) == self.last_error)
+                if not self.added and (self.baseline or not_its_own):
                     raise
                 self.last_error = "" if isinstance(error, ParityError) else str(error)
                 # The process is repeated for the other variants, so its results for them are dropped.
                 for key in keys[:index]:
                     self.messages[key].pop()
                 self._give_up(keys.pop(index), error)
-                del processes[:finished]
+                del processes[:finished_count]
 
     def _show_progress(self, what: str) -> None:
         if self.progress:
@@ -172,9 +174,9 @@ class _Timing:
 
     def _give_up(self, key: str, error: SparsebenchError) -> None:
         if self.added:
-            first = self.messages[key][0]
+            first_message = self.messages[key][0]
             note = f"a process that was added failed: {error.message}"
-            self.messages[key][0] = {**first, "notes": [*first["notes"], note]}
+            self.messages[key][0] = {**first_message, "notes": [*first_message["notes"], note]}
         else:
             del self.messages[key]
             self.emit(key, error)
@@ -200,7 +202,7 @@ def _results(job: RankJob, setting: Setting, progress: Callable[[str], None] = l
                 progress(message["what"])
 
 
-def further(samples: Sequence[TimingSample], setting: Setting) -> range:
+def processes_to_add(samples: Sequence[TimingSample], setting: Setting) -> range:
     """Return the numbers of the processes to add to those of ``setting``, which took ``samples`` of one variant.
 
     Half as many are added where there are several and a difference is not yet known to ``PRECISION``; else none.
@@ -215,28 +217,28 @@ def _samples(messages: Sequence[Message]) -> list[TimingSample]:
 
 
 def _result(
-    messages: Sequence[Message], alone: Sequence[Message], setting: Setting, before: Machine, after: Machine
+    messages: Sequence[Message], dense_messages: Sequence[Message], setting: Setting, before: Machine, after: Machine
 ) -> LatencyResult:
-    """Build a variant's result from all processes' messages; ``alone`` are the dense model's where it ran by itself."""
-    both = [*map(_of_dense, alone), *messages]
-    samples = _samples(both)
+    """Build a variant's result from all processes' messages; ``dense_messages`` are those of a dense model alone."""
+    all_messages = [*map(_of_dense, dense_messages), *messages]
+    samples = _samples(all_messages)
     steady_counts: Counter[tuple[str, Side]] = Counter()
     joules: dict[tuple[str, Side], list[float]] = {}
-    for message in both:
+    for message in all_messages:
         steady_counts.update((phase, side) for phase, side in message["steady"])
         for phase, side, value in message["energy"]:
             joules.setdefault((phase, side), []).append(value)
     phases = intervals.summaries(samples, steady_counts, joules)
-    differences = intervals.differences(samples, not alone)
-    facts = _facts(messages[0], setting)
+    differences = intervals.differences(samples, not dense_messages)
+    shared_fields = _shared_fields(messages[0], setting)
     notes = (
         *_other_kernels(messages),
-        *intervals.waiting(phases, facts["device"], setting.ranks),
+        *intervals.waiting(phases, shared_fields["device"], setting.ranks),
         *intervals.disagreeing(phases, differences),
     )
     return LatencyResult(
-        **{**facts, "notes": (*facts["notes"], *notes)},
-        baseline="unpaired" if alone else "paired",
+        **{**shared_fields, "notes": (*shared_fields["notes"], *notes)},
+        baseline="unpaired" if dense_messages else "paired",
         phases=phases,
         differences=differences,
         samples=tuple(samples),
@@ -260,13 +262,13 @@ def _of_dense(message: Message) -> Message:
 
 def _other_kernels(messages: Sequence[Message]) -> Iterator[str]:
     """Yield a note for each kernel that other processes ran than the first: a share that was read is no other kernel."""
-    kernels = {SHARE.sub("", message["kernel"]): message["kernel"] for message in reversed(messages)}
-    counts = Counter(SHARE.sub("", message["kernel"]) for message in messages)
-    del counts[SHARE.sub("", messages[0]["kernel"])]
-    yield from (f"{count} of {len(messages)} processes ran {kernels[name]}" for name, count in counts.items())
+    kernel_of = {PERCENTAGE.sub("", message["kernel"]): message["kernel"] for message in reversed(messages)}
+    counts = Counter(PERCENTAGE.sub("", message["kernel"]) for message in messages)
+    del counts[PERCENTAGE.sub("", messages[0]["kernel"])]
+    yield from (f"{count} of {len(messages)} processes ran {kernel_of[kernel]}" for kernel, count in counts.items())
 
 
-def _timed_as(folder: Path, family: Family) -> Family:
+def _measured_family(folder: Path, family: Family) -> Family:
     """Return the family by whose phases a model is measured: one with a head for classes has a single pass."""
     return output_family(family, Checkpoint(folder).config)
 
@@ -277,28 +279,28 @@ def measure_memory(folder: Path, family: Family, setting: Setting) -> MemoryResu
     Raises UnsupportedError where the engine cannot run this model in this setting or the system has no exact peak,
     MeasureError where it does not fit or a number cannot be believed.
     """
-    family = _timed_as(folder, family)
+    family = _measured_family(folder, family)
     _check_runs(folder, family, setting)
     threads = threads_per_rank(setting)
     before = observe(threads)
     job = RankJob("memory", family, (str(folder.absolute()),))
     messages = sorted(_results(job, setting), key=lambda message: message["rank"])  # the first tells of the GPUs
-    rows = [RankMemory(**row) for message in messages for row in message["rows"]]
-    sums: Counter[str] = Counter()
-    for row in rows:
-        sums[row.phase] += row.peak_bytes
+    memories = [RankMemory(**memory) for message in messages for memory in message["memories"]]
+    phase_bytes: Counter[str] = Counter()
+    for memory in memories:
+        phase_bytes[memory.phase] += memory.peak_bytes
     return MemoryResult(
-        **_facts(messages[0], setting),
+        **_shared_fields(messages[0], setting),
         source=messages[0]["source"],
-        peak_bytes=max(total for phase, total in sums.items() if phase != "load"),
-        phases=tuple(PhaseMemory(phase, total) for phase, total in sums.items()),
-        per_rank=tuple(rows),
+        peak_bytes=max(nbytes for phase, nbytes in phase_bytes.items() if phase != "load"),
+        phases=tuple(PhaseMemory(phase, nbytes) for phase, nbytes in phase_bytes.items()),
+        per_rank=tuple(memories),
         before=before,
         after=observe(threads),
     )
 
 
-def _facts(message: Message, setting: Setting) -> dict[str, Any]:
+def _shared_fields(message: Message, setting: Setting) -> dict[str, Any]:
     """Return the fields that latency and memory results share."""
     return {
         **{name: message[name] for name in ("kernel", "threads", "device", "dtype")},
@@ -318,11 +320,11 @@ def _check_runs(folder: Path, family: Family, setting: Setting) -> None:
 def _pair_fits(dense: Path, variant: Path, setting: Setting) -> bool:
     if setting.nodes:  # this machine's memory says nothing about theirs
         return True
-    more, room = model_bytes(variant, setting), _gpu_room(setting)
+    variant_bytes, gpu_bytes = model_bytes(variant, setting), _gpu_room(setting)
     # CUDA's context, the libraries' workspaces and the recorded steps' caches take a part of each GPU.
-    if room is not None and (working_bytes(dense, setting) + more) // setting.ranks > room - 2**30:
+    if gpu_bytes is not None and (working_bytes(dense, setting) + variant_bytes) // setting.ranks > gpu_bytes - 2**30:
         return False
-    return footprint(dense, setting) + more <= environment.memory()[1]
+    return footprint(dense, setting) + variant_bytes <= environment.memory()[1]
 
 
 def _gpu_room(setting: Setting) -> int | None:
@@ -344,12 +346,12 @@ def _check_fits(folder: Path, setting: Setting) -> None:
     if setting.nodes:
         return
     limits = [(footprint(folder, setting), environment.memory()[1], "", SMALLER)]
-    if (room := _gpu_room(setting)) is not None:
-        limits.append((working_bytes(folder, setting) // setting.ranks, room, " on each GPU", OFFLOAD))
-    for need, free, where, way_out in limits:
-        if need > free:
+    if (gpu_bytes := _gpu_room(setting)) is not None:
+        limits.append((working_bytes(folder, setting) // setting.ranks, gpu_bytes, " on each GPU", OFFLOAD))
+    for needed, available, where, way_out in limits:
+        if needed > available:
             raise MeasureError(
-                f"{folder.name} needs about {need / 2**30:.1f} GiB{where} with the {setting.engine} engine at "
-                f"{setting.ranks} ranks, by its files and the workload; {free / 2**30:.1f} GiB are free",
+                f"{folder.name} needs about {needed / 2**30:.1f} GiB{where} with the {setting.engine} engine at "
+                f"{setting.ranks} ranks, by its files and the workload; {available / 2**30:.1f} GiB are free",
                 way_out,
             )

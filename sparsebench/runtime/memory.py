@@ -17,12 +17,12 @@ import torch
 
 from sparsebench import devices, processor
 from sparsebench.errors import UnsupportedError
-from sparsebench.runtime.machine import process_bytes
+from sparsebench.runtime.machine import process_gpu_bytes
 from sparsebench.runtime.results import RankMemory
 
 STATUS = Path("/proc/self/status")
-CROWDED = "CUDA max_memory_allocated; held by the process: all that is taken of the GPU, other programs' too"
-LINUX = "measure memory on Linux 4.5 or later"
+WHOLE_GPU = "CUDA max_memory_allocated; held by the process: all that is taken of the GPU, other programs' too"
+LINUX_HINT = "measure memory on Linux 4.5 or later"
 RESET_PEAK = "5"  # proc(5), clear_refs: reset VmHWM to the current RSS
 
 
@@ -70,24 +70,24 @@ def cache_bytes(cache: Any) -> int | None:
     """Return the bytes of the tensors that ``cache`` holds, at any depth, each storage once; None for None."""
     storages: dict[int, int] = {}
     visited: set[int] = set()
-    left = [cache]
-    while left:
-        value = left.pop()
-        if id(value) in visited or isinstance(value, torch.nn.Module | type):
+    pending = [cache]
+    while pending:
+        member = pending.pop()
+        if id(member) in visited or isinstance(member, torch.nn.Module | type):
             continue
-        visited.add(id(value))
-        if isinstance(value, torch.Tensor):
-            storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
-        elif isinstance(value, Mapping):
-            left += value.values()
-        elif isinstance(value, list | tuple):
-            left += value
+        visited.add(id(member))
+        if isinstance(member, torch.Tensor):
+            storages[member.untyped_storage().data_ptr()] = member.untyped_storage().nbytes()
+        elif isinstance(member, Mapping):
+            pending += member.values()
+        elif isinstance(member, list | tuple):
+            pending += member
         else:
-            left += getattr(value, "__dict__", {}).values()
+            pending += getattr(member, "__dict__", {}).values()
     return None if cache is None else sum(storages.values())
 
 
-class Meter:
+class MemoryMeter:
     """Measures one rank phase by phase. Create it after the imports: what is resident then is the baseline.
 
     Raises UnsupportedError where the kernel offers no resettable high-water mark.
@@ -96,8 +96,8 @@ class Meter:
     def __init__(self, rank: int, device: str) -> None:
         self.rank, self.cuda = rank, devices.is_gpu(device)
         self.source = "CUDA max_memory_allocated" if self.cuda else "VmHWM less baseline"
-        self.rows: list[RankMemory] = []
-        self.tensors = 0
+        self.memories: list[RankMemory] = []
+        self.tensor_bytes = 0
         _settle()
         _reset_peak()
         self.baseline = _status("VmRSS")
@@ -115,29 +115,29 @@ class Meter:
             torch.cuda.reset_peak_memory_stats()
         yield
         peak = _status("VmHWM")
-        allocated = reserved = held = None
+        allocated = reserved = process_bytes = None
         if self.cuda:
             torch.cuda.synchronize()
             allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-            held = process_bytes(torch.cuda.current_device())
-            if held is None:  # for example in a container, where NVML knows processes by other numbers
+            process_bytes = process_gpu_bytes(torch.cuda.current_device())
+            if process_bytes is None:  # for example in a container, where NVML knows processes by other numbers
                 free, total = torch.cuda.mem_get_info()
-                held = total - free
-                self.source = CROWDED
-        self.rows.append(
+                process_bytes = total - free
+                self.source = WHOLE_GPU
+        self.memories.append(
             RankMemory(
                 rank=self.rank,
                 phase=name,
                 peak_rss_bytes=peak,
                 peak_bytes=peak - self.baseline if allocated is None else allocated,
                 anon_bytes=_status("RssAnon"),
-                pss_bytes=_pss(),
-                tensor_bytes=self.tensors,
+                pss_bytes=_tree_pss(),
+                tensor_bytes=self.tensor_bytes,
                 cache_bytes=cache_bytes(cache()),
                 baseline_bytes=self.baseline,
                 cuda_allocated_bytes=allocated,
                 cuda_reserved_bytes=reserved,
-                cuda_process_bytes=held,
+                cuda_process_bytes=process_bytes,
             )
         )
 
@@ -153,24 +153,26 @@ def _reset_peak() -> None:
     try:
         Path("/proc/self/clear_refs").write_text(RESET_PEAK)
     except OSError as error:
-        raise UnsupportedError(f"exact peak memory needs /proc/self/clear_refs: {error.strerror}", LINUX) from error
+        raise UnsupportedError(
+            f"exact peak memory needs /proc/self/clear_refs: {error.strerror}", LINUX_HINT
+        ) from error
 
 
 def _status(field: str) -> int:
     """Return one field of /proc/self/status, in bytes. Raises UnsupportedError where it is missing."""
-    if not (value := processor.kernel_value(STATUS, field)):
-        raise UnsupportedError(f"{STATUS} has no {field}", LINUX)
-    return int(value.split()[0]) * 1024
+    if not (text := processor.kernel_value(STATUS, field)):
+        raise UnsupportedError(f"{STATUS} has no {field}", LINUX_HINT)
+    return int(text.split()[0]) * 1024
 
 
-def _pss() -> int | None:
+def _tree_pss() -> int | None:
     """Return the proportional set size of this process and its descendants, in bytes; None where it is unknown."""
-    ours = _pss_of("self")
+    own = _process_pss("self")
     children = (str(child.pid) for child in psutil.Process().children(recursive=True))
-    return None if ours is None else ours + sum(_pss_of(child) or 0 for child in children)
+    return None if own is None else own + sum(_process_pss(child) or 0 for child in children)
 
 
-def _pss_of(process: str) -> int | None:
+def _process_pss(process: str) -> int | None:
     """Return the proportional set size of one process; None for one that has ended, too."""
-    value = processor.kernel_value(f"/proc/{process}/smaps_rollup", "Pss")
-    return int(value.split()[0]) * 1024 if value else None
+    text = processor.kernel_value(f"/proc/{process}/smaps_rollup", "Pss")
+    return int(text.split()[0]) * 1024 if text else None

@@ -16,7 +16,7 @@ from sparsebench.runtime.results import Setting
 
 NAMESPACE = "sparsebench"
 """The Ray namespace in which our placement groups have names."""
-UNHURRIED = {"env_vars": {"RAY_worker_niceness": "0"}}
+USUAL_PRIORITY = {"env_vars": {"RAY_worker_niceness": "0"}}
 """Ray runs tasks at a niceness of 15: whatever else a node does would go before what is timed."""
 
 
@@ -27,7 +27,7 @@ def join(ray: Any, address: str | None, include_dashboard: bool | None = None) -
         namespace=NAMESPACE,
         log_to_driver=False,
         logging_level="ERROR",
-        runtime_env=UNHURRIED,
+        runtime_env=USUAL_PRIORITY,
         include_dashboard=include_dashboard,
     )
     # Ray prints a lost node's whole state to our standard output; no setting stops it. The loss is reported by us.
@@ -38,9 +38,9 @@ def join(ray: Any, address: str | None, include_dashboard: bool | None = None) -
 def on_bundle(ray: Any, group: Any, index: int) -> dict[str, Any]:
     """Return the options of a Ray task that holds one node's whole share of a placement group."""
     share = ray.util.placement_group_table(group)["bundles"][index]
-    chosen = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group, index)
+    strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group, index)
     return {
-        "num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0), "scheduling_strategy": chosen, "max_retries": 0,
+        "num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0), "scheduling_strategy": strategy, "max_retries": 0,
     }  # fmt: skip
 
 
@@ -57,13 +57,13 @@ def addresses(ray: Any, group: Any) -> tuple[str, ...]:
 
     Raises MeasureError where one of them is gone.
     """
-    nodes = check_alive(ray, group)["bundles_to_node_id"]
-    known = {node["NodeID"]: str(node["NodeManagerAddress"]) for node in ray.nodes()}
-    return tuple(known[nodes[index]] for index in sorted(nodes))
+    node_ids = check_alive(ray, group)["bundles_to_node_id"]
+    address_of = {node["NodeID"]: str(node["NodeManagerAddress"]) for node in ray.nodes()}
+    return tuple(address_of[node_ids[index]] for index in sorted(node_ids))
 
 
 class RemoteRanks(NodeRanks):
-    """The ``ranks`` of a setting on another machine, its node ``index``; used as ``NodeRanks`` is.
+    """The ``ranks`` of a setting on another machine, a node of its; used as ``NodeRanks`` is.
 
     Entering it raises MeasureError where this process cannot join the cluster, or a node is gone.
     """
@@ -71,16 +71,16 @@ class RemoteRanks(NodeRanks):
     def __enter__(self) -> RemoteRanks:
         import ray
 
-        cluster, _, name = self.setting.group.rpartition("/")
+        cluster_address, _, name = self.setting.group.rpartition("/")
         try:
             if not ray.is_initialized():
-                join(ray, cluster)
+                join(ray, cluster_address)
             group = ray.util.get_placement_group(name)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-            raise MeasureError(f"no way to the cluster at {cluster}: {error}", "see `ray status`") from error
+            raise MeasureError(f"no way to the cluster at {cluster_address}: {error}", "see `ray status`") from error
         check_alive(ray, group)
-        task = ray.remote(node_events).options(**on_bundle(ray, group, self.index), num_returns="streaming")
-        self.stream: Any = task.remote(self.spec, self.setting, self.index, self.entry)
+        task = ray.remote(node_events).options(**on_bundle(ray, group, self.node_index), num_returns="streaming")
+        self.stream: Any = task.remote(self.spec, self.setting, self.node_index, self.entry)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,23 +96,24 @@ class RemoteRanks(NodeRanks):
         """Yield what the node's ``NodeRanks`` yields; where Ray loses it, how all its other ranks ended."""
         import ray
 
-        left = set(self.ranks)
+        running_ranks = set(self.ranks)
         try:
             for reference in self.stream:
                 event = ray.get(reference)
                 if event["kind"] == "ended":
-                    left.discard(event["rank"])
+                    running_ranks.discard(event["rank"])
                 yield event
         except ray.exceptions.RayError as error:
             if isinstance(error, ray.exceptions.RayTaskError):
                 cause, code, what = error.cause or error, 1, "cannot run its ranks"
             else:
                 cause, code, what = error, -signal.SIGKILL, "is gone"
-            why = f"node {self.setting.nodes[self.index]} {what}: {type(cause).__name__}: {first_line(cause)}"
-            yield from ({"kind": "ended", "rank": rank, "code": code, "lines": [why], "short": False} for rank in left)
+            why = f"node {self.setting.nodes[self.node_index]} {what}: {type(cause).__name__}: {first_line(cause)}"
+            ended = {"kind": "ended", "code": code, "lines": [why], "out_of_memory": False}
+            yield from ({**ended, "rank": rank} for rank in running_ranks)
 
 
-def node_events(spec: Mapping[str, Any], setting: Setting, index: int, entry: Sequence[str]) -> Iterator[Event]:
-    """Run the ranks of the setting's node ``index`` here, and yield their events: the body of a Ray task."""
-    with NodeRanks(spec, setting, index, entry) as node:
+def node_events(spec: Mapping[str, Any], setting: Setting, node_index: int, entry: Sequence[str]) -> Iterator[Event]:
+    """Run the ranks of the setting's node ``node_index`` here, and yield their events: the body of a Ray task."""
+    with NodeRanks(spec, setting, node_index, entry) as node:
         yield from node.events()

@@ -108,9 +108,9 @@ class RankWorker:
         notes = self.engine.start(self.rank, self.setting.ranks)
         total = torch.full((1024,), float(self.rank + 1), device=device)  # NCCL does not accept CPU tensors
         comm.inference_all_reduce(total)  # what sharded layers call; it uses shared memory where that is on
-        expected = sum(range(1, self.setting.ranks + 1))
-        if not bool((total == expected).all()):
-            raise MeasureError(f"{self.setting.ranks} ranks add up to {float(total[0])} where {expected} is right")
+        right = sum(range(1, self.setting.ranks + 1))
+        if not bool((total == right).all()):
+            raise MeasureError(f"{self.setting.ranks} ranks add up to {float(total[0])} where {right} is right")
         gpu = str(torch.cuda.get_device_properties(device).uuid) if devices.is_gpu(device) else ""
         self.channel.send("result", notes=notes, gpu=gpu)
 
@@ -216,10 +216,10 @@ class StartedRank:
     def memory(self, folder: Path) -> None:
         """Measure the peak memory of one model alone, phase by phase."""
         with torch.inference_mode():
-            meter = memory.Meter(self.worker.rank, self.device)
+            meter = memory.MemoryMeter(self.worker.rank, self.device)
             with meter.phase("load"):
                 model = self.load(folder)
-                meter.tensors = memory.tensor_bytes(model)
+                meter.tensor_bytes = memory.tensor_bytes(model)
             self.worker.progress("load")
             generate = self.setting.workload.generate
             for phase in phases(model, self.worker.job.family, self.prompt(folder), generate, keep_cache=False):
@@ -235,8 +235,8 @@ class StartedRank:
             gc.collect()
             # Parity comes last: its leftover heap would count as baseline, and a model that fills that heap as nothing.
             parity = self.parity(folder)
-        rows = [asdict(row) for row in meter.rows]
-        self.worker.channel.send("result", True, rows=rows, parity=parity, source=meter.source, **facts)
+        memories = [asdict(phase_memory) for phase_memory in meter.memories]
+        self.worker.channel.send("result", True, memories=memories, parity=parity, source=meter.source, **facts)
 
     def _timed_load(self, folder: Path, baseline: bool) -> tuple[Any, LoadedModel]:
         """Load a model; return it with its phases and the time and energy of loading."""
@@ -244,8 +244,8 @@ class StartedRank:
         model, seconds = self.peers.timed(lambda: self.load(folder, baseline))
         joules = self.meter.joules()
         self.worker.progress("load")
-        tokens = self.setting.workload.generate
-        made = phases(model, self.worker.job.family, self.prompt(folder), tokens)
+        generate = self.setting.workload.generate
+        model_phases = phases(model, self.worker.job.family, self.prompt(folder), generate)
         if devices.is_gpu(self.device):
-            made = graphs.recorded(made, tokens, self.setting.ranks)
-        return model, LoadedModel(made, seconds, joules)
+            model_phases = graphs.recorded(model_phases, generate, self.setting.ranks)
+        return model, LoadedModel(model_phases, seconds, joules)

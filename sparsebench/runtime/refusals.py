@@ -60,7 +60,11 @@ def check_model(config: Mapping[str, Any], setting: Setting) -> None:
 
 def engine_refusal(config: Mapping[str, Any], encoding: str, setting: Setting) -> Refusal | None:
     """Return why a model with this config.json and weights of this ``encoding`` cannot be run in the setting, if so."""
-    reasons = (_device(setting, encoding), _combinations(config, encoding, setting), _types(config, setting))
+    reasons = (
+        _device_refusals(setting, encoding),
+        _ability_refusals(config, encoding, setting),
+        _type_refusals(config, setting),
+    )
     return next(chain.from_iterable(reasons), None)
 
 
@@ -74,43 +78,43 @@ def check_folder(folder: Path, family: Family, setting: Setting) -> None:
             raise replace(refusal, way_out=f"{refusal.way_out}, or `sparsebench unpack` it").error()
 
 
-def rank_refusal(setting: Setting, gpus: int) -> Refusal | None:
-    """Return why the ranks of one machine cannot run on the ``gpus`` that torch sees there; None where they can."""
-    return next(_gpus(setting, gpus, "torch"), None)
+def rank_refusal(setting: Setting, gpu_count: int) -> Refusal | None:
+    """Return why the ranks of one machine cannot run on ``gpu_count`` GPUs that torch sees; None where they can."""
+    return next(_gpu_refusals(setting, gpu_count, "torch"), None)
 
 
-def _gpus(setting: Setting, gpus: int, where: str) -> Iterator[Refusal]:
+def _gpu_refusals(setting: Setting, gpu_count: int, owner: str) -> Iterator[Refusal]:
     if engine_info(setting.engine).cpu_only:
         yield Refusal(f"the {setting.engine} engine runs on a CPU only", ON_CPU)
-    if (ranks := setting.ranks_per_node) > gpus:
-        yield Refusal(f"{ranks} ranks need {ranks} GPUs, but {where} has {gpus}", MORE_GPUS)
+    if (ranks := setting.ranks_per_node) > gpu_count:
+        yield Refusal(f"{ranks} ranks need {ranks} GPUs, but {owner} has {gpu_count}", MORE_GPUS)
 
 
-def _device(setting: Setting, encoding: str) -> Iterator[Refusal]:
+def _device_refusals(setting: Setting, encoding: str) -> Iterator[Refusal]:
     package = engine_info(setting.engine).package
     if package and environment.version(package) == "absent":
         way_out = f"pip install {environment.EXTRAS.get(package, package)}"
         yield Refusal(f"the {setting.engine} engine needs {package}, which is not installed", way_out)
     if setting.on_gpu:
         # How many GPUs other nodes have is not known here.
-        gpus = setting.ranks_per_node if setting.nodes else len(devices.selected_gpus(setting.device))
-        yield from _gpus(setting, gpus, f"device {setting.device}")
+        gpu_count = setting.ranks_per_node if setting.nodes else len(devices.selected_gpus(setting.device))
+        yield from _gpu_refusals(setting, gpu_count, f"device {setting.device}")
         if encoding != FLOAT:
             yield Refusal(f"{encoding} weights are run on a CPU only", ON_CPU)
 
 
-def _combinations(config: Mapping[str, Any], encoding: str, setting: Setting) -> Iterator[Refusal]:
+def _ability_refusals(config: Mapping[str, Any], encoding: str, setting: Setting) -> Iterator[Refusal]:
     """Yield what the engine lacks for this model, and what no engine can do."""
-    integers, several = encoding != FLOAT, setting.ranks > 1
-    if several:
+    is_quantized, several_ranks = encoding != FLOAT, setting.ranks > 1
+    if several_ranks:
         yield from _lacking(setting, f"run at {setting.ranks} ranks", lambda row: row.shards)
     if skips_weights(config):
-        if integers:
+        if is_quantized:
             yield Refusal("no engine can skip the weights of a quantized model", "score it, or do not quantize it")
         yield from _lacking(setting, "skip weights: it would compute with all of them", lambda row: row.skips_weights)
-    if integers:
+    if is_quantized:
         yield from _lacking(setting, f"run {encoding} weights", lambda row: encoding in row.encodings)
-        if several:
+        if several_ranks:
             yield Refusal(f"{encoding} weights are not run at {setting.ranks} ranks", ONE_RANK)
 
 
@@ -121,27 +125,29 @@ def _lacking(setting: Setting, does: str, can: Callable[[EngineInfo], bool]) -> 
         yield Refusal(f"the {setting.engine} engine does not {does}", f"use {able}")
 
 
-def _types(config: Mapping[str, Any], setting: Setting) -> Iterator[Refusal]:
+def _type_refusals(config: Mapping[str, Any], setting: Setting) -> Iterator[Refusal]:
     """Yield what the model's type, or a shape in its config.json, rules out with the setting's engine."""
     if not config:  # that of a GGUF file is not known before it is fetched
         return
-    kind, ranks = str(config.get("model_type")), setting.ranks
-    if setting.engine == "sparse" and kind in STATE_SPACE:
-        yield Refusal(f"the sparse engine cannot run {kind}: {STATE_SPACE[kind]}", "measure it with another engine")
+    model_type, ranks = str(config.get("model_type")), setting.ranks
+    if setting.engine == "sparse" and model_type in STATE_SPACE:
+        yield Refusal(
+            f"the sparse engine cannot run {model_type}: {STATE_SPACE[model_type]}", "measure it with another engine"
+        )
     if setting.engine == "llamacpp":
         yield from filter(None, [gguf_refusal(config)])
         if setting.workload.batch > 1:
             yield Refusal("the llamacpp engine runs one sequence at a time", "say `batch: 1`")
     if setting.engine != "deepspeed" or ranks == 1:
         return
-    text = text_config(config)
-    kind, heads = str(text.get("model_type")), text.get("num_heads", ranks)
+    text_settings = text_config(config)
+    model_type, heads = str(text_settings.get("model_type")), text_settings.get("num_heads", ranks)
     if config.get(PER_LAYER):
         reason = f"AutoTP counts the same heads in every block, and `{PER_LAYER}` gives blocks their own"
-    elif kind in BY_HEADS and heads < ranks:
+    elif model_type in BY_HEADS and heads < ranks:
         reason = f"AutoTP shares T5 out by whole heads, and {heads} are fewer than ranks"
     else:
-        reason = f"AutoTP does not cut a {kind} right" if kind in NOT_SHARDED else ""
+        reason = f"AutoTP does not cut a {model_type} right" if model_type in NOT_SHARDED else ""
     if reason:
         yield Refusal(f"{reason}: not measured at {ranks} ranks", ONE_RANK)
 

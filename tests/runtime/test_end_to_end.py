@@ -223,7 +223,7 @@ def test_what_the_first_rank_says_counts_whichever_is_heard_first(
            "tensor_bytes": 1, "baseline_bytes": 1}  # fmt: skip
     facts = {"kernel": "k", "threads": 1, "device": "cuda", "dtype": "float32", "parity": None, "source": "s"}
     said = [
-        {"rank": rank, "rows": [row | {"rank": rank}], "notes": ["GPU 0: slowed down"] * (rank == 0), **facts}
+        {"rank": rank, "memories": [row | {"rank": rank}], "notes": ["GPU 0: slowed down"] * (rank == 0), **facts}
         for rank in (1, 0)
     ]
     monkeypatch.setattr(measure, "_results", lambda *_: iter(said))
@@ -264,9 +264,9 @@ def test_more_ranks_than_gpus_are_refused(tiny_bert: Path, driver: Driver, monke
 @pytest.mark.long
 def test_ranks_add_up_over_shared_memory_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX")
-    before = set(all_reduce.BUFFERS.iterdir())
+    before = set(all_reduce.BUFFER_FOLDER.iterdir())
     assert try_two_ranks() == "shared memory"
-    assert set(all_reduce.BUFFERS.iterdir()) <= before
+    assert set(all_reduce.BUFFER_FOLDER.iterdir()) <= before
 
 
 @pytest.mark.long

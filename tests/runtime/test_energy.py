@@ -137,10 +137,12 @@ def test_what_a_process_holds_on_its_gpu_is_what_nvml_says_of_its_number(monkeyp
     running = [SimpleNamespace(pid=os.getpid() + 1, usedGpuMemory=5), SimpleNamespace(pid=os.getpid(), usedGpuMemory=7)]
     by_gpu = {"GPU-b": running, "GPU-c": running[:1]}
     nvml(monkeypatch, "abc", nvmlDeviceGetComputeRunningProcesses=by_gpu.__getitem__)
-    assert (machine.process_bytes(1), machine.process_bytes(2)) == (7, None), "in a container numbers may be others"
-    assert machine.process_bytes(0) is None, "NVML refuses"
+    assert (machine.process_gpu_bytes(1), machine.process_gpu_bytes(2)) == (7, None), (
+        "in a container numbers may be others"
+    )
+    assert machine.process_gpu_bytes(0) is None, "NVML refuses"
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert machine.process_bytes(1) is None
+    assert machine.process_gpu_bytes(1) is None
 
 
 def test_a_gpus_clock_cap_and_what_slows_it_down_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def test_no_two_forks_meet_at_one_port() -> None:
 
 
 def test_a_rank_waits_until_its_message_was_taken() -> None:
-    with group("error").here as node:
+    with group("error").local_ranks as node:
         events = node.events()
         next(events)
         time.sleep(0.3)
@@ -199,7 +199,7 @@ def test_an_unknown_error_shows_the_end_of_the_log() -> None:
 
 
 def test_exactly_our_buffers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(all_reduce, "BUFFERS", tmp_path)
+    monkeypatch.setattr(all_reduce, "BUFFER_FOLDER", tmp_path)
     other = tmp_path / f"deepspeed_allreduce_buffer_{os.getuid()}_127.0.0.1_1_0"
     other.touch()
     with group("buffer", "buffer", buffers=str(tmp_path)) as ranks:

@@ -23,20 +23,20 @@ from sparsebench.sources import Cache
 
 
 def test_a_peak_between_two_quiet_moments_is_seen_and_the_next_phase_starts_afresh() -> None:
-    meter = memory.Meter(0, "cpu")
+    meter = memory.MemoryMeter(0, "cpu")
     with meter.phase("busy"):
         held = bytearray(200 * 2**20)
         del held
     with meter.phase("quiet"):
         pass
-    busy, quiet = meter.rows
+    busy, quiet = meter.memories
     assert 199 * 2**20 <= busy.peak_bytes < 210 * 2**20
     assert quiet.peak_bytes < 10 * 2**20
     assert busy.peak_rss_bytes - busy.baseline_bytes == busy.peak_bytes
 
 
 def test_what_a_rank_has_started_counts_in_its_proportional_share() -> None:
-    meter = memory.Meter(0, "cpu")
+    meter = memory.MemoryMeter(0, "cpu")
     with meter.phase("alone"):
         pass
     code = "import sys; held = bytearray(400 * 2**20); print(flush=True); sys.stdin.read()"
@@ -46,7 +46,7 @@ def test_what_a_rank_has_started_counts_in_its_proportional_share() -> None:
         with meter.phase("with a child"):
             pass
         child.stdin.close()
-    alone, both = (row.pss_bytes or 0 for row in meter.rows)
+    alone, both = (row.pss_bytes or 0 for row in meter.memories)
     assert alone > 0
     assert both - alone > 50 * 2**20, "what others map of the same libraries moves the rest"
 

@@ -104,7 +104,7 @@ def test_a_node_that_falls_silent_is_named(imitated: None, monkeypatch: pytest.M
 
 def test_what_a_rank_did_before_it_ended_well_is_forgotten(imitated: None, monkeypatch: pytest.MonkeyPatch) -> None:
     idle = {"kind": "idle", "ranks": {1: watch.IdleRank("at a.py:1 in f", True, False)}}
-    ended = {"kind": "ended", "rank": 1, "code": 0, "lines": [], "short": False}
+    ended = {"kind": "ended", "rank": 1, "code": 0, "lines": [], "out_of_memory": False}
     monkeypatch.setattr(groups, "RemoteRanks", Elsewhere)
     monkeypatch.setattr(Elsewhere, "heard", (idle, ended))
     with group("work", "nothing") as ranks:
@@ -113,7 +113,7 @@ def test_what_a_rank_did_before_it_ended_well_is_forgotten(imitated: None, monke
 
 def test_a_lost_node_is_blamed_not_the_rank_that_misses_it(imitated: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray notices the loss later than the ranks of other nodes do."""
-    lost = {"kind": "ended", "rank": 1, "code": -9, "lines": ["node 127.0.0.2 is gone"], "short": False}
+    lost = {"kind": "ended", "rank": 1, "code": -9, "lines": ["node 127.0.0.2 is gone"], "out_of_memory": False}
     monkeypatch.setattr(groups, "RemoteRanks", Elsewhere)
     monkeypatch.setattr(Elsewhere, "heard", (lost,))
     monkeypatch.setattr(Elsewhere, "pause", 5.0)
@@ -126,10 +126,10 @@ def test_gloo_takes_the_interface_by_which_ray_reaches_a_node(monkeypatch: pytes
     cards = {"lo": [SimpleNamespace(address="127.0.0.1")], "ib0": [SimpleNamespace(address="10.0.0.6")]}
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: cards)
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    assert launch.interface("10.0.0.6") == {"GLOO_SOCKET_IFNAME": "ib0"}
-    assert launch.interface("10.0.0.7") == {}
+    assert launch.interface_variable("10.0.0.6") == {"GLOO_SOCKET_IFNAME": "ib0"}
+    assert launch.interface_variable("10.0.0.7") == {}
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth1")
-    assert launch.interface("10.0.0.6") == {"GLOO_SOCKET_IFNAME": "eth1"}, "a person's own choice"
+    assert launch.interface_variable("10.0.0.6") == {"GLOO_SOCKET_IFNAME": "eth1"}, "a person's own choice"
 
 
 RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0", "RAY_raylet_start_wait_time_s": "300"}

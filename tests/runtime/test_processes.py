@@ -90,7 +90,7 @@ def measured(
     monkeypatch.setattr(measure, "RankGroup", lambda job, setting: Group(job))
     monkeypatch.setattr(children, "may_fork", lambda: forks)
     monkeypatch.setattr(measure, "check_folder", lambda *_: None)
-    monkeypatch.setattr(measure, "_timed_as", lambda _, family: family)
+    monkeypatch.setattr(measure, "_measured_family", lambda _, family: family)
     monkeypatch.setattr(measure, "_check_fits", lambda *_: None)
     monkeypatch.setattr(measure, "_pair_fits", lambda *_: True)
     monkeypatch.setattr(measure, "model_bytes", lambda *_: 1)

@@ -10,7 +10,7 @@ from sparsebench import devices
 from sparsebench.energy import Unavailable, energy_meter, gpu_handle, nvml
 from sparsebench.run.gpu.bench import Bench, CheckResult, CheckSkipped
 from sparsebench.runtime.latency import Peers
-from sparsebench.runtime.memory import Meter
+from sparsebench.runtime.memory import MemoryMeter
 
 
 def visible(bench: Bench) -> CheckResult:
@@ -50,13 +50,13 @@ def peaks(bench: Bench) -> CheckResult:
     size = 2**30 if bench.gpu else 2**28
     # What libraries such as cuBLAS hold on the GPU by now does not belong to the phase.
     held_before = torch.cuda.memory_allocated() if bench.gpu else 0
-    phases = Meter(0, bench.device)
+    phases = MemoryMeter(0, bench.device)
     with phases.phase("taken"):
         block = torch.ones(size, dtype=torch.uint8, device=bench.device)
         del block
     with phases.phase("nothing"):
         pass
-    taking, resting = phases.rows
+    taking, resting = phases.memories
     taken_bytes = taking.peak_bytes - held_before
     later_bytes = ((resting.cuda_reserved_bytes if bench.gpu else resting.peak_bytes) or 0) - held_before
     tolerance = 2 * 2**20 if bench.gpu else size // 16

@@ -140,7 +140,7 @@ def killed(bench: Bench) -> CheckResult:
             for event in group.messages():
                 if event["kind"] == "progress" and not killed_at:
                     killed_at = time.monotonic()
-                    os.kill(group.here.processes[1].pid, signal.SIGKILL)
+                    os.kill(group.local_ranks.processes[1].pid, signal.SIGKILL)
     except MeasureError as error:
         if not killed_at:  # the ranks failed before one was killed
             raise
