@@ -46,7 +46,7 @@ def by_llama(context: LlamaContext, windows: tuple[tuple[int, ...], ...]) -> lis
     found = []
     for ids in windows:
         context.forget()
-        context.decode(ids, every=True)
+        context.decode(ids, all_logits=True)
         rows = [torch.from_numpy(context.logits(index).copy()) for index in range(len(ids))]
         found.append(torch.stack(rows).log_softmax(-1))
     return found
@@ -80,10 +80,10 @@ def by_engine(file: Path, ids: tuple[int, ...], times: int = 5) -> tuple[float, 
         context.forget()
         start = time.perf_counter()
         context.decode(ids)
-        token, middle = context.next(), time.perf_counter()
+        token, middle = context.likeliest_token(), time.perf_counter()
         for _ in range(32):
             context.decode(token)
-            token = context.next()
+            token = context.likeliest_token()
         found.append((1e3 * (middle - start), 1e3 * (time.perf_counter() - middle) / 32))
     return median(prompt for prompt, _ in found[1:]), median(one for _, one in found[1:])
 

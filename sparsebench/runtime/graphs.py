@@ -17,7 +17,7 @@ from sparsebench.errors import first_line, out_of_memory
 from sparsebench.runtime.parity import distance
 from sparsebench.runtime.workload import Decode, Phase, Prefill
 
-WARM = 3
+WARM_STEPS = 3
 """Warm-up steps on a side stream before the step is recorded, as torch requires."""
 GRAPH = "one CUDA graph a token"
 Capture = Callable[[Callable[[], None], Callable[[], None]], Callable[[], None]]
@@ -29,7 +29,7 @@ def cuda_graph(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(WARM):
+        for _ in range(WARM_STEPS):
             step()
             undo()
     current = torch.cuda.current_stream()
@@ -44,10 +44,13 @@ def cuda_graph(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[
     return graph.replay
 
 
-def recorded(phases: Sequence[Phase], tokens: int, ranks: int, record: Capture = cuda_graph) -> list[Phase]:
+def with_recorded_decoding(
+    phases: Sequence[Phase], tokens: int, ranks: int, capture: Capture = cuda_graph
+) -> list[Phase]:
     """Return ``phases`` with each ``Decode`` as a ``CapturedDecode`` of at most ``tokens`` tokens after the prompt."""
     return [
-        CapturedDecode(phase.prefill, tokens, ranks, record) if isinstance(phase, Decode) else phase for phase in phases
+        CapturedDecode(phase.prefill, tokens, ranks, capture) if isinstance(phase, Decode) else phase
+        for phase in phases
     ]
 
 
@@ -59,13 +62,13 @@ def make_alike(sides: Iterable[Sequence[Phase]]) -> None:
     decodes = [phase for phases in sides for phase in phases if isinstance(phase, CapturedDecode)]
     for decode in decodes:
         decode.prepare()
-    reason = next((decode.why for decode in decodes if decode.why), "")
+    reason = next((decode.own_reason for decode in decodes if decode.own_reason), "")
     for decode in decodes:
-        decode.other = reason
+        decode.others_reason = reason
 
 
 def how_decoded(phases: Sequence[Phase]) -> str:
-    """Return how decoding ran, for a result's ``kernel``; "" without a phase that ``recorded`` made."""
+    """Return how decoding ran, for a result's ``kernel``; "" without a phase that ``with_recorded_decoding`` made."""
     return next((f"decode: {phase.mode}" for phase in phases if isinstance(phase, CapturedDecode)), "")
 
 
@@ -90,74 +93,75 @@ def static_cache(module: Any, tokens: int) -> Any:
 class CapturedDecode(Decode):
     """``Decode`` of at most ``tokens`` tokens after the prompt, each a replay of one recorded step.
 
-    With a reason in ``why``, or in ``other`` that of a model that it is compared with, it decodes eagerly. The recorded
-    step reads and writes the same tensors each time: the last token and its position, both (batch, 1) int64, the cache,
-    and the logits (batch, 1, vocabulary). A block starts by copying back what they held after the prompt.
+    With a reason in ``own_reason``, or in ``others_reason`` that of a model that it is compared with, it decodes
+    eagerly. The recorded step reads and writes the same tensors each time: the last token and its position, both
+    (batch, 1) int64, the cache, and the logits (batch, 1, vocabulary). A block starts by copying back what they held
+    after the prompt.
     """
 
-    def __init__(self, prefill: Prefill, tokens: int, ranks: int = 1, record: Capture = cuda_graph) -> None:
+    def __init__(self, prefill: Prefill, tokens: int, ranks: int = 1, capture: Capture = cuda_graph) -> None:
         super().__init__(prefill, keep_cache=True)
-        self.tokens, self.record = tokens, record
-        self.why, self.other = why_eager(prefill.model.module, ranks), ""
+        self.tokens, self.capture = tokens, capture
+        self.own_reason, self.others_reason = why_eager(prefill.model.module, ranks), ""
         self.replay: Callable[[], None] | None = None
-        self.recorded: Callable[[], None] | None = None
-        self.behind: list[tuple[Any, Any]] = []
+        self.recorded_step: Callable[[], None] | None = None
+        self.state_after_prompt: list[tuple[Any, Any]] = []
         self.token: Any = None
 
     @property
     def mode(self) -> str:
         """How it decodes: recorded, or eager and why."""
-        why = self.why or self.other
+        why = self.own_reason or self.others_reason
         return f"eager ({why})" if why else GRAPH
 
     def prepare(self) -> None:
-        """Record the step, once; keep the reason in ``why`` where that fails. Raises RuntimeError when out of memory."""
-        if not self.replay and not self.why:
+        """Record the step, once; where that fails, ``own_reason`` says why. Raises RuntimeError when out of memory."""
+        if not self.replay and not self.own_reason:
             try:
-                self.replay = self._recorded()
+                self.replay = self._record_step()
             except RuntimeError as error:
                 if out_of_memory(error):
                     raise
-                self.why = f"not recorded: {first_line(error)}"
-                self.recorded, self.behind = None, []
+                self.own_reason = f"not recorded: {first_line(error)}"
+                self.recorded_step, self.state_after_prompt = None, []
 
     def begin(self) -> None:
         """Go back to the end of the prompt; the first call records the step. Raises RuntimeError when out of memory."""
         self.prepare()
-        if self.why or self.other:
+        if self.own_reason or self.others_reason:
             super().begin()
         else:
             self._undo()
-            self.next = self.token
+            self.next_token = self.token
 
     def step(self) -> None:
-        (super().step if self.why or self.other or not self.replay else self.replay)()
+        (super().step if self.own_reason or self.others_reason or not self.replay else self.replay)()
 
     def end(self) -> None:
-        self.replay, self.recorded, self.behind = None, None, []
+        self.replay, self.recorded_step, self.state_after_prompt = None, None, []
         super().end()
 
-    def _recorded(self) -> Callable[[], None]:
+    def _record_step(self) -> Callable[[], None]:
         prefill, prompt = self.prefill, self.prefill.prompt
         module = prefill.model.module
-        given, stack = dict(prefill.extra), ""
+        arguments, prefix = dict(prefill.arguments), ""
         ids: Any = prompt.ids
         if prefill.encode:
             prefill.begin()
-            ids, stack = prefill.start, "decoder_"
+            ids, prefix = prefill.start, "decoder_"
             cache = static_cache(module, 1 + self.tokens)
-            given[prefill.cache_name] = EncoderDecoderCache(cache, DynamicCache())
+            arguments[prefill.cache_name] = EncoderDecoderCache(cache, DynamicCache())
             # No mask for the prompt, which has no padding: transformers would ask the GPU whether it is all ones.
-            given["encoder_outputs"] = prefill.encode.output
+            arguments["encoder_outputs"] = prefill.encode.output
         else:
-            cache = given[prefill.cache_name] = static_cache(module, ids.shape[1] + self.tokens)
+            cache = arguments[prefill.cache_name] = static_cache(module, ids.shape[1] + self.tokens)
         # The mask covers all positions from the start: a growing mask would be another tensor each time.
-        given[f"{stack}attention_mask"] = ids.new_ones((ids.shape[0], ids.shape[1] + self.tokens))
-        positioned = "position_ids" in inspect.signature(module.forward).parameters
+        arguments[f"{prefix}attention_mask"] = ids.new_ones((ids.shape[0], ids.shape[1] + self.tokens))
+        takes_positions = "position_ids" in inspect.signature(module.forward).parameters
 
         def last_logits(ids: Any, positions: Any) -> Any:
-            where = {"position_ids": positions} if positioned else {}
-            return prefill.model(**{f"{stack}input_ids": ids}, **where, **given).logits[:, -1:]
+            position_argument = {"position_ids": positions} if takes_positions else {}
+            return prefill.model(**{f"{prefix}input_ids": ids}, **position_argument, **arguments).logits[:, -1:]
 
         logits = last_logits(ids, torch.arange(ids.shape[1], device=ids.device).expand_as(ids)).clone()
         token = self.token = logits.argmax(-1)
@@ -168,13 +172,13 @@ class CapturedDecode(Decode):
             token.copy_(logits.argmax(-1))
             position.add_(1)
 
-        self.behind = [(tensor, tensor.clone()) for tensor in (token, position, *_held(cache))]
+        self.state_after_prompt = [(tensor, tensor.clone()) for tensor in (token, position, *_state_tensors(cache))]
         step()
         eager = logits.clone()
         self._undo()
         # Kept alive: a graph has only addresses, and the step's tensors (mask, logits) would be freed with it.
-        self.recorded = step
-        replay = self.record(step, self._undo)
+        self.recorded_step = step
+        replay = self.capture(step, self._undo)
         self._undo()
         logits.zero_()
         replay()
@@ -186,11 +190,11 @@ class CapturedDecode(Decode):
         return replay
 
     def _undo(self) -> None:
-        for tensor, kept in self.behind:
-            tensor.copy_(kept)
+        for tensor, saved in self.state_after_prompt:
+            tensor.copy_(saved)
 
 
-def _held(cache: Any) -> Iterator[Any]:
+def _state_tensors(cache: Any) -> Iterator[Any]:
     """Yield the tensors in which a static cache keeps its state."""
     for layer in cache.layers:
         yield from (layer.keys, layer.values, layer.cumulative_length)

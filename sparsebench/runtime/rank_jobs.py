@@ -247,5 +247,5 @@ class StartedRank:
         generate = self.setting.workload.generate
         model_phases = phases(model, self.worker.job.family, self.prompt(folder), generate)
         if devices.is_gpu(self.device):
-            model_phases = graphs.recorded(model_phases, generate, self.setting.ranks)
+            model_phases = graphs.with_recorded_decoding(model_phases, generate, self.setting.ranks)
         return model, LoadedModel(model_phases, seconds, joules)

@@ -50,11 +50,13 @@ def token_ids(config: Mapping[str, Any], workload: Workload) -> list[list[int]]:
     They are the same for every model of one vocabulary. Padding would change masks and positions, an end token the
     length.
     """
-    settings = text_config(config)
-    named = [settings.get(key) for key in SPECIAL_IDS]
-    special = {id_ for entry in named for id_ in (entry if isinstance(entry, list) else [entry])}  # eos may be several
+    text_settings = text_config(config)
+    special_entries = [text_settings.get(key) for key in SPECIAL_IDS]
+    special = {
+        id_ for entry in special_entries for id_ in (entry if isinstance(entry, list) else [entry])
+    }  # eos may be several
     generator = random.Random(SEED)
-    allowed = [id_ for id_ in range(settings["vocab_size"]) if id_ not in special]
+    allowed = [id_ for id_ in range(text_settings["vocab_size"]) if id_ not in special]
     return [generator.choices(allowed, k=workload.prompt) for _ in range(workload.batch)]
 
 
@@ -105,12 +107,12 @@ class Prefill(Phase):
     def __init__(self, model: Any, prompt: Prompt, encode: Encode | None = None) -> None:
         self.model, self.prompt, self.encode = model, prompt, encode
         self.cache = None
-        self.next: Any = None
-        known = inspect.signature(model.module.forward).parameters
+        self.next_token: Any = None
+        parameters = inspect.signature(model.module.forward).parameters
         self.cache_name = cache_name(model.module)
-        self.extra: dict[str, Any] = {"use_cache": True}
-        if "logits_to_keep" in known:
-            self.extra["logits_to_keep"] = 1  # as `generate` does
+        self.arguments: dict[str, Any] = {"use_cache": True}
+        if "logits_to_keep" in parameters:
+            self.arguments["logits_to_keep"] = 1  # as `generate` does
         self.start = prompt.ids[:, :1] * 0 + start_token(model.module.config) if encode else None
 
     def begin(self) -> None:
@@ -121,12 +123,14 @@ class Prefill(Phase):
     def step(self) -> None:
         """Run the whole prompt in one forward pass with an empty cache; keep the first new token and the cache."""
         ids = self.start if self.encode else self.prompt.ids
-        self.next, self.cache = self.call(ids, self.prompt.mask, self.extra)
+        self.next_token, self.cache = self.forward(ids, self.prompt.mask, self.arguments)
 
-    def call(self, ids: Any, mask: torch.Tensor, extra: Mapping[str, Any]) -> tuple[Any, Any]:
+    def forward(self, ids: Any, mask: torch.Tensor, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
         """Give the decoder the tokens ``ids``; return the next token of each sequence (batch, 1) and the cache."""
-        given = {"encoder_outputs": self.encode.output, "decoder_input_ids": ids} if self.encode else {"input_ids": ids}
-        out = self.model(**given, attention_mask=mask, **extra)
+        input_arguments = (
+            {"encoder_outputs": self.encode.output, "decoder_input_ids": ids} if self.encode else {"input_ids": ids}
+        )
+        out = self.model(**input_arguments, attention_mask=mask, **arguments)
         return out.logits[:, -1:].argmax(-1), out[self.cache_name]
 
 
@@ -138,7 +142,7 @@ class Decode(Phase):
     def __init__(self, prefill: Prefill, keep_cache: bool) -> None:
         self.prefill, self.keep_cache = prefill, keep_cache
         self.cache = None
-        self.next: Any = None
+        self.next_token: Any = None
         self.mask = prefill.prompt.mask
 
     def begin(self) -> None:
@@ -148,15 +152,15 @@ class Decode(Phase):
             self.prefill.step()
         # A copy, not a crop: sliding-window caches cannot be cropped.
         self.cache = copy.deepcopy(self.prefill.cache) if self.keep_cache else self.prefill.cache
-        self.next = self.prefill.next
+        self.next_token = self.prefill.next_token
         self.mask = self.prefill.prompt.mask
 
     def step(self) -> None:
         """Decode one token and append it to the cache, so that each step of a block reads one position more."""
         if not self.prefill.encode:
             self.mask = self.mask.new_ones((self.mask.shape[0], self.mask.shape[1] + 1))
-        extra = {**self.prefill.extra, self.prefill.cache_name: self.cache}
-        self.next, self.cache = self.prefill.call(self.next, self.mask, extra)
+        arguments = {**self.prefill.arguments, self.prefill.cache_name: self.cache}
+        self.next_token, self.cache = self.prefill.forward(self.next_token, self.mask, arguments)
 
     def end(self) -> None:
         self.cache = self.prefill.cache = None
@@ -193,8 +197,8 @@ def phases(model: Any, family: str, prompt: Prompt, generate: int, keep_cache: b
     Without ``keep_cache`` decoding continues the prompt's cache itself, once, instead of a fresh copy per block. A model
     that is not transformers' has ``phases`` of its own.
     """
-    if own := getattr(model, "phases", None):
-        return own(prompt, generate)
+    if own_phases := getattr(model, "phases", None):
+        return own_phases(prompt, generate)
     if family == "encoder":
         return [Forward(model, prompt)]
     encode = [Encode(model, prompt)] if family == "encoder-decoder" else []

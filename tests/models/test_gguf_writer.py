@@ -56,7 +56,7 @@ def test_llama_cpp_computes_what_transformers_does(kind: str, tmp_path: Path) ->
     folder, ids = tiny(kind, tmp_path / "dense"), [*range(5, 21)]
     write_gguf(folder, tmp_path / "model.gguf", "F32")
     context = LlamaContext(tmp_path / "model.gguf", 32, kind == "bert")
-    context.decode(ids, every=True)
+    context.decode(ids, all_logits=True)
     found = torch.stack([torch.from_numpy(context.logits(index).copy()) for index in range(len(ids))])
     expected = logits(folder, ids)
     assert float((found - expected).norm() / expected.norm()) < 2e-3

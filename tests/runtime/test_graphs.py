@@ -12,7 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsebench.models.modules.load import load_model
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.graphs import GRAPH, WARM, CapturedDecode, cuda_graph, how_decoded, make_alike, recorded
+from sparsebench.runtime.graphs import (
+    GRAPH,
+    WARM_STEPS,
+    CapturedDecode,
+    cuda_graph,
+    how_decoded,
+    make_alike,
+    with_recorded_decoding,
+)
 from sparsebench.runtime.workload import Decode, Phase, Prompt, phases
 from tests.models.replaying import written
 from tests.models.test_axes import random_everywhere
@@ -60,7 +68,7 @@ def tokens(phase: Any) -> list[Any]:
         phase.begin()
         for _ in range(TOKENS):
             phase.step()
-            found.append(phase.next.tolist())
+            found.append(phase.next_token.tolist())
     return found
 
 
@@ -81,7 +89,7 @@ def test_recorded_steps_give_the_eager_tokens(kind: str, tmp_path: Path) -> None
         return replay
 
     with torch.inference_mode():
-        ours = recorded(new(), TOKENS, 1, record)
+        ours = with_recorded_decoding(new(), TOKENS, 1, record)
         expected = tokens(decoding(new()))
         assert len({str(row) for row in expected}) > 1, "a model that repeats one token shows nothing"
         assert tokens(decoding(ours)) == expected
@@ -105,10 +113,10 @@ def test_what_a_recorded_step_reads_and_writes_lives_as_long_as_its_replay(tmp_p
         return replay
 
     with torch.inference_mode():
-        phase = decoding(recorded(new(), TOKENS, 1, record))
+        phase = decoding(with_recorded_decoding(new(), TOKENS, 1, record))
         assert tokens(phase) == tokens(decoding(new()))
     phase.end()
-    assert phase.recorded is None
+    assert phase.recorded_step is None
 
 
 def test_a_recording_that_breaks_off_leaves_the_stream_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +147,7 @@ def test_a_recording_that_breaks_off_leaves_the_stream_as_it_was(monkeypatch: py
 
     def step() -> None:
         called.append(0)
-        if len(called) > WARM:
+        if len(called) > WARM_STEPS:
             raise RuntimeError("operation not permitted when stream is capturing")
 
     with pytest.raises(RuntimeError, match="not permitted"):
@@ -150,7 +158,7 @@ def test_a_recording_that_breaks_off_leaves_the_stream_as_it_was(monkeypatch: py
 def test_parameters_that_zero_3_gathers_are_not_recorded(tmp_path: Path) -> None:
     phase = decoding(new := made("llama", tmp_path)())
     next(phase.prefill.model.module.parameters()).ds_id = 0
-    assert how_decoded(recorded(new, TOKENS, 1)) == "decode: eager (ZeRO-3 gathers its parameters)"
+    assert how_decoded(with_recorded_decoding(new, TOKENS, 1)) == "decode: eager (ZeRO-3 gathers its parameters)"
 
 
 def test_what_cannot_be_recorded_is_decoded_eagerly_and_says_why(tmp_path: Path) -> None:
@@ -173,9 +181,11 @@ def test_what_cannot_be_recorded_is_decoded_eagerly_and_says_why(tmp_path: Path)
             (silent, "RuntimeError"),
             (other, "does not give the logits"),
         ):
-            ours = recorded(new(), TOKENS, 1, record)
+            ours = with_recorded_decoding(new(), TOKENS, 1, record)
             assert tokens(phase := decoding(ours)) == expected
-            assert phase.recorded is None and not phase.behind, "a cache and its copy would stay in memory"
+            assert phase.recorded_step is None and not phase.state_after_prompt, (
+                "a cache and its copy would stay in memory"
+            )
             assert how_decoded(ours).startswith("decode: eager (not recorded: ")
             assert why in how_decoded(ours)
 
@@ -188,7 +198,9 @@ def test_beside_a_model_that_is_not_recorded_none_is_replayed(tmp_path: Path) ->
 
     with torch.inference_mode():
         expected = tokens(decoding(new()))
-        dense, variant, good = (recorded(new(), TOKENS, 1, record) for record in (_again, refused, _again))
+        dense, variant, good = (
+            with_recorded_decoding(new(), TOKENS, 1, record) for record in (_again, refused, _again)
+        )
         for other, how in ((variant, "decode: eager (not recorded: not here)"), (good, f"decode: {GRAPH}")):
             make_alike([dense, other])
             assert [how_decoded(one) for one in (dense, other)] == [how, how]
@@ -222,9 +234,9 @@ def test_a_replay_may_round_otherwise_but_not_be_a_token_further(tmp_path: Path)
 
     with torch.inference_mode():
         expected = tokens(decoding(new()))
-        found = recorded(phases := new(), TOKENS, 1, rounding(decoding(phases)))
+        found = with_recorded_decoding(phases := new(), TOKENS, 1, rounding(decoding(phases)))
         assert tokens(decoding(found)) == expected and how_decoded(found) == f"decode: {GRAPH}"
-        wrong = recorded(new(), TOKENS, 1, further)
+        wrong = with_recorded_decoding(new(), TOKENS, 1, further)
         assert tokens(decoding(wrong)) == expected and "does not give the logits" in how_decoded(wrong)
 
 
@@ -235,17 +247,17 @@ def test_running_out_of_memory_is_no_reason_to_decode_eagerly(tmp_path: Path) ->
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError):
-        decoding(recorded(new(), TOKENS, 1, full)).begin()
+        decoding(with_recorded_decoding(new(), TOKENS, 1, full)).begin()
 
 
 @pytest.mark.parametrize(
     ("kind", "ranks", "why"), [("llama", 2, "several ranks"), ("gemma2", 1, "slides"), ("mpt", 1, "no static cache")]
 )
 def test_models_that_are_not_recorded(kind: str, ranks: int, why: str, tmp_path: Path) -> None:
-    phase = decoding(recorded(made(kind, tmp_path)(), TOKENS, ranks))
+    phase = decoding(with_recorded_decoding(made(kind, tmp_path)(), TOKENS, ranks))
     assert isinstance(phase, CapturedDecode)
     assert why in phase.mode
 
 
 def test_an_encoder_decodes_nothing(tmp_path: Path) -> None:
-    assert how_decoded(recorded(made("bert", tmp_path)(), TOKENS, 1)) == ""
+    assert how_decoded(with_recorded_decoding(made("bert", tmp_path)(), TOKENS, 1)) == ""

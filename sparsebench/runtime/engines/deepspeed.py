@@ -54,10 +54,10 @@ class DeepSpeed(Wrapping):
     def _cut_and_widen(self, model: Any, tokens: int) -> Any:
         """Wrap ``model`` in bfloat16, which holds all its weights exactly, then widen it to float32."""
         # DeepSpeed rounds these buffers, such as rotary frequencies, to the weights' precision.
-        exact = {name: buffer for name, buffer in model.named_buffers() if buffer.dtype == torch.float32}
+        exact_buffers = {name: buffer for name, buffer in model.named_buffers() if buffer.dtype == torch.float32}
         engine = self.wrap(model.bfloat16(), torch.bfloat16, tokens)
         engine.module.float()
-        for name, buffer in exact.items():
+        for name, buffer in exact_buffers.items():
             owner, _, attribute = name.rpartition(".")
             engine.module.get_submodule(owner)._buffers[attribute] = buffer
         return engine
@@ -67,7 +67,7 @@ class DeepSpeed(Wrapping):
 
         Raises UnsupportedError where DeepSpeed refuses the model, MeasureError where it shards nothing.
         """
-        whole = block_parameters(model)
+        whole_count = block_parameters(model)
         with refused(f"DeepSpeed refuses a {type(model).__name__} at {self.ranks} ranks"):
             engine = deepspeed.init_inference(
                 model,
@@ -76,9 +76,10 @@ class DeepSpeed(Wrapping):
                 replace_with_kernel_inject=False,
                 max_out_tokens=tokens,
             )
-        if self.ranks > 1 and block_parameters(engine.module) >= whole:
+        if self.ranks > 1 and block_parameters(engine.module) >= whole_count:
             raise MeasureError(
-                f"DeepSpeed left all {whole} block parameters on each of {self.ranks} ranks", "measure at one rank"
+                f"DeepSpeed left all {whole_count} block parameters on each of {self.ranks} ranks",
+                "measure at one rank",
             )
         if hasattr(engine.module, "get_encoder"):
             engine.get_encoder = engine.module.get_encoder
@@ -116,5 +117,5 @@ def block_parameters(model: Any) -> int:
     Embeddings do not count: AutoTP leaves them whole, and unties an output head to shard it, so that a small model's
     total can even rise.
     """
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return sum({id(weight): weight.numel() for module in lists for weight in module.parameters()}.values())
+    block_lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return sum({id(weight): weight.numel() for module in block_lists for weight in module.parameters()}.values())

@@ -28,16 +28,16 @@ class Plain:
 class HuggingFace(Wrapping):
     """transformers, with nothing around it but the interface ``Plain``."""
 
-    masks = False
+    masks_values = False
     """Whether the last loaded model skips weights; this engine masks values and computes with all weights."""
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
-        self.masks = skips_weights(Checkpoint(source.folder).config)
+        self.masks_values = skips_weights(Checkpoint(source.folder).config)
         return super().load(source, tokens, baseline)
 
     @property
     def kernel(self) -> str:
-        return (self.integer_kernels or DENSE) + "; what is to be skipped is masked" * self.masks
+        return (self.integer_kernels or DENSE) + "; what is to be skipped is masked" * self.masks_values
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Return no notes: there is no group to join."""

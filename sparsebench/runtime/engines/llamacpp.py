@@ -50,51 +50,51 @@ class LlamaContext:
             raise UnsupportedError(
                 f"llama.cpp cannot load this model: {' '.join(llamacpp.MESSAGES)}", llamacpp.INSTALL_HINT
             )
-        asked = library.llama_context_default_params()
-        asked.n_ctx, asked.n_batch, asked.n_seq_max = tokens, max(tokens, USUAL_BATCH), 1
+        parameters = library.llama_context_default_params()
+        parameters.n_ctx, parameters.n_batch, parameters.n_seq_max = tokens, max(tokens, USUAL_BATCH), 1
         if encoder:  # every token reads all others: they cannot be computed in parts
-            asked.n_ubatch = asked.n_batch
-        self.context = library.llama_init_from_model(self.model, asked)
+            parameters.n_ubatch = parameters.n_batch
+        self.context = library.llama_init_from_model(self.model, parameters)
         if not self.context or library.llama_n_ctx(self.context) < tokens:
             raise MeasureError(f"llama.cpp: no context of {tokens} tokens: {' '.join(llamacpp.MESSAGES)}")
         library.llama_set_n_threads(self.context, *[torch.get_num_threads()] * 2)
         self.memory = library.llama_get_memory(self.context)
         self.batch = library.llama_batch_init(tokens, 0, 1)
         library.llama_set_embeddings(self.context, encoder)
-        self.outputs = library.llama_get_embeddings_ith if encoder else library.llama_get_logits_ith
+        self.read_output = library.llama_get_embeddings_ith if encoder else library.llama_get_logits_ith
         vocabulary = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self.model))
         self.width = library.llama_model_n_embd(self.model) if encoder else vocabulary
-        self.read = 0
+        self.length = 0
         weakref.finalize(self, _free, library, self.batch, self.context, self.model)
 
-    def decode(self, ids: Sequence[int], every: bool = False) -> None:
-        """Run ``ids`` after what was read; only the last token gets logits, or ``every`` one."""
+    def decode(self, ids: Sequence[int], all_logits: bool = False) -> None:
+        """Run ``ids`` after what was read; only the last token gets logits unless ``all_logits``."""
         batch, last = self.batch, len(ids) - 1
         batch.n_tokens = len(ids)
         for index, token in enumerate(ids):
-            batch.token[index], batch.pos[index] = token, self.read + index
+            batch.token[index], batch.pos[index] = token, self.length + index
             batch.n_seq_id[index], batch.seq_id[index][0] = 1, 0
-            batch.logits[index] = every or index == last
+            batch.logits[index] = all_logits or index == last
         if code := self.library.llama_decode(self.context, batch):
             raise MeasureError(f"llama.cpp: llama_decode gave {code}: {' '.join(llamacpp.MESSAGES)}")
-        self.read += len(ids)
+        self.length += len(ids)
 
     def logits(self, index: int = -1) -> Any:
         """Return the logits of a token of the last call, as numbers that the next call overwrites."""
-        return np.ctypeslib.as_array(self.outputs(self.context, index), (self.width,))
+        return np.ctypeslib.as_array(self.read_output(self.context, index), (self.width,))
 
-    def next(self) -> list[int]:
+    def likeliest_token(self) -> list[int]:
         """Return the likeliest next token."""
         return [int(self.logits().argmax())]
 
-    def forget(self, keep: int = 0) -> None:
-        """Drop all but the first ``keep`` tokens."""
-        if keep == 0:
+    def forget(self, kept_tokens: int = 0) -> None:
+        """Drop all but the first ``kept_tokens``."""
+        if kept_tokens == 0:
             if self.memory:
                 self.library.llama_memory_clear(self.memory, False)
-        elif not self.library.llama_memory_seq_rm(self.memory, 0, keep, -1):
+        elif not self.library.llama_memory_seq_rm(self.memory, 0, kept_tokens, -1):
             raise MeasureError("llama.cpp cannot drop single tokens of this model's cache", "leave the model out")
-        self.read = keep
+        self.length = kept_tokens
 
 
 def _free(library: Any, batch: Any, context: Any, model: Any) -> None:
@@ -136,42 +136,46 @@ class LlamaModel:
 
         def forward() -> None:
             context.forget()
-            context.decode(ids, every=True)
+            context.decode(ids, all_logits=True)
 
         def prefill() -> None:
             context.forget()
             context.decode(ids)
-            first[:] = token[:] = context.next()
+            first[:] = token[:] = context.likeliest_token()
 
         def rewind() -> None:
-            if context.read < len(ids) or not first:
+            if context.length < len(ids) or not first:
                 prefill()
             context.forget(len(ids))
             token[:] = first
 
         def decode() -> None:
             context.decode(token)
-            token[:] = context.next()
+            token[:] = context.likeliest_token()
 
-        def write() -> None:
+        def write_tokens() -> None:
             prefill()
             for _ in range(generate - 1):
                 decode()
 
         if self.encoder:
             return [LlamaPhase("forward", forward)]
-        return [LlamaPhase("prefill", prefill), LlamaPhase("decode", decode, rewind), LlamaPhase("generate", write)]
+        return [
+            LlamaPhase("prefill", prefill),
+            LlamaPhase("decode", decode, rewind),
+            LlamaPhase("generate", write_tokens),
+        ]
 
     def outputs(self, prompt: Prompt) -> torch.Tensor:
         """Return what ``parity.outputs`` does: the logits of TOKENS tokens, of a few and of one, the last by the cache."""
-        parts = []
+        logits = []
         for tokens in (TOKENS, FEW, 1):
             ids = prompt.ids[0, :tokens].tolist()
             self.context.forget()
-            for some in [ids] if self.encoder else filter(None, (ids[:-1], ids[-1:])):
-                self.context.decode(some, every=True)
-                parts += [torch.from_numpy(self.context.logits(index).copy()) for index in range(len(some))]
-        return torch.cat(parts)
+            for tokens_at_once in [ids] if self.encoder else filter(None, (ids[:-1], ids[-1:])):
+                self.context.decode(tokens_at_once, all_logits=True)
+                logits += [torch.from_numpy(self.context.logits(index).copy()) for index in range(len(tokens_at_once))]
+        return torch.cat(logits)
 
 
 class LlamaCpp:
@@ -199,17 +203,17 @@ class LlamaCpp:
             key = source.folder, dtype_of(source)
             if key not in self.files:
                 try:
-                    self.files[key] = self._found(source.folder) or self._written(*key)
+                    self.files[key] = self._variant_file(source.folder) or self._write_file(*key)
                 except SparsebenchError as error:  # that model's alone: the others are timed
                     self.files[key] = error
 
-    def _found(self, folder: Path) -> Path | None:
+    def _variant_file(self, folder: Path) -> Path | None:
         """Return the file of a GGUF variant, whose header is checked: a folder may be a stranger's."""
         if file := gguf_file(folder):
             check(file)
         return file
 
-    def _written(self, folder: Path, dtype: str) -> Path:
+    def _write_file(self, folder: Path, dtype: str) -> Path:
         file = Path(tempfile.mkdtemp(dir=self.scratch)) / GGUF_FILE
         write_gguf(folder, file, FLOATS[dtype])
         return file
@@ -224,9 +228,9 @@ class LlamaCpp:
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> LlamaModel:
         """Load the model's GGUF file, baseline or not."""
         model = LlamaModel(self.file(source), tokens, dtype_of(source), source.family)
-        name = ctypes.create_string_buffer(256)
-        llamacpp.library().llama_model_desc(model.context.model, name, len(name))
-        self.kernel = f"llama.cpp, {name.value.decode()}, {llamacpp.features()}"
+        description = ctypes.create_string_buffer(256)
+        llamacpp.library().llama_model_desc(model.context.model, description, len(description))
+        self.kernel = f"llama.cpp, {description.value.decode()}, {llamacpp.features()}"
         return model
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity:
