@@ -78,8 +78,8 @@ class SkipEngine:
         if not self.tallies:
             return DENSE
         parts = []
-        for packed, way in sorted({(tally.packed, tally.way) for tally in self.tallies}):
-            alike = [tally for tally in self.tallies if (tally.packed, tally.way) == (packed, way)]
+        for packed, way in sorted({(tally.packed, tally.reads) for tally in self.tallies}):
+            alike = [tally for tally in self.tallies if (tally.packed, tally.reads) == (packed, way)]
             counts = sorted({tokens for tally in alike for tokens in tally.products}) or [1]
             shares = "; ".join(
                 f"{tokens} tokens at once: " * (tokens > 1) + _shares_read(alike, tokens, self.weight_bytes)
@@ -163,7 +163,7 @@ class _LayerReplacer:
         thresholded = ThresholdedActivation(function, limit)
         self.model.set_submodule(name, thresholded)
         if "gate" in beside and "up" in beside:
-            self.replace_by_rows(beside["up"], thresholded.taken)
+            self.replace_by_rows(beside["up"], thresholded.take_values)
         self.replace_by_columns(beside["down"], 0.0)
 
     def replace_experts(self, feed_forward: FeedForward) -> None:

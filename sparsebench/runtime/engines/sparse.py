@@ -221,7 +221,11 @@ class Sparse:
             matrix = _matrix(weights, view, dtype, across)
         except (StorageError, ModelError) as error:
             raise type(error)(f"{view.name}: {error.message}", error.hint) from error
-        if matrix.layout == "dense" and matrix.type not in INTEGERS and not (self.forced and matrix.values.numel()):
+        if (
+            matrix.layout == "dense"
+            and matrix.value_type not in INTEGERS
+            and not (self.forced and matrix.values.numel())
+        ):
             return None
         return KernelLinear(self.kernels, matrix, self.choices, dtype)
 
@@ -290,7 +294,7 @@ def _matrix(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Mat
     if mapped and (parts := weights.bitmask(view.tensor)):  # type: ignore[attr-defined]
         rows, cols = info.shape
         matrix = bitmask(str(held).removeprefix("torch."), rows, cols, *parts)
-        if pays(matrix.type, rows, cols, matrix.nonzeros):
+        if pays(matrix.value_type, rows, cols, matrix.nonzeros):
             return matrix
     weight = _load_floats(weights, view, held, across)
     matrix = dense(weight)

@@ -22,11 +22,11 @@ BLOCK = tl.constexpr(256)
 WORD = tl.constexpr(32)
 FEW = 16
 """The most tokens that the kernel multiplies; more are multiplied by a temporary dense matrix."""
-PART = 1 << 22
+PACKED_AT_ONCE = 1 << 22
 """Weights packed at a time: on a GPU torch counts selected elements in int64, eight bytes a weight."""
-ROWS = {1: 4, FEW: 16}
+PROGRAM_ROWS = {1: 4, FEW: 16}
 """Rows per program, by the number of tokens it multiplies: a tensor core's product takes sixteen of both."""
-SHARE = 0.75
+LARGEST_SHARE = 0.75
 """The largest share of the dense bytes that a layer may read to be worth it: a guess, until somebody measures it."""
 
 
@@ -105,7 +105,7 @@ class BitmaskLinear(nn.Module):
     def __init__(self, weight: torch.Tensor, device: str) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        rows = max(1, PART // self.in_features)
+        rows = max(1, PACKED_AT_ONCE // self.in_features)
         packed = [_packed(part.to(device)) for part in weight.split(rows)]
         values, words, counts = (torch.cat(parts) for parts in zip(*packed, strict=True))
         self.nonzeros = len(values)
@@ -122,8 +122,8 @@ class BitmaskLinear(nn.Module):
 
     @property
     def pays(self) -> bool:
-        """Whether ``bytes`` is at most SHARE of the dense matrix."""
-        return self.bytes <= SHARE * self.weight.nbytes
+        """Whether ``bytes`` is at most LARGEST_SHARE of the dense matrix."""
+        return self.bytes <= LARGEST_SHARE * self.weight.nbytes
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (…, in) to (…, out)."""
@@ -132,9 +132,9 @@ class BitmaskLinear(nn.Module):
             return nn.functional.linear(x, self.expanded(), self.bias)
         width = 1 if len(flat) == 1 else FEW
         product = torch.empty((len(flat), self.out_features), dtype=x.dtype, device=x.device)
-        _multiply[triton.cdiv(self.out_features, ROWS[width]),](
+        _multiply[triton.cdiv(self.out_features, PROGRAM_ROWS[width]),](
             self.values, self.words, self.starts, flat, product, self.values if self.bias is None else self.bias,
-            self.out_features, self.in_features, len(flat), self.bias is not None, ROWS[width], width,
+            self.out_features, self.in_features, len(flat), self.bias is not None, PROGRAM_ROWS[width], width,
         )  # fmt: skip
         return product.reshape(*x.shape[:-1], self.out_features)
 
@@ -142,18 +142,18 @@ class BitmaskLinear(nn.Module):
         """Return the dense matrix (out, in), without further temporary memory."""
         dense = torch.empty((self.out_features, self.in_features), dtype=self.values.dtype, device=self.values.device)
         blocks = triton.cdiv(self.in_features, BLOCK.value)
-        _expand[triton.cdiv(self.out_features, ROWS[FEW]), blocks](
-            self.values, self.words, self.starts, dense, self.out_features, self.in_features, blocks, ROWS[FEW]
+        _expand[triton.cdiv(self.out_features, PROGRAM_ROWS[FEW]), blocks](
+            self.values, self.words, self.starts, dense, self.out_features, self.in_features, blocks, PROGRAM_ROWS[FEW]
         )
         return dense
 
 
 def _packed(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the nonzeros of some rows, their bitmask words (lowest bit: first column), and the count of each block."""
-    live = weight != 0
-    eights = nn.functional.pad(live, (0, -weight.shape[1] % BLOCK.value)).view(-1, 8).view(torch.uint8)
-    places = torch.tensor([1 << bit for bit in range(8)], dtype=torch.uint8, device=weight.device)
+    nonzero = weight != 0
+    mask_bytes = nn.functional.pad(nonzero, (0, -weight.shape[1] % BLOCK.value)).view(-1, 8).view(torch.uint8)
+    bit_values = torch.tensor([1 << bit for bit in range(8)], dtype=torch.uint8, device=weight.device)
     # uint8 sums keep this at a byte per weight: a sum into int64 would first convert the bytes to int64.
-    words = (eights * places).sum(-1, dtype=torch.uint8).view(torch.int32)
-    counts = eights.sum(-1, dtype=torch.uint8).view(-1, BLOCK.value // 8).sum(-1)
-    return weight[live], words, counts
+    words = (mask_bytes * bit_values).sum(-1, dtype=torch.uint8).view(torch.int32)
+    counts = mask_bytes.sum(-1, dtype=torch.uint8).view(-1, BLOCK.value // 8).sum(-1)
+    return weight[nonzero], words, counts

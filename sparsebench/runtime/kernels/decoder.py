@@ -20,10 +20,10 @@ from sparsebench.runtime.kernels.cache import Store, store_of
 from sparsebench.runtime.kernels.linear import CODES, KernelLinear
 from sparsebench.runtime.kernels.matrix import Kernels
 
-KNOWN = ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
+DECODER_KINDS = ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
 """The prefixes of transformers' classes for decoders of this kind."""
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
-READ = ("input_ids", "attention_mask", "position_ids", "use_cache")
+STEP_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "use_cache")
 """The arguments, besides the cache, that a step may have."""
 
 _P, _L, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
@@ -58,63 +58,65 @@ def _layers(block: Any) -> list[Any]:
 
 
 def _norms(block: Any) -> list[Any]:
-    heads = (getattr(block.self_attn, name, None) for name in ("q_norm", "k_norm"))
-    return [block.input_layernorm, block.post_attention_layernorm, *heads]
+    head_norms = (getattr(block.self_attn, name, None) for name in ("q_norm", "k_norm"))
+    return [block.input_layernorm, block.post_attention_layernorm, *head_norms]
 
 
 class SingleTokens:
     """The step of a token through the blocks of ``decoder``; ``taken`` counts the steps by their number of blocks."""
 
     def __init__(self, decoder: Any, kernels: Kernels, taken: Counter[int]) -> None:
-        self.multiply, self.taken, self.cache_name = kernels.library.sparse_decode, taken, cache_name(decoder)
+        self.decode, self.taken, self.cache_name = kernels.library.sparse_decode, taken, cache_name(decoder)
         self.blocks = list(decoder.layers)
         self.layers = [layer for block in self.blocks for layer in _layers(block)]
         self.norms = [norm for block in self.blocks for norm in _norms(block) if norm] + [decoder.norm]
-        self.dtype, self.size = decoder.norm.weight.dtype, self.blocks[0].self_attn.head_dim
-        self.shared = [block.self_attn.k_proj.out_features // self.size for block in self.blocks]
-        self.known = (0, 0)
+        self.dtype, self.head_size = decoder.norm.weight.dtype, self.blocks[0].self_attn.head_dim
+        self.key_heads = [block.self_attn.k_proj.out_features // self.head_size for block in self.blocks]
+        self.described_addresses = (0, 0)
         self.fields = DecoderFields()
 
-    def __call__(self, decoder: Any, given: dict[str, Any]) -> torch.Tensor | None:
-        """Return the last hidden state (1, 1, width) for the arguments ``given`` to the decoder's forward.
+    def __call__(self, decoder: Any, arguments: dict[str, Any]) -> torch.Tensor | None:
+        """Return the last hidden state (1, 1, width) for the ``arguments`` of the decoder's forward.
 
         Return None unless they are one token of one sequence, with a cache of all tokens before it.
         """
-        store = self._store(decoder.config, given)
+        store = self._store(decoder.config, arguments)
         if store is None:
             return None
-        positions = given.get("position_ids")
+        positions = arguments.get("position_ids")
         if positions is None:
             positions = torch.tensor([[store.length]], device="cpu")
-        hidden = decoder.embed_tokens(given["input_ids"]).detach()
+        hidden = decoder.embed_tokens(arguments["input_ids"]).detach()
         cos, sin = decoder.rotary_emb(hidden, positions)
-        if cos.numel() != self.size or {hidden.dtype, cos.dtype} != {self.dtype}:
+        if cos.numel() != self.head_size or {hidden.dtype, cos.dtype} != {self.dtype}:
             return None
         if store.length == store.room:
             store.grow()
-        if store.fresh or self.known != self._addresses():
+        if store.fresh or self.described_addresses != self._addresses():
             self._describe(decoder)
-        parts = [part.data_ptr() for block in store.blocks for part in block]
-        self.multiply(
-            ctypes.byref(self.fields), hidden.data_ptr(), cos.data_ptr(), sin.data_ptr(), (_P * len(parts))(*parts),
+        addresses = [part.data_ptr() for block in store.blocks for part in block]
+        self.decode(
+            ctypes.byref(self.fields), hidden.data_ptr(), cos.data_ptr(), sin.data_ptr(), (_P * len(addresses))(*addresses),
             store.length, store.room, CODES[self.dtype], torch.get_num_threads(),
         )  # fmt: skip
         store.length, store.fresh = store.length + 1, False
         self.taken[len(self.blocks)] += 1
         return hidden
 
-    def _store(self, config: Any, given: dict[str, Any]) -> Store | None:
+    def _store(self, config: Any, arguments: dict[str, Any]) -> Store | None:
         """Return the cache's store; None where the arguments are no step of this kind."""
-        ids, mask, cache = given.get("input_ids"), given.get("attention_mask"), given.get(self.cache_name)
-        read = (*READ, self.cache_name)
-        others = any(value is not None and value is not False for name, value in given.items() if name not in read)
-        others |= bool(config.output_hidden_states or getattr(config, "output_attentions", False))
-        if others or ids is None or ids.shape != (1, 1) or type(cache) is not DynamicCache:
+        ids, mask, cache = arguments.get("input_ids"), arguments.get("attention_mask"), arguments.get(self.cache_name)
+        known_arguments = (*STEP_ARGUMENTS, self.cache_name)
+        has_others = any(
+            value is not None and value is not False for name, value in arguments.items() if name not in known_arguments
+        )
+        has_others |= bool(config.output_hidden_states or getattr(config, "output_attentions", False))
+        if has_others or ids is None or ids.shape != (1, 1) or type(cache) is not DynamicCache:
             return None
         tokens = cache.get_seq_length() + 1
         if mask is not None and not (mask.shape == (1, tokens) and bool(mask.all())):
             return None
-        return store_of(cache, self.dtype, self.shared, self.size)
+        return store_of(cache, self.dtype, self.key_heads, self.head_size)
 
     def _addresses(self) -> tuple[int, int]:
         """Return where the first weights and the last are: to look at all takes as long as a block."""
@@ -122,23 +124,25 @@ class SingleTokens:
 
     def _describe(self, decoder: Any) -> None:
         """Make the library's structs anew, and keep the memory that they point to."""
-        made = (BlockFields * len(self.blocks))()
-        for block, fields in zip(self.blocks, made, strict=True):
-            for norm, part in zip(_norms(block), fields.norms, strict=True):
-                _describe_norm(norm, part)
-            for layer, part in zip(_layers(block), fields.layers, strict=True):
-                part.matrix = ctypes.cast(layer.pointer, _P)
-                part.bias = None if layer.bias is None else layer.bias.data_ptr()
+        block_fields = (BlockFields * len(self.blocks))()
+        for block, fields in zip(self.blocks, block_fields, strict=True):
+            for norm, part_fields in zip(_norms(block), fields.norms, strict=True):
+                _describe_norm(norm, part_fields)
+            for layer, part_fields in zip(_layers(block), fields.layers, strict=True):
+                part_fields.matrix = ctypes.cast(layer.pointer, _P)
+                part_fields.bias = None if layer.bias is None else layer.bias.data_ptr()
             fields.rotates = bool(getattr(block.self_attn, "use_rope", True))
         self.fields = DecoderFields(
-            ctypes.addressof(made), len(made), len(decoder.norm.weight), self.size, self.blocks[0].self_attn.scaling
-        )
+            ctypes.addressof(block_fields), len(block_fields), len(decoder.norm.weight), self.head_size,
+            self.blocks[0].self_attn.scaling,
+        )  # fmt: skip
         _describe_norm(decoder.norm, self.fields.last)
         tensors = [
             tensor for module in (*self.layers, *self.norms) for tensor in (*module.buffers(), *module.parameters())
         ]
-        self.held = made, [layer.pointer for layer in self.layers], [tensor.untyped_storage() for tensor in tensors]
-        self.known = self._addresses()
+        storages = [tensor.untyped_storage() for tensor in tensors]
+        self.memory_of_fields = block_fields, [layer.pointer for layer in self.layers], storages
+        self.described_addresses = self._addresses()
 
 
 def _describe_norm(norm: Any, fields: NormFields) -> None:
@@ -151,17 +155,17 @@ class _Decoder:
 
     single_tokens: SingleTokens
 
-    def forward(self, *args: Any, **given: Any) -> Any:
+    def forward(self, *args: Any, **arguments: Any) -> Any:
         """Return what the decoder returns."""
-        hidden = None if args else self.single_tokens(self, given)
+        hidden = None if args else self.single_tokens(self, arguments)
         if hidden is None:
-            return super().forward(*args, **given)  # type: ignore[misc]
+            return super().forward(*args, **arguments)  # type: ignore[misc]
         name = self.single_tokens.cache_name
-        return BaseModelOutputWithPast(last_hidden_state=hidden, **{name: given[name]})
+        return BaseModelOutputWithPast(last_hidden_state=hidden, **{name: arguments[name]})
 
 
 def install(model: Any, kernels: Kernels, taken: Counter[int]) -> None:
-    """Let the decoder of a causal ``model`` of a KNOWN kind pass single tokens to the library.
+    """Let the decoder of a causal ``model`` of one of DECODER_KINDS pass single tokens to the library.
 
     Nothing changes where a layer is not ours, or a module or setting is not as this kind has it.
     """
@@ -174,7 +178,7 @@ def install(model: Any, kernels: Kernels, taken: Counter[int]) -> None:
 
 def _fits(decoder: Any) -> bool:
     kind, config = type(decoder).__name__.removesuffix("Model"), decoder.config
-    if kind not in KNOWN or not type(decoder).__module__.startswith("transformers.models."):
+    if kind not in DECODER_KINDS or not type(decoder).__module__.startswith("transformers.models."):
         return False
     blocks, norm = list(decoder.layers), decoder.norm
     if getattr(config, "sliding_window", None) is not None or len(blocks) != config.num_hidden_layers or not blocks:
@@ -182,28 +186,28 @@ def _fits(decoder: Any) -> bool:
     modules = [module for block in blocks for module in (*_norms(block), *_layers(block)) if module is not None]
     biases = [bias for module in modules if (bias := getattr(module, "bias", None)) is not None]
     weights = [module.weight for module in (*modules, norm, decoder.embed_tokens)]
-    size = blocks[0].self_attn.head_dim
-    alike = type(norm).__name__ == f"{kind}RMSNorm" and type(decoder.embed_tokens) is nn.Embedding
-    alike &= norm.weight.dtype in CODES and {part.dtype for part in (*weights, *biases)} == {norm.weight.dtype}
-    return alike and size % 2 == 0 and all(_block_fits(kind, block, size) for block in blocks)
+    head_size = blocks[0].self_attn.head_dim
+    fits = type(norm).__name__ == f"{kind}RMSNorm" and type(decoder.embed_tokens) is nn.Embedding
+    fits &= norm.weight.dtype in CODES and {part.dtype for part in (*weights, *biases)} == {norm.weight.dtype}
+    return fits and head_size % 2 == 0 and all(_block_fits(kind, block, head_size) for block in blocks)
 
 
-def _block_fits(kind: str, block: Any, size: int) -> bool:
+def _block_fits(kind: str, block: Any, head_size: int) -> bool:
     attention, layers = block.self_attn, _layers(block)
-    named = {
+    modules_by_name = {
         "DecoderLayer": (block,),
         "Attention": (attention,),
         "MLP": (block.mlp,),
         "RMSNorm": [norm for norm in _norms(block) if norm is not None],
     }
-    alike = all(type(module).__name__ == kind + name for name, modules in named.items() for module in modules)
-    alike &= type(block.mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
-    if not alike or any(type(layer) is not KernelLinear for layer in layers):
+    fits = all(type(module).__name__ == kind + name for name, modules in modules_by_name.items() for module in modules)
+    fits &= type(block.mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
+    if not fits or any(type(layer) is not KernelLinear for layer in layers):
         return False
     query, key, value, output, gate, up, down = layers
-    heads = key.out_features * attention.num_key_value_groups
-    shapes = heads == query.out_features == output.in_features and key.out_features == value.out_features
+    query_width = key.out_features * attention.num_key_value_groups
+    shapes = query_width == query.out_features == output.in_features and key.out_features == value.out_features
     return bool(
-        shapes and gate.out_features == up.out_features == down.in_features and attention.head_dim == size
-        and key.out_features and key.out_features % size == 0 and attention.scaling == size**-0.5
+        shapes and gate.out_features == up.out_features == down.in_features and attention.head_dim == head_size
+        and key.out_features and key.out_features % head_size == 0 and attention.scaling == head_size**-0.5
     )  # fmt: skip

@@ -122,15 +122,15 @@ class KernelLinear(MatrixHolder):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = matrix.cols, matrix.rows
-        self.matrix_type, self.layout, self.nonzeros = matrix.type, matrix.layout, matrix.nonzeros
+        self.matrix_type, self.layout, self.nonzeros = matrix.value_type, matrix.layout, matrix.nonzeros
         self.kernels, self.choices, self.multiply = kernels, choices, kernels.library.sparse_multiply
-        self.kind = (matrix.type, matrix.layout, matrix.rows, matrix.cols, bucket(matrix.nonzeros))
+        self.kind = (matrix.value_type, matrix.layout, matrix.rows, matrix.cols, bucket(matrix.nonzeros))
         self.hold(matrix)
         self.register_parameter("bias", None)
-        held = torch.float32 if matrix.type == "float32" else torch.bfloat16
+        held = torch.float32 if matrix.value_type == "float32" else torch.bfloat16
         # Dense weights times many tokens of their own dtype are torch's: there is nothing to unpack that would be ours.
-        as_stored = matrix.layout == "dense" and matrix.type == str(held).removeprefix("torch.")
-        self.dense_dtype = held if as_stored and not is_emulated(matrix.type) else None
+        as_stored = matrix.layout == "dense" and matrix.value_type == str(held).removeprefix("torch.")
+        self.dense_dtype = held if as_stored and not is_emulated(matrix.value_type) else None
         self.weight = torch.empty((matrix.rows, matrix.cols), dtype=dtype or held, device="meta")
 
     @property

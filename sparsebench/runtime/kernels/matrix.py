@@ -33,11 +33,11 @@ TYPES = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
 GROUP = 64
 """Columns per word of a mask."""
-PAYS = 0.9
+LARGEST_SHARE = 0.9
 """A bitmask is used where it takes at most this share of the dense matrix's bytes."""
-SAMPLED = 64
+SAMPLED_ROWS = 64
 """Rows of a matrix whose zeros are counted first."""
-SURE = 0.9
+MARGIN = 0.9
 """A matrix is counted in whole only where this share of the nonzeros that a sample suggests decides otherwise than the number
 divided by this share does."""
 SPLIT_WEIGHTS = 1 << 19
@@ -113,14 +113,14 @@ def kernels() -> Kernels | Missing:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A (rows, cols) matrix of ``type``, one of TYPES; dense where ``masks`` is None.
+    """A (rows, cols) matrix of ``value_type``, one of TYPES; dense where ``masks`` is None.
 
     ``values`` are uint8: dense rows one after another, or the nonzeros in order. ``masks`` (rows, bytes) uint8 have a bit
     per column, in whole words of 64; ``starts`` (rows + 1,) int64 count the values before each row. ``scales`` (rows,
     groups) are bfloat16 or float32, each for ``group`` columns; None for floats.
     """
 
-    type: str
+    value_type: str
     rows: int
     cols: int
     values: torch.Tensor
@@ -156,14 +156,15 @@ class Matrix:
         stride = 0 if "masks" in parts else parts["values"].nbytes // max(1, self.rows)
         scale = str(parts["scales"].dtype).removeprefix("torch.") if "scales" in parts else "float32"
         return MatrixFields(
-            TYPES[self.type], self.rows, self.cols, stride, self.nonzeros, address.get("masks"), address.get("starts"),
+            TYPES[self.value_type], self.rows, self.cols, stride, self.nonzeros, address.get("masks"), address.get("starts"),
             address["values"], address.get("scales"), TYPES[scale], self.group or max(1, self.cols),
         )  # fmt: skip
 
 
-def pays(type: str, rows: int, cols: int, nonzeros: int) -> bool:
+def pays(value_type: str, rows: int, cols: int, nonzeros: int) -> bool:
     """Return whether a bitmask of a matrix with this many nonzeros is so much smaller that it is used."""
-    return bool(rows and cols) and nonzeros * BITS[type] + rows * cols <= PAYS * rows * cols * BITS[type]
+    dense_bits = rows * cols * BITS[value_type]
+    return dense_bits > 0 and nonzeros * BITS[value_type] + rows * cols <= LARGEST_SHARE * dense_bits
 
 
 def dense(weight: torch.Tensor) -> Matrix:
@@ -187,7 +188,7 @@ def without_zeros(weight: torch.Tensor) -> Matrix:
     for part in weight.split(max(1, SPLIT_WEIGHTS // max(1, cols))):
         padded = torch.nn.functional.pad(part, (0, -cols % GROUP)).add(0.0).contiguous()  # -0.0 + 0.0 is 0.0
         words = padded.view(word_type).numpy().reshape(-1)
-        masks, values = _split(words.view(f"u{words.itemsize}"))
+        masks, values = _split_zeros(words.view(f"u{words.itemsize}"))
         all_masks.append(masks)
         all_values.append(values.view(np.uint8))
     return bitmask(name, rows, cols, np.concatenate(all_masks), np.concatenate(all_values))
@@ -200,13 +201,13 @@ def _float_type(weight: torch.Tensor) -> str:
     return name
 
 
-def _split(words: Words) -> tuple[Bytes, Words]:
+def _split_zeros(words: Words) -> tuple[Bytes, Words]:
     scan = compiled.packing_kernels().scan(words, Scratch())
     masks, values = scan.split()
     return masks, words if scan.count == words.size else np.concatenate(values)
 
 
-def integers(words: torch.Tensor, type: str, cols: int, scale: torch.Tensor, group: int | None) -> Matrix:
+def integers(words: torch.Tensor, value_type: str, cols: int, scale: torch.Tensor, group: int | None) -> Matrix:
     """Return a dense matrix of int8 or int4 from words (rows, n) and scales (rows, groups) of compressed-tensors.
 
     Raises StorageError (without the tensor's name) where a scale is not finite or the shapes do not fit together.
@@ -214,12 +215,16 @@ def integers(words: torch.Tensor, type: str, cols: int, scale: torch.Tensor, gro
     import torch
 
     rows, groups = len(words), -(-cols // group) if group else 1
-    if words.dtype != torch.int32 or words.shape[1] != -(-cols * BITS[type] // 32) or scale.shape != (rows, groups):
+    if (
+        words.dtype != torch.int32
+        or words.shape[1] != -(-cols * BITS[value_type] // 32)
+        or scale.shape != (rows, groups)
+    ):
         raise StorageError(f"{tuple(words.shape)} words and {tuple(scale.shape)} scales for {cols} columns", DAMAGED[1])
     if not bool(scale.isfinite().all()):
         raise StorageError("a scale is not finite: the file is damaged", "quantize the model again")
-    held = scale if scale.dtype == torch.bfloat16 else scale.float()
-    return Matrix(type, rows, cols, words.view(torch.uint8), scales=held.contiguous(), group=group or 0)
+    scales = scale if scale.dtype == torch.bfloat16 else scale.float()
+    return Matrix(value_type, rows, cols, words.view(torch.uint8), scales=scales.contiguous(), group=group or 0)
 
 
 def count_nonzeros(matrix: Matrix, rows: torch.Tensor | None = None) -> int:
@@ -227,10 +232,10 @@ def count_nonzeros(matrix: Matrix, rows: torch.Tensor | None = None) -> int:
     import torch
 
     values = matrix.values if rows is None else matrix.values[rows]
-    if matrix.type in ("float32", "bfloat16"):
-        return int(values.view(getattr(torch, matrix.type)).count_nonzero())
-    zero = 1 << (BITS[matrix.type] - 1)
-    parts = (values,) if matrix.type == "int8" else (values & 15, values >> 4)
+    if matrix.value_type in ("float32", "bfloat16"):
+        return int(values.view(getattr(torch, matrix.value_type)).count_nonzero())
+    zero = 1 << (BITS[matrix.value_type] - 1)
+    parts = (values,) if matrix.value_type == "int8" else (values & 15, values >> 4)
     return len(values) * matrix.cols - sum(int((part == zero).sum()) for part in parts)
 
 
@@ -241,27 +246,31 @@ def zeros_pay(matrix: Matrix) -> bool:
     """
     import torch
 
-    if matrix.rows > 4 * SAMPLED:
-        some = torch.randint(matrix.rows, (SAMPLED,), generator=torch.Generator().manual_seed(0), device="cpu")
-        likely = count_nonzeros(matrix, some) * matrix.rows // SAMPLED
+    if matrix.rows > 4 * SAMPLED_ROWS:
+        generator = torch.Generator().manual_seed(0)
+        sampled_rows = torch.randint(matrix.rows, (SAMPLED_ROWS,), generator=generator, device="cpu")
+        likely_nonzeros = count_nonzeros(matrix, sampled_rows) * matrix.rows // SAMPLED_ROWS
         with_fewest, with_most = (
-            pays(matrix.type, matrix.rows, matrix.cols, int(nonzeros)) for nonzeros in (likely * SURE, likely / SURE)
+            pays(matrix.value_type, matrix.rows, matrix.cols, int(nonzeros))
+            for nonzeros in (likely_nonzeros * MARGIN, likely_nonzeros / MARGIN)
         )
         if with_fewest == with_most:
             return with_fewest
-    return pays(matrix.type, matrix.rows, matrix.cols, count_nonzeros(matrix))
+    return pays(matrix.value_type, matrix.rows, matrix.cols, count_nonzeros(matrix))
 
 
 def without_zero_codes(matrix: Matrix) -> Matrix:
     """Return the bitmask of a dense matrix of integers."""
     rows, cols = matrix.rows, matrix.cols
-    columns = matrix.values.nbytes * 8 // BITS[matrix.type] // max(1, rows)
-    layout = CodeLayout(BITS[matrix.type], rows, columns)
+    columns = matrix.values.nbytes * 8 // BITS[matrix.value_type] // max(1, rows)
+    layout = CodeLayout(BITS[matrix.value_type], rows, columns)
     codes = layout.split(matrix.values.numpy().reshape(-1), Scratch()).reshape(rows, columns)
     if cols % GROUP:  # the codes that fill up a row's last word are no weights
         codes = np.pad(codes[:, :cols], ((0, 0), (0, -cols % GROUP)))
-    masks, values = _split(codes.reshape(-1))
-    return bitmask(matrix.type, rows, cols, masks, layout.packed(values), scales=matrix.scales, group=matrix.group)
+    masks, values = _split_zeros(codes.reshape(-1))
+    return bitmask(
+        matrix.value_type, rows, cols, masks, layout.packed(values), scales=matrix.scales, group=matrix.group
+    )
 
 
 def round_to_bytes(x: torch.Tensor) -> torch.Tensor:
@@ -276,24 +285,24 @@ def round_to_bytes(x: torch.Tensor) -> torch.Tensor:
     return rounded.flatten(-2)[..., : x.shape[-1]].to(x.dtype)
 
 
-def bitmask(type: str, rows: int, cols: int, masks: Bytes, values: Bytes, **scales: Any) -> Matrix:
+def bitmask(value_type: str, rows: int, cols: int, masks: Bytes, values: Bytes, **scales: Any) -> Matrix:
     """Return a matrix from the bits of its rows, each a whole number of words of 64, and its values in order.
 
     Raises StorageError (without the tensor's name) where the bits count another number of values than there are.
     """
     import torch
 
-    width = -(-cols // GROUP) * 8
-    if masks.size != rows * width:
+    row_bytes = -(-cols // GROUP) * 8
+    if masks.size != rows * row_bytes:
         raise StorageError(*DAMAGED)
     # Of a mapped file the words may begin at any byte.
-    counts = np.bitwise_count(masks.view(np.uint64)).reshape(rows, width // 8).sum(1, dtype=np.int64)
+    counts = np.bitwise_count(masks.view(np.uint64)).reshape(rows, row_bytes // 8).sum(1, dtype=np.int64)
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    if values.size != -(-int(starts[-1]) * BITS[type] // 8):
+    if values.size != -(-int(starts[-1]) * BITS[value_type] // 8):
         raise StorageError(*DAMAGED)
     if not values.size:
         values = np.zeros(1, np.uint8)
     return Matrix(
-        type, rows, cols, torch.from_numpy(values), torch.from_numpy(masks.reshape(rows, width)), torch.from_numpy(starts),
-        **scales,
+        value_type, rows, cols, torch.from_numpy(values), torch.from_numpy(masks.reshape(rows, row_bytes)),
+        torch.from_numpy(starts), **scales,
     )  # fmt: skip

@@ -48,13 +48,13 @@ class Tally:
     """What one layer with ``weights`` weights has read, by the number of tokens that were multiplied at once.
 
     ``met`` counts the weights of the rows that were read, zeros included, ``multiplied`` those of them that are stored,
-    and ``bytes`` the bytes read for them; each is summed over ``products``. ``whole`` is (multiplied, bytes) of one
-    product that skips nothing.
+    and ``bytes`` the bytes read for them; each is summed over ``products``. ``without_skipping`` is (multiplied, bytes)
+    of one product that skips nothing.
     """
 
-    way: str
+    reads: str
     weights: int
-    whole: tuple[int, int]
+    without_skipping: tuple[int, int]
     packed: bool = False
     products: Counter[int] = field(default_factory=Counter)
     met: Counter[int] = field(default_factory=Counter)
@@ -75,7 +75,7 @@ class Tally:
         """
         if count := self.products[tokens]:
             return self.met[tokens] / count, self.multiplied[tokens] / count, self.bytes[tokens] / count
-        return self.weights, *self.whole
+        return self.weights, *self.without_skipping
 
 
 class Skipping(MatrixHolder):
@@ -86,7 +86,7 @@ class Skipping(MatrixHolder):
     everything without comparing, to measure what comparing costs.
     """
 
-    way: str
+    reads: str
     by_columns: bool
     matrix: torch.Tensor
     bias: nn.Parameter | None
@@ -99,7 +99,7 @@ class Skipping(MatrixHolder):
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = shape
-        self.kernels, self.item = kernels, matrix.element_size()
+        self.kernels, self.item_size = kernels, matrix.element_size()
         self.rows, self.width = matrix.shape
         self.panels = -(-self.width // PANEL) if self.by_columns else 1
         packed = _without_zeros(kernels, matrix, self.panels)
@@ -113,44 +113,44 @@ class Skipping(MatrixHolder):
         self.weight = torch.empty(shape, dtype=matrix.dtype, device="meta")
         self.multiply = kernels.library.sparse_skip
         stored = packed.nonzeros if packed else matrix.numel()
-        whole = stored, stored * self.item + self.rows * self.index_bytes
-        self.tally = Tally(self.way, matrix.numel(), whole, packed is not None)
+        without_skipping = stored, stored * self.item_size + self.rows * self.index_bytes
+        self.tally = Tally(self.reads, matrix.numel(), without_skipping, packed is not None)
 
     @property
     def index_bytes(self) -> int:
         """The bytes read of a bitmask besides a row's nonzeros: a bit for each weight, and where its panels begin."""
         return (-(-self.packed[1] // GROUP) * 8 + 8) * self.panels if self.packed else 0
 
-    def few(self, x: torch.Tensor) -> bool:
+    def has_few_tokens(self, x: torch.Tensor) -> bool:
         """Return whether ``x`` has few enough tokens to read only the rows that they need."""
         return 0 < x.numel() <= TOKENS * self.in_features
 
-    def some(self, x: torch.Tensor, decides: torch.Tensor, limit: float) -> torch.Tensor:
+    def multiply_needed(self, x: torch.Tensor, decides: torch.Tensor, limit: float) -> torch.Tensor:
         """Multiply a few tokens, reading the rows where |``decides``| (of x's dtype) is above ``limit`` for any."""
         y = torch.empty((*x.shape[:-1], self.out_features), dtype=x.dtype, device="cpu")
         x, decides = x.contiguous(), decides.contiguous()
         bias = None if self.bias is None else self.bias.to(x.dtype)
         tokens, stored = x.numel() // self.in_features, ctypes.c_int64()
-        matrix, item = (self.pointer, 0) if self.packed else (self.matrix.data_ptr(), self.item)
+        matrix, item_size = (self.pointer, 0) if self.packed else (self.matrix.data_ptr(), self.item_size)
         read = self.multiply(
-            matrix, item, self.by_columns, x.data_ptr(),
+            matrix, item_size, self.by_columns, x.data_ptr(),
             None if self.reads_all else decides.data_ptr(), limit, CODES[x.dtype], self.in_features, self.out_features, tokens,
             None if bias is None else bias.data_ptr(), y.data_ptr(), torch.get_num_threads(), ctypes.byref(stored),
         )  # fmt: skip
-        nbytes = stored.value * self.item + read * self.index_bytes
+        nbytes = stored.value * self.item_size + read * self.index_bytes
         self.tally.add(tokens, read * self.width, stored.value, nbytes)
         return y
 
-    def all_of(self, x: torch.Tensor) -> torch.Tensor:
+    def multiply_all(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply by all weights."""
-        whole = self.whole()
+        dense_matrix = self.dense_matrix()
         if not self.by_columns:
-            return nn.functional.linear(x, whole, self.bias)
+            return nn.functional.linear(x, dense_matrix, self.bias)
         # Without bfloat16 instructions a transposed matrix makes torch eight times as slow; with them a copy is slower.
         slow = x.dtype == torch.bfloat16 and processor.is_emulated("bfloat16")
-        return nn.functional.linear(x, whole.T.contiguous() if slow else whole.T, self.bias)
+        return nn.functional.linear(x, dense_matrix.T.contiguous() if slow else dense_matrix.T, self.bias)
 
-    def whole(self) -> torch.Tensor:
+    def dense_matrix(self) -> torch.Tensor:
         """Return the dense matrix as it was given, (rows, width)."""
         if not self.packed:
             return self.matrix
@@ -182,7 +182,7 @@ def _without_zeros(kernels: Kernels, matrix: torch.Tensor, panels: int) -> Matri
 class SkipColumns(Skipping):
     """y = W x' + b, where x' is x with magnitudes up to ``limit`` set to zero; Wᵀ (in, out) is read for the others."""
 
-    way, by_columns = "inputs above a threshold", True
+    reads, by_columns = "inputs above a threshold", True
 
     def __init__(self, kernels: Kernels, columns: torch.Tensor, bias: nn.Parameter | None, limit: float) -> None:
         super().__init__(kernels, columns, (columns.shape[1], columns.shape[0]), bias)
@@ -190,9 +190,9 @@ class SkipColumns(Skipping):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (…, in) to (…, out)."""
-        if self.few(x):
-            return self.some(x, x, self.limit)
-        return self.all_of(masked(x, self.limit))
+        if self.has_few_tokens(x):
+            return self.multiply_needed(x, x, self.limit)
+        return self.multiply_all(masked(x, self.limit))
 
 
 class ThresholdedActivation(nn.Module):
@@ -205,11 +205,11 @@ class ThresholdedActivation(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the function and mask its values."""
-        made = masked(self.function(x), self.limit)
-        self.values = made if made.numel() <= TOKENS * made.shape[-1] else None
-        return made
+        activations = masked(self.function(x), self.limit)
+        self.values = activations if activations.numel() <= TOKENS * activations.shape[-1] else None
+        return activations
 
-    def taken(self) -> torch.Tensor | None:
+    def take_values(self) -> torch.Tensor | None:
         """Return the kept values and forget them: they say nothing about the next tokens."""
         values, self.values = self.values, None
         return values
@@ -221,7 +221,7 @@ class SkipRows(Skipping):
     Rows of W (out, in) where it is 0 for all tokens are not read. Where ``decide`` returns None, y is W x + b.
     """
 
-    way, by_columns = "outputs that are used", False
+    reads, by_columns = "outputs that are used", False
 
     def __init__(
         self,
@@ -236,18 +236,18 @@ class SkipRows(Skipping):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (…, in) to (…, out)."""
         values = None
-        if self.few(x):
+        if self.has_few_tokens(x):
             values = x if self.reads_all else self.decide()
         if values is None:
-            return self.all_of(x)
+            return self.multiply_all(x)
         tokens = x.numel() // self.in_features
-        if self._many(values, tokens):
-            self.tally.add(tokens, self.tally.weights, *self.tally.whole)
-            return self.all_of(x).masked_fill(values.reshape(*x.shape[:-1], -1) == 0, 0)
-        return self.some(x, values.to(x.dtype), 0.0)
+        if self._needs_many_rows(values, tokens):
+            self.tally.add(tokens, self.tally.weights, *self.tally.without_skipping)
+            return self.multiply_all(x).masked_fill(values.reshape(*x.shape[:-1], -1) == 0, 0)
+        return self.multiply_needed(x, values.to(x.dtype), 0.0)
 
-    def _many(self, values: torch.Tensor, tokens: int) -> bool:
+    def _needs_many_rows(self, values: torch.Tensor, tokens: int) -> bool:
         """Return whether the tokens need so many rows that multiplying by all is faster."""
-        if tokens == 1 or self.reads_all or self.packed or self.item == 4 or processor.is_emulated("bfloat16"):
+        if tokens == 1 or self.reads_all or self.packed or self.item_size == 4 or processor.is_emulated("bfloat16"):
             return False
         return int(values.count_nonzero()) > MULTIPLIED * self.out_features

@@ -12,11 +12,11 @@ from sparsebench.errors import UnsupportedError
 
 TOKENS = 32
 """Tokens multiplied at a time: with more at once each takes longer."""
-CAPABILITY = (8, 0)
+LEAST_CAPABILITY = (8, 0)
 """The compute capability of Ampere, the first GPUs with sparse tensor cores."""
-DENSE_ROWS = 8
+TOKEN_MULTIPLE = 8
 """The kernels need a multiple of this many tokens."""
-MULTIPLE = 64
+SIZE_MULTIPLE = 64
 """The kernels need rows and columns in multiples of this, for 16-bit values."""
 
 
@@ -49,12 +49,12 @@ class TorchCsr(nn.Module):
         flat = x.reshape(-1, self.in_features).float()
         matrix = self.matrix()
         # One token is multiplied by `mv`; `F.linear` on CSR is 2 to 10 times slower than this.
-        parts = (
-            [matrix.mv(flat[0])[None]]
-            if len(flat) == 1
-            else [(matrix @ p.T.contiguous()).T for p in flat.split(TOKENS)]
-        )
-        product = torch.cat(parts) if self.bias is None else torch.cat(parts) + self.bias.float()
+        if len(flat) == 1:
+            product = matrix.mv(flat[0])[None]
+        else:
+            product = torch.cat([(matrix @ part.T.contiguous()).T for part in flat.split(TOKENS)])
+        if self.bias is not None:
+            product = product + self.bias.float()
         return product.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def matrix(self) -> torch.Tensor:
@@ -85,23 +85,20 @@ class SemiLinear(nn.Module):
         self.register_parameter("bias", None)
         self.register_buffer("packed", torch._cslt_compress(weight.to(device)), persistent=False)
         self.weight = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
-        self.fastest: dict[int, int] = {}
+        self.fastest_algorithms: dict[int, int] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply (…, in) to (…, out) on the GPU: (W xᵀ)ᵀ, with tokens padded to a multiple of ``DENSE_ROWS``."""
+        """Multiply (…, in) to (…, out) on the GPU: (W xᵀ)ᵀ, with tokens padded to a multiple of ``TOKEN_MULTIPLE``."""
         flat = x.reshape(-1, self.in_features)
-        tokens = flat.shape[0]
-        more = -tokens % DENSE_ROWS  # where it is 0, pad would copy all the same
-        padded = (nn.functional.pad(flat, (0, 0, 0, more)) if more else flat).t()
-        if padded.shape[1] not in self.fastest:  # cuSPARSELt searches its fastest algorithm once, during warm-up
-            self.fastest[padded.shape[1]] = int(
-                torch._cslt_sparse_mm_search(self.packed, padded, transpose_result=True)
-            )
-        chosen = self.fastest[padded.shape[1]]
-        product = torch._cslt_sparse_mm(self.packed, padded, bias=self.bias, transpose_result=True, alg_id=chosen)[
-            :tokens
-        ]
-        return product.reshape(*x.shape[:-1], self.out_features)
+        padding = -len(flat) % TOKEN_MULTIPLE  # where it is 0, pad would copy all the same
+        padded = (nn.functional.pad(flat, (0, 0, 0, padding)) if padding else flat).t()
+        tokens = padded.shape[1]
+        if tokens not in self.fastest_algorithms:  # cuSPARSELt searches once, during warm-up
+            searched = torch._cslt_sparse_mm_search(self.packed, padded, transpose_result=True)
+            self.fastest_algorithms[tokens] = int(searched)
+        algorithm = self.fastest_algorithms[tokens]
+        product = torch._cslt_sparse_mm(self.packed, padded, bias=self.bias, transpose_result=True, alg_id=algorithm)
+        return product[: len(flat)].reshape(*x.shape[:-1], self.out_features)
 
 
 def semi_structured(weight: torch.Tensor, device: str = "cuda") -> Any:
@@ -110,11 +107,11 @@ def semi_structured(weight: torch.Tensor, device: str = "cuda") -> Any:
     Raises UnsupportedError for a 2:4 weight on a GPU before Ampere, or without cuSPARSELt.
     """
     rows, cols = weight.shape
-    if rows % MULTIPLE or cols % MULTIPLE or weight.dtype not in (torch.bfloat16, torch.float16):
+    if rows % SIZE_MULTIPLE or cols % SIZE_MULTIPLE or weight.dtype not in (torch.bfloat16, torch.float16):
         return None
     if bool(((weight.view(rows, cols // 4, 4) != 0).sum(-1) > 2).any()):
         return None
-    if torch.cuda.get_device_capability() < CAPABILITY:
+    if torch.cuda.get_device_capability() < LEAST_CAPABILITY:
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
         raise UnsupportedError(f"2:4 needs a GPU of capability 8.0, this one has {capability}", "measure it on a CPU")
     if not torch.backends.cusparselt.is_available():

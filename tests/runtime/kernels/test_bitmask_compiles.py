@@ -22,7 +22,7 @@ for kernel, signature, settings in (
         (
             bitmask_gpu._multiply,
             {**held, **{name: f"*{dtype}" for name in ("x", "y", "bias")}, **dict.fromkeys(("rows", "cols", "tokens"), "i32")},
-            {"biased": True, "height": bitmask_gpu.ROWS[width], "width": width},
+            {"biased": True, "height": bitmask_gpu.PROGRAM_ROWS[width], "width": width},
         )
         for width in (1, bitmask_gpu.FEW)
     ),

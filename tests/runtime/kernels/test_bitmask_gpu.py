@@ -57,7 +57,7 @@ def test_no_tensor_is_larger_than_the_dense_matrix(kernel: Any, monkeypatch: pyt
     with Largest() as expanding:
         layer(x)
     assert packing.bytes <= weight.nbytes and expanding.bytes <= weight.nbytes
-    monkeypatch.setattr(kernel, "PART", 3 * 2048)
+    monkeypatch.setattr(kernel, "PACKED_AT_ONCE", 3 * 2048)
     with Largest() as parts:
         other = kernel.BitmaskLinear(weight, "cpu")
     assert parts.bytes <= layer.values.nbytes, "some rows at a time"

@@ -146,7 +146,7 @@ def test_a_sample_of_rows_decides_as_all_do(kind: str, share: float, whole_rows:
     weight = torch.randn(600, 128, generator=generator)
     weight[torch.rand(600, 1 if whole_rows else 128, generator=generator).expand(600, 128) < share] = 0
     matrix = stored(kind, weight)[0]["dense"]
-    assert zeros_pay(matrix) == pays(matrix.type, 600, 128, count_nonzeros(matrix))
+    assert zeros_pay(matrix) == pays(matrix.value_type, 600, 128, count_nonzeros(matrix))
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float32", "int8", "int4 in 64"])

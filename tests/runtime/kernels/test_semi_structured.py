@@ -21,7 +21,7 @@ def ampere(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def product(
         packed: torch.Tensor, dense: torch.Tensor, bias: Any, transpose_result: bool, alg_id: int
     ) -> torch.Tensor:
-        assert dense.shape[1] % torchs.DENSE_ROWS == 0 and alg_id == 7 and transpose_result
+        assert dense.shape[1] % torchs.TOKEN_MULTIPLE == 0 and alg_id == 7 and transpose_result
         return (packed @ dense).t()
 
     monkeypatch.setattr(torch, "_cslt_compress", lambda weight: weight.clone())

@@ -57,7 +57,7 @@ def test_columns_are_read_where_inputs_are_large(
             for batch in ((1, 1), (1,), (3,), (2, 4), (2, TOKENS)):
                 x = torch.randn(*batch, ins).to(dtype)
                 assert close(layer(x), exact(dense, masked(x, 0.5)), dtype), (level, ins, outs, batch)
-            assert torch.equal(layer.whole(), dense.weight.T)
+            assert torch.equal(layer.dense_matrix(), dense.weight.T)
     assert layer.weight.shape == (outs, ins)
 
 
@@ -92,8 +92,9 @@ def test_a_layer_of_zeros_is_kept_without_them_where_that_is_faster(compiled: Ke
             assert (layer.packed is not None) == (zeros == 0.5 and level.startswith("avx512"))
         if layer.packed:  # the nonzeros, a bit for each weight and its padding, and where each of three panels begins
             stored = int(dense.weight.count_nonzero())
-            assert layer.tally.whole == (stored, 2 * stored + 512 * (3 * 256 // 8 + 3 * 8))
-            assert layer.tally.whole[1] <= sum(one.nbytes for one in layer.buffers()) <= layer.tally.whole[1] + 512
+            assert layer.tally.without_skipping == (stored, 2 * stored + 512 * (3 * 256 // 8 + 3 * 8))
+            nbytes = layer.tally.without_skipping[1]
+            assert nbytes <= sum(one.nbytes for one in layer.buffers()) <= nbytes + 512
 
 
 @pytest.mark.parametrize("zeros", [0.0, 0.5])
@@ -108,7 +109,8 @@ def test_all_inputs_and_none(compiled: Kernels, zeros: float) -> None:
             assert layer.tally.product(tokens) == (0, 0, 0)
             x = torch.randn(tokens, 130) + 10
             assert close(layer(x), exact(dense, x), torch.float32)
-            assert layer.tally.met[tokens] == 130 * 70 and layer.tally.multiplied[tokens] == layer.tally.whole[0]
+            assert layer.tally.met[tokens] == 130 * 70
+            assert layer.tally.multiplied[tokens] == layer.tally.without_skipping[0]
         x = torch.rand(1, 130)
         layer.reads_all = True
         assert close(layer(x), exact(dense, x), torch.float32)
@@ -124,18 +126,18 @@ def test_rows_are_read_where_the_gate_is_open(compiled: Kernels, dtype: torch.dt
         for ins, outs in SHAPES:
             dense = linear(ins, outs, bias, zeros, dtype)
             deciding = ThresholdedActivation(nn.SiLU(), 0.2)
-            layer = SkipRows(compiled, dense.weight, dense.bias, deciding.taken)
+            layer = SkipRows(compiled, dense.weight, dense.bias, deciding.take_values)
             for tokens in (1, 3, TOKENS):
                 x, gate = torch.randn(tokens, ins).to(dtype), torch.randn(tokens, outs).to(dtype)
                 open_ = deciding(gate)
                 wanted = exact(dense, x)
                 assert close(layer(x), wanted * (open_ != 0), dtype), (level, ins, outs)
-                met = outs if layer._many(open_, tokens) else int((open_ != 0).any(0).sum())
+                met = outs if layer._needs_many_rows(open_, tokens) else int((open_ != 0).any(0).sum())
                 assert layer.tally.met[tokens] == met * ins
                 # What some tokens decided says nothing of the next.
                 assert close(layer(x), wanted, dtype)
             deciding(torch.randn(TOKENS + 1, outs).to(dtype))
-            assert deciding.taken() is None
+            assert deciding.take_values() is None
 
 
 @pytest.mark.parametrize("emulated", [False, True])
