@@ -102,15 +102,15 @@ class Cluster:
 
     def _probe_answer(self, task: Any, ready: bool) -> dict[str, Any]:
         if not ready:
-            return {"missing": f"no answer in {ANSWER_SECONDS} seconds"}
+            return {"missing": f"it gave no answer in {ANSWER_SECONDS} seconds"}
         try:
             return self.ray.get(task)
         except self.ray.exceptions.RayError as error:
-            return {"missing": first_line(error)}
+            return {"missing": f"sparsebench cannot be imported there ({first_line(error)})"}
 
     def _problem(self, answer: dict[str, Any], timed: bool) -> str:
         if "missing" in answer:
-            return f"sparsebench cannot be imported there ({answer['missing']})"
+            return str(answer["missing"])
         if not answer["shared"]:
             return f"it does not see {self.settings.workspace.work}"
         return NodeIdentity.here("cpu").differs(answer["identity"], timed)

@@ -215,6 +215,17 @@ def test_nodes_that_cannot_do_it_are_named_before_anything_runs(
     assert "good" not in error.value.message
 
 
+def test_a_node_that_does_not_answer_is_not_said_to_lack_the_program(
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_ray", lambda: FakeRay(done))
+    nodes = Cluster(settings)
+    monkeypatch.setattr(Cluster, "_probe_nodes", lambda _: [("node-7", nodes._probe_answer(None, ready=False))])
+    with pytest.raises(UserError, match="node-7: it gave no answer") as error:
+        nodes.begin(plan.cells)
+    assert "imported" not in error.value.message
+
+
 def test_without_a_cluster_the_error_says_what_to_do(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
