@@ -39,9 +39,9 @@ def path_with_tools() -> str:
 def requirements() -> tuple[tuple[str, bool, str], ...]:
     """List what compiling the operation needs, whether each part is installed, and how to install it."""
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    compiler = os.environ.get("CXX", "c++").partition(" ")[0]  # as torch names it, which may be "ccache g++"
     return (
-        # Looked up by the name that torch uses.
-        ("C++ compiler", bool(shutil.which(os.environ.get("CXX", "c++"), path=path_with_tools())), "install g++"),
+        ("C++ compiler", bool(shutil.which(compiler, path=path_with_tools())), "install g++"),
         ("ninja", bool(shutil.which("ninja", path=path_with_tools())), "pip install ninja"),
         ("Python headers", header.is_file(), "install python3-dev"),
     )

@@ -15,7 +15,7 @@ class Channel:
         self.descriptor = descriptor
 
     def send(self, kind: str, wait: bool = False, **content: Any) -> None:
-        """Send one message; with ``wait``, return only when the parent has dealt with it.
+        """Send one message; with ``wait``, return only when the parent has taken it.
 
         Raises SystemExit where the parent is gone before that.
         """

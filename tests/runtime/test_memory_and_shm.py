@@ -1,6 +1,7 @@
 """The kernel's peak counter sees what is allocated, and the shared-memory operation is used only where it can be."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,12 @@ def test_a_missing_compiler_is_named_and_nothing_is_compiled(monkeypatch: pytest
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(children, "run", lambda *_, **__: pytest.fail("it compiled"))
     assert "no C++ compiler" in all_reduce.compile_once(Cache())
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="no c++")
+def test_a_compiler_may_be_called_by_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "env c++")
+    assert all_reduce.requirements()[0][:2] == ("C++ compiler", True)
 
 
 def test_it_is_compiled_once_and_a_dead_compilations_lock_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
