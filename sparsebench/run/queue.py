@@ -70,9 +70,7 @@ class Queue:
         while heads := [(heap[0], group) for group, heap in self._startable.items() if heap and group not in refused]:
             (position, job_id), group = min(heads, key=_start_order)
             job = self.waiting.get(job_id)
-            if (
-                job is None or self._positions[job_id] != position
-            ):  # it was taken away, or now waits at another position
+            if job is None or self._positions[job_id] != position:  # it was taken away, or has another position now
                 heapq.heappop(self._startable[group])
             elif room(job):
                 heapq.heappop(self._startable[group])

@@ -88,11 +88,12 @@ def _compile(folder: Path, cache: Cache) -> str | None:
         except subprocess.TimeoutExpired:
             return f"compiling {ALL_REDUCE} took over {COMPILE_SECONDS} seconds"
         lines = (finished.stderr or finished.stdout).strip().splitlines() or [f"exit code {finished.returncode}"]
-        failed = f"{ALL_REDUCE} does not compile here ({lines[-1]}; remove {folder} to try again)"
-        reason = failed if finished.returncode else None
+        reason = f"{ALL_REDUCE} does not compile here ({lines[-1]}; remove {folder} to try again)"
+        if not finished.returncode:
+            reason = ""
         if finished.returncode >= 0 and "killed" not in finished.stderr.lower() + finished.stdout.lower():
-            outcome_file.write_text(reason or "")
-        return reason
+            outcome_file.write_text(reason)
+        return reason or None
 
 
 def remove_stale_locks(folder: Path) -> dict[Path, int]:

@@ -51,10 +51,10 @@ def token_ids(config: Mapping[str, Any], workload: Workload) -> list[list[int]]:
     length.
     """
     text_settings = text_config(config)
-    special_entries = [text_settings.get(key) for key in SPECIAL_IDS]
-    special = {
-        id_ for entry in special_entries for id_ in (entry if isinstance(entry, list) else [entry])
-    }  # eos may be several
+    special: set[Any] = set()
+    for key in SPECIAL_IDS:
+        entry = text_settings.get(key)
+        special.update(entry if isinstance(entry, list) else [entry])  # end tokens may be several
     generator = random.Random(SEED)
     allowed = [id_ for id_ in range(text_settings["vocab_size"]) if id_ not in special]
     return [generator.choices(allowed, k=workload.prompt) for _ in range(workload.batch)]
@@ -127,10 +127,10 @@ class Prefill(Phase):
 
     def forward(self, ids: Any, mask: torch.Tensor, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
         """Give the decoder the tokens ``ids``; return the next token of each sequence (batch, 1) and the cache."""
-        input_arguments = (
-            {"encoder_outputs": self.encode.output, "decoder_input_ids": ids} if self.encode else {"input_ids": ids}
-        )
-        out = self.model(**input_arguments, attention_mask=mask, **arguments)
+        decoder_inputs: dict[str, Any] = {"input_ids": ids}
+        if self.encode:
+            decoder_inputs = {"encoder_outputs": self.encode.output, "decoder_input_ids": ids}
+        out = self.model(**decoder_inputs, attention_mask=mask, **arguments)
         return out.logits[:, -1:].argmax(-1), out[self.cache_name]
 
 

@@ -215,11 +215,8 @@ def integers(words: torch.Tensor, value_type: str, cols: int, scale: torch.Tenso
     import torch
 
     rows, groups = len(words), -(-cols // group) if group else 1
-    if (
-        words.dtype != torch.int32
-        or words.shape[1] != -(-cols * BITS[value_type] // 32)
-        or scale.shape != (rows, groups)
-    ):
+    row_words = -(-cols * BITS[value_type] // 32)
+    if words.dtype != torch.int32 or words.shape[1] != row_words or scale.shape != (rows, groups):
         raise StorageError(f"{tuple(words.shape)} words and {tuple(scale.shape)} scales for {cols} columns", DAMAGED[1])
     if not bool(scale.isfinite().all()):
         raise StorageError("a scale is not finite: the file is damaged", "quantize the model again")
