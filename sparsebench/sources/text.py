@@ -313,7 +313,8 @@ _READERS: Mapping[str, Callable[[Path, tuple[str, ...]], Iterator[Record]]] = {
 def _columns(path: Path, names: list[str], fields: tuple[str, ...]) -> list[str]:
     columns = []
     for field in fields:
-        column = next((name for name in names if field == name or field.startswith(f"{name}.")), None)
+        parents = (name for name in names if field.startswith(f"{name}."))
+        column = field if field in names else next(parents, None)
         if column is None:
             _missing(str(path), field, names)
         columns.append(column)

@@ -128,6 +128,9 @@ def test_a_list_on_the_way_yields_each_of_its_entries(tmp_path: Path) -> None:
 def test_a_dot_in_a_name_is_part_of_it_where_such_a_field_exists(tmp_path: Path) -> None:
     path = text_file(tmp_path / "a.jsonl", jsonl([{"doc.passage": "whole", "doc": {"passage": "nested"}}]))
     assert read_texts(path, "doc.passage").rows == (("whole",),)
+    flat = [{"doc": "left", "doc.passage": "whole"}]
+    for columnar in (parquet(tmp_path / "a.parquet", flat), arrow(tmp_path / "a.arrow", flat)):
+        assert read_texts(columnar, "doc.passage").rows == (("whole",),)
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if name.startswith("a.")])
