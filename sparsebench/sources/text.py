@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import dropwhile, zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -177,13 +177,13 @@ def _json_lines(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
             yield _record(_parse_json(line, path, f"{path}:{number}"), f"{path}:{number}")
 
 
-def _json(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
+def _json(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
     """Yield a list's entries; anything else is one record. JSON Lines, as C4's ``.json.gz`` hold, are read as such."""
     first = ""
     with suppress(SourceError):  # one line of more characters than are read: `whole` says so
         first = next((line for line in bounded.lines(path, SourceError) if line.strip()), "").strip()
     if first.startswith("{") and first.endswith("}"):
-        yield from _json_lines(path, _)
+        yield from _json_lines(path, fields)
         return
     content = _parse_json(bounded.whole(path, SourceError), path, str(path))
     for number, value in enumerate(content if isinstance(content, list) else [content], start=1):
@@ -191,15 +191,17 @@ def _json(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
 
 
 def _csv(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
-    between = "\t" if ".tsv" in map(str.lower, path.suffixes) else ","
+    delimiter = "\t" if suffix_of(path) == ".tsv" else ","
+    # Python's own limit is 131,072 characters, fewer than a long document has.
+    csv.field_size_limit(bounded.JSON_BYTES)
 
     def lines() -> Iterator[str]:
         for number, line in enumerate(bounded.lines(path, SourceError), start=1):
-            if line.count(between) > bounded.VALUES:
+            if line.count(delimiter) > bounded.VALUES:
                 raise SourceError(f"{path}:{number}: more than {bounded.VALUES:,} values", "shorten the line")
             yield line
 
-    rows = csv.DictReader(lines(), delimiter=between)
+    rows = csv.DictReader(dropwhile(str.isspace, lines()), delimiter=delimiter)
     if len(rows.fieldnames or ()) > bounded.COLUMNS:
         raise SourceError(f"{path}: more than {bounded.COLUMNS:,} columns", "keep the ones with text")
     for row in rows:

@@ -78,6 +78,12 @@ def test_tables_of_text(suffix: str, delimiter: str, tmp_path: Path) -> None:
     assert read_texts(path).rows == (("a, b\tc",), ("second\nline",))
 
 
+def test_a_table_may_hold_long_documents_begin_with_blank_lines_and_have_been_a_tsv(tmp_path: Path) -> None:
+    document = "a word " * 20_000
+    path = text_file(tmp_path / "export.tsv.csv", f'\n\nlabel,text\n1,"{document}"\n')
+    assert read_texts(path).rows == ((document,),)
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
