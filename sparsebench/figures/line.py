@@ -56,11 +56,11 @@ def curve_panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
 def finish(panels: Panels, canvas: Canvas) -> None:
     """Name the lines: at their ends where there is room, else in one legend for all panels; levels always at the edge."""
-    crowd = max((len({canvas.series(row) for row in rows}) for _, rows in panels), default=0)
-    if crowd > CROWD and canvas.spec.get("low"):
-        canvas.notes.append(f"Intervals are not drawn in panels of more than {CROWD} lines.")
-    elif canvas.spec.get("xscale") == "sparsity" and len(canvas.looks) > 1 and canvas.spec.get("low"):
-        canvas.notes.append("Points of one sparsity stand side by side; small and large sparsities have more room.")
+    if canvas.spec.kind == "line" and canvas.spec.has_interval:
+        if max(len({canvas.series(row) for row in rows}) for _, rows in panels) > CROWD:
+            canvas.notes.append(f"Intervals are not drawn in panels of more than {CROWD} lines.")
+        elif canvas.spec.get("xscale") == "sparsity" and len(canvas.looks) > 1:
+            canvas.notes.append("Points of one sparsity stand side by side; small and large sparsities have more room.")
     if canvas.spec.get("series") and not canvas.named_at_ends:
         canvas.legend(line=True)
     labels_by_panel = [

@@ -214,6 +214,35 @@ def test_a_curve_has_its_band_where_an_end_is_not_known(figure: Callable[..., An
     assert draw(spec, query.Table(("x", "y", "low", "high"), rows), []).axes[0].collections
 
 
+def test_only_lines_say_that_their_intervals_are_left_out(figure: Callable[..., Any]) -> None:
+    rows = tuple(
+        (x, x + number, x + number - 0.5, x + number + 0.5, str(number)) for number in range(13) for x in (1, 2)
+    )
+    said = {}
+    for kind in ("line", "curve"):
+        header = f"-- title: T\n-- kind: {kind}\n-- x: x\n-- y: y\n-- low: low\n-- high: high\n-- series: s\n"
+        drawn = draw(figure(f"{header}SELECT 1"), query.Table(("x", "y", "low", "high", "s"), rows), [])
+        said[kind] = any("not drawn" in text.get_text() for text in drawn.texts), len(drawn.axes[0].collections)
+    assert said == {"line": (True, 0), "curve": (False, 13)}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "knee"), [(2e4, 9e4, 1e4), (1e5, 1e6, 1e4), (9.5e3, 2e4, 1e4), (3.0, 7e9, 1e4)]
+)
+def test_a_log_axis_has_two_ticks_or_more_all_within_it(low: float, high: float, knee: float) -> None:
+    major, minor = style.log_ticks(low, high, knee)
+    assert len(major) >= 2
+    assert all(low <= tick <= high for tick in (*major, *minor))
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [(999_999.7, "1e6"), (5e-324, "4.94066e-324"), (123_456.0, "1.23456e5"), (-2e-4, "-2e-4"), (0, "0")],
+)
+def test_a_number_is_labelled_whatever_its_size(value: float, label: str) -> None:
+    assert style.number(value) == label
+
+
 def test_up_to_forty_series_all_look_different() -> None:
     found = style.looks([str(number) for number in range(40)])
     assert len({(look.colour, look.marker, str(look.dashes)) for look in found.values()}) == 40
