@@ -45,13 +45,13 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     if in_words:
         letters = _letters(canvas)
         for cell, row in cells.items():
-            letter = letters.get(canvas.value(row, "remark") or "", "")
-            texts[cell] = f"{canvas.value(row, 'text') or ''} {letter}".strip()
+            text, remark = canvas.value(row, "text"), canvas.value(row, "remark")
+            texts[cell] = f"{'' if text is None else text} {letters.get(remark, '')}".strip()
     elif len(canvas.categories) * canvas.across_panels <= WRITTEN * canvas.width / style.WIDTH:
         texts = {cell: canvas.written(float(value), digits=0) for cell, value in np.ndenumerate(grid) if value == value}
-    for (row_at, column_at), text in texts.items():
-        colour = "white" if style.dark(colours(scale(grid[row_at, column_at]))) else "black"
-        axes.text(column_at, row_at, text, ha="center", va="center", fontsize=6.5, color=colour)
+    for (row_number, column_number), text in texts.items():
+        colour = "white" if style.dark(colours(scale(grid[row_number, column_number]))) else "black"
+        axes.text(column_number, row_number, text, ha="center", va="center", fontsize=6.5, color=colour)
 
 
 def finish(panels: Panels, canvas: Canvas) -> None:

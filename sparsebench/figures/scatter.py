@@ -95,7 +95,7 @@ def _write_texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
     pareto = front(rows, canvas.spec) if canvas.spec.get("texts", "front") == "front" else []
     texts: list[Annotation] = []
     for row in rows:
-        if not row[column] or (pareto and row not in pareto and not _outside_front(row, canvas.spec)):
+        if row[column] in (None, "") or (pareto and row not in pareto and not _outside_front(row, canvas.spec)):
             continue
         text = axes.annotate(
             str(row[column]), (row[x], row[y]), xytext=(0, 0), textcoords="offset points", ha="center", va="center",

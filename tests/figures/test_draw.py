@@ -226,6 +226,13 @@ def test_only_lines_say_that_their_intervals_are_left_out(figure: Callable[..., 
     assert said == {"line": (True, 0), "curve": (False, 13)}
 
 
+@pytest.mark.parametrize("kind", ["heatmap", "scatter"])
+def test_a_text_may_be_the_number_0(kind: str, figure: Callable[..., Any]) -> None:
+    spec = figure(f"-- title: T\n-- kind: {kind}\n-- x: x\n-- y: y\n-- value: v\n-- text: n\nSELECT 1")
+    drawn = draw(spec, query.Table(("x", "y", "v", "n"), ((1, 1, 1.0, 0), (2, 2, 2.0, 7), (3, 3, 3.0, None))), [])
+    assert {text.get_text() for text in drawn.axes[0].texts} - {""} == {"0", "7"}
+
+
 @pytest.mark.parametrize(
     ("low", "high", "knee"), [(2e4, 9e4, 1e4), (1e5, 1e6, 1e4), (9.5e3, 2e4, 1e4), (3.0, 7e9, 1e4)]
 )
