@@ -40,7 +40,7 @@ def scale_y_log(axes: Axes, canvas: Canvas) -> None:
     """Make the vertical axis a log axis that has labelled ticks at any length and packs what is above the knee."""
     knee = canvas.knee
     axes.set_yscale("function", functions=(partial(style.fold, knee=knee), partial(style.unfold, knee=knee)))
-    low, high = _log_limits(_data_range(axes, "y"), knee, (-0.06, 0.08))
+    low, high = _log_limits(_positive_range(axes, "y"), knee, (-0.06, 0.08))
     axes.set_ylim(low, high)
     major, minor = style.log_ticks(low, high, knee)
     axes.set_yticks(major)
@@ -62,7 +62,7 @@ def scale_x(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     elif kind == "sparsity":
         _scale_sparsity(axes, canvas)
     elif kind == "log":
-        low, high = _log_limits(_data_range(axes, "x"), float("inf"), (-0.07, 0.07))
+        low, high = _log_limits(_positive_range(axes, "x"), float("inf"), (-0.07, 0.07))
         axes.set_xscale("function", functions=(style.fold, style.unfold))
         axes.set_xlim(low, high)
         major, minor = style.log_ticks(low, high)
@@ -82,6 +82,12 @@ def _data_range(axes: Axes, which: str) -> tuple[float, float]:
     shared_axes = getattr(axes, f"get_shared_{which}_axes")().get_siblings(axes)
     lows, highs = zip(*(getattr(sharing.dataLim, f"interval{which}") for sharing in shared_axes), strict=True)
     return min(lows), max(highs)
+
+
+def _positive_range(axes: Axes, which: str) -> tuple[float, float]:
+    """Return what ``_data_range`` does, of the values above 0: a log axis has no room for the foot of a bar."""
+    shared_axes = getattr(axes, f"get_shared_{which}_axes")().get_siblings(axes)
+    return min(getattr(sharing.dataLim, f"minpos{which}") for sharing in shared_axes), _data_range(axes, which)[1]
 
 
 def _log_limits(interval: tuple[float, float], knee: float, room: tuple[float, float]) -> tuple[float, float]:

@@ -233,6 +233,12 @@ def test_a_text_may_be_the_number_0(kind: str, figure: Callable[..., Any]) -> No
     assert {text.get_text() for text in drawn.axes[0].texts} - {""} == {"0", "7"}
 
 
+def test_bars_on_a_log_axis_begin_below_the_lowest(figure: Callable[..., Any]) -> None:
+    spec = figure("-- title: T\n-- kind: bars\n-- x: x\n-- y: y\n-- yscale: log\nSELECT 1")
+    low, high = draw(spec, query.Table(("x", "y"), (("a", 10.0), ("b", 200.0))), []).axes[0].get_ylim()
+    assert 5 < low < 10 < 200 < high < 400
+
+
 @pytest.mark.parametrize(
     ("low", "high", "knee"), [(2e4, 9e4, 1e4), (1e5, 1e6, 1e4), (9.5e3, 2e4, 1e4), (3.0, 7e9, 1e4)]
 )
