@@ -55,7 +55,8 @@ def _refuse_many(spec: FigureSpec, table: Table) -> None:
 
 def _scales(spec: FigureSpec) -> dict[str, str]:
     """Return the columns that must give numbers, each with the scale that it is drawn on."""
-    scales = {spec.values[key]: "" for key in _ALWAYS if key in spec.values} | dict.fromkeys(spec.references, "")
+    scales = {spec.values[key]: "" for key in _ALWAYS if key in spec.values}
+    scales |= dict.fromkeys(spec.references, spec.get("xscale" if spec.kind == "forest" else "yscale"))
     if spec.kind == "heatmap" and spec.get("middle"):
         scales[spec.values["value"]] = "log"
     if spec.kind not in NAMED_ROWS:

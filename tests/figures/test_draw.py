@@ -239,6 +239,16 @@ def test_bars_on_a_log_axis_begin_below_the_lowest(figure: Callable[..., Any]) -
     assert 5 < low < 10 < 200 < high < 400
 
 
+@pytest.mark.parametrize(("kind", "scale"), [("line", "yscale"), ("forest", "xscale")])
+def test_a_level_that_a_log_axis_has_no_room_for_is_named(
+    kind: str, scale: str, figure: Callable[..., Any], ledger: Path, tmp_path: Path
+) -> None:
+    header = f"-- title: T\n-- kind: {kind}\n-- x: x\n-- y: y\n-- {scale}: log\n-- reference: chance = chance\n"
+    figure(f"{header}SELECT 1 AS x, 2 AS y, 0 AS chance")
+    with pytest.raises(UserError, match=r"column 'chance' gives int 0\n.*numbers above 0"):
+        render(ledger, ["mine"], tmp_path, ("png",), tmp_path / "figures")
+
+
 @pytest.mark.parametrize(
     ("low", "high", "knee"), [(2e4, 9e4, 1e4), (1e5, 1e6, 1e4), (9.5e3, 2e4, 1e4), (3.0, 7e9, 1e4)]
 )
