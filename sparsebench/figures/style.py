@@ -157,10 +157,10 @@ def log_ticks(low: float, high: float, knee: float = math.inf) -> tuple[list[flo
     stride = max(1, round(decades / 8))
     major = [digit * 10.0**power for power in powers if power % stride == 0 for digit in digits]
     major = [value for value in major if low <= value <= top]
-    if len(major) < 2 and high <= knee:
-        major = [float(value) for value in MaxNLocator(4).tick_values(low, high) if low <= value <= high]
     far = FAR if high >= 1e7 else NEAR
-    major += [value for value in (knee, *far) if knee <= value <= high and value not in major]
+    major += [value for value in (knee, *far) if max(low, knee) <= value <= high and value not in major]
+    if len(major) < 2:
+        major = [float(value) for value in MaxNLocator(4).tick_values(low, high) if low <= value <= high]
     minor = [digit * 10.0**power for power in powers for digit in range(1, 10)] if stride == 1 else []
     return major, [value for value in minor if low <= value <= top and value not in major]
 
