@@ -179,8 +179,8 @@ def percent(share: float) -> str:
 def number(value: float) -> str:
     """Return a tick's label, with an exponent only for values from 1e5 on or below 1e-3."""
     if value and (abs(value) >= 1e5 or abs(value) < 1e-3):
-        power = math.floor(math.log10(abs(value)))
-        return f"{value / 10**power:g}e{power}"
+        digits, power = f"{value:.5e}".split("e")
+        return f"{float(digits):g}e{int(power)}"
     return f"{value:g}"
 
 
