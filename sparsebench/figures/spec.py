@@ -85,7 +85,7 @@ NUMBERS = {
         "a number above 0 and a factor above 1, such as 1 2.5",
     ),
     "ymin": (r"-?\d+(\.\d+)?", "a number such as 0"),
-    "knee": (r"\d+(\.\d+)?", "a number such as 10000"),
+    "knee": (r"(?=.*[1-9])\d+(\.\d+)?", "a number above 0, such as 10000"),
     "columns": (r"[1-6]", "a number from 1 to 6"),
 }
 """By key, the pattern that its values match, and the hint where one does not."""

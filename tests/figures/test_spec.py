@@ -37,6 +37,7 @@ def test_a_header_is_read_up_to_the_first_other_line(figure: Callable[[str], Any
         ("-- middle: 1 1.0", "line 5: `middle` is '1 1.0'", "a factor above 1"),
         ("-- ymin: none", "line 5: `ymin` is 'none'", "a number"),
         ("-- knee: -1", "line 5: `knee` is '-1'", "a number"),
+        ("-- knee: 0", "line 5: `knee` is '0'", "above 0"),
         ("-- x: again", "line 5: `x` again (first on line 3)", "remove one"),
         ("-- just words", "line 5: not a `-- key: value` line", "below the header"),
     ],
