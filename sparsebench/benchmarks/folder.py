@@ -85,6 +85,8 @@ def _merged(path: Path, files: Files, seen: set[Path]) -> dict[str, Any]:
         if other.resolve() not in files or other.resolve() in seen:
             what = "is included twice" if other.resolve() in seen else "is no task file of this folder"
             raise BenchmarkError(f"{path}: `include`: {name[:200]!r} {what}", "copy it there, and include it once")
+        if len(seen) == bounded.DEPTH:
+            raise BenchmarkError(f"{path}: `include`: more than {bounded.DEPTH} files in all", "copy them into one")
         merged |= _merged(other, files, seen)
     return merged | {key: value for key, value in settings.items() if key != "include"}
 
@@ -106,6 +108,8 @@ def _count(folder: Path, members: list[Any], groups: Mapping[str, list[Any]], ab
         name = member if isinstance(member, str) else str(member.get("group", member.get("task")))
         if name in above:
             raise BenchmarkError(f"{folder}: `group` {name} is within itself", "take it out of its own list")
+        if len(above) == bounded.DEPTH:
+            raise BenchmarkError(f"{folder}: `group` {name} is more than {bounded.DEPTH} deep", "list its tasks above")
         total += 1 + _count(folder, groups.get(name) or _members(member), groups, above | {name})
         if total > bounded.MEMBERS:
             raise BenchmarkError(f"{folder}: more than {bounded.MEMBERS:,} tasks in a `group`", "list fewer")
@@ -276,7 +280,8 @@ def _fit(where: Path | str, key: str, value: Any, allowed: Any) -> None:
         if _is(value, kind):
             return
     raise BenchmarkError(
-        f"{where}: `{key}`: {str(value)[:80]!r} does not fit", f"it is {' or '.join(map(_words, alternatives))}"
+        f"{where}: `{key}`: {str(value)[:80]!r} does not fit",
+        f"it is {' or '.join(dict.fromkeys(map(_words, alternatives)))}",
     )
 
 

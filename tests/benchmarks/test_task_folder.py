@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sparsebench.benchmarks.folder import definitions
 from sparsebench.benchmarks.folder_task import read_table
 from sparsebench.errors import BenchmarkError
 from tests.benchmarks.conftest import sentence
@@ -103,6 +104,23 @@ def test_a_folder_is_read_as_datasets_reads_it(kind: str, tmp_path: Path, monkey
     found = read_table(path, builder, settings)
     assert found.to_list() == wanted["test"].to_list()
     assert len(found) == (3 if kind == "text" else 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"), [("task: t{n}\ninclude: {next}.yaml\n", "include"), ("group: t{n}\ntask: [t{next}]\n", "group")]
+)
+def test_what_is_nested_too_deep_for_python_is_refused(text: str, key: str, tmp_path: Path) -> None:
+    for number in range(1200):
+        (tmp_path / f"{number}.yaml").write_text(text.format(n=number, next=number + 1))
+    (tmp_path / "1200.yaml").write_text("task: t1200\n")
+    with pytest.raises(BenchmarkError, match=f"`{key}`.* more than 100 "):
+        definitions(tmp_path, "t0")
+
+
+def test_a_hint_names_each_kind_of_value_once(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text("task: t\ngeneration_kwargs: {temperature: warm}\n")
+    with pytest.raises(BenchmarkError, match="→ it is a number$"):
+        definitions(tmp_path, "t")
 
 
 def test_the_last_suffix_decides_how_a_table_is_split(tmp_path: Path) -> None:
