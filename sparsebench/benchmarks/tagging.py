@@ -112,7 +112,7 @@ def _first_tokens(
     """Return the output chosen for the first token of each word (by its number), for words that have a token."""
     starts, offset = {}, 0
     for number, word in enumerate(words):
-        starts[offset] = number
+        starts[offset + len(word) - len(word.lstrip())] = number
         offset += len(word) + 1
     tags: dict[int, int] = {}
     for (start, end), tag in zip(offsets, token_outputs, strict=True):

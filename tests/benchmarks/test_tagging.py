@@ -88,6 +88,12 @@ def test_a_model_agrees_with_itself_and_f1_counts_what_it_misses(tagger: Path, t
     assert found.protocol["cut_words"] == 0
 
 
+def test_a_word_may_begin_with_a_space(tagger: Path, tmp_path: Path) -> None:
+    data = [{**record, "tokens": [f" {word}" for word in record["tokens"]]} for record in records(tagger)]
+    result = scored(tagger, "encoder", "tags", written(tmp_path / "spaces.jsonl", data))
+    assert (result.score, result.protocol["cut_words"]) == (1.0, 0)
+
+
 def test_words_and_tags_may_be_texts_under_other_names_and_long_sentences_are_cut(tagger: Path, tmp_path: Path) -> None:
     words = sentence(DRAW, 400, 400).split()
     (tmp_path / "ner.csv").write_text(f"words,ner\n{' '.join(words)},{' '.join(['B-PER'] * len(words))}\n")
