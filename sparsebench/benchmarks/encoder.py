@@ -82,7 +82,7 @@ class Encoder:
         self.dtype, self.device = dtype, device
         self.asked_batch_size = batch_size
         rows = tokens_at_once(self.model, 0) // self.max_length
-        if has_classifier(self.config) and self.model.config.pad_token_id is None:
+        if has_classifier(self.config) and _padding_id(self.model.config.pad_token_id) is None:
             batch_size = 1  # a decoder's head reads the last token that is no padding
         self.batch = BatchSize(batch_size or max(BATCH_SIZE, rows), asked=batch_size is not None)
         self.progress = progress
@@ -194,9 +194,14 @@ class Encoder:
 def with_padding_token(tokenizer: Any, config: Mapping[str, Any]) -> Any:
     """Return the tokenizer with a padding token; what stands there is masked, except where config.json names it."""
     if tokenizer.pad_token is None:
-        pad_id = config.get("pad_token_id")
+        pad_id = _padding_id(config.get("pad_token_id"))
         tokenizer.pad_token = tokenizer.eos_token if pad_id is None else tokenizer.convert_ids_to_tokens(pad_id)
     return tokenizer
+
+
+def _padding_id(pad_token_id: int | None) -> int | None:
+    """Return a configuration's padding token; old ones of Llama say -1 where there is none."""
+    return None if pad_token_id is None or pad_token_id < 0 else pad_token_id
 
 
 def documents(task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> list[dict[str, Any]]:

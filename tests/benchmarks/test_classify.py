@@ -103,6 +103,16 @@ def test_the_head_agrees_with_stock_transformers(kind: str, classifier: Any, tmp
     assert statistics.explains("macro_f1", graded.score, values, labels)
 
 
+def test_a_configuration_may_say_minus_1_for_no_padding(classifier: Any, tmp_path: Path) -> None:
+    folder, family = classifier("llama", pad_token_id=-1)
+    tokenizer = load_tokenizer(folder)
+    tokenizer.pad_token, tokenizer.eos_token = None, "</s>"
+    tokenizer.save_pretrained(folder)
+    gold = logits(folder, TEXTS).argmax(axis=1)
+    rows = [(text, NAMES[label]) for text, label in zip(TEXTS, gold, strict=True)]
+    assert scored(folder, family, "classify", table(tmp_path / "reviews.csv", ["text", "label"], rows)).score == 1
+
+
 def test_pairs_are_read_by_themselves_and_under_other_names(classifier: Any, tmp_path: Path) -> None:
     folder, family = classifier("bert")
     pairs = list(zip(TEXTS, reversed(TEXTS), strict=True))
