@@ -209,12 +209,12 @@ def documents(task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> list[dic
 
     They come from the user's own data if ``spec`` has any, else from its source ``data`` with the same columns, else
     from the task's own source. Raises BenchmarkError when the hub does not serve them, a column is missing, or a field
-    of the user's own data is empty.
+    of the user's data is empty.
     """
     if spec.own or spec.data:
         path = spec.own.fetch(cache) if spec.own else sources.fetch(sources.parse(spec.data or ""), cache)
         records = [dict(zip(task.fields, row, strict=True)) for row in own.records(task.name, path, task.fields)]
-        for number, record in enumerate(records if spec.own else (), 1):
+        for number, record in enumerate(records, 1):
             for name, value in record.items():
                 if value is None or (isinstance(value, str) and not value.strip()):
                     raise own.unusable(task.name, number, name, value or "", "a value")

@@ -24,18 +24,24 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     """Score the ranking by cosine similarity: average precision, or Spearman's correlation with gold scores.
 
     An outcome's value is the similarity; its label is the pair's gold score (1 for a true pair). Raises BenchmarkError
-    when a vector is not finite (it has no rank), a label is not a number, or all pairs have the same label.
+    when a vector is not finite (it has no rank), a label is not a number (for average precision, 0 or 1), or all pairs
+    have the same label.
     """
     all_documents = documents(task, spec, cache)
     numbers, rows = drawn(all_documents, spec.limit)
     first, second = ([str(row[field]) for row in rows] for field in task.fields[:2])
-    gold = np.array([numeric(task, task.fields[2], number, row) for number, row in zip(numbers, rows, strict=True)])
+    is_ranking, column = task.metric == "ap", task.fields[2]
+    gold = np.array([numeric(task, column, number, row) for number, row in zip(numbers, rows, strict=True)])
+    if is_ranking and (neither := np.flatnonzero((gold != 0) & (gold != 1))).size:
+        position = neither[0]
+        raise own.unusable(task.name, numbers[position] + 1, column, rows[position][column], "0 or 1")
     if np.ptp(gold) == 0:
-        what = f"task {task.name}: the {len(rows)} pairs all have {task.fields[2]} {gold[0]:g}"
-        raise BenchmarkError(what, "raise `limit`")
+        raise BenchmarkError(
+            f"task {task.name}: the {len(rows)} pairs all have {column} {gold[0]:g}",
+            "raise `limit`" if len(rows) < len(all_documents) else "choose data in which they differ",
+        )
     vectors = unit(encoder.embed(first + second), task)
     similarity = (vectors[: len(rows)] * vectors[len(rows) :]).sum(axis=1).astype(np.float64)
-    ranking = task.metric == "ap"
     return ScoreResult.of(
         task,
         (
@@ -45,10 +51,10 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
             )
         ),
         available=len(all_documents),
-        chance=float(gold.mean()) if ranking else 0.0,
+        chance=float(gold.mean()) if is_ranking else 0.0,
         protocol=encoder.protocol(task, rows, spec.data)
         | {"pooling": encoder.pooling.mode, "stderr": f"bootstrap, {RESAMPLES} resamples, seed {SEED}"},
-        scored=pooled(average_precision if ranking else spearman, similarity, gold),
+        scored=pooled(average_precision if is_ranking else spearman, similarity, gold),
     )
 
 

@@ -284,13 +284,32 @@ def test_the_checkpoints_pooling_changes_the_scores(tiny_bert: Path, documents: 
     assert [outcome.value for outcome in mean.outcomes] != [outcome.value for outcome in cls.outcomes]
 
 
-@pytest.mark.parametrize("value", ["high", None, [1], 10**400])
+@pytest.mark.parametrize("value", ["high", [1], 10**400])
 def test_a_pair_whose_score_is_no_number_is_named(tiny_bert: Path, tmp_path: Path, run: Run, value: object) -> None:
     pair = {"sentence1": "the cat sat", "sentence2": "a dog ran"}
     rows = [{**pair, "score": 1}, {**pair, "score": value}]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(BenchmarkError, match="record 2: score is .*not a number"):
         run(tiny_bert, "encoder", "stsb_sts", data=f"path:{tmp_path}/pairs.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("task", "pairs", "culprit"),
+    [
+        ("mrpc_pair", [("a", "b", 1), ("a", "c", 0), ("a", "d", 4)], "record 3: label is '4', not 0 or 1"),
+        ("stsb_sts", [("a", "b", 1), ("a", None, 0)], "record 2: sentence2 is '', not a value"),
+        ("stsb_sts", [("a", "b", 1), ("a", "c", None)], "record 2: score is '', not a value"),
+        ("stsb_sts", [("a", "b", 1), ("a", "c", 1)], "all have score 1\n  → choose data"),
+    ],
+)
+def test_what_is_no_pair_of_a_task_is_named(
+    task: str, pairs: list[Any], culprit: str, tiny_bert: Path, tmp_path: Path, run: Run
+) -> None:
+    label = "label" if task == "mrpc_pair" else "score"
+    rows = [{"sentence1": first, "sentence2": second, label: gold} for first, second, gold in pairs]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(BenchmarkError, match=culprit):
+        run(tiny_bert, "encoder", task, data=f"path:{tmp_path}/pairs.jsonl")
 
 
 @pytest.mark.parametrize("text", ['{"0": 1}', '[{"path": ""}]', "[3]", "3"])
