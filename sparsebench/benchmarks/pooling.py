@@ -67,7 +67,8 @@ class Pooling:
 def read_pooling(folder: Path) -> Pooling:
     """Read the pooling from ``modules.json`` and the files it names; without it, the mean over tokens.
 
-    Raises UnsupportedError for a module or mode that is not implemented, and for a default prompt before every text.
+    Raises UnsupportedError for a module or mode that is not implemented, and for a default prompt before every text;
+    ModelError for a file that sentence-transformers does not write.
     """
     if not (folder / "modules.json").is_file():
         return Pooling()
@@ -96,6 +97,11 @@ def read_pooling(folder: Path) -> Pooling:
         )
     settings = _settings(folder / "sentence_bert_config.json")
     max_length, lower_case = settings.get("max_seq_length"), bool(settings.get("do_lower_case"))
+    if max_length is not None and (type(max_length) is not int or max_length < 1):
+        raise ModelError(
+            f"{folder / 'sentence_bert_config.json'}: `max_seq_length` is {max_length!r}, not a number of tokens",
+            "fetch the model again",
+        )
     return Pooling(mode, normalize, max_length, lower_case, tuple(dense))
 
 
@@ -121,9 +127,9 @@ def _mode(config: dict[str, Any], folder: Path) -> str:
         key.removeprefix("pooling_mode_") for key, value in config.items() if key.startswith("pooling_mode_") and value
     ]
     if "pooling_mode" in config:
-        value = config["pooling_mode"]
-        modes_named = [value] if isinstance(value, str) else list(value)
-    modes = [_SPELLINGS.get(name, name) for name in modes_named] or ["mean"]
+        stated = config["pooling_mode"]
+        modes_named = stated if isinstance(stated, list) else [stated]
+    modes = [_SPELLINGS.get(name, name) for name in map(str, modes_named)] or ["mean"]
     if len(modes) > 1 or modes[0] not in MODES:
         raise UnsupportedError(
             f"{folder.name}: pooling {' + '.join(modes)} is not implemented", f"one of {', '.join(MODES)}"

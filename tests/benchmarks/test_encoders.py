@@ -233,6 +233,8 @@ def test_pooling_is_read_from_the_checkpoint(tmp_path: Path):
     [
         ({"pooling_mode_lasttoken": True}, ("Pooling",), "lasttoken"),
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, ("Pooling",), "cls \\+ mean"),
+        ({"pooling_mode": None}, ("Pooling",), "None"),
+        ({"pooling_mode": [3, "cls"]}, ("Pooling",), "3 \\+ cls"),
         ({"pooling_mode_mean_tokens": True}, ("Pooling", "Normalize", "Dense"), "Dense"),
         ({"pooling_mode_mean_tokens": True}, ("Pooling", "CNN"), "CNN"),
     ],
@@ -240,6 +242,14 @@ def test_pooling_is_read_from_the_checkpoint(tmp_path: Path):
 def test_what_there_is_not_is_refused(tmp_path: Path, pooling: dict[str, Any], kinds: tuple[str, ...], culprit: str):
     with pytest.raises(UnsupportedError, match=culprit):
         read_pooling(sentence_transformer(tmp_path / "model", pooling, kinds))
+
+
+@pytest.mark.parametrize("length", ["128", 0, 1.5, True])
+def test_a_greatest_length_that_is_no_number_of_tokens_is_named(length: object, tmp_path: Path):
+    folder = sentence_transformer(tmp_path / "model", {"pooling_mode": "cls"}, ("Pooling",))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": length}))
+    with pytest.raises(ModelError, match=f"sentence_bert_config.json: `max_seq_length` is {length!r}"):
+        read_pooling(folder)
 
 
 def test_layers_behind_the_pooling_are_run(tmp_path: Path):
