@@ -93,12 +93,12 @@ class Canvas:
         return row[column] if column else None
 
     def series(self, row: Row) -> str:
-        """Return the name of a row's series; empty where the figure has none."""
-        return str(self.value(row, "series")) if self.spec.get("series") else ""
+        """Return the name of a row's series; empty where it has none."""
+        return _text(self.value(row, "series"))
 
     def facet(self, row: Row) -> str:
-        """Return the name of a row's panel; empty where the figure has no `facet`."""
-        return str(self.value(row, "facet")) if self.spec.get("facet") else ""
+        """Return the name of a row's panel; empty where it has none."""
+        return _text(self.value(row, "facet"))
 
     def row_name(self, row: Row) -> str:
         """Return the name of the named row that a row belongs to, wrapped where it would take too much of the sheet."""
@@ -277,3 +277,7 @@ class Canvas:
         if not self.sheet.note:
             return []
         return [line for note in self.notes for line in textwrap.wrap(note, int(130 * self.width / style.WIDTH))]
+
+
+def _text(name: Any) -> str:
+    return "" if name is None else str(name)

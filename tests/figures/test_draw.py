@@ -214,6 +214,14 @@ def test_a_curve_has_its_band_where_an_end_is_not_known(figure: Callable[..., An
     assert draw(spec, query.Table(("x", "y", "low", "high"), rows), []).axes[0].collections
 
 
+def test_a_series_and_a_panel_that_are_null_have_no_name(figure: Callable[..., Any]) -> None:
+    spec = figure("-- title: T\n-- kind: line\n-- x: x\n-- y: y\n-- series: s\n-- facet: f\nSELECT 1")
+    rows = tuple((x, x, name, name) for name in ("a", None) for x in (1, 2))
+    drawn = draw(spec, query.Table(("x", "y", "s", "f"), rows), [])
+    assert [axes.get_title("left") for axes in drawn.axes] == ["a", ""]
+    assert "None" not in {text.get_text() for axes in drawn.axes for text in axes.texts}
+
+
 def test_only_lines_say_that_their_intervals_are_left_out(figure: Callable[..., Any]) -> None:
     rows = tuple(
         (x, x + number, x + number - 0.5, x + number + 0.5, str(number)) for number in range(13) for x in (1, 2)
