@@ -64,7 +64,9 @@ def code(value: object) -> str:
 
 
 def amount(number: float) -> str:
-    """Return a number of parameters or tokens as people say it: ``7 thousand``, ``134.5 million``, ``1.32 billion``."""
+    """Return a number of parameters or tokens as people say it: ``128``, ``7 thousand``, ``134.5 million``, ``1.32 billion``."""
+    if number < 999.5:
+        return f"{number:.0f}"
     if number < 999_500:
         return f"{number / 1e3:.0f} thousand"
     return f"{number / 1e6:.1f} million" if round(number / 1e6, 1) < 1000 else f"{number / 1e9:.2f} billion"
@@ -90,7 +92,7 @@ def spread(shares: Sequence[float], digits: int = 0) -> str:
 
 def seconds(times: Sequence[float]) -> str:
     """Return the least and the largest of some times, in seconds: ``0.1–12``; nothing without any."""
-    formatted = [f"{time:.1f}" if time < 10 else f"{time:,.0f}" for time in (min(times), max(times))] if times else []
+    formatted = [f"{time:.1f}" if time < 9.95 else f"{time:,.0f}" for time in (min(times), max(times))] if times else []
     return "–".join(dict.fromkeys(formatted))
 
 
@@ -125,7 +127,7 @@ def points(share: float) -> str:
     """Return a difference between two shares in percentage points, to two significant digits."""
     # Read back, because `.2g` alone writes 100 as 1e+02.
     formatted = f"{float(f'{100 * share:.2g}'):g}" if abs(share) >= 1e-5 or share == 0 else "less than 0.001"
-    return f"{formatted} percentage points".replace("-", "−")
+    return f"{formatted} percentage point{'s' * (formatted not in ('1', '-1'))}".replace("-", "−")
 
 
 def listed(words: Sequence[object]) -> str:

@@ -47,8 +47,15 @@ def test_bytes_read_as_people_read_them() -> None:
         "1.00 GB",
         "2.69 GB",
     ]
-    assert [words.amount(count) for count in (7_168, 999_600, 134_500_000, 999_970_000)] == [
-        "7 thousand", "1.0 million", "134.5 million", "1.00 billion",
+    assert [words.amount(count) for count in (128, 999, 999.6, 7_168, 999_600, 134_500_000, 999_970_000)] == [
+        "128", "999", "1 thousand", "7 thousand", "1.0 million", "134.5 million", "1.00 billion",
+    ]  # fmt: skip
+
+
+def test_times_and_points() -> None:
+    assert [words.seconds(times) for times in ([], [0.1, 12], [9.97, 10.01])] == ["", "0.1–12", "10"]
+    assert [words.points(share) for share in (0.02, 0.01, -0.01, 0.1)] == [
+        "2 percentage points", "1 percentage point", "−1 percentage point", "10 percentage points",
     ]  # fmt: skip
 
 
