@@ -67,7 +67,7 @@ def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[int, st
             raise LedgerError(f"{path}: made by an older version of sparsebench", _REBUILD)
         raise LedgerError(f"{path}: a DuckDB file, but not a ledger of sparsebench", "name another file with --ledger")
     versions = connection.execute("SELECT number, views FROM base.version").fetchall()
-    if len(versions) != 1:
+    if len(versions) != 1 or not isinstance(versions[0][0], int):
         raise LedgerError(f"{path}: does not say which version it is", _REBUILD)
     number, views = versions[0]
     newest = len(sqlfiles.folder("schema"))

@@ -62,6 +62,8 @@ def test_a_schema_that_fails_leaves_the_ledger_as_it_was(
         ("UPDATE base.version SET number = 99", r"newer sparsebench \(schema 99"),
         ("ALTER TABLE base.version RENAME TO migrations", "older version"),
         ("DELETE FROM base.version", "which version"),
+        ("ALTER TABLE base.version ALTER number DROP NOT NULL; UPDATE base.version SET number = NULL", "which version"),
+        ("ALTER TABLE base.version ALTER number TYPE VARCHAR", "which version"),
         ("DROP TABLE base.version", "not a ledger"),
     ],
 )
