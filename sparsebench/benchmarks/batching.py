@@ -12,53 +12,53 @@ import torch
 from sparsebench.errors import BenchmarkError, out_of_memory
 from sparsebench.models.files.families import dimensions
 
-SHARE = 0.5
+MEMORY_SHARE = 0.5
 """Share of a GPU's free memory that is used. The rest makes up for errors of the estimate."""
-MOST = 1 << 15
+MOST_TOKENS = 1 << 15
 """Most tokens per forward pass: with more a GPU is no faster."""
 
-Item = TypeVar("Item")
-Found = TypeVar("Found")
+Row = TypeVar("Row")
+Result = TypeVar("Result")
 
 
-def tokens_at_once(model: Any, least: int) -> int:
-    """Return the tokens per forward pass: ``least`` (the fastest) on a CPU, as many as fit on the model's GPU."""
+def tokens_at_once(model: Any, minimum: int) -> int:
+    """Return the tokens per forward pass: ``minimum`` (the fastest) on a CPU, as many as fit on the model's GPU."""
     if model.device.type != "cuda":
-        return least
+        return minimum
     free_bytes, _ = torch.cuda.mem_get_info(model.device)
     # What torch keeps for reuse is free too: without it, a later task would get smaller passes than the first.
     free_bytes += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-    return fitting_tokens(model, free_bytes, least)
+    return fitting_tokens(model, free_bytes, minimum)
 
 
-def fitting_tokens(model: Any, free_bytes: int, least: int) -> int:
-    """Return how many tokens' activations fit into SHARE of ``free_bytes`` bytes, at least ``least`` and at most MOST.
+def fitting_tokens(model: Any, free_bytes: int, minimum: int) -> int:
+    """Return how many tokens' activations fit into MEMORY_SHARE of ``free_bytes``: from ``minimum`` to MOST_TOKENS.
 
     Per token these are two blocks' states and their feed-forward parts, with temporary copies, and the logits over the
     vocabulary with their logarithms, in float32.
     """
     size = dimensions(model.config.to_dict())
     bytes_per_token = 2 * model.dtype.itemsize * (4 * size.hidden + 3 * size.inner) + 8 * size.vocabulary
-    return max(least, min(MOST, int(SHARE * free_bytes / bytes_per_token)))
+    return max(minimum, min(MOST_TOKENS, int(MEMORY_SHARE * free_bytes / bytes_per_token)))
 
 
 @dataclass
 class BatchSize:
-    """At most ``most`` rows per forward pass, halved when memory runs out unless the user ``asked`` for that number."""
+    """At most ``most_rows`` per forward pass, halved when memory runs out; not if ``is_fixed``, as the user's number is."""
 
-    most: int
-    asked: bool = False
+    most_rows: int
+    is_fixed: bool = False
 
     def parts(
-        self, rows: Sequence[Item], run: Callable[[Sequence[Item]], Found]
-    ) -> Iterator[tuple[Sequence[Item], Found]]:
+        self, rows: Sequence[Row], run: Callable[[Sequence[Row]], Result]
+    ) -> Iterator[tuple[Sequence[Row], Result]]:
         """Yield parts of ``rows`` in order, each with what ``run`` returns for it.
 
         Raises BenchmarkError when memory is too small for one row, or for the number that the user asked for.
         """
         start = 0
         while start < len(rows):
-            batch = rows[start : start + self.most]
+            batch = rows[start : start + self.most_rows]
             try:
                 result = run(batch)
             except (RuntimeError, MemoryError) as error:
@@ -67,33 +67,35 @@ class BatchSize:
                 yield batch, result
                 start += len(batch)
                 continue
-            release()  # after the except clause, where nothing refers to the failed pass any more
+            release_memory()  # after the except clause, where nothing refers to the failed pass any more
 
     def each(
-        self, rows: Sequence[Item], run: Callable[[Sequence[Item]], Iterable[Found]]
-    ) -> Iterator[tuple[Item, Found]]:
+        self, rows: Sequence[Row], run: Callable[[Sequence[Row]], Iterable[Result]]
+    ) -> Iterator[tuple[Row, Result]]:
         """Yield every row with what ``run`` returns for it, part by part as ``parts`` does."""
         for batch, results in self.parts(rows, run):
             yield from zip(batch, results, strict=True)
 
-    def halve(self, rows: int, error: Exception) -> None:
-        """Allow half of ``rows`` from now on, after a pass of ``rows`` failed with ``error``.
+    def halve(self, failed_rows: int, error: Exception) -> None:
+        """Allow half of ``failed_rows`` from now on, after a pass of so many failed with ``error``.
 
         Raises that error if it is not about memory, and BenchmarkError for a single row or a number that the user asked
         for.
         """
         if not out_of_memory(error):
             raise error
-        if self.asked or rows == 1:
+        if self.is_fixed or failed_rows == 1:
             raise BenchmarkError(
-                f"a forward pass of {rows} sequence{'s' * (rows > 1)} does not fit into memory: "
+                f"a forward pass of {failed_rows} sequence{'s' * (failed_rows > 1)} does not fit into memory: "
                 f"{(str(error).splitlines() or ['out of memory'])[0]}",
-                "leave `batch` out: as many are taken as fit" if self.asked else "use a smaller dtype, or more memory",
+                "leave `batch` out: as many are taken as fit"
+                if self.is_fixed
+                else "use a smaller dtype, or more memory",
             ) from error
-        self.most = rows // 2
+        self.most_rows = failed_rows // 2
 
 
-def release() -> None:
+def release_memory() -> None:
     """Return the memory that a failed pass has left to the device."""
     gc.collect()
     if torch.cuda.is_initialized():

@@ -21,44 +21,44 @@ Request = tuple[Any, list[int], list[int]]
 RequestsByInput = dict[TokenIds, list[tuple[int, list[int]]]]
 """For each distinct input the requests it answers: (position among the requests, continuation tokens)."""
 
-CONTEXT = 512
+RESERVED_TOKENS = 512
 """Tokens that a GPU's memory is reserved for per input of a stock batch."""
-_PROBE = 4
+_PROBED_INPUTS = 4
 """Number of inputs on which a model is tested for sharing tokens."""
-_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+_MODEL_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 """Errors that a model's own code may raise when its inputs are a tree."""
 
 
 class CausalScorer(HFLM):
-    """Stock HFLM; with ``share`` it skips what no answer needs.
+    """Stock HFLM; with ``shares_prefixes`` it skips what no answer needs.
 
-    Without ``share`` the loop is stock's own, and so is every bit. With it, output logits are computed at continuation
-    tokens only, and a beginning that inputs have in common is computed once, in batches of our own. Log-likelihoods
+    Without ``shares_prefixes`` the loop is stock's own, and so is every bit. With it, output logits are computed at
+    continuation tokens only, and a beginning that inputs have in common is computed once, in batches of our own. Log-likelihoods
     then differ from stock's only by the rounding that stock itself shows between batch sizes. A model that cannot share
     tokens is recognised on the first inputs and scored in stock's batches; ``sharing`` says so. Encoder-decoders use
     the stock loop too: all their logits are needed.
 
-    ``usual`` is the batch size. It is kept if ``exact``; otherwise a GPU may take larger batches.
+    A GPU may take larger batches than ``usual_batch_size`` unless the model ``keeps_batch_size``.
     """
 
     progress: Progress | None = None
-    share = False
-    exact = False
+    shares_prefixes = False
+    keeps_batch_size = False
     sharing = "off: not asked for"
     notes: Mapping[str, str | int | float] = {}
     _sharing_is_right = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.usual = int(self.batch_size)
+        self.usual_batch_size = int(self.batch_size)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[LogLikelihood]:
         """Run stock's method without its progress bar."""
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Run stock's method in batches of ``usual``, whatever an earlier task has noted or halved."""
-        self.notes, self.batch_size_per_gpu = {}, self.usual
+        """Run stock's method in batches of ``usual_batch_size``, whatever an earlier task has noted or halved."""
+        self.notes, self.batch_size_per_gpu = {}, self.usual_batch_size
         return super().generate_until(requests, disable_tqdm=True)
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -81,12 +81,14 @@ class CausalScorer(HFLM):
                 )
         self.done, self.total = 0, len(requests)
         can_share = self.backend == "causal" and self.model.get_output_embeddings() is not None
-        if self.share and not can_share:
+        if self.shares_prefixes and not can_share:
             self.sharing = "off: lm-eval's own loop"
         # Unless the number is the user's, a GPU takes as many as fit.
-        gpu_rows = 0 if self.exact or override_bs else batching.tokens_at_once(self.model, 0) // CONTEXT
-        batch = BatchSize(override_bs or max(self.usual, gpu_rows), asked=self.exact)
-        if not self.share or not can_share:
+        gpu_rows = (
+            0 if self.keeps_batch_size or override_bs else batching.tokens_at_once(self.model, 0) // RESERVED_TOKENS
+        )
+        batch = BatchSize(override_bs or max(self.usual_batch_size, gpu_rows), is_fixed=self.keeps_batch_size)
+        if not self.shares_prefixes or not can_share:
             return self._stock(requests, batch)
         by_input: RequestsByInput = {}
         for number, (_, context, continuation) in enumerate(requests):
@@ -97,49 +99,49 @@ class CausalScorer(HFLM):
         results: list[LogLikelihood] = [(0.0, False)] * len(requests)
         trees = self._trees(by_input) if override_bs is None else []
         unshared = set(by_input).difference(*trees)
-        for rows in _stock_batches(unshared, batch.most):
-            for number, answer in self._in_parts(rows, by_input, False, batch).items():
+        for rows in _stock_batches(unshared, batch.most_rows):
+            for number, answer in self._answers_in_batches(rows, by_input, False, batch).items():
                 results[number] = answer
             self._advance(len(rows))
         largest = max(map(len, trees), default=1)
-        tree = BatchSize(largest)
+        tree_batch = BatchSize(largest)
         for rows in trees:
-            answers = self._in_parts(rows, by_input, True, tree)
+            answers = self._answers_in_batches(rows, by_input, True, tree_batch)
             if not all(math.isfinite(likelihood) for likelihood, _ in answers.values()):
                 # An overflow in one input would spoil those that share a token with it.
-                for stock_rows in _stock_batches(rows, batch.most):
-                    answers |= self._in_parts(stock_rows, by_input, False, batch)
+                for stock_rows in _stock_batches(rows, batch.most_rows):
+                    answers |= self._answers_in_batches(stock_rows, by_input, False, batch)
             for number, answer in answers.items():
                 results[number] = answer
             self._advance(len(rows))
-        self._note(batch)
-        if tree.most < largest:
-            self.notes = {**self.notes, "prefix_batch_size": tree.most}
+        self._note_batch_size(batch)
+        if tree_batch.most_rows < largest:
+            self.notes = {**self.notes, "prefix_batch_size": tree_batch.most_rows}
         return results
 
     def _stock(self, requests: list[Request], batch: BatchSize) -> list[LogLikelihood]:
         """Run stock's own loop; when memory runs out, begin again with batches of half the size."""
         while True:
-            self.done, self.batch_size_per_gpu = 0, batch.most
+            self.done, self.batch_size_per_gpu = 0, batch.most_rows
             try:
                 answers: list[LogLikelihood] = super()._loglikelihood_tokens(requests, disable_tqdm=True)
             except (RuntimeError, MemoryError) as error:
-                batch.halve(batch.most, error)
+                batch.halve(batch.most_rows, error)
             else:
-                self._note(batch)
+                self._note_batch_size(batch)
                 return answers
-            batching.release()
+            batching.release_memory()
 
-    def _in_parts(
-        self, rows: list[TokenIds], by_input: RequestsByInput, together: bool, batch: BatchSize
+    def _answers_in_batches(
+        self, rows: list[TokenIds], by_input: RequestsByInput, as_tree: bool, batch: BatchSize
     ) -> dict[int, LogLikelihood]:
         answers: dict[int, LogLikelihood] = {}
-        for _, part_answers in batch.parts(rows, lambda part: dict(self._answers(list(part), by_input, together))):
+        for _, part_answers in batch.parts(rows, lambda part: dict(self._answers(list(part), by_input, as_tree))):
             answers |= part_answers
         return answers
 
-    def _note(self, batch: BatchSize) -> None:
-        self.notes = {} if batch.most == self.usual else {"batch_size": batch.most}
+    def _note_batch_size(self, batch: BatchSize) -> None:
+        self.notes = {} if batch.most_rows == self.usual_batch_size else {"batch_size": batch.most_rows}
 
     def _trees(self, by_input: RequestsByInput) -> list[list[TokenIds]]:
         """Return the batches of inputs that share tokens; none if the model cannot, and ``sharing`` then says why."""
@@ -148,7 +150,7 @@ class CausalScorer(HFLM):
         batches = prefixes.arrange((row for row in by_input if len(row) < limit), self.max_length, nodes)
         problem = prefixes.tree_problem(self.model) if batches else f"all inputs have {limit} tokens or more"
         if not problem and not self._sharing_is_right:
-            probe = max(batches, key=len)[:_PROBE]
+            probe = max(batches, key=len)[:_PROBED_INPUTS]
             problem = self._sharing_problem(probe, by_input)
             self._sharing_is_right = not problem and len(probe) > 1
         if problem:
@@ -166,12 +168,12 @@ class CausalScorer(HFLM):
         In bfloat16, rounding moves a 135M Llama's logits by up to 0.4% (relative L2). Ignored positions or masks move
         them by 7 to 60%.
         """
-        lengths = [_longest(by_input[row]) for row in rows]
+        lengths = [_longest_continuation(by_input[row]) for row in rows]
         try:
             tree_logits = self._logits(rows, lengths, True).float()
         except UnsupportedError as error:
             return error.message
-        except _ERRORS as error:
+        except _MODEL_ERRORS as error:
             return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         stock_logits = self._logits(rows, lengths, False).float()
         distance = float((tree_logits - stock_logits).norm() / stock_logits.norm())
@@ -180,12 +182,12 @@ class CausalScorer(HFLM):
         return f"the logits of {len(rows)} inputs move by {distance:.1e} (relative L2)"
 
     def _answers(
-        self, rows: list[TokenIds], by_input: RequestsByInput, together: bool
+        self, rows: list[TokenIds], by_input: RequestsByInput, as_tree: bool
     ) -> Iterator[tuple[int, LogLikelihood]]:
         """Yield (position among the requests, answer) for every request that these inputs answer."""
-        lengths = [_longest(by_input[row]) for row in rows]
-        logits = self._logits(rows, lengths, together)
-        chances = F.log_softmax(logits, dim=-1, dtype=self.softmax_dtype)
+        lengths = [_longest_continuation(by_input[row]) for row in rows]
+        logits = self._logits(rows, lengths, as_tree)
+        log_probabilities = F.log_softmax(logits, dim=-1, dtype=self.softmax_dtype)
         greedy = logits.argmax(dim=-1)
         end = 0
         for row, count in zip(rows, lengths, strict=True):
@@ -193,24 +195,24 @@ class CausalScorer(HFLM):
             for number, continuation in by_input[row]:
                 targets = torch.tensor(continuation, device=logits.device)
                 begin = end - len(continuation)
-                likelihood = chances[begin:end].gather(1, targets.unsqueeze(1)).sum()
+                likelihood = log_probabilities[begin:end].gather(1, targets.unsqueeze(1)).sum()
                 yield number, (float(likelihood), bool((greedy[begin:end] == targets).all()))
 
-    def _logits(self, rows: list[TokenIds], lengths: list[int], together: bool) -> torch.Tensor:
+    def _logits(self, rows: list[TokenIds], lengths: list[int], as_tree: bool) -> torch.Tensor:
         """Return logits (sum of ``lengths``, vocabulary) at the last ``lengths[i]`` tokens of each row ``i``, in order."""
-        if together:
+        if as_tree:
             tree = prefixes.Tree(rows, self.device)
             positions = [node for path, count in zip(tree.paths, lengths, strict=True) for node in path[-count:]]
-            return self._at(positions, lambda: prefixes.compute(self.model, tree))
+            return self._logits_at(positions, lambda: prefixes.compute(self.model, tree))
         width = max(map(len, rows))
         batch = torch.zeros((len(rows), width), dtype=torch.long, device="cpu")
         for number, row in enumerate(rows):
             batch[number, : len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
         ends = [number * width + len(row) for number, row in enumerate(rows)]
         positions = [number for end, count in zip(ends, lengths, strict=True) for number in range(end - count, end)]
-        return self._at(positions, lambda: super(CausalScorer, self)._model_call(batch.to(self.device)))
+        return self._logits_at(positions, lambda: super(CausalScorer, self)._model_call(batch.to(self.device)))
 
-    def _at(self, positions: list[int], forward: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def _logits_at(self, positions: list[int], forward: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Return what ``forward`` gives with the output head called only at these positions of the flattened batch."""
         head: Any = self.model.get_output_embeddings()
         chosen_positions = torch.tensor(positions, device=self.device)
@@ -235,5 +237,5 @@ def _stock_batches(rows: Sequence[TokenIds] | set[TokenIds], size: int) -> list[
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def _longest(requests: list[tuple[int, list[int]]]) -> int:
+def _longest_continuation(requests: list[tuple[int, list[int]]]) -> int:
     return max(len(continuation) for _, continuation in requests)

@@ -17,7 +17,7 @@ from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskS
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.heads import REGRESSION
 from sparsebench.benchmarks.own import KINDS
-from sparsebench.benchmarks.pairs import numeric
+from sparsebench.benchmarks.pairs import gold_number
 from sparsebench.benchmarks.statistics import RESAMPLES, SEED, macro_f1, pearson, pooled, spearman
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.labels import class_numbers, head_outputs
@@ -100,7 +100,7 @@ def _regression(
     available: int,
 ) -> ScoreResult:
     """Return the correlation of the head's numbers with those of the data. An outcome's label is the latter."""
-    gold = np.array([numeric(task, task.fields[1], number, row) for number, row in zip(numbers, rows, strict=True)])
+    gold = np.array([gold_number(task, task.fields[1], number, row) for number, row in zip(numbers, rows, strict=True)])
     values = encoder.logits(texts)[:, 0].astype(np.float64)
     if not np.isfinite(values).all():
         raise BenchmarkError(f"task {task.name}: a number of the head's is not finite", DAMAGED)

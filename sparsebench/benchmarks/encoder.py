@@ -37,12 +37,12 @@ BATCH_SIZE = 16
 """Texts per forward pass: the fastest number on two cores, in float32 and in bfloat16."""
 
 
-Function = Callable[..., ScoreResult]
+ScoreFunction = Callable[..., ScoreResult]
 """A function of ``(model, tokenizer, task, spec, cache, progress)``.
 
 The model is loaded and in evaluation mode: with its classification head if it has one, an encoder without any other
-head. ``task`` is the row of the table, ``spec`` the
-settings from the manifest. Sources are fetched into ``cache``; ``progress`` is to be called with (done, total).
+head. ``task`` is the row of the table, ``spec`` the settings from the manifest. Sources are fetched into ``cache``;
+``progress`` is to be called with (done, total).
 """
 
 
@@ -60,7 +60,7 @@ class Plugged:
         module, _, name = task.adapter.partition(":")
         progress = self.progress or (lambda done, total: None)
         with foreign(f"task {spec.task}: {task.adapter}", "mend the plugin", BenchmarkError):
-            function: Function = getattr(import_module(module), name)
+            function: ScoreFunction = getattr(import_module(module), name)
             result = function(self.model, self.tokenizer, task, spec, cache, progress)
         if not isinstance(result, ScoreResult):
             raise BenchmarkError(
@@ -80,11 +80,11 @@ class Encoder:
         self.config = bounded.read_object(self.folder / "config.json")
         self.tokenizer: Any = with_padding_token(load_tokenizer(folder), self.config)
         self.dtype, self.device = dtype, device
-        self.asked_batch_size = batch_size
-        rows = tokens_at_once(self.model, 0) // self.max_length
+        self.requested_batch_size = batch_size
+        fitting_texts = tokens_at_once(self.model, 0) // self.max_length
         if has_classifier(self.config) and _padding_id(self.model.config.pad_token_id) is None:
             batch_size = 1  # a decoder's head reads the last token that is no padding
-        self.batch = BatchSize(batch_size or max(BATCH_SIZE, rows), asked=batch_size is not None)
+        self.batch = BatchSize(batch_size or max(BATCH_SIZE, fitting_texts), is_fixed=batch_size is not None)
         self.progress = progress
         self._logits: dict[tuple[tuple[str, ...], ...], np.ndarray] = {}
 
@@ -108,9 +108,9 @@ class Encoder:
         """The model with its token-classification head. Raises ModelError when the files do not hold the head."""
         return self._with_head(AutoModelForTokenClassification)
 
-    def _with_head(self, kind: Any) -> PreTrainedModel:
+    def _with_head(self, model_class: Any) -> PreTrainedModel:
         """Load the model with a head; tasks that need none use the same encoder from now on."""
-        headed = load_model(self.folder, "encoder", self.dtype, self.device, kind)
+        headed = load_model(self.folder, "encoder", self.dtype, self.device, model_class)
         self.model = headed.base_model
         return headed
 
@@ -118,17 +118,17 @@ class Encoder:
     def _harness(self) -> Harness:
         from sparsebench.benchmarks.harness import Harness
 
-        return Harness(self.folder, "encoder", self.asked_batch_size, self.progress, self.masked)
+        return Harness(self.folder, "encoder", self.requested_batch_size, self.progress, self.masked)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return a vector per text, float32 (n, width), pooled as the checkpoint says. Equal texts are encoded once."""
         pooling = self.pooling
         distinct = list(dict.fromkeys(texts))
         prepared = [text.lower() for text in distinct] if pooling.lower_case else distinct
-        limit = min(pooling.max_length or self.max_length, self.max_length)
-        vectors = self.rows(
+        max_length = min(pooling.max_length or self.max_length, self.max_length)
+        vectors = self.outputs(
             [(text,) for text in prepared],
-            limit,
+            max_length,
             lambda batch: pooling.apply(self.model.base_model(**batch).last_hidden_state, batch["attention_mask"]),
         )
         position = {text: number for number, text in enumerate(distinct)}
@@ -138,21 +138,24 @@ class Encoder:
         """Return the head's outputs, float32 (n, classes), for single texts or pairs; for the same ones again, as they were."""
         key = tuple(texts)
         if key not in self._logits:
-            rows = self.rows(texts, self.max_length, lambda batch: self.model(**batch).logits.float())
+            rows = self.outputs(texts, self.max_length, lambda batch: self.model(**batch).logits.float())
             self._logits = {key: np.stack(rows)}
         return self._logits[key]
 
-    def rows(
-        self, texts: Sequence[tuple[str, ...]], limit: int, forward: Callable[[dict[str, torch.Tensor]], torch.Tensor]
+    def outputs(
+        self,
+        texts: Sequence[tuple[str, ...]],
+        max_length: int,
+        forward: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     ) -> list[Any]:
-        """Return what ``forward`` gives for each text, cut to ``limit`` tokens, from padded batches, longest texts first."""
+        """Return what ``forward`` gives for each text, cut to ``max_length`` tokens, in padded batches, longest first."""
         columns = [list(column) for column in zip(*texts, strict=True)]
-        encoded = self.tokenizer(*columns, truncation=True, max_length=limit)
+        encoded = self.tokenizer(*columns, truncation=True, max_length=max_length)
         order = sorted(range(len(texts)), key=lambda number: -len(encoded["input_ids"][number]))
 
         def run(numbers: Sequence[int]) -> np.ndarray:
-            rows = {name: [values[number] for number in numbers] for name, values in encoded.items()}
-            batch = self.tokenizer.pad(rows, return_tensors="pt").to(self.model.device)
+            unpadded = {name: [values[number] for number in numbers] for name, values in encoded.items()}
+            batch = self.tokenizer.pad(unpadded, return_tensors="pt").to(self.model.device)
             with torch.inference_mode():
                 outputs: np.ndarray = forward(dict(batch)).cpu().numpy()
             return outputs
@@ -176,7 +179,7 @@ class Encoder:
             "data": data or " ".join(task.data) or "hub " + "/".join(task.hub or ()),
             "split": "" if data or task.form else split,
             "chance_rule": task.chance,
-            "batch_size": self.batch.most,
+            "batch_size": self.batch.most_rows,
             "dtype": str(self.model.dtype).removeprefix("torch."),
         }
 
@@ -215,9 +218,9 @@ def documents(task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> list[dic
         path = spec.own.fetch(cache) if spec.own else sources.fetch(sources.parse(spec.data or ""), cache)
         records = [dict(zip(task.fields, row, strict=True)) for row in own.records(task.name, path, task.fields)]
         for number, record in enumerate(records, 1):
-            for name, value in record.items():
+            for column, value in record.items():
                 if value is None or (isinstance(value, str) and not value.strip()):
-                    raise own.unusable(task.name, number, name, value or "", "a value")
+                    raise own.unusable(task.name, number, column, value or "", "a value")
         return records
     if task.hub is None:
         import pyarrow as pa
@@ -232,13 +235,13 @@ def _hub_documents(task: Benchmark, cache: sources.Cache) -> list[dict[str, Any]
     import datasets
 
     assert task.hub is not None
-    data_set, name, split = task.hub
+    data_set, configuration, split = task.hub
     folder = str(cache.root / "datasets")
     try:
-        rows = datasets.load_dataset(data_set, name, split=split, cache_dir=folder, trust_remote_code=False)
+        rows = datasets.load_dataset(data_set, configuration, split=split, cache_dir=folder, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise BenchmarkError(
-            f"task {task.name}: {data_set}/{name} cannot be had from the hub: {type(error).__name__}: {error}",
+            f"task {task.name}: {data_set}/{configuration} cannot be had from the hub: {type(error).__name__}: {error}",
             "check HF_ENDPOINT, HF_HUB_OFFLINE and the network, or choose a task with offline data",
         ) from error
     return [dict(row) for row in rows]

@@ -30,7 +30,9 @@ def definitions(folder: Path, task: str) -> Files:
     paths = (path.relative_to(folder) for path in sorted(folder.glob("**/*.yaml")))
     allowance = bounded.Allowance()
     files = {
-        path: _read(folder / path, allowance) for path in paths if not any(part.startswith(".") for part in path.parts)
+        path: _read_settings(folder / path, allowance)
+        for path in paths
+        if not any(part.startswith(".") for part in path.parts)
     }
     for path, settings in files.items():
         check(folder, folder / path, settings)
@@ -42,15 +44,15 @@ def definitions(folder: Path, task: str) -> Files:
             if settings["group"] in groups:
                 raise BenchmarkError(f"{folder / path}: `group` {settings['group']} is in two files", "rename one")
             groups[settings["group"]] = members
-    names = {str(settings[key]) for settings in files.values() for key in ("task", "group") if _is_name(settings, key)}
+    names = {settings[key] for settings in files.values() for key in ("task", "group") if _has_text(settings, key)}
     if task not in names:
         hint = f"it has {', '.join(sorted(names)[:20])}" if names else "no .yaml file in it declares a `task`"
         raise BenchmarkError(f"{folder}: no task {task!r} in it", did_you_mean(task, names) or hint)
-    _count(folder, groups.get(task, []), groups, {task})
+    _count_members(folder, groups.get(task, []), groups, {task})
     return files
 
 
-def _read(path: Path, allowance: bounded.Allowance) -> dict[str, Any]:
+def _read_settings(path: Path, allowance: bounded.Allowance) -> dict[str, Any]:
     import yaml
 
     text = bounded.read(path, BenchmarkError, bounded.MANIFEST_BYTES)
@@ -91,17 +93,17 @@ def _merged(path: Path, files: Files, seen: set[Path]) -> dict[str, Any]:
     return merged | {key: value for key, value in settings.items() if key != "include"}
 
 
-def _is_name(settings: Mapping[str, Any], key: str) -> bool:
+def _has_text(settings: Mapping[str, Any], key: str) -> bool:
     return isinstance(settings.get(key), str)
 
 
 def _members(settings: Any) -> list[Any]:
     """Return what a group consists of; empty for a task or a name."""
-    members = settings.get("task") if isinstance(settings, Mapping) and _is_name(settings, "group") else None
+    members = settings.get("task") if isinstance(settings, Mapping) and _has_text(settings, "group") else None
     return members if isinstance(members, list) else []
 
 
-def _count(folder: Path, members: list[Any], groups: Mapping[str, list[Any]], above: set[str]) -> int:
+def _count_members(folder: Path, members: list[Any], groups: Mapping[str, list[Any]], above: set[str]) -> int:
     """Return how many tasks and groups a group has within it. Raises BenchmarkError for a group within itself."""
     total = 0
     for member in members:
@@ -110,7 +112,7 @@ def _count(folder: Path, members: list[Any], groups: Mapping[str, list[Any]], ab
             raise BenchmarkError(f"{folder}: `group` {name} is within itself", "take it out of its own list")
         if len(above) == bounded.DEPTH:
             raise BenchmarkError(f"{folder}: `group` {name} is more than {bounded.DEPTH} deep", "list its tasks above")
-        total += 1 + _count(folder, groups.get(name) or _members(member), groups, above | {name})
+        total += 1 + _count_members(folder, groups.get(name) or _members(member), groups, above | {name})
         if total > bounded.MEMBERS:
             raise BenchmarkError(f"{folder}: more than {bounded.MEMBERS:,} tasks in a `group`", "list fewer")
     return total
@@ -121,9 +123,9 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "text": (".txt",),
 }  # fmt: skip
 """The suffixes of data files by a task's `dataset_path`; .gz or .zst may follow."""
-CHOICES = 1000
+MOST_CHOICES = 1000
 """Most choices, or right answers, of a document."""
-_CODE = {
+_REFUSED = {
     "class": "names Python code",
     "custom_dataset": "names Python code",
     "process_docs": "names Python code",
@@ -134,6 +136,7 @@ _CODE = {
     "doc_to_audio": "names other files",
     "hf_evaluate": "runs a script of the hub's",
 }
+"""Keys of lm-eval that are refused, each with the reason."""
 WAY_OUT = "write it without, or as a plugin (docs/howto/own-benchmark.md), which is code that you trust"
 
 
@@ -153,8 +156,8 @@ class Items(NamedTuple):
 _DELIMITER = Characters(1000)
 _PROMPT = {
     "doc_to_text": (str, int),
-    "doc_to_target": (str, int, Items(object, CHOICES)),
-    "doc_to_choice": (str, Items(str, CHOICES), dict),
+    "doc_to_target": (str, int, Items(object, MOST_CHOICES)),
+    "doc_to_choice": (str, Items(str, MOST_CHOICES), dict),
     "target_delimiter": _DELIMITER,
     "fewshot_delimiter": _DELIMITER,
     "gen_prefix": str,
@@ -186,7 +189,7 @@ KEYS: Mapping[str, Any] = {
     "output_type": str, "description": str, "should_decontaminate": bool, "doc_to_decontamination_query": str,
     "num_fewshot": range(101), "repeats": range(1, 101),
     "fewshot_config": {
-        **_PROMPT, "sampler": str, "split": str, "fewshot_indices": Items(int), "samples": Items(dict, CHOICES),
+        **_PROMPT, "sampler": str, "split": str, "fewshot_indices": Items(int), "samples": Items(dict, MOST_CHOICES),
     },
     "generation_kwargs": _GENERATION,
     "metric_list": Items(_METRIC),
@@ -201,8 +204,8 @@ def check(folder: Path, where: Path | str, settings: Mapping[str, Any]) -> None:
         if value is None or value is False:
             continue
         if key in KEYS:
-            _measure(where, key, value)
-        _fit(where, str(key), value, KEYS.get(key))
+            _check_size(where, key, value)
+        _check_value(where, str(key), value, KEYS.get(key))
     data_files(folder, where, settings.get("dataset_kwargs") or {})
     members = settings.get("task")
     for member in members if isinstance(members, list) else ():
@@ -214,25 +217,27 @@ def check(folder: Path, where: Path | str, settings: Mapping[str, Any]) -> None:
 
 def data_files(folder: Path, where: Path | str, settings: Mapping[str, Any]) -> dict[str, list[Path]]:
     """Return the data files of each split, resolved. Raises BenchmarkError for what is not a file of the folder."""
-    named = settings.get("data_files")
-    if named is None:
+    stated = settings.get("data_files")
+    if stated is None:
         return {}
-    splits = named if isinstance(named, Mapping) else {"train": named}
+    splits = stated if isinstance(stated, Mapping) else {"train": stated}
     files = {}
     for split, names in splits.items():
-        files[str(split)] = [_inside(folder, where, name) for name in (names if isinstance(names, list) else [names])]
+        files[str(split)] = [
+            _file_inside(folder, where, name) for name in (names if isinstance(names, list) else [names])
+        ]
         if len(set(files[str(split)])) < len(files[str(split)]):
             raise BenchmarkError(f"{where}: `data_files` names a file twice for {split}", "name it once")
     return files
 
 
-def _inside(folder: Path, where: Path | str, name: Any) -> Path:
+def _file_inside(folder: Path, where: Path | str, name: Any) -> Path:
     home = folder.resolve()
     try:
         path = (folder / name).resolve()
-        steps = path.relative_to(home).parts
+        parts = path.relative_to(home).parts
         # Hidden files are not part of a folder's hash.
-        if path.is_file() and not any(step.startswith(".") for step in steps):
+        if path.is_file() and not any(part.startswith(".") for part in parts):
             return path
     except (OSError, ValueError, TypeError, RuntimeError):
         pass
@@ -242,7 +247,7 @@ def _inside(folder: Path, where: Path | str, name: Any) -> Path:
     )
 
 
-def _measure(where: Path | str, key: str, value: Any) -> None:
+def _check_size(where: Path | str, key: str, value: Any) -> None:
     """Refuse a value that is nested too deep, or too large with its aliases written out."""
     pending, nodes, characters = [(value, 0)], bounded.NODES, bounded.MB
     while pending:
@@ -261,31 +266,31 @@ def _measure(where: Path | str, key: str, value: Any) -> None:
             pending += [(child, depth + 1) for child in item]
 
 
-def _fit(where: Path | str, key: str, value: Any, allowed: Any) -> None:
+def _check_value(where: Path | str, key: str, value: Any, allowed: Any) -> None:
     """Check that ``value`` is what is allowed at ``key``, a path with dots; allowed None means an unknown key."""
     if allowed is None:
-        reason = _CODE.get(key.rpartition(".")[2], "is no key that is read here")
+        reason = _REFUSED.get(key.rpartition(".")[2], "is no key that is read here")
         raise BenchmarkError(f"{where}: `{key[: bounded.KEY_CHARACTERS]}` {reason}", WAY_OUT)
     alternatives = allowed if type(allowed) is tuple else (allowed,)
     for kind in alternatives:
         if isinstance(kind, dict) and isinstance(value, Mapping):
             for name, item in value.items():
                 if item is not None and item is not False:
-                    _fit(where, f"{key}.{name}", item, kind.get(name))
+                    _check_value(where, f"{key}.{name}", item, kind.get(name))
             return
         if isinstance(kind, Items) and isinstance(value, list) and len(value) <= kind.most:
             for item in value:
-                _fit(where, key, item, kind.of)
+                _check_value(where, key, item, kind.of)
             return
-        if _is(value, kind):
+        if _matches(value, kind):
             return
     raise BenchmarkError(
         f"{where}: `{key}`: {str(value)[:80]!r} does not fit",
-        f"it is {' or '.join(dict.fromkeys(map(_words, alternatives)))}",
+        f"it is {' or '.join(dict.fromkeys(map(_described, alternatives)))}",
     )
 
 
-def _is(value: Any, kind: Any) -> bool:
+def _matches(value: Any, kind: Any) -> bool:
     if isinstance(kind, range):
         return type(value) is int and value in kind
     if isinstance(kind, frozenset):
@@ -295,7 +300,7 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(kind, type) and isinstance(value, kind) and (kind is not int or value is not True)
 
 
-def _words(kind: Any) -> str:
+def _described(kind: Any) -> str:
     if isinstance(kind, range):
         return f"a whole number from {kind[0]} to {kind[-1]}"
     if isinstance(kind, frozenset):

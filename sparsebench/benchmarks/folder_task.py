@@ -23,7 +23,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager, _factory
 
 from sparsebench import bounded
-from sparsebench.benchmarks.folder import CHOICES, SUFFIXES, check, data_files, definitions
+from sparsebench.benchmarks.folder import MOST_CHOICES, SUFFIXES, check, data_files, definitions
 from sparsebench.errors import BenchmarkError, foreign
 from sparsebench.paths import temporary_folder
 from sparsebench.sources.text import read_records, suffix_of
@@ -162,8 +162,8 @@ for _name, _key in {
 def _refuse_large(culprit: str, result: Any) -> None:
     """Refuse a text that takes a tokenizer minutes, and too many choices or answers."""
     if isinstance(result, list):
-        if len(result) > CHOICES:
-            raise BenchmarkError(f"{culprit}: more than {CHOICES:,} of a document", "leave the document out")
+        if len(result) > MOST_CHOICES:
+            raise BenchmarkError(f"{culprit}: more than {MOST_CHOICES:,} of a document", "leave the document out")
         for item in result:
             _refuse_large(culprit, item)
     elif isinstance(result, str) and _is_long(result):

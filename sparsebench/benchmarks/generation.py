@@ -1,7 +1,7 @@
 """Comparing what a model writes with accepted answers: exact match, F1 over words, edit distance to the nearest answer.
 
-The model gets an input and decodes greedily until it ends its output or reaches LONGEST tokens. No answers are ranked
-and no part of one is given, so one wrong token can spoil all that follow it. A decoder's answer is the first line that
+The model gets an input and decodes greedily until it ends its output or reaches MOST_NEW_TOKENS tokens. No answers are
+ranked and no part of one is given, so one wrong token can spoil all that follow it. A decoder's answer is the first line that
 it writes after the input. It reads the tokens that all inputs begin with, such as examples, only once.
 """
 
@@ -29,19 +29,19 @@ from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.families import cache_name
 from sparsebench.models.files.text import longest_input
 
-LONGEST = 32
+MOST_NEW_TOKENS = 32
 """Most new tokens, the end included, if a task has no length. CMUdict's longest pronunciation has 28 phonemes."""
-CONTEXT = 512
+RESERVED_TOKENS = 512
 """Tokens, of an input and its output together, that a GPU's memory is reserved for per sequence."""
 BATCH_SIZE = 64
 """Inputs decoded together. All have the same length, so no padding can change a number."""
 
-SHARED = 64
+FEWEST_SHARED = 64
 """A common beginning of all inputs is read once for all of them only if it has more tokens than this."""
 
-EDITS = ("per", "word_error_rate")
+EDIT_METRICS = ("per", "word_error_rate")
 """Metrics that count the edits between output and answer; all others measure their similarity, from 0 to 1."""
-LIBRARIES = {"rouge_l": "rouge_score", "chrf": "sacrebleu"}
+METRIC_LIBRARIES = {"rouge_l": "rouge_score", "chrf": "sacrebleu"}
 """The package that computes a metric, for those that we do not compute ourselves."""
 
 Symbols = tuple[str, ...]
@@ -59,7 +59,7 @@ class GenerationExample:
     context: str = ""
 
 
-class Written(NamedTuple):
+class GeneratedText(NamedTuple):
     """What a model wrote for an input, and whether it ended of itself within the tokens that it was allowed."""
 
     symbols: Symbols
@@ -74,12 +74,12 @@ class Generation:
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        # On a GPU, as many rows of CONTEXT tokens as fit into its memory.
-        rows = batch_size or max(BATCH_SIZE, tokens_at_once(model, 0) // CONTEXT)
-        self.batch = BatchSize(rows, asked=batch_size is not None)
+        # On a GPU, as many rows of RESERVED_TOKENS tokens as fit into its memory.
+        rows = batch_size or max(BATCH_SIZE, tokens_at_once(model, 0) // RESERVED_TOKENS)
+        self.batch = BatchSize(rows, is_fixed=batch_size is not None)
         self.progress = progress
         self._documents: dict[tuple[tuple[str, ...], ...], list[GenerationExample]] = {}
-        self._written: dict[tuple[int, tuple[str, ...]], list[Written]] = {}
+        self._generated: dict[tuple[int, tuple[str, ...]], list[GeneratedText]] = {}
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         """Score one task.
@@ -90,16 +90,16 @@ class Generation:
         long.
         """
         task = spec.required_benchmark
-        most_tokens, data_key = task.tokens or LONGEST, (task.data, task.fields)
+        most_new_tokens, data_key = task.tokens or MOST_NEW_TOKENS, (task.data, task.fields)
         if data_key not in self._documents:
             self._documents[data_key] = questions(spec, cache) if spec.own else documents(task, cache)
         all_examples = self._documents[data_key]
         numbers, examples = drawn(all_examples, spec.limit)
-        texts = tuple(document.text for document in examples)
-        if (most_tokens, texts) not in self._written:
-            self._written[most_tokens, texts] = self.write(texts, most_tokens)
-        outputs = self._written[most_tokens, texts]
-        values, lengths = compared(task, examples, [output.symbols for output in outputs])
+        texts = tuple(example.text for example in examples)
+        if (most_new_tokens, texts) not in self._generated:
+            self._generated[most_new_tokens, texts] = self.generate(texts, most_new_tokens)
+        outputs = self._generated[most_new_tokens, texts]
+        values, lengths = metric_values(task, examples, [output.symbols for output in outputs])
         return ScoreResult.of(
             task,
             (
@@ -116,14 +116,14 @@ class Generation:
             available=len(all_examples),
             chance=0.0 if task.chance == "open" else None,
             scored=ratio(values, lengths or [1.0] * len(values)),
-            protocol=self._protocol(task, examples, most_tokens)
+            protocol=self._protocol(task, examples, most_new_tokens)
             | {"documents": len(all_examples), "cut_off": sum(not output.ended for output in outputs)},
         )
 
     def _protocol(
-        self, task: Benchmark, examples: Sequence[GenerationExample], longest: int
+        self, task: Benchmark, examples: Sequence[GenerationExample], most_new_tokens: int
     ) -> dict[str, str | int | float]:
-        library = LIBRARIES.get(task.metric)
+        library = METRIC_LIBRARIES.get(task.metric)
         return {
             "harness": f"sparsebench generation, transformers {version('transformers')}",
             **({"metric": f"{library} {version(library)}"} if library else {}),
@@ -132,20 +132,20 @@ class Generation:
             "split": "" if task.form else f"test, seed {cmudict.SEED}",
             "documents_sha256": hashlib.sha256(repr(examples).encode()).hexdigest(),
             "decoding": "greedy" if self.model.config.is_encoder_decoder else "greedy, the first line",
-            "max_new_tokens": longest,
+            "max_new_tokens": most_new_tokens,
             "chance_rule": task.chance,
-            "batch_size": self.batch.most,
+            "batch_size": self.batch.most_rows,
             "dtype": str(self.model.dtype).removeprefix("torch."),
         }
 
-    def write(self, texts: Sequence[str], longest: int = LONGEST) -> list[Written]:
+    def generate(self, texts: Sequence[str], most_new_tokens: int = MOST_NEW_TOKENS) -> list[GeneratedText]:
         """Return the model's output for each text, in symbols (the decoded text, split at whitespace).
 
-        Raises BenchmarkError when an input (a decoder's with ``longest`` new tokens) is longer than the model takes.
+        Raises BenchmarkError when an input, a decoder's with ``most_new_tokens``, is longer than the model takes.
         """
         rows = self.tokenizer(list(texts), verbose=False)["input_ids"]
         model_limit = longest_input(self.model.config.to_dict())
-        new_tokens = 0 if self.model.config.is_encoder_decoder else longest
+        new_tokens = 0 if self.model.config.is_encoder_decoder else most_new_tokens
         for number, row in enumerate(rows):
             if model_limit and len(row) + new_tokens > model_limit:
                 raise BenchmarkError(
@@ -158,13 +158,13 @@ class Generation:
         by_length: dict[int, list[int]] = {}
         for number, row in enumerate(rows):
             by_length.setdefault(len(row), []).append(number)
-        outputs = [Written((), False)] * len(rows)
+        outputs = [GeneratedText((), False)] * len(rows)
         done = 0
         for length in sorted(by_length, reverse=True):
 
-            def run(numbers: Sequence[int]) -> list[Written]:
+            def run(numbers: Sequence[int]) -> list[GeneratedText]:
                 input_ids = torch.tensor([rows[number] for number in numbers], device=self.model.device)
-                return self._decoded(input_ids, longest, prefix_cache)
+                return self._generate_batch(input_ids, most_new_tokens, prefix_cache)
 
             for number, output in self.batch.each(by_length[length], run):
                 outputs[number] = output
@@ -181,49 +181,49 @@ class Generation:
         cache = DynamicCache(config=self.model.config)
         plain = all(type(layer).__name__ == "DynamicLayer" for layer in cache.layers)
         # An input's last token is always read.
-        if len(tokens) <= SHARED or not plain:
+        if len(tokens) <= FEWEST_SHARED or not plain:
             return None
         with torch.inference_mode():
             input_ids = torch.tensor([tokens[:-1]], device=self.model.device)
             self.model(input_ids=input_ids, use_cache=True, **{cache_name(self.model): cache})
         return cache
 
-    def _decoded(self, input_ids: torch.Tensor, longest: int, prefix_cache: Any) -> list[Written]:
+    def _generate_batch(self, input_ids: torch.Tensor, most_new_tokens: int, prefix_cache: Any) -> list[GeneratedText]:
         """Return greedy continuations of ``input_ids`` (batch, length); ``prefix_cache`` caches its first tokens, or is None."""
         is_encoder_decoder = bool(self.model.config.is_encoder_decoder)
         # An encoder-decoder's output begins with its start token.
         length = 1 if is_encoder_decoder else input_ids.shape[1]
 
-        def finite(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        def refuse_non_finite(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             if not bool(torch.isfinite(scores).all()):
                 raise BenchmarkError("generation: the model's logits are not finite", DAMAGED)
             return scores
 
-        def first_line(ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
+        def has_line_break(ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
             texts = self.tokenizer.batch_decode(ids[:, length:])
             return torch.tensor(["\n" in text for text in texts], device=ids.device)
 
-        options: dict[str, Any] = {} if is_encoder_decoder else {"stopping_criteria": [first_line]}
+        options: dict[str, Any] = {} if is_encoder_decoder else {"stopping_criteria": [has_line_break]}
         if prefix_cache is not None:
             copied = options[cache_name(self.model)] = copy.deepcopy(prefix_cache)
             copied.batch_repeat_interleave(len(input_ids))
         with torch.inference_mode():
-            written = self.model.generate(  # type: ignore[operator]
+            generated = self.model.generate(  # type: ignore[operator]
                 input_ids=input_ids,
                 attention_mask=torch.ones_like(input_ids),
-                max_new_tokens=longest,
+                max_new_tokens=most_new_tokens,
                 num_beams=1,
                 do_sample=False,
-                logits_processor=[finite],
+                logits_processor=[refuse_non_finite],
                 **options,
             )
-        new = written[:, length:]
-        ends = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
-        ends = {*ends} if isinstance(ends, list) else {ends}
+        new = generated[:, length:]
+        end_tokens = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
+        end_tokens = {*end_tokens} if isinstance(end_tokens, list) else {end_tokens}
         outputs = []
         for ids, text in zip(new.tolist(), self.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             line, newline, _ = (text, "", "") if is_encoder_decoder else text.partition("\n")
-            outputs.append(Written(tuple(line.split()), bool(newline) or not ends.isdisjoint(ids)))
+            outputs.append(GeneratedText(tuple(line.split()), bool(newline) or not end_tokens.isdisjoint(ids)))
         return outputs
 
 
@@ -251,15 +251,17 @@ def documents(task: Benchmark, cache: sources.Cache) -> list[GenerationExample]:
     return [GenerationExample(word.spelling, word.pronunciations) for word in cmudict.split(cmudict.read(path), "test")]
 
 
-def compared(
+def metric_values(
     task: Benchmark, examples: Sequence[GenerationExample], outputs: Sequence[Symbols]
 ) -> tuple[list[float], list[float]]:
-    """Return each output's value by the task's metric, and for EDITS the lengths of the first answers (else none)."""
+    """Return each output's value by the task's metric, and for EDIT_METRICS the lengths of first answers (else none)."""
     if task.form == "squad":
         outputs = [squad.words(" ".join(symbols)) for symbols in outputs]
     pairs = list(zip(examples, outputs, strict=True))
-    if task.metric in EDITS:
-        edits = [float(min(distance(symbols, answer) for answer in document.answers)) for document, symbols in pairs]
+    if task.metric in EDIT_METRICS:
+        edits = [
+            float(min(edit_distance(symbols, answer) for answer in document.answers)) for document, symbols in pairs
+        ]
         return edits, [float(len(document.answers[0])) for document in examples]
     similarity = similarity_of(task.metric)
     return [max(similarity(symbols, answer) for answer in document.answers) for document, symbols in pairs], []
@@ -286,7 +288,7 @@ def similarity_of(metric: str) -> Callable[[Sequence[str], Sequence[str]], float
     return lambda output, answer: float(output == answer)
 
 
-def distance(first: Sequence[str], second: Sequence[str]) -> int:
+def edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
     """Return the Levenshtein distance: the fewest insertions, deletions and substitutions that make one the other."""
     row = list(range(len(second) + 1))
     for i, left in enumerate(first, start=1):

@@ -77,7 +77,7 @@ class Harness:
                     batch_size=self.batch_size,
                     trust_remote_code=False,
                 )
-                self.lm.share, self.lm.exact = not self.exact, self.exact
+                self.lm.shares_prefixes, self.lm.keeps_batch_size = not self.exact, self.exact
         self.lm.progress = progress
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
@@ -144,7 +144,9 @@ class Harness:
         return {
             "harness": f"lm-eval {version('lm_eval')}",
             "task_version": str(results["versions"].get(spec.task, results["versions"].get(name))),
-            "data": " ".join(data_sources(spec.task)) if index.serves(spec) else f"hub {', '.join(sorted(hub))}",
+            "data": " ".join(data_sources(spec.task))
+            if index.has_local_data(spec)
+            else f"hub {', '.join(sorted(hub))}",
             "split": split,
             "num_fewshot": config.num_fewshot,
             "fewshot_split": (config.fewshot_split or config.training_split or split) if config.num_fewshot else "",
@@ -178,7 +180,7 @@ def _load(spec: TaskSpec, cache: sources.Cache) -> dict[str, Any]:
     file = index.stock(cache).get(spec.task)
     if file is None:
         raise BenchmarkError(f"lm-eval has no task {spec.task!r}", "list the names with `sparsebench score --list`")
-    local = index.serves(spec)
+    local = index.has_local_data(spec)
     try:
         if local:
             return index.load(spec.task, cache)

@@ -24,7 +24,7 @@ _ENCODER_HEADS = {
 """By adapter, the head that an encoder needs for its tasks, in words, and what tells whether config.json names it."""
 REGRESSION = ("pearson", "spearman")
 """The metrics of a head that gives a number."""
-_FIRST = 10_000
+_RECORDS_READ = 10_000
 """The records of a user's own file whose labels are read before a run."""
 
 
@@ -37,8 +37,8 @@ def missing_head(adapter: str, config: Mapping[str, Any], family: Family = "enco
         return None if has_classifier(config) else "a sequence-classification head"
     if family != "encoder":
         return "a head that predicts tokens" if has_classifier(config) and ":" not in adapter else None
-    words, has_head = _ENCODER_HEADS.get(adapter, ("", has_classifier))
-    return words if words and not has_head(config) else None
+    head, has_head = _ENCODER_HEADS.get(adapter, ("", has_classifier))
+    return head if head and not has_head(config) else None
 
 
 def fitting_tasks(config: Mapping[str, Any], family: Family = "encoder") -> list[str]:
@@ -69,7 +69,7 @@ def data_misfit(
         return None
     path = Path(source.location)
     try:
-        records = islice(enumerate(read_records(path, *own_data.fields), 1), _FIRST)
+        records = islice(enumerate(read_records(path, *own_data.fields), 1), _RECORDS_READ)
         columns = (column_values("classify", path.name, number, record, own_data.fields) for number, record in records)
         stated_labels = [str(values[1]) for values in columns]
         class_numbers(labels or head_outputs(config), [label for label in stated_labels if label.strip()])

@@ -22,16 +22,18 @@ from sparsebench.errors import SparsebenchError, UnsupportedError
 if TYPE_CHECKING:
     import numpy as np
 
-_LARGEST = 1 << 28
+_MOST_NUMBERS = 1 << 28
 """Most numbers in a (texts, words) table. With more words, some words share a column."""
-_RANKED = ("pairs", "retrieval")
-_SAME_FOR_ALL = ("open", "majority")
+_RANKING_ADAPTERS = ("pairs", "retrieval")
+_WITHOUT_CHOICES = ("open", "majority")
 """Chance rules of tasks without choices, and of tasks with the same choices for every document."""
 
 
-def has_heuristic(row: Benchmark | None) -> bool:
+def has_heuristic(benchmark: Benchmark | None) -> bool:
     """Return whether a task has a heuristic. True for one that only lm-eval has (None): its documents decide later."""
-    return row is None or row.adapter in _RANKED or (row.adapter == "harness" and row.chance not in _SAME_FOR_ALL)
+    if benchmark is None or benchmark.adapter in _RANKING_ADAPTERS:
+        return True
+    return benchmark.adapter == "harness" and benchmark.chance not in _WITHOUT_CHOICES
 
 
 def score(tasks: Sequence[TaskSpec], cache: sources.Cache, emit: EmitScore) -> None:
@@ -49,16 +51,16 @@ def score(tasks: Sequence[TaskSpec], cache: sources.Cache, emit: EmitScore) -> N
 def _score(spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     if not has_heuristic(spec.benchmark):
         raise UnsupportedError(f"task {spec.task}: no heuristic is known for it", "leave it out by `select`")
-    if spec.adapter in _RANKED:
+    if spec.adapter in _RANKING_ADAPTERS:
         module: Any = import_module(f"sparsebench.benchmarks.{spec.adapter}")
-        return module.score(_Words(), spec.required_benchmark, spec, cache)
+        return module.score(_WordEncoder(), spec.required_benchmark, spec, cache)
     from sparsebench.benchmarks.harness import Lengths  # lm-eval takes seconds to import
 
     results = [Lengths(sign).score(spec, cache) for sign in (-1, 1)]
     return max(results, key=lambda result: result.score)
 
 
-class _Words:
+class _WordEncoder:
     """A substitute for an encoder: a text's vector says which words it has."""
 
     pooling = SimpleNamespace(mode="words")
@@ -68,15 +70,15 @@ class _Words:
         import numpy as np
 
         bags = [set(re.findall(r"\w+", text.lower())) for text in texts]
-        column = {word: number for number, word in enumerate(sorted(set().union(*bags)))}
-        width = max(1, min(len(column), _LARGEST // max(1, len(texts))))
+        column_of = {word: number for number, word in enumerate(sorted(set().union(*bags)))}
+        width = max(1, min(len(column_of), _MOST_NUMBERS // max(1, len(texts))))
         vectors = np.zeros((len(texts), width), dtype=np.float32)
         for vector, bag in zip(vectors, bags, strict=True):
-            vector[[column[word] % width for word in bag]] = 1
+            vector[[column_of[word] % width for word in bag]] = 1
         return vectors
 
     def protocol(
-        self, task: Benchmark, rows: Sequence[Mapping[str, Any]] | None, data: str | None = None
+        self, task: Benchmark, rows: Sequence[Mapping[str, Any]], data: str | None = None
     ) -> dict[str, str | int | float]:
         """Return an encoder's protocol without the fields that depend on a model."""
         return {
@@ -85,5 +87,5 @@ class _Words:
             "task_version": str(task.version),
             "data": data or " ".join(task.data) or "hub " + "/".join(task.hub or ()),
             "chance_rule": task.chance,
-            "documents_sha256": hashes.of_documents(rows or ()),
+            "documents_sha256": hashes.of_documents(rows),
         }

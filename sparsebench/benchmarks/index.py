@@ -38,11 +38,11 @@ def stock(cache: Cache | None = None) -> Mapping[str, str]:
     from importlib.metadata import version
 
     root = tasks_folder()
-    note = (cache or Cache()).root / "lm_eval_tasks" / f"{version('lm_eval')}.json"
-    files = read_json(note)
+    cache_file = (cache or Cache()).root / "lm_eval_tasks" / f"{version('lm_eval')}.json"
+    files = read_json(cache_file)
     if files is None:
         files = _scan(root)
-        write_json(note, files)
+        write_json(cache_file, files)
     return files
 
 
@@ -59,13 +59,13 @@ def tasks_folder() -> Path:
 def _scan(root: Path) -> dict[str, str]:
     files: dict[str, str] = {}
     for path in sorted(root.glob("**/*.yaml")):
-        name, is_group = _entry(path)
+        name, is_group = _declared_name(path)
         if name:
             files.setdefault(name, GROUP if is_group else path.relative_to(root).as_posix())
     return files
 
 
-def _entry(path: Path) -> tuple[str, bool]:
+def _declared_name(path: Path) -> tuple[str, bool]:
     """Return the name that a task file declares, itself or through what it includes ("": none); whether it is a group's."""
     declared: dict[str, str] = {}
     for key, value in _KEY.findall(path.read_bytes()):
@@ -76,10 +76,10 @@ def _entry(path: Path) -> tuple[str, bool]:
     if "task" in declared:
         return declared["task"], False
     included = path.parent / declared["include"] if "include" in declared else None
-    return _entry(included) if included and included.is_file() else ("", False)
+    return _declared_name(included) if included and included.is_file() else ("", False)
 
 
-def serves(spec: TaskSpec) -> bool:
+def has_local_data(spec: TaskSpec) -> bool:
     """Return whether the task can be scored from local data; examples in its prompt may need a split on the hub."""
     task = spec.benchmark
     return task is not None and bool(task.examples or not spec.num_fewshot)
@@ -105,11 +105,11 @@ def write(name: str, cache: sources.Cache, folder: Path) -> None:
     import yaml
 
     settings = dict(definition(name))
-    stock = tasks_folder() / settings.pop("include")
+    stock_file = tasks_folder() / settings.pop("include")
     if all_tasks()[name].parts == 1:
-        _write(folder / f"{name}.yaml", stock, _with_paths(settings, "", cache))
+        _write(folder / f"{name}.yaml", stock_file, _with_paths(settings, "", cache))
         return
-    for file in sorted(stock.parent.glob("*.yaml")):
+    for file in sorted(stock_file.parent.glob("*.yaml")):
         subject = yaml.safe_load(file.read_text(encoding="utf-8")).get("dataset_name")
         _write(folder / file.name, file, _with_paths(settings, subject, cache) if subject else {})
 

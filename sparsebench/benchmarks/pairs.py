@@ -31,16 +31,16 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     numbers, rows = drawn(all_documents, spec.limit)
     first, second = ([str(row[field]) for row in rows] for field in task.fields[:2])
     is_ranking, column = task.metric == "ap", task.fields[2]
-    gold = np.array([numeric(task, column, number, row) for number, row in zip(numbers, rows, strict=True)])
+    gold = np.array([gold_number(task, column, number, row) for number, row in zip(numbers, rows, strict=True)])
     if is_ranking and (neither := np.flatnonzero((gold != 0) & (gold != 1))).size:
-        position = neither[0]
-        raise own.unusable(task.name, numbers[position] + 1, column, rows[position][column], "0 or 1")
+        first_wrong = neither[0]
+        raise own.unusable(task.name, numbers[first_wrong] + 1, column, rows[first_wrong][column], "0 or 1")
     if np.ptp(gold) == 0:
         raise BenchmarkError(
             f"task {task.name}: the {len(rows)} pairs all have {column} {gold[0]:g}",
             "raise `limit`" if len(rows) < len(all_documents) else "choose data in which they differ",
         )
-    vectors = unit(encoder.embed(first + second), task)
+    vectors = unit_vectors(encoder.embed(first + second), task)
     similarity = (vectors[: len(rows)] * vectors[len(rows) :]).sum(axis=1).astype(np.float64)
     return ScoreResult.of(
         task,
@@ -58,7 +58,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     )
 
 
-def numeric(task: Benchmark, column: str, index: int, row: Mapping[str, Any]) -> float:
+def gold_number(task: Benchmark, column: str, position: int, row: Mapping[str, Any]) -> float:
     """Return a document's gold score or label. Raises BenchmarkError if it is not a finite number."""
     value = row[column]
     try:
@@ -66,11 +66,11 @@ def numeric(task: Benchmark, column: str, index: int, row: Mapping[str, Any]) ->
     except (ValueError, TypeError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise own.unusable(task.name, index + 1, column, value, "a number")
+        raise own.unusable(task.name, position + 1, column, value, "a number")
     return number
 
 
-def unit(vectors: np.ndarray, task: Benchmark) -> np.ndarray:
+def unit_vectors(vectors: np.ndarray, task: Benchmark) -> np.ndarray:
     """Scale vectors (n, width) to length 1, except zero vectors. Raises BenchmarkError unless all are finite."""
     check_vectors(vectors, task)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -26,10 +26,10 @@ from sparsebench.benchmarks.own import WINDOW
 from sparsebench.benchmarks.running_text import (
     RunningText,
     ScoredWindow,
-    as_dense,
     bits_per_byte,
     check_finite,
     perplexity_result,
+    to_dense_ids,
     window_length,
 )
 from sparsebench.errors import BenchmarkError
@@ -135,7 +135,7 @@ class Perplexity:
         # A trimmed vocabulary has no distribution over the dense model's tokens.
         divergence = Divergence(self.dense()) if spec.divergence and self.dense and self.original is None else None
         losses = window_losses(self.model, windows, self.progress, batch, divergence)
-        dense_ids = [as_dense(ids, self.original) for ids in windows.ids]
+        dense_ids = [to_dense_ids(ids, self.original) for ids in windows.ids]
         scored = [ScoredWindow(*window) for window in zip(numbers, dense_ids, losses, windows.scored, strict=True)]
         return perplexity_result(
             task,
@@ -154,7 +154,7 @@ class Perplexity:
                 "tokenizer": f"{type(self.tokenizer).__name__}, {len(self.tokenizer):,} tokens",
                 "dropped_tokens": all_windows.dropped,
                 "chance_rule": task.chance,
-                "batch_size": batch.most,
+                "batch_size": batch.most_rows,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "logits_dtype": "float32",
                 **bits_per_byte_fields(self.tokenizer, running.text, windows, numbers, len(lead), len(before), losses),

@@ -23,9 +23,9 @@ from sparsebench.models.files.text import longest_input, special_tokens
 
 METHOD = "word-l2r"
 """The correction within words, by its authors' name."""
-TOKENS = 1024
+BATCH_TOKENS = 1024
 """Tokens in a batch of masked copies."""
-ROWS = 64
+BATCH_ROWS = 64
 """Most copies in a batch on a CPU: this bounds the memory for logits over the vocabulary."""
 
 
@@ -79,11 +79,11 @@ class PllTokenizer:
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ends = [end for _, end in encoded["offset_mapping"]]
         words: list[int] = []
-        piece, before = None, 0
+        previous_word, previous_end = None, 0
         for word, end in zip(encoded.word_ids(), ends, strict=True):
-            new = word is None or word != piece or text[before:end][:1].isspace()
-            words.append(words[-1] + new if words else 0)
-            piece, before = word, end
+            is_new = word is None or word != previous_word or text[previous_end:end][:1].isspace()
+            words.append(words[-1] + is_new if words else 0)
+            previous_word, previous_end = word, end
         return list(encoded["input_ids"]), words, ends
 
     def continuation(self, context: str, continuation: str) -> PllText:
@@ -116,19 +116,19 @@ class PllTokenizer:
 class PllScorer:
     """A model with a masked-language-model head, and the size of its batches.
 
-    A batch has ``rows`` masked copies, or at most ROWS with TOKENS tokens in all (on a GPU, as many as fit into its
-    memory).
+    A batch has ``batch_size`` masked copies, or at most BATCH_ROWS with BATCH_TOKENS tokens in all (on a GPU, as many as
+    fit into its memory).
     """
 
     model: Any
     tokenizer: Any
-    rows: int | None = None
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        self.tokens = tokens_at_once(self.model, TOKENS)
-        # On a CPU ROWS bounds the memory for logits; a GPU's number of tokens already takes theirs into account.
-        self.most = self.rows or (ROWS if self.tokens == TOKENS else self.tokens)
-        self.batch = BatchSize(self.most, asked=self.rows is not None)
+        self.tokens = tokens_at_once(self.model, BATCH_TOKENS)
+        # On a CPU BATCH_ROWS bounds the memory for logits; a GPU's number of tokens already takes theirs into account.
+        self.most_rows = self.batch_size or (BATCH_ROWS if self.tokens == BATCH_TOKENS else self.tokens)
+        self.batch = BatchSize(self.most_rows, is_fixed=self.batch_size is not None)
 
     @property
     def protocol(self) -> dict[str, str | int | float]:
@@ -136,7 +136,8 @@ class PllScorer:
         return {
             "likelihood": f"pseudo, {METHOD}",
             "softmax_dtype": "float32",
-            "batch_size": self.rows or (f"{self.tokens} tokens" if self.batch.most == self.most else self.batch.most),
+            "batch_size": self.batch_size
+            or (f"{self.tokens} tokens" if self.batch.most_rows == self.most_rows else self.batch.most_rows),
         }
 
     def score(self, texts: Sequence[PllText], progress: Progress | None = None) -> list[list[LogLikelihood]]:
@@ -162,7 +163,7 @@ class PllScorer:
         for text in texts:
             for position in range(text.begin, text.end):
                 batch.append((text, position))
-                if len(batch) >= (self.rows or max(1, min(self.most, self.tokens // len(batch[0][0].ids)))):
+                if len(batch) >= (self.batch_size or max(1, min(self.most_rows, self.tokens // len(batch[0][0].ids)))):
                     yield batch
                     batch = []
         if batch:
@@ -181,9 +182,9 @@ class PllScorer:
         positions = torch.tensor([position for _, position in batch], device=device)
         logits = self._logits(ids.to(device), attention_mask.to(device), positions).float()
         targets = torch.tensor([text.ids[position] for text, position in batch], device=device).unsqueeze(1)
-        likely = F.log_softmax(logits, dim=-1).gather(1, targets).squeeze(1)
-        first = logits.gather(1, targets).squeeze(1) >= logits.amax(dim=-1)
-        return zip(likely.tolist(), first.tolist(), strict=True)
+        log_likelihoods = F.log_softmax(logits, dim=-1).gather(1, targets).squeeze(1)
+        is_greedy = logits.gather(1, targets).squeeze(1) >= logits.amax(dim=-1)
+        return zip(log_likelihoods.tolist(), is_greedy.tolist(), strict=True)
 
     def _logits(self, ids: torch.Tensor, attention_mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return logits (rows, vocabulary) at one position of each row: the head sees those hidden states alone."""

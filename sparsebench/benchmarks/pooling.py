@@ -78,15 +78,15 @@ def read_pooling(folder: Path) -> Pooling:
         if not isinstance(module, dict) or "type" not in module:
             raise ModelError(f"{folder / 'modules.json'}: a module without a `type`", "fetch the model again")
         kind = str(module["type"]).rsplit(".", 1)[-1]
-        inner = (
+        module_folder = (
             folder / name_beside(module.get("path"), folder / "modules.json")
             if kind in ("Pooling", "Dense")
             else folder
         )
         if kind == "Pooling":
-            mode = _mode(_settings(inner / "config.json"), folder)
+            mode = _mode(_settings(module_folder / "config.json"), folder)
         elif kind == "Dense" and not normalize:
-            dense.append(_dense(inner))
+            dense.append(_dense(module_folder))
         elif kind == "Normalize":
             normalize = True
         elif kind != "Transformer":

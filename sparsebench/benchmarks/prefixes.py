@@ -25,10 +25,10 @@ NODES = 512
 _ALIKE = 4
 """Inputs that share a quarter (1/_ALIKE) of their tokens stay together. A lower share would mix inputs of different
 lengths, and attention is padded to the longest."""
-_NAME = "sparsebench_prefixes"
+_ATTENTION = "sparsebench_prefixes"
 
 
-def shared(first: TokenIds, second: TokenIds) -> int:
+def shared_length(first: TokenIds, second: TokenIds) -> int:
     """Return how many tokens two inputs have in common from their beginning."""
     for count, (first_token, second_token) in enumerate(zip(first, second, strict=False)):
         if first_token != second_token:
@@ -44,7 +44,7 @@ def arrange(rows: Iterable[TokenIds], most_nodes: int, wanted_nodes: int) -> lis
     """
     families: list[list[TokenIds]] = []
     for row in sorted(rows):
-        if families and _ALIKE * shared(families[-1][-1], row) >= len(row):
+        if families and _ALIKE * shared_length(families[-1][-1], row) >= len(row):
             families[-1].append(row)
         else:
             families.append([row])
@@ -52,7 +52,7 @@ def arrange(rows: Iterable[TokenIds], most_nodes: int, wanted_nodes: int) -> lis
     batches: list[list[TokenIds]] = []
     nodes = longest = 0
     for row in (row for family in families for row in family):
-        new_nodes = len(row) - (shared(batches[-1][-1], row) if batches else 0)
+        new_nodes = len(row) - (shared_length(batches[-1][-1], row) if batches else 0)
         longest = max(longest, len(row))
         if not batches or nodes + new_nodes > min(max(wanted_nodes, 2 * longest), most_nodes):
             batches.append([])
@@ -88,7 +88,7 @@ class Tree:
         path: list[int] = []
         before: TokenIds = ()
         for row in rows:
-            begin = shared(before, row)
+            begin = shared_length(before, row)
             path = [*path[:begin], *range(len(tokens), len(tokens) + len(row) - begin)]
             tokens += row[begin:]
             positions += range(begin, len(row))
@@ -97,7 +97,7 @@ class Tree:
         self.tokens = torch.tensor([tokens], device=device)
         self.positions = torch.tensor([positions], device=device)
         self.paths = [path for path, _ in branches]
-        self.attended = 0
+        self.attended_layers = 0
         """The number of layers that have attended so far."""
         # An input that shares at most half of its tokens attends as a whole: no mask, and the kernel stops at the
         # diagonal.
@@ -131,7 +131,7 @@ class Tree:
             raise UnsupportedError("its attention has a mask or bias of its own")
         if {part.shape[0] * part.shape[2] for part in (query, key, value)} != {self.tokens.numel()}:
             raise UnsupportedError("its attention does not see one query, key and value a token")
-        self.attended += 1
+        self.attended_layers += 1
         outputs = []
         for call in self._calls:
             states = [_gather(query, call.queries), _gather(key, call.keys), _gather(value, call.keys)]
@@ -143,18 +143,18 @@ class Tree:
 
 def _call(branches: list[tuple[list[int], int]], device: torch.device | str) -> _Call:
     """Return the call in which every path attends from position ``begin`` on. Rows are padded with their first node."""
-    keys = _filled([path for path, _ in branches], device)
+    keys = _padded([path for path, _ in branches], device)
     if not any(begin for _, begin in branches):
         return _Call(keys, keys, None)
     begins = torch.tensor([begin for _, begin in branches], device=device)
-    queries = _filled([path[begin:] for path, begin in branches], device)
+    queries = _padded([path[begin:] for path, begin in branches], device)
     last = begins[:, None] + torch.arange(queries.shape[1], device=device)
-    hidden = torch.arange(keys.shape[1], device=device) > last[:, :, None]
-    mask = torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf)[:, None]
+    is_hidden = torch.arange(keys.shape[1], device=device) > last[:, :, None]
+    mask = torch.zeros(is_hidden.shape, device=device).masked_fill(is_hidden, -torch.inf)[:, None]
     return _Call(queries, keys, mask)
 
 
-def _filled(rows: list[list[int]], device: torch.device | str) -> torch.Tensor:
+def _padded(rows: list[list[int]], device: torch.device | str) -> torch.Tensor:
     width = max(map(len, rows))
     return torch.tensor([row + row[:1] * (width - len(row)) for row in rows], device=device)
 
@@ -187,17 +187,17 @@ def compute(model: Any, tree: Tree) -> torch.Tensor:
     Raises UnsupportedError if a layer does not attend through transformers' attention interface.
     """
     config = model.config.get_text_config(decoder=True)
-    before = config._attn_implementation
-    ALL_ATTENTION_FUNCTIONS[_NAME] = tree.attend
-    config._attn_implementation = _NAME
+    usual_attention = config._attn_implementation
+    ALL_ATTENTION_FUNCTIONS[_ATTENTION] = tree.attend
+    config._attn_implementation = _ATTENTION
     try:
         with torch.no_grad():
             logits: torch.Tensor = model(tree.tokens, position_ids=tree.positions, use_cache=False).logits
     finally:
-        config._attn_implementation = before
-        del ALL_ATTENTION_FUNCTIONS[_NAME]
-    if tree.attended != config.num_hidden_layers:
+        config._attn_implementation = usual_attention
+        del ALL_ATTENTION_FUNCTIONS[_ATTENTION]
+    if tree.attended_layers != config.num_hidden_layers:
         raise UnsupportedError(
-            f"{tree.attended} of its {config.num_hidden_layers} layers attend through transformers' interface"
+            f"{tree.attended_layers} of its {config.num_hidden_layers} layers attend through transformers' interface"
         )
     return logits

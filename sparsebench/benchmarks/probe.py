@@ -32,9 +32,9 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     """
     all_documents = documents(task, spec, cache)
     # At least half of a user's own data is scored.
-    pool, tested = parted(all_documents, min(POOL, len(all_documents) // 2) if task.form else POOL)
+    pool, scored_documents = split_pool(all_documents, min(POOL, len(all_documents) // 2) if task.form else POOL)
     classes = task.classes or tuple(sorted({str(row[task.fields[1]]) for row in all_documents}))
-    numbers, rows = drawn(tested, spec.limit)
+    numbers, rows = drawn(scored_documents, spec.limit)
     texts = [str(row[task.fields[0]]) for row in pool + rows]
     vectors = encoder.embed(texts)
     check_vectors(vectors, task)
@@ -43,7 +43,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
         [int(row["label"]) if task.classes else label_of[str(row[task.fields[1]])] for row in pool + rows]
     )
     correct = np.zeros(len(rows))
-    for sample in draws(labels[: len(pool)], task.name, len(classes)):
+    for sample in training_samples(labels[: len(pool)], task.name, len(classes)):
         probe = LogisticRegression(random_state=SEED, max_iter=MAX_ITER).fit(vectors[sample], labels[sample])
         correct += probe.predict(vectors[len(pool) :]) == labels[len(pool) :]
     values = (correct / EXPERIMENTS).tolist()
@@ -53,13 +53,13 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
             Outcome(str(number), hashes.of_prompt(text), value)
             for number, text, value in zip(numbers, texts[len(pool) :], values, strict=True)
         ),
-        available=len(tested),
+        available=len(scored_documents),
         chance=1 / len(classes),
         protocol=encoder.protocol(task, pool + rows)
         | {
             "pooling": encoder.pooling.mode,
             "split": ("" if task.form else "validation: ")
-            + f"{len(pool)} documents to train on, {len(tested)} to score, by a permutation of seed {SEED}",
+            + f"{len(pool)} documents to train on, {len(scored_documents)} to score, by a permutation of seed {SEED}",
             "classes": ", ".join(classes)[:500],
             "experiments": EXPERIMENTS,
             "samples_per_label": PER_LABEL,
@@ -69,13 +69,15 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     )
 
 
-def parted(all_documents: list[dict[str, Any]], pool: int = POOL) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def split_pool(
+    all_documents: list[dict[str, Any]], pool: int = POOL
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the documents to train on and those to score, by a permutation with seed SEED."""
     order = np.random.RandomState(SEED).permutation(len(all_documents))
     return [all_documents[number] for number in order[:pool]], [all_documents[number] for number in order[pool:]]
 
 
-def draws(labels: np.ndarray, task: str, classes: int) -> list[np.ndarray]:
+def training_samples(labels: np.ndarray, task: str, classes: int) -> list[np.ndarray]:
     """Return the positions of each experiment's training documents, PER_LABEL of each class.
 
     One order is shuffled again for each experiment. Raises BenchmarkError for fewer than two classes, and when a class

@@ -18,44 +18,42 @@ from sparsebench.benchmarks.pll import PllScorer, PllText, PllTokenizer
 from sparsebench.benchmarks.running_text import (
     RunningText,
     ScoredWindow,
-    as_dense,
     bits_per_byte,
     check_finite,
     perplexity_result,
+    to_dense_ids,
     window_length,
 )
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import original_ids
 
-WINDOW = MASKED_WINDOW
-
 
 def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     """Score the task's passages; ``limit`` is in windows. Raises BenchmarkError when a likelihood is not finite."""
-    running = RunningText.of(spec, cache)
+    running_text = RunningText.of(spec, cache)
     model = encoder.masked
     reader = PllTokenizer(encoder.tokenizer, model.config.to_dict())
-    size = window_length(spec, reader.longest, WINDOW)
-    all_windows = windows(reader, running.text, size)
+    size = window_length(spec, reader.longest, MASKED_WINDOW)
+    all_windows = windows(reader, running_text.text, size)
     numbers, drawn_windows = drawn(all_windows, spec.limit)
-    scorer = PllScorer(model, encoder.tokenizer, encoder.asked_batch_size)
+    scorer = PllScorer(model, encoder.tokenizer, encoder.requested_batch_size)
     answers = scorer.score(drawn_windows, encoder.progress)
     original = original_ids(encoder.folder)
     scored = [
         ScoredWindow(
-            number, as_dense(window.ids, original), -math.fsum(likelihood for likelihood, _ in answer), len(answer)
+            number, to_dense_ids(window.ids, original), -math.fsum(likelihood for likelihood, _ in answer), len(answer)
         )
         for number, window, answer in zip(numbers, drawn_windows, answers, strict=True)
     ]
     for window in scored:
-        check_finite(task.name, window.value, window.number + 1, len(all_windows))
+        check_finite(task.name, window.nll, window.number + 1, len(all_windows))
     # Windows have no gaps between them, so their lengths give where each begins in the text.
-    special_tokens, ends = len(reader.before) + len(reader.after), [0, *reader.tokens(running.text)[2]]
+    special_tokens, ends = len(reader.before) + len(reader.after), [0, *reader.tokens(running_text.text)[2]]
     begins = list(accumulate((len(window.ids) - special_tokens for window in all_windows), initial=0))
-    window_texts = (running.text[ends[begins[number]] : ends[begins[number + 1]]] for number in numbers)
+    window_texts = (running_text.text[ends[begins[number]] : ends[begins[number + 1]]] for number in numbers)
     size_in_bytes = sum(len(text.encode()) for text in window_texts)
-    values = [window.value for window in scored]
-    protocol = encoder.protocol(task, None) | scorer.protocol | running.protocol | {"window": size}
+    values = [window.nll for window in scored]
+    protocol = encoder.protocol(task, None) | scorer.protocol | running_text.protocol | {"window": size}
     return perplexity_result(task, scored, len(all_windows), protocol | bits_per_byte(values, size_in_bytes))
 
 

@@ -7,7 +7,7 @@ from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec, drawn
 from sparsebench.benchmarks.encoder import Encoder, documents
-from sparsebench.benchmarks.pairs import unit
+from sparsebench.benchmarks.pairs import unit_vectors
 
 
 def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
@@ -18,16 +18,16 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     vector is not finite.
     """
     all_documents = documents(task, spec, cache)
-    first, second = task.fields
-    pairs = [(str(row[first]), str(row[second]).strip()) for row in all_documents]
-    usable = [(number, question, passage) for number, (question, passage) in enumerate(pairs) if passage]
-    passages = list(dict.fromkeys(passage for _, _, passage in usable))
-    _, questions = drawn(usable, spec.limit)
-    vectors = unit(encoder.embed(passages + [question for _, question, _ in questions]), task)
+    question_column, passage_column = task.fields
+    pairs = [(str(row[question_column]), str(row[passage_column]).strip()) for row in all_documents]
+    answerable = [(number, question, passage) for number, (question, passage) in enumerate(pairs) if passage]
+    passages = list(dict.fromkeys(passage for _, _, passage in answerable))
+    _, questions = drawn(answerable, spec.limit)
+    vectors = unit_vectors(encoder.embed(passages + [question for _, question, _ in questions]), task)
     similarity = vectors[len(passages) :] @ vectors[: len(passages)].T
-    column = {passage: number for number, passage in enumerate(passages)}
+    position_of = {passage: number for number, passage in enumerate(passages)}
     values = [
-        float((row >= row[column[passage]]).sum() == 1)
+        float((row >= row[position_of[passage]]).sum() == 1)
         for row, (_, _, passage) in zip(similarity, questions, strict=True)
     ]
     return ScoreResult.of(
@@ -36,12 +36,12 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
             Outcome(str(number), hashes.of_prompt(question, passage), value, cluster=hashes.of_context(passage))
             for (number, question, passage), value in zip(questions, values, strict=True)
         ),
-        available=len(usable),
+        available=len(answerable),
         chance=1 / len(passages),
         protocol=encoder.protocol(task, all_documents)
         | {
             "pooling": encoder.pooling.mode,
             "passages": len(passages),
-            "questions_without_passage": len(pairs) - len(usable),
+            "questions_without_passage": len(pairs) - len(answerable),
         },
     )

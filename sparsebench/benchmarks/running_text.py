@@ -34,17 +34,17 @@ def window_length(spec: TaskSpec, longest: int | None, default: int) -> int:
     when the task's own window is longer than the model takes.
     """
     if spec.own:
-        fixed = spec.own.window
+        stated = spec.own.window
     elif spec.required_benchmark.form == "published":
-        fixed = spec.required_benchmark.tokens
+        stated = spec.required_benchmark.tokens
     else:
-        fixed = None  # the row's number of tokens is a window of the usual length, shortened to what the model takes
-    if fixed and longest and fixed > longest:
+        stated = None  # the row's number of tokens is a window of the usual length, shortened to what the model takes
+    if stated and longest and stated > longest:
         raise BenchmarkError(
-            f"task {spec.task}: a window of {fixed:,} tokens, where the model takes at most {longest:,}",
+            f"task {spec.task}: a window of {stated:,} tokens, where the model takes at most {longest:,}",
             f"`length: {longest}` or less",
         )
-    return fixed or min(default, longest or default)
+    return stated or min(default, longest or default)
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class RunningText:
 @dataclass(frozen=True)
 class ScoredWindow:
     """A scored window: its ``number`` in the text (from 0), the ``ids`` that the model saw, its summed negative
-    log-likelihood ``value`` (nats), and how many ``tokens`` are scored.
+    log-likelihood ``nll`` (nats), and how many ``tokens`` are scored.
     """
 
     number: int
     ids: Iterable[int]
-    value: float
+    nll: float
     tokens: int
 
 
@@ -96,18 +96,18 @@ def perplexity_result(
 
     Raises BenchmarkError when the perplexity is more than a double holds.
     """
-    values, counts = [window.value for window in windows], [window.tokens for window in windows]
+    values, counts = [window.nll for window in windows], [window.tokens for window in windows]
     score = pooled_perplexity(values, counts, task.name)
-    hashes = [hashlib.sha1(" ".join(map(str, window.ids)).encode()).hexdigest() for window in windows]
+    window_hashes = [hashlib.sha1(" ".join(map(str, window.ids)).encode()).hexdigest() for window in windows]
     return ScoreResult.of(
         task,
         (
-            Outcome(str(window.number), shown, window.value, float(window.tokens))
-            for shown, window in zip(hashes, windows, strict=True)
+            Outcome(str(window.number), ids_hash, window.nll, float(window.tokens))
+            for ids_hash, window in zip(window_hashes, windows, strict=True)
         ),
         available,
         chance=None,
-        scored=(score, score * mean_stderr([window.value / window.tokens for window in windows])),
+        scored=(score, score * mean_stderr([window.nll / window.tokens for window in windows])),
         protocol={
             **protocol,
             "documents": available,
@@ -122,7 +122,7 @@ def bits_per_byte(values: Sequence[float], size: int) -> dict[str, int | float]:
     return {"scored_bytes": size, "bits_per_byte": math.fsum(values) / math.log(2) / size} if size else {}
 
 
-def as_dense(ids: Sequence[int], original: Sequence[int] | None) -> Sequence[int]:
+def to_dense_ids(ids: Sequence[int], original: Sequence[int] | None) -> Sequence[int]:
     """Return tokens by the dense model's ids; ``original`` maps a trimmed vocabulary to them (None: not trimmed)."""
     return ids if original is None else [original[token] for token in ids]
 

@@ -16,7 +16,7 @@ from sparsebench.models.files.families import output_family
 from sparsebench.models.files.text import load_tokenizer, longest_input, original_ids
 from sparsebench.models.modules.load import load_model
 
-SEQUENCES, TOKENS = 8, 32
+REPEATED_SEQUENCES, REPEATED_TOKENS = 8, 32
 """Size of the batch that is computed twice: it gives every thread work, and takes a second for a billion parameters."""
 
 
@@ -62,15 +62,17 @@ def repeatability(model: Any) -> str:
 
     This reveals sums in a varying order: threads that share the work differently, or a kernel that is chosen anew.
     """
-    length = min(TOKENS, longest_input(model.config.to_dict()) or TOKENS)
+    length = min(REPEATED_TOKENS, longest_input(model.config.to_dict()) or REPEATED_TOKENS)
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = (torch.arange(SEQUENCES * length, device=model.device) % vocabulary).reshape(SEQUENCES, length)
+    ids = (torch.arange(REPEATED_SEQUENCES * length, device=model.device) % vocabulary).reshape(
+        REPEATED_SEQUENCES, length
+    )
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids
     try:
         with torch.inference_mode():
-            first, second = (_first(model(**inputs)) for _ in range(2))
+            first, second = (_first_output(model(**inputs)) for _ in range(2))
     except (RuntimeError, ValueError, TypeError) as error:  # scoring the tasks will report what is wrong with the model
         return f"not tried: {type(error).__name__}"
     if torch.equal(first, second):
@@ -78,7 +80,7 @@ def repeatability(model: Any) -> str:
     return f"no: the same batch twice differs by up to {float((first - second).abs().max()):.1e}"
 
 
-def _first(output: Any) -> torch.Tensor:
+def _first_output(output: Any) -> torch.Tensor:
     """Return the logits or hidden states of a model's output, with NaN (from a damaged model) as zero."""
     values: torch.Tensor = next(iter(output.values()))
     return values.float().nan_to_num()

@@ -77,9 +77,9 @@ def score(
 
     from sparsebench.benchmarks.scorers import load_scorers, repeatability
 
-    for size in dict.fromkeys(spec.batch for spec in scorable):
-        same_batch = [spec for spec in scorable if spec.batch == size]
-        scorers = load_scorers(model, {spec.adapter for spec in same_batch}, size, progress)
+    for batch_size in dict.fromkeys(spec.batch for spec in scorable):
+        same_batch = [spec for spec in scorable if spec.batch == batch_size]
+        scorers = load_scorers(model, {spec.adapter for spec in same_batch}, batch_size, progress)
         machine: dict[str, str | int] = {"repeats": repeatability(next(iter(scorers.values())).model)}
         for spec in same_batch:
             machine["threads"] = torch.get_num_threads()  # a run may have found free cores since the last task

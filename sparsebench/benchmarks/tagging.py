@@ -50,10 +50,10 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     gold_entities = [entities(tags) for _, tags in sentences]
     if not any(gold_entities):
         raise BenchmarkError(f"task {task.name}: no entity in {len(rows)} documents", "give it more documents")
-    written, counts = tags_of(encoder, [words for words, _ in sentences], outputs, task)
-    tagged_entities = [entities(tags) for tags in written]
-    values = [2.0 * len(gold & tagged) for gold, tagged in zip(gold_entities, tagged_entities, strict=True)]
-    labels = [float(len(gold) + len(tagged)) for gold, tagged in zip(gold_entities, tagged_entities, strict=True)]
+    predicted_tags, counts = tags_of(encoder, [words for words, _ in sentences], outputs, task)
+    predicted_entities = [entities(tags) for tags in predicted_tags]
+    values = [2.0 * len(gold & tagged) for gold, tagged in zip(gold_entities, predicted_entities, strict=True)]
+    labels = [float(len(gold) + len(tagged)) for gold, tagged in zip(gold_entities, predicted_entities, strict=True)]
     return ScoreResult.of(
         task,
         (
@@ -81,7 +81,7 @@ def tags_of(
     model: Any = encoder.tagger
     padded_left = encoder.tokenizer.padding_side == "left"
 
-    def best(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def likeliest_outputs(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the likeliest output of each token, -1 if its logits are not finite."""
         logits = model(**batch).logits.float()
         if logits.shape[-1] != len(outputs):
@@ -92,7 +92,7 @@ def tags_of(
         return logits.argmax(dim=-1).masked_fill(~logits.isfinite().all(dim=-1), -1)
 
     tagged, cut_words, non_finite = [], 0, 0
-    rows = encoder.rows([(text,) for text in texts], encoder.max_length, best)
+    rows = encoder.outputs([(text,) for text in texts], encoder.max_length, likeliest_outputs)
     for words, text, offsets, row in zip(sentences, texts, encoded["offset_mapping"], rows, strict=True):
         token_outputs = row[-len(offsets) :] if padded_left else row[: len(offsets)]
         first = _first_tokens(words, text, offsets, token_outputs)
@@ -110,16 +110,16 @@ def _first_tokens(
     words: Sequence[str], text: str, offsets: Sequence[tuple[int, int]], token_outputs: np.ndarray
 ) -> dict[int, int]:
     """Return the output chosen for the first token of each word (by its number), for words that have a token."""
-    starts, offset = {}, 0
+    word_at, offset = {}, 0
     for number, word in enumerate(words):
-        starts[offset + len(word) - len(word.lstrip())] = number
+        word_at[offset + len(word) - len(word.lstrip())] = number
         offset += len(word) + 1
     tags: dict[int, int] = {}
     for (start, end), tag in zip(offsets, token_outputs, strict=True):
         # A byte-level token may begin with the space before its word. A special token's offsets are empty.
         first = start + len(text[start:end]) - len(text[start:end].lstrip())
-        if start < end and first in starts:
-            tags.setdefault(starts[first], int(tag))
+        if start < end and first in word_at:
+            tags.setdefault(word_at[first], int(tag))
     return tags
 
 
@@ -129,20 +129,20 @@ def entities(tags: Sequence[str]) -> set[Entity]:
     An entity begins at B or S, where the kind changes, or at an inside tag with no open entity before it. It ends at E
     or S, where the next one begins, or before an outside tag.
     """
-    ended: set[Entity] = set()
-    open_kind, first, over = "", 0, True
+    closed: set[Entity] = set()
+    open_kind, first, is_closed = "", 0, True
     for number, tag in enumerate([*tags, OUTSIDE]):
-        mark, kind = _parts(tag)
-        begins = kind and (mark in "BS" or kind != open_kind or over)
+        mark, kind = _mark_and_kind(tag)
+        begins = kind and (mark in "BS" or kind != open_kind or is_closed)
         if open_kind and (begins or not kind):
-            ended.add((open_kind, first, number - 1))
+            closed.add((open_kind, first, number - 1))
         if begins or not kind:
             open_kind, first = kind, number
-        over = not kind or mark in "ES"
-    return ended
+        is_closed = not kind or mark in "ES"
+    return closed
 
 
-def _parts(tag: str) -> tuple[str, str]:
+def _mark_and_kind(tag: str) -> tuple[str, str]:
     """Return a tag's mark and its kind of entity; both are empty outside."""
     mark, _, kind = tag.partition("-")
     if tag == OUTSIDE:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.benchmarks.batching import MOST, BatchSize, fitting_tokens, tokens_at_once
+from sparsebench.benchmarks.batching import MOST_TOKENS, BatchSize, fitting_tokens, tokens_at_once
 from sparsebench.errors import BenchmarkError
 
 
@@ -29,12 +29,12 @@ def test_what_does_not_fit_is_halved_and_nothing_is_lost() -> None:
     room, batch = Room(3), BatchSize(16)
     assert list(batch.each(range(20), room.run)) == [(row, 10 * row) for row in range(20)]
     assert room.tried[:4] == [16, 8, 4, 2] and set(room.tried[4:]) == {2}, "what was too much is not tried again"
-    assert batch.most == 2
+    assert batch.most_rows == 2
 
 
 def test_a_number_that_was_asked_for_is_kept_to() -> None:
     with pytest.raises(BenchmarkError, match="16 sequences does not fit into memory: CUDA out of memory") as caught:
-        list(BatchSize(16, asked=True).parts(range(20), Room(3).run))
+        list(BatchSize(16, is_fixed=True).parts(range(20), Room(3).run))
     assert "leave `batch` out" in (caught.value.hint or "")
     with pytest.raises(BenchmarkError, match="1 sequence does not fit"):
         list(BatchSize(4).parts(range(20), Room(0).run))
@@ -55,7 +55,7 @@ def test_a_gpu_takes_what_fits_and_a_cpu_what_is_fastest() -> None:
     assert tokens_at_once(model, 512) == 512
     few, more = (fitting_tokens(model, free, 512) for free in (2**30, 4 * 2**30))
     assert (
-        512 <= few < more <= MOST
+        512 <= few < more <= MOST_TOKENS
         and fitting_tokens(model, 2**20, 512) == 512
-        and fitting_tokens(model, 2**45, 512) == MOST
+        and fitting_tokens(model, 2**45, 512) == MOST_TOKENS
     )

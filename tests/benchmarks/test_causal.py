@@ -81,7 +81,7 @@ def test_the_head_sees_continuation_tokens_only(tiny_llama: Path):
     seen: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, out: seen.append(out.shape[:-1].numel()))
     scorer = CausalScorer(pretrained=model, tokenizer=load_tokenizer(tiny_llama), backend="causal", batch_size=4)
-    scorer.share = True
+    scorer.shares_prefixes = True
     asked = [SimpleNamespace(args=("the cat sat on", " mat mat")), SimpleNamespace(args=("a", " dog ran on it"))]
     scorer.loglikelihood(asked)
     assert set(seen) == {2 + 4}
@@ -91,7 +91,7 @@ def test_a_head_that_is_not_called_is_noticed(tiny_llama: Path, monkeypatch: pyt
     model = load_model(tiny_llama, "decoder")
     monkeypatch.setattr(model, "get_output_embeddings", lambda: torch.nn.Linear(2, 2))
     scorer = CausalScorer(pretrained=model, tokenizer=load_tokenizer(tiny_llama), backend="causal", batch_size=4)
-    scorer.share = True
+    scorer.shares_prefixes = True
     with pytest.raises(BenchmarkError, match="output head"):
         scorer.loglikelihood([SimpleNamespace(args=("the cat", " sat"))])
 
@@ -100,7 +100,7 @@ def sharing(folder: Path, model: Any, **settings: Any) -> Any:
     """A scorer that shares tokens; small batches, so that beginnings are cut between them."""
     options = {"backend": "causal", "batch_size": 4, "max_length": 60, **settings}
     scorer = CausalScorer(pretrained=model, tokenizer=load_tokenizer(folder), **options)
-    scorer.share = True
+    scorer.shares_prefixes = True
     return scorer
 
 

@@ -20,7 +20,7 @@ from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import ScoredModel, TaskSpec
 from sparsebench.benchmarks.choices import documents
 from sparsebench.benchmarks.contract import sampled
-from sparsebench.benchmarks.generation import Generation, Written
+from sparsebench.benchmarks.generation import GeneratedText, Generation
 from sparsebench.benchmarks.own import content
 from sparsebench.benchmarks.running_text import wikitext
 from sparsebench.cli.app import app
@@ -192,7 +192,7 @@ def test_a_decoders_answer_is_its_first_line(tiny_llama: Path) -> None:
     tokenizer = load_tokenizer(tiny_llama)
     decode = tokenizer.batch_decode
     tokenizer.batch_decode = lambda ids, **kept: [f"one two\n{text}" for text in decode(ids, **kept)]
-    assert Generation(load_model(tiny_llama, "decoder"), tokenizer).write(["the cat"]) == [(("one", "two"), True)]
+    assert Generation(load_model(tiny_llama, "decoder"), tokenizer).generate(["the cat"]) == [(("one", "two"), True)]
 
 
 def test_an_input_that_does_not_fit_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_an_answer_is_compared_as_asked(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answer = Written(tuple(written.split()), ended=True)
+    answer = GeneratedText(tuple(written.split()), ended=True)
     monkeypatch.setattr(Generation, "write", lambda _, texts, longest: [answer] * len(texts))
     path = tmp_path / "facts.jsonl"
     path.write_text(

@@ -133,7 +133,10 @@ def test_every_decoder_is_scored_by_the_loop(
     ids = [5 + (place * 37) % 90 for place in range(100)]
     found = window_losses(model, windows_of(ids, 32))
     batch = BatchSize(3)
-    assert window_losses(model, windows_of(ids, 32), batch=batch) == pytest.approx(found, rel=1e-6) and batch.most == 3
+    assert (
+        window_losses(model, windows_of(ids, 32), batch=batch) == pytest.approx(found, rel=1e-6)
+        and batch.most_rows == 3
+    )
     assert [value / 31 for value in found] == pytest.approx(plain(model, ids, 32, []), rel=1e-5)
     assert len(set(found)) == 3
 
@@ -294,7 +297,7 @@ def test_a_pass_that_is_made_again_counts_once(tiny_llama: Path, monkeypatch: py
     monkeypatch.setattr(torch.Tensor, "log_softmax", failing)
     batch = BatchSize(4)
     window_losses(pruned, windows, batch=batch, divergence=again)
-    assert batch.most == 2 and again.tokens == alone.tokens == 36
+    assert batch.most_rows == 2 and again.tokens == alone.tokens == 36
     assert again.same == alone.same and again.total == pytest.approx(alone.total, rel=1e-5)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench.benchmarks import prefixes
-from sparsebench.benchmarks.prefixes import TokenIds, Tree, arrange, shared
+from sparsebench.benchmarks.prefixes import TokenIds, Tree, arrange, shared_length
 
 rows_of_tokens = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, max_size=25)
 PLAIN = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
@@ -96,6 +96,6 @@ def test_logits_are_those_of_inputs_computed_one_by_one(model_type: str, setting
 @given(rows_of_tokens)
 def test_shared_is_the_length_of_the_common_beginning(rows: list[TokenIds]):
     one, other = rows[0], rows[-1]
-    count = shared(one, other)
+    count = shared_length(one, other)
     assert one[:count] == other[:count]
     assert len(one) == count or len(other) == count or one[count] != other[count]

@@ -115,9 +115,9 @@ def counted(name: str) -> int:
         return len(generation.documents(task, CACHE))
     rows = encoder.documents(task, TaskSpec(task.name), CACHE)
     if task.adapter == "probe":
-        from sparsebench.benchmarks.probe import parted
+        from sparsebench.benchmarks.probe import split_pool
 
-        rows = parted(rows)[1]
+        rows = split_pool(rows)[1]
     return sum(name != "sciq_retrieval" or bool(row["support"].strip()) for row in rows)
 
 
