@@ -60,16 +60,18 @@ class Canvas:
         names = list(dict.fromkeys(map(self.series, rows)))
         names.sort(key=lambda name: place_by_series.get(name, style.OTHERS))
         names.sort(key=background.__contains__)
-        self.looks = style.looks(names, background, place_by_series)
-        self.apart = {self.series(row) for row in rows if self.value(row, "apart")}
+        self.styles = style.series_styles(names, background, place_by_series)
+        self.unjoined = {self.series(row) for row in rows if self.value(row, "apart")}
         self.knee = float(spec.get("knee", "inf"))
         self.facets = list(dict.fromkeys(self.facet(row) for row in rows))
         self.categories = self.categories_of(rows)
         self.panel_height = PANEL if len(self.facets) > 1 else 1.6 * PANEL
-        self.row_names = 0.0  # inches
+        self.row_name_inches = 0.0
         if self.named_rows:
-            self.row_names = CHARACTER * max(len(line) for row in rows for line in self.row_name(row).split("\n"))
-        fitting_columns = max(1, int(width / max(NARROWEST.get(spec.kind, NARROWEST_OTHER), 1.0 + self.row_names)))
+            self.row_name_inches = CHARACTER * max(len(line) for row in rows for line in self.row_name(row).split("\n"))
+        fitting_columns = max(
+            1, int(width / max(NARROWEST.get(spec.kind, NARROWEST_OTHER), 1.0 + self.row_name_inches))
+        )
         most_columns = min(int(spec.get("columns", "1" if self.named_rows else "3")), fitting_columns)
         # Four panels stand two by two rather than three and one.
         lines = math.ceil(len(self.facets) / most_columns)
@@ -94,11 +96,11 @@ class Canvas:
 
     def series(self, row: Row) -> str:
         """Return the name of a row's series; empty where it has none."""
-        return _text(self.value(row, "series"))
+        return _name(self.value(row, "series"))
 
     def facet(self, row: Row) -> str:
         """Return the name of a row's panel; empty where it has none."""
-        return _text(self.value(row, "facet"))
+        return _name(self.value(row, "facet"))
 
     def row_name(self, row: Row) -> str:
         """Return the name of the named row that a row belongs to, wrapped where it would take too much of the sheet."""
@@ -107,9 +109,9 @@ class Canvas:
     def series_by_row(self, rows: Rows) -> dict[str, list[str]]:
         """Return the series that each named row has points of, in the order of the legend."""
         drawn = {(self.row_name(row), self.series(row)) for row in rows}
-        return {name: [series for series in self.looks if (name, series) in drawn] for name, _ in drawn}
+        return {name: [series for series in self.styles if (name, series) in drawn] for name, _ in drawn}
 
-    def across(self, row: Row) -> Any:
+    def x_position(self, row: Row) -> Any:
         """Return a row's position on the horizontal axis."""
         value = self.value(row, "x")
         return self.categories.index(value) if self.spec.get("xscale") == "category" else value
@@ -119,16 +121,16 @@ class Canvas:
         values = dict.fromkeys(self.value(row, "x") for row in rows if self.value(row, "x") is not None)
         return list(values) if any(isinstance(value, str) for value in values) else sorted(values)
 
-    def line(self, rows: Rows, name: str) -> list[Row]:
+    def points_of(self, rows: Rows, name: str) -> list[Row]:
         """Return the rows of one series that have a y, from left to right."""
         drawn = (row for row in rows if self.series(row) == name and self.value(row, "y") is not None)
-        return sorted(drawn, key=self.across)
+        return sorted(drawn, key=self.x_position)
 
     def height_of(self, axes: Axes, value: float) -> float:
         """Return the position of a value of y in a panel, from 0 at the bottom to 1 at the top."""
         return float(axes.transLimits.transform(axes.transScale.transform((axes.get_xlim()[0], value)))[1])
 
-    def written(self, value: float, digits: int | None = None) -> str:
+    def label_of(self, value: float, digits: int | None = None) -> str:
         """Return a value of y or of a cell as an axis shows it."""
         if self.spec.get("yscale") == "percent":
             return f"{100 * value:.{digits}f}" if digits is not None else style.percent(value)
@@ -137,9 +139,9 @@ class Canvas:
     def panels(self) -> Iterator[tuple[Axes, Rows]]:
         """Yield each facet's axes with its rows."""
         by_facet = {name: [row for row in self.rows if self.facet(row) == name] for name in self.facets}
-        lines = self._lines(by_facet)
-        self.named_at_ends = self._names_lines(by_facet.values())
-        self.name_inches = self._room_of_names()
+        lines = self._panel_lines(by_facet)
+        self.named_at_ends = self._fits_names_at_ends(by_facet.values())
+        self.name_inches = self._width_of_names()
         heights = [self._height([by_facet[name] for name in line]) for line in lines]
         # A title of several lines takes from its panel's height.
         titles = sum(TITLE_LINE * max(self._title(name).count("\n") for name in line) for line in lines)
@@ -147,7 +149,7 @@ class Canvas:
         grid = self.figure.add_gridspec(len(lines), self.across_panels, height_ratios=heights)
         first_axes: Axes | None = None
         for row_number, line in enumerate(lines):
-            self.most_rows = max(self._rows_of(by_facet[name]) for name in line)
+            self.most_rows = max(self._count_named_rows(by_facet[name]) for name in line)
             for column_number, name in enumerate(line):
                 shared = {f"share{axis}": first_axes for axis in "xy" if self.spec.get(f"{axis}share") == "yes"}
                 axes = self.figure.add_subplot(grid[row_number, column_number], **shared)
@@ -155,24 +157,24 @@ class Canvas:
                 axes.set_title(self._title(name), pad=4)
                 yield axes, by_facet[name]
 
-    def _names_lines(self, panels: Collection[Rows]) -> bool:
+    def _fits_names_at_ends(self, panels: Collection[Rows]) -> bool:
         """Whether the series are named beside their lines rather than in a legend."""
         if self.spec.kind not in NAMED or "series" not in self.spec.values:
             return False
         panel_width = self.width / self.across_panels
         most_lines = max(len({self.series(row) for row in rows}) for rows in panels)
         room_for = int((self.panel_height - 0.55) * 72 / NAME_LINE) - len(self.spec.references)
-        longest = max(map(len, self.looks)) * NAME_CHARACTER
+        longest = max(map(len, self.styles)) * NAME_CHARACTER
         fits = longest <= NAME_SHARE * panel_width and panel_width >= NAMED_WIDTH
         return fits and most_lines <= min(MOST_NAMED, room_for)
 
-    def _room_of_names(self) -> float:
+    def _width_of_names(self) -> float:
         """Return the inches that the names beside a panel take from its width."""
-        longest = max(map(len, self.looks)) if self.named_at_ends else 0
+        longest = max(map(len, self.styles)) if self.named_at_ends else 0
         levels = self.spec.references.values() if self.spec.kind in (*NAMED, "scatter") else ()
         return NAME_CHARACTER * max(longest, *map(len, levels), 0) + 0.1
 
-    def _lines(self, by_facet: Mapping[str, Rows]) -> list[list[str]]:
+    def _panel_lines(self, by_facet: Mapping[str, Rows]) -> list[list[str]]:
         """Arrange the facets in lines of panels; a new line begins where the width is full and where `row` changes."""
         groups: dict[Any, list[str]] = {}
         for name, rows in by_facet.items():
@@ -182,7 +184,7 @@ class Canvas:
 
     def _height(self, line: Sequence[Rows]) -> float:
         if self.named_rows:
-            return FRAME + max(self._row_height(rows) * self._rows_of(rows) for rows in line)
+            return FRAME + max(self._row_height(rows) * self._count_named_rows(rows) for rows in line)
         return self.panel_height
 
     def _row_height(self, rows: Rows) -> float:
@@ -191,12 +193,12 @@ class Canvas:
         breaks = max(self.row_name(row).count("\n") for row in rows)
         return max(CELL + LEGEND_LINE * breaks, POINT * (points + 1))
 
-    def _rows_of(self, rows: Rows) -> int:
+    def _count_named_rows(self, rows: Rows) -> int:
         return len({self.value(row, "y") for row in rows})
 
     def _title(self, name: str) -> str:
         bar_width = 0.7 if self.spec.kind == "heatmap" and "text" not in self.spec.values else 0.0
-        margin = max(0.5, self.row_names + 0.2)
+        margin = max(0.5, self.row_name_inches + 0.2)
         width = max(8, int(((self.width - bar_width) / self.across_panels - margin) / TITLE_CHARACTER))
         return "\n".join(
             line for paragraph in name.splitlines() for line in textwrap.wrap(paragraph, width, break_long_words=False)
@@ -209,21 +211,27 @@ class Canvas:
         level (label, colour, dashes) gets a rule.
         """
         handles: list[Any] = []
-        for series, look in self.looks.items():
+        for series, series_style in self.styles.items():
             if line is None or not series:
                 continue
             name = textwrap.fill(series, int((self.width - 0.2 - HANDLE) / CHARACTER))
             if line:
-                dashes: Any = look.dashes if joined and series not in self.apart else "none"
+                dashes: Any = series_style.dashes if joined and series not in self.unjoined else "none"
                 handles.append(
                     Line2D(
-                        [], [], color=look.colour, linestyle=dashes, linewidth=1.2, label=name, marker=look.marker,
-                        markersize=4, markeredgecolor="white", markeredgewidth=0.3,
+                        [], [], color=series_style.colour, linestyle=dashes, linewidth=1.2, label=name,
+                        marker=series_style.marker, markersize=4, markeredgecolor="white", markeredgewidth=0.3,
                     )
                 )  # fmt: skip
             else:
                 handles.append(
-                    Patch(facecolor=look.colour, hatch=look.hatch, label=name, edgecolor="white", linewidth=0.3)
+                    Patch(
+                        facecolor=series_style.colour,
+                        hatch=series_style.hatch,
+                        label=name,
+                        edgecolor="white",
+                        linewidth=0.3,
+                    )
                 )
         for label, colour, dashes in levels:
             handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=1.2, label=label))
@@ -279,5 +287,5 @@ class Canvas:
         return [line for note in self.notes for line in textwrap.wrap(note, int(130 * self.width / style.WIDTH))]
 
 
-def _text(name: Any) -> str:
+def _name(name: Any) -> str:
     return "" if name is None else str(name)

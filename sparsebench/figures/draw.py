@@ -16,7 +16,7 @@ from sparsebench.escape import visible
 from sparsebench.figures import bars, forest, heatmap, line, scales, scatter, style
 from sparsebench.figures.canvas import Canvas
 from sparsebench.figures.spec import LOCAL, FigureSpec, files, parse
-from sparsebench.figures.values import ROWS, drawable
+from sparsebench.figures.values import MOST_ROWS, drawable
 from sparsebench.ledger import query
 from sparsebench.manifest.problems import did_you_mean
 
@@ -82,7 +82,7 @@ def render_file(
     spec = parse(path)
     try:
         with query.streaming(ledger, spec.sql) as stream:
-            table = query.Table(stream.columns, tuple(islice(stream.rows, ROWS + 1)))
+            table = query.Table(stream.columns, tuple(islice(stream.rows, MOST_ROWS + 1)))
     except QueryError as error:
         raise QueryError(f"{path}: {error.message}", error.hint) from error
     spec.check_columns(table.columns)

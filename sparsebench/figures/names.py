@@ -36,9 +36,9 @@ class PointLabel:
 def series(canvas: Canvas, rows: Rows) -> list[PointLabel]:
     """Return the name of each line of a panel, at the line's last point."""
     with_value = [row for row in rows if canvas.value(row, "y") is not None]
-    ends = {canvas.series(row): row for row in sorted(with_value, key=canvas.across)}
+    ends = {canvas.series(row): row for row in sorted(with_value, key=canvas.x_position)}
     return [
-        PointLabel(name, canvas.across(row), canvas.value(row, "y"), canvas.looks[name].colour)
+        PointLabel(name, canvas.x_position(row), canvas.value(row, "y"), canvas.styles[name].colour)
         for name, row in ends.items()
     ]
 

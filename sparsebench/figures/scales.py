@@ -33,7 +33,7 @@ def finish_axes(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         # Of the panels that share the axis the first one sets its limits, which ends its autoscaling.
         bottom = float(spec.get("ymin") or min(0.0, _data_range(axes, "y")[0]))
         axes.set_ylim(bottom, axes.get_ylim()[1] + 0.05 * (axes.get_ylim()[1] - bottom))
-    axes.yaxis.set_major_formatter(lambda value, _: canvas.written(value))
+    axes.yaxis.set_major_formatter(lambda value, _: canvas.label_of(value))
 
 
 def scale_y_log(axes: Axes, canvas: Canvas) -> None:
@@ -47,7 +47,7 @@ def scale_y_log(axes: Axes, canvas: Canvas) -> None:
     axes.set_yticks(minor, minor=True)
     axes.yaxis.set_minor_formatter(lambda value, _: "")
     if high > knee:
-        axes.axhspan(knee, high, color=style.GROUND, linewidth=0, zorder=0)
+        axes.axhspan(knee, high, color=style.PALE_GREY, linewidth=0, zorder=0)
 
 
 def scale_x(axes: Axes, rows: Rows, canvas: Canvas) -> None:

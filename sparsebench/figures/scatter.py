@@ -26,7 +26,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     pareto = front(rows, canvas.spec)
     axes.margins(x=0.1, y=0.1)
     for row in rows:
-        series_style = canvas.looks[canvas.series(row)]
+        series_style = canvas.styles[canvas.series(row)]
         solid = row in pareto or not canvas.spec.get("front") or _outside_front(row, canvas.spec)
         behind = series_style.colour == style.BOUND
         axes.plot(
@@ -99,7 +99,7 @@ def _write_texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
             continue
         text = axes.annotate(
             str(row[column]), (row[x], row[y]), xytext=(0, 0), textcoords="offset points", ha="center", va="center",
-            fontsize=6.5, color=canvas.looks[canvas.series(row)].colour, zorder=6,
+            fontsize=6.5, color=canvas.styles[canvas.series(row)].colour, zorder=6,
         )  # fmt: skip
         text.set_in_layout(False)
         texts.append(text)

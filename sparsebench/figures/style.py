@@ -32,19 +32,19 @@ HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 GREY = "#666666"
 BOUND = "#999999"
 """The grey of series in the background (`bound`)."""
-GROUND = "#F1F1F1"
+PALE_GREY = "#F1F1F1"
 """The background of what is packed together above a knee; also the rules between the rows of a forest."""
 PACKED = 0.35
 """The length, in decades, of the first decade above a knee; the next two together take as much, then the next four."""
-DIGITS: tuple[tuple[float, Sequence[int]], ...] = (
+TICK_DIGITS: tuple[tuple[float, Sequence[int]], ...] = (
     (2.5, (1,)), (1.4, (1, 3)), (0.8, (1, 2, 5)), (0.45, (1, 2, 3, 5, 7)), (0, range(1, 10)),
 )  # fmt: skip
 """By the least length of a log axis in decades, the leading digits that have a label on it."""
-NEAR, FAR = (1e5, 1e6), (1e6, 1e10, 1e20, 1e50, 1e150, 1e300)
+NEAR_TICKS, FAR_TICKS = (1e5, 1e6), (1e6, 1e10, 1e20, 1e50, 1e150, 1e300)
 """Ticks above a knee, on an axis that ends below 1e7 and on a longer one."""
-MAP, INK = "cividis_r", "Greys"
+VALUE_COLOURS, TEXT_COLOURS = "cividis_r", "Greys"
 """Colour maps of even luminance, light to dark in greyscale as well: high values are dark, like ink."""
-AROUND = ("#5AAE61", "#F7F7F7", "#40004B")
+DIVERGING_COLOURS = ("#5AAE61", "#F7F7F7", "#40004B")
 """Colours around a middle. In greyscale too the highest are the darkest, and the lowest a middle grey."""
 
 RC: dict[str, Any] = {
@@ -88,20 +88,20 @@ class SeriesStyle:
     hatch: str
 
 
-def looks(
-    names: Sequence[str], bounds: Collection[str] = (), wanted: Mapping[str, int] | None = None
+def series_styles(
+    names: Sequence[str], background: Collection[str] = (), places: Mapping[str, int] | None = None
 ) -> dict[str, SeriesStyle]:
-    """Return a look for each series, the same for the same list. Up to 80 are different; ``bounds`` are grey.
+    """Return a style for each series, the same for the same list. Up to 80 are different; ``background`` is grey.
 
-    ``wanted`` gives a series its place among the looks, else it is ``OTHERS``. Series with the same place in several
+    ``places`` gives a series its place among the styles, else it is ``OTHERS``. Series with the same place in several
     figures look alike in them, unless an earlier series has the colour.
     """
-    foreground = [name for name in names if name not in bounds]
-    background = [name for name in names if name in bounds]
-    numbers = _numbered(foreground, wanted or {}) | _numbered(background, wanted or {})
+    foreground = [name for name in names if name not in background]
+    grey = [name for name in names if name in background]
+    numbers = _numbered(foreground, places or {}) | _numbered(grey, places or {})
     return {
         name: SeriesStyle(
-            BOUND if name in bounds else COLOURS[numbers[name] % len(COLOURS)],
+            BOUND if name in background else COLOURS[numbers[name] % len(COLOURS)],
             MARKERS[numbers[name] % len(MARKERS)],
             DASHES[(numbers[name] % len(MARKERS) + numbers[name] // len(COLOURS)) % len(DASHES)],
             HATCHES[numbers[name] % len(MARKERS) % len(HATCHES)],
@@ -110,15 +110,14 @@ def looks(
     }
 
 
-def _numbered(names: Sequence[str], wanted_numbers: Mapping[str, int]) -> dict[str, int]:
-    """Return for each of ``names`` the number that it wants or, where that or its colour is taken, the next free one."""
+def _numbered(names: Sequence[str], places: Mapping[str, int]) -> dict[str, int]:
+    """Return for each of ``names`` its place or, where that or its colour is taken, the next free one."""
     numbers: dict[str, int] = {}
-    for name in sorted(names, key=lambda name: wanted_numbers.get(name, OTHERS)):
+    for name in sorted(names, key=lambda name: places.get(name, OTHERS)):
         used = set(numbers.values())
         colours = {number % len(COLOURS) for number in used} if len(used) < len(COLOURS) else set()
-        candidates = itertools.count(wanted_numbers.get(name, OTHERS))
-        free = (place for place in candidates if place not in used and place % len(COLOURS) not in colours)
-        numbers[name] = next(free)
+        candidates = itertools.count(places.get(name, OTHERS))
+        numbers[name] = next(place for place in candidates if place not in used and place % len(COLOURS) not in colours)
     return numbers
 
 
@@ -153,12 +152,12 @@ def log_ticks(low: float, high: float, knee: float = math.inf) -> tuple[list[flo
     top = min(high, knee)
     decades = math.log10(top / low) if top > low else 0.0
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(max(top, low))) + 1)
-    digits = next(choice for fewest_decades, choice in DIGITS if decades >= fewest_decades)
+    digits = next(choice for fewest_decades, choice in TICK_DIGITS if decades >= fewest_decades)
     stride = max(1, round(decades / 8))
     major = [digit * 10.0**power for power in powers if power % stride == 0 for digit in digits]
     major = [value for value in major if low <= value <= top]
-    far = FAR if high >= 1e7 else NEAR
-    major += [value for value in (knee, *far) if max(low, knee) <= value <= high and value not in major]
+    beyond_knee = FAR_TICKS if high >= 1e7 else NEAR_TICKS
+    major += [value for value in (knee, *beyond_knee) if max(low, knee) <= value <= high and value not in major]
     if len(major) < 2:
         major = [float(value) for value in MaxNLocator(4).tick_values(low, high) if low <= value <= high]
     minor = [digit * 10.0**power for power in powers for digit in range(1, 10)] if stride == 1 else []

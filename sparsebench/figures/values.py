@@ -11,14 +11,14 @@ from sparsebench.errors import UserError
 from sparsebench.figures.spec import COLUMNS, KINDS, LONGEST, NAMED_ROWS, FigureSpec
 from sparsebench.ledger.query import Table
 
-_ALWAYS = ("value", "low", "high", "xlow", "xhigh", "base", "place")
-_ALONG = ("line", "curve", "scatter", "forest")
+_NUMERIC_KEYS = ("value", "low", "high", "xlow", "xhigh", "base", "place")
+_NUMERIC_X = ("line", "curve", "scatter", "forest")
 """Kinds whose horizontal axis shows numbers unless its scale is `category`."""
-ROWS, PANELS = 50_000, 300
+MOST_ROWS, MOST_VALUES = 50_000, 300
 """The most rows of a figure, and the most different values of its `facet`, `row` or `series`."""
-_TAKES = {"log": "numbers above 0", "sparsity": "numbers from 0 to 1"}
+_ACCEPTED = {"log": "numbers above 0", "sparsity": "numbers from 0 to 1"}
 """What an axis of a scale has room for; all others take any number."""
-_WORDS = (str, bool, int, float, Decimal, datetime.date, datetime.time, type(None))
+_CATEGORY_TYPES = (str, bool, int, float, Decimal, datetime.date, datetime.time, type(None))
 
 
 def drawable(spec: FigureSpec, table: Table) -> Table:
@@ -33,7 +33,7 @@ def drawable(spec: FigureSpec, table: Table) -> Table:
     required_columns = [table.columns.index(spec.values[key]) for key in KINDS[spec.kind]]
     rows = (
         tuple(
-            _read(value, spec, column, scales.get(column)) if column in drawn_columns else value
+            _drawable_value(value, spec, column, scales.get(column)) if column in drawn_columns else value
             for column, value in zip(table.columns, row, strict=True)
         )
         for row in table.rows
@@ -43,25 +43,25 @@ def drawable(spec: FigureSpec, table: Table) -> Table:
 
 def _refuse_many(spec: FigureSpec, table: Table) -> None:
     """Raise UserError for more rows or values than allowed: drawing them would take minutes and gigabytes."""
-    if len(table.rows) > ROWS:
-        raise UserError(f"{spec.path}: its query gives more than {ROWS:,} rows", "group them, or leave some out")
+    if len(table.rows) > MOST_ROWS:
+        raise UserError(f"{spec.path}: its query gives more than {MOST_ROWS:,} rows", "group them, or leave some out")
     for key in ("facet", "row", "series"):
         if spec.get(key) in table.columns:
             index = table.columns.index(spec.get(key))
             # Compared as text: a list has no hash.
-            if len({str(row[index]) for row in table.rows}) > PANELS:
-                raise UserError(f"{spec.path}: `{key}` has more than {PANELS:,} values", "leave some out")
+            if len({str(row[index]) for row in table.rows}) > MOST_VALUES:
+                raise UserError(f"{spec.path}: `{key}` has more than {MOST_VALUES:,} values", "leave some out")
 
 
 def _scales(spec: FigureSpec) -> dict[str, str]:
     """Return the columns that must give numbers, each with the scale that it is drawn on."""
-    scales = {spec.values[key]: "" for key in _ALWAYS if key in spec.values}
+    scales = {spec.values[key]: "" for key in _NUMERIC_KEYS if key in spec.values}
     scales |= dict.fromkeys(spec.references, spec.get("xscale" if spec.kind == "forest" else "yscale"))
     if spec.kind == "heatmap" and spec.get("middle"):
         scales[spec.values["value"]] = "log"
     if spec.kind not in NAMED_ROWS:
         scales[spec.values["y"]] = spec.get("yscale")
-    if spec.kind in _ALONG and spec.get("xscale") != "category":
+    if spec.kind in _NUMERIC_X and spec.get("xscale") != "category":
         scales[spec.values["x"]] = spec.get("xscale")
     for axis, ends in (("y", ("low", "high")), ("x", ("xlow", "xhigh"))):
         if spec.get(f"{axis}scale") == "log":
@@ -69,12 +69,12 @@ def _scales(spec: FigureSpec) -> dict[str, str]:
     return scales
 
 
-def _read(value: Any, spec: FigureSpec, column: str, scale: str | None) -> Any:
+def _drawable_value(value: Any, spec: FigureSpec, column: str, scale: str | None) -> Any:
     """Check and convert a value of a column; ``scale`` is None if it need not be a number."""
     if value is None:
         return None
     if scale is None:
-        is_valid = isinstance(value, _WORDS) and not (isinstance(value, str) and len(value) > LONGEST)
+        is_valid = isinstance(value, _CATEGORY_TYPES) and not (isinstance(value, str) and len(value) > LONGEST)
         converted = float(value) if isinstance(value, Decimal) else value
     elif is_valid := isinstance(value, int | float | Decimal):
         number = _float(value)
@@ -83,10 +83,10 @@ def _read(value: Any, spec: FigureSpec, column: str, scale: str | None) -> Any:
         is_valid = number > 0 if scale == "log" else 0 <= number <= 1 or scale != "sparsity"
         converted = value if isinstance(value, int) and abs(value) < 2**53 else number
     if not is_valid:
-        expected = "numbers or short texts" if scale is None else _TAKES.get(scale, "numbers")
+        accepted = "numbers or short texts" if scale is None else _ACCEPTED.get(scale, "numbers")
         raise UserError(
             f"{spec.path}: column {column!r} gives {type(value).__name__} {str(value)[:40]}",
-            f"it is drawn as {expected}: leave such rows out, or convert them",
+            f"it is drawn as {accepted}: leave such rows out, or convert them",
         )
     return converted
 

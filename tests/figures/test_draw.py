@@ -137,20 +137,22 @@ def test_points_of_a_series_apart_are_not_joined(apart: int) -> None:
 
 
 def test_random_is_drawn_in_grey_and_leaves_the_colours_to_others() -> None:
-    found = style.looks(["a", "random/layer", "b"], {"random/layer"})
+    found = style.series_styles(["a", "random/layer", "b"], {"random/layer"})
     assert found["random/layer"].colour == style.BOUND
-    assert [found[name] for name in "ab"] == list(style.looks(["a", "b"]).values())
+    assert [found[name] for name in "ab"] == list(style.series_styles(["a", "b"]).values())
 
 
 def test_a_series_that_asks_for_a_place_looks_alike_in_every_figure_where_its_colour_is_free() -> None:
     wanted = {"wanda": 3, "sparsegpt": 1, "magnitude": 0, "ria": 3 + len(style.COLOURS)}  # the colour of wanda
-    whole = style.looks(["magnitude", "wanda", "sparsegpt"], (), wanted)
-    assert style.looks(["sparsegpt", "wanda"], (), wanted) == {name: whole[name] for name in ("sparsegpt", "wanda")}
-    crowded = style.looks(["ria", "wanda"], (), wanted)
+    whole = style.series_styles(["magnitude", "wanda", "sparsegpt"], (), wanted)
+    assert style.series_styles(["sparsegpt", "wanda"], (), wanted) == {
+        name: whole[name] for name in ("sparsegpt", "wanda")
+    }
+    crowded = style.series_styles(["ria", "wanda"], (), wanted)
     assert crowded["wanda"] == whole["wanda"]
     assert crowded["ria"].colour != whole["wanda"].colour
     many = [str(number) for number in range(40)]
-    alike = style.looks(many, (), dict.fromkeys(many, 7)).values()
+    alike = style.series_styles(many, (), dict.fromkeys(many, 7)).values()
     assert len({(look.colour, look.marker, str(look.dashes)) for look in alike}) == 40
 
 
@@ -158,7 +160,7 @@ def test_only_zeros_are_blue_and_only_bits_orange(ask: Callable[[str], query.Tab
     families = ask("SELECT _kind_place('zeros'), _kind_place('bits'), _method_place('wanda')").rows[0]
     kept = set(style.COLOURS[: style.OTHERS])
     assert {style.COLOURS[place] for place in families} < kept
-    models = style.looks([str(number) for number in range(len(style.COLOURS) - style.OTHERS)])
+    models = style.series_styles([str(number) for number in range(len(style.COLOURS) - style.OTHERS)])
     assert not kept & {look.colour for look in models.values()}
 
 
@@ -275,14 +277,14 @@ def test_a_number_is_labelled_whatever_its_size(value: float, label: str) -> Non
 
 
 def test_up_to_forty_series_all_look_different() -> None:
-    found = style.looks([str(number) for number in range(40)])
+    found = style.series_styles([str(number) for number in range(40)])
     assert len({(look.colour, look.marker, str(look.dashes)) for look in found.values()}) == 40
     first = list(found.values())[:8]
     assert len({look.colour for look in first}) == len({look.marker for look in first}) == 8
 
 
 def test_neighbouring_series_differ_in_grey_as_well() -> None:
-    first = list(style.looks([str(number) for number in range(10)]).values())
+    first = list(style.series_styles([str(number) for number in range(10)]).values())
     assert all(
         (a.marker, str(a.dashes)) != (b.marker, str(b.dashes))
         for place, a in enumerate(first)
