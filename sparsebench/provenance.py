@@ -28,7 +28,7 @@ from sparsebench.storage.measure import StorageResult
 from sparsebench.structure.assess import StructureResult
 from sparsebench.structure.outputs import OutputsResult
 
-NAME = ".origin"
+ORIGIN_FILE = ".origin"
 """The file in a workspace that holds its id."""
 _SEALED = re.compile(r'\{"checksum":"(\w{64})",(.*)', re.DOTALL)
 """A record's text: its checksum, and the text that this was taken of but for the brace."""
@@ -49,7 +49,7 @@ def origin(workspace: Path, create_it: bool = False) -> str:
 
     Raises LedgerError for a file that holds no id.
     """
-    path = workspace / NAME
+    path = workspace / ORIGIN_FILE
     if create_it and not path.exists():
         workspace.mkdir(parents=True, exist_ok=True)
         with create(path, "x") as file:
@@ -69,15 +69,15 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"checksum": hashlib.sha256(text.encode()).hexdigest(), **content}
 
 
-def untouched(text: str) -> bool:
+def is_untouched(text: str) -> bool:
     """Return whether a record's text is, to the byte, the one that its checksum was taken of."""
     match = _SEALED.fullmatch(text.rstrip("\n"))
     return match is not None and hashlib.sha256(b"{" + match[2].encode()).hexdigest() == match[1]
 
 
-def intact(record: Mapping[str, Any], text: str) -> bool:
+def is_intact(record: Mapping[str, Any], text: str) -> bool:
     """Return whether a record with a checksum says what it said when it was made, perhaps with other spaces."""
-    return untouched(text) or sealed(record)["checksum"] == record["checksum"]
+    return is_untouched(text) or sealed(record)["checksum"] == record["checksum"]
 
 
 def record_problem(record: Mapping[str, Any]) -> str | None:

@@ -155,7 +155,7 @@ def file_problem(folder: Path, cell: Cell, status: str, device: str = "cpu") -> 
     try:
         text = "".join(_texts(_inside(folder / f"{name}.{status}.json", folder)))
         beginning, _, remainder = text.partition(',"status":')
-        is_untouched = provenance.untouched(text) and remainder.startswith(f'"{status}"')
+        is_untouched = provenance.is_untouched(text) and remainder.startswith(f'"{status}"')
         record = json.loads(beginning + "}") if is_untouched else read_cell(folder, name, status)
         recorded = [record[word] for word in ("key", "stage", "settings")] + [record["variant"]["id"]]
     except SparsebenchError as error:
@@ -304,7 +304,7 @@ def _content_problem(record: dict[str, Any], text: str) -> str | None:
     missing_keys = [key for key in _NEEDED[kind] if record.get(key) is None]
     if missing_keys:
         return f"a record without {', '.join(missing_keys)}"
-    if "checksum" in record and not (isinstance(record.get("origin"), str) and provenance.intact(record, text)):
+    if "checksum" in record and not (isinstance(record.get("origin"), str) and provenance.is_intact(record, text)):
         return "changed or damaged since it was made (its checksum)"
     if kind == "plan":
         cells = record["cells"] if isinstance(record["cells"], list) else [None]

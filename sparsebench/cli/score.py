@@ -113,7 +113,9 @@ def _results(
 def _show(rows: list[dict[str, Any]], title: str, as_json: bool, with_outcomes: Mapping[str, ScoreResult]) -> None:
     """Show a row for each task; in JSON with every document's outcome where the task's result is given."""
     if as_json:
-        emit_json([row | (scored.whole(with_outcomes[row["task"]]) if with_outcomes else {}) for row in rows])
+        emit_json(
+            [row | (scored.protocol_and_outcomes(with_outcomes[row["task"]]) if with_outcomes else {}) for row in rows]
+        )
     elif rows:
         emit_table(list(rows[0]), [list(row.values()) for row in rows], title=title)
 

@@ -67,30 +67,32 @@ def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> S
     first, second = resolve_variant(a, variants), resolve_variant(b, variants)
     scores_a, scores_b = (_by_task(_rows(ledger, "scores", {"id": variant.id})) for variant in (first, second))
     shared = sorted(scores_a.keys() & scores_b.keys())
-    names = [task for task, _ in shared]
+    shared_tasks = [task for task, _ in shared]
     for task in tasks:
-        if task not in names:
-            hint = f"both were scored on {', '.join(names)}" if names else "no task is common to both"
+        if task not in shared_tasks:
+            hint = f"both were scored on {', '.join(shared_tasks)}" if shared_tasks else "no task is common to both"
             raise UserError(
-                f"{first.name} and {second.name} do not share a task {task!r}", did_you_mean(task, names) or hint
+                f"{first.name} and {second.name} do not share a task {task!r}", did_you_mean(task, shared_tasks) or hint
             )
     with query.reader(ledger) as connection:
-        compared = [_compare(connection, *_most_alike(scores_a[key], scores_b[key])) for key in shared]
+        comparisons = [_compare(connection, *_most_alike(scores_a[key], scores_b[key])) for key in shared]
     # Every shared task counts in the correction, whichever are shown.
-    verdicts = statistics.judged([task.paired for task in compared], [task.standing for task in compared])
+    verdicts = statistics.judged([task.paired for task in comparisons], [task.standing for task in comparisons])
     tests = sum(p is not None for p, _ in verdicts)
-    judged = [replace(task, p_holm=p, verdict=word) for task, (p, word) in zip(compared, verdicts, strict=True)]
+    judged = [
+        replace(task, p_holm=p, verdict=verdict) for task, (p, verdict) in zip(comparisons, verdicts, strict=True)
+    ]
     tables = {
         name: tuple(_rows(ledger, name, {"a": first.id, "b": second.id})) for name in ("sizes", "latency", "memory")
     }
-    unshared = {task for task, _ in scores_a.keys() ^ scores_b.keys()} - set(names)
+    unshared = {task for task, _ in scores_a.keys() ^ scores_b.keys()} - set(shared_tasks)
     notes = tuple(_notes(first, second, unshared, tables))
     asked_tasks = tuple(task for task in judged if not tasks or task.task in tasks)
     return SideBySide(first, second, asked_tasks, tests, **tables, notes=notes)
 
 
-def _rows(ledger: Path, name: str, parameters: dict[str, Any]) -> list[Values]:
-    return query.run(ledger, sqlfiles.read(f"side_by_side/{name}"), parameters).dicts()
+def _rows(ledger: Path, query_name: str, parameters: dict[str, Any]) -> list[Values]:
+    return query.run(ledger, sqlfiles.read(f"side_by_side/{query_name}"), parameters).dicts()
 
 
 def _by_task(rows: Sequence[Values]) -> dict[tuple[str, str], list[Values]]:

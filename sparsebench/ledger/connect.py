@@ -37,7 +37,7 @@ file of this name would make names ambiguous."""
 _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
 ABANDONED: list[duckdb.DuckDBPyConnection] = []
 """Connections whose call does not return: closing one would wait for that call."""
-MEMORY = 4_000_000_000
+MOST_MEMORY = 4_000_000_000
 """The most memory, in bytes, of a query; half of the machine's if that is less. Nothing is spilled to the disk."""
 _NO_EXTENSIONS: Config = {
     "max_temp_directory_size": "0B",
@@ -72,7 +72,7 @@ def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
         refuse_link(path.with_name(path.name + ending))
     connection = _open(path, False, _SEALED | {"storage_compatibility_version": STORAGE}, patience)
     try:
-        with interruptible(), naming_damage(path):
+        with interruptible(), explaining_damage(path):
             yield connection
     except duckdb.Error as error:
         raise LedgerError(
@@ -108,7 +108,7 @@ def reader(path: Path, patience: float, outlet: Path | None = None) -> Iterator[
 
 def query_memory() -> int:
     """Return how many bytes of memory a query may take."""
-    return min(MEMORY, environment.memory()[0] // 2)
+    return min(MOST_MEMORY, environment.memory()[0] // 2)
 
 
 def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckdb.DuckDBPyConnection:
@@ -119,19 +119,19 @@ def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckd
     started, pause = time.monotonic(), 0.02
     while True:
         try:
-            with naming_damage(path):
+            with explaining_damage(path):
                 return duckdb.connect(str(path), read_only=read_only, config=config)
         except duckdb.Error as error:
             # A ConnectionException here means that this very process has the file open in the other mode.
             holder = _HOLDER.search(str(error))
-            unfinished = _INVALID in str(error) and time.monotonic() < started + CREATION_SECONDS
-            if not holder and not unfinished and not isinstance(error, duckdb.ConnectionException):
+            is_being_created = _INVALID in str(error) and time.monotonic() < started + CREATION_SECONDS
+            if not holder and not is_being_created and not isinstance(error, duckdb.ConnectionException):
                 reason = str(error).splitlines()[0].removeprefix("IO Error: ")
                 raise LedgerError(
                     f"{path}: cannot be opened ({reason})",
                     "see that its folder may be written, name another file with --ledger, or upgrade duckdb",
                 ) from error
-            if time.monotonic() >= started + max(patience, CREATION_SECONDS if unfinished else 0.0):
+            if time.monotonic() >= started + max(patience, CREATION_SECONDS if is_being_created else 0.0):
                 owner = f"process {holder[2]} ({Path(holder[1]).name})" if holder else "another thread of this process"
                 raise LedgerError(
                     f"{path}: locked by {owner} for more than {patience:g} s",
@@ -157,7 +157,7 @@ def is_damage(error: Exception) -> bool:
 
 
 @contextmanager
-def naming_damage(path: Path) -> Iterator[None]:
+def explaining_damage(path: Path) -> Iterator[None]:
     """Turn DuckDB's errors about a damaged file into one with the way to rebuild it: the records beside it hold all."""
     try:
         yield

@@ -1,6 +1,6 @@
 """What must hold of a record before a ledger or a run takes it: its score is what its outcomes give, its id is its own.
 
-``records`` has checked before that it is as it was made. Tolerances: ``SCORE`` and ``DRAWN``.
+``records`` has checked before that it is as it was made. Tolerances: ``SCORE_TOLERANCE`` and ``DRAWN_TOLERANCE``.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from sparsebench.ledger.statistics.resampling import POOLINGS, WITHOUT_DRAWS
 from sparsebench.plan import fingerprint
 from sparsebench.records import Reject, located_records, raise_error, statuses, write
 
-SCORE = 1e-6
+SCORE_TOLERANCE = 1e-6
 """By which share (of 1, if that is more) a score and its standard error may differ from what the outcomes give."""
-DRAWN = 0.2
+DRAWN_TOLERANCE = 0.2
 """The same for a standard error that is drawn, of a metric that needs all documents at once."""
 _HINT = "copy it again; if it stays so, distrust where it comes from"
 
 
-def check(record: Mapping[str, Any], where: str) -> None:
+def check_score(record: Mapping[str, Any], where: str) -> None:
     """Raise RecordError, naming ``where``, for a score that its own outcomes do not give.
 
     A metric that the ledger does not know is exempt: its score gets no interval where the mean is another number.
@@ -55,7 +55,7 @@ def unbundle(bundled: Path, folder: Path, reject: Reject = raise_error) -> tuple
         if record.get("kind") == "plan":
             continue
         try:
-            check(record, where)
+            check_score(record, where)
             _check_id(record, where)
         except RecordError as error:
             reject(error)
@@ -75,12 +75,12 @@ def _check_id(record: Mapping[str, Any], where: str) -> None:
     """
     try:
         json.dumps(record, allow_nan=False)
-        expected = fingerprint.cell_id(record["stage"], record["variant"]["id"], record["settings"])
+        computed_id = fingerprint.cell_id(record["stage"], record["variant"]["id"], record["settings"])
     except (LookupError, TypeError, ValueError, AttributeError, SparsebenchError) as error:
         raise RecordError(f"{where}: not a record as sparsebench writes it ({error!r})", _HINT) from error
-    if expected != record["cell_id"]:
+    if computed_id != record["cell_id"]:
         raise RecordError(
-            f"{where}: its cell_id {record['cell_id']!r} is not that of its settings with these versions ({expected!r})",
+            f"{where}: its cell_id {record['cell_id']!r} is not that of its settings with these versions ({computed_id!r})",
             "a run here makes it anew; `sparsebench ingest` reads records of other versions",
         )
 
@@ -99,9 +99,9 @@ def _score_problem(result: Mapping[str, Any]) -> str | None:
     labels = np.array([outcome["label"] for outcome in outcomes], dtype=np.float64)  # None becomes NaN
     if not statistics.explains(result["metric"], score, values, labels):
         return f"its {result['metric']} of {score!r} is not what its outcomes give"
-    expected = _stderr(metric.pooling, score, values, labels)
-    tolerance = SCORE * max(1.0, expected) if metric.pooling in WITHOUT_DRAWS else DRAWN * expected
-    return None if abs(expected - stderr) <= tolerance else f"its standard error of {stderr!r} should be {expected!r}"
+    computed = _stderr(metric.pooling, score, values, labels)
+    tolerance = SCORE_TOLERANCE * max(1.0, computed) if metric.pooling in WITHOUT_DRAWS else DRAWN_TOLERANCE * computed
+    return None if abs(computed - stderr) <= tolerance else f"its standard error of {stderr!r} should be {computed!r}"
 
 
 def _stderr(pooling: str, score: float, values: Floats, labels: Floats) -> float:

@@ -16,7 +16,7 @@ from sparsebench.ledger import query, sqlfiles
 
 _ID = re.compile(r"[0-9a-f]{4,}")
 _SHARE = re.compile(r"(\d*\.?\d+)(%?)")
-SHOWN = 8
+MOST_SHOWN = 8
 """The most names that an error lists."""
 
 
@@ -48,18 +48,18 @@ class MeasuredVariant:
         details = (f"id {self.id[:10]}", self.dtype, f"seed {self.seed}", self.calibration.rsplit("/", 1)[-1])
         return ", ".join(filter(None, details))
 
-    def has(self, word: str) -> bool:
+    def has_word(self, word: str) -> bool:
         """Return whether ``word`` is a word of the recipe, the precision, the seed or the beginning of the id."""
         if word in (self.dtype, f"seed{self.seed}") or (_ID.fullmatch(word) and self.id.startswith(word)):
             return True
-        return any(_same(word, other) for other in self.words)
+        return any(_means(word, other) for other in self.words)
 
     def distance(self, words: Sequence[str]) -> tuple[int, bool]:
         """Return how many words of the recipe ``words`` omit (0 if they name none), and whether their order differs."""
-        omitted = sum(not any(_same(word, other) for word in words) for other in self.words)
-        recipe_words = [word for word in words if any(_same(word, other) for other in self.words)]
+        omitted = sum(not any(_means(word, other) for word in words) for other in self.words)
+        recipe_words = [word for word in words if any(_means(word, other) for other in self.words)]
         remaining = iter(self.words)
-        in_order = all(any(_same(word, other) for other in remaining) for word in recipe_words)
+        in_order = all(any(_means(word, other) for other in remaining) for word in recipe_words)
         return (omitted if recipe_words else 0, not in_order)
 
 
@@ -78,16 +78,16 @@ def resolve_variant(text: str, variants: Sequence[MeasuredVariant]) -> MeasuredV
         raise UserError("the ledger holds no finished cell", "make some: sparsebench run MANIFEST")
     model, _, recipe = text.strip("/").partition("/")
     words = _words(recipe)
-    matching = [variant for variant in variants if variant.model == model and all(map(variant.has, words))]
+    matching = [variant for variant in variants if variant.model == model and all(map(variant.has_word, words))]
     if not words and not matching and _ID.fullmatch(model):
         matching = [variant for variant in variants if variant.id.startswith(model)]
     if not matching:
-        raise _unknown(text, model, words, variants)
+        raise _unknown_name(text, model, words, variants)
     nearest_distance = min(variant.distance(words) for variant in matching)
     nearest = [variant for variant in matching if variant.distance(words) == nearest_distance]
     if len(nearest) > 1:
-        candidates = "".join(f"\n    {variant.name}  ({variant.details})" for variant in nearest[:SHOWN])
-        others = f"\n    and {len(nearest) - SHOWN} more" if len(nearest) > SHOWN else ""
+        candidates = "".join(f"\n    {variant.name}  ({variant.details})" for variant in nearest[:MOST_SHOWN])
+        others = f"\n    and {len(nearest) - MOST_SHOWN} more" if len(nearest) > MOST_SHOWN else ""
         message = f"{text!r} names {len(nearest)} variants:{candidates}{others}"
         raise UserError(message, "say which, by more of its name or by its id")
     return nearest[0]
@@ -98,7 +98,7 @@ def _words(text: str) -> list[str]:
     return [word for word in re.split(r"[/,\s]+", text) if word not in ("", "then")]
 
 
-def _same(word: str, other: str) -> bool:
+def _means(word: str, other: str) -> bool:
     """Return whether ``word`` means ``other``: its text, its value (``dense`` for ``propagate=dense``) or its share."""
     share, other_share = _SHARE.fullmatch(word), _SHARE.fullmatch(other)
     if share and other_share:
@@ -110,17 +110,19 @@ def _share(match: re.Match[str]) -> float:
     return float(match[1]) / (100 if match[2] else 1)
 
 
-def _unknown(text: str, model: str, words: Sequence[str], variants: Sequence[MeasuredVariant]) -> UserError:
+def _unknown_name(text: str, model: str, words: Sequence[str], variants: Sequence[MeasuredVariant]) -> UserError:
     """Return the error for an unknown name. It suggests names with the most of its words, closest spelling first."""
     models = list(dict.fromkeys(variant.model for variant in variants))
     message = f"no variant {text!r} in the ledger"
     similar = get_close_matches(model, models, 1, 0.5)
     if not similar:
-        model_names = ", ".join(models[:SHOWN]) + (f" and {len(models) - SHOWN} more" if len(models) > SHOWN else "")
+        model_names = ", ".join(models[:MOST_SHOWN]) + (
+            f" and {len(models) - MOST_SHOWN} more" if len(models) > MOST_SHOWN else ""
+        )
         return UserError(message, f"a name is MODEL/RECIPE, such as {variants[0].name}; the models are {model_names}")
 
     def rank(variant: MeasuredVariant) -> tuple[int, float]:
-        return -sum(map(variant.has, words)), -SequenceMatcher(None, text, variant.name).ratio()
+        return -sum(map(variant.has_word, words)), -SequenceMatcher(None, text, variant.name).ratio()
 
     ranked = sorted((variant for variant in variants if variant.model == similar[0]), key=rank)
     names = list(dict.fromkeys(variant.name for variant in ranked))[:3]

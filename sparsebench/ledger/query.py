@@ -169,7 +169,7 @@ def reader(path: Path, patience: float = PATIENCE, outlet: Path | None = None) -
     The connection reaches the folder ``outlet`` and no other file. Raises QueryError for what DuckDB refuses.
     """
     with connect.reader(path, patience, outlet) as connection, _explaining(path):
-        ready = schema.current(connection, path)
+        ready = schema.is_current(connection, path)
         if ready:
             yield connection
     if not ready:
@@ -182,7 +182,7 @@ def reader(path: Path, patience: float = PATIENCE, outlet: Path | None = None) -
 @contextmanager
 def _explaining(path: Path) -> Iterator[None]:
     try:
-        with connect.naming_damage(path):
+        with connect.explaining_damage(path):
             yield
     except duckdb.Error as error:
         raise _explained(error) from error

@@ -16,7 +16,7 @@ import duckdb
 from sparsebench.errors import LedgerError
 from sparsebench.ledger import sqlfiles
 
-_LONG = frozenset({"samples", "structure", "tensors"})
+_WITHOUT_TABLES = frozenset({"samples", "structure", "tensors"})
 """Views with many rows per record. They stay views; the others become tables, which lie in memory."""
 _REBUILD = "make a ledger from its records: sparsebench ingest FOLDER --ledger NEW.duckdb"
 
@@ -27,32 +27,32 @@ def upgrade(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     Raises LedgerError for a file that is not a ledger, or that another version of this program has made.
     """
     version = _version(connection, path)
-    if version == _newest():
+    if version == _this_version():
         return
-    steps, digest = sqlfiles.folder("schema"), _newest()[1]
+    schema_files, digest = sqlfiles.folder("schema"), _this_version()[1]
     connection.execute("BEGIN")
-    for name in (*steps[version[0] :], *sqlfiles.folder("views")):
+    for name in (*schema_files[version[0] :], *sqlfiles.folder("views")):
         connection.execute(sqlfiles.read(name))
     for (comment,) in connection.execute(sqlfiles.read("inherit_comments")).fetchall():
         connection.execute(comment)
     connection.execute("DELETE FROM base.version")
-    connection.execute("INSERT INTO base.version VALUES (?, ?)", [len(steps), digest])
+    connection.execute("INSERT INTO base.version VALUES (?, ?)", [len(schema_files), digest])
     connection.execute("COMMIT")
 
 
-def current(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
+def is_current(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
     """Whether an open ledger has this program's schema and views. Raises LedgerError as ``upgrade`` does."""
-    return _version(connection, path) == _newest()
+    return _version(connection, path) == _this_version()
 
 
-def _newest() -> tuple[int, str]:
+def _this_version() -> tuple[int, str]:
     """Return the number of files of the schema, and a digest of the views and their comments."""
     views = [sqlfiles.read(name) for name in (*sqlfiles.folder("views"), "inherit_comments")]
     return len(sqlfiles.folder("schema")), hashlib.sha256("\0".join(views).encode()).hexdigest()
 
 
 def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[int, str]:
-    """Return what ``_newest`` does for the file; (0, "") for an empty one.
+    """Return what ``_this_version`` does for the file; (0, "") for an empty one.
 
     Raises LedgerError for another program's file, for another version's, and for one whose macros, types or triggers
     would change what our SQL does.
@@ -70,10 +70,10 @@ def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[int, st
     if len(versions) != 1 or not isinstance(versions[0][0], int):
         raise LedgerError(f"{path}: does not say which version it is", _REBUILD)
     number, views = versions[0]
-    newest = len(sqlfiles.folder("schema"))
-    if number > newest:
+    known_number = len(sqlfiles.folder("schema"))
+    if number > known_number:
         raise LedgerError(
-            f"{path}: written by a newer sparsebench (schema {number}, this one knows {newest})",
+            f"{path}: written by a newer sparsebench (schema {number}, this one knows {known_number})",
             "upgrade sparsebench, or name another file with --ledger",
         )
     return number, views
@@ -90,7 +90,7 @@ def stand_in(connection: duckdb.DuckDBPyConnection, sql: str, existing: set[str]
         if name in named:
             named |= _words(text)
             if name not in existing:
-                becomes_table = text.startswith("VIEW ") and name not in _LONG
+                becomes_table = text.startswith("VIEW ") and name not in _WITHOUT_TABLES
                 texts.append("TABLE " + text.removeprefix("VIEW ") if becomes_table else text)
                 existing.add(name)
     for text in reversed(texts):
@@ -103,9 +103,9 @@ def _words(sql: str) -> set[str]:
 
 
 def _refuse_stand_ins(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    foreign = connection.execute(sqlfiles.read("stand_ins")).fetchall()
+    stand_ins = connection.execute(sqlfiles.read("stand_ins")).fetchall()
     with suppress(duckdb.CatalogException):
-        foreign += connection.execute(sqlfiles.read("triggers")).fetchall()
-    if foreign:
-        names = ", ".join(f"the {kind} {name}" for kind, name in foreign)
+        stand_ins += connection.execute(sqlfiles.read("triggers")).fetchall()
+    if stand_ins:
+        names = ", ".join(f"the {kind} {name}" for kind, name in stand_ins)
         raise LedgerError(f"{path}: holds {names}, which would change what sparsebench's own queries mean", _REBUILD)

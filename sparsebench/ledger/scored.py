@@ -28,14 +28,18 @@ def rows(results: Results, against: Results | None = None) -> list[dict[str, Any
             row["detectable"] = statistics.detectable(result.n) if binary else None
         return table
     not_paired = statistics.not_compared("the other model has no score")
-    pairs = [compare(result, against[task]) if task in against else not_paired for task, result in results.items()]
+    comparisons = [
+        compare(result, against[task]) if task in against else not_paired for task, result in results.items()
+    ]
     standings = [_standing(row, against.get(row["task"])) for row in table]
-    for row, pair, (p, verdict) in zip(table, pairs, statistics.judged(pairs, standings), strict=True):
-        row["other"] = against[row["task"]].score if pair is not not_paired else None
+    for row, comparison, (p, verdict) in zip(
+        table, comparisons, statistics.judged(comparisons, standings), strict=True
+    ):
+        row["other"] = against[row["task"]].score if comparison is not not_paired else None
         row |= {
-            "difference": pair.difference, "difference_low": pair.low, "difference_high": pair.high,
-            "retained": pair.retained, "p_holm": p, "verdict": verdict, "detectable": pair.detectable,
-            "loss_at_most": pair.loss_at_most,
+            "difference": comparison.difference, "difference_low": comparison.low, "difference_high": comparison.high,
+            "retained": comparison.retained, "p_holm": p, "verdict": verdict, "detectable": comparison.detectable,
+            "loss_at_most": comparison.loss_at_most,
         }  # fmt: skip
     return table
 
@@ -63,10 +67,8 @@ def _standing(row: Mapping[str, Any], dense: ScoreResult | None) -> Standing:
 
 def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
     """Compare two scores of one task, on the documents that both models were shown, word for word."""
-    for result in (variant, dense):
-        explained = statistics.explains(result.metric, result.score, *_columns(result.outcomes))
-        if variant.metric != dense.metric or not explained:
-            return statistics.unexplained(variant.metric)
+    if variant.metric != dense.metric or not (_explained(variant) and _explained(dense)):
+        return statistics.unexplained(variant.metric)
     dense_outcomes = {_document(outcome): outcome for outcome in dense.outcomes}
     shared = [outcome for outcome in variant.outcomes if _document(outcome) in dense_outcomes]
     values, variant_labels = _columns(shared)
@@ -74,6 +76,10 @@ def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
     codes = statistics.codes(outcome.cluster for outcome in shared)
     pairs = Pairs(values, dense_values, labels, codes, variant_labels)
     return statistics.compare(variant.metric, pairs, _chance(dense))
+
+
+def _explained(result: ScoreResult) -> bool:
+    return statistics.explains(result.metric, result.score, *_columns(result.outcomes))
 
 
 def _chance(result: ScoreResult) -> float | None:
@@ -98,10 +104,9 @@ def write_outcomes(path: Path, results: Results, against: Results | None = None)
                 file.write(json.dumps(line) + "\n")
 
 
-def whole(result: ScoreResult) -> dict[str, Any]:
+def protocol_and_outcomes(result: ScoreResult) -> dict[str, Any]:
     """Return the protocol and the outcomes as plain data for JSON."""
-    data = asdict(result)
-    return {"protocol": data["protocol"], "outcomes": data["outcomes"]}
+    return {"protocol": result.protocol, "outcomes": [asdict(outcome) for outcome in result.outcomes]}
 
 
 def _document(outcome: Outcome) -> tuple[str, str]:

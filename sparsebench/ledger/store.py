@@ -78,7 +78,7 @@ class Ledger:
             in_ledger = set(connection.execute("SELECT key, status FROM base.records").fetchall())
         missing = sorted(records.statuses(folder).items() - in_ledger)
         paths = [folder / f"{key}.{status}.json" for key, status in missing]
-        return sum(self.take(batch, reject) for batch in _batches(records.located_records(paths, reject)))
+        return sum(self.take(batch, reject) for batch in _in_batches(records.located_records(paths, reject)))
 
     def rebuild(self, folders: Sequence[Path], reject: Reject = raise_error) -> int:
         """Add every record below ``folders`` to what the ledger holds, and return how many were accepted.
@@ -91,7 +91,7 @@ class Ledger:
         return sum(
             self.take(batch, reject, from_workspace=home in (path.resolve(), *path.resolve().parents))
             for path in map(Path, folders)
-            for batch in _batches(records.located_records([path], reject))
+            for batch in _in_batches(records.located_records([path], reject))
         )
 
     def take(self, batch: Sequence[Located], reject: Reject, from_workspace: bool = True) -> int:
@@ -103,7 +103,7 @@ class Ledger:
         accepted = []
         for where, record in batch:
             try:
-                incoming.check(record, where)
+                incoming.check_score(record, where)
             except RecordError as error:
                 reject(error)
             else:
@@ -123,7 +123,7 @@ class Ledger:
             return 0
 
 
-def _batches(stream: Iterable[Located]) -> Iterator[list[Located]]:
+def _in_batches(stream: Iterable[Located]) -> Iterator[list[Located]]:
     batch: list[Located] = []
     size = 0
     for where, record in stream:

@@ -45,15 +45,18 @@ def interval(metric: str, score: float, values: Floats, labels: Floats, clusters
         return Interval(None, None, f"none: {ALONE}")
     if binary:
         effect = design_effect(values, clusters)
-        return Interval(*proportions.wilson(values.sum() / effect, n / effect), f"Wilson{_in(n_clusters, n)}")
+        return Interval(
+            *proportions.wilson(values.sum() / effect, n / effect), f"Wilson{_over_clusters(n_clusters, n)}"
+        )
     if pooling == "ranking":
         limits = resampling.average_precision_interval((values, labels), clusters)
         if limits is None:
             return Interval(None, None, "none: leaving out documents does not show how much they vary")
-        return Interval(*limits, f"jackknife of the logit{_in(n_clusters, n)}")
+        return Interval(*limits, f"jackknife of the logit{_over_clusters(n_clusters, n)}")
     resampled = resampling.resampled_scores(pooling, [(values, labels)], clusters)[:, 0]
     return Interval(
-        *resampling.percentile_interval(resampled, n_clusters), f"bootstrap, {RESAMPLES} resamples{_in(n_clusters, n)}"
+        *resampling.percentile_interval(resampled, n_clusters),
+        f"bootstrap, {RESAMPLES} resamples{_over_clusters(n_clusters, n)}",
     )
 
 
@@ -118,15 +121,15 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
     n_clusters = pairs.clusters
     gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
     both_right = int((pairs.variant * pairs.dense).sum())
-    table = PairedCounts(both_right, gained, lost, n - both_right - gained - lost)
+    counts = PairedCounts(both_right, gained, lost, n - both_right - gained - lost)
     effect = design_effect(pairs.variant - pairs.dense, pairs.cluster)
-    independent = table.scaled(1 / effect)
+    effective = counts.scaled(1 / effect)
     sign = 1 if metric.higher_is_better else -1
-    low, high = sorted(sign * end for end in proportions.newcombe(independent))
+    low, high = sorted(sign * end for end in proportions.newcombe(effective))
     cluster_changes = changes
     if pairs.cluster is not None:
         cluster_changes = np.bincount(pairs.cluster, weights=changes).round().astype(int)
-    test = "McNemar exact" if n_clusters == n else f"exact sign-flip test{_in(n_clusters, n)}"
+    test = "McNemar exact" if n_clusters == n else f"exact sign-flip test{_over_clusters(n_clusters, n)}"
     return Comparison(
         n=n,
         difference=sign * (gained - lost) / n,
@@ -139,21 +142,21 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
         higher_is_better=metric.higher_is_better,
         clusters=n_clusters,
         detectable=sensitivity.detectable(int(n / effect), (gained + lost) / n),
-        loss_at_most=-proportions.newcombe(independent, Z95_ONE_SIDED)[0],
-        **_retained_of_counts(table, pairs, chance),
+        loss_at_most=-proportions.newcombe(effective, Z95_ONE_SIDED)[0],
+        **_retained_of_counts(counts, pairs, chance),
     )
 
 
-def _retained_of_counts(table: PairedCounts, pairs: Pairs, chance: float | None) -> dict[str, Any]:
+def _retained_of_counts(counts: PairedCounts, pairs: Pairs, chance: float | None) -> dict[str, Any]:
     if chance is None:
         return {}
-    n, dense_right = table.n, table.both + table.lost
+    n, dense_right = counts.n, counts.both + counts.lost
     dense_effect = design_effect(pairs.dense, pairs.cluster)
     if proportions.wilson(dense_right / dense_effect, n / dense_effect)[0] <= chance:
         return {}
-    ratio = ((table.both + table.gained) / n - chance) / (dense_right / n - chance)
+    ratio = ((counts.both + counts.gained) / n - chance) / (dense_right / n - chance)
     effect = design_effect(pairs.variant - ratio * pairs.dense, pairs.cluster)
-    low, high = proportions.retained(table.scaled(1 / effect), chance)
+    low, high = proportions.retained(counts.scaled(1 / effect), chance)
     return {"retained": ratio, "retained_low": low, "retained_high": high}
 
 
@@ -190,7 +193,7 @@ def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None) -> Compari
         low=low,
         high=high,
         p=resampling.p_value(shifts, n_clusters),
-        method=f"paired bootstrap, {RESAMPLES} resamples{_in(n_clusters, n)}",
+        method=f"paired bootstrap, {RESAMPLES} resamples{_over_clusters(n_clusters, n)}",
         higher_is_better=metric.higher_is_better,
         clusters=n_clusters,
         detectable=sensitivity.of_interval(low, high, n_clusters),
@@ -203,7 +206,7 @@ def _beats(interval: tuple[float, float], chance: float, higher_is_better: bool)
     return interval[0] > chance if higher_is_better else interval[1] < chance
 
 
-def _in(n_clusters: int, n: int) -> str:
+def _over_clusters(n_clusters: int, n: int) -> str:
     return "" if n_clusters == n else f" over {n_clusters} clusters"
 
 

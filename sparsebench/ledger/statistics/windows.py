@@ -18,9 +18,9 @@ from sparsebench.ledger.statistics.contract import Comparison, Integers, Interva
 from sparsebench.ledger.statistics.resampling import LOG_LARGEST
 from sparsebench.ledger.statistics.sensitivity import WANTED
 
-LEAST = 3
+FEWEST_WINDOWS = 3
 """The fewest windows that give an interval: two say next to nothing of how much windows vary."""
-FEW = 8
+FEW_WINDOWS = 8
 """With fewer windows an interval is marked ``(few)``: it assumes that windows are alike, which so few cannot show."""
 
 
@@ -66,10 +66,10 @@ def mean(losses: Floats, tokens: Floats, clusters: Integers | None = None) -> Me
 def interval(losses: Floats, tokens: Floats, clusters: Integers | None) -> Interval:
     """Return the 95% interval of a perplexity."""
     n_windows = count_clusters(len(losses), clusters)
-    if n_windows < LEAST:
+    if n_windows < FEWEST_WINDOWS:
         return Interval(None, None, f"none: {_too_few(n_windows)}")
     low, high = mean(losses, tokens, clusters).interval
-    return Interval(_exp(low), _exp(high), f"t of log-losses, {_windows(n_windows)}")
+    return Interval(_capped_exp(low), _capped_exp(high), f"t of log-losses, {_described(n_windows)}")
 
 
 def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
@@ -79,23 +79,23 @@ def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
     without skill; the share retained is computed from logarithms.
     """
     n_windows = pairs.clusters
-    if n_windows < LEAST:
+    if n_windows < FEWEST_WINDOWS:
         too_few = not_compared(_too_few(n_windows), higher_is_better=False)
         return replace(too_few, n=len(pairs.variant), clusters=n_windows)
-    dense = _exp(float(pairs.dense.sum() / pairs.label.sum()))
+    dense = _capped_exp(float(pairs.dense.sum() / pairs.label.sum()))
     shift = mean(pairs.variant - pairs.dense, pairs.label, pairs.cluster)
     low, high = shift.interval
     return Comparison(
         n=len(pairs.variant),
-        difference=_exp(math.log(dense) + shift.value) - dense,
-        low=_exp(math.log(dense) + low) - dense,
-        high=_exp(math.log(dense) + high) - dense,
+        difference=_capped_exp(math.log(dense) + shift.value) - dense,
+        low=_capped_exp(math.log(dense) + low) - dense,
+        high=_capped_exp(math.log(dense) + high) - dense,
         p=shift.p,
-        method=f"paired t of log-losses, {_windows(n_windows)}",
+        method=f"paired t of log-losses, {_described(n_windows)}",
         higher_is_better=False,
         clusters=n_windows,
-        detectable=_exp(math.log(dense) + shift.detectable) - dense,
-        loss_at_most=_exp(math.log(dense) + shift.value + _quantile(0.95, n_windows) * shift.error) - dense,
+        detectable=_capped_exp(math.log(dense) + shift.detectable) - dense,
+        loss_at_most=_capped_exp(math.log(dense) + shift.value + _quantile(0.95, n_windows) * shift.error) - dense,
         **_retained(pairs, chance),
     )
 
@@ -132,8 +132,8 @@ def _retained(pairs: Pairs, chance: float | None) -> dict[str, Any]:
     }
 
 
-def _windows(n_windows: int) -> str:
-    return f"{n_windows} windows{' (few)' if n_windows < FEW else ''}"
+def _described(n_windows: int) -> str:
+    return f"{n_windows} windows{' (few)' if n_windows < FEW_WINDOWS else ''}"
 
 
 def _too_few(n_windows: int) -> str:
@@ -144,6 +144,6 @@ def _quantile(share: float, n: int) -> float:
     return float(stdtrit(n - 1, share))
 
 
-def _exp(value: float) -> float:
+def _capped_exp(value: float) -> float:
     """Return exp(``value``), at most the largest double: a collapsed model's perplexity may lie beyond it."""
     return math.exp(min(value, LOG_LARGEST))
