@@ -64,7 +64,7 @@ def main() -> None:
     before = time.process_time() - started
     print(f"one at a time: {before:.1f} s")
     for tokens in options.tokens:
-        pll.TOKENS = tokens
+        pll.BATCH_TOKENS = tokens
         started = time.process_time()
         fast = pll.PllScorer(model, tokenizer).score(texts)
         seconds = time.process_time() - started

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import ScoredModel, TaskSpec, cmudict, generation, scorers, squad
 from sparsebench.benchmarks.contract import sampled
-from sparsebench.benchmarks.generation import LONGEST, distance
+from sparsebench.benchmarks.generation import MOST_NEW_TOKENS, edit_distance
 from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import load_tokenizer
@@ -106,10 +106,10 @@ def test_the_distance_is_levenshtein_s(one: list[str], other: list[str]) -> None
             return i + j
         return min(slow(i - 1, j) + 1, slow(i, j - 1) + 1, slow(i - 1, j - 1) + (one[i - 1] != other[j - 1]))
 
-    assert distance(one, other) == slow(len(one), len(other))
+    assert edit_distance(one, other) == slow(len(one), len(other))
 
 
-def tokens(model: Any, tokenizer: Any, text: str, longest: int = LONGEST) -> list[int]:
+def tokens(model: Any, tokenizer: Any, text: str, longest: int = MOST_NEW_TOKENS) -> list[int]:
     """Greedy decoding one token at a time, without a cache."""
     given = torch.tensor([tokenizer(text)["input_ids"]])
     written = [model.config.decoder_start_token_id]
@@ -157,7 +157,7 @@ def test_the_tasks_are_a_loop_over_generation(speller: Path, dictionary: Path, m
     assert [outcome.value for outcome in exact.outcomes] == [1.0] + [0.0] * (len(words) - 1)
     assert (exact.score, exact.metric, exact.chance, exact.n) == (1 / len(words), "exact_match", 0.0, len(words))
     wanted = [(0, len(written[0]))] + [
-        (min(distance(text, answer) for answer in word.pronunciations), len(word.pronunciations[0]))
+        (min(edit_distance(text, answer) for answer in word.pronunciations), len(word.pronunciations[0]))
         for text, word in zip(written[1:], words[1:], strict=True)
     ]
     assert len({label for _, label in wanted}) > 2
@@ -177,7 +177,7 @@ def test_outputs_are_cut_off_where_no_end_is_among_the_tokens_that_they_may_have
     words = cmudict.split(cmudict.read(dictionary), "test")
     ended = [model.config.eos_token_id in tokens(model, tokenizer, word.spelling, ALLOWED) for word in words]
     assert 0 < sum(ended) < len(ended)
-    monkeypatch.setattr(generation, "LONGEST", ALLOWED)
+    monkeypatch.setattr(generation, "MOST_NEW_TOKENS", ALLOWED)
     assert run(speller, "encoder-decoder", "g2p").protocol["cut_off"] == len(ended) - sum(ended)
 
 
@@ -231,7 +231,7 @@ def questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str,
 def test_squad_is_a_plain_loop_whether_or_not_what_inputs_share_is_read_once(
     shared: int, tiny_llama: Path, questions: list[dict[str, Any]], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "SHARED", shared)
+    monkeypatch.setattr(generation, "FEWEST_SHARED", shared)
     model, tokenizer = load_model(tiny_llama, "decoder").float(), load_tokenizer(tiny_llama)
     monkeypatch.setattr(scorers, "load_model", lambda *_: model)
     read: list[int] = []

