@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-_MARKS = re.compile(r"[\\`*\[\]$~]|(?<![^\W_])_|_(?![^\W_])")
-"""What Markdown interprets within a line; it does not interpret an underscore between letters."""
-_FIRST = re.compile(r"^ ?(?=[#=]|[+\-](?:[ \-]|$))|^ ?\d+(?=[.)](?: |$))")
+_MARKS = re.compile(r"[\\`*\[\]$~]|(?<![^\W_])_|_(?![^\W_])|(?<=:)/(?=/)|(?<=www)\.")
+"""What Markdown interprets within a line, GitHub's addresses too; it does not interpret an underscore between letters."""
+_LINE_START = re.compile(r"^ ?(?=[#=]|[+\-](?:[ \-]|$))|^ ?\d+(?=[.)](?: |$))")
 """What turns a line that begins with it into a heading, a list or a rule."""
 _HTML = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord("|"): "&#124;"}
 
@@ -28,9 +28,12 @@ def visible(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Return ``text`` as one line of inert Markdown: it makes no link, picture, HTML, formula or new table cell."""
+    """Return ``text`` as one line of inert Markdown: it makes no link, picture, HTML, formula or new table cell.
+
+    GitHub alone makes a link of an e-mail address, whatever stands in it.
+    """
     line = visible(re.sub(r"\s+", " ", text))
-    return _FIRST.sub(r"\g<0>\\", _MARKS.sub(r"\\\g<0>", line).translate(_HTML))
+    return _LINE_START.sub(r"\g<0>\\", _MARKS.sub(r"\\\g<0>", line).translate(_HTML))
 
 
 def code(text: str) -> str:

@@ -53,5 +53,12 @@ def test_what_is_harmless_stays_as_it_is(text: str) -> None:
     assert escape.code(text) == f"`{text}`"
 
 
+@pytest.mark.parametrize("text", ["see https://a.example/b", "ftp://a.example", "www.a.example", "hf:org/name // www"])
+def test_an_address_is_no_link_on_github(text: str) -> None:
+    line = escape.markdown(text)
+    assert "://" not in line and "www." not in line  # what its extension of Markdown looks for, before escapes are read
+    assert shown(line)[1] == text
+
+
 def test_a_terminal_is_sent_nothing_that_it_obeys() -> None:
     assert escape.visible("\x1b]0;t\x07\x9b31m\r\u202e\n×") == r"\x1b]0;t\x07\x9b31m\r\u202e" + "\n×"
