@@ -221,7 +221,7 @@ def _arrow(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
             reader = pa.ipc.open_stream(file)
             columns = _columns(path, reader.schema.names, fields)
             yield from _unpacked(path, (batch.select(columns) for batch in reader))
-    except (pa.ArrowException, OSError, struct.error) as error:
+    except (pa.ArrowException, OSError, OverflowError, struct.error) as error:
         _raise_unreadable(path, "Arrow", error)
 
 
@@ -235,7 +235,7 @@ def _parquet(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
             groups = [reader.metadata.row_group(number) for number in range(reader.num_row_groups)]
             _check_unpacked_bytes(path, sum(group.total_byte_size for group in groups))
             yield from _unpacked(path, reader.iter_batches(_ROWS, columns=columns))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, OverflowError) as error:
         _raise_unreadable(path, "Parquet", error)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 import zstandard
@@ -188,6 +189,15 @@ def test_bytes_that_are_no_text_and_folders_are_refused(tmp_path: Path) -> None:
         read_texts(tmp_path / "plain.txt.gz")
     with pytest.raises(SourceError, match="a folder"):
         read_texts(tmp_path)
+
+
+@pytest.mark.parametrize("write", [pq.write_table, pa.feather.write_feather])
+def test_a_time_beyond_all_calendars_is_named(write: Callable[..., None], tmp_path: Path) -> None:
+    path = tmp_path / ("t.parquet" if write is pq.write_table else "t.arrow")
+    write(pa.table({"text": ["x"], "when": pa.array([2**62], pa.timestamp("us"))}), path)
+    assert read_texts(path).rows == (("x",),)
+    with pytest.raises(SourceError, match="not readable as .* \\(date value out of range"):
+        list(read_records(path))
 
 
 def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
