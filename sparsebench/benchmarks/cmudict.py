@@ -31,9 +31,6 @@ PHONEMES = tuple(
 _PHONEMES = frozenset(PHONEMES)
 
 Split = Literal["train", "valid", "test"]
-_TRAINING = TEST_SHARE + VALIDATION_SHARE
-_BOUNDS = {"test": (0.0, TEST_SHARE), "valid": (TEST_SHARE, _TRAINING), "train": (_TRAINING, 1.0)}
-"""Of each part, the least fraction (``_fraction``) of its words, and the least of those behind it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,8 @@ def read(path: Path) -> list[Word]:
 def split(words: list[Word], split_name: Split) -> list[Word]:
     """Return the words of one part, in the order of their hashes."""
     ordered = sorted((_fraction(word.spelling), word.spelling, word) for word in words)
-    first, last = _BOUNDS[split_name]
+    training = TEST_SHARE + VALIDATION_SHARE
+    first, last = {"test": (0.0, TEST_SHARE), "valid": (TEST_SHARE, training), "train": (training, 1.0)}[split_name]
     return [word for fraction, _, word in ordered if first <= fraction < last]
 
 

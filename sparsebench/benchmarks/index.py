@@ -22,7 +22,7 @@ GROUP = ""
 
 def names() -> tuple[str, ...]:
     """Return every task name that ``score`` takes, our own first."""
-    return (*all_tasks(), *(name for name in stock() if name not in all_tasks()))
+    return tuple(dict.fromkeys([*all_tasks(), *stock()]))
 
 
 def known(name: str, cache: Cache | None = None) -> bool:

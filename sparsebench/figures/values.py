@@ -74,21 +74,19 @@ def _drawable_value(value: Any, spec: FigureSpec, column: str, scale: str | None
     if value is None:
         return None
     if scale is None:
-        is_valid = isinstance(value, _CATEGORY_TYPES) and not (isinstance(value, str) and len(value) > LONGEST)
-        converted = float(value) if isinstance(value, Decimal) else value
-    elif is_valid := isinstance(value, int | float | Decimal):
+        if isinstance(value, _CATEGORY_TYPES) and not (isinstance(value, str) and len(value) > LONGEST):
+            return float(value) if isinstance(value, Decimal) else value
+    elif isinstance(value, int | float | Decimal):
         number = _float(value)
         if not math.isfinite(number):
             return None
-        is_valid = number > 0 if scale == "log" else 0 <= number <= 1 or scale != "sparsity"
-        converted = value if isinstance(value, int) and abs(value) < 2**53 else number
-    if not is_valid:
-        accepted = "numbers or short texts" if scale is None else _ACCEPTED.get(scale, "numbers")
-        raise UserError(
-            f"{spec.path}: column {column!r} gives {type(value).__name__} {str(value)[:40]}",
-            f"it is drawn as {accepted}: leave such rows out, or convert them",
-        )
-    return converted
+        if {"log": number > 0, "sparsity": 0 <= number <= 1}.get(scale, True):
+            return value if isinstance(value, int) and abs(value) < 2**53 else number
+    accepted = "numbers or short texts" if scale is None else _ACCEPTED.get(scale, "numbers")
+    raise UserError(
+        f"{spec.path}: column {column!r} gives {type(value).__name__} {str(value)[:40]}",
+        f"it is drawn as {accepted}: leave such rows out, or convert them",
+    )
 
 
 def _float(value: int | float | Decimal) -> float:
