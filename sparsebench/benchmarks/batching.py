@@ -17,8 +17,8 @@ MEMORY_SHARE = 0.5
 MOST_TOKENS = 1 << 15
 """Most tokens per forward pass: with more a GPU is no faster."""
 
-Row = TypeVar("Row")
-Result = TypeVar("Result")
+BatchRow = TypeVar("BatchRow")
+BatchResult = TypeVar("BatchResult")
 
 
 def tokens_at_once(model: Any, minimum: int) -> int:
@@ -50,8 +50,8 @@ class BatchSize:
     is_fixed: bool = False
 
     def parts(
-        self, rows: Sequence[Row], run: Callable[[Sequence[Row]], Result]
-    ) -> Iterator[tuple[Sequence[Row], Result]]:
+        self, rows: Sequence[BatchRow], run: Callable[[Sequence[BatchRow]], BatchResult]
+    ) -> Iterator[tuple[Sequence[BatchRow], BatchResult]]:
         """Yield parts of ``rows`` in order, each with what ``run`` returns for it.
 
         Raises BenchmarkError when memory is too small for one row, or for the number that the user asked for.
@@ -70,8 +70,8 @@ class BatchSize:
             release_memory()  # after the except clause, where nothing refers to the failed pass any more
 
     def each(
-        self, rows: Sequence[Row], run: Callable[[Sequence[Row]], Iterable[Result]]
-    ) -> Iterator[tuple[Row, Result]]:
+        self, rows: Sequence[BatchRow], run: Callable[[Sequence[BatchRow]], Iterable[BatchResult]]
+    ) -> Iterator[tuple[BatchRow, BatchResult]]:
         """Yield every row with what ``run`` returns for it, part by part as ``parts`` does."""
         for batch, results in self.parts(rows, run):
             yield from zip(batch, results, strict=True)
