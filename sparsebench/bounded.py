@@ -15,6 +15,7 @@ import resource
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -254,32 +255,40 @@ def lines(path: Path, error_type: ErrorType, newline: str | None = None) -> Iter
             yield line
 
 
-def whole(path: Path, error_type: ErrorType, limit: int = JSON_BYTES) -> str:
+def whole(
+    path: Path, error_type: ErrorType, limit: int = JSON_BYTES, hint: str = "as JSON Lines it may be longer"
+) -> str:
     """Return the whole of a UTF-8 text of at most ``limit`` characters, unpacked where its name ends in .gz or .zst."""
     with opened(path, error_type) as file:
         text = file.read(limit + 1)
     if len(text) > limit:
-        raise error_type(f"{path}: more than {limit / MB:g} million characters", "as JSON Lines it may be longer")
+        raise error_type(f"{path}: more than {limit / MB:g} million characters", hint)
     return text
 
 
 @contextmanager
 def opened(path: Path, error_type: ErrorType, newline: str | None = None) -> Iterator[TextIO]:
-    """Open a UTF-8 text as ``lines`` does."""
+    """Open a UTF-8 text as ``lines`` does.
+
+    Raises ``error_type`` for a file that is no UTF-8, or whose suffix promises a compressed one that it is not.
+    """
     refuse_special(path, error_type)
     with path.open("rb") as packed:
         suffix = path.suffix.lower()
-        if suffix in (".gz", ".zst"):
-            # Unpacking is fast and what follows is not, so the size is checked first.
-            _check_unpacked_size(packed, suffix, path, error_type)
-            packed.seek(0)
-        # Spreadsheets write a byte-order mark.
         try:
+            if suffix in (".gz", ".zst"):
+                # Unpacking is fast and what follows is not, so the size is checked first.
+                _check_unpacked_size(packed, suffix, path, error_type)
+                packed.seek(0)
+            # Spreadsheets write a byte-order mark.
             yield io.TextIOWrapper(_unpacked(packed, suffix), encoding="utf-8-sig", newline=newline)
         except UnicodeDecodeError as error:
-            raise error_type(
-                f"{path}: not UTF-8 text (byte {error.start})", "save it as UTF-8, or rename it if its suffix is wrong"
-            ) from error
+            byte = error.object[error.start]  # its position is that in a piece of the file
+            hint = "save it as UTF-8, or rename it if its suffix is wrong"
+            raise error_type(f"{path}: not UTF-8 text (it has the byte {byte:#04x})", hint) from error
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            hint = "copy the file again, or rename it if its suffix is wrong"
+            raise error_type(f"{path}: not a whole gzip file ({error})", hint) from error
 
 
 def _unpacked(packed: BinaryIO, suffix: str) -> Any:

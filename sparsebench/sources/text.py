@@ -8,10 +8,8 @@ of its entries.
 from __future__ import annotations
 
 import csv
-import gzip
 import re
 import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -127,8 +125,8 @@ def read_records(path: Path, *fields: str) -> Iterator[Record]:
     suffix = suffix_of(path)
     try:
         yield from _READERS.get(suffix, _paragraphs)(path, fields)
-    except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        _raise_unreadable(path, suffix.removeprefix(".") or "text", error)
+    except csv.Error as error:
+        _raise_unreadable(path, suffix.removeprefix("."), error)
 
 
 def suffix_of(path: Path) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import os
+import random
 import shutil
 import sys
 import zipfile
@@ -229,6 +230,23 @@ def test_compressed_records(name: str, tmp_path: Path) -> None:
     path.write_bytes(squeezed(".zst", b'{"format": 1, "cell_id": "a"', 1) * 3)
     with refused(path):
         list(records.read([tmp_path]))
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "never compressed"])
+def test_a_damaged_gzip_file_is_named(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.txt.gz"
+    packed = gzip.compress(random.Random(0).randbytes(5000).hex().encode())
+    changed = packed[:2000] + bytes(100) + packed[2100:]
+    path.write_bytes({"cut": packed[:40], "changed": changed, "never compressed": b"plain text"}[damage])
+    with refused(path, kind=SourceError):
+        list(bounded.lines(path, SourceError))
+
+
+def test_a_text_of_another_encoding_is_named_with_its_first_wrong_byte(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_bytes(b"twelve bytes" * 10_000 + b"\xe9")
+    with pytest.raises(SourceError, match=r"t\.txt: not UTF-8 text \(it has the byte 0xe9\)"):
+        list(bounded.lines(path, SourceError))
 
 
 @pytest.mark.parametrize("name", ["t.jsonl.xz", "t.bz2"])
