@@ -188,10 +188,12 @@ def _end(error: SparsebenchError) -> None:
 
 
 def _open_streams() -> None:
-    """Make stdout and stderr accept any text.
+    """Open the streams that a shell has closed (``>&-``), and make stdout and stderr accept any text.
 
-    A shell's ``>&-`` closes a stream; an ASCII stream cannot write every character, and none a lone surrogate.
+    An ASCII stream cannot write every character, and none a lone surrogate.
     """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for as long as the program runs
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

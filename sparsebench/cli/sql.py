@@ -17,6 +17,7 @@ from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.query import render, streaming
 from sparsebench.paths import ledger_path
 
+SHORTER = "give a shorter query"
 SHOWN = 1000
 """At most this many rows are shown in a table on a terminal."""
 
@@ -62,7 +63,8 @@ def sql(
         from sparsebench.report.lookup import query_named  # it reads the figures' files
 
         query = query_named(report, manifest or ())
-    with streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as answer:
+    statement = sqlfiles.read("describe") if query is None else query
+    with streaming(path, statement, timeout=timeout) as answer:
         if shape == "table" and not as_json:
             # A table on a terminal is as wide as its widest row, so all rows must be there before it is drawn.
             emit_table(answer.columns, islice(answer.rows, SHOWN) if sys.stdout.isatty() else answer.rows)
@@ -75,10 +77,16 @@ def sql(
 
 
 def _query(file: Path) -> str:
-    """Return the query in a file, or on stdin for ``-``. Raises UserError for what is longer than a query may be."""
-    if str(file) == "-":
+    """Return the query in a file, or on stdin for ``-``.
+
+    Raises UserError for what is longer than a query may be, or not UTF-8.
+    """
+    if str(file) != "-":
+        return bounded.whole(file, UserError, bounded.QUERY_CHARACTERS, SHORTER)
+    try:
         text = sys.stdin.read(bounded.QUERY_CHARACTERS + 1)
-        if len(text) > bounded.QUERY_CHARACTERS:
-            raise UserError(f"--file -: more than {bounded.QUERY_CHARACTERS:,} characters", "give a shorter query")
-        return text
-    return bounded.whole(file, UserError, bounded.QUERY_CHARACTERS)
+    except UnicodeDecodeError as error:
+        raise UserError(f"--file -: not UTF-8 text ({error.reason})", "save the query as UTF-8") from error
+    if len(text) > bounded.QUERY_CHARACTERS:
+        raise UserError(f"--file -: more than {bounded.QUERY_CHARACTERS:,} characters", SHORTER)
+    return text

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from sparsebench import bounded
 from sparsebench.cli.app import app
 from sparsebench.errors import QueryError
 from sparsebench.ledger import connect, query, schema
@@ -140,6 +141,27 @@ def test_a_query_may_begin_with_a_comment(ledger: Path) -> None:
     for text in ("-- of the report\nselect 41 + 1 as answer", "--\nselect 42 as answer"):
         done = CliRunner().invoke(app, ["sql", "--json", text, "--ledger", str(ledger)])
         assert json.loads(done.stdout) == [{"answer": 42}], done.output
+
+
+def test_a_file_without_a_query_is_refused(ledger: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.sql").write_text("")
+    done = call("sql", "--file", tmp_path / "empty.sql", "--ledger", ledger)
+    assert (done.returncode, done.stdout) == (2, "") and "no query" in done.stderr
+
+
+def test_a_file_that_is_too_long_for_a_query_is_no_json(ledger: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.sql").write_text("-" * (bounded.QUERY_CHARACTERS + 1))
+    done = call("sql", "--file", tmp_path / "long.sql", "--ledger", ledger)
+    assert done.returncode == 2 and "long.sql" in done.stderr and "JSON" not in done.stderr
+
+
+@pytest.mark.parametrize("standard_input", ["< bad.sql", "<&-"])
+def test_a_query_from_a_closed_stream_or_in_another_encoding_is_refused(standard_input: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.sql").write_bytes(b"select '\xe9'")
+    command = f"{sys.executable} -m sparsebench sql --file - --ledger absent.duckdb {standard_input}"
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("sparsebench: "), done.stderr
 
 
 def test_the_query_behind_a_table_or_a_picture_of_the_report(ledger: Path) -> None:
