@@ -92,9 +92,9 @@ def parse_manifest(text: str, name: str) -> LoadedManifest:
 
 
 def siblings(path: Path) -> list[str]:
-    """Return the names in the folder of a path; none where it cannot be read."""
+    """Return the other names in the folder of a path; none where it cannot be read."""
     try:
-        return os.listdir(path.parent)
+        return [name for name in os.listdir(path.parent) if name != path.name]
     except (OSError, ValueError):
         return []
 

@@ -44,6 +44,10 @@ def test_missing_files(tmp_path: Path) -> None:
     assert found[0].hint == "did you mean `weights`?"
     with pytest.raises(ManifestError, match=r"no such file or directory\n  → did you mean `lab.yaml`\?"):
         load(tmp_path / "lba.yaml")
+    (tmp_path / "link.yaml").symlink_to("nowhere")
+    with pytest.raises(ManifestError) as caught:
+        load(tmp_path / "link.yaml")
+    assert "did you mean `link.yaml`" not in str(caught.value)
     with pytest.raises(ManifestError, match="is a directory"):
         load(tmp_path / "weights")
     path.write_bytes(b"version: 1 # \xff")
