@@ -11,7 +11,7 @@ from sparsebench.benchmarks import KINDS, OwnData
 from sparsebench.benchmarks.heads import REGRESSION, data_misfit
 from sparsebench.errors import UserError
 from sparsebench.manifest.names import Family
-from sparsebench.manifest.problems import did_you_mean
+from sparsebench.manifest.problems import did_you_mean, one_of
 from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger, output_family
 from sparsebench.models.files.labels import choice_problem
 from sparsebench.models.files.text import LENGTH_KEYS
@@ -131,6 +131,12 @@ def _tasks(
             hint = f"{did_you_mean(column, names)} it has {', '.join(names) or 'no columns'}"
             raise UserError(f"{path}: no column {column!r}", hint.strip())
     kinds = _kinds(family, config)
+    known_roles = {role for kind in kinds for role in (*_roles(kind), *KINDS[kind].optional)}
+    if unknown := next((role for role in columns if role not in known_roles), None):
+        raise UserError(
+            f"--columns {unknown}: no task for this model reads such a column",
+            did_you_mean(unknown, known_roles) or one_of(sorted(known_roles)),
+        )
     candidates = [
         (kind, columns_by_role) for kind in kinds if (columns_by_role := _columns(kind, names, columns)) is not None
     ]
@@ -180,12 +186,15 @@ def _roles(kind: str) -> tuple[str, ...]:
 
 
 def _columns(kind: str, names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str] | None:
-    """Return the column of each role in a record of this kind; None where one is not found.
+    """Return the column of each role in a record of this kind; None where one is not found, or ``columns`` has another.
 
     A text without columns, and one for a task of running text, has one role.
     """
     columns_by_role: dict[str, str] = {}
-    for role in (*_roles(kind), *KINDS[kind].optional):
+    roles = (*_roles(kind), *KINDS[kind].optional)
+    if not columns.keys() <= set(roles):
+        return None
+    for role in roles:
         unused = [name for name in names if name not in (*columns_by_role.values(), *columns.values())]
         usual_names = (name for wanted in USUAL[role].split() for name in unused if name.lower() == wanted)
         if name := columns.get(role) or next(usual_names, None):

@@ -168,6 +168,7 @@ def test_the_task_follows_from_model_and_columns(model: str, kind: str, request:
         (("--data", "data.csv"), "text,label\na cat,angry\n", ("angry", "negative, positive", "labels:")),
         (("--data", "data.csv", "--columns", "text: body"), "a,b\nx,y\n", ("body", "a, b")),
         (("--data", "data.csv", "--columns", "text"), "text,label\na,1\n", ("--columns", "such as")),
+        (("--data", "data.csv", "--columns", "txt: b"), "text,b,label\na,b,negative\n", ("txt", "text")),
         (("--data", "."), "text,label\na,1\n", ("folder", "name the file")),
         (("--data", "data.csv", "--family", "encodr"), "text,label\na,1\n", ("encodr", "encoder")),
         (("--data", "data.csv", "--model", "other"), "text,label\na,1\n", ("other",)),
