@@ -238,17 +238,16 @@ def _cannot_teach(
 def _unfit_students(loaded: LoadedManifest, manifest: Manifest, configs: Configs) -> Iterator[Problem]:
     """Report students that ask for more blocks than their model has, or for blocks that it lacks."""
     for index, entry in enumerate(manifest.variants):
-        at, step = steps_of(index, entry)[0]
-        student = step.get("student")
-        for described in as_list(student):
-            layers = described.get("layers") if isinstance(described, dict) else None
+        students = [(at, student) for at, step in steps_of(index, entry) for student in as_list(step.get("student"))]
+        for at, student in students:
+            layers = student.get("layers") if isinstance(student, dict) else None
             blocks = max(layers) + 1 if isinstance(layers, list) else layers or 0
             for name, config in configs.items():
                 size = dimensions(config)
                 available = min(size.layers, size.decoder_layers or size.layers)
                 if is_for(entry, name) and blocks > available:
-                    described_blocks = f"block {blocks - 1}" if isinstance(layers, list) else f"{blocks} blocks"
-                    message = f"{described_blocks}, where a stack of `{name}` has {available}"
+                    wanted = f"block {blocks - 1}" if isinstance(layers, list) else f"{blocks} blocks"
+                    message = f"{wanted}, where a stack of `{name}` has {available}"
                     yield loaded.problem((*at, "student"), message, "fewer `layers`")
 
 

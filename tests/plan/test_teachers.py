@@ -122,6 +122,8 @@ def test_students_that_the_model_has_too_few_blocks_for(folder: Path) -> None:
     assert "block 7, where a stack of `llama` has 2" in said and "mine.yaml:10" in said
     said = refusal(folder, "{recover: distill, student: {layers: 5, hidden: 16}}")
     assert "5 blocks" in said
+    said = refusal(folder, "[{prune: magnitude, sparsity: 0.5}, {recover: distill, student: {layers: 5}}]")
+    assert "5 blocks, where a stack of `llama` has 2" in said and "variants[0][1].student" in said
     said = refusal(folder, "{recover: distill, student: {layer: 1}}")
     assert "unknown key" in said and "layers" in said
     assert "`hidden`" in refusal(folder, "{recover: distill, student: {hidden: wide}}")
