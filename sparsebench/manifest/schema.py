@@ -112,7 +112,7 @@ Share = Annotated[float, BeforeValidator(_share), _Published((("minimum", 0), ("
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonEmpty = Annotated[str, Field(min_length=1)]
-_PATTERNS = "|".join(["^(unstructured|rows|columns|neurons|heads)$", PATTERN.pattern, BLOCK.pattern])
+_PATTERNS = "|".join([f"^(unstructured|{'|'.join(LINES)})$", PATTERN.pattern, BLOCK.pattern])
 Pattern = Annotated[str, AfterValidator(_pattern), _Published((("pattern", _PATTERNS),))]
 
 Selection = Annotated[dict[str, Any], Field(min_length=1)]

@@ -55,6 +55,10 @@ def test_every_shipped_manifest_fits(path: Path) -> None:
     assert faults(path.read_text()) == set()
 
 
+def test_a_pattern_that_no_step_takes_is_marked() -> None:
+    assert "variants.1.pattern.1" in faults(RIGHT.replace("4x4", "neurons"))
+
+
 def test_the_starter_fits() -> None:
     assert faults(MODELINE + starter()) == set()
     assert faults(RIGHT) == set()
