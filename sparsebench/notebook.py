@@ -352,7 +352,13 @@ class Measured:
 
 
 def measure_pair(model: SingleModel, dense: SingleModel, setting: Setting) -> Measured:
-    """Time ``model`` and ``dense`` in turns, then measure the memory of ``model``."""
+    """Time ``model`` and ``dense`` in turns, then measure the memory of ``model``.
+
+    Raises UserError for models of two families, whose passes are not the same work.
+    """
+    if model.family != dense.family:
+        problem = f"{model.name} is of the family {model.family}, and {dense.name} of {dense.family}"
+        raise UserError(f"{problem}: their times do not compare", "measure against a model of the same family")
     timed = runtime.measure_pair(dense.folder, model.folder, model.family, setting)
     try:
         return Measured(timed, runtime.measure_memory(model.folder, model.family, setting), None)

@@ -118,6 +118,12 @@ def test_a_step_that_fails_raises_its_own_error(culprit: str, home: Path) -> Non
     assert not list((home / "made").iterdir())
 
 
+def test_times_of_two_families_are_not_compared(tiny_bert: Path, tiny_llama: Path) -> None:
+    encoder, decoder = SingleModel("bert", tiny_bert, "encoder"), SingleModel("llama", tiny_llama, "decoder")
+    with pytest.raises(UserError, match="bert is of the family encoder, and llama of decoder"):
+        measure(encoder, against=decoder)
+
+
 def test_a_step_that_ends_without_a_result_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StepKind, "load", lambda kind: lambda *given: None)
     with pytest.raises(SparsebenchError, match="prune: magnitude"):
