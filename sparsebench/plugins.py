@@ -30,7 +30,7 @@ def table(built_in: Iterable[Plugin], kind: type[Plugin], group: str) -> dict[st
     for entry in metadata.entry_points(group=group):
         try:
             row = entry.load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # a stranger's module may raise anything
             raise UserError(
                 f"the entry point {entry.name!r} in {group} cannot be loaded: {error}", _way_out(entry)
             ) from error

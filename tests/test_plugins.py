@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -24,10 +25,15 @@ def plugged(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     [
         ("nowhere_to_be_found:ROW", "cannot be loaded: No module named 'nowhere_to_be_found'"),
         (f"{__name__}:ABSENT", "cannot be loaded"),
+        ("unfinished_plugin:ROW", "cannot be loaded: invalid syntax"),
         (f"{__name__}:WRONG", "names a str, not a Format"),
     ],
 )
-def test_a_plugin_that_is_broken_is_named(monkeypatch: pytest.MonkeyPatch, value: str, says: str) -> None:
+def test_a_plugin_that_is_broken_is_named(
+    monkeypatch: pytest.MonkeyPatch, value: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "unfinished_plugin.py").write_text("ROW =\n")
+    monkeypatch.syspath_prepend(tmp_path)
     plugged(monkeypatch, value)
     with pytest.raises(UserError, match=says) as caught:
         table((), Format, "sparsebench.formats")
