@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from sparsebench import sources
 from sparsebench.cli.options import JSON, LEDGER_ALONE, OFFLINE, check_name, writes_folder
 from sparsebench.cli.output import emit_json, note
 from sparsebench.cli.pack import folder_bytes
@@ -17,7 +16,7 @@ from sparsebench.ledger.choose import make_command
 from sparsebench.ledger.naming import measured_variants, resolve_variant
 from sparsebench.manifest.names import Family
 from sparsebench.paths import check_new_folder, ledger_path
-from sparsebench.plan.single import prepare_single
+from sparsebench.plan.single import prepare_single, source_named
 from sparsebench.progress import size
 from sparsebench.run.export import FORMATS
 from sparsebench.run.export import export as write
@@ -53,7 +52,7 @@ def export(
     """
     check_name("format", form, FORMATS)
     check_new_folder(out)
-    if Path(variant).is_dir() or _is_source(variant):
+    if _is_source(variant):
         model = prepare_single(variant, None, "auto", Cache(offline=offline))
         folder, family = model.folder, model.family
     else:
@@ -69,9 +68,9 @@ def export(
 
 
 def _is_source(text: str) -> bool:
-    """Whether ``text`` is an alias or a source of a model, as other commands take it; no variant has such a name."""
+    """Whether ``text`` is a path, an alias or a source of a model, as other commands take it."""
     try:
-        sources.parse(text)
+        source_named(text)
     except SourceError:
         return False
     return True

@@ -63,6 +63,12 @@ def test_a_source_is_exported_as_a_folder_is(tiny_bert: Path, tmp_path: Path) ->
     )
 
 
+def test_a_file_is_a_source_as_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "mine.gguf").write_text("no such file")
+    refused = call("export", "mine.gguf", "--out", "out", cwd=tmp_path)
+    assert refused.returncode == 2 and "mine.gguf: not a GGUF file" in refused.stderr
+
+
 def test_a_packed_folder_is_unpacked_on_the_way(tiny_bert: Path, tmp_path: Path) -> None:
     folder = made(tiny_bert, "encoder", {"prune": "magnitude", "sparsity": 0.9}, tmp_path / "made")
     write = formats()["packed"].write
