@@ -114,7 +114,7 @@ def _steps(words: list[str]) -> list[Mapping[str, Any]]:
 
 
 def _calibration(text: str | None) -> Mapping[str, Any]:
-    if text is None or ": " not in text:
+    if text is None or not (": " in text or text.startswith("{")):
         return {"source": text}
     keys = parse_setting("--calibration", text, CALIBRATION)
     if not isinstance(keys, Mapping):

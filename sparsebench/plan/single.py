@@ -71,7 +71,7 @@ def prepare_single(
             )
         if check:
             check(PackedCheckpoint(Path(source.location)).config)
-        return _packed(Path(source.location), family)
+        return _packed(source, family)
     if check:
         check(sources.read_config(source, cache) or {})
     family_found = family or family_named(source, cache)
@@ -127,13 +127,14 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
     return specs
 
 
-def _packed(folder: Path, family: str | None) -> SingleModel:
+def _packed(source: sources.Source, family: str | None) -> SingleModel:
     """Return a packed folder as a model: it is read where it is, and nothing is prepared."""
+    folder = Path(source.location)
     config = PackedCheckpoint(folder).config
     known_family = family or family_of(config)
     if known_family is None:
         raise SourceError(f"{folder}: its config.json does not tell the family", "say it with --family")
-    return SingleModel(folder.name, folder, known_family)  # type: ignore[arg-type]
+    return SingleModel(name_of(source), folder, known_family)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from sparsebench.cli.app import app
 from sparsebench.cli.source import check_source
 from sparsebench.sources import KNOWN
+from sparsebench.storage.packed import pack
 from tests.cli.conftest import HALF
 from tests.command import call
 
@@ -158,6 +159,17 @@ def test_a_packed_model_is_measured_where_it_lies(tiny_llama: Path, tmp_path: Pa
     assert "packed" in refused.stderr and "unpack" in refused.stderr
 
 
+def test_a_packed_folder_may_have_any_name(tiny_llama: Path, tmp_path: Path) -> None:
+    pack(tiny_llama, tmp_path / "my model.packed")
+    (tmp_path / "t.txt").write_text("a cat\n")
+    (tmp_path / "m.yaml").write_text(
+        f'version: 1\nmodels: [{{name: a, source: "path:{tiny_llama}", family: decoder}}]\n'
+        'benchmarks: {decoder: [{task: perplexity, source: "path:t.txt"}]}\n'
+    )
+    refused = call("score", "my model.packed", "--manifest", "m.yaml", cwd=tmp_path)
+    assert refused.returncode == 2 and "unpack" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -175,6 +187,7 @@ def test_a_packed_model_is_measured_where_it_lies(tiny_llama: Path, tmp_path: Pa
         (["apply", "random", "[5]", "--out", "x"], "5: not a step"),
         (["apply", "random", HALF, "--calibration", "[a: b]", "--out", "x"], "--calibration"),
         (["apply", "random", HALF, "--calibration", "sauce: 5", "--out", "x"], "sauce"),
+        (["apply", "random", HALF, "--calibration", '{"sauce":5}', "--out", "x"], "sauce: "),
         (["apply", "random", "quantize: int8", "--as-masks", "--out", "x"], "--as-masks"),
         (["apply", "random", HALF, "--device", "nonsense", "--out", "x"], "nonsense"),
         (["apply", "random", HALF, "--seed", str(2**62), "--out", "x"], "--seed"),
