@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -144,6 +145,18 @@ def read_cell(folder: Path, name: str, status: str) -> dict[str, Any]:
     if (record.get("key"), record.get("status")) != (name, status):
         raise RecordError(f"{path}: the record of another cell", _WAY_OUT)
     return record
+
+
+def weight_checksums(folder: Path, makes: Iterable[Cell]) -> dict[str, str]:
+    """Return the checksum of each made variant's weights by its id, as the records in ``folder`` of ``makes`` have it.
+
+    Cells without a whole record of success are left out.
+    """
+    checksums = {}
+    for cell in makes:
+        with suppress(RecordError):
+            checksums[cell.variant.id] = read_cell(folder, cell.id, "done")["content"]
+    return checksums
 
 
 def file_problem(folder: Path, cell: Cell, status: str, device: str = "cpu") -> str | None:

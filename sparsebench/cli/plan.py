@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from sparsebench import devices, environment, processor
 from sparsebench.benchmarks import all_tasks, benchmark_of
@@ -51,18 +53,19 @@ def plan(
     sparsebench plan quickstart.yaml
     sparsebench plan experiments.yaml --rehearse --json
     """
-    options.check_name("executor", executor, options.EXECUTORS)
-    request = PlanRequest(
-        manifest,
-        ledger=ledger,
-        offline=offline,
-        rehearse=rehearse,
-        full=full,
-        only=parse_only(only or []),
-        device=device,
-        executor=executor,
+    ready = prepare_plan(
+        manifest, only, executor, ledger=ledger, offline=offline, rehearse=rehearse, full=full, device=device
     )
-    show(prepare(request), as_json)
+    show(ready, as_json)
+
+
+def prepare_plan(manifest: Path, only: list[str] | None, executor: str, **request: Any) -> Prepared:
+    """Prepare what ``plan`` or ``run`` is asked for; ``request`` has more fields of a PlanRequest.
+
+    Raises what ``prepare`` does, and UserError for an executor that does not exist or a key that no cell has.
+    """
+    options.check_name("executor", executor, options.EXECUTORS)
+    return prepare(PlanRequest(manifest, only=parse_only(only or []), executor=executor, **request))
 
 
 def show(ready: Prepared, as_json: bool) -> None:

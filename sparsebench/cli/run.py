@@ -13,18 +13,18 @@ import typer
 from sparsebench import bounded, devices, provenance
 from sparsebench.cli import options
 from sparsebench.cli.output import note, notes, stderr
-from sparsebench.cli.plan import announce, show
+from sparsebench.cli.plan import announce, prepare_plan, show
 from sparsebench.errors import LedgerError, RecordError, UserError
 from sparsebench.ledger.connect import check_is_ledger
 from sparsebench.ledger.store import Ledger
 from sparsebench.plan.cells import Variant
-from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
+from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.resources import slots
 from sparsebench.run.display import Clock, display_for
 from sparsebench.run.executor import Executor, RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.runner import Runner
-from sparsebench.run.select import LEFT_OUT, Decision, decisions, parse_only, verified
+from sparsebench.run.select import LEFT_OUT, Decision, decisions, verified
 from sparsebench.run.workspace import Leases, Workspace, exclusive
 
 JOBS = (
@@ -73,20 +73,18 @@ def run(
     sparsebench run experiments.yaml --rehearse
     sparsebench run experiments.yaml --executor ray --address auto
     """
-    options.check_name("executor", executor, options.EXECUTORS)
-    request = PlanRequest(
+    ready = prepare_plan(
         manifest,
+        only,
+        executor,
         ledger=ledger,
         offline=offline,
         rehearse=rehearse,
         full=full,
-        only=parse_only(only or []),
         device=device,
-        executor=executor,
         retry_failed=retry_failed,
         jobs=jobs,
     )
-    ready = prepare(request)
     if dry_run:
         show(ready, as_json=False)
         return

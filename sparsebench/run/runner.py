@@ -12,13 +12,12 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sparsebench import devices, provenance, records
-from sparsebench.errors import Interrupted, LedgerError, RecordError
+from sparsebench.errors import Interrupted, LedgerError
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import silence_seconds
@@ -185,7 +184,7 @@ class Runner:
             device=devices.single_device(self.settings.device) if calculates(job) else "cpu",
             origin=self.origin,
             dense_checksum=self.remade[variant.id].content if variant.is_dense and variant.id in self.remade else "",
-            recorded_checksums=self._recorded(job),
+            recorded_checksums=self._recorded_checksums(job),
         )
         self.workspace.logs.mkdir(parents=True, exist_ok=True)
         log = self.workspace.logs / f"{job.kind}-{job.id}.log"
@@ -198,17 +197,13 @@ class Runner:
         self.selector.register(task.events, selectors.EVENT_READ, child)
         self.display.started(job)
 
-    def _recorded(self, job: Job) -> dict[str, str]:
+    def _recorded_checksums(self, job: Job) -> dict[str, str]:
         """Return the checksums that variants of the job had when an earlier run made and recorded them."""
-        again = {variant.id for variant in job.makes} - {cell.variant.id for cell in job.cells}
-        if not again:  # there may be 100,000 cells
+        made_again = {variant.id for variant in job.makes} - {cell.variant.id for cell in job.cells}
+        if not made_again:  # there may be 100,000 cells
             return {}
-        contents = {}
-        for cell in self.plan.cells:
-            if cell.stage == MAKE.name and cell.variant.id in again:
-                with suppress(RecordError):
-                    contents[cell.variant.id] = records.read_cell(self.workspace.records, cell.id, "done")["content"]
-        return contents
+        makes = (cell for cell in self.plan.cells if cell.stage == MAKE.name and cell.variant.id in made_again)
+        return records.weight_checksums(self.workspace.records, makes)
 
     def _listen(self) -> None:
         """Wait for events and handle them.
