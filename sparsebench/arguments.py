@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from sparsebench.errors import UserError, of_system
+from sparsebench.errors import UserError, system_error
 from sparsebench.sources import Cache
 
 P = ParamSpec("P")
@@ -23,26 +23,27 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
 
     What the system refuses while the function works is also raised as an error of ours.
     """
-    name, parameters = function.__name__, signature(function)
-    hints = get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {key: (hints[key], parameter.default) for key, parameter in parameters.parameters.items()}
-    arguments = create_model(name, __config__=STRICT, **fields)
+    function_name, call_signature = function.__name__, signature(function)
+    hints, parameters = get_type_hints(function, include_extras=True), call_signature.parameters
+    fields: dict[str, Any] = {name: (hints[name], parameter.default) for name, parameter in parameters.items()}
+    argument_model = create_model(function_name, __config__=STRICT, **fields)
+    help_hint = f"see help(sparsebench.{function_name})"
 
     @wraps(function)
     def wrapper(*positional: P.args, **keywords: P.kwargs) -> T:
         try:
-            values = parameters.bind(*positional, **keywords).arguments
-            validated = arguments.model_validate({key: _python_int(value) for key, value in values.items()})
+            arguments = call_signature.bind(*positional, **keywords).arguments
+            validated = argument_model.model_validate({name: _python_int(value) for name, value in arguments.items()})
         except TypeError as error:
-            raise UserError(f"{name}: {error}", f"see help(sparsebench.{name})") from error
+            raise UserError(f"{function_name}: {error}", help_hint) from error
         except ValidationError as error:
             first = error.errors()[0]
-            raise UserError(f"{name}: {first['loc'][0]}: {first['msg']}", f"see help(sparsebench.{name})") from error
-        checked_values: dict[str, Any] = {key: getattr(validated, key) for key in values}
+            raise UserError(f"{function_name}: {first['loc'][0]}: {first['msg']}", help_hint) from error
+        checked_arguments: dict[str, Any] = {name: getattr(validated, name) for name in arguments}
         try:
-            return function(**checked_values)  # type: ignore[call-arg]
+            return function(**checked_arguments)  # type: ignore[call-arg]
         except OSError as error:
-            raise of_system(error, Cache().root) from error
+            raise system_error(error, Cache().root) from error
 
     return wrapper
 

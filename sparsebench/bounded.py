@@ -29,7 +29,7 @@ _FETCH_AGAIN = "fetch the file again"
 MB = 1_000_000
 MANIFEST_BYTES = MB // 2
 """Bytes of a manifest; those that are shipped have less than 5,000."""
-NODES = 10_000
+YAML_NODES = 10_000
 """Keys and values of a manifest; those that aliases repeat count each time."""
 KEY_CHARACTERS = 200
 """Characters of a manifest's key."""
@@ -37,44 +37,44 @@ CELLS, CELLS_A_MODEL = 200_000, 2_000
 """Cells of a manifest: CELLS, or CELLS_A_MODEL for each of its models if that is more. A run does at most CELLS."""
 JSON_BYTES = 32 * MB
 """Bytes of a JSON file, and characters of a line: large indexes of shards have 10 MB, records and documents less."""
-TOKENIZER = 4 * JSON_BYTES
+TOKENIZER_BYTES = 4 * JSON_BYTES
 """Bytes of a tokenizer.json: those with 256,000 tokens have 33 MB."""
 PLAN_BYTES = 5 * JSON_BYTES
 """Bytes of a plan's uncompressed record: one of CELLS cells has up to 150 MB."""
-HEADER = 100 * MB
+HEADER_BYTES = 100 * MB
 """Bytes of a safetensors header: the limit of the safetensors library itself."""
-VALUES = 2_000_000
+JSON_VALUES = 2_000_000
 """Values of a JSON text, counted by the commas and brackets in it: each may take a hundred bytes of memory."""
-TEXT = MB // 10
+TEXT_CHARACTERS = MB // 10
 """Characters of a text in a record, and of a word for a tokenizer, whose time may grow with the square of a word."""
 DEPTH = 100
 """Lists and objects within each other."""
-HOLES = 4000 * MB
+SPARSE_FILE_BYTES = 4000 * MB
 """Bytes above which a file must take up room on the disk, at least for a part of it."""
 QUERY_CHARACTERS = MB
 """Characters of a file with a query for the ledger; the report's longest have less than 10,000."""
 MOST_ITEMS, MOST_PROCESSES = 10_000_000, 1_024
 """The largest count that a command or a notebook's function takes: of tokens, sequences, samples or documents (MOST_ITEMS), and
 of processes or examples in a prompt (MOST_PROCESSES)."""
-MEMBERS = 10_000
+WHEEL_FILES = 10_000
 """Files that are taken out of a wheel."""
-COLUMNS = 10_000
+CSV_COLUMNS = 10_000
 """Columns of a CSV file."""
-FREE, RATIO, UNPACKED = 8 * MB, 200, 4000 * MB
-"""A compressed file may unpack to FREE bytes, or to RATIO times its size if that is more; text to no more than UNPACKED.
-Compressed records grow up to 110 times: a hundred variants have the same documents."""
-TENSOR, ZEROS, SHARD = 256 * MB, 1000, 4000 * MB
-"""A stored tensor may unpack to TENSOR bytes, or to ZEROS times its stored size if that is more. All tensors of a file
-together may unpack to SHARD bytes, or to ZEROS times its size."""
+FREE_BYTES, UNPACKED_RATIO, UNPACKED_BYTES = 8 * MB, 200, 4000 * MB
+"""A compressed file may unpack to FREE_BYTES, or to UNPACKED_RATIO times its size if that is more; text to no more than
+UNPACKED_BYTES. Compressed records grow up to 110 times: a hundred variants have the same documents."""
+TENSOR_BYTES, TENSOR_RATIO, SHARD_BYTES = 256 * MB, 1000, 4000 * MB
+"""A stored tensor may unpack to TENSOR_BYTES, or to TENSOR_RATIO times its stored size if that is more. All tensors of a
+file together may unpack to SHARD_BYTES, or to TENSOR_RATIO times its size."""
 
-SECONDS, EACH, MEMORY = 1.0, 0.001, 256 * MB
-"""CPU time of a stranger's templates and patterns: SECONDS, and EACH for every document that one is used on. MEMORY is
-how many more bytes a use may take than the process has."""
+PATTERN_SECONDS, DOCUMENT_SECONDS, PATTERN_BYTES = 1.0, 0.001, 256 * MB
+"""CPU time of a stranger's templates and patterns: PATTERN_SECONDS, and DOCUMENT_SECONDS for every document that one is
+used on. PATTERN_BYTES is how many more bytes a use may take than the process has."""
 
 
-def unpacked(packed: int) -> int:
-    """Return to how many bytes ``packed`` compressed ones may unpack."""
-    return max(FREE, RATIO * packed)
+def unpacked_limit(packed_bytes: int) -> int:
+    """Return to how many bytes a compressed file of ``packed_bytes`` may unpack."""
+    return max(FREE_BYTES, UNPACKED_RATIO * packed_bytes)
 
 
 def read(path: Path, error_type: ErrorType = ModelError, limit: int = JSON_BYTES) -> bytes:
@@ -83,14 +83,14 @@ def read(path: Path, error_type: ErrorType = ModelError, limit: int = JSON_BYTES
     try:
         with path.open("rb") as file:
             # All that is asked for is allocated at once, so do not ask for the limit of a short file.
-            data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+            content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     except OSError as error:
         raise error_type(f"{path}: {error.strerror}", "name a readable file") from error
-    if len(data) > limit:
+    if len(content) > limit:
         raise error_type(
             f"{path}: more than {limit / MB:g} MB, the limit for such a file", "see that it is the right file"
         )
-    return data
+    return content
 
 
 def refuse_special(path: Path, error_type: ErrorType) -> None:
@@ -100,19 +100,19 @@ def refuse_special(path: Path, error_type: ErrorType) -> None:
 
 
 def refuse_long(value: Any, where: Path | str, error_type: ErrorType, hint: str) -> None:
-    """Raise ``error_type`` for a JSON value with a text, or a key, of more than TEXT characters."""
+    """Raise ``error_type`` for a JSON value with a text, or a key, of more than TEXT_CHARACTERS characters."""
     pending = [value]
     while pending:
-        item = pending.pop()
-        if isinstance(item, dict | list):
-            pending += [*item, *item.values()] if isinstance(item, dict) else item
-        elif isinstance(item, str) and len(item) > TEXT:
-            raise error_type(f"{where}: a text of more than {TEXT:,} characters: {item[:20]}…", hint)
+        nested = pending.pop()
+        if isinstance(nested, dict | list):
+            pending += [*nested, *nested.values()] if isinstance(nested, dict) else nested
+        elif isinstance(nested, str) and len(nested) > TEXT_CHARACTERS:
+            raise error_type(f"{where}: a text of more than {TEXT_CHARACTERS:,} characters: {nested[:20]}…", hint)
 
 
 def read_json(path: Path, error_type: ErrorType = ModelError, hint: str = _FETCH_AGAIN, limit: int = JSON_BYTES) -> Any:
     """Return the value in a JSON file."""
-    return parse(read(path, error_type, limit), path, error_type, hint, limit)
+    return parse_json(read(path, error_type, limit), path, error_type, hint, limit)
 
 
 def read_object(
@@ -125,17 +125,17 @@ def read_object(
     return value
 
 
-def parse(data: str | bytes, where: Path | str, error_type: ErrorType, hint: str, limit: int = JSON_BYTES) -> Any:
+def parse_json(text: str | bytes, where: Path | str, error_type: ErrorType, hint: str, limit: int = JSON_BYTES) -> Any:
     """Return the value of a JSON text from ``where``. A text with a larger ``limit`` may also hold more values.
 
     Raises ``error_type`` for a text that is not JSON, holds too many values or is nested too deep.
     """
-    most_values = VALUES * limit // JSON_BYTES
+    most_values = JSON_VALUES * limit // JSON_BYTES
     try:
-        text = data if isinstance(data, str) else data.decode()
+        text = text if isinstance(text, str) else text.decode()
         if len(text) > most_values and sum(map(text.count, ",[{")) > most_values:
             raise error_type(f"{where}: more than {most_values:,} values, the limit for JSON", hint)
-        with uncollected():
+        with without_collection():
             value = json.loads(text)
         _check_depth(value)
     except RecursionError:
@@ -146,7 +146,7 @@ def parse(data: str | bytes, where: Path | str, error_type: ErrorType, hint: str
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Collect no garbage meanwhile: finalizers of others that run near the limit of recursion would fail."""
     enabled = gc.isenabled()
     gc.disable()
@@ -159,13 +159,13 @@ def uncollected() -> Iterator[None]:
 
 @dataclass
 class Allowance:
-    """The CPU time that is ``left`` to a stranger's templates and patterns, which `re` and Jinja run without limits.
+    """The CPU time ``seconds_left`` to a stranger's templates and patterns, which `re` and Jinja run without limits.
 
     It is this thread's own time: a busy machine takes none of it. The limit on memory is Linux's, on addresses.
     ``culprit`` is what is in use, the innermost, since ``begun``.
     """
 
-    left: float = SECONDS
+    seconds_left: float = PATTERN_SECONDS
     culprit: str = ""
     begun: float = 0
 
@@ -180,27 +180,28 @@ class Allowance:
             raise error_type(
                 f"{culprit}: its time can be limited in a program's main thread only", "score it from there"
             )
-        extra, outer_culprit = EACH * documents, self.culprit
-        self.left, self.culprit = self.left + extra, culprit
+        extra, outer_culprit = DOCUMENT_SECONDS * documents, self.culprit
+        self.seconds_left, self.culprit = self.seconds_left + extra, culprit
         if not outer_culprit:
             self.begun = time.thread_time()
+        deadline = self.begun + min(self.seconds_left, PATTERN_SECONDS + extra)
         try:
-            with nullcontext() if outer_culprit else _limited(self.begun + min(self.left, SECONDS + extra)):
+            with nullcontext() if outer_culprit else _limited(deadline):
                 yield
-            is_over, offender = time.thread_time() - self.begun > self.left, culprit
+            is_over, offender = time.thread_time() - self.begun > self.seconds_left, culprit
         except _TimeUp:
             if outer_culprit:
                 raise
             is_over, offender = True, self.culprit
         except MemoryError:
-            raise error_type(f"{culprit}: more than {MEMORY / MB:g} MB of memory", "make it simpler") from None
+            raise error_type(f"{culprit}: more than {PATTERN_BYTES / MB:g} MB of memory", "make it simpler") from None
         finally:
             if not outer_culprit:
-                self.left, self.culprit = self.left - (time.thread_time() - self.begun), ""
+                self.seconds_left, self.culprit = self.seconds_left - (time.thread_time() - self.begun), ""
         self.culprit = outer_culprit
         if is_over:
-            allowance = f"more than {SECONDS:g} s of CPU time and {EACH * 1000:g} ms for each document"
-            raise error_type(f"{offender}: {allowance}", "make it simpler")
+            seconds = f"{PATTERN_SECONDS:g} s of CPU time and {DOCUMENT_SECONDS * 1000:g} ms for each document"
+            raise error_type(f"{offender}: more than {seconds}", "make it simpler")
 
 
 class _TimeUp(BaseException):
@@ -212,7 +213,7 @@ _TICK = 0.05
 
 @contextmanager
 def _limited(deadline: float) -> Iterator[None]:
-    """Raise _TimeUp in the block at every tick after this thread's time ``deadline``; let it take MEMORY more bytes.
+    """Raise _TimeUp in the block at every tick after this thread's time ``deadline``; let it take PATTERN_BYTES more bytes.
 
     `re` and long integers look for signals while they compute.
     """
@@ -226,7 +227,7 @@ def _limited(deadline: float) -> Iterator[None]:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + MEMORY
+    limit = pages * resource.getpagesize() + PATTERN_BYTES
     previous_handler, started = signal.signal(signal.SIGALRM, tick), time.monotonic()
     seconds_left, interval = signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
     try:
@@ -244,7 +245,7 @@ def _limited(deadline: float) -> Iterator[None]:
 
 def lines(path: Path, error_type: ErrorType, newline: str | None = None) -> Iterator[str]:
     """Yield the lines of a UTF-8 text, unpacked where its name ends in .gz or .zst; ``newline`` is that of ``open``."""
-    with opened(path, error_type, newline) as file:
+    with open_text(path, error_type, newline) as file:
         number = 0
         while line := file.readline(JSON_BYTES + 1):
             number += 1
@@ -255,11 +256,11 @@ def lines(path: Path, error_type: ErrorType, newline: str | None = None) -> Iter
             yield line
 
 
-def whole(
+def read_text(
     path: Path, error_type: ErrorType, limit: int = JSON_BYTES, hint: str = "as JSON Lines it may be longer"
 ) -> str:
     """Return the whole of a UTF-8 text of at most ``limit`` characters, unpacked where its name ends in .gz or .zst."""
-    with opened(path, error_type) as file:
+    with open_text(path, error_type) as file:
         text = file.read(limit + 1)
     if len(text) > limit:
         raise error_type(f"{path}: more than {limit / MB:g} million characters", hint)
@@ -267,7 +268,7 @@ def whole(
 
 
 @contextmanager
-def opened(path: Path, error_type: ErrorType, newline: str | None = None) -> Iterator[TextIO]:
+def open_text(path: Path, error_type: ErrorType, newline: str | None = None) -> Iterator[TextIO]:
     """Open a UTF-8 text as ``lines`` does.
 
     Raises ``error_type`` for a file that is no UTF-8, or whose suffix promises a compressed one that it is not.
@@ -303,13 +304,13 @@ def _unpacked(packed: BinaryIO, suffix: str) -> Any:
 
 def _check_unpacked_size(packed: BinaryIO, suffix: str, path: Path, error_type: ErrorType) -> None:
     """Raise ``error_type`` where a compressed file unpacks to more than it may, or a zstd file was cut short."""
-    bytes_left = limit = min(UNPACKED, unpacked(path.stat().st_size))
+    bytes_left = limit = min(UNPACKED_BYTES, unpacked_limit(path.stat().st_size))
     for size in _zst_sizes(packed, path, error_type) if suffix == ".zst" else _gz_sizes(packed):
         bytes_left -= size
         if bytes_left < 0:
             raise error_type(
                 f"{path}: unpacks to more than {limit / MB:,.0f} MB, the limit for its size "
-                f"({RATIO} times that, at least {FREE / MB:g} MB and at most {UNPACKED / MB:g} MB)",
+                f"({UNPACKED_RATIO} times that, at least {FREE_BYTES / MB:g} MB and at most {UNPACKED_BYTES / MB:g} MB)",
                 "unpack it yourself if you trust it",
             )
 
@@ -345,14 +346,10 @@ def _zst_sizes(packed: BinaryIO, path: Path, error_type: ErrorType) -> Iterator[
 
 def _check_depth(value: Any) -> None:
     """Raise RecursionError for a value nested too deep for the recursive code of others."""
-    values: list[Any] = [[value]]
+    level: list[Any] = [[value]]
     for _ in range(DEPTH + 1):
-        values = [
-            child
-            for parent in values
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
-        ]
-        if not values:
+        children = [child for parent in level for child in (parent.values() if isinstance(parent, dict) else parent)]
+        level = [child for child in children if isinstance(child, dict | list)]
+        if not level:
             return
     raise RecursionError

@@ -57,8 +57,8 @@ def redact_stderr() -> None:
 
     Libraries print addresses too, in warnings and tracebacks. Call this before they are imported: they keep the stream.
     """
-    secret = any(redacted(value) != value for value in os.environ.values())
-    if secret and not isinstance(sys.stderr, _Redacting):
+    has_secret = any(redacted(value) != value for value in os.environ.values())
+    if has_secret and not isinstance(sys.stderr, _Redacting):
         sys.stderr = _Redacting(sys.stderr)  # type: ignore[assignment]
 
 
@@ -161,10 +161,10 @@ class Interrupted(SparsebenchError):
 
 
 @contextmanager
-def foreign(prefix: str, hint: str, kind: type[SparsebenchError] = ModelError) -> Iterator[None]:
-    """Turn what a library raises in the block, given the file of a stranger, into a ``kind`` that begins with ``prefix``.
+def library_errors(prefix: str, hint: str, error_type: type[SparsebenchError] = ModelError) -> Iterator[None]:
+    """Turn what a library raises in the block, given a stranger's file, into an ``error_type`` that begins with ``prefix``.
 
-    For ``kind`` UserError, whose caller writes files, an OSError stays as it is.
+    For UserError, whose caller writes files, an OSError stays as it is.
 
     transformers and similar libraries raise errors of any type for an unexpected file, so none is named here.
     """
@@ -173,22 +173,22 @@ def foreign(prefix: str, hint: str, kind: type[SparsebenchError] = ModelError) -
     except SparsebenchError:
         raise
     except Exception as error:
-        if kind is UserError and isinstance(error, OSError):
+        if error_type is UserError and isinstance(error, OSError):
             raise
-        if crashed := crash(error):
+        if crashed := known_crash(error):
             raise crashed from error
         reason = " ".join(str(error).split())[:300] or "it says nothing"
-        raise kind(f"{prefix}: {reason} ({type(error).__name__})", hint) from error
+        raise error_type(f"{prefix}: {reason} ({type(error).__name__})", hint) from error
 
 
-MEMORY = (
+MEMORY_PHRASES = (
     "can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc", "out of memory",
     "status_alloc_failed", "insufficient resources",
 )  # fmt: skip
 """How torch, its allocators, the system and NVIDIA's libraries report that memory is exhausted."""
 
 
-def says(error: BaseException, phrases: tuple[str, ...]) -> bool:
+def mentions(error: BaseException, phrases: tuple[str, ...]) -> bool:
     """Return whether a library's or the system's error has one of ``phrases`` (in lower case) in its text."""
     text = str(error).lower()
     return isinstance(error, (RuntimeError, OSError)) and any(word in text for word in phrases)
@@ -201,29 +201,29 @@ def first_line(error: BaseException) -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out, on the machine or on a GPU."""
-    return isinstance(error, MemoryError) or says(error, MEMORY)
+    return isinstance(error, MemoryError) or mentions(error, MEMORY_PHRASES)
 
 
-MEASURE = (
+INSTALL_MEASURE = (
     "install all that measuring needs: pip install 'sparsebench[measure]', or in the project's folder '.[measure]'"
 )
 
 
-def crash(error: BaseException) -> SparsebenchError | None:
+def known_crash(error: BaseException) -> SparsebenchError | None:
     """Return exhausted memory, a missing library or the panic of one in Rust as an error of ours; None for other errors."""
-    first = first_line(error)
+    message = first_line(error)
     if out_of_memory(error):
-        return MeasureError(f"memory ran out: {first}", "close other programs, or use a smaller model or more memory")
+        return MeasureError(f"memory ran out: {message}", "close other programs, or use a smaller model or more memory")
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("sparsebench"):
-        return UserError(f"{error.name} is not installed", MEASURE)
+        return UserError(f"{error.name} is not installed", INSTALL_MEASURE)
     # Such a library, as tokenizers is, panics with a BaseException, and has printed the panic itself.
     if type(error).__name__ == "PanicException":
         hint = "a file of the model (often tokenizer.json) may be damaged: fetch the model again, or use another"
-        return UserError(f"a library crashed: {first}", hint)
+        return UserError(f"a library crashed: {message}", hint)
     return None
 
 
-def of_system(error: OSError, cache: Path) -> SparsebenchError:
+def system_error(error: OSError, cache: Path) -> SparsebenchError:
     """Return what the system refused as an error of ours, with the file that it names and the way out.
 
     ``cache`` is where this program keeps what can be made again; for a file in it, the error blames the cache.

@@ -64,14 +64,14 @@ def check_contained(folder: Path) -> None:
                 raise ModelError(f"{path}: neither a file nor a folder", _DISTRUST)
     for index in (folder / INDEX, *folder.glob(f"{INDEX}.*"), folder / PICKLE_INDEX):
         if index.is_file():
-            shards(index)
+            shard_names(index)
     settings = folder / "tokenizer_config.json"
     names = bounded.read_object(settings).get("fast_tokenizer_files") if settings.is_file() else None
     for name in names if isinstance(names, list) else ():
         name_beside(name, settings)
 
 
-def shards(index: Path) -> tuple[str, ...]:
+def shard_names(index: Path) -> tuple[str, ...]:
     """Return the sorted names of the weight files that an index lists.
 
     Raises ModelError where the file is no index, or a name leads out of its folder.
@@ -92,7 +92,7 @@ def refuse_link(path: Path) -> Path:
     return path
 
 
-def writable(path: Path, folder: bool) -> Path:
+def check_writable(path: Path, folder: bool) -> Path:
     """Return ``path``, a file or a ``folder`` that work is going to write; missing folders above it are no obstacle.
 
     Raises UserError where it is the other of the two, where a file stands above it, where nothing can have such a name,
@@ -121,7 +121,7 @@ def writable(path: Path, folder: bool) -> Path:
 
 def check_new_folder(folder: Path) -> Path:
     """Return a ``folder`` that work is going to make. Raises UserError where it is there, or cannot be made."""
-    if writable(folder, folder=True).exists():
+    if check_writable(folder, folder=True).exists():
         raise UserError(f"{folder} exists", "name another folder, or remove it")
     return folder
 
@@ -150,7 +150,7 @@ def remove(path: Path) -> None:
 
 def partial_of(path: Path, suffix: str = "") -> Path:
     """Return the name in the same folder under which this process of this machine writes or builds ``path``."""
-    return path.with_name(f"{path.name}{_ours()}{os.getpid()}{suffix}")
+    return path.with_name(f"{path.name}{_partial_mark()}{os.getpid()}{suffix}")
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory[str]:
@@ -163,9 +163,9 @@ def leftovers(folder: Path, name: str = "*") -> Iterator[Path]:
     """Yield what dead processes of this user and machine have left in ``folder`` of the path ``name``, or of any."""
     import psutil
 
-    for leftover in folder.glob((name if name == "*" else glob.escape(name)) + glob.escape(_ours()) + "*"):
+    for leftover in folder.glob((name if name == "*" else glob.escape(name)) + glob.escape(_partial_mark()) + "*"):
         # A second "-" is of a longer machine name: `node-5` where this one is `node`.
-        process, _, random_part = leftover.name.rpartition(_ours())[2].partition("-")
+        process, _, random_part = leftover.name.rpartition(_partial_mark())[2].partition("-")
         if process.isdigit() and "-" not in random_part and not psutil.pid_exists(int(process)):
             with suppress(FileNotFoundError):
                 if os.lstat(leftover).st_uid == os.getuid():
@@ -186,7 +186,7 @@ def sweep_temporary() -> None:
     sweep(Path(tempfile.gettempdir()), TEMPORARY)
 
 
-def _ours() -> str:
+def _partial_mark() -> str:
     return f"{PARTIAL}{socket.gethostname()}-"
 
 

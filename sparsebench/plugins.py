@@ -20,8 +20,8 @@ class Named(Protocol):
 Plugin = TypeVar("Plugin", bound=Named)
 
 
-def table(built_in: Iterable[Plugin], kind: type[Plugin], group: str) -> dict[str, Plugin]:
-    """Return rows by name: the built-in ones, then those that entry points of ``group`` name, which must be ``kind``.
+def table(built_in: Iterable[Plugin], row_type: type[Plugin], group: str) -> dict[str, Plugin]:
+    """Return rows by name: the built-in ones, then those that entry points of ``group`` name, which must be ``row_type``.
 
     Raises UserError for an entry point that cannot be imported, names something else, or has a name that is taken.
     """
@@ -34,9 +34,9 @@ def table(built_in: Iterable[Plugin], kind: type[Plugin], group: str) -> dict[st
             raise UserError(
                 f"the entry point {entry.name!r} in {group} cannot be loaded: {error}", _way_out(entry)
             ) from error
-        if not isinstance(row, kind):
+        if not isinstance(row, row_type):
             raise UserError(
-                f"the entry point {entry.name!r} in {group} names a {type(row).__name__}, not a {kind.__name__}",
+                f"the entry point {entry.name!r} in {group} names a {type(row).__name__}, not a {row_type.__name__}",
                 _way_out(entry),
             )
         if row.name in rows:

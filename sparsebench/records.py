@@ -278,7 +278,7 @@ def _texts(path: Path) -> Iterator[str]:
         if path.name.endswith(".zst"):
             yield from bounded.lines(path, RecordError)
         else:
-            yield bounded.whole(path, RecordError, _longest(path))
+            yield bounded.read_text(path, RecordError, _longest(path))
     except OSError as error:
         raise RecordError(f"{path}: {error.strerror or error}", _WAY_OUT) from error
 
@@ -292,13 +292,13 @@ def _longest(path: Path) -> int:
 
 
 def _parse(text: str, where: Path | str, longest: int = bounded.JSON_BYTES) -> dict[str, Any]:
-    record = bounded.parse(text, where, RecordError, _WAY_OUT, longest)
+    record = bounded.parse_json(text, where, RecordError, _WAY_OUT, longest)
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise RecordError(f"{where}: not a record (no `format`)", "name a folder that holds records only")
     if record["format"] != FORMAT:
         hint = "upgrade sparsebench" if record["format"] > FORMAT else "an older sparsebench made it: run it again"
         raise RecordError(f"{where}: record format {record['format']}, this program reads {FORMAT}", hint)
-    if len(text) > bounded.TEXT:
+    if len(text) > bounded.TEXT_CHARACTERS:
         bounded.refuse_long(record, where, RecordError, _WAY_OUT)
     try:
         problem = _content_problem(record, text)

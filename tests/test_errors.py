@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sparsebench.errors import MeasureError, ModelError, SourceError, foreign, redacted
+from sparsebench.errors import MeasureError, ModelError, SourceError, library_errors, redacted
 
 SECRET = "https://me:pass%40word@mirror.example/path"
 SCRIPT = """
@@ -40,5 +40,5 @@ def test_a_process_prints_no_password_of_its_environment() -> None:
 
 @pytest.mark.parametrize(("error", "kind"), [(MemoryError(), MeasureError), (ValueError("no key `x`"), ModelError)])
 def test_exhausted_memory_is_not_blamed_on_a_file(error: Exception, kind: type[Exception]) -> None:
-    with pytest.raises(kind), foreign("model.safetensors: it cannot be loaded", "fetch it again"):
+    with pytest.raises(kind), library_errors("model.safetensors: it cannot be loaded", "fetch it again"):
         raise error

@@ -23,7 +23,7 @@ from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
-from sparsebench.errors import BenchmarkError, foreign
+from sparsebench.errors import BenchmarkError, library_errors
 from sparsebench.models.files.families import has_classifier
 from sparsebench.models.files.text import load_tokenizer, longest_input
 from sparsebench.models.modules.load import load_model
@@ -59,7 +59,7 @@ class Plugged:
         task = spec.required_benchmark
         module, _, name = task.adapter.partition(":")
         progress = self.progress or (lambda done, total: None)
-        with foreign(f"task {spec.task}: {task.adapter}", "mend the plugin", BenchmarkError):
+        with library_errors(f"task {spec.task}: {task.adapter}", "mend the plugin", BenchmarkError):
             function: ScoreFunction = getattr(import_module(module), name)
             result = function(self.model, self.tokenizer, task, spec, cache, progress)
         if not isinstance(result, ScoreResult):

@@ -57,7 +57,7 @@ def _read_settings(path: Path, allowance: bounded.Allowance) -> dict[str, Any]:
 
     text = bounded.read(path, BenchmarkError, bounded.MANIFEST_BYTES)
     try:
-        with bounded.uncollected(), allowance.use(str(path), BenchmarkError, 1 + len(text) // 1000):
+        with bounded.without_collection(), allowance.use(str(path), BenchmarkError, 1 + len(text) // 1000):
             # As lm-eval reads it; libyaml also refuses what is nested too deep.
             settings = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.constructor.ConstructorError as error:
@@ -113,8 +113,8 @@ def _count_members(folder: Path, members: list[Any], groups: Mapping[str, list[A
         if len(above) == bounded.DEPTH:
             raise BenchmarkError(f"{folder}: `group` {name} is more than {bounded.DEPTH} deep", "list its tasks above")
         total += 1 + _count_members(folder, groups.get(name) or _members(member), groups, above | {name})
-        if total > bounded.MEMBERS:
-            raise BenchmarkError(f"{folder}: more than {bounded.MEMBERS:,} tasks in a `group`", "list fewer")
+        if total > bounded.WHEEL_FILES:
+            raise BenchmarkError(f"{folder}: more than {bounded.WHEEL_FILES:,} tasks in a `group`", "list fewer")
     return total
 
 
@@ -150,7 +150,7 @@ class Items(NamedTuple):
     """A list of ``most`` things at most, each as ``of`` says."""
 
     of: Any
-    most: int = bounded.NODES
+    most: int = bounded.YAML_NODES
 
 
 _DELIMITER = Characters(1000)
@@ -249,7 +249,7 @@ def _file_inside(folder: Path, where: Path | str, name: Any) -> Path:
 
 def _check_size(where: Path | str, key: str, value: Any) -> None:
     """Refuse a value that is nested too deep, or too large with its aliases written out."""
-    pending, nodes, characters = [(value, 0)], bounded.NODES, bounded.MB
+    pending, nodes, characters = [(value, 0)], bounded.YAML_NODES, bounded.MB
     while pending:
         item, depth = pending.pop()
         nodes -= 1
@@ -258,7 +258,7 @@ def _check_size(where: Path | str, key: str, value: Any) -> None:
         if isinstance(item, int) and item.bit_length() > bounded.KEY_CHARACTERS:
             nodes = -1
         if nodes < 0 or characters < 0 or depth > bounded.DEPTH:
-            limits = f"{bounded.NODES:,} values, {bounded.MB:,} characters, {bounded.DEPTH} levels"
+            limits = f"{bounded.YAML_NODES:,} values, {bounded.MB:,} characters, {bounded.DEPTH} levels"
             raise BenchmarkError(f"{where}: `{key}` is too large; the limits are {limits}", "shorten it")
         if isinstance(item, Mapping):
             pending += [(child, depth + 1) for pair in item.items() for child in pair]

@@ -24,7 +24,7 @@ from lm_eval.tasks import TaskManager, _factory
 
 from sparsebench import bounded
 from sparsebench.benchmarks.folder import MOST_CHOICES, SUFFIXES, check, data_files, definitions
-from sparsebench.errors import BenchmarkError, foreign
+from sparsebench.errors import BenchmarkError, library_errors
 from sparsebench.paths import temporary_folder
 from sparsebench.sources.text import read_records, suffix_of
 
@@ -99,7 +99,7 @@ class FolderTask(ConfigurableTask):
         for pipeline in config.get("filter_list") or []:
             for step in pipeline.get("filter") or []:
                 self._known("function", step.get("function"), filter_registry)
-        with foreign(self.where, _MEND, BenchmarkError):
+        with library_errors(self.where, _MEND, BenchmarkError):
             super().__init__(config=config)
 
     def _known(self, key: str, name: Any, registry: Any) -> None:
@@ -134,7 +134,10 @@ class FolderTask(ConfigurableTask):
 
     def _within(self, key: str, function: Any, *args: Any, documents: int = 1, **more: Any) -> Any:
         culprit = f"{self.where}: `{key}`"
-        with foreign(culprit, _MEND, BenchmarkError), self.folder.allowance.use(culprit, BenchmarkError, documents):
+        with (
+            library_errors(culprit, _MEND, BenchmarkError),
+            self.folder.allowance.use(culprit, BenchmarkError, documents),
+        ):
             result = function(*args, **more)
             _refuse_large(culprit, result)
             return result
@@ -167,13 +170,13 @@ def _refuse_large(culprit: str, result: Any) -> None:
         for item in result:
             _refuse_large(culprit, item)
     elif isinstance(result, str) and _is_long(result):
-        limits = f"{10 * bounded.TEXT:,} characters, or {bounded.TEXT:,} without a space"
+        limits = f"{10 * bounded.TEXT_CHARACTERS:,} characters, or {bounded.TEXT_CHARACTERS:,} without a space"
         raise BenchmarkError(f"{culprit}: a text of more than {limits}", "shorten it, or leave the document out")
 
 
 def _is_long(text: str) -> bool:
-    return len(text) > bounded.TEXT and (
-        len(text) > 10 * bounded.TEXT or max(map(len, text.split()), default=0) > bounded.TEXT
+    return len(text) > bounded.TEXT_CHARACTERS and (
+        len(text) > 10 * bounded.TEXT_CHARACTERS or max(map(len, text.split()), default=0) > bounded.TEXT_CHARACTERS
     )
 
 
@@ -188,7 +191,7 @@ def read_table(path: Path, kind: str, settings: Mapping[str, Any]) -> Dataset:
         next(read_records(path), None)  # refuses what would cost pandas minutes
         separator = settings.get("delimiter") or settings.get("sep") or ("\t" if suffix_of(path) == ".tsv" else ",")
         header = settings.get("header", "infer")
-        with bounded.opened(path, BenchmarkError) as file:
+        with bounded.open_text(path, BenchmarkError) as file:
             table = pandas.read_csv(file, sep=separator, names=settings.get("column_names"), header=header)
         return Dataset.from_pandas(table, preserve_index=False)
     if kind == "text":

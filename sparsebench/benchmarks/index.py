@@ -11,7 +11,7 @@ from typing import Any
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import all_tasks, definition, split_source
 from sparsebench.benchmarks.contract import TaskSpec
-from sparsebench.errors import MEASURE, BenchmarkError
+from sparsebench.errors import INSTALL_MEASURE, BenchmarkError
 from sparsebench.sources import Cache
 from sparsebench.sources.cache import read_json, write_json
 
@@ -52,7 +52,7 @@ def tasks_folder() -> Path:
 
     spec = find_spec("lm_eval")
     if spec is None or not spec.submodule_search_locations:
-        raise BenchmarkError("lm-eval is not installed", MEASURE)
+        raise BenchmarkError("lm-eval is not installed", INSTALL_MEASURE)
     return Path(spec.submodule_search_locations[0]) / "tasks"
 
 

@@ -72,7 +72,7 @@ def _data_set(data_files: Mapping[str, str], restored: Callable[[dict[str, Any]]
 def _documents(file: str) -> list[dict[str, Any]]:
     """Return each document once, in the order of the split."""
     requests = [
-        bounded.parse(line, f"{file}:{number}", BenchmarkError, "fetch the file again")
+        bounded.parse_json(line, f"{file}:{number}", BenchmarkError, "fetch the file again")
         for number, line in enumerate(bounded.lines(Path(file), BenchmarkError), 1)
     ]
     by_id = {request["doc_id"]: request["doc"] for request in requests if request["doc_id"] < _WITHOUT_QUESTION}

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sparsebench import __version__
-from sparsebench.errors import SparsebenchError, crash, of_system, redact_stderr
+from sparsebench.errors import SparsebenchError, known_crash, redact_stderr, system_error
 from sparsebench.escape import visible
 
 EXPERIMENT, ONE_MODEL, LEDGER, MACHINE = "An experiment", "One model, without a manifest", "The ledger", "This machine"
@@ -175,9 +175,9 @@ def main() -> None:
     except OSError as error:
         from sparsebench.sources import Cache
 
-        _end(of_system(error, Cache().root))
+        _end(system_error(error, Cache().root))
     except BaseException as error:  # a library's panic in Rust is no Exception
-        if (crashed := crash(error)) is None:
+        if (crashed := known_crash(error)) is None:
             raise
         _end(crashed)
 

@@ -51,8 +51,8 @@ def _refuse_devices(path: Path) -> None:
 file_to_read = _path(lambda path: bounded.refuse_special(path, UserError))
 folder_to_read = _path(_refuse_non_folders)
 records_to_read = _path(_refuse_devices)
-file_to_write = _path(lambda path: paths.writable(path, folder=False))
-folder_to_write = _path(lambda path: paths.writable(path, folder=True))
+file_to_write = _path(lambda path: paths.check_writable(path, folder=False))
+folder_to_write = _path(lambda path: paths.check_writable(path, folder=True))
 """Parsers of paths. One that is to be read need not exist: each command says by itself what is missing."""
 
 

@@ -82,7 +82,7 @@ def _query(file: Path) -> str:
     Raises UserError for what is longer than a query may be, or not UTF-8.
     """
     if str(file) != "-":
-        return bounded.whole(file, UserError, bounded.QUERY_CHARACTERS, SHORTER)
+        return bounded.read_text(file, UserError, bounded.QUERY_CHARACTERS, SHORTER)
     try:
         text = sys.stdin.read(bounded.QUERY_CHARACTERS + 1)
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from sparsebench.errors import QueryError, SparsebenchError, UserError, foreign
+from sparsebench.errors import QueryError, SparsebenchError, UserError, library_errors
 from sparsebench.escape import visible
 from sparsebench.figures import bars, forest, heatmap, line, scales, scatter, style
 from sparsebench.figures.canvas import Canvas
@@ -91,7 +91,7 @@ def render_file(
         return Rendered(spec.name, spec.title, skipped="no rows in this ledger")
     spec = spec.with_finding(table.dicts()[0])
     paths = tuple(out / f"{spec.name}.{name}" for name in formats)
-    with foreign(f"{path}: its rows cannot be drawn", "see what they are: sparsebench sql -f FILE", UserError):
+    with library_errors(f"{path}: its rows cannot be drawn", "see what they are: sparsebench sql -f FILE", UserError):
         draw(spec, table, paths, width, sheet)
     return Rendered(spec.name, spec.title, paths)
 

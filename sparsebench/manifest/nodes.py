@@ -141,8 +141,10 @@ for _name, (_pattern, _first, _) in _SCALARS.items():
 def _limit(count: int, depth: int, mark: yaml.Mark) -> None:
     if depth > bounded.DEPTH:
         raise ComposerError(None, None, f"more than {bounded.DEPTH} levels of lists and mappings", mark)
-    if count > bounded.NODES:
-        raise ComposerError(None, None, f"more than {bounded.NODES:,} keys and values, repeated ones included", mark)
+    if count > bounded.YAML_NODES:
+        raise ComposerError(
+            None, None, f"more than {bounded.YAML_NODES:,} keys and values, repeated ones included", mark
+        )
 
 
 class _Builder:

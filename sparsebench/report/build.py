@@ -18,7 +18,7 @@ from sparsebench.errors import UserError
 from sparsebench.figures.spec import listing
 from sparsebench.ledger import query
 from sparsebench.ledger.statistics import Metric
-from sparsebench.paths import create, writable
+from sparsebench.paths import check_writable, create
 from sparsebench.report import words
 from sparsebench.report.answer import Answer
 from sparsebench.report.lookup import FIGURE, check_manifests, command, query_named
@@ -157,7 +157,7 @@ def build(
 def _check_writable(documents: Sequence[Path]) -> None:
     """Raise UserError where a document cannot be written, or two of them would be one file."""
     for path in documents:
-        writable(path, folder=False)
+        check_writable(path, folder=False)
     for path, other in combinations(documents, 2):
         if path.resolve() == other.resolve():
             raise UserError(

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import devices, records
-from sparsebench.errors import SparsebenchError, UserError, first_line, of_system, redacted
+from sparsebench.errors import SparsebenchError, UserError, first_line, redacted, system_error
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
@@ -236,7 +236,7 @@ class RayTask:
             except BrokenPipeError:
                 raise
             except OSError as error:  # such as a full disk, where its records and its log are written
-                pipe.write(_event_line({"event": "broken", "reason": str(of_system(error, Cache().root))}))
+                pipe.write(_event_line({"event": "broken", "reason": str(system_error(error, Cache().root))}))
 
     def _file_event(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """File the record or log that came with an event; return what to pass on to the run, if anything."""

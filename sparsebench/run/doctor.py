@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 
 from sparsebench import devices, environment, processor
-from sparsebench.errors import MEASURE, SparsebenchError, first_line, redacted
+from sparsebench.errors import INSTALL_MEASURE, SparsebenchError, first_line, redacted
 from sparsebench.native import Missing, library
 from sparsebench.runtime import all_reduce, group
 from sparsebench.sources import Cache
@@ -50,7 +50,7 @@ def examine(offline: bool = False) -> Iterator[Finding]:
     yield _gpus()
     for name in ("torch", "transformers", "deepspeed", "lm-eval", "duckdb"):
         version = environment.versions()[name]
-        yield _judged(name, version == "absent", "missing", version, MEASURE)
+        yield _judged(name, version == "absent", "missing", version, INSTALL_MEASURE)
     for what, found, fix in all_reduce.requirements():
         detail = "found" if found else "DeepSpeed's all-reduce between ranks falls back to plain gloo"
         yield _judged(what, not found, "slower", detail, fix)
@@ -135,7 +135,7 @@ def _packing() -> Finding:
 def _sparse() -> Finding:
     """Really compile and load the sparse engine's kernels."""
     if environment.versions()["torch"] == "absent":
-        return Finding("sparse kernels", "missing", "they need torch", MEASURE)
+        return Finding("sparse kernels", "missing", "they need torch", INSTALL_MEASURE)
     from sparsebench.runtime.kernels import kernels
 
     compiled = kernels()

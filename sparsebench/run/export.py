@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sparsebench import bounded
-from sparsebench.errors import ModelError, Refusal, foreign
+from sparsebench.errors import ModelError, Refusal, library_errors
 from sparsebench.manifest.names import Family
 from sparsebench.models.files import building, gguf_variant
 from sparsebench.models.files.checkpoint import CONV1D_TYPES, Checkpoint
@@ -143,7 +143,7 @@ def _distance(folder: Path, family: Family, out: Path) -> float:
         model_inputs["decoder_input_ids"] = ids
     elif isinstance(end := config.get("eos_token_id"), int):
         ids[:, -1] = end  # where the heads of encoder-decoders look
-    with foreign(f"{out.name}: stock transformers does not load it", "report the model type"):
+    with library_errors(f"{out.name}: stock transformers does not load it", "report the model type"):
         stock = (
             auto_class(family, config)
             .from_pretrained(str(out), dtype="auto", local_files_only=True, trust_remote_code=False)

@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from sparsebench.errors import crash, redact_stderr
+from sparsebench.errors import known_crash, redact_stderr
 from sparsebench.run.handlers import HANDLERS, damaged
 from sparsebench.run.recorder import JobSpec, Recorder
 
@@ -27,7 +27,7 @@ def main(spec_path: Path, events: int) -> int:
             return 0
         HANDLERS[spec.job.kind](spec, recorder)
     except BaseException as raised:  # the worker boundary: every failure becomes a record
-        error = crash(raised) or raised
+        error = known_crash(raised) or raised
         if not isinstance(error, Exception):
             raise
         traceback.print_exc()

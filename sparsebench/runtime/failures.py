@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sparsebench.errors import UnsupportedError, first_line, out_of_memory, says
+from sparsebench.errors import UnsupportedError, first_line, mentions, out_of_memory
 
 ECHOES = (
     "closed by peer", "reset by peer", "broken pipe", "connect failure", "connection refused", "recvvalue failed",
@@ -16,12 +16,12 @@ ECHOES = (
 
 def on_gpu(error: BaseException) -> bool:
     """Return whether the memory that ran out is a GPU's."""
-    return says(error, ("cuda", "hip out of memory"))
+    return mentions(error, ("cuda", "hip out of memory"))
 
 
 def echo(error: BaseException) -> bool:
     """Return whether the error only says that another rank has ended."""
-    return isinstance(error, ConnectionError) or says(error, ECHOES)
+    return isinstance(error, ConnectionError) or mentions(error, ECHOES)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import bounded
-from sparsebench.errors import ModelError, SourceError, of_system
+from sparsebench.errors import ModelError, SourceError, system_error
 from sparsebench.manifest.problems import closest
 from sparsebench.paths import check_contained
 from sparsebench.sources import wheel
@@ -105,7 +105,7 @@ def _naming_source(source: Source, cache: Cache) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = of_system(error, cache.root)
+        reason = system_error(error, cache.root)
         raise SourceError(f"{source.text}: {reason.message}", reason.hint) from error
 
 
@@ -135,7 +135,7 @@ def _content_hash(source: Source, cache: Cache) -> str:
     for file in files:
         stat = file.stat()
         # Hashing a sparse file of that size could take hours, and real weights have no holes.
-        if stat.st_size > bounded.HOLES and stat.st_blocks * 512 < stat.st_size // 100:
+        if stat.st_size > bounded.SPARSE_FILE_BYTES and stat.st_blocks * 512 < stat.st_size // 100:
             raise SourceError(
                 f"{file}: less than 1% of its {stat.st_size:,} bytes are on the disk, as after an interrupted copy",
                 "fetch the file again",

@@ -19,7 +19,7 @@ from huggingface_hub.file_download import repo_folder_name
 from sparsebench import bounded
 from sparsebench.errors import SourceError, redacted
 from sparsebench.manifest.problems import did_you_mean
-from sparsebench.paths import INDEX, PICKLE_INDEX, WEIGHTS, shards
+from sparsebench.paths import INDEX, PICKLE_INDEX, WEIGHTS, shard_names
 from sparsebench.sources.notation import Source
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ def missing_weights(folder: Path) -> str | None:
         if (folder / single).is_file():
             return None
         if (folder / index).is_file():
-            return next((name for name in shards(folder / index) if not (folder / name).is_file()), None)
+            return next((name for name in shard_names(folder / index) if not (folder / name).is_file()), None)
     return _SAFETENSORS[0]
 
 

@@ -38,7 +38,7 @@ class Texts:
     repeated: int
 
 
-_LONG_WORD = re.compile(rf"(?<!\S)\S{{{bounded.TEXT + 1}}}")
+_LONG_WORD = re.compile(rf"(?<!\S)\S{{{bounded.TEXT_CHARACTERS + 1}}}")
 
 
 def read_texts(path: Path, *fields: str) -> Texts:
@@ -106,8 +106,8 @@ def each_text(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:
 
 def _refuse_untokenizable(text: str, where: str) -> None:
     """Refuse a text that no tokenizer takes (half a surrogate pair), or only in minutes (a very long word)."""
-    if len(text) > bounded.TEXT and (word := _LONG_WORD.search(text)):
-        problem = f"a word of more than {bounded.TEXT:,} characters, from {word[0][:20]!r} on"
+    if len(text) > bounded.TEXT_CHARACTERS and (word := _LONG_WORD.search(text)):
+        problem = f"a word of more than {bounded.TEXT_CHARACTERS:,} characters, from {word[0][:20]!r} on"
         raise SourceError(f"{where}: {problem}", "leave this text out")
     if not is_text(text):
         problem = f"{where}: it holds half of a surrogate pair, such as \\ud800"
@@ -183,7 +183,7 @@ def _json(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
     if first_line.startswith("{") and first_line.endswith("}"):
         yield from _json_lines(path, fields)
         return
-    content = _parse_json(bounded.whole(path, SourceError), path, str(path))
+    content = _parse_json(bounded.read_text(path, SourceError), path, str(path))
     for number, value in enumerate(content if isinstance(content, list) else [content], start=1):
         yield _record(value, f"{path}: entry {number}")
 
@@ -195,13 +195,13 @@ def _csv(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
 
     def lines() -> Iterator[str]:
         for number, line in enumerate(bounded.lines(path, SourceError), start=1):
-            if line.count(delimiter) > bounded.VALUES:
-                raise SourceError(f"{path}:{number}: more than {bounded.VALUES:,} values", "shorten the line")
+            if line.count(delimiter) > bounded.JSON_VALUES:
+                raise SourceError(f"{path}:{number}: more than {bounded.JSON_VALUES:,} values", "shorten the line")
             yield line
 
     rows = csv.DictReader(dropwhile(str.isspace, lines()), delimiter=delimiter)
-    if len(rows.fieldnames or ()) > bounded.COLUMNS:
-        raise SourceError(f"{path}: more than {bounded.COLUMNS:,} columns", "keep the ones with text")
+    if len(rows.fieldnames or ()) > bounded.CSV_COLUMNS:
+        raise SourceError(f"{path}: more than {bounded.CSV_COLUMNS:,} columns", "keep the ones with text")
     for row in rows:
         yield {name: value for name, value in row.items() if isinstance(name, str)}
 
@@ -246,7 +246,7 @@ def _unpacked(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
         batch.validate(full=True)
         dictionary_columns = [field.name for field in batch.schema if pa.types.is_dictionary(field.type)]
         longest = sum(batch[name].dictionary.nbytes for name in dictionary_columns)
-        step = max(1, min(_ROWS, bounded.FREE // (longest + 1)))
+        step = max(1, min(_ROWS, bounded.FREE_BYTES // (longest + 1)))
         for start in range(0, batch.num_rows, step):
             rows = batch.slice(start, step)
             if dictionary_columns:
@@ -295,9 +295,9 @@ def _declared_bytes(message: Any) -> int:
 
 def _check_unpacked_bytes(path: Path, total: int) -> None:
     """Raise SourceError if ``total`` bytes of values are too many for a columnar file of this size."""
-    if total > (limit := bounded.unpacked(path.stat().st_size)):
+    if total > (limit := bounded.unpacked_limit(path.stat().st_size)):
         raise SourceError(
-            f"{path}: unpacks to more than {limit / bounded.MB:,.0f} MB, the limit for {bounded.RATIO} times its size",
+            f"{path}: unpacks to more than {limit / bounded.MB:,.0f} MB, the limit for {bounded.UNPACKED_RATIO} times its size",
             "keep the column with the text alone, as JSON Lines",
         )
 
@@ -325,7 +325,7 @@ def _columns(path: Path, names: list[str], fields: tuple[str, ...]) -> list[str]
 
 
 def _parse_json(text: str, path: Path, where: str) -> Any:
-    return bounded.parse(
+    return bounded.parse_json(
         text, where, SourceError, f"correct it, or rename {path.name}: its suffix decides how it is read"
     )
 

@@ -244,8 +244,8 @@ def _members(archive: zipfile.ZipFile, inner: str, culprit: str) -> list[zipfile
         tops = sorted({name.split("/")[0] + "/" for name in archive.namelist() if ".dist-info/" not in name})
         hint = f"did you mean {near[0]}?" if near else f"it holds {', '.join(tops[:5])}; a folder ends in /"
         raise SourceError(f"{culprit}: no {inner} inside", hint)
-    if len(members) > bounded.MEMBERS:
-        problem = f"{culprit}: {inner} holds more than {bounded.MEMBERS:,} files"
+    if len(members) > bounded.WHEEL_FILES:
+        problem = f"{culprit}: {inner} holds more than {bounded.WHEEL_FILES:,} files"
         raise SourceError(problem, "name a folder or a file within it")
     names = Counter(info.filename for info in members)
     for info in members:
@@ -256,9 +256,9 @@ def _members(archive: zipfile.ZipFile, inner: str, culprit: str) -> list[zipfile
         elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             problem = "is compressed by a method that may take any amount of memory"
         # zipfile unpacks no more of a member than its header states.
-        elif info.file_size > bounded.unpacked(info.compress_size):
+        elif info.file_size > bounded.unpacked_limit(info.compress_size):
             sizes = f"{info.compress_size:,} bytes and unpacks to {info.file_size:,}"
-            problem = f"has {sizes}, more than {bounded.RATIO} times that"
+            problem = f"has {sizes}, more than {bounded.UNPACKED_RATIO} times that"
         else:
             continue
         raise SourceError(f"{culprit}: refused: {info.filename!r} {problem}", "do not trust this package")

@@ -94,13 +94,14 @@ def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
         for info in infos.values():
             bits = read_bytes(source, info.begin, info.end, scratch.take("dense", info.nbytes))
             encoding, parts = coding.encode(bits, info, near, scratch)
-            _check_size(target, info.name, sum(part.nbytes for part in parts), info.nbytes, bounded.TENSOR)
+            _check_size(target, info.name, sum(part.nbytes for part in parts), info.nbytes, bounded.TENSOR_BYTES)
             for part in parts:
                 for piece in part.pieces:
                     file.write(piece.data)
             stored.add(info, encoding, compiled.packing_kernels().crc32(bits), parts)
             encodings[info.name] = encoding
-        _check_size(target, "all", file.tell(), max((info.end for info in infos.values()), default=0), bounded.SHARD)
+        source_bytes = max((info.end for info in infos.values()), default=0)
+        _check_size(target, "all", file.tell(), source_bytes, bounded.SHARD_BYTES)
         text = stored.text().ljust(room - 8)
         assert len(text) == room - 8, f"a header of {len(text)} bytes where {room - 8} were kept for it"
         file.seek(0)
@@ -133,8 +134,9 @@ def read(path: Path, coding: Coding) -> StoredFile:
         problem = f"{path}: not a file in the {coding.name} format, or its header is damaged ({error!r})"
         raise StorageError(problem, coding.again) from error
     for entry in entries:
-        _check_size(path, entry.info.name, entry.nbytes, entry.info.nbytes, bounded.TENSOR)
-    _check_size(path, "all", path.stat().st_size, max((entry.info.end for entry in entries), default=0), bounded.SHARD)
+        _check_size(path, entry.info.name, entry.nbytes, entry.info.nbytes, bounded.TENSOR_BYTES)
+    source_bytes = max((entry.info.end for entry in entries), default=0)
+    _check_size(path, "all", path.stat().st_size, source_bytes, bounded.SHARD_BYTES)
     return StoredFile(path, struct.pack("<Q", len(text)) + text, entries, coding)
 
 
@@ -205,19 +207,19 @@ class _Header:
 
 
 def _parsed(text: str | bytes, path: Path) -> Any:
-    return bounded.parse(text, f"{path}: its header", StorageError, "copy or make it again")
+    return bounded.parse_json(text, f"{path}: its header", StorageError, "copy or make it again")
 
 
 def is_believable(stored: int, promised: int, free: int) -> bool:
     """Return whether ``stored`` bytes may stand for ``promised`` ones in memory; up to ``free`` any number may."""
-    return promised <= max(free, bounded.ZEROS * stored)
+    return promised <= max(free, bounded.TENSOR_RATIO * stored)
 
 
 def _check_size(path: Path, tensor: str, stored: int, promised: int, free: int) -> None:
     """Raise StorageError where so little is stored for so much memory that the file must be forged."""
     if not is_believable(stored, promised, free):
         raise StorageError(
-            f"{path}: {tensor[:80]}: {promised:,} bytes out of {stored:,}, more than {bounded.ZEROS} times as many",
+            f"{path}: {tensor[:80]}: {promised:,} bytes out of {stored:,}, more than {bounded.TENSOR_RATIO} times as many",
             f"more than {free / bounded.MB:,.0f} MB out of so little counts as damaged or forged: pack the model "
             "again, or fetch it from a trusted source",
         )

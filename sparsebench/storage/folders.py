@@ -14,7 +14,7 @@ from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.files.building import new_partial, rename_whole
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.safety import WEIGHT_FILES, copy_companion, is_foreign, record_left_out
-from sparsebench.paths import INDEX, check_contained, shards
+from sparsebench.paths import INDEX, check_contained, shard_names
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.container import read, write
 from sparsebench.storage.words import Bytes, Scratch
@@ -91,7 +91,7 @@ def _stored_files(stored: Path, coding: Coding) -> list[Path]:
     index = stored / (INDEX + suffix)
     try:
         check_contained(stored)
-        listed = set(shards(index)) if index.is_file() else set()
+        listed = set(shard_names(index)) if index.is_file() else set()
     except ModelError as error:
         raise StorageError(error.message, error.hint) from error
     files = sorted(stored.glob(f"*.safetensors{suffix}"))

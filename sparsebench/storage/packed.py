@@ -67,7 +67,7 @@ def without_zeros(words: Words, width: int, scratch: Scratch) -> Encoded | None:
         smaller = min(ESCAPE, key=sizes.__getitem__)
         # Gaps of a large tensor without any value would be so short that a reader takes the file for forged.
         stored, dense = sizes[smaller] + (count * width + 7) // 8, (n * width + 7) // 8
-        if sizes[smaller] < mask.size and is_believable(stored, dense, bounded.TENSOR):
+        if sizes[smaller] < mask.size and is_believable(stored, dense, bounded.TENSOR_BYTES):
             choice = smaller
     index = mask if choice == "bitmask" else scan.gaps(choice)
     return Encoded(choice, index, values) if index.size < room else None

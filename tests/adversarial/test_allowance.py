@@ -38,7 +38,7 @@ def test_what_takes_too_much_is_ended_by_name(work: Callable[[], object]) -> Non
     before, begun = state(), time.thread_time()
     with pytest.raises(BenchmarkError, match="culprit"), bounded.Allowance().use("culprit", BenchmarkError):
         work()
-    assert time.thread_time() - begun < bounded.SECONDS + 1
+    assert time.thread_time() - begun < bounded.PATTERN_SECONDS + 1
     assert state() == before
 
 

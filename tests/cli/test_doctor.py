@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sparsebench import devices, environment, native
 from sparsebench.cli.app import app
-from sparsebench.errors import MEASURE, MeasureError
+from sparsebench.errors import INSTALL_MEASURE, MeasureError
 from sparsebench.run import doctor
 from sparsebench.run.doctor import Finding
 from sparsebench.runtime import Setting
@@ -95,8 +95,8 @@ def test_without_torch_every_check_has_a_finding(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr(groups, "try_two_ranks", lambda: "shared memory")
     found = {one.what: one for one in doctor.examine(offline=True)}
-    assert found["torch"].fix == MEASURE
-    assert (found["sparse kernels"].state, found["sparse kernels"].fix) == ("missing", MEASURE)
+    assert found["torch"].fix == INSTALL_MEASURE
+    assert (found["sparse kernels"].state, found["sparse kernels"].fix) == ("missing", INSTALL_MEASURE)
     assert "two ranks" in found
 
 

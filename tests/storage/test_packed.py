@@ -192,7 +192,7 @@ def test_a_large_tensor_of_zeros_alone_comes_back(tmp_path: Path, monkeypatch: p
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     save_file({"weight": torch.zeros(64, 64)}, folder / "model.safetensors")
-    monkeypatch.setattr(bounded, "TENSOR", 1000)  # above which a tensor may not come of next to nothing
+    monkeypatch.setattr(bounded, "TENSOR_BYTES", 1000)  # above which a tensor may not come of next to nothing
     pack(folder, tmp_path / "packed")
     assert [entry.encoding for entry in read(tmp_path / "packed" / "model.safetensors.packed", CODING).entries] == [
         "bitmask"

@@ -19,7 +19,7 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.escape import is_text
 from sparsebench.models.files.families import transformers_config, vocabulary_size
-from sparsebench.paths import INDEX, WEIGHTS, check_contained, shards
+from sparsebench.paths import INDEX, WEIGHTS, check_contained, shard_names
 
 if TYPE_CHECKING:
     import torch
@@ -75,12 +75,12 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         with path.open("rb") as file:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-            if not 0 < length <= min(size - 8, bounded.HEADER):
+            if not 0 < length <= min(size - 8, bounded.HEADER_BYTES):
                 raise ModelError(f"{path}: not a safetensors file (bad header length)", AGAIN)
             text = file.read(length)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}", AGAIN) from error
-    header = bounded.parse(text, f"{path}: its safetensors header", ModelError, AGAIN)
+    header = bounded.parse_json(text, f"{path}: its safetensors header", ModelError, AGAIN)
     tensors = tensor_infos(header, 8 + length, path)
     end = tensors[-1].end if tensors else 8 + length
     if end != size:
@@ -124,7 +124,7 @@ def _is_sound(info: TensorInfo) -> bool:
 
 def whole_shards(index: Path) -> tuple[str, ...]:
     """Return the names of the weight files that an index lists. Raises ModelError where one is missing."""
-    names = shards(index)
+    names = shard_names(index)
     if missing := next((name for name in names if not (index.parent / name).is_file()), None):
         problem = f"{index.parent / missing}: {index.name} names it, and it is not there"
         raise ModelError(problem, "the download is not complete: fetch the model again")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError, Refusal, foreign
+from sparsebench.errors import ModelError, Refusal, library_errors
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.safety import without_code
 
@@ -121,7 +121,7 @@ def transformers_config(config: Mapping[str, Any], path: str = "config.json") ->
     if settings["model_type"] == "mistral" and "layer_types" in settings and "ministral" in CONFIG_MAPPING:
         settings["model_type"] = "ministral"
     kind = CONFIG_MAPPING[str(settings["model_type"])]
-    with foreign(f"{path}: transformers cannot read it as a {settings['model_type']}", "fetch the file again"):
+    with library_errors(f"{path}: transformers cannot read it as a {settings['model_type']}", "fetch the file again"):
         # JSON has no infinity, so transformers stores it as an object.
         read: PreTrainedConfig = kind(**kind._decode_special_floats(settings))
     return read

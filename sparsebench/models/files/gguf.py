@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded
-from sparsebench.errors import ModelError, foreign
+from sparsebench.errors import ModelError, library_errors
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.families import auto_class
 
@@ -63,7 +63,7 @@ class _Header:
     def __init__(self, data: mmap.mmap) -> None:
         self.data = data
         self.at = 4  # after the magic
-        self.left = bounded.VALUES
+        self.left = bounded.JSON_VALUES
 
     def walk(self) -> None:
         """Go through all keys and tensors. Raises ValueError also for more weights than the file has bits."""
@@ -113,7 +113,7 @@ class _Header:
         count = self._number("Q")
         self.left -= count
         if self.left < 0:
-            raise ValueError(f"more than {bounded.VALUES:,} entries")
+            raise ValueError(f"more than {bounded.JSON_VALUES:,} entries")
         return count
 
     def _number(self, code: str) -> int:
@@ -144,7 +144,9 @@ def load_gguf(file: Path, family: Family, dtype: str) -> tuple[PreTrainedModel, 
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "quantization_config": GgufConfig(dequantize=True)}
     with tempfile.TemporaryDirectory() as alone:
         (Path(alone) / file.name).symlink_to(file.resolve())
-        with foreign(f"{file}: transformers cannot load it as {family}", "check the family, or fetch the file again"):
+        with library_errors(
+            f"{file}: transformers cannot load it as {family}", "check the family, or fetch the file again"
+        ):
             model, info = auto_class(family, {}).from_pretrained(
                 alone, trust_remote_code=False, output_loading_info=True, **location, **options
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded
-from sparsebench.errors import ModelError, foreign
+from sparsebench.errors import ModelError, library_errors
 from sparsebench.models.files.families import PER_LAYER, transformers_config
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     # transformers reads the model's type from config.json, and refuses one with widths that differ from block to block.
     typed = model_config.get(PER_LAYER) and not unknown
     options = {"config": transformers_config(model_config, str(folder / "config.json"))} if typed else {}
-    with foreign(f"{folder}: its tokenizer cannot be loaded", "fetch its files again, or install what it names"):
+    with library_errors(f"{folder}: its tokenizer cannot be loaded", "fetch its files again, or install what it names"):
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False, **options
         )
@@ -141,7 +141,7 @@ def same_tokens(first: Path, second: Path) -> bool | None:
 
 def _read(path: Path) -> tuple[Any, ...]:
     """Return the parts of a tokenizer.json that decide the ids, with both ways of writing merges made one."""
-    content = bounded.read_object(path, limit=bounded.TOKENIZER)
+    content = bounded.read_object(path, limit=bounded.TOKENIZER_BYTES)
     model = content.get("model") if isinstance(content.get("model"), dict) else {}
     assert isinstance(model, dict)
     merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model.get("merges") or ()]

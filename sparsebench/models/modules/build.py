@@ -17,7 +17,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from sparsebench import bounded
-from sparsebench.errors import ModelError, UnsupportedError, foreign
+from sparsebench.errors import ModelError, UnsupportedError, library_errors
 from sparsebench.manifest.names import Family
 from sparsebench.models.files import precision
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
@@ -111,7 +111,7 @@ def meta_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> P
         problem = f"config.json: more than {MOST_BLOCKS:,} blocks"
         raise ModelError(problem, "correct the architecture, or fetch the file again")
     failure = f"transformers cannot build model type {config.get('model_type')!r} as {family}"
-    with foreign(failure, "correct the family or the architecture"), torch.device("meta"):
+    with library_errors(failure, "correct the family or the architecture"), torch.device("meta"):
         model: PreTrainedModel = (kind or auto_class(family, config)).from_config(settings, trust_remote_code=False)
     reshape(model, config, family)
     return model

@@ -50,7 +50,7 @@ class Vocabulary:
         if not path.is_file() or not tokenizer.is_fast:
             problem = f"{folder}: {name} has no {FILE}, so that its vocabulary cannot be rewritten"
             raise UnsupportedError(problem, _WAY_OUT)
-        data = bounded.read_object(path, limit=bounded.TOKENIZER)
+        data = bounded.read_object(path, limit=bounded.TOKENIZER_BYTES)
         ids = dict(tokenizer.get_vocab())
         added = {str(entry["content"]) for entry in data.get("added_tokens") or ()} | set(tokenizer.get_added_vocab())
         vocabulary = cls(path, data, ids, frozenset(added))
