@@ -151,7 +151,7 @@ def __getattr__(name: str) -> Any:
     return program(VERBS)
 
 
-def _asked() -> Collection[str]:
+def _verb_asked_for() -> Collection[str]:
     """Return the verb on the command line, or on the one that a shell wants completed; none where there is none."""
     completed = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS")
     words = completed.split()[1:] if "_SPARSEBENCH_COMPLETE" in os.environ and completed else sys.argv[1:]
@@ -169,20 +169,20 @@ def main() -> None:
     _open_streams()
     redact_stderr()
     try:
-        program(_asked())()
+        program(_verb_asked_for())()
     except SparsebenchError as error:
-        _end(error)
+        _exit_with(error)
     except OSError as error:
         from sparsebench.sources import Cache
 
-        _end(system_error(error, Cache().root))
+        _exit_with(system_error(error, Cache().root))
     except BaseException as error:  # a library's panic in Rust is no Exception
         if (crashed := known_crash(error)) is None:
             raise
-        _end(crashed)
+        _exit_with(crashed)
 
 
-def _end(error: SparsebenchError) -> None:
+def _exit_with(error: SparsebenchError) -> None:
     print(f"sparsebench: {visible(str(error))}", file=sys.stderr)
     sys.exit(error.exit_code)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,19 +15,19 @@ from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.cli.pack import folder_bytes
 from sparsebench.cli.source import check_source, open_model, parse_setting
 from sparsebench.errors import UserError
+from sparsebench.models.files.building import rename_whole
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.masked import write_masked
 from sparsebench.models.shape.topology import parts
 from sparsebench.notebook import AppliedModel, Chain
-from sparsebench.paths import check_new_folder
+from sparsebench.paths import check_new_folder, partial_of
 from sparsebench.plan.single import SingleModel
 from sparsebench.progress import progress, size
 from sparsebench.sources import Cache
 from sparsebench.steps.registry import label
 
-EXAMPLE = 'such as "prune: wanda, sparsity: 0.5"'
-CALIBRATION = 'such as "source: path:FILE, samples: 64"'
-
+STEP_EXAMPLE = 'such as "prune: wanda, sparsity: 0.5"'
+CALIBRATION_EXAMPLE = 'such as "source: path:FILE, samples: 64"'
 
 AS_MASKS = typer.Option(
     "--as-masks", help="Write weight_orig and weight_mask, as torch.nn.utils.prune does. Only for prune."
@@ -38,7 +37,8 @@ AS_MASKS = typer.Option(
 def apply(
     source: SOURCE,
     steps: Annotated[
-        list[str] | None, typer.Argument(metavar="STEP", help=f"A step as in a manifest, {EXAMPLE}; several: a chain.")
+        list[str] | None,
+        typer.Argument(metavar="STEP", help=f"A step as in a manifest, {STEP_EXAMPLE}; several: a chain."),
     ] = None,
     out: Annotated[Path | None, writes_folder("The folder for the result; always needed.")] = None,
     calibration: Annotated[
@@ -96,7 +96,7 @@ def apply(
 def _chain(words: list[str], calibration: str | None, seed: int, as_masks: bool) -> Chain:
     """Return the chain of steps that a command asks for. Raises UserError for what is none."""
     if not words:
-        raise UserError("no step is given", EXAMPLE)
+        raise UserError("no step is given", STEP_EXAMPLE)
     chain = Chain.parse(_steps(words), _calibration(calibration), seed)
     if as_masks and any(step.verb != "prune" for step in chain.steps):
         raise UserError("--as-masks: only pruned weights have masks", "leave it out, or give `prune` steps only")
@@ -105,37 +105,36 @@ def _chain(words: list[str], calibration: str | None, seed: int, as_masks: bool)
 
 def _steps(words: list[str]) -> list[Mapping[str, Any]]:
     """Return the steps of a recipe; a word is one step, or the list of a chain."""
-    recipes = [parse_setting("step", word, EXAMPLE) for word in words]
+    recipes = [parse_setting("step", word, STEP_EXAMPLE) for word in words]
     steps = [step for recipe in recipes for step in (recipe if isinstance(recipe, list) else [recipe])]
     for step in steps:
         if not isinstance(step, Mapping):
-            raise UserError(f"{step}: not a step", EXAMPLE)
+            raise UserError(f"{step}: not a step", STEP_EXAMPLE)
     return steps
 
 
 def _calibration(text: str | None) -> Mapping[str, Any]:
     if text is None or not (": " in text or text.startswith("{")):
         return {"source": text}
-    keys = parse_setting("--calibration", text, CALIBRATION)
+    keys = parse_setting("--calibration", text, CALIBRATION_EXAMPLE)
     if not isinstance(keys, Mapping):
-        raise UserError(f"--calibration {text}: not a mapping", CALIBRATION)
+        raise UserError(f"--calibration {text}: not a mapping", CALIBRATION_EXAMPLE)
     return keys
 
 
-def _check_room(out: Path, steps: int, model: Path) -> None:
+def _check_room(out: Path, step_count: int, model_folder: Path) -> None:
     """Raise UserError before the work where the disk is too small for the results of all steps, each as large as the model."""
-    needed, free = steps * folder_bytes(model), environment.free_disk(out)
+    needed, free = step_count * folder_bytes(model_folder), environment.free_disk(out)
     if needed > free:
         raise UserError(f"{out}: up to {size(needed)} are needed, and {size(free)} are free", "use a larger disk")
 
 
 def _write_masks(variant: AppliedModel, dense: SingleModel) -> None:
     """Replace a pruned model's weights by the weights of the dense model and their masks."""
-    names = {name for name, part in parts(Checkpoint(dense.folder), dense.family).items() if part.prunable}
-    masked = variant.folder.with_name(f"{variant.folder.name}.masks-part")
-    write_masked(variant.folder, dense.folder, masked, names)
-    shutil.rmtree(variant.folder)
-    masked.rename(variant.folder)
+    prunable = {name for name, part in parts(Checkpoint(dense.folder), dense.family).items() if part.prunable}
+    masked = partial_of(variant.folder, "-masks")
+    write_masked(variant.folder, dense.folder, masked, prunable)
+    rename_whole(masked, variant.folder)
 
 
 def _show(variant: AppliedModel) -> None:

@@ -9,13 +9,13 @@ import typer
 from sparsebench.cli.options import JSON, LEDGER_ALONE, check_name, names_of
 from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.errors import UserError
-from sparsebench.ledger.choose import choose as fitting
+from sparsebench.ledger.choose import choose as judged_variants
 from sparsebench.manifest.schema import PERCENT
 from sparsebench.paths import ledger_path
 from sparsebench.runtime.engines import engines
 
 ENGINE = typer.Option(help="Only what was timed in this engine.", autocompletion=names_of("runtime.engines", "engines"))
-NEAREST = 3
+SMALLEST_SHOWN = 3
 """The number of variants that are shown where none fits."""
 
 
@@ -50,33 +50,33 @@ def choose(
         raise UserError(f"--max-loss {max_loss:g}: not a number of points", "from 0 to 100")
     if engine is not None:
         check_name("engine", engine, engines())
-    rows = fitting(ledger_path(ledger), model, _share(max_bytes), max_loss, engine)
+    rows = judged_variants(ledger_path(ledger), model, _share_of_bytes(max_bytes), max_loss, engine)
     fitting_rows = [row for row in rows if row["fits"]]
     if as_json:
         emit_json(fitting_rows)
     else:
         if not fitting_rows:
             note("no variant fits; the smallest are:")
-        _show(fitting_rows or [row for row in rows if row["scored"]][:NEAREST])
+        _show(fitting_rows or [row for row in rows if row["scored"]][:SMALLEST_SHOWN])
         for row in fitting_rows:
             note(f"{row['words']}: {row['export'] or 'only sparsebench runs it'}\n  made by: {row['make']}")
-        if fewer := [row["words"] for row in rows if row["meets"] and not row["scored"]]:
-            note(f"scored on fewer tasks than others of their kind, and left out: {', '.join(fewer)}")
+        if left_out := [row["words"] for row in rows if row["meets"] and not row["scored"]]:
+            note(f"scored on fewer tasks than others of their kind, and left out: {', '.join(left_out)}")
     if not fitting_rows:
         raise typer.Exit(1)
 
 
 def _show(rows: list[dict[str, object]]) -> None:
-    lines = []
+    shown = []
     for row in rows:
         speedup = "none shown" if row["timed"] else ""
         if row["speedup"]:
             speedup = f"×{row['speedup']:.2f} ({row['engine']})"
-        lines.append([row["words"], f"{row['share']:.0%}", f"{row['loss']:.2f}", row["what"] or "none", speedup])
-    emit_table(["variant", "of dense's bytes", "loss", "shown", "speed-up"], lines)
+        shown.append([row["words"], f"{row['share']:.0%}", f"{row['loss']:.2f}", row["what"] or "none", speedup])
+    emit_table(["variant", "of dense's bytes", "loss", "shown", "speed-up"], shown)
 
 
-def _share(text: str | None) -> float | None:
+def _share_of_bytes(text: str | None) -> float | None:
     if text is None:
         return None
     percent = PERCENT.fullmatch(text)

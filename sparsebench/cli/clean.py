@@ -40,13 +40,13 @@ def clean(
     sparsebench clean
     sparsebench clean --only leftovers --only variants --yes
     """
-    kinds_known = [*WHY_REMOVABLE, "leftovers"]
-    if unknown := next((kind for kind in kinds or () if kind not in kinds_known), None):
-        raise UserError(f"--only {unknown}: no such kind of file", one_of(kinds_known))
+    known_kinds = [*WHY_REMOVABLE, "leftovers"]
+    if unknown := next((kind for kind in kinds or () if kind not in known_kinds), None):
+        raise UserError(f"--only {unknown}: no such kind of file", one_of(known_kinds))
     files = [file for file in removable(work or Cache().root / "work") if not kinds or file.kind in kinds]
     failures: list[str] = []
 
-    def removed(file: Removable) -> bool:
+    def try_to_remove(file: Removable) -> bool:
         try:
             return remove(file)
         except OSError as error:  # the others are removed all the same
@@ -54,20 +54,20 @@ def clean(
             return False
 
     if yes:
-        files = [file for file in files if removed(file)]
+        files = [file for file in files if try_to_remove(file)]
     if as_json:
         rows = [{"path": str(file.path), "kind": file.kind, "bytes": file.bytes, "why": file.why} for file in files]
         emit_json({"removed": yes, "bytes": sum(file.bytes for file in files), "paths": rows})
     else:
-        lines = [[size(file.bytes), file.kind, str(file.path), file.why] for file in files]
-        emit_table(["size", "kind", "path", "why"], lines)
-        total = Counter[str]()
+        table = [[size(file.bytes), file.kind, str(file.path), file.why] for file in files]
+        emit_table(["size", "kind", "path", "why"], table)
+        kind_bytes = Counter[str]()
         for file in files:
-            total[file.kind] += file.bytes
-        sums = ", ".join(f"{kind} {size(count)}" for kind, count in total.items()) or "nothing"
+            kind_bytes[file.kind] += file.bytes
+        totals = ", ".join(f"{kind} {size(total)}" for kind, total in kind_bytes.items()) or "nothing"
         # Repeat --only and --work: without them the command would also remove what is not listed here.
         words = ["sparsebench", "clean", *(word for kind in kinds or () for word in ("--only", kind))]
         words += [*(["--work", str(work)] if work else ()), "--yes"]
         removal = f"; to remove it: {shlex.join(words)}" if files else ""
-        note(f"removed: {sums}" if yes else f"can be removed: {sums}{removal}")
+        note(f"removed: {totals}" if yes else f"can be removed: {totals}{removal}")
     end_with(failures)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsebench.cli.options import JSON, LEDGER_ALONE
-from sparsebench.cli.output import emit_json, emit_table, figure, note
+from sparsebench.cli.output import emit_json, emit_table, format_score, note
 from sparsebench.escape import visible
 from sparsebench.ledger.compare import SideBySide, TaskComparison, side_by_side
 from sparsebench.ledger.statistics import Metric
@@ -79,8 +79,8 @@ def _byte_cells(row: dict[str, Any]) -> list[str]:
 def _score_row(task: TaskComparison, tests: int) -> list[Any]:
     """Return a task's row: notes stand below its name, and what the correction for ``tests`` did below the verdict."""
     paired = task.paired
-    interval = f"[{figure(paired.low, '+')}, {figure(paired.high, '+')}]"
-    shift = f"{figure(paired.difference, '+')} {interval}" if paired.p is not None else ""
+    interval = f"[{format_score(paired.low, '+')}, {format_score(paired.high, '+')}]"
+    shift = f"{format_score(paired.difference, '+')} {interval}" if paired.p is not None else ""
     documents = f"{paired.n or min(task.n_a, task.n_b):,} documents" + (" drawn" if task.limited else "")
     name = "\n".join(filter(None, [task.task, f"{task.metric}, {documents}", task.note]))
     verdict = task.verdict or ""
@@ -89,12 +89,12 @@ def _score_row(task: TaskComparison, tests: int) -> list[Any]:
     perplexity = task.a if Metric.named(task.metric).scale == "perplexity" else None
     limits = (None, None) if task.standing.collapsed else (paired.detectable, paired.loss_at_most)
     formatted = [_limit(number, perplexity) for number in limits]
-    return [name, figure(task.a), figure(task.b), shift, verdict, *formatted]
+    return [name, format_score(task.a), format_score(task.b), shift, verdict, *formatted]
 
 
 def _limit(number: float | None, perplexity: float | None) -> str:
     """Format a difference: in percent of ``perplexity``, or as it is where that is None."""
-    return figure(number) if number is None or perplexity is None else f"{number / perplexity:.2%}"
+    return format_score(number) if number is None or perplexity is None else f"{number / perplexity:.2%}"
 
 
 def _engine_label(row: dict[str, Any]) -> str:

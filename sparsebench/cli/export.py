@@ -56,7 +56,7 @@ def export(
         model = prepare_single(variant, None, "auto", Cache(offline=offline))
         folder, family = model.folder, model.family
     else:
-        folder, family = _measured(ledger_path(ledger), variant)
+        folder, family = _measured_variant(ledger_path(ledger), variant)
     distance = write(folder, family, out, form)
     if as_json:
         emit_json({"folder": str(out), "format": form, "bytes": folder_bytes(out), "distance": distance})
@@ -76,7 +76,7 @@ def _is_source(text: str) -> bool:
     return True
 
 
-def _measured(ledger: Path, name: str) -> tuple[Path, Family]:
+def _measured_variant(ledger: Path, name: str) -> tuple[Path, Family]:
     """Return the folder and family of a variant that a run has made. Raises UserError where its folder is gone."""
     variant = resolve_variant(name, measured_variants(ledger))
     (row,) = query.run(ledger, "SELECT * FROM variants WHERE variant_id = $id", {"id": variant.id}).dicts()

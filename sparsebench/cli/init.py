@@ -68,8 +68,8 @@ def init(
     manifest = _drafted(path, model, data, columns, family, label or []) if model and data else starter()
     texts[path] = (MODELINE if editor else "") + manifest
     path.parent.mkdir(parents=True, exist_ok=True)
-    for written, text in texts.items():
-        with create(written) as file:
+    for new_file, text in texts.items():
+        with create(new_file) as file:
             file.write(text)
     note(f"wrote {path}; next: sparsebench plan {path}")
 

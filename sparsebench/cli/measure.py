@@ -21,7 +21,7 @@ ENGINE = typer.Option(
     help="deepspeed, deepspeed-zero3, hf, sparse, skip, llamacpp, or one added by a plugin.",
     autocompletion=options.names_of("runtime.engines", "engines"),
 )
-PROCESSES = "Processes that time the models, each loading them anew. A wide interval adds half as many."
+PROCESSES_HELP = "Processes that time the models, each loading them anew. A wide interval adds half as many."
 
 
 def measure(
@@ -35,7 +35,7 @@ def measure(
     prompt: Annotated[int, options.count("Tokens in each prompt.")] = 128,
     generate: Annotated[int, options.count("New tokens per sequence.")] = 16,
     samples: Annotated[int, options.count("Timed samples per phase and model, over all processes.", minimum=4)] = 24,
-    processes: Annotated[int, options.count(PROCESSES, maximum=bounded.MOST_PROCESSES)] = 5,
+    processes: Annotated[int, options.count(PROCESSES_HELP, maximum=bounded.MOST_PROCESSES)] = 5,
     family: options.FAMILY = None,
     dtype: options.DTYPE = "auto",
     compute_dtype: options.COMPUTE_DTYPE = "auto",
@@ -55,16 +55,16 @@ def measure(
     options.check_name("engine", engine, engines())
     workload = Workload(batch, prompt, generate)
 
-    def check(config: Mapping[str, Any]) -> None:
+    def refuse(config: Mapping[str, Any]) -> None:
         check_model(config, Setting(engine, ranks, workload))
 
-    model = open_model(source, family, dtype, offline, check)
-    dense = open_model(against, family, dtype, offline, check) if against else model
+    model = open_model(source, family, dtype, offline, refuse)
+    baseline = open_model(against, family, dtype, offline, refuse) if against else model
     device = devices.resolve(device)
     precision = processor.compute_dtype(model.dtype, compute_dtype, device)
-    note(f"timing {model.name} against {dense.name if against else 'itself'}, then measuring its memory …", "dim")
+    note(f"timing {model.name} against {baseline.name if against else 'itself'}, then measuring its memory …", "dim")
     measured = measure_pair(
-        model, dense, Setting(engine, ranks, workload, precision, samples, processes=processes, device=device)
+        model, baseline, Setting(engine, ranks, workload, precision, samples, processes=processes, device=device)
     )
     if as_json:
         latency = asdict(measured.latency) | {"differences": measured.speedups()}
@@ -88,6 +88,6 @@ def _show(measured: Measured) -> None:
     if measured.memory:
         peaks = [[phase.phase, size(phase.peak_bytes)] for phase in measured.memory.phases]
         emit_table(["phase", "peak, all ranks"], peaks)
-    timed = measured.latency
-    threads = f"{timed.threads} threads per rank, {timed.device}, {timed.dtype}"
-    note("\n".join([f"{timed.engine} ×{timed.ranks}, {timed.kernel}, {threads}", *timed.notes]))
+    latency = measured.latency
+    threads = f"{latency.threads} threads per rank, {latency.device}, {latency.dtype}"
+    note("\n".join([f"{latency.engine} ×{latency.ranks}, {latency.kernel}, {threads}", *latency.notes]))

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from sparsebench.escape import visible
 
-NOTED = 20
+MOST_NOTED = 20
 """At most this many lines of one kind are printed for the reader."""
 
 
@@ -40,11 +40,11 @@ def end_with(failures: Sequence[str]) -> None:
 
 
 def notes(prefix: str, lines: Sequence[str]) -> None:
-    """Print a line of ``prefix`` for each of the first ``NOTED`` lines, and how many more there are."""
-    for line in lines[:NOTED]:
+    """Print a line of ``prefix`` for each of the first ``MOST_NOTED`` lines, and how many more there are."""
+    for line in lines[:MOST_NOTED]:
         note(f"{prefix}: {line}")
-    if len(lines) > NOTED:
-        note(f"{prefix}: {len(lines) - NOTED} more")
+    if len(lines) > MOST_NOTED:
+        note(f"{prefix}: {len(lines) - MOST_NOTED} more")
 
 
 def emit_text(text: str) -> None:
@@ -72,16 +72,16 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
         numeric = values and all(isinstance(value, int | float | None) or str(value).endswith("%") for value in values)
         table.add_column(Text(visible(column)), justify="right" if numeric else "left", overflow="fold")
     for row in listed:
-        table.add_row(*(Text("" if value is None else cell(value)) for value in row))
+        table.add_row(*(Text("" if value is None else format_value(value)) for value in row))
     Console(highlight=False).print(table)
 
 
-def cell(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Format a value for a table: floats to four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else visible(str(value))
 
 
-def figure(value: float | None, sign: str = "") -> str:
+def format_score(value: float | None, sign: str = "") -> str:
     """Format a score or a difference: ``0.681``, ``+0.013``, ``26.15``, ``8,210``, ``2.4e+05``; empty for None."""
     if value is None:
         return ""

@@ -81,7 +81,7 @@ def show(ready: Prepared, as_json: bool) -> None:
             "runs": decision.runs,
             "why": decision.why,
             # The smallest drop that shows; None where outcomes are not 0/1 or the number of documents is unknown.
-            "detectable": detectable(count) if (count := _documents(decision.cell)) else None,
+            "detectable": detectable(count) if (count := _scored_documents(decision.cell)) else None,
         }
         for decision in decided
     ]
@@ -92,7 +92,7 @@ def show(ready: Prepared, as_json: bool) -> None:
         visible_rows = (row | {"runs": "yes" if row["runs"] else "no"} for row in rows if row["why"] != LEFT_OUT)
         emit_table(columns, ([row[column] for column in columns] for row in visible_rows))
         if hidden := sum(decision.why == LEFT_OUT for decision in decided):
-            note(f"not listed: {_cells(hidden)} {LEFT_OUT}")
+            note(f"not listed: {_count_of_cells(hidden)} {LEFT_OUT}")
     announce(ready, [decision.cell for decision in decided if decision.runs])
 
 
@@ -103,23 +103,23 @@ def announce(ready: Prepared, cells: list[Cell]) -> Estimate:
     note(f"{ready.plan.manifest}: {len(cells)} of {len(ready.plan.cells)} cells to do in {len(jobs_to_do)} jobs")
     refused_here = Counter((f"{refused.path}:{refused.line}", refused.message) for refused in ready.refused.values())
     for (line, reason), count in refused_here.items():
-        note(f"  {line}: {reason}: {_cells(count)} cannot run here", "yellow")
+        note(f"  {line}: {reason}: {_count_of_cells(count)} cannot run here", "yellow")
     if not cells:
         return Estimate(ready.sizes, ready.device)
-    estimate, learned = _learned(ready)
+    estimate, learning_note = _learned_estimate(ready)
     stages = Counter(cell.stage for cell in cells)
     note(f"  cells: {', '.join(f'{count} {stage}' for stage, count in stages.items())}")
     times = wall_seconds(jobs_to_do, estimate, slots(ready), len(devices.selected_gpus(ready.device)))
     by_stage = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in times.items())
     note(f"  about {duration(sum(times.values()))}: {by_stage}")
-    for text in [learned, *_conditions(ready, cells)]:
+    for text in [learning_note, *_conditions(ready, cells)]:
         if text:
             note(f"  {text}")
     _announce_needs(ready, jobs_to_do)
     return estimate
 
 
-def _cells(count: int) -> str:
+def _count_of_cells(count: int) -> str:
     return f"{count} cell{'s' * (count > 1)}"
 
 
@@ -133,17 +133,16 @@ def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
         if family not in families and (tasks := ready.manifest.benchmarks.of(family)):
             task_names = ", ".join(task.name or task.task for task in tasks)
             yield f"`benchmarks: {family}` is not scored, for no model is of this family: {task_names}"
-    prunable = {name: size.prunable for name, size in ready.sizes.items() if size.prunable is not None}
-    if prunable and any(cell.stage == MAKE.name for cell in cells):
-        shares = ", ".join(f"{share:.0%} of {name}" for name, share in prunable.items())
-        yield f"sparsities are shares of what is prunable: {shares}"
+    shares = [f"{model.prunable:.0%} of {name}" for name, model in ready.sizes.items() if model.prunable is not None]
+    if shares and any(cell.stage == MAKE.name for cell in cells):
+        yield f"sparsities are shares of what is prunable: {', '.join(shares)}"
     if gpus := len(devices.selected_gpus(ready.device)):
-        name = environment.place(ready.device)["device"]
-        yield f"on {gpus} GPU{'s' * (gpus > 1)} ({name}), assumed as fast as an H100"
+        device_name = environment.place(ready.device)["device"]
+        yield f"on {gpus} GPU{'s' * (gpus > 1)} ({device_name}), assumed as fast as an H100"
     if not devices.is_gpu(ready.device):
-        yield from _emulated(ready, cells)
+        yield from _emulated_models(ready, cells)
         yield from _slow_kernels(cells)
-    yield from dict.fromkeys(map(_unseen, cells))
+    yield from dict.fromkeys(map(_unseen_drop, cells))
 
 
 def _announce_needs(ready: Prepared, jobs_to_do: Sequence[Job]) -> None:
@@ -151,18 +150,18 @@ def _announce_needs(ready: Prepared, jobs_to_do: Sequence[Job]) -> None:
     needed = needs(ready, jobs_to_do)
     free = environment.free_disk(ready.work)
     if needed.disk > free:
-        hint = "set work_dir to a larger disk, or keep: none"
-        note(f"  the disk of {ready.work} has only {size(free)} free: {hint}", "yellow")
-    for model in memory_shortages(ready, jobs_to_do):
-        memory = "a GPU's memory" if model.gpu else "memory"
-        effect = f"will not fit: {TOO_LARGE}" if model.alone else TOO_LARGE_FOR_TWO
-        note(f"  {model.model} needs about {size(model.needed)} of {memory}, which {effect}", "yellow")
+        way_out = "set work_dir to a larger disk, or keep: none"
+        note(f"  the disk of {ready.work} has only {size(free)} free: {way_out}", "yellow")
+    for shortage in memory_shortages(ready, jobs_to_do):
+        memory = "a GPU's memory" if shortage.gpu else "memory"
+        effect = f"will not fit: {TOO_LARGE}" if shortage.alone else TOO_LARGE_FOR_TWO
+        note(f"  {shortage.model} needs about {size(shortage.needed)} of {memory}, which {effect}", "yellow")
     packages = f"{needed.packages} package{'s' * (needed.packages != 1)}" if needed.packages else ""
-    fetch = " and ".join(filter(None, [size(needed.fetch) if needed.fetch else "", packages])) or "nothing"
-    note(f"  up to {size(needed.disk)} of disk, {size(needed.memory)} of memory; to fetch: {fetch}")
+    downloads = " and ".join(filter(None, [size(needed.fetch) if needed.fetch else "", packages])) or "nothing"
+    note(f"  up to {size(needed.disk)} of disk, {size(needed.memory)} of memory; to fetch: {downloads}")
 
 
-def _learned(ready: Prepared) -> tuple[Estimate, str]:
+def _learned_estimate(ready: Prepared) -> tuple[Estimate, str]:
     """Return estimates that know what this machine took for those of the plan's cells that it has done, and a note."""
     estimate = Estimate(ready.sizes, ready.device)
     if not ready.ledger.is_file():
@@ -180,18 +179,18 @@ def _learned(ready: Prepared) -> tuple[Estimate, str]:
     return estimate, f"times are learned from {len(cells)} cell{plural} of this machine" if cells else ""
 
 
-def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
+def _emulated_models(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
     """Yield which 16-bit models this CPU would emulate, in which precision they run, and which setting decides it."""
     for subject, key, setting in (
         ("scores and calibration", "compute_dtype", "the model's `compute_dtype`"),
         ("latency and memory", "dtype", "`dtype` under `runtime`"),
     ):
-        runs: dict[str, list[str]] = {}
+        models_by_dtype: dict[str, list[str]] = {}
         for cell in cells:
             model, dtype = ready.sizes[cell.variant.model], cell.settings.get(key)
             if dtype and processor.is_emulated(cell.variant.dtype) and model.bytes < 4 * model.parameters:
-                runs.setdefault(dtype, []).append(cell.variant.model)
-        for dtype, models in runs.items():
+                models_by_dtype.setdefault(dtype, []).append(cell.variant.model)
+        for dtype, models in models_by_dtype.items():
             slow = " and slow" if processor.is_emulated(dtype) else ""
             model_names = ", ".join(dict.fromkeys(models))
             yield f"{subject} of {model_names} are in {dtype}{slow}: this CPU emulates 16 bits ({setting} decides)"
@@ -206,9 +205,9 @@ def _slow_kernels(cells: list[Cell]) -> Iterator[str]:
             yield f"engine {engine_name} is slow on this CPU, which lacks {' and '.join(missing)}: {engine.slower}"
 
 
-def _unseen(cell: Cell) -> str:
+def _unseen_drop(cell: Cell) -> str:
     """Say in a sentence which drop a `limit` hides and how many documents would show it; empty for other cells."""
-    documents = _documents(cell)
+    documents = _scored_documents(cell)
     if not documents or not cell.settings.get("limit"):
         return ""
     task = cell.settings["task"]
@@ -222,7 +221,7 @@ def _unseen(cell: Cell) -> str:
     return f"{task}, {documents:,} documents: {sentence} (if {ASSUMED:.0%} of the answers change)"
 
 
-def _documents(cell: Cell) -> int | None:
+def _scored_documents(cell: Cell) -> int | None:
     """Return how many documents a benchmark cell scores as right or wrong; None where unknown or not so scored."""
     if cell.stage != "benchmarks":
         return None

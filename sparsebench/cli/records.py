@@ -40,11 +40,11 @@ def ingest(
     sparsebench ingest ledger/published --ledger /tmp/published.duckdb
     """
     rejected: list[RecordError] = []
-    book = Ledger(ledger_path(ledger))
-    count = book.rebuild(folders, rejected.append)
+    store = Ledger(ledger_path(ledger))
+    count = store.rebuild(folders, rejected.append)
     notes("left out", list(map(str, rejected)))
-    notes("conflict", book.conflicts())
-    note(f"{count} records read; ledger: {book.path}")
+    notes("conflict", store.conflicts())
+    note(f"{count} records read; ledger: {store.path}")
     if rejected:
         raise typer.Exit(1)
 

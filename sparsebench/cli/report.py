@@ -16,9 +16,9 @@ from sparsebench.report import build
 
 Picture = StrEnum("Picture", ["png", "svg", "pdf"])
 Page = StrEnum("Page", ["md", "html"])
-PICTURES = "The folder of pictures from `sparsebench figures`; links are relative."
-RESULTS = "The file of tables and commands, to which the report links. Default: NAME-results.md beside it."
-PAGES = "md, or html: one page with everything in it. Repeatable. Default: both; with --brief only md."
+PICTURES_HELP = "The folder of pictures from `sparsebench figures`; links are relative."
+RESULTS_HELP = "The file of tables and commands, to which the report links. Default: NAME-results.md beside it."
+PAGES_HELP = "md, or html: one page with everything in it. Repeatable. Default: both; with --brief only md."
 
 
 def figures(
@@ -69,13 +69,13 @@ def figures(
 
 def report(
     out: Annotated[Path, writes_file("The Markdown file; the HTML page is written beside it.")] = Path("report.md"),
-    results: Annotated[Path | None, writes_file(RESULTS)] = None,
+    results: Annotated[Path | None, writes_file(RESULTS_HELP)] = None,
     brief: Annotated[bool, typer.Option("--brief", help="Write only the first page, and no other file.")] = False,
-    figures: Annotated[Path, reads_folder(PICTURES, show_default=True)] = Path("figures"),
+    figures: Annotated[Path, reads_folder(PICTURES_HELP, show_default=True)] = Path("figures"),
     manifest: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this experiment; repeatable. Default: all.")
     ] = None,
-    formats: Annotated[list[Page] | None, typer.Option("--format", help=PAGES)] = None,
+    formats: Annotated[list[Page] | None, typer.Option("--format", help=PAGES_HELP)] = None,
     ledger: LEDGER_ALONE = None,
 ) -> None:
     """Write a report of the ledger, tables with the command that prints all rows of each, and one HTML page of both.

@@ -18,7 +18,7 @@ from sparsebench.ledger.query import render, streaming
 from sparsebench.paths import ledger_path
 
 SHORTER = "give a shorter query"
-SHOWN = 1000
+MOST_ROWS = 1000
 """At most this many rows are shown in a table on a terminal."""
 
 
@@ -58,7 +58,7 @@ def sql(
         raise UserError("--manifest limits a query of the report", "name it with --report")
     path = ledger_path(ledger)
     if file:
-        query = _query(file)
+        query = _read_query(file)
     elif report:
         from sparsebench.report.lookup import query_named  # it reads the figures' files
 
@@ -67,16 +67,16 @@ def sql(
     with streaming(path, statement, timeout=timeout) as answer:
         if shape == "table" and not as_json:
             # A table on a terminal is as wide as its widest row, so all rows must be there before it is drawn.
-            emit_table(answer.columns, islice(answer.rows, SHOWN) if sys.stdout.isatty() else answer.rows)
+            emit_table(answer.columns, islice(answer.rows, MOST_ROWS) if sys.stdout.isatty() else answer.rows)
             if sys.stdout.isatty() and next(answer.rows, None):
-                note(f"only the first {SHOWN:,} rows are shown; --format csv prints all")
+                note(f"only the first {MOST_ROWS:,} rows are shown; --format csv prints all")
         else:
             for text in render(answer, "json" if as_json else shape):
                 emit_text(text)
         sys.stdout.flush()
 
 
-def _query(file: Path) -> str:
+def _read_query(file: Path) -> str:
     """Return the query in a file, or on stdin for ``-``.
 
     Raises UserError for what is longer than a query may be, or not UTF-8.

@@ -20,7 +20,7 @@ from sparsebench.records import read_cell, record_key, statuses
 from sparsebench.run.workspace import Workspace, running_process
 
 STATES = ("done", "failed", "unsupported", "skipped", "left")
-FINE = ("done", "left")
+UNEXPLAINED = ("done", "left")
 """The states that need no reason."""
 
 
@@ -53,15 +53,15 @@ def status(
     else:
         path = ledger_path(ledger)
         cells = [_CellStatus(*map(str, row)) for row in query(path, sqlfiles.read("status")).rows]
-    unfinished = [cell for cell in cells if cell.status not in FINE]
+    unfinished = [cell for cell in cells if cell.status not in UNEXPLAINED]
     counts = _counts(cells)
     running = running_process(path)
     if as_json:
-        reasons = [
+        troubles = [
             {"manifest": cell.manifest, "status": cell.status, "cell": cell.label, "reason": cell.reason}
             for cell in unfinished
         ]
-        emit_json({"stages": counts, "troubles": reasons, "running": running})
+        emit_json({"stages": counts, "troubles": troubles, "running": running})
         return
     emit_table(["manifest", "stage", *STATES], [list(row.values()) for row in counts])
     by_reason: dict[tuple[str, str, str], list[str]] = {}  # skipped cells have the reason of what they depend on
@@ -107,7 +107,7 @@ def _planned(ready: Prepared) -> list[_CellStatus]:
 
 def _status_and_reason(folder: Path, key: str, status: str) -> tuple[str, str]:
     """Return the status of a cell, which was ``status`` when the folder was listed, and why it is not done."""
-    if status in FINE:
+    if status in UNEXPLAINED:
         return status, ""
     try:
         return status, str(read_cell(folder, key, status).get("reason"))
