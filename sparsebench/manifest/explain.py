@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sparsebench.manifest.nodes import KeyPath, Positions, dotted
-from sparsebench.manifest.problems import MOST, Problem, closest, did_you_mean, one_of
+from sparsebench.manifest.problems import MOST_PROBLEMS, Problem, closest, did_you_mean, one_of
 from sparsebench.manifest.schema import Manifest
 
 _EXPECTED = {
@@ -44,21 +44,21 @@ def explain(
     ``extra_keys`` are allowed besides the model's. A missing key that is there, but misspelt, is reported once,
     as the misspelling.
     """
-    details = [(detail, _path_in_file(detail, data)) for detail in error.errors(include_url=False)[:MOST]]
+    details = [(detail, _path_in_file(detail, data)) for detail in error.errors(include_url=False)[:MOST_PROBLEMS]]
     unknown = [at for detail, at in details if detail["type"] == "extra_forbidden"]
     paths = [at for _, at in details if at]
-    known_keys = {at: {**keys(at[:-1], model), **dict.fromkeys(extra_keys, "")} for at in paths}
-    misspelt = {(*at[:-1], closest(str(at[-1]), known_keys[at])) for at in unknown}
+    allowed = {at: {**known_keys(at[:-1], model), **dict.fromkeys(extra_keys, "")} for at in paths}
+    misspelt = {(*at[:-1], closest(str(at[-1]), allowed[at])) for at in unknown}
     for detail, at in details:
         if detail["type"] != "missing" or at not in misspelt:
-            description = _describe(detail, at, positions.text((*base, *at)), known_keys.get(at, {}))
+            description = _describe(detail, at, positions.text((*base, *at)), allowed.get(at, {}))
             yield positions.problem((*base, *at), *description, on_key=at in unknown)
 
 
-def _describe(detail: ErrorDetails, at: KeyPath, written: str, known: Mapping[str, str]) -> tuple[str, str, str]:
+def _describe(detail: ErrorDetails, at: KeyPath, written: str, allowed: Mapping[str, str]) -> tuple[str, str, str]:
     """Return what is wrong, what was expected and a hint.
 
-    ``written`` is the value as the file has it, ``known`` are the keys that are allowed there.
+    ``written`` is the value as the file has it, ``allowed`` are the keys that may stand there, with their explanations.
     """
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     key_name = f"`{dotted(at[-2:] if at and isinstance(at[-1], int) else at[-1:])}`" if at else "the manifest"
@@ -67,17 +67,17 @@ def _describe(detail: ErrorDetails, at: KeyPath, written: str, known: Mapping[st
     if kind == "manifest":
         return context["message"], context["expected"], context["hint"]
     if kind == "missing":
-        return f"{key_name} is missing", known[str(at[-1])], ""
+        return f"{key_name} is missing", allowed[str(at[-1])], ""
     if kind == "extra_forbidden":
-        return f"unknown key {key_name}", one_of(sorted(known)), did_you_mean(str(at[-1]), known)
+        return f"unknown key {key_name}", one_of(sorted(allowed)), did_you_mean(str(at[-1]), allowed)
     if kind == "literal_error":
         listed = re.split(", | or ", context["expected"])  # text in quotes, numbers without
         options = [option.strip("'") for option in listed]
         hint = unquoted if isinstance(value, str) and value in listed else did_you_mean(str(value), options)
         return f"{key_name} is {shown}", one_of(options), hint
     if kind == "too_short":
-        kind, part = ("mapping", "key") if isinstance(value, dict) else ("list", "item")
-        return f"{key_name} is an empty {kind}", f"at least one {part}", ""
+        collection, part = ("mapping", "key") if isinstance(value, dict) else ("list", "item")
+        return f"{key_name} is an empty {collection}", f"at least one {part}", ""
     hint = ""
     if kind == "string_type" and isinstance(value, int | float):
         hint = f'write it in quotes: "{written}"'
@@ -92,7 +92,7 @@ def _describe(detail: ErrorDetails, at: KeyPath, written: str, known: Mapping[st
     return f"{key_name} is {'the text ' if isinstance(value, str) else ''}{shown}", expected, hint
 
 
-def keys(at: KeyPath, model: type[BaseModel] = Manifest) -> dict[str, str]:
+def known_keys(at: KeyPath, model: type[BaseModel] = Manifest) -> dict[str, str]:
     """Return the keys that the mapping at ``at`` of a ``model`` may have, each with its explanation."""
     root = _schema(model)
     options = [root]
@@ -102,8 +102,8 @@ def keys(at: KeyPath, model: type[BaseModel] = Manifest) -> dict[str, str]:
         else:
             schemas = [option["properties"][step] for option in options if step in option.get("properties", {})]
         options = _options(schemas, root)
-    properties = [item for option in options for item in option.get("properties", {}).items()]
-    return {key: schema.get("description", "") for key, schema in properties}
+    properties = [option.get("properties", {}) for option in options]
+    return {key: schema.get("description", "") for schemas in properties for key, schema in schemas.items()}
 
 
 @cache

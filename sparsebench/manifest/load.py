@@ -15,7 +15,7 @@ from sparsebench.manifest.nodes import KeyPath, Positions, read_yaml
 from sparsebench.manifest.problems import ManifestError, Problem, did_you_mean
 from sparsebench.manifest.schema import Manifest
 
-_LONGEST = 200
+_MOST_NAME_BYTES = 200
 """The most bytes of an experiment's name: a system's limit for a file's name is 255, and our files' names say more."""
 
 
@@ -50,7 +50,7 @@ def read_manifest(path: Path) -> LoadedManifest:
         with path.open("rb") as file:
             content = file.read(bounded.MANIFEST_BYTES + 1)
     except OSError as error:
-        hint = did_you_mean(path.name, siblings(path)) or "`sparsebench init` writes a starter manifest"
+        hint = did_you_mean(path.name, names_beside(path)) or "`sparsebench init` writes a starter manifest"
         _fail(str(path), (error.strerror or str(error)).lower(), hint, error)
     if len(content) > bounded.MANIFEST_BYTES:
         _fail(str(path), f"more than {bounded.MANIFEST_BYTES // 1000:,} kB, the limit for a manifest", "split it")
@@ -76,22 +76,22 @@ def parse_manifest(text: str, name: str) -> LoadedManifest:
     try:
         manifest = Manifest.model_validate(data)
     except ValidationError as error:
-        found_problems = explain(error, data, positions)
-        problems += [problem for problem in found_problems if (problem.line, problem.column) not in reported_positions]
+        explained = explain(error, data, positions)
+        problems += [problem for problem in explained if (problem.line, problem.column) not in reported_positions]
     if problems:
         raise ManifestError(problems)
     loaded = LoadedManifest(manifest, Path(name), positions)
     # Record files carry the name. An argument from a shell that is not UTF-8 contains lone surrogates.
-    if len(loaded.name.encode(errors="replace")) > _LONGEST or not loaded.name.isprintable():
+    if len(loaded.name.encode(errors="replace")) > _MOST_NAME_BYTES or not loaded.name.isprintable():
         _fail(
             name,
             "the experiment's name is too long or has unprintable characters",
-            f"add `name:`, or rename the file (at most {_LONGEST} bytes)",
+            f"add `name:`, or rename the file (at most {_MOST_NAME_BYTES} bytes)",
         )
     return loaded
 
 
-def siblings(path: Path) -> list[str]:
+def names_beside(path: Path) -> list[str]:
     """Return the other names in the folder of a path; none where it cannot be read."""
     try:
         return [name for name in os.listdir(path.parent) if name != path.name]

@@ -12,11 +12,11 @@ from rich.cells import cell_len, set_cell_size
 from sparsebench.errors import UserError
 
 WIDTH = 80
-LONGEST = 500
+MOST_CHARACTERS = 500
 """The most characters of a message, a key or a hint that are shown."""
-SHOWN, MOST = 20, 50
+PROBLEMS_SHOWN, MOST_PROBLEMS = 20, 50
 """The most problems that are shown, and the most that are looked for."""
-_COMPARED = 1000
+_MOST_COMPARED = 1000
 """The most names that a word is compared with."""
 
 
@@ -56,12 +56,12 @@ class ManifestError(UserError):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(dict.fromkeys(problems)))
-        blocks = [problem.render() for problem in self.problems[:SHOWN]]
+        blocks = [problem.render() for problem in self.problems[:PROBLEMS_SHOWN]]
         count = len(self.problems)
         if count > 1:
-            blocks.insert(0, f"{count}{' or more' * (count >= MOST)} problems in {self.problems[0].path}")
-        if count > SHOWN:
-            blocks.append(f"and {count - SHOWN}{' or more' * (count >= MOST)} more problems")
+            blocks.insert(0, f"{count}{' or more' * (count >= MOST_PROBLEMS)} problems in {self.problems[0].path}")
+        if count > PROBLEMS_SHOWN:
+            blocks.append(f"and {count - PROBLEMS_SHOWN}{' or more' * (count >= MOST_PROBLEMS)} more problems")
         super().__init__("\n\n".join(blocks))
 
     def __reduce__(self) -> tuple[type, tuple[tuple[Problem, ...]]]:  # type: ignore[override]
@@ -70,14 +70,14 @@ class ManifestError(UserError):
 
 def closest(word: str, choices: Iterable[str]) -> str | None:
     """Return the known word most like ``word``, if any is close; of very many, only those that begin like it count."""
-    if len(word) > LONGEST:
+    if len(word) > MOST_CHARACTERS:
         return None
-    all_names = list(choices)
-    if len(all_names) > _COMPARED:
-        all_names = [name for name in all_names if name[:2].casefold() == word[:2].casefold()][:_COMPARED]
-    names = {name.casefold(): name for name in all_names}
-    matches = difflib.get_close_matches(word.casefold(), names, n=1)
-    return names[matches[0]] if matches else None
+    compared = list(choices)
+    if len(compared) > _MOST_COMPARED:
+        compared = [choice for choice in compared if choice[:2].casefold() == word[:2].casefold()][:_MOST_COMPARED]
+    by_lower_case = {choice.casefold(): choice for choice in compared}
+    matches = difflib.get_close_matches(word.casefold(), by_lower_case, n=1)
+    return by_lower_case[matches[0]] if matches else None
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
@@ -115,11 +115,11 @@ def _excerpt(problem: Problem) -> list[str]:
     is_cut = cell_len(text) > width - len(ellipsis)
     shown_text = set_cell_size(text, width - len(ellipsis) - 2) if is_cut else text
     offset = cell_len(text[: problem_start - excerpt_start])
-    value = text[problem_start - excerpt_start : problem_start - excerpt_start + problem.span]
-    carets = "^" * max(1, min(cell_len(value), cell_len(shown_text) - offset))
+    culprit = text[problem_start - excerpt_start : problem_start - excerpt_start + problem.span]
+    carets = "^" * max(1, min(cell_len(culprit), cell_len(shown_text) - offset))
     line = f"{gutter}{ellipsis}{shown_text}{' …' if is_cut else ''}".rstrip()
     return [line, " " * (len(gutter) - 2) + "| " + " " * (len(ellipsis) + offset) + carets]
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"

@@ -32,11 +32,11 @@ class _Untitled(GenerateJsonSchema):
         return False
 
 
-Shapes = Mapping[tuple[str, str], type[BaseModel]]
+StepModels = Mapping[tuple[str, str], type[BaseModel]]
 """The model that a written step must fit, by its verb and its name."""
 
 
-def json_schema(steps: Shapes, engines: Collection[str], formats: Collection[str]) -> dict[str, Any]:
+def json_schema(steps: StepModels, engines: Collection[str], formats: Collection[str]) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a manifest, made from the models and docstrings in ``schema``.
 
     The caller passes the ``steps``, ``engines`` and ``formats`` that exist, with those of plugins: later packages know
@@ -44,10 +44,10 @@ def json_schema(steps: Shapes, engines: Collection[str], formats: Collection[str
     """
     schema = Manifest.model_json_schema(by_alias=True, schema_generator=_Untitled)
     for section, key, names in (("ManifestRuntime", "engines", engines), ("ManifestStorage", "formats", formats)):
-        _offer(schema["$defs"][section]["properties"][key], list(names))
+        _limit_to(list(names), schema["$defs"][section]["properties"][key])
     models = schema["$defs"]["ManifestTask"]["properties"]["models"]
-    for (verb, name), shape in steps.items():
-        step = shape.model_json_schema(schema_generator=_Untitled)
+    for (verb, name), step_model in steps.items():
+        step = step_model.model_json_schema(schema_generator=_Untitled)
         schema["$defs"] |= step.pop("$defs", {})
         properties = {verb: {"const": name}, **step["properties"], "models": models}
         schema["$defs"][f"{verb} {name}"] = {**step, "properties": properties, "required": [verb]}
@@ -57,9 +57,9 @@ def json_schema(steps: Shapes, engines: Collection[str], formats: Collection[str
     return {"$schema": _Untitled.schema_dialect, **schema, "title": "sparsebench manifest"}
 
 
-def _offer(shape: dict[str, Any], names: list[str]) -> None:
-    """Allow these names only wherever ``shape`` allows any text."""
-    if shape.get("type") == "string":
-        shape["enum"] = names
-    for branch in [*shape.get("anyOf", ()), *([shape["items"]] if "items" in shape else ())]:
-        _offer(branch, names)
+def _limit_to(names: list[str], key_schema: dict[str, Any]) -> None:
+    """Allow these names only wherever ``key_schema`` allows any text."""
+    if key_schema.get("type") == "string":
+        key_schema["enum"] = names
+    for branch in [*key_schema.get("anyOf", ()), *([key_schema["items"]] if "items" in key_schema else ())]:
+        _limit_to(names, branch)

@@ -28,9 +28,8 @@ def verb_and_name(step: Mapping[str, Any], verbs: Collection[str]) -> tuple[str,
 
 def models_of(entry: Any) -> list[str] | None:
     """Return the models that are in every ``models`` list of an entry's steps; None, for all, where no step has one."""
-    model_lists = [step["models"] for step in as_list(entry) if step.get("models") is not None]
-    lists = [as_list(models) for models in model_lists]
-    return [name for name in lists[0] if all(name in listed for listed in lists)] if lists else None
+    filters = [as_list(step["models"]) for step in as_list(entry) if step.get("models") is not None]
+    return [name for name in filters[0] if all(name in names for names in filters)] if filters else None
 
 
 def is_for(entry: Any, model: str) -> bool:

@@ -39,11 +39,11 @@ def as_list(value: Any) -> list[Any]:
 class _Published:
     """What one of our validators means, as JSON Schema keywords; ``or_one`` admits an item in place of its list."""
 
-    words: tuple[tuple[str, Any], ...] = ()
+    keywords: tuple[tuple[str, Any], ...] = ()
     or_one: bool = False
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        schema = {**handler(core), **dict(self.words)}
+        schema = {**handler(core), **dict(self.keywords)}
         return {"anyOf": [schema["items"], schema]} if self.or_one else schema
 
 
@@ -56,18 +56,17 @@ def _matching(pattern: str, expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _share(value: Any) -> Any:
-    percent = float(match[1]) if isinstance(value, str) and (match := PERCENT.fullmatch(value)) else None
-    share_value = value if isinstance(value, int | float) else percent
-    if share_value is not None and (percent is not None or not 0 <= share_value <= 1):
-        looks_like_percent = percent is not None or share_value > 1
-        hint = f"did you mean {share_value / 100:g}?" if looks_like_percent and share_value <= 100 else ""
-        written = value if percent is not None else f"{value:g}"
+def _checked_share(value: Any) -> Any:
+    percent = PERCENT.fullmatch(value) if isinstance(value, str) else None
+    number = float(percent[1]) if percent else value
+    if percent or (isinstance(value, int | float) and not 0 <= value <= 1):
+        hint = f"did you mean {number / 100:g}?" if number <= 100 and (percent or number > 1) else ""
+        written = value if percent else f"{value:g}"
         raise wrong(f"a share of {written}", "a share between 0 and 1", hint)
     return value
 
 
-def _pattern(value: str) -> str:
+def _checked_pattern(value: str) -> str:
     if value not in ("unstructured", *LINES) and not is_nm(value) and not BLOCK.fullmatch(value):
         match = PATTERN.fullmatch(value)
         hint = f"did you mean {match[2]}:{match[1]}?" if match and match[1] != match[2] else ""
@@ -79,18 +78,18 @@ def _pattern(value: str) -> str:
     return value
 
 
-def _entry(value: Any) -> Any:
+def _checked_entry(value: Any) -> Any:
     steps = as_list(value)
     if not steps:
         raise wrong("a recipe without steps", "at least one step")
     if not all(isinstance(step, dict) and step for step in steps):
         raise wrong("a step is a mapping", "such as {prune: magnitude, sparsity: 0.5}")
     # A setting that is null is the same as one that is left out.
-    steps_given = [{key: value for key, value in step.items() if value is not None} for step in steps]
-    return steps_given if isinstance(value, list) else steps_given[0]
+    written_out = [{key: setting for key, setting in step.items() if setting is not None} for step in steps]
+    return written_out if isinstance(value, list) else written_out[0]
 
 
-Entry = Annotated[Any, AfterValidator(_entry)]
+Entry = Annotated[Any, AfterValidator(_checked_entry)]
 """A step or a list of steps. ``plan.checks`` checks what a step says: only the package of steps knows the rules."""
 T = TypeVar("T")
 AtLeastOne = Annotated[list[T], Field(min_length=1)]
@@ -108,12 +107,12 @@ Device = Annotated[
     _matching(devices.PATTERN, "auto, cpu, cuda, or cuda:N for one GPU"),
     _Published((("pattern", f"^({devices.PATTERN})$"),)),
 ]
-Share = Annotated[float, BeforeValidator(_share), _Published((("minimum", 0), ("maximum", 1)))]
+Share = Annotated[float, BeforeValidator(_checked_share), _Published((("minimum", 0), ("maximum", 1)))]
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 _PATTERNS = "|".join([f"^(unstructured|{'|'.join(LINES)})$", PATTERN.pattern, BLOCK.pattern])
-Pattern = Annotated[str, AfterValidator(_pattern), _Published((("pattern", _PATTERNS),))]
+Pattern = Annotated[str, AfterValidator(_checked_pattern), _Published((("pattern", _PATTERNS),))]
 
 Selection = Annotated[dict[str, Any], Field(min_length=1)]
 """Fields of a variant's steps, each with a value or a list of values. A variant must match every field."""

@@ -16,10 +16,10 @@ from pydantic_core import PydanticCustomError
 from sparsebench import benchmarks, sources
 from sparsebench.errors import SourceError
 from sparsebench.manifest.explain import explain
-from sparsebench.manifest.load import LoadedManifest, read_manifest, siblings
+from sparsebench.manifest.load import LoadedManifest, names_beside, read_manifest
 from sparsebench.manifest.names import FAMILIES, LM_EVAL, Family
 from sparsebench.manifest.nodes import KeyPath
-from sparsebench.manifest.problems import MOST, ManifestError, Problem, did_you_mean, one_of
+from sparsebench.manifest.problems import MOST_PROBLEMS, ManifestError, Problem, did_you_mean, one_of
 from sparsebench.manifest.recipes import count_variants, models_of, steps_of
 from sparsebench.manifest.schema import ManifestModel, ManifestTask, as_list
 from sparsebench.models.files.families import family_of
@@ -41,7 +41,7 @@ def load(path: Path) -> LoadedManifest:
 
 def checked(loaded: LoadedManifest) -> LoadedManifest:
     """Return a manifest whose shape is valid. Raises ManifestError with every problem of its names and files."""
-    problems = [*islice(_problems(loaded), MOST)]
+    problems = [*islice(_problems(loaded), MOST_PROBLEMS)]
     if problems:
         raise ManifestError(problems)
     return loaded
@@ -115,7 +115,9 @@ def _source(loaded: LoadedManifest, at: KeyPath, source: str) -> Iterator[Proble
     text = source.strip()
     path = loaded.folder / os.path.expanduser(text.removeprefix("path:"))
     if text.startswith("path:") and not os.path.exists(path):
-        hint = did_you_mean(path.name, siblings(path)) or f"it would be {path}: paths start from the manifest's folder"
+        hint = (
+            did_you_mean(path.name, names_beside(path)) or f"it would be {path}: paths start from the manifest's folder"
+        )
         yield loaded.problem(at, "no such file or folder", "a path that exists", hint)
         return
     try:
@@ -202,7 +204,7 @@ def _step(loaded: LoadedManifest, at: KeyPath, step: Mapping[str, Any], valid: l
         for index, file in enumerate(as_list(step.get(key, []))):
             path = loaded.folder / os.path.expanduser(file)
             if not os.path.isfile(path):
-                hint = did_you_mean(path.name, siblings(path)) or "paths start from the manifest's folder"
+                hint = did_you_mean(path.name, names_beside(path)) or "paths start from the manifest's folder"
                 yield loaded.problem((*at, key, index), "no such file", "a file that the step reads", hint)
 
 
