@@ -27,8 +27,8 @@ from sparsebench.manifest.schema import ManifestModel
 from sparsebench.models.files import precision
 from sparsebench.models.files.building import reserve
 from sparsebench.models.files.checkpoint import (
-    AGAIN,
-    FLOATS,
+    FETCH_AGAIN,
+    FLOAT_DTYPES,
     Checkpoint,
     TensorInfo,
     element_bytes,
@@ -38,7 +38,7 @@ from sparsebench.models.files.checkpoint import (
 )
 from sparsebench.models.files.families import family_of
 from sparsebench.models.files.gguf import load_gguf
-from sparsebench.models.files.masked import MASKED, Merged, masked_names
+from sparsebench.models.files.masked import MASKED_COUNT, Merged, masked_names
 from sparsebench.models.files.quantized import scheme_of
 from sparsebench.models.files.safety import refuse_adapter
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
@@ -108,7 +108,7 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
     if masked:
         merged = Merged(source, masked, infos, load)
         merged.drop_ties(meta_model(family, config).all_tied_weights_keys)
-        infos, load, notes = merged.infos, merged.load, {MASKED: len(masked)}
+        infos, load, notes = merged.infos, merged.load, {MASKED_COUNT: len(masked)}
     layout = [replace(info, name=name, dtype=_target_dtype(info.dtype, dtype)) for name, info in infos.items()]
     if pickled or masked:
         layout = lay_out([(info.name, info.dtype, info.shape) for info in layout])
@@ -119,7 +119,7 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
 
 def _target_dtype(stored: str, dtype: str) -> str:
     """Return the safetensors dtype to write: floating point changes, integers and booleans stay."""
-    return stored if dtype == "auto" or stored not in FLOATS else precision.NAMES[dtype]
+    return stored if dtype == "auto" or stored not in FLOAT_DTYPES else precision.SAFETENSORS_NAMES[dtype]
 
 
 def _write_converted(
@@ -211,7 +211,7 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{path}: not readable as plain weights ({reason})", AGAIN) from error
+        raise ModelError(f"{path}: not readable as plain weights ({reason})", FETCH_AGAIN) from error
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise ModelError(f"{path}: it holds more than named tensors", "save the model's state_dict alone")
     size, promised = path.stat().st_size, sum(value.numel() * value.element_size() for value in tensors.values())

@@ -58,7 +58,7 @@ def write_model(
     initial = _initialised(model)
     repeats = _tied_names(model, architecture) | {key for key, value in given_tensors.items() if value is None}
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items() if key not in repeats}
-    layout = lay_out([(key, precision.NAMES[name], shape) for key, shape in shapes.items()])
+    layout = lay_out([(key, precision.SAFETENSORS_NAMES[name], shape) for key, shape in shapes.items()])
     std = float(getattr(model.config, "initializer_range", None) or 0.02)
     with CheckpointWriter(out, layout, companions_of) as writer:
         for info in layout:

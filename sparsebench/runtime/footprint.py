@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from sparsebench.models.files.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
+from sparsebench.models.files.checkpoint import ELEMENT_BYTES, FLOAT_DTYPES, Checkpoint
 from sparsebench.models.files.families import dimensions, family_of
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.shape.topology import part
@@ -43,7 +43,7 @@ def request_bytes(folder: Path, setting: Setting) -> int:
     """
     checkpoint = PackedCheckpoint(folder) if is_packed(folder) else Checkpoint(folder)
     size, workload = dimensions(checkpoint.config), setting.workload
-    stored = {ITEM_SIZE[info.dtype] for info in checkpoint.tensors.values() if info.dtype in FLOATS}
+    stored = {ELEMENT_BYTES[info.dtype] for info in checkpoint.tensors.values() if info.dtype in FLOAT_DTYPES}
     item = BYTES.get(setting.dtype) or max(stored, default=4)
     tokens = workload.batch * (workload.prompt + workload.generate)
     cached_layers = 0 if family_of(checkpoint.config) == "encoder" else size.decoder_layers or size.layers
@@ -62,16 +62,16 @@ def model_bytes(folder: Path, setting: Setting) -> int:
     packed = PackedCheckpoint(folder) if is_packed(folder) else None
     checkpoint = packed or open_checkpoint(folder)
     tensors = checkpoint.tensors.values()
-    dtypes = {info.dtype for info in tensors if info.dtype in FLOATS}
+    dtypes = {info.dtype for info in tensors if info.dtype in FLOAT_DTYPES}
     size = BYTES.get(setting.dtype)
     stored = tensors if isinstance(checkpoint, PackedCheckpoint) else checkpoint.stored.values()
-    kept = sum(info.numel * size if size and info.dtype in FLOATS else info.nbytes for info in stored)
+    kept = sum(info.numel * size if size and info.dtype in FLOAT_DTYPES else info.nbytes for info in stored)
     if packed:
         kept = min(kept, sum(entry.nbytes for _, entry in packed.entries.values()) * INDEXED)
     layers = {info.name: part(info, checkpoint.config, "").layer for info in tensors}
     if engines()[setting.engine].cuts_first and cut_first(dtypes, setting.dtype, setting.ranks):
         copied = sum(4 * info.numel for info in tensors if layers[info.name] is None)
-    elif packed or (size and any(ITEM_SIZE[dtype] != size for dtype in dtypes)):
+    elif packed or (size and any(ELEMENT_BYTES[dtype] != size for dtype in dtypes)):
         copied = kept
     else:
         copied = 0

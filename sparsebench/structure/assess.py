@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsebench.errors import ModelError
-from sparsebench.models.files.checkpoint import FLOATS, Checkpoint, TensorInfo
+from sparsebench.models.files.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from sparsebench.models.files.quantized import QuantizedCheckpoint, open_checkpoint
 from sparsebench.models.shape.topology import Part, parts, weight_tensors
 from sparsebench.structure.numbers import EDGES, TensorStatistics, tensor_statistics
@@ -56,7 +56,7 @@ def assess(folder: Path, family: str, absolute: Sequence[float], relative: Seque
     model_parts = parts(checkpoint, family)
     for name, info in checkpoint.tensors.items():
         matrix = model_parts[name].layer is not None and len(info.shape) == 2 and name.endswith("weight")
-        if matrix and info.dtype not in FLOATS:
+        if matrix and info.dtype not in FLOAT_DTYPES:
             problem = f"{name} is stored as {info.dtype}: a quantized checkpoint"
             raise ModelError(problem, "convert it to bfloat16, float16 or float32")
     tensors = [

@@ -70,7 +70,7 @@ def test_tensors_may_come_in_any_order_each_once_and_all(tmp_path: Path) -> None
 
 
 def test_shards_are_full_but_never_split_a_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsebench.models.files.writing.SHARD", 100)
+    monkeypatch.setattr("sparsebench.models.files.writing.SHARD_BYTES", 100)
     layout = lay_out([("a", "F32", (10,)), ("b", "F32", (15,)), ("c", "F32", (1,)), ("huge", "F32", (500,))])
     assert [info.file[:11] for info in layout] == ["model-00001", "model-00001", "model-00002", "model-00003"]
     assert {info.file[-20:] for info in layout} == {"of-00003.safetensors"}
@@ -107,7 +107,7 @@ def test_an_untied_head_and_pruned_blocks_are_not_ties(tmp_path: Path) -> None:
 
 
 def test_ties_compare_to_the_last_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsebench.models.files.checkpoint._CHUNK", 64)
+    monkeypatch.setattr("sparsebench.models.files.checkpoint._CHUNK_BYTES", 64)
     embedding = torch.randn(50, 4)
     head = embedding.clone()
     head[-1, -1] += 1
@@ -138,7 +138,7 @@ def test_a_dtype_that_torch_could_misread_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tensor_may_be_read_and_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsebench.models.files.checkpoint.PIECE", 4)
+    monkeypatch.setattr("sparsebench.models.files.checkpoint.PIECE_ENTRIES", 4)
     tensors = {"a": torch.arange(11.0).to(torch.bfloat16), "b": torch.empty(0, 3), "c": torch.arange(4)}
     layout = lay_out([("a", "BF16", (11,)), ("b", "F32", (0, 3)), ("c", "I64", (4,))])
     writer = CheckpointWriter(tmp_path / "out", layout)

@@ -11,7 +11,7 @@ import transformers
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files import llamacpp
-from sparsebench.models.files.gguf import load_gguf, shortened
+from sparsebench.models.files.gguf import load_gguf, write_first_blocks
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.gguf_writer import ARCHITECTURES, QUANTIZED, gguf_refusal, write_gguf
 from sparsebench.models.modules.load import load_model
@@ -94,7 +94,7 @@ def test_each_type_stands_for_weights_near_its_parents(type: str, tmp_path: Path
 def test_a_shortened_file_is_the_shortened_model(tmp_path: Path) -> None:
     folder = tiny("llama", tmp_path / "llama", num_hidden_layers=3)
     write_gguf(folder, tmp_path / "model.gguf", "F32")
-    short = shortened(tmp_path / "model.gguf", tmp_path / "short.gguf", 1)
+    short = write_first_blocks(tmp_path / "model.gguf", tmp_path / "short.gguf", 1)
     names = {tensor.name for tensor in gguf.GGUFReader(short).tensors}
     assert "blk.0.attn_q.weight" in names and not any(name.startswith("blk.1.") for name in names)
 

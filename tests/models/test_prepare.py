@@ -115,7 +115,7 @@ def test_a_single_shard_stays_with_its_index(dtype: str, tmp_path: Path) -> None
 
 
 def test_integers_stay_and_shards_keep_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsebench.models.files.writing.SHARD", 20_000)
+    monkeypatch.setattr("sparsebench.models.files.writing.SHARD_BYTES", 20_000)
     source = write_random(small("llama"), tmp_path / "source", "decoder", "float32")
     assert len(Checkpoint(source).files) > 2
     first = Checkpoint(source).files[0]

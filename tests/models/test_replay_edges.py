@@ -87,7 +87,7 @@ def test_files_in_place_of_memory_change_nothing(shape: str, tmp_path: Path, mon
     for memory in (2 << 30, 0):
         seen: list[dict[str, Any]] = []
         monkeypatch.setattr("sparsebench.models.replay.blockwise.IN_MEMORY", memory)
-        monkeypatch.setattr("sparsebench.models.files.checkpoint.MAPPED", memory or 1)
+        monkeypatch.setattr("sparsebench.models.files.checkpoint.MAPPED_BYTES", memory or 1)
         replay = Replay(Checkpoint(folder), family, batch(family), streams=2, spill=spill)
         replay.run(visit)
         results.append((seen, replay.outputs(1)))

@@ -14,7 +14,7 @@ from sparsebench import environment
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.paths import PARTIAL, partial_of, sweep
 
-_HERE, _EXCHANGE = -100, 2
+_CURRENT_FOLDER, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
 
 
@@ -44,13 +44,13 @@ def new_partial(folder: Path) -> Path:
 
 
 @contextmanager
-def temporary(name: Path) -> Iterator[Path]:
-    """Make a temporary folder for this process, named after ``name``; one left by a killed process is swept later."""
-    folder = new_partial(name)
+def temporary(folder: Path) -> Iterator[Path]:
+    """Make a temporary folder of this process beside ``folder``; one left by a killed process is swept later."""
+    partial = new_partial(folder)
     try:
-        yield folder
+        yield partial
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -87,9 +87,9 @@ def is_whole(folder: Path) -> bool:
 
 def _exchange(first: Path, second: Path) -> None:
     """Swap the names of two folders: atomically where system and disk can, else by three renames."""
-    names = (os.fsencode(first), _HERE, os.fsencode(second))
+    names = (os.fsencode(first), _CURRENT_FOLDER, os.fsencode(second))
     library = ctypes.CDLL(None)
-    if not hasattr(library, "renameat2") or library.renameat2(_HERE, *names, _EXCHANGE):
+    if not hasattr(library, "renameat2") or library.renameat2(_CURRENT_FOLDER, *names, _EXCHANGE):
         between = first.with_name(first.name.replace(PARTIAL, f".replaced{PARTIAL}"))
         second.rename(between)
         first.rename(second)

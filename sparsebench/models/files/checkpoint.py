@@ -24,23 +24,23 @@ from sparsebench.paths import INDEX, WEIGHTS, check_contained, shard_names
 if TYPE_CHECKING:
     import torch
 
-ITEM_SIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+ELEMENT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 """Bytes of an element by safetensors dtype."""
-_TORCH = {
+_TORCH_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
     "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-FLOATS = {"F64", "F32", "F16", "BF16"}
+FLOAT_DTYPES = {"F64", "F32", "F16", "BF16"}
 CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types whose linear layers store (in, out) instead of (out, in)."""
-AGAIN = "fetch the file again"
+FETCH_AGAIN = "fetch the file again"
 """The way out for a damaged file."""
-_CONVERT = "convert the checkpoint to bfloat16, float16 or float32"
-MAPPED = 16 << 20
+_CONVERT_HINT = "convert the checkpoint to bfloat16, float16 or float32"
+MAPPED_BYTES = 16 << 20
 """Bytes from which ``Checkpoint.mapped`` maps a tensor: only some rows of a vocabulary's table are used."""
-PIECE = 1 << 23
+PIECE_ENTRIES = 1 << 23
 """Entries per piece when a tensor is read in pieces."""
-_CHUNK = 1 << 22
+_CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,15 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
             if not 0 < length <= min(size - 8, bounded.HEADER_BYTES):
-                raise ModelError(f"{path}: not a safetensors file (bad header length)", AGAIN)
+                raise ModelError(f"{path}: not a safetensors file (bad header length)", FETCH_AGAIN)
             text = file.read(length)
     except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}", AGAIN) from error
-    header = bounded.parse_json(text, f"{path}: its safetensors header", ModelError, AGAIN)
+        raise ModelError(f"{path}: {error.strerror}", FETCH_AGAIN) from error
+    header = bounded.parse_json(text, f"{path}: its safetensors header", ModelError, FETCH_AGAIN)
     tensors = tensor_infos(header, 8 + length, path)
     end = tensors[-1].end if tensors else 8 + length
     if end != size:
-        raise ModelError(f"{path}: {size} bytes where its header promises {end}", AGAIN)
+        raise ModelError(f"{path}: {size} bytes where its header promises {end}", FETCH_AGAIN)
     return header, 8 + length
 
 
@@ -95,20 +95,20 @@ def tensor_infos(header: Any, start: int, path: Path) -> list[TensorInfo]:
     bytes. A header is thus checked before memory of the size that it states is allocated.
     """
     infos: list[TensorInfo] = []
-    last = start
+    previous_end = start
     try:
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         for name, entry in sorted(entries.items(), key=lambda named: named[1]["data_offsets"]):
             begin, end = entry["data_offsets"]
             info = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), path.name, start + begin, start + end)
-            if not (type(begin) is int and type(end) is int) or info.begin < last or not _is_sound(info):
+            if not (type(begin) is int and type(end) is int) or info.begin < previous_end or not _is_sound(info):
                 described = f"{info.dtype} {info.shape}"[:200]
                 problem = f"{path}: {name[:80]}: {described} cannot lie at bytes {str(begin)[:30]} to {str(end)[:30]}"
-                raise ModelError(problem, AGAIN)
-            last = info.end
+                raise ModelError(problem, FETCH_AGAIN)
+            previous_end = info.end
             infos.append(info)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: its safetensors header is damaged ({error!r})", AGAIN) from error
+        raise ModelError(f"{path}: its safetensors header is damaged ({error!r})", FETCH_AGAIN) from error
     return infos
 
 
@@ -118,7 +118,7 @@ def _is_sound(info: TensorInfo) -> bool:
         return False
     if not all(type(length) is int and 0 <= length < 1 << 63 for length in info.shape):
         return False
-    size = ITEM_SIZE.get(info.dtype)
+    size = ELEMENT_BYTES.get(info.dtype)
     return info.nbytes >= 0 and (size is None or info.numel * size == info.nbytes)
 
 
@@ -134,7 +134,7 @@ def whole_shards(index: Path) -> tuple[str, ...]:
 class Checkpoint:
     """A Hugging Face folder with safetensors weights, opened without loading any of them.
 
-    Raises ModelError for a folder without config.json, or one that leads out of itself (``paths.check``).
+    Raises ModelError for a folder without config.json, or one that leads out of itself.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -192,7 +192,7 @@ class Checkpoint:
         import torch
 
         info = self.stored.get(name)
-        if info is None or info.nbytes < MAPPED or info.begin % ITEM_SIZE.get(info.dtype, 1):
+        if info is None or info.nbytes < MAPPED_BYTES or info.begin % ELEMENT_BYTES.get(info.dtype, 1):
             return self.load(name, index)
         if info.file not in self._pages:
             with (self.folder / info.file).open("rb") as file:
@@ -203,7 +203,7 @@ class Checkpoint:
         return tensor if index is None else tensor[index]
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
-        """Yield one tensor's entries in order, flat, ``PIECE`` at a time, so that memory stays small."""
+        """Yield one tensor's entries in order, flat, ``PIECE_ENTRIES`` at a time, so that memory stays small."""
         return pieces_of(self.folder, self.tensors[name])
 
     def items(self) -> Iterator[tuple[TensorInfo, torch.Tensor]]:
@@ -238,23 +238,23 @@ class Checkpoint:
         """Compare two tensors chunk by chunk: an untied head differs in the first chunk."""
         if (first.dtype, first.shape) != (second.dtype, second.shape):
             return False
-        zeros = True
+        all_zero = True
         with (self.folder / first.file).open("rb") as left, (self.folder / second.file).open("rb") as right:
             left.seek(first.begin)
             right.seek(second.begin)
-            for start in range(0, first.nbytes, _CHUNK):
-                piece = left.read(min(_CHUNK, first.nbytes - start))
+            for start in range(0, first.nbytes, _CHUNK_BYTES):
+                piece = left.read(min(_CHUNK_BYTES, first.nbytes - start))
                 if piece != right.read(len(piece)):
                     return False
-                zeros = zeros and piece.count(0) == len(piece)
-        if not zeros:
+                all_zero = all_zero and piece.count(0) == len(piece)
+        if not all_zero:
             return True
         return bool(getattr(transformers_config(self.config).get_text_config(), "tie_word_embeddings", True))
 
 
 def pieces_of(folder: Path, info: TensorInfo) -> Iterator[torch.Tensor]:
-    """Yield the entries of a tensor in a file of ``folder`` in order, flat, ``PIECE`` at a time."""
-    step = PIECE * element_bytes(info.dtype)
+    """Yield the entries of a tensor in a file of ``folder`` in order, flat, ``PIECE_ENTRIES`` at a time."""
+    step = PIECE_ENTRIES * element_bytes(info.dtype)
     for start in range(0, info.nbytes, step):
         yield _read(folder, info, start, min(step, info.nbytes - start))
 
@@ -269,32 +269,32 @@ def _read(folder: Path, info: TensorInfo, start: int, size: int) -> torch.Tensor
         view = buffer.numpy().data
         done = 0
         while done < size:
-            got = file.readinto(view[done:])
-            if not got:
-                raise ModelError(f"{info.file}: ends inside tensor {info.name}", AGAIN)
-            done += got
+            count = file.readinto(view[done:])
+            if not count:
+                raise ModelError(f"{info.file}: ends inside tensor {info.name}", FETCH_AGAIN)
+            done += count
     return buffer.view(torch_dtype(info.dtype))
 
 
 def element_bytes(dtype: str) -> int:
     """Return the bytes of one element of a safetensors dtype. Raises ModelError for one that is not handled."""
-    if dtype not in ITEM_SIZE:
-        raise ModelError(f"dtype {dtype} is not handled", _CONVERT)
-    return ITEM_SIZE[dtype]
+    if dtype not in ELEMENT_BYTES:
+        raise ModelError(f"dtype {dtype} is not handled", _CONVERT_HINT)
+    return ELEMENT_BYTES[dtype]
 
 
 def torch_dtype(name: str) -> torch.dtype:
     """Return the torch dtype of a safetensors dtype name. Raises ModelError for one that is not handled."""
     import torch
 
-    if name not in _TORCH:
-        raise ModelError(f"dtype {name} is not handled", _CONVERT)
-    return getattr(torch, _TORCH[name])
+    if name not in _TORCH_NAMES:
+        raise ModelError(f"dtype {name} is not handled", _CONVERT_HINT)
+    return getattr(torch, _TORCH_NAMES[name])
 
 
 def safetensors_dtype(dtype: torch.dtype, name: str) -> str:
     """Return the safetensors name of ``dtype``, the dtype of tensor ``name``. Raises ModelError for one not handled."""
-    for code, word in _TORCH.items():
-        if str(dtype) == f"torch.{word}":
+    for code, torch_name in _TORCH_NAMES.items():
+        if str(dtype) == f"torch.{torch_name}":
             return code
-    raise ModelError(f"{name}: {dtype} is not handled", _CONVERT)
+    raise ModelError(f"{name}: {dtype} is not handled", _CONVERT_HINT)

@@ -18,22 +18,22 @@ from sparsebench.models.files.families import auto_class
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value by its type's number; 8 is a string, 9 an array."""
 _STRING, _ARRAY = 8, 9
-_DIMENSIONS = 8
+_MOST_DIMENSIONS = 8
 
 
-def shortened(file: Path, out: Path, blocks: int) -> Path:
+def write_first_blocks(file: Path, out: Path, blocks: int) -> Path:
     """Write the GGUF ``file`` with its first ``blocks`` blocks only, tensors as they are; return ``out``."""
     import gguf
 
     reader = gguf.GGUFReader(file)
-    name = reader.fields["general.architecture"].contents()
-    writer = gguf.GGUFWriter(out, name)
+    architecture = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(out, architecture)
     for key, field in reader.fields.items():
         value = field.contents()
-        if key == f"{name}.block_count":
+        if key == f"{architecture}.block_count":
             value = blocks = min(blocks, value)
         if not key.startswith("GGUF.") and key != "general.architecture":
             writer.add_key_value(key, value, field.types[0], field.types[-1] if len(field.types) > 1 else None)
@@ -50,9 +50,9 @@ def shortened(file: Path, out: Path, blocks: int) -> Path:
 
 def check(path: Path) -> None:
     """Raise ModelError for a file whose header is damaged, or states more than the file can hold."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         try:
-            _Header(data).walk()
+            _Header(content).check()
         except (ValueError, KeyError, struct.error) as error:
             raise ModelError(f"{path}: its GGUF header is damaged ({error!r})", "fetch the file again") from error
 
@@ -60,12 +60,12 @@ def check(path: Path) -> None:
 class _Header:
     """A reader at a position in the file; reading past its end raises struct.error or ValueError."""
 
-    def __init__(self, data: mmap.mmap) -> None:
-        self.data = data
-        self.at = 4  # after the magic
-        self.left = bounded.JSON_VALUES
+    def __init__(self, content: mmap.mmap) -> None:
+        self.content = content
+        self.position = 4  # after the magic
+        self.entries_left = bounded.JSON_VALUES
 
-    def walk(self) -> None:
+    def check(self) -> None:
         """Go through all keys and tensors. Raises ValueError also for more weights than the file has bits."""
         if (version := self._number("I")) not in (2, 3):
             raise ValueError(f"version {version}")
@@ -77,53 +77,53 @@ class _Header:
             if name == b"general.architecture" and code == _STRING:
                 architecture = self._text()
             else:
-                self._value(code)
+                self._skip_value(code)
         weights = 0
         for _ in range(tensors):
             blocks |= b"blk." in self._text()
-            if (dimensions := self._number("I")) > _DIMENSIONS:
+            if (dimensions := self._number("I")) > _MOST_DIMENSIONS:
                 raise ValueError(f"a tensor of {dimensions} dimensions")
             weights += math.prod(self._number("Q") for _ in range(dimensions))
             self._skip(12)
         if blocks and architecture + b".block_count" not in names:
             # transformers would assume its default number, and make the weights up.
             raise ValueError("it does not say how many blocks there are")
-        if weights > 8 * len(self.data):
-            raise ValueError(f"{weights:,} weights in {len(self.data):,} bytes")
+        if weights > 8 * len(self.content):
+            raise ValueError(f"{weights:,} weights in {len(self.content):,} bytes")
 
     def _text(self) -> bytes:
         size = self._number("Q")
         self._skip(size)
-        return self.data[self.at - size : self.at]
+        return self.content[self.position - size : self.position]
 
-    def _value(self, kind: int) -> None:
+    def _skip_value(self, kind: int) -> None:
         if kind == _STRING:
             self._skip(self._number("Q"))
         elif kind == _ARRAY:
             inner, count = self._number("I"), self._count()
             if inner == _STRING:
                 for _ in range(count):
-                    self._value(inner)
+                    self._skip_value(inner)
             else:
-                self._skip(count * _SIZES[inner])
+                self._skip(count * _VALUE_BYTES[inner])
         else:
-            self._skip(_SIZES[kind])
+            self._skip(_VALUE_BYTES[kind])
 
     def _count(self) -> int:
         count = self._number("Q")
-        self.left -= count
-        if self.left < 0:
+        self.entries_left -= count
+        if self.entries_left < 0:
             raise ValueError(f"more than {bounded.JSON_VALUES:,} entries")
         return count
 
     def _number(self, code: str) -> int:
-        (value,) = struct.unpack_from(f"<{code}", self.data, self.at)
-        self.at += struct.calcsize(code)
+        (value,) = struct.unpack_from(f"<{code}", self.content, self.position)
+        self.position += struct.calcsize(code)
         return int(value)
 
     def _skip(self, size: int) -> None:
-        self.at += size
-        if self.at > len(self.data):
+        self.position += size
+        if self.position > len(self.content):
             raise ValueError("it ends inside a value")
 
 

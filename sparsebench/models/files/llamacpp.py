@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 PACKAGE = "xllamacpp"
 INSTALL_HINT = f"pip install {environment.EXTRAS[PACKAGE]}"
 """The way out where the package is missing, or too new."""
-ROOM = 1024
+PARAMETER_BYTES = 1024
 """Bytes passed for a structure of parameters: more than any release of llama.cpp has."""
 MESSAGES: deque[str] = deque(maxlen=8)
 """The last lines that llama.cpp logged: they say why a model cannot be loaded."""
-_FEATURES = (
+_INSTRUCTION_SETS = (
     "avx avx2 fma f16c avx_vnni avx512 avx512_vbmi avx512_vnni avx512_bf16 amx_int8 neon dotprod sve llamafile".split()
 )
 
@@ -38,7 +38,7 @@ class Parameters(ctypes.Structure):
     """``llama_context_params`` or ``llama_model_params``; the first fields of the former have names."""
 
     _fields_ = [(name, c_uint32) for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max")] + [
-        ("rest", c_uint32 * (ROOM // 4 - 4))
+        ("rest", c_uint32 * (PARAMETER_BYTES // 4 - 4))
     ]
     n_ctx: int
     n_batch: int
@@ -111,18 +111,18 @@ def library() -> Any:
     if not folders:
         raise UnsupportedError(f"llama.cpp: the package {PACKAGE} is not installed", INSTALL_HINT)
     try:
-        opened = ctypes.CDLL(str(next(Path(folders[0]).glob(f"{PACKAGE}*.so"))))
+        llama = ctypes.CDLL(str(next(Path(folders[0]).glob(f"{PACKAGE}*.so"))))
         for name, (result, arguments) in _FUNCTIONS.items():
-            function = getattr(opened, name)
+            function = getattr(llama, name)
             function.restype, function.argtypes = result, arguments
     except (StopIteration, OSError, AttributeError) as error:
         raise UnsupportedError(f"llama.cpp: the library of {PACKAGE} cannot be used ({error})", INSTALL_HINT) from error
-    opened.llama_log_set(_keep_message, None)
-    opened.llama_backend_init()
-    defaults = opened.llama_context_default_params()
+    llama.llama_log_set(_keep_message, None)
+    llama.llama_backend_init()
+    defaults = llama.llama_context_default_params()
     if (defaults.n_ctx, defaults.n_seq_max) != (512, 1):
         raise UnsupportedError(f"llama.cpp: {PACKAGE} lays its parameters out in another way", INSTALL_HINT)
-    return opened
+    return llama
 
 
 @_LOG
@@ -136,32 +136,32 @@ def version() -> str:
     return environment.versions()[PACKAGE]
 
 
-def features() -> str:
+def instruction_sets() -> str:
     """Return the instruction sets that the library was compiled for, such as ``avx avx2 fma``."""
-    return " ".join(name for name in _FEATURES if getattr(library(), f"ggml_cpu_has_{name}")())
+    return " ".join(name for name in _INSTRUCTION_SETS if getattr(library(), f"ggml_cpu_has_{name}")())
 
 
 def quantize(
-    weights: npt.NDArray[np.float32], kind: int, row_bytes: int, importance: npt.NDArray[np.float32] | None = None
+    weights: npt.NDArray[np.float32], ggml_type: int, row_bytes: int, importance: npt.NDArray[np.float32] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Return the rows of a matrix (out, in) in ggml's type number ``kind``, each ``row_bytes`` long.
+    """Return the rows of a matrix (out, in) in ggml's type of this number, each ``row_bytes`` long.
 
     ``importance`` (in,) are the mean squares of the inputs, by which errors are weighted. Rows are shared by threads.
     """
     import numpy as np
 
-    call = library().ggml_quantize_chunk
+    quantize_chunk = library().ggml_quantize_chunk
     source, (rows, columns) = np.ascontiguousarray(weights, np.float32), weights.shape
-    out = np.empty((rows, row_bytes), np.uint8)
+    quantized = np.empty((rows, row_bytes), np.uint8)
     squares = None if importance is None else np.ascontiguousarray(importance, np.float32)
-    pointer = None if squares is None else squares.ctypes.data
+    squares_pointer = None if squares is None else squares.ctypes.data
     threads = environment.cores()
-    height = -(-rows // threads)
+    rows_per_thread = -(-rows // threads)
 
-    def part(first: int) -> None:
-        count = min(height, rows - first)
-        call(kind, source.ctypes.data, out.ctypes.data, first * columns, count, columns, pointer)
+    def quantize_rows(first: int) -> None:
+        count, start = min(rows_per_thread, rows - first), first * columns
+        quantize_chunk(ggml_type, source.ctypes.data, quantized.ctypes.data, start, count, columns, squares_pointer)
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(part, range(0, rows, height)))
-    return out
+        list(pool.map(quantize_rows, range(0, rows, rows_per_thread)))
+    return quantized

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 ORIGINAL, MASK = "_orig", "_mask"
-MASKED = "masked"
+MASKED_COUNT = "masked"
 """The key in a prepared folder's ``sparsebench.json`` for the number of weights that were stored with masks."""
 _PARAMETERS = ("weight", "bias")
 """Parameters whose ``_mask`` can only come from pruning. Others that end in ``_mask`` may be a model's own buffers."""
@@ -48,20 +48,20 @@ def masked_names(names: Collection[str], folder: Path) -> list[str]:
 
 def masks_note(folder: Path) -> str:
     """Return a note of the masked weights that were read when ``folder`` was prepared; empty where there were none."""
-    number = (read_json(folder / NOTES) or {}).get(MASKED)
-    if not isinstance(number, int):
+    count = (read_json(folder / NOTES) or {}).get(MASKED_COUNT)
+    if not isinstance(count, int):
         return ""
-    return f"the checkpoint has {number} weights with masks beside them, read as their products"
+    return f"the checkpoint has {count} weights with masks beside them, read as their products"
 
 
 def boolean_mask(mask: torch.Tensor, label: str) -> torch.Tensor:
     """Return a mask of any dtype as bool, True where weights stay. Raises ModelError for values other than 0 and 1."""
-    ones = mask == 1
-    unknown = ~(ones | (mask == 0))
+    kept = mask == 1
+    unknown = ~(kept | (mask == 0))
     if bool(unknown.any()):
         problem = f"{label} has the value {mask[unknown][0].item():g}"
         raise ModelError(problem, "a mask is 1 where a weight stays, and 0 elsewhere")
-    return ones
+    return kept
 
 
 class Merged:
@@ -109,18 +109,18 @@ def write_masked(pruned: Path, dense: Path, out: Path, names: Collection[str]) -
     """
     import torch
 
-    new, old = Checkpoint(pruned), Checkpoint(dense)
+    pruned_checkpoint, dense_checkpoint = Checkpoint(pruned), Checkpoint(dense)
     layout: list[tuple[str, str, tuple[int, ...]]] = []
-    for info in new.tensors.values():
+    for info in pruned_checkpoint.tensors.values():
         parts = ((ORIGINAL, info.dtype), (MASK, "BOOL")) if info.name in names else (("", info.dtype),)
-        layout += [(info.name + end, dtype, info.shape) for end, dtype in parts]
+        layout += [(info.name + suffix, dtype, info.shape) for suffix, dtype in parts]
     with CheckpointWriter(out, lay_out(layout), pruned) as writer:
-        for info, weights in new.items():
+        for info, weights in pruned_checkpoint.items():
             if info.name not in names:
                 writer.write(info.name, weights)
                 continue
             # -0 counts as kept, so that reading the folder again gives the same bits.
             mask = (weights != 0) | torch.signbit(weights)
-            writer.write(info.name + ORIGINAL, torch.where(mask, weights, old.load(info.name)))
+            writer.write(info.name + ORIGINAL, torch.where(mask, weights, dense_checkpoint.load(info.name)))
             writer.write(info.name + MASK, mask)
         return writer.close(read_json(pruned / NOTES))

@@ -10,26 +10,26 @@ from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import TensorInfo
 from sparsebench.models.files.families import NESTED, text_config
 
-NAMES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+SAFETENSORS_NAMES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """The safetensors dtype of each precision (by torch's name)."""
 
 
 def of_config(config: Mapping[str, Any]) -> str | None:
     """Return the precision that config.json states, by torch's name; None when it states none."""
     for part in (config, text_config(config)):
-        value = part.get("dtype") or part.get("torch_dtype")
-        if value:
-            return str(value).removeprefix("torch.")
+        stated = part.get("dtype") or part.get("torch_dtype")
+        if stated:
+            return str(stated).removeprefix("torch.")
     return None
 
 
 def of_weights(tensors: Mapping[str, TensorInfo]) -> str:
     """Return the precision of most of the weights; float32 where there are none."""
-    sizes = Counter({"float32": 0})
+    weights = Counter({"float32": 0})
     for info in tensors.values():
-        for name, code in NAMES.items():
-            sizes[name] += info.numel * (code == info.dtype)
-    return sizes.most_common(1)[0][0]
+        for name, code in SAFETENSORS_NAMES.items():
+            weights[name] += info.numel * (code == info.dtype)
+    return weights.most_common(1)[0][0]
 
 
 def resolve(dtype: str, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo] | None = None) -> str:
@@ -38,8 +38,8 @@ def resolve(dtype: str, config: Mapping[str, Any], tensors: Mapping[str, TensorI
     Raises ModelError for an unknown one.
     """
     name = (of_config(config) or of_weights(tensors or {})) if dtype == "auto" else dtype
-    if name not in NAMES:
-        raise ModelError(f"there is no precision {name!r} here", f"name one of {', '.join(NAMES)}")
+    if name not in SAFETENSORS_NAMES:
+        raise ModelError(f"there is no precision {name!r} here", f"name one of {', '.join(SAFETENSORS_NAMES)}")
     return name
 
 

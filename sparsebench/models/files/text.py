@@ -23,7 +23,7 @@ LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_tar
 
 JOINER = "\n\n"
 """The separator between the texts that a decoder reads: a blank line, which is part of the text."""
-ORIGINAL = "original_ids.json"
+ORIGINAL_IDS = "original_ids.json"
 """A file in a folder with a trimmed vocabulary: a list of the tokens' former ids, in the order of the new ones."""
 
 
@@ -32,7 +32,7 @@ def original_ids(folder: Path) -> Sequence[int] | None:
 
     Raises ModelError for a file that is not a list of integers.
     """
-    path = Path(folder) / ORIGINAL
+    path = Path(folder) / ORIGINAL_IDS
     if not path.is_file():
         return None
     ids = bounded.read_json(path)
@@ -136,10 +136,10 @@ def same_tokens(first: Path, second: Path) -> bool | None:
     """
     if not all((folder / "tokenizer.json").is_file() for folder in (first, second)):
         return None
-    return _read(first / "tokenizer.json") == _read(second / "tokenizer.json")
+    return _parts_that_decide_ids(first / "tokenizer.json") == _parts_that_decide_ids(second / "tokenizer.json")
 
 
-def _read(path: Path) -> tuple[Any, ...]:
+def _parts_that_decide_ids(path: Path) -> tuple[Any, ...]:
     """Return the parts of a tokenizer.json that decide the ids, with both ways of writing merges made one."""
     content = bounded.read_object(path, limit=bounded.TOKENIZER_BYTES)
     model = content.get("model") if isinstance(content.get("model"), dict) else {}

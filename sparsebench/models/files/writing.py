@@ -19,7 +19,7 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.models.files.building import new_partial, rename_whole
 from sparsebench.models.files.checkpoint import (
-    ITEM_SIZE,
+    ELEMENT_BYTES,
     Checkpoint,
     TensorInfo,
     element_bytes,
@@ -33,19 +33,19 @@ from sparsebench.paths import INDEX, WEIGHTS
 if TYPE_CHECKING:
     import torch
 
-SHARD = 4 << 30
+SHARD_BYTES = 4 << 30
 """Bytes of weights per file in the layouts that ``lay_out`` makes."""
 
 
 def lay_out(tensors: list[tuple[str, str, tuple[int, ...]]]) -> list[TensorInfo]:
-    """Lay out new files for tensors (name, safetensors dtype, shape): one file, or several of about ``SHARD`` bytes."""
+    """Lay out new files for tensors (name, safetensors dtype, shape): one file, or several of about ``SHARD_BYTES`` bytes."""
     shards: list[list[TensorInfo]] = [[]]
-    room = SHARD
+    room = SHARD_BYTES
     for name, dtype, shape in tensors:
         size = math.prod(shape) * element_bytes(dtype)
         if size > room and shards[-1]:
             shards.append([])
-            room = SHARD
+            room = SHARD_BYTES
         room -= size
         shards[-1].append(TensorInfo(name, dtype, shape, "", 0, size))
     if len(shards) == 1:
@@ -112,7 +112,7 @@ class CheckpointWriter:
             problem = f"{size} entries of {piece.dtype} where {max(0, missing_entries)} of {info.dtype} are missing"
             raise ModelError(f"{self.folder}: {name}: {problem}")
         file = self._files[info.file]
-        file.seek(self._offsets[name] + start * ITEM_SIZE[info.dtype])
+        file.seek(self._offsets[name] + start * ELEMENT_BYTES[info.dtype])
         file.write(piece.view(torch.uint8).numpy().data if size else b"")
         self._entries_left[name] -= size
         if not self._entries_left[name]:
@@ -127,8 +127,8 @@ class CheckpointWriter:
         if not start:
             self.write(name, source.load(name))
 
-    def close(self, extra: dict[str, Any] | None = None) -> Path:
-        """Finish the folder and give it its name; ``extra`` becomes its ``sparsebench.json``.
+    def close(self, notes: dict[str, Any] | None = None) -> Path:
+        """Finish the folder and give it its name; ``notes`` become its ``sparsebench.json``.
 
         Raises ModelError where a tensor of the layout was never written.
         """
@@ -138,11 +138,11 @@ class CheckpointWriter:
         self._close_files()
         weight_map = {info.name: info.file for info in self.layout.values()}
         if {*weight_map.values()} - {WEIGHTS}:
-            total = sum(info.numel * ITEM_SIZE[info.dtype] for info in self.layout.values())
+            total = sum(info.numel * ELEMENT_BYTES[info.dtype] for info in self.layout.values())
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             (self.partial / INDEX).write_text(json.dumps(index))
-        if extra is not None:
-            (self.partial / NOTES).write_text(json.dumps(extra, indent=1))
+        if notes is not None:
+            (self.partial / NOTES).write_text(json.dumps(notes, indent=1))
         record_left_out(self.partial, self.left_out)
         return rename_whole(self.partial, self.folder)
 

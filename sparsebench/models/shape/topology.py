@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.files.checkpoint import CONV1D_TYPES, FLOATS, Checkpoint, TensorInfo
+from sparsebench.models.files.checkpoint import CONV1D_TYPES, FLOAT_DTYPES, Checkpoint, TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -145,7 +145,7 @@ def part(info: TensorInfo, config: Mapping[str, Any], family: str) -> Part:
         layer is not None
         and (fused or (len(info.shape) == 2 and name.endswith("weight")))
         and min(info.shape) > 1
-        and info.dtype in FLOATS
+        and info.dtype in FLOAT_DTYPES
         and kind not in ("norm", "embedding", "router")
     )
     transposed = prunable and str(config.get("model_type")) in (TRANSPOSED_EXPERTS if fused else CONV1D_TYPES)
@@ -180,7 +180,7 @@ def prunable_parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
         raise ModelError(problem, "is the family right? see `sparsebench inspect`")
     for name, info in checkpoint.tensors.items():
         is_other = model_parts[name].kind in ("bias", "norm", "router")
-        weight = len(info.shape) > 1 and info.dtype in FLOATS and not is_other
+        weight = len(info.shape) > 1 and info.dtype in FLOAT_DTYPES and not is_other
         if weight and _EXPERTS.search(name) and not model_parts[name].prunable:
             kind = checkpoint.config.get("model_type")
             problem = f"{name}: how {kind} stores its experts is not known, and they would stay as they are"
@@ -204,7 +204,7 @@ def weight_tensors(checkpoint: Checkpoint, model_parts: Mapping[str, Part]) -> d
     return {
         name: info
         for name, info in checkpoint.tensors.items()
-        if info.dtype in FLOATS
+        if info.dtype in FLOAT_DTYPES
         and name not in ties
         and not _BUFFER.search(name)
         and not (model_parts[name].kind == "bias" and len(info.shape) > 2)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from sparsebench.errors import MeasureError
-from sparsebench.models.files.checkpoint import FLOATS, Checkpoint
+from sparsebench.models.files.checkpoint import FLOAT_DTYPES, Checkpoint
 from sparsebench.runtime import all_reduce
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
 from sparsebench.runtime.failures import refused
@@ -48,7 +48,7 @@ class DeepSpeed(Wrapping):
         return self._cut_and_widen(source.load_stored(), tokens)
 
     def _cuts_first(self, source: SavedModel) -> bool:
-        stored = {info.dtype for info in Checkpoint(source.folder).tensors.values() if info.dtype in FLOATS}
+        stored = {info.dtype for info in Checkpoint(source.folder).tensors.values() if info.dtype in FLOAT_DTYPES}
         return not self.cuda and cut_first(stored, source.dtype, self.ranks)
 
     def _cut_and_widen(self, model: Any, tokens: int) -> Any:

@@ -20,7 +20,7 @@ import torch
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
 from sparsebench.models.files import llamacpp, precision
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.files.gguf import check, shortened
+from sparsebench.models.files.gguf import check, write_first_blocks
 from sparsebench.models.files.gguf_variant import GGUF_FILE, gguf_file
 from sparsebench.models.gguf_writer import FLOATS, write_gguf
 from sparsebench.models.modules.build import build_model
@@ -191,7 +191,7 @@ class LlamaCpp:
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Open the library; the note says what it was compiled for."""
-        return (f"llama.cpp of {llamacpp.PACKAGE} {llamacpp.version()}, compiled for {llamacpp.features()}",)
+        return (f"llama.cpp of {llamacpp.PACKAGE} {llamacpp.version()}, compiled for {llamacpp.instruction_sets()}",)
 
     def prepare(self, sources: Sequence[SavedModel]) -> None:
         """Write the GGUF file of each model that is none, once for all processes; no load is timed with that.
@@ -230,7 +230,7 @@ class LlamaCpp:
         model = LlamaModel(self.file(source), tokens, dtype_of(source), source.family)
         description = ctypes.create_string_buffer(256)
         llamacpp.library().llama_model_desc(model.context.model, description, len(description))
-        self.kernel = f"llama.cpp, {description.value.decode()}, {llamacpp.features()}"
+        self.kernel = f"llama.cpp, {description.value.decode()}, {llamacpp.instruction_sets()}"
         return model
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity:
@@ -242,7 +242,7 @@ class LlamaCpp:
         exact = outputs(build_model(weights, source.family, "float32", shorten), source.family, prompt)
         rounded = outputs(build_model(weights, source.family, "bfloat16", shorten), source.family, prompt)
         with tempfile.TemporaryDirectory() as folder:
-            file = shortened(self.file(source), Path(folder) / "short.gguf", BLOCKS)
+            file = write_first_blocks(self.file(source), Path(folder) / "short.gguf", BLOCKS)
             away = distance(LlamaModel(file, TOKENS, dtype, source.family).outputs(prompt), exact)
         parity = Parity(away, ROUNDED * distance(rounded, exact) + TOLERANCE, dtype, BLOCKS, False)
         return checked(parity, "report the model's architecture: its GGUF file is wrong")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sparsebench.errors import ModelError
-from sparsebench.models.files.checkpoint import CONV1D_TYPES, ITEM_SIZE, Checkpoint, TensorInfo
+from sparsebench.models.files.checkpoint import CONV1D_TYPES, ELEMENT_BYTES, Checkpoint, TensorInfo
 from sparsebench.models.files.quantized import KEY, Codes, parts_of, stored_parts
 from sparsebench.models.files.writing import lay_out
 from sparsebench.models.shape.topology import Part
@@ -97,7 +97,7 @@ class QuantizedWriters(VariantWriters):
             problem = f"{folder}: the written files have {report.zeros} zeros, but {sums.zeros} were written"
             raise ModelError(problem, "check the disk, and make it again")
         layout = [part for info in self.prunable.values() for part in self._parts(target, info)]
-        stored = sum(math.prod(shape) * ITEM_SIZE[dtype] for _, dtype, shape in layout)
+        stored = sum(math.prod(shape) * ELEMENT_BYTES[dtype] for _, dtype, shape in layout)
         return replace(
             report,
             tensors=(),

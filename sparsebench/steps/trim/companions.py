@@ -13,7 +13,7 @@ from typing import Any
 from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.models.files.families import NESTED, transformers_config
-from sparsebench.models.files.text import OFFSET_TYPES, ORIGINAL, original_ids
+from sparsebench.models.files.text import OFFSET_TYPES, ORIGINAL_IDS, original_ids
 from sparsebench.steps.trim.vocabulary import FILE
 from sparsebench.steps.trim.weights import resized
 
@@ -82,7 +82,7 @@ def rewrite_companions(folder: Path, new: Mapping[int, int], tokenizer: Mapping[
         _write(tokenizer_path, tokenizer_config)
     before = original_ids(folder)
     old = sorted(new, key=new.__getitem__)
-    (folder / ORIGINAL).write_text(json.dumps(old if before is None else [before[token_id] for token_id in old]))
+    (folder / ORIGINAL_IDS).write_text(json.dumps(old if before is None else [before[token_id] for token_id in old]))
     for name in REPEATS:
         (folder / name).unlink(missing_ok=True)
 

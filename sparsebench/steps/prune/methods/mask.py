@@ -17,7 +17,14 @@ import torch
 
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.manifest.problems import did_you_mean
-from sparsebench.models.files.checkpoint import ITEM_SIZE, Checkpoint, TensorInfo, pieces_of, read_header, tensor_infos
+from sparsebench.models.files.checkpoint import (
+    ELEMENT_BYTES,
+    Checkpoint,
+    TensorInfo,
+    pieces_of,
+    read_header,
+    tensor_infos,
+)
 from sparsebench.models.files.masked import MASK, boolean_mask
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import Part, prunable_parts
@@ -86,7 +93,7 @@ def _read(reference: str, checkpoint: Checkpoint) -> Masks:
         if info.shape != shape:
             problem = f"{label} has shape {info.shape}, its weight {shape}"
             raise ModelError(problem, "give the mask the shape in which the checkpoint stores the weight")
-        if info.dtype not in ITEM_SIZE:
+        if info.dtype not in ELEMENT_BYTES:
             problem = f"{label} has dtype {info.dtype[:20]}, which cannot be read as a mask"
             raise ModelError(problem, "write masks as booleans or bytes")
         # Read as a boolean, a byte above 1 would pass for True.
