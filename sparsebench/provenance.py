@@ -21,7 +21,7 @@ from sparsebench.benchmarks import ScoreResult, benchmark_of
 from sparsebench.environment import environment_id
 from sparsebench.errors import LedgerError
 from sparsebench.paths import create
-from sparsebench.plan.stages import is_timed, names
+from sparsebench.plan.stages import is_timed, stage_names
 from sparsebench.runtime.results import LatencyResult, MemoryResult
 from sparsebench.steps.contract import StepReport
 from sparsebench.storage.measure import StorageResult
@@ -86,7 +86,7 @@ def record_problem(record: Mapping[str, Any]) -> str | None:
     Raises LookupError, TypeError, ValueError or AttributeError for a value that is not of the type that it must have.
     """
     stage, cell_id, environment = record["stage"], record["cell_id"], record["environment"]
-    if stage not in names():
+    if stage not in stage_names():
         return f"there is no stage {stage!r}"
     datetime.fromisoformat(record["started_at"])
     keys = {cell_id, f"{cell_id}-{record['where']['id']}"} if is_timed(stage) else {cell_id}

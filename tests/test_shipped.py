@@ -24,7 +24,7 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
     ready = prepare(PlanRequest(ROOT / name, offline=True))
     stages = {cell.stage for cell in ready.plan.cells}
     assert stages == {"make", "structure", "storage", "benchmarks", "latency", "memory"}
-    assert {cell.variant.last("sparsity") for cell in ready.plan.cells} >= {0.0, 0.1, 0.5, 0.9, 0.95, 0.99}
+    assert {cell.variant.pruning_setting("sparsity") for cell in ready.plan.cells} >= {0.0, 0.1, 0.5, 0.9, 0.95, 0.99}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from sparsebench.manifest.names import Dtype
 from sparsebench.manifest.problems import did_you_mean
 from sparsebench.models.shape.topology import refuse_text
 from sparsebench.notebook import score_tasks
-from sparsebench.plan.single import SingleModel, tasks
+from sparsebench.plan.single import SingleModel, manifest_tasks
 from sparsebench.sources import Cache
 
 SOURCE = typer.Argument(help="A folder, an alias (see models), hf:…, path:…, wheel:….")
@@ -87,7 +87,7 @@ def score(
     cache, device = Cache(offline=offline), devices.resolve(device)
     labels = tuple(label) if label else None
     specs = [TaskSpec(name, limit, num_fewshot, labels, data, batch) for name in task or ()]
-    for spec in tasks(manifest, model, cache) if manifest else ():
+    for spec in manifest_tasks(manifest, model, cache) if manifest else ():
         specs.append(replace(spec, labels=labels, limit=limit or spec.limit))
     failures: list[str] = []
     baseline = _results(dense, specs, device, compute_dtype, cache, failures) if dense else None

@@ -45,19 +45,19 @@ class Variant:
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Variant:
         """Return a variant from a record's mapping, which has more keys than the variant needs."""
-        values = {column.name: record[column.name] for column in fields(cls) if column.name in record}
-        steps = tuple(map(registry.recorded, values.get("steps", ())))
-        return cls(**{**values, "steps": steps, "parents": tuple(values.get("parents", ()))})
+        arguments = {column.name: record[column.name] for column in fields(cls) if column.name in record}
+        steps = tuple(map(registry.recorded, arguments.get("steps", ())))
+        return cls(**{**arguments, "steps": steps, "parents": tuple(arguments.get("parents", ()))})
 
     def record(self) -> dict[str, Any]:
         """Return the variant as records and the ledger hold it.
 
         It adds the settings of the last pruning step, and in words what else was done.
         """
-        fields_and_values = {column.name: getattr(self, column.name) for column in fields(self)}
-        fields_and_values |= {"steps": [step.record() for step in self.steps]}
-        fields_and_values |= {key: self.last(key) for key in registry.COLUMNS} | {"sparsity": self.sparsity}
-        return {**fields_and_values, "method": self.method, "recipe": self.recipe, "beside": self._beside}
+        record = {column.name: getattr(self, column.name) for column in fields(self)}
+        record |= {"steps": [step.record() for step in self.steps]}
+        record |= {key: self.pruning_setting(key) for key in registry.COLUMNS} | {"sparsity": self.sparsity}
+        return {**record, "method": self.method, "recipe": self.recipe, "beside": self._beside}
 
     def folder(self, work: Path) -> Path:
         """Return the path of its Hugging Face folder in a work folder."""
@@ -81,8 +81,8 @@ class Variant:
     @property
     def method(self) -> str:
         """The name in tables: the method of its last pruning step, else of its last step, else ``dense``."""
-        last = self._pruning or (self.steps[-1] if self.steps else None)
-        return last.name if last else "dense"
+        named_step = self._named_step
+        return named_step.name if named_step else "dense"
 
     @property
     def heuristic(self) -> bool:
@@ -118,21 +118,26 @@ class Variant:
         settings = [step.settings.record() for step in self.steps]
         return step_names + [record[key] for record in settings if key in record]
 
-    def last(self, key: str) -> Any:
+    def pruning_setting(self, key: str) -> Any:
         """Return a setting of its last pruning step (one of ``registry.COLUMNS``); without one, that of NOT_PRUNED."""
-        pruned = self._pruning
-        return pruned.settings.record().get(key, NOT_PRUNED[key]) if pruned else NOT_PRUNED[key]
+        pruning = self._last_pruning
+        return pruning.settings.record().get(key, NOT_PRUNED[key]) if pruning else NOT_PRUNED[key]
 
     @property
-    def _pruning(self) -> Step | None:
+    def _last_pruning(self) -> Step | None:
         return next((step for step in reversed(self.steps) if step.verb == "prune"), None)
+
+    @property
+    def _named_step(self) -> Step | None:
+        """The step whose name stands for the variant in tables: its last pruning step, else its last step."""
+        return self._last_pruning or (self.steps[-1] if self.steps else None)
 
     @property
     def _beside(self) -> str:
         """What was done beyond the settings in ``record``, as text to follow the method in a label."""
-        if not self.steps:
+        named_step = self._named_step
+        if not named_step:
             return ""
-        named_step = self._pruning or self.steps[-1]
         index = len(self.steps) - 1 - self.steps[::-1].index(named_step)
         details = registry.details(named_step)
         before = [f"after {registry.label(step)}" for step in self.steps[:index]]
@@ -168,16 +173,16 @@ class Cell:
     @property
     def label(self) -> str:
         """What the cell measures, in a few words."""
-        setting = self.settings
-        if "task" in setting:
-            limit = f" ({setting['limit']} drawn)" if setting.get("limit") else ""
-            return f"{setting['task']}{limit}"
-        if "engine" in setting:
-            workload = setting["workload"]
+        settings = self.settings
+        if "task" in settings:
+            limit = f" ({settings['limit']} drawn)" if settings.get("limit") else ""
+            return f"{settings['task']}{limit}"
+        if "engine" in settings:
+            workload = settings["workload"]
             shape = f"b{workload['batch']} p{workload['prompt']} g{workload['generate']}"
             where = f" on {self.nodes} nodes" if self.nodes else ""
-            sharing = " beside other jobs" if setting.get("alone") == "device" else ""
-            return f"{self.stage} {setting['engine']} ×{setting['ranks']}{where} {shape}{sharing}"
+            sharing = " beside other jobs" if settings.get("alone") == "device" else ""
+            return f"{self.stage} {settings['engine']} ×{settings['ranks']}{where} {shape}{sharing}"
         return self.stage
 
 

@@ -20,7 +20,7 @@ from sparsebench.plan.checks import flow
 from sparsebench.plan.single import name_of
 from sparsebench.sources.text import read_records
 
-USUAL = {
+USUAL_COLUMNS = {
     "text": "text sentence sentence1 review content body comment tweet message document premise question title",
     "text_pair": "text_pair sentence2 hypothesis text2 question2",
     "label": "label labels class category sentiment stars rating score intent topic target y",
@@ -36,7 +36,7 @@ USUAL = {
     "target": "target answer output response summary completion",
 }
 """By role in a record, the names that its column usually has, likeliest first."""
-DOCUMENTS, WINDOWS, PROMPT = 1000, 64, 128
+MOST_DOCUMENTS, MOST_WINDOWS, PROMPT_TOKENS = 1000, 64, 128
 """The most documents, and windows of text, that are scored unless the manifest is changed; the tokens of a timed prompt."""
 TEMPLATE = """\
 # How far {name} can be made smaller, by your own data.
@@ -98,7 +98,7 @@ def draft(
         return text  # no time is measured
     # transformers, which knows more of a model's limits, takes seconds to import.
     limits = [limit for key in LENGTH_KEYS if isinstance(limit := config.get(key), int) and limit > 1]
-    workload = {"batch": 1, "prompt": min([PROMPT, *(limit // 2 for limit in limits)])}
+    workload = {"batch": 1, "prompt": min([PROMPT_TOKENS, *(limit // 2 for limit in limits)])}
     if output_family(family, config) != "encoder":
         workload["generate"] = 16
     return text + RUNTIME.format(workload=flow(workload))
@@ -137,16 +137,14 @@ def _tasks(
             f"--columns {unknown}: no task for this model reads such a column",
             did_you_mean(unknown, known_roles) or one_of(sorted(known_roles)),
         )
-    candidates = [
-        (kind, columns_by_role) for kind in kinds if (columns_by_role := _columns(kind, names, columns)) is not None
-    ]
-    if not candidates:
+    fitting = {kind: by_role for kind in kinds if (by_role := _columns(kind, names, columns)) is not None}
+    if not fitting:
         needs = "; ".join(f"`{kind}` asks for {', '.join(_roles(kind))}" for kind in kinds)
         raise UserError(
             f"{path}: it has {', '.join(names) or 'no columns'}, which fits no task for this model: {needs}",
             f'say which is which: --columns "{", ".join(f"{role}: NAME" for role in _roles(kinds[0]))}"',
         )
-    kind, columns_by_role = candidates[0]
+    kind, columns_by_role = next(iter(fitting.items()))
     renamed = {role: name for role, name in columns_by_role.items() if role != name}
     entry: dict[str, Any] = {"task": kind}
     if KINDS[kind].columns:
@@ -161,7 +159,7 @@ def _tasks(
     if kind == "classify" and (misfit := data_misfit(own_data, config, labels)):
         _, refusal = misfit
         raise UserError(f"{path}: {refusal.reason}", refusal.way_out or None)
-    limit = DOCUMENTS if KINDS[kind].columns else WINDOWS
+    limit = MOST_DOCUMENTS if KINDS[kind].columns else MOST_WINDOWS
     entry |= {"limit": limit} if own_data.estimate_documents(cache) > limit else {}
     yield entry
     if kind == "classify" and "metric" not in entry:
@@ -196,8 +194,8 @@ def _columns(kind: str, names: Sequence[str], columns: Mapping[str, str]) -> dic
         return None
     for role in roles:
         unused = [name for name in names if name not in (*columns_by_role.values(), *columns.values())]
-        usual_names = (name for wanted in USUAL[role].split() for name in unused if name.lower() == wanted)
-        if name := columns.get(role) or next(usual_names, None):
+        usual = (name for usual_name in USUAL_COLUMNS[role].split() for name in unused if name.lower() == usual_name)
+        if name := columns.get(role) or next(usual, None):
             columns_by_role[role] = name
         elif role in _roles(kind) and (names or KINDS[kind].columns):
             return None

@@ -28,7 +28,7 @@ GPU_SPEEDUP = 300.0
 """How many times as fast as a CPU a GPU is: a guess for an H100, measured on none."""
 FILE_TOKENS = 1000
 """What it takes to read the parent and to write one variant, counted in tokens."""
-PASSAGE = 512
+PASSAGE_TOKENS = 512
 """The most tokens of a passage that encoders and encoder-decoders read."""
 DAMPING_SECONDS = 30.0
 """Jobs of each pace are credited with this many seconds on schedule: the first, which fetch and compile, say little."""
@@ -54,7 +54,7 @@ def tokens(cell: Cell) -> float:
     if cell.stage != MAKE.name:
         return stages()[cell.stage].tokens(cell)
     length = cell.settings.get("length") or LENGTH
-    used = length if cell.variant.family == "decoder" else min(length, PASSAGE)
+    used = length if cell.variant.family == "decoder" else min(length, PASSAGE_TOKENS)
     return cell.variant.steps[-1].settings.forward_tokens(cell.settings.get("samples", 0) * used)
 
 
@@ -78,8 +78,8 @@ def pace_of(job: Job) -> str:
 
     That a rounding took less time than expected says nothing about a training.
     """
-    last = [variant.steps[-1] for variant in job.makes if variant.steps][-1:]
-    return " ".join([job.kind, *(f"{step.verb} {step.name}" for step in last)])
+    last_steps = [variant.steps[-1] for variant in job.makes if variant.steps]
+    return f"{job.kind} {last_steps[-1].verb} {last_steps[-1].name}" if last_steps else job.kind
 
 
 class Estimate:
@@ -87,17 +87,17 @@ class Estimate:
 
     def __init__(self, sizes: Mapping[str, ModelSize], device: str = "cpu") -> None:
         self.sizes, self.device = dict(sizes), device
-        self.taken: dict[str, float] = defaultdict(float)
-        self.foreseen: dict[str, float] = defaultdict(float)
+        self.seconds_taken: dict[str, float] = defaultdict(float)
+        self.seconds_foreseen: dict[str, float] = defaultdict(float)
 
     def learn(self, job: Job, seconds: float) -> None:
         """Note that a job took ``seconds``."""
-        self.taken[pace_of(job)] += seconds
-        self.foreseen[pace_of(job)] += self.uncorrected(job)
+        self.seconds_taken[pace_of(job)] += seconds
+        self.seconds_foreseen[pace_of(job)] += self.uncorrected(job)
 
     def ratio(self, pace: str) -> float:
         """Return what jobs of a pace took, divided by their estimates."""
-        return (self.taken[pace] + DAMPING_SECONDS) / (self.foreseen[pace] + DAMPING_SECONDS)
+        return (self.seconds_taken[pace] + DAMPING_SECONDS) / (self.seconds_foreseen[pace] + DAMPING_SECONDS)
 
     def uncorrected(self, job: Job) -> float:
         """Return a job's seconds, whatever finished jobs took."""
@@ -127,14 +127,14 @@ def wall_seconds(jobs: Iterable[Job], estimate: Estimate, slots: int, gpus: int 
     return totals
 
 
-WIDTH = {"bfloat16": 2, "float16": 2}
+WEIGHT_BYTES = {"bfloat16": 2, "float16": 2}
 """Bytes of a weight, where they are not 4."""
-MOST = 100_000_000_000_000
+MOST_PARAMETERS = 100_000_000_000_000
 """The most parameters that are believed; the largest models have a hundredth of these."""
-UNKNOWN = 500_000_000
+UNKNOWN_PARAMETERS = 500_000_000
 UNGATED = ("bert", "roberta", "gpt_neox", "deberta-v2", "opt", "starcoder2")
 """Model types whose feed-forward part has no gate, whatever their activation function."""
-PACKAGED = {"gguf": 160_000_000, "other": 25_000_000}
+PACKAGED_PARAMETERS = {"gguf": 160_000_000, "other": 25_000_000}
 """The parameters assumed for a model in a package that has not been read yet. A package index takes files up to 100 MB
 by default: about 160M weights of 4 bits, or 25M of 32."""
 
@@ -151,20 +151,20 @@ def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: P
         return ModelSize(sum(tensor.numel for tensor in tensors), sum(tensor.nbytes for tensor in tensors), share)
     except ModelError:
         pass
-    count = parameters(config) if config else _guess(model.source)
-    if not 0 < count <= MOST or (config and not 0 <= _tables(config) <= count):
+    count = parameters(config) if config else _guessed_parameters(model.source)
+    if not 0 < count <= MOST_PARAMETERS or (config and not 0 <= _table_parameters(config) <= count):
         problem = f"{model.name}: by its config.json it has {count:,} parameters"
         raise ModelError(problem, "correct its sizes (hidden_size, num_hidden_layers, vocab_size …), or fetch it again")
     stored_dtype = (config or {}).get("dtype") or (config or {}).get("torch_dtype") or "float32"
     dtype = model.dtype if model.dtype != "auto" else str(stored_dtype)
-    prunable = 1 - _tables(config) / count if config else None
-    return ModelSize(count, count * WIDTH.get(dtype, 4), prunable)
+    prunable = 1 - _table_parameters(config) / count if config else None
+    return ModelSize(count, count * WEIGHT_BYTES.get(dtype, 4), prunable)
 
 
-def _guess(source: str) -> int:
+def _guessed_parameters(source: str) -> int:
     if not source.startswith("wheel:"):
-        return UNKNOWN
-    return PACKAGED["gguf" if ".gguf" in source.lower() else "other"] * max(1, source.count("=="))
+        return UNKNOWN_PARAMETERS
+    return PACKAGED_PARAMETERS["gguf" if ".gguf" in source.lower() else "other"] * max(1, source.count("=="))
 
 
 def parameters(config: Mapping[str, Any]) -> int:
@@ -175,10 +175,14 @@ def parameters(config: Mapping[str, Any]) -> int:
     gated = activation.startswith("gated") or activation in ("silu", "swiglu", "gelu_pytorch_tanh")
     gated = gated and str(config.get("model_type")) not in UNGATED
     forward = size.hidden * size.inner * (3 if gated else 2) * size.experts
-    return _tables(config) + size.layers * (attention + forward) + size.decoder_layers * (2 * attention + forward)
+    return (
+        _table_parameters(config)
+        + size.layers * (attention + forward)
+        + size.decoder_layers * (2 * attention + forward)
+    )
 
 
-def _tables(config: Mapping[str, Any]) -> int:
+def _table_parameters(config: Mapping[str, Any]) -> int:
     """Return the parameters of the embeddings and of an untied output head: nearly all that is not prunable."""
     size = dimensions(config)
     return size.vocabulary * size.hidden * (2 if config.get("tie_word_embeddings") is False else 1)

@@ -14,9 +14,9 @@ from sparsebench import environment
 from sparsebench.plan.stages import stages
 from sparsebench.steps.contract import Step
 
-READING = ("transformers", "tokenizers", "scipy")
+READING_LIBRARIES = ("transformers", "tokenizers", "scipy")
 """The libraries that turn text into activations and sums of them (models/replay/gather.py), for steps that read text."""
-DEQUANTIZING = ("transformers", "gguf")
+DEQUANTIZING_LIBRARIES = ("transformers", "gguf")
 
 
 def digest(value: Any) -> str:
@@ -27,7 +27,7 @@ def digest(value: Any) -> str:
 
 def dense_id(identity: Mapping[str, Any], weights: str) -> str:
     """Return the id of a fetched checkpoint in its precision; a GGUF file's covers the libraries that dequantize it."""
-    return digest([dict(identity), _libraries(DEQUANTIZING if weights == "dequantized" else ())])
+    return digest([dict(identity), _libraries(DEQUANTIZING_LIBRARIES if weights == "dequantized" else ())])
 
 
 def step_id(parent: str, step: Step, seed: int, calibration: Mapping[str, Any], identities: Mapping[str, Any]) -> str:
@@ -40,7 +40,7 @@ def step_id(parent: str, step: Step, seed: int, calibration: Mapping[str, Any], 
     settings = step.settings
     written = {**settings.unusual(), **identities}
     drawn = {"seed": seed} if settings.draws() else {}
-    libraries = _libraries(("torch", *(READING if calibration else ()), *settings.libraries()))
+    libraries = _libraries(("torch", *(READING_LIBRARIES if calibration else ()), *settings.libraries()))
     return digest([parent, step.verb, step.name, written, drawn, dict(calibration), settings.version(), libraries])
 
 

@@ -264,7 +264,7 @@ class Resolver:
             task = task.model_copy(update={"source": str(reference), "name": name})
             own_data = own_data_of(task)
             assert own_data
-            key = next((name for name in ("columns", "field") if getattr(task, name)), key)
+            key = next((given for given in ("columns", "field") if getattr(task, given)), key)
             own_data.inspect(name, self.cache)
             documents[name] = own_data.estimate_documents(self.cache)
         except SparsebenchError as error:

@@ -52,7 +52,7 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
         if job.kind == MAKE.name:
             staying = size.bytes * sum(ready.keep == "dense" or variant.id in timed_ids for variant in job.makes)
             waiting_bytes += staying
-            widest_bytes = max(widest_bytes, size.bytes * len(job.makes) - staying + _held(job, size))
+            widest_bytes = max(widest_bytes, size.bytes * len(job.makes) - staying + _step_bytes(job, size))
             packed_bytes += int(size.bytes * len(job.makes) * PACKED_SHARE) if ready.keep == "packed" else 0
         pair_bytes = job_bytes(job, size, ready.device)
         job_memory = pair_bytes if pair_bytes <= free else job_bytes(job, size, ready.device, one_by_one=True)
@@ -102,17 +102,19 @@ def job_bytes(job: Job, size: ModelSize, device: str = "cpu", one_by_one: bool =
     """
     kind = PROCESSES[job.kind]
     copies = kind.models - (1 if one_by_one and kind.timed and kind.paired else 0)
-    return int(_running_bytes(job.cells, size, device) * copies) + PROCESS_BYTES * ranks_of(job) + _held(job, size)
+    return (
+        int(_running_bytes(job.cells, size, device) * copies) + PROCESS_BYTES * ranks_of(job) + _step_bytes(job, size)
+    )
 
 
-def _done(job: Job) -> list[Step]:
+def _steps_done(job: Job) -> list[Step]:
     """Return the steps that a job does. A variant that is only unpacked needs none."""
     return [cell.variant.steps[-1] for cell in job.making] if job.kind == MAKE.name else []
 
 
-def _held(job: Job, size: ModelSize) -> int:
+def _step_bytes(job: Job, size: ModelSize) -> int:
     """Return the extra bytes that a job's steps hold in memory and on disk: the most, as they are done in turn."""
-    bytes_per_parameter = (step.settings.bytes_per_parameter() for step in _done(job))
+    bytes_per_parameter = (step.settings.bytes_per_parameter() for step in _steps_done(job))
     return int(size.parameters * max(bytes_per_parameter, default=0.0))
 
 
@@ -130,7 +132,7 @@ def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
     tasks = {settings["task"] for settings in scored if "own" not in settings}
     source_texts |= {source for task in tasks for source in data_sources(task)}
     source_texts |= {ready.plan.data[settings["own"]["content"]] for settings in scored if "own" in settings}
-    steps = [step for job in jobs for step in _done(job)]
+    steps = [step for job in jobs for step in _steps_done(job)]
     if any(step.settings.reads_text() for step in steps) or any(job.kind == COMPARE.name for job in jobs):
         source_texts.add(ready.plan.calibration.source)
     for step in steps:
@@ -156,11 +158,11 @@ def slots(ready: Prepared) -> int:
     """
     if ready.request.jobs:
         return ready.request.jobs
-    cells: dict[str, list[Cell]] = defaultdict(list)
+    model_cells: dict[str, list[Cell]] = defaultdict(list)
     for cell in ready.plan.cells:
         if not is_timed(cell.stage) or devices.is_gpu(ready.device):
-            cells[cell.variant.model].append(cell)
-    largest = max(_running_bytes(cells[name], size, ready.device) for name, size in ready.sizes.items())
+            model_cells[cell.variant.model].append(cell)
+    largest = max(_running_bytes(model_cells[name], size, ready.device) for name, size in ready.sizes.items())
     gpus = len(devices.selected_gpus(ready.device))
     fitting = environment.memory()[1] // int(1.5 * largest + PROCESS_BYTES) // (2 if gpus else 1)
     return max(1, min(environment.cores(), max(MOST_SLOTS, gpus), fitting))

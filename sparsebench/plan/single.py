@@ -74,9 +74,9 @@ def prepare_single(
         return _packed(source, family)
     if check:
         check(sources.read_config(source, cache) or {})
-    family_found = family or family_named(source, cache)
+    known_family = family or family_named(source, cache)
     name = text if text in sources.KNOWN else name_of(source)
-    model = ManifestModel(name=name, source=source.text, family=family_found, dtype=dtype)  # type: ignore[arg-type]
+    model = ManifestModel(name=name, source=source.text, family=known_family, dtype=dtype)  # type: ignore[arg-type]
     revision = sources.fingerprint(source, cache)
     plan = expand(Manifest(version=1, models=[model]), "single", {model.name: revision})
     folder = plan.dense[model.name].folder(cache.root / "work")
@@ -93,7 +93,7 @@ def prepare_single(
     return SingleModel(model.name, folder, model.family, dtype)
 
 
-def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[TaskSpec]:
+def manifest_tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[TaskSpec]:
     """Return the tasks of a manifest for the model's family, those over the user's own data included.
 
     Their ``models`` and ``select`` are ignored. Raises ManifestError with every problem, and UserError where the
@@ -144,17 +144,17 @@ def as_user_errors() -> Iterator[None]:
         yield
     except ValidationError as error:
         first = error.errors()[0]
-        words = first.get("ctx", {})
+        context = first.get("ctx", {})
         # A rule on several keys has no path of its own: it says which key broke it, if it was one.
-        key = next(iter(first["loc"]), words.get("at") or "")
-        raise _refused(key, words.get("message", first["msg"]), words) from error
+        key = next(iter(first["loc"]), context.get("at") or "")
+        raise _user_error(key, context.get("message", first["msg"]), context) from error
     except PydanticCustomError as error:
-        words = error.context or {}
-        raise _refused(words["at"], words["message"], words) from error
+        context = error.context or {}
+        raise _user_error(context["at"], context["message"], context) from error
 
 
-def _refused(key: object, message: str, words: Mapping[str, Any]) -> UserError:
-    hint = "; ".join(part for part in (words.get("expected"), words.get("hint")) if part) or None
+def _user_error(key: object, message: str, context: Mapping[str, Any]) -> UserError:
+    hint = "; ".join(part for part in (context.get("expected"), context.get("hint")) if part) or None
     return UserError(f"{key}: {message}" if key else message, hint)
 
 
@@ -177,6 +177,6 @@ def family_named(source: sources.Source, cache: sources.Cache) -> Family:
 
 def name_of(source: sources.Source) -> str:
     """Return a short name for tables: the repository's, the folder's, or the package's."""
-    source_name = source.repo or source.location or (source.parts[0].project if source.parts else source.kind)
-    last = source_name.rstrip("/").rsplit("/", 1)[-1]
-    return re.sub("[^A-Za-z0-9._-]", "-", last).lstrip("._-")[:64] or "model"
+    path = source.repo or source.location or (source.parts[0].project if source.parts else source.kind)
+    last_part = path.rstrip("/").rsplit("/", 1)[-1]
+    return re.sub("[^A-Za-z0-9._-]", "-", last_part).lstrip("._-")[:64] or "model"

@@ -19,13 +19,13 @@ from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import Calibration
 from sparsebench.structure import outputs
 
-DOCUMENTS, PROMPT = 2000, 40
+USUAL_DOCUMENTS, USUAL_DOCUMENT_TOKENS = 2000, 40
 """Documents of a benchmark, and tokens of a document, where these are not known."""
 READINGS = 2
 """How often models other than decoders read a document: in parts, once for each answer, or with masks."""
-NEW_TOKEN = 10
+TOKENS_PER_NEW_TOKEN = 10
 """A generated token takes as long as this many of a prompt: each of them reads all weights."""
-STEPS = 8
+TIMED_STEPS = 8
 """The steps in which a process times a phase of a pair, warm-up included."""
 CellSettings = Mapping[str, Any]
 """Everything that is asked of a stage and can change its result."""
@@ -88,7 +88,7 @@ def stages() -> dict[str, Stage]:
     return {stage.name: stage for stage in _STAGES}
 
 
-def names() -> tuple[str, ...]:
+def stage_names() -> tuple[str, ...]:
     """Return the names that a cell's stage may have: ``make``, or a measurement."""
     return (MAKE.name, *stages())
 
@@ -104,9 +104,9 @@ def needs_dense(cell: Cell) -> bool:
     return bool(cell.settings.get("divergence")) or (stage is not None and stage.process.paired)
 
 
-def has_value(variant: Variant, key: str, wanted: Any) -> bool:
-    """Return whether a step of the variant has a ``wanted`` value in its field ``key``, or as the name of a ``key``."""
-    return any(same_value(value, option) for value in variant.values(key) for option in as_list(wanted))
+def has_value(variant: Variant, key: str, selected: Any) -> bool:
+    """Return whether a step of the variant has a ``selected`` value in its field ``key``, or as the name of a ``key``."""
+    return any(same_value(value, option) for value in variant.values(key) for option in as_list(selected))
 
 
 def same_value(left: Any, right: Any) -> bool:
@@ -163,17 +163,17 @@ def own_data_of(task: ManifestTask) -> benchmarks.OwnData | None:
     """Return what a task asks of the user's own data, once the plan has located these; None for other tasks."""
     if task.source is None:
         return None
-    text = Reference.parse(str(task.source))
+    reference = Reference.parse(str(task.source))
     columns = tuple(sorted((role, name) for role, name in (task.columns or {}).items() if role != name))
     return benchmarks.OwnData(
         benchmarks.kind_of(task.task),
-        text.identity,
+        reference.identity,
         task.field,
         columns,
         task.length,
         task.stride,
         task.metric,
-        text.source,
+        reference.source,
     )
 
 
@@ -245,10 +245,10 @@ def _task_version(settings: CellSettings) -> list[Any]:
 
 
 def _engine_version(settings: CellSettings, measuring: int = 0) -> list[Any]:
-    row = engines().get(settings["engine"])
-    if row is None:
+    engine = engines().get(settings["engine"])
+    if engine is None:
         return []
-    return [row.version, measuring, *([environment.major_minor(row.package)] if row.package else [])]
+    return [engine.version, measuring, *([environment.major_minor(engine.package)] if engine.package else [])]
 
 
 def _format_libraries(settings: CellSettings) -> tuple[str, ...]:
@@ -262,14 +262,14 @@ def compared_tokens(cell: Cell) -> float:
 
 def scored_tokens(cell: Cell) -> float:
     """Return the tokens of scoring a variant on a benchmark."""
-    return 0.0 if cell.variant.heuristic else (document_count(cell) or DOCUMENTS) * _document_tokens(cell)
+    return 0.0 if cell.variant.heuristic else (document_count(cell) or USUAL_DOCUMENTS) * _document_tokens(cell)
 
 
 def timed_tokens(cell: Cell) -> float:
     """Return the tokens of timing a variant beside the dense model."""
     workload = cell.settings["workload"]
-    request = workload["batch"] * (2 * workload["prompt"] + (workload["generate"] + 1) * NEW_TOKEN)
-    return float(STEPS * cell.settings["processes"] * request)
+    request = workload["batch"] * (2 * workload["prompt"] + (workload["generate"] + 1) * TOKENS_PER_NEW_TOKEN)
+    return float(TIMED_STEPS * cell.settings["processes"] * request)
 
 
 def document_count(cell: Cell) -> int | None:
@@ -288,13 +288,13 @@ def _document_tokens(cell: Cell) -> int:
     texts = 1 + (cell.settings.get("num_fewshot") or 0)
     benchmark = benchmark_of(cell.settings)
     if benchmark is None:
-        return readings * PROMPT * texts
+        return readings * USUAL_DOCUMENT_TOKENS * texts
     window = benchmark.tokens or 0
     if benchmark.adapter == "pseudo_perplexity":
         return window * window  # each token is masked once
     if window and benchmark.adapter != "generation":
         return window
-    return readings * (benchmark.prompt or PROMPT) * texts + NEW_TOKEN * window
+    return readings * (benchmark.prompt or USUAL_DOCUMENT_TOKENS) * texts + TOKENS_PER_NEW_TOKEN * window
 
 
 _RUNNING = ("torch", "transformers", "tokenizers")

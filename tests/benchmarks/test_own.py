@@ -345,4 +345,4 @@ def test_score_takes_a_manifests_tasks(tiny_llama: Path, tmp_path: Path) -> None
     refused = CliRunner().invoke(app, asked)
     assert isinstance(refused.exception, ManifestError) and "300 tokens" in str(refused.exception)
     with pytest.raises(UserError, match="encoder"):
-        single.tasks(manifest, SingleModel("m", tiny_llama, "encoder"), sources.Cache())
+        single.manifest_tasks(manifest, SingleModel("m", tiny_llama, "encoder"), sources.Cache())

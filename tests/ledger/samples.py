@@ -121,7 +121,7 @@ def result(cell: Cell) -> Any:
 
 
 def sparsified(cell: Cell) -> StepReport:
-    gone, side = round(4096 * cell.variant.last("sparsity")), cell.variant.family
+    gone, side = round(4096 * cell.variant.pruning_setting("sparsity")), cell.variant.family
     places = [(layer, kind) for layer in range(4) for kind in KINDS]
     tensors = tuple(TensorCount(f"layers.{n}.{kind}.weight", n, side, kind, 4096, gone) for n, kind in places)
     prunable, zeros = sum(t.count for t in tensors), sum(t.zeros for t in tensors)
@@ -137,8 +137,8 @@ def structured(cell: Cell) -> StructureResult:
     for layer in range(12 if cell.variant.model == "smol" else 6):
         for kind in KINDS:
             weights = generator.standard_t(4 + 8 * (kind in "qk"), 2048) * (0.02 + 0.002 * layer)
-            uneven = cell.variant.last("granularity") == "global" or cell.variant.method == "random"
-            _prune(weights, max(0.0, cell.variant.last("sparsity") - 0.05 * uneven * (layer % 2)))
+            uneven = cell.variant.pruning_setting("granularity") == "global" or cell.variant.method == "random"
+            _prune(weights, max(0.0, cell.variant.pruning_setting("sparsity") - 0.05 * uneven * (layer % 2)))
             name, side = f"layers.{layer}.{kind}.weight", cell.variant.family
             tensors.append(_tensor(name, layer, kind, weights, (absolute, relative), side))
     tensors.append(_tensor("embed.weight", None, "embedding", generator.normal(size=8192), (absolute, relative), ""))
@@ -164,7 +164,7 @@ def _prune(weights: Any, sparsity: float) -> None:
 
 
 def stored(cell: Cell) -> StorageResult:
-    sparsity, n = cell.variant.last("sparsity"), 100_000_000
+    sparsity, n = cell.variant.pruning_setting("sparsity"), 100_000_000
     entropy = -sum(p * math.log2(p) for p in (sparsity, 1 - sparsity) if p)
     dense, raw = 2 * n, n * (entropy / 8 + 2 * (1 - sparsity))
     packed = int(min(n / 8, n * 1.2 * (1 - sparsity)) + 2 * n * (1 - sparsity)) if sparsity else dense
@@ -178,10 +178,10 @@ def stored(cell: Cell) -> StorageResult:
 
 def skill(variant: Variant) -> float:
     """What is left of a model: 1 at sparsity 0, falling off a cliff that a better method reaches later."""
-    strength = STRENGTH.get(variant.method, 0.9) * (1.1 if variant.last("granularity") == "global" else 1.0)
+    strength = STRENGTH.get(variant.method, 0.9) * (1.1 if variant.pruning_setting("granularity") == "global" else 1.0)
     return (
         1
-        / (1 + math.exp(12 * (variant.last("sparsity") - 0.45 - 0.25 * strength)))
+        / (1 + math.exp(12 * (variant.pruning_setting("sparsity") - 0.45 - 0.25 * strength)))
         / (1 / (1 + math.exp(-12 * (0.45 + 0.25 * strength))))
     )
 
@@ -227,7 +227,7 @@ def timed(cell: Cell) -> runtime.LatencyResult:
                 runtime.TimingSample(phase, side, i // 6, i % 6, float(wall), 2 * float(wall))
                 for i, wall in enumerate(walls)
             ]
-        gain = 1.4 if cell.settings["engine"] == "sparse" and cell.variant.last("sparsity") else 1.0
+        gain = 1.4 if cell.settings["engine"] == "sparse" and cell.variant.pruning_setting("sparsity") else 1.0
         ratio = gain * float(np.exp(0.01 * generator.normal()))
         several = (4, 0.02, 0.01) if ranks == 1 else (1, None, None)
         differences.append(runtime.PhaseDifference(phase, ratio, ratio * 0.97, ratio * 1.03, 4, *several))

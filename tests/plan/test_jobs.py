@@ -44,7 +44,10 @@ def test_jobs_share_what_is_expensive_and_follow_their_makers() -> None:
 def test_versions_on_dense_activations_share_one_process() -> None:
     plan = planned(variants=CALIBRATED, runtime=None)
     makes = [
-        sorted(f"{variant.method} {variant.last('allocation')} {variant.last('propagate')}" for variant in job.makes)
+        sorted(
+            f"{variant.method} {variant.pruning_setting('allocation')} {variant.pruning_setting('propagate')}"
+            for variant in job.makes
+        )
         for job in jobs(plan, plan.cells, lambda variant: variant.is_dense)
         if job.kind == "make"
     ]

@@ -12,7 +12,7 @@ from sparsebench.manifest.problems import ManifestError
 from sparsebench.plan.estimate import tokens
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.preflight import PlanRequest, prepare
-from sparsebench.plan.single import SingleModel, tasks
+from sparsebench.plan.single import SingleModel, manifest_tasks
 from sparsebench.plan.stages import document_count
 from sparsebench.sources import Cache
 
@@ -146,16 +146,16 @@ def test_a_task_kept_to_other_models_is_checked_for_the_one_scored(folder: Path,
         entry = NOTES.format("notes.jsonl").replace("64", f"{length}, models: llama")
         path.write_text((folder / "head").read_text() + entry)
         if length == 64:
-            assert [task.task for task in tasks(path, model, Cache())] == ["perplexity-notes"]
+            assert [task.task for task in manifest_tasks(path, model, Cache())] == ["perplexity-notes"]
     with pytest.raises(ManifestError, match="mine: windows of 300"):
-        tasks(path, model, Cache())
+        manifest_tasks(path, model, Cache())
 
 
 def test_data_of_other_families_are_not_looked_for(folder: Path, tiny_llama: Path) -> None:
     path, model = folder / "mine.yaml", SingleModel("mine", tiny_llama, "decoder")
     theirs = "  encoder:\n    - {task: probe, source: 'hf:datasets/org/nowhere!a.jsonl'}\n"
     path.write_text((folder / "head").read_text() + NOTES.format("notes.jsonl") + theirs)
-    assert [task.task for task in tasks(path, model, Cache(offline=True))] == ["perplexity-notes"]
+    assert [task.task for task in manifest_tasks(path, model, Cache(offline=True))] == ["perplexity-notes"]
 
 
 def test_two_texts_of_one_name_are_refused_and_one_text_for_two_models_is_not(folder: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench.manifest.schema import Manifest, ManifestModel
-from sparsebench.plan.estimate import PACKAGED, UNKNOWN, model_size, parameters
+from sparsebench.plan.estimate import PACKAGED_PARAMETERS, UNKNOWN_PARAMETERS, model_size, parameters
 from sparsebench.plan.expand import count_cells, expand
 from sparsebench.plan.jobs import alone, jobs, nodes_of
 from sparsebench.plan.preflight import PlanRequest, prepare
@@ -117,7 +117,10 @@ def test_parameters_from_a_config_are_near_the_truth() -> None:
 
 
 def test_only_a_package_has_the_size_of_a_package() -> None:
-    for source, expected in (("path:/data/wheels/m.gguf", UNKNOWN), ("wheel:a==1!a/m.gguf", PACKAGED["gguf"])):
+    for source, expected in (
+        ("path:/data/wheels/m.gguf", UNKNOWN_PARAMETERS),
+        ("wheel:a==1!a/m.gguf", PACKAGED_PARAMETERS["gguf"]),
+    ):
         model = ManifestModel(name="m", source=source, family="decoder")
         assert model_size(model, None, Path("absent")).parameters == expected
 

@@ -45,9 +45,9 @@ CALIBRATED: dict[str, Any] = {
 def perplexity(variant: Variant) -> float:
     """What the variant would score."""
     factor, power = LOSS.get(variant.method, (0, 1))
-    worse = 1.0 if variant.last("pattern") == "unstructured" else 1.4
-    worse *= 0.95 if variant.last("allocation") == "owl" else 1.0
-    return DENSE * math.exp(worse * factor * variant.last("sparsity") ** power)
+    worse = 1.0 if variant.pruning_setting("pattern") == "unstructured" else 1.4
+    worse *= 0.95 if variant.pruning_setting("allocation") == "owl" else 1.0
+    return DENSE * math.exp(worse * factor * variant.pruning_setting("sparsity") ** power)
 
 
 def scored(cell: Cell) -> ScoreResult:

@@ -148,7 +148,7 @@ def test_the_change_in_norm_is_that_of_the_weights(ask: Callable[[str], query.Ta
     plan = samples.plan(samples.manifest())
     looked = [c for c in plan.cells if c.stage == "structure" and c.variant.model == "mini"]
     cells = {
-        c.variant.last("sparsity"): c
+        c.variant.pruning_setting("sparsity"): c
         for c in looked
         if c.variant.method == "dense" or c.variant.recipe.startswith("magnitude/layer")
     }
@@ -180,7 +180,7 @@ def test_a_speed_up_is_not_called_no_gain(write: Write, monkeypatch: pytest.Monk
         return replace(found, differences=more)
 
     def ruined(variant: Any) -> bool:
-        return bool(variant.last("sparsity") > 0.8)
+        return bool(variant.pruning_setting("sparsity") > 0.8)
 
     monkeypatch.setattr(samples, "timed", faster)
     monkeypatch.setattr(samples, "skill", lambda variant: 0.0 if ruined(variant) else 1.0 if variant.is_dense else 1.4)

@@ -102,7 +102,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(manifest: Path, broken:
     extra = f'  - {{name: broken, source: "path:{broken}", family: decoder}}\nvariants:'
     manifest.write_text(manifest.read_text().replace("variants:", extra))
     variants = prepare(PlanRequest(manifest)).plan.variants.values()
-    left_out = next(one.id for one in variants if one.last("sparsity") == 0.9)
+    left_out = next(one.id for one in variants if one.pruning_setting("sparsity") == 0.9)
     of_another_run = tmp_path / "work" / "variants" / left_out
     of_another_run.mkdir(parents=True)
     done = call("run", manifest, "--only", "stage=make", "--only", "sparsity=50%")
