@@ -107,20 +107,20 @@ class Chain:
     """The steps of one variant, and the calibration text that they read."""
 
     steps: tuple[Step, ...]
-    text: Calibration
+    calibration: Calibration
 
     @classmethod
-    def parse(cls, recipe: Recipe, calibration: Mapping[str, Any] | None, seed: int) -> Chain:
+    def parse(cls, recipe: Recipe, section: Mapping[str, Any] | None, seed: int) -> Chain:
         """Return the chain that is written as in a manifest. Raises UserError for what is no recipe of one variant.
 
-        A step that reads a text and names none gets the calibration's.
+        ``section`` has keys of the manifest's ``calibration``. A step that reads a text and names none gets that text.
         """
         step_mappings = [recipe] if isinstance(recipe, Mapping) else recipe
         if not step_mappings:
             raise UserError("a recipe without a step", "such as {'prune': 'magnitude', 'sparsity': 0.5}")
         with as_user_errors():
-            text = with_defaults(ManifestCalibration.model_validate(dict(calibration or {})), seed)
-            steps = tuple(_step(step, text) for step in step_mappings)
+            calibration = with_defaults(ManifestCalibration.model_validate(dict(section or {})), seed)
+            steps = tuple(_parse_step(step, calibration) for step in step_mappings)
         for number, step in enumerate(steps):
             for later in steps[number + 1 :]:
                 if closed_by(step, [(later.verb, later.name)]):
@@ -128,7 +128,7 @@ class Chain:
                     raise UserError(
                         f"{later.verb}: {later.name} cannot follow {before}", f"make {before} the last step"
                     )
-        return cls(steps, text)
+        return cls(steps, calibration)
 
     @property
     def on_device(self) -> bool:
@@ -162,27 +162,27 @@ class Chain:
                 folder = out if number == len(self.steps) else Path(scratch) / str(number)
                 context = Context(
                     model.family,
-                    self.text.seed,
+                    self.calibration.seed,
                     processor.compute_dtype(model.dtype, dtype, device),
-                    calibration_tokens=partial(tokens, parent, model.family, self.text, cache),
+                    calibration_tokens=partial(tokens, parent, model.family, self.calibration, cache),
                     training_tokens=partial(tokens, parent, model.family, cache=cache, training=True),
                     progress=progress,
                     fetch_file=lambda source: sources.fetch(sources.parse(source), cache),
                     dense=model.folder,
                     device=device,
                 )
-                steps_made.append((step, _make(step, parent, folder, context)))
+                steps_made.append((step, _apply_step(step, parent, folder, context)))
                 parent = folder
         return AppliedModel(out.name, out, model.family, model.dtype, tuple(steps_made))
 
 
-def _step(step_mapping: Mapping[str, Any], text: Calibration) -> Step:
+def _parse_step(step_mapping: Mapping[str, Any], calibration: Calibration) -> Step:
     verb, name = verb_and_name(step_mapping, kinds())
     settings_by_name = kinds()[verb].classes()
     if not isinstance(name, str) or name not in settings_by_name:
         hint = did_you_mean(str(name), settings_by_name) or f"one of {', '.join(settings_by_name)}"
         raise UserError(f"there is no {verb}: {name}", hint)
-    settings = with_text(step_mapping, text.source, (text.field, text.target))
+    settings = with_text(step_mapping, calibration.source, (calibration.field, calibration.target))
     del settings[verb]
     steps = [*combinations(verb, name, settings)]
     if len(steps) != 1:
@@ -190,7 +190,7 @@ def _step(step_mapping: Mapping[str, Any], text: Calibration) -> Step:
     return steps[0]
 
 
-def _make(step: Step, parent: Path, folder: Path, context: Context) -> StepReport:
+def _apply_step(step: Step, parent: Path, folder: Path, context: Context) -> StepReport:
     results: dict[Step, StepReport | SparsebenchError] = {}
     # Nothing is raised while the pass works: it would take the error for one of its own.
     kinds()[step.verb].load()(parent, {step: folder}, context, results.__setitem__)
@@ -244,22 +244,22 @@ def score(
     specs = [TaskSpec(name, limit, num_fewshot) for name in names]
     resolved_device = devices.resolve(device)
 
-    def failing(task: str, error: SparsebenchError) -> None:
+    def on_failure(task: str, error: SparsebenchError) -> None:
         raise BenchmarkError(f"{task}: {error.message}", error.hint) from error
 
-    dense = score_tasks(against, specs, resolved_device, failing) if against else None
-    return pd.DataFrame(scored.rows(score_tasks(model, specs, resolved_device, failing), dense))
+    baseline = score_tasks(against, specs, resolved_device, on_failure) if against else None
+    return pd.DataFrame(scored.rows(score_tasks(model, specs, resolved_device, on_failure), baseline))
 
 
 def score_tasks(
     model: SingleModel,
     specs: Sequence[TaskSpec],
     device: str,
-    failing: Callable[[str, SparsebenchError], None],
+    on_failure: Callable[[str, SparsebenchError], None],
     dtype: Dtype = "auto",
     cache: Cache | None = None,
 ) -> dict[str, ScoreResult]:
-    """Return the model's results by task name; ``failing`` is called with each task that has none, and its error.
+    """Return the model's results by task name; ``on_failure`` is called with each task that has none, and its error.
 
     Raises UserError for a task that is named twice: only one of its results could be returned.
     """
@@ -270,7 +270,7 @@ def score_tasks(
 
     def emit(spec: TaskSpec, result: ScoreResult | SparsebenchError) -> None:
         if isinstance(result, SparsebenchError):
-            failing(spec.task, result)
+            on_failure(spec.task, result)
         else:
             results[spec.task] = result
 
@@ -312,7 +312,7 @@ def measure(
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """The times of a model beside another's, and its memory; where that could not be measured, the ``failure``."""
 
     latency: LatencyResult
@@ -351,19 +351,19 @@ class Measured:
         ]
 
 
-def measure_pair(model: SingleModel, dense: SingleModel, setting: Setting) -> Measured:
-    """Time ``model`` and ``dense`` in turns, then measure the memory of ``model``.
+def measure_pair(model: SingleModel, baseline: SingleModel, setting: Setting) -> Measurement:
+    """Time ``model`` and ``baseline`` in turns, then measure the memory of ``model``.
 
     Raises UserError for models of two families, whose passes are not the same work.
     """
-    if model.family != dense.family:
-        problem = f"{model.name} is of the family {model.family}, and {dense.name} of {dense.family}"
+    if model.family != baseline.family:
+        problem = f"{model.name} is of the family {model.family}, and {baseline.name} of {baseline.family}"
         raise UserError(f"{problem}: their times do not compare", "measure against a model of the same family")
-    timed = runtime.measure_pair(dense.folder, model.folder, model.family, setting)
+    latency = runtime.measure_pair(baseline.folder, model.folder, model.family, setting)
     try:
-        return Measured(timed, runtime.measure_memory(model.folder, model.family, setting), None)
+        return Measurement(latency, runtime.measure_memory(model.folder, model.family, setting), None)
     except SparsebenchError as error:
-        return Measured(timed, None, error)
+        return Measurement(latency, None, error)
 
 
 @checked

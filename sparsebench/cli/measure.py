@@ -12,7 +12,7 @@ from sparsebench import bounded, devices, processor
 from sparsebench.cli import options
 from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.cli.source import open_model
-from sparsebench.notebook import Measured, measure_pair
+from sparsebench.notebook import Measurement, measure_pair
 from sparsebench.progress import size
 from sparsebench.runtime import Setting, Workload, check_model
 from sparsebench.runtime.engines import engines
@@ -75,7 +75,7 @@ def measure(
         raise measured.failure
 
 
-def _show(measured: Measured) -> None:
+def _show(measured: Measurement) -> None:
     """Print the result as tables."""
     rows: list[list[Any]] = []
     for row in measured.rows():

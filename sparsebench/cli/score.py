@@ -104,10 +104,10 @@ def _results(
 ) -> dict[str, ScoreResult]:
     """Return the model's results by task, and add those that fail to ``failures``."""
 
-    def failing(name: str, error: SparsebenchError) -> None:
+    def add_failure(name: str, error: SparsebenchError) -> None:
         failures.append(f"{model.name}, {name}: {error}")
 
-    return score_tasks(model, specs, device, failing, dtype, cache)
+    return score_tasks(model, specs, device, add_failure, dtype, cache)
 
 
 def _show(rows: list[dict[str, Any]], title: str, as_json: bool, with_outcomes: Mapping[str, ScoreResult]) -> None:

@@ -134,7 +134,7 @@ def assess(spec: JobSpec, recorder: Recorder) -> None:
                 folder, spec.model.family, cell.settings["formats"], scratch, keep_packed=packed_copy
             )
             if packed_copy and packed_copy.is_dir():  # a GGUF variant has no packed copy
-                sums.write(packed_copy)
+                sums.write_checksums(packed_copy)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return replace(stored, sizes=(*stored.sizes, *_as_fetched(spec))) if cell.variant.is_dense else stored

@@ -65,7 +65,7 @@ class Workspace:
 
     def content(self, variant: Variant) -> str:
         """Return the checksum of the variant's weights, taken when they were made; empty where there is none."""
-        return sums.content(self.folder(variant))
+        return sums.noted_checksum(self.folder(variant))
 
     def damage(self, variant: Variant) -> str | None:
         """Say what is wrong with the variant's folder; None if all of its files are as they were when it was made."""

@@ -18,10 +18,10 @@ from sparsebench.errors import StorageError
 from sparsebench.models.files.checkpoint import TensorInfo
 from sparsebench.storage import compiled
 from sparsebench.storage.coding import (
-    BITS,
+    CODE_BITS,
     CodeLayout,
     Coding,
-    Near,
+    ReadOther,
     Section,
     encodings,
     item_size,
@@ -31,9 +31,9 @@ from sparsebench.storage.coding import (
 from sparsebench.storage.compiled import Scan
 from sparsebench.storage.words import WORDS, Bytes, Scratch, Words, halves
 
-ROTATE = {"BF16": 4, "F32": 4, "F16": 1, "F64": 7}
+ROTATED_BITS = {"BF16": 4, "F32": 4, "F16": 1, "F64": 7}
 """By how many bits the words of a dtype are rotated to the left; those of other dtypes are not rotated."""
-LEVEL = 3
+SEARCH_LEVEL = 3
 """The zstd level with a search for repetitions, for the index, quantized codes and tensors that are not floats."""
 _KINDS = ("planes", "bitmask", "gaps8")
 
@@ -44,8 +44,10 @@ def _parts(encoding: str, item: int) -> tuple[str, ...]:
     return ("" if kind == "planes" else kind, *(f"plane{number}" for number in range(planes)))
 
 
-def _encode_tensor(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
-    if layout := quantized(info, near):
+def _encode_tensor(
+    bits: Bytes, info: TensorInfo, read_other: ReadOther, scratch: Scratch
+) -> tuple[str, tuple[Section, ...]]:
+    if layout := quantized(info, read_other):
         return _encode_codes(layout, bits, scratch)
     item = item_size(info)
     if item not in WORDS:
@@ -85,14 +87,14 @@ def _split(scan: Scan, size: int) -> tuple[str, bytes, Words]:
 def _decode_tensor(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Scratch) -> Bytes:
     code, _, kind = encoding.rpartition("-")
     if code:
-        return _decode_codes(kind, parts, layout_of(info, BITS[code]), scratch)
+        return _decode_codes(kind, parts, layout_of(info, CODE_BITS[code]), scratch)
     item, count = item_size(info), info.numel
     if item not in WORDS:
         return _decompressed(parts[1], info.nbytes, info.nbytes)
     planes = [_decompressed(part, count if encoding == "planes" else 0, count) for part in parts[1:]]
     if len({plane.size for plane in planes}) != 1:
         raise StorageError("its planes differ in length")
-    values = compiled.packing_kernels().join_planes(planes, WORDS[item], ROTATE.get(info.dtype, 0))
+    values = compiled.packing_kernels().join_planes(planes, WORDS[item], ROTATED_BITS.get(info.dtype, 0))
     if encoding == "planes":
         return values.view(np.uint8)
     return _place_values(encoding, parts[0], values, count, scratch).view(np.uint8)
@@ -119,9 +121,9 @@ def _place_values(kind: str, part: Bytes, values: Words, count: int, scratch: Sc
 
 def _planes(words: Words, info: TensorInfo) -> tuple[Section, ...]:
     """Return the compressed byte planes of words, that of the lowest byte first."""
-    rotate = ROTATE.get(info.dtype, 0)
+    rotate = ROTATED_BITS.get(info.dtype, 0)
     planes = compiled.packing_kernels().split_planes(words, rotate)
-    return tuple(_section(_compressed(plane, search=info.dtype not in ROTATE)) for plane in planes)
+    return tuple(_section(_compressed(plane, search=info.dtype not in ROTATED_BITS)) for plane in planes)
 
 
 def _section(data: bytes) -> Section:
@@ -163,7 +165,7 @@ def _compressors() -> tuple[Any, Any]:
     alone = zstd.ZstdCompressionParameters(
         window_log=17, hash_log=6, chain_log=6, search_log=1, min_match=7, strategy=zstd.STRATEGY_FAST
     )
-    return zstd.ZstdCompressor(compression_params=alone), zstd.ZstdCompressor(level=LEVEL)
+    return zstd.ZstdCompressor(compression_params=alone), zstd.ZstdCompressor(level=SEARCH_LEVEL)
 
 
 CODING = Coding(

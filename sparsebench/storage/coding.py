@@ -18,9 +18,9 @@ import numpy.typing as npt
 from sparsebench.models.files.checkpoint import TensorInfo
 from sparsebench.storage.words import Bytes, Scratch, halves, pairs
 
-Near = Callable[[str], Bytes | None]
+ReadOther = Callable[[str], Bytes | None]
 """The original bytes of another tensor of the same file by name; None where it has none."""
-BITS = {"int8": 8, "int4": 4}
+CODE_BITS = {"int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Coding:
     version: int
     encodings: Callable[[TensorInfo], tuple[str, ...]]
     parts: Callable[[str, int], tuple[str, ...]]
-    encode: Callable[[Bytes, TensorInfo, Near, Scratch], tuple[str, tuple[Section, ...]]]
+    encode: Callable[[Bytes, TensorInfo, ReadOther, Scratch], tuple[str, tuple[Section, ...]]]
     decode: Callable[[str, Sequence[Bytes], TensorInfo, Scratch], Bytes]
     spare: int = 0
 
@@ -121,16 +121,16 @@ class CodeLayout:
 
 def encodings(info: TensorInfo, indices: tuple[str, ...]) -> tuple[str, ...]:
     """Return the encodings that a tensor may have as a quantized weight: each index for each size of code."""
-    return tuple(f"{code}-{index}" for code in BITS for index in indices) if _holds_codes(info) else ()
+    return tuple(f"{code}-{index}" for code in CODE_BITS for index in indices) if _holds_codes(info) else ()
 
 
-def quantized(info: TensorInfo, near: Near) -> CodeLayout | None:
+def quantized(info: TensorInfo, read_other: ReadOther) -> CodeLayout | None:
     """Return the layout of a quantized weight; None for any other tensor."""
-    shape = near(f"{info.name.removesuffix('_packed')}_shape") if _holds_codes(info) else None
+    shape = read_other(f"{info.name.removesuffix('_packed')}_shape") if _holds_codes(info) else None
     if shape is None or shape.size != 16:
         return None
     columns = int(shape.view(np.int64)[1])
-    fitting = (bits for bits in BITS.values() if math.ceil(columns * bits / 32) == info.shape[1])
+    fitting = (bits for bits in CODE_BITS.values() if math.ceil(columns * bits / 32) == info.shape[1])
     return next((layout_of(info, bits) for bits in fitting), None)
 
 

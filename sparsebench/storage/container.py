@@ -80,32 +80,32 @@ def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
     """
     header, start = read_header(source)
     infos = {info.name: info for info in tensor_infos(header, start, source)}
-    with source.open("rb") as opened:
-        stored = _Header(coding, opened.read(start)[8:])
-    room = stored.room(infos.values())
+    with source.open("rb") as source_file:
+        stored_header = _Header(coding, source_file.read(start)[8:])
+    reserved = stored_header.most_bytes(infos.values())
     encodings = {}
     scratch = Scratch()
 
-    def near(name: str) -> Bytes | None:
+    def read_other(name: str) -> Bytes | None:
         return read_bytes(source, infos[name].begin, infos[name].end) if name in infos else None
 
     with target.open("wb") as file:
-        file.write(b" " * room)
+        file.write(b" " * reserved)
         for info in infos.values():
             bits = read_bytes(source, info.begin, info.end, scratch.take("dense", info.nbytes))
-            encoding, parts = coding.encode(bits, info, near, scratch)
+            encoding, parts = coding.encode(bits, info, read_other, scratch)
             _check_size(target, info.name, sum(part.nbytes for part in parts), info.nbytes, bounded.TENSOR_BYTES)
             for part in parts:
                 for piece in part.pieces:
                     file.write(piece.data)
-            stored.add(info, encoding, compiled.packing_kernels().crc32(bits), parts)
+            stored_header.add(info, encoding, compiled.packing_kernels().crc32(bits), parts)
             encodings[info.name] = encoding
         source_bytes = max((info.end for info in infos.values()), default=0)
         _check_size(target, "all", file.tell(), source_bytes, bounded.SHARD_BYTES)
-        text = stored.text().ljust(room - 8)
-        assert len(text) == room - 8, f"a header of {len(text)} bytes where {room - 8} were kept for it"
+        text = stored_header.text().ljust(reserved - 8)
+        assert len(text) == reserved - 8, f"a header of {len(text)} bytes where {reserved - 8} were kept for it"
         file.seek(0)
-        file.write(struct.pack("<Q", room - 8) + text)
+        file.write(struct.pack("<Q", reserved - 8) + text)
     return encodings
 
 
@@ -125,8 +125,8 @@ def read(path: Path, coding: Coding) -> StoredFile:
         text = metadata["source"].encode()
         if f"{zlib.crc32(text):08x}" != metadata["source_crc32"]:
             raise StorageError(f"{path}: checksum mismatch in the source file's header", coding.again)
-        infos = tensor_infos(_parsed(text, path), 8 + len(text), path)
-        tensors = _parsed(metadata["tensors"], path)
+        infos = tensor_infos(_parse_header(text, path), 8 + len(text), path)
+        tensors = _parse_header(metadata["tensors"], path)
         entries = tuple(_entry(path, coding, info, tensors[info.name], header, start) for info in infos)
     except ModelError as error:
         raise StorageError(error.message, coding.again) from error
@@ -147,11 +147,11 @@ def read_bytes(path: Path, begin: int, end: int, into: Bytes | None = None) -> B
     with path.open("rb", buffering=0) as file:
         file.seek(begin)
         while done < buffer.size:
-            got = file.readinto(view[done:])
-            if not got:
+            count = file.readinto(view[done:])
+            if not count:
                 problem = f"{path}: ends at byte {begin + done} where {end} are expected"
                 raise StorageError(problem, "copy or make it again")
-            done += got
+            done += count
     return buffer
 
 
@@ -170,7 +170,7 @@ class _Header:
         self.tensors[info.name] = {"encoding": encoding, "crc32": f"{crc32:08x}"}
         names = [name for name in self.coding.parts(encoding, item_size(info)) if name]
         for name, part in zip(names, parts, strict=True):
-            self._part(f"{info.name}#{name}", part.dtype, part.shape, part.nbytes)
+            self._add_part(f"{info.name}#{name}", part.dtype, part.shape, part.nbytes)
 
     def text(self) -> bytes:
         """Return the header as it is written, before padding."""
@@ -183,7 +183,7 @@ class _Header:
         }
         return json.dumps({"__metadata__": metadata, **self.parts}, separators=(",", ":")).encode()
 
-    def room(self, infos: Iterable[TensorInfo]) -> int:
+    def most_bytes(self, infos: Iterable[TensorInfo]) -> int:
         """Return a number of bytes, a multiple of 8, that always holds the length and header for these tensors."""
         longest = _Header(self.coding, self.source)
         shapes = 0
@@ -196,17 +196,17 @@ class _Header:
             for number, name in enumerate(names[encoding]):
                 size, dtype = (1, "U8") if number == 0 else (item_size(info) or 1, info.dtype)
                 if name:
-                    longest._part(f"{info.name}#{name}", dtype, (info.nbytes // size,), info.nbytes)
+                    longest._add_part(f"{info.name}#{name}", dtype, (info.nbytes // size,), info.nbytes)
             shapes += len(str(info.shape)) + self.coding.spare * len(names[encoding])
         return -(-(8 + len(longest.text()) + shapes) // 8) * 8
 
-    def _part(self, name: str, dtype: str, shape: tuple[int, ...], size: int) -> None:
+    def _add_part(self, name: str, dtype: str, shape: tuple[int, ...], size: int) -> None:
         offsets = [self.offset, self.offset + size]
         self.parts[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
         self.offset += size
 
 
-def _parsed(text: str | bytes, path: Path) -> Any:
+def _parse_header(text: str | bytes, path: Path) -> Any:
     return bounded.parse_json(text, f"{path}: its header", StorageError, "copy or make it again")
 
 

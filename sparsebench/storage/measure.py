@@ -68,24 +68,24 @@ def measure(
     and is not kept: its folder cannot be made again from weights. Raises StorageError for an unknown format and for one
     that cannot be read back, ModelError for a folder that cannot be read.
     """
-    file = gguf_file(Path(folder))
-    table = known_formats()
+    gguf = gguf_file(Path(folder))
+    formats_by_name = known_formats()
     for name in formats:
-        if name not in table:
-            raise StorageError(f"unknown storage format {name!r}", f"choose from {', '.join(table)}")
+        if name not in formats_by_name:
+            raise StorageError(f"unknown storage format {name!r}", f"choose from {', '.join(formats_by_name)}")
     checkpoint = open_checkpoint(Path(folder))
     prunable = [name for name, part in parts(checkpoint, family).items() if part.prunable]
     Path(workspace).mkdir(parents=True, exist_ok=True)
-    stored = {part for name in prunable for part in checkpoint.parts(name)}
+    prunable_parts = {part for name in prunable for part in checkpoint.parts(name)}
     sizes = []
     with tempfile.TemporaryDirectory(prefix="storage-", dir=workspace) as scratch:
         for name in formats:
             out = keep_packed if keep_packed and name == "packed" else Path(scratch) / name
-            if file:
-                sizes.append(Size(name, file.stat().st_size, None, 0.0, None))
+            if gguf:
+                sizes.append(Size(name, gguf.stat().st_size, None, 0.0, None))
             else:
-                sizes.append(_size(table[name], checkpoint, stored, out))
-    if keep_packed is not None and not file and "packed" not in formats:
+                sizes.append(_measured_size(formats_by_name[name], checkpoint, prunable_parts, out))
+    if keep_packed is not None and not gguf and "packed" not in formats:
         pack(checkpoint.folder, keep_packed)
     bound = bounds(checkpoint, prunable)
     return StorageResult(
@@ -94,35 +94,36 @@ def measure(
         nonzero=bound.nonzero,
         raw_value_bound=bound.raw_values,
         entropy_bound=bound.entropy,
-        unprunable_bytes=sum(info.nbytes for name, info in checkpoint.stored.items() if name not in stored),
+        unprunable_bytes=sum(info.nbytes for name, info in checkpoint.stored.items() if name not in prunable_parts),
         folder_bytes=sum(path.stat().st_size for path in checkpoint.folder.rglob("*") if path.is_file()),
     )
 
 
-def _size(row: Format, checkpoint: Checkpoint, stored: Set[str], out: Path) -> Size:
+def _measured_size(storage_format: Format, checkpoint: Checkpoint, prunable_parts: Set[str], out: Path) -> Size:
     seconds = 0.0
-    if row.write is None:
+    if storage_format.write is None:
         out = checkpoint.folder
     else:
         start = time.perf_counter()
-        row.write(checkpoint.folder, out)
+        storage_format.write(checkpoint.folder, out)
         seconds = time.perf_counter() - start
-    total, tensor_bytes = row.sizes(out)
-    round_trip = None if row.read is None else _is_checkpoint(row.read(out), checkpoint)
-    return Size(row.name, total, sum(tensor_bytes[name] for name in stored), seconds, round_trip)
+    total, tensor_bytes = storage_format.sizes(out)
+    round_trip = None if storage_format.read is None else _is_checkpoint(storage_format.read(out), checkpoint)
+    prunable_bytes = sum(tensor_bytes[name] for name in prunable_parts)
+    return Size(storage_format.name, total, prunable_bytes, seconds, round_trip)
 
 
 def _is_checkpoint(restored: Iterator[tuple[TensorInfo, Bytes]], checkpoint: Checkpoint) -> bool:
     """Return whether the restored tensors equal all of the checkpoint's in dtype, shape and bytes."""
-    equal = set()
+    equal_names = set()
     for info, bits in restored:
         original = checkpoint.stored.get(info.name)
         if original is None or (original.dtype, original.shape) != (info.dtype, info.shape):
             return False
-        if not np.array_equal(bits, read_bytes(checkpoint.folder / original.file, original.begin, original.end)):
+        if not np.array_equal(bits, _tensor_bytes(checkpoint, original)):
             return False
-        equal.add(info.name)
-    return equal == set(checkpoint.stored)
+        equal_names.add(info.name)
+    return equal_names == set(checkpoint.stored)
 
 
 @dataclass(frozen=True)
@@ -154,21 +155,21 @@ def bounds(checkpoint: Checkpoint, names: Iterable[str]) -> Bounds:
     for info in (checkpoint.tensors[name] for name in names):
         if isinstance(checkpoint, QuantizedCheckpoint) and info.name in checkpoint.quantized:
             item = counted = checkpoint.scheme.bits / 8
-            counts, scale_bytes, scale_entropy = _codes(checkpoint, info.name)
+            counts, scale_bytes, scale_entropy = _code_counts(checkpoint, info.name)
             raw, entropy = raw + scale_bytes, entropy + scale_entropy
         else:
             item, counted = float(item_size(info)), 2.0
-            counts = _upper_halves(_read(checkpoint, info), item_size(info))
+            counts = _upper_halves(_tensor_bytes(checkpoint, info), item_size(info))
         count = int(counts.sum())
-        positions = _bits([info.numel - count, count]) / 8
+        positions = _entropy_bits([info.numel - count, count]) / 8
         weights += info.numel
         nonzero += count
         raw += positions + count * item
-        entropy += positions + _bits(counts) / 8 + count * (item - counted)
+        entropy += positions + _entropy_bits(counts) / 8 + count * (item - counted)
     return Bounds(weights, nonzero, raw, entropy)
 
 
-def _codes(checkpoint: QuantizedCheckpoint, name: str) -> tuple[npt.NDArray[np.int64], int, float]:
+def _code_counts(checkpoint: QuantizedCheckpoint, name: str) -> tuple[npt.NDArray[np.int64], int, float]:
     """Return how often each nonzero code occurs; the bytes of scales and shape; these at entropy."""
     codes, stored = checkpoint.codes(name), checkpoint.stored
     offsets = codes.values.numpy().view(np.uint8).reshape(-1)
@@ -176,13 +177,13 @@ def _codes(checkpoint: QuantizedCheckpoint, name: str) -> tuple[npt.NDArray[np.i
     counts[0] = 0
     sizes = {part.removeprefix(name): stored[part].nbytes for part in checkpoint.parts(name)}
     scale = stored[f"{name}_scale"]
-    halves = _upper_halves(_read(checkpoint, scale), item_size(scale))
-    scale_entropy = _bits(halves) / 8 + int(halves.sum()) * (item_size(scale) - 2) + sizes.get("_shape", 0)
+    halves = _upper_halves(_tensor_bytes(checkpoint, scale), item_size(scale))
+    scale_entropy = _entropy_bits(halves) / 8 + int(halves.sum()) * (item_size(scale) - 2) + sizes.get("_shape", 0)
     scale_bytes = sum(size for end, size in sizes.items() if end not in ("", "_packed"))
     return counts, scale_bytes, scale_entropy
 
 
-def _read(checkpoint: Checkpoint, info: TensorInfo) -> Bytes:
+def _tensor_bytes(checkpoint: Checkpoint, info: TensorInfo) -> Bytes:
     return read_bytes(checkpoint.folder / info.file, info.begin, info.end)
 
 
@@ -197,7 +198,7 @@ def _upper_halves(bits: Bytes, item: int) -> npt.NDArray[np.int64]:
     return counts
 
 
-def _bits(counts: npt.ArrayLike) -> float:
+def _entropy_bits(counts: npt.ArrayLike) -> float:
     """Return the bits that symbols with these counts take at their empirical entropy."""
     present = np.asarray(counts, np.float64)
     present = present[present > 0]

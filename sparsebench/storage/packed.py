@@ -21,7 +21,7 @@ from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.files.checkpoint import TensorInfo, torch_dtype
 from sparsebench.paths import check_contained
 from sparsebench.storage import compiled, folders
-from sparsebench.storage.coding import BITS, Coding, Near, Section, encodings, item_size, layout_of, quantized
+from sparsebench.storage.coding import CODE_BITS, Coding, ReadOther, Section, encodings, item_size, layout_of, quantized
 from sparsebench.storage.container import StoredFile, StoredTensor, is_believable, read
 from sparsebench.storage.words import ESCAPE, WORDS, Bytes, Scratch, Words
 
@@ -97,8 +97,10 @@ def _parts(encoding: str, item: int) -> tuple[str, ...]:
     return ("", "raw") if encoding == "raw" else (encoding.rpartition("-")[2], "values")
 
 
-def _encode_tensor(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
-    layout = quantized(info, near)
+def _encode_tensor(
+    bits: Bytes, info: TensorInfo, read_other: ReadOther, scratch: Scratch
+) -> tuple[str, tuple[Section, ...]]:
+    layout = quantized(info, read_other)
     codes = without_zeros(layout.split(bits, scratch), layout.bits, scratch) if layout else None
     if layout and codes:
         values = layout.packed(np.concatenate(codes.values))
@@ -117,7 +119,7 @@ def _decode_tensor(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scra
     code, _, kind = encoding.rpartition("-")
     if not code:
         return decode(kind, index, values, info.nbytes, item_size(info), scratch)
-    layout = layout_of(info, BITS[code])
+    layout = layout_of(info, CODE_BITS[code])
     return layout.join(decode(kind, index, layout.unpacked(values), layout.rows * layout.columns, 1, scratch))
 
 

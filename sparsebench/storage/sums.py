@@ -17,16 +17,16 @@ from sparsebench import environment
 from sparsebench.models.files.safety import NOTES
 from sparsebench.sources.cache import read_json, write_json
 
-SUFFIX = ".sums.json"
+CHECKSUMS_SUFFIX = ".sums.json"
 ALGORITHM = "xxh3_64"
 
 
 def checksum_file(folder: Path) -> Path:
     """Return the path of the file with the checksums of ``folder``."""
-    return folder.with_name(folder.name + SUFFIX)
+    return folder.with_name(folder.name + CHECKSUMS_SUFFIX)
 
 
-def checksum(folder: Path) -> str:
+def weights_checksum(folder: Path) -> str:
     """Return the CRC-32 and the number of the weight files' bytes: machines that made the same weights agree on it."""
     total, size = 0, 0
     for path in sorted(folder.glob("*.safetensors")):
@@ -36,7 +36,7 @@ def checksum(folder: Path) -> str:
     return f"{total:08x}-{size}"
 
 
-def content(folder: Path) -> str:
+def noted_checksum(folder: Path) -> str:
     """Return the checksum of a folder's weights as ``seal`` noted it; empty where the folder is not sealed."""
     return str((read_json(folder / NOTES) or {}).get("content", ""))
 
@@ -48,13 +48,13 @@ def seal(folder: Path, device: str = "cpu") -> None:
     """
     notes = read_json(folder / NOTES) or {}
     if "content" not in notes:
-        notes |= {"content": checksum(folder), "made_on": environment.place(device)}
+        notes |= {"content": weights_checksum(folder), "made_on": environment.place(device)}
         forget(folder)  # a process that opens the folder now would take the note for damage
         write_json(folder / NOTES, notes, indent=1)
-    write(folder)
+    write_checksums(folder)
 
 
-def write(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """Write the size and checksum of every file of ``folder``."""
     write_json(
         checksum_file(folder),
@@ -67,21 +67,21 @@ def damage(folder: Path) -> str | None:
 
     None where nothing changed, or no checksums are written. A folder may be removed while it is read.
     """
-    noted = (read_json(checksum_file(folder)) or {}).get(ALGORITHM)
-    if not isinstance(noted, dict):
+    noted_files = (read_json(checksum_file(folder)) or {}).get(ALGORITHM)
+    if not isinstance(noted_files, dict):
         return None
     try:
-        return _difference(folder, noted)
+        return _difference(folder, noted_files)
     except FileNotFoundError as error:  # another job found the damage first
         return f"{error.filename} is gone"
 
 
-def _difference(folder: Path, noted: dict[str, list[object]]) -> str | None:
-    """Return what differs between a folder and what is known of its files: the size in bytes and checksum of each."""
-    if names := sorted(set(noted) ^ set(_file_names(folder))):
-        return f"{folder / names[0]} {'is missing' if names[0] in noted else 'was added'}"
-    for name in sorted(noted, key=lambda name: (folder / name).stat().st_size):
-        noted_size, noted_sum = noted[name]
+def _difference(folder: Path, noted_files: dict[str, list[object]]) -> str | None:
+    """Return what differs between a folder and what is noted of its files: the size in bytes and checksum of each."""
+    if names := sorted(set(noted_files) ^ set(_file_names(folder))):
+        return f"{folder / names[0]} {'is missing' if names[0] in noted_files else 'was added'}"
+    for name in sorted(noted_files, key=lambda name: (folder / name).stat().st_size):
+        noted_size, noted_sum = noted_files[name]
         if (size := (folder / name).stat().st_size) != noted_size:
             return f"{folder / name} has {size:,} bytes, not {noted_size:,}"
         if _size_and_checksum(folder / name) != (noted_size, noted_sum):

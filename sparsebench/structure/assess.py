@@ -55,8 +55,8 @@ def assess(folder: Path, family: str, absolute: Sequence[float], relative: Seque
     checkpoint = open_checkpoint(folder)
     model_parts = parts(checkpoint, family)
     for name, info in checkpoint.tensors.items():
-        matrix = model_parts[name].layer is not None and len(info.shape) == 2 and name.endswith("weight")
-        if matrix and info.dtype not in FLOAT_DTYPES:
+        is_matrix = model_parts[name].layer is not None and len(info.shape) == 2 and name.endswith("weight")
+        if is_matrix and info.dtype not in FLOAT_DTYPES:
             problem = f"{name} is stored as {info.dtype}: a quantized checkpoint"
             raise ModelError(problem, "convert it to bfloat16, float16 or float32")
     tensors = [
@@ -71,11 +71,11 @@ def _tensor(
     checkpoint: Checkpoint, info: TensorInfo, part: Part, absolute: Sequence[float], relative: Sequence[float]
 ) -> TensorStructure:
     try:
-        counted = tensor_statistics(_tensor_bytes(checkpoint, info), info.dtype, absolute, relative)
+        statistics = tensor_statistics(_tensor_bytes(checkpoint, info), info.dtype, absolute, relative)
     except ModelError as error:
         raise ModelError(f"{checkpoint.folder / info.file}: {info.name}: {error.message}", error.hint) from error
     return TensorStructure(
-        **vars(counted),
+        **vars(statistics),
         name=part.name,
         layer=part.layer,
         side=part.stack,

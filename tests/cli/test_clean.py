@@ -58,7 +58,7 @@ def test_what_can_go_goes_and_what_is_used_stays(
     for folder in (*stays, ranks, partial, *free):
         folder.mkdir(parents=True)
         (folder / "file").write_bytes(b"x" * 5000)
-    sums.write(free[0])
+    sums.write_checksums(free[0])
     with Leases(Workspace.of(tmp_path / "l.duckdb", work), [used]):
         # A lock of one's own process is none to it: ask from another.
         command = [sys.executable, "-m", "sparsebench", "clean", "--json", "--work", str(work)]

@@ -82,7 +82,7 @@ def test_a_copy_is_unpacked_and_a_damaged_one_asks_for_its_parent(tiny_llama: Pa
     _, parent, end = plan.variants.values()
     space = settings.workspace
     pack(tiny_llama, space.packed(end))
-    sums.write(space.packed(end))
+    sums.write_checksums(space.packed(end))
     cells = [cell for cell in plan.cells if cell.variant == end and cell.stage == "structure"]
     (job, _) = jobs(plan, cells, space.present, space.has_packed)
     spec = specification(plan, settings, job)
