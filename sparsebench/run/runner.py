@@ -112,7 +112,7 @@ class Runner:
         self.waiting = Queue(jobs(self.plan, cells, self.workspace.present, self.workspace.has_packed))
         self.workspace.sweep()
         self._release(releasable)
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        previous_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             self.executor.begin(cells)
             self.display.begin([*cells, *(cell for cell, _ in refused)], list(self.waiting))
@@ -130,7 +130,7 @@ class Runner:
         finally:
             self._end_all()
             self.display.end()
-            signal.signal(signal.SIGTERM, previous)
+            signal.signal(signal.SIGTERM, previous_handler)
             self._ingest(last=True)
         return self.counts
 
@@ -216,7 +216,7 @@ class Runner:
         due = min(child.silence.next_check for child in self.children) - time.monotonic()
         due = min(due, self.display.due())
         for key, _ in self.selector.select(max(0.0, due if timed else min(due, 1.0))):
-            if not self._read(key.data):
+            if not self._read_events(key.data):
                 self._finish(key.data)
         for child in list(self.children):
             # A job may have done nothing for too long, or another process may hold its pipe after its end.
@@ -229,23 +229,23 @@ class Runner:
         if not timed:
             self._ingest_if_due()
 
-    def _read(self, child: Child) -> bool:
+    def _read_events(self, child: Child) -> bool:
         """Take in what a child has said; return False where its pipe is closed or empty."""
         try:
-            data = os.read(child.task.events, 1 << 16)
+            received = os.read(child.task.events, 1 << 16)
         except BlockingIOError:
             return False
         child.silence.since = time.monotonic()
-        *lines, child.buffer = (child.buffer + data).split(b"\n")
+        *lines, child.buffer = (child.buffer + received).split(b"\n")
         for line in lines:
-            self._event(child, json.loads(line))
-        return bool(data)
+            self._handle_event(child, json.loads(line))
+        return bool(received)
 
-    def _read_all(self, child: Child) -> None:
-        while self._read(child):
+    def _read_all_events(self, child: Child) -> None:
+        while self._read_events(child):
             pass
 
-    def _event(self, child: Child, event: dict[str, Any]) -> None:
+    def _handle_event(self, child: Child, event: dict[str, Any]) -> None:
         match event["event"]:
             case "cell":
                 cell = next(cell for cell in child.job.cells if cell.id == event["cell"])
@@ -271,7 +271,7 @@ class Runner:
     def _finish(self, child: Child) -> None:
         """Collect a job whose pipe has closed, record the cells it left undone, and free what nobody needs any more."""
         code = child.task.wait()  # first, so that Ctrl-C finds a child whole or not at all
-        self._read_all(child)
+        self._read_all_events(child)
         self.children.remove(child)
         self.executor.share_cores(self._tasks)
         self._close(child)
@@ -396,9 +396,9 @@ class Runner:
         """End every child, and take in what it had said."""
         self.executor.end(self._tasks)
         for child in self.children:
-            self._read_all(child)  # it may wait for room in its pipe
+            self._read_all_events(child)  # it may wait for room in its pipe
             child.task.wait()
-            self._read_all(child)
+            self._read_all_events(child)
             self._close(child)
         self.children = []
 
