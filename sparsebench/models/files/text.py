@@ -145,10 +145,12 @@ def _parts_that_decide_ids(path: Path) -> tuple[Any, ...]:
     model = content.get("model") if isinstance(content.get("model"), dict) else {}
     assert isinstance(model, dict)
     merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model.get("merges") or ()]
-    added = {
-        token.get("content"): token.get("id") for token in content.get("added_tokens") or () if isinstance(token, dict)
-    }
-    return model.get("vocab"), merges, added, content.get("normalizer"), content.get("pre_tokenizer")
+    added_tokens = [token for token in content.get("added_tokens") or () if isinstance(token, dict)]
+    added = {token.get("content"): token.get("id") for token in added_tokens}
+    # Older files lack options that newer ones state as null, false or an empty text.
+    options = {key: option for key, option in model.items() if option not in (None, "") and option is not False}
+    options = {key: option for key, option in options.items() if key not in ("type", "vocab", "merges")}
+    return model.get("vocab"), merges, options, added, content.get("normalizer"), content.get("pre_tokenizer")
 
 
 def same_tokenizer(first: Path, second: Path) -> bool:

@@ -176,6 +176,15 @@ def test_merges_are_the_same_however_they_are_written(tmp_path: Path) -> None:
     assert same_tokens(folders[0], tmp_path) is None
 
 
+def test_options_that_change_the_ids_tell_tokenizers_apart(tmp_path: Path) -> None:
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "abab": 3}, "merges": ["a b"]}
+    folders = [tmp_path / name for name in ("merging", "stating it", "not merging")]
+    for folder, option in zip(folders, ({}, {"ignore_merges": False}, {"ignore_merges": True}), strict=True):
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text(json.dumps({"model": model | option}))
+    assert same_tokens(*folders[:2]) and same_tokens(folders[0], folders[2]) is False
+
+
 def test_a_much_shallower_teacher_is_compared_by_layers_that_it_has() -> None:
     assert layer_pairs(4, 2, "uniform", 1) == [(1, 1), (2, 1), (3, 2), (4, 2)], "attention begins with layer 1"
     assert layer_pairs(4, 2, "uniform")[0] == (1, 0), "states begin with what the first layer reads"
