@@ -14,7 +14,6 @@ kept, compared or published belongs in a manifest.
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -37,8 +36,9 @@ from sparsebench.manifest.names import Dtype, Family
 from sparsebench.manifest.problems import did_you_mean
 from sparsebench.manifest.recipes import verb_and_name
 from sparsebench.manifest.schema import Device, ManifestCalibration, NonEmpty
+from sparsebench.models.files.building import temporary
 from sparsebench.models.shape.topology import refuse_replay
-from sparsebench.paths import check_new_folder, ledger_path
+from sparsebench.paths import check_new_folder, ledger_path, temporary_folder
 from sparsebench.plan.expand import with_defaults
 from sparsebench.plan.single import SingleModel, as_user_errors, prepare_single
 from sparsebench.progress import progress
@@ -155,11 +155,10 @@ class Chain:
         """Apply the steps to ``model``, one after the other, and leave the result in ``out``."""
         steps_made: list[tuple[Step, StepReport]] = []
         parent, device = model.folder, device if self.on_device else "cpu"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as scratch:
+        with temporary(out.with_name(f"{out.name}.steps")) as scratch:
             self.refuse(read_json(model.folder / "config.json") or {})
             for number, step in enumerate(self.steps, 1):
-                folder = out if number == len(self.steps) else Path(scratch) / str(number)
+                folder = out if number == len(self.steps) else scratch / str(number)
                 context = Context(
                     model.family,
                     self.calibration.seed,
@@ -219,7 +218,7 @@ def inspect(model: SingleModel, relative: Sequence[Threshold] = (0.01, 0.1, 0.5,
 @checked
 def sizes(model: SingleModel, formats: NonEmptyList[str] = ("dense", "packed")) -> pd.DataFrame:
     """Return the bytes of the model's weights in each format, each written, read back and compared."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         measured = storage.measure(model.folder, model.family, formats, Path(scratch) / "sizes")
     return pd.DataFrame([asdict(size) for size in measured.sizes])
 

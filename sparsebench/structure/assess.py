@@ -134,7 +134,7 @@ def summary(result: StructureResult) -> tuple[GroupSummary, ...]:
     for tensor in prunable:
         layers.setdefault((tensor.side, tensor.layer or 0), []).append(tensor)
     # The encoder's layers come before the decoder's.
-    for side, layer in sorted(sorted(layers), key=lambda block: block[0] == "decoder"):
+    for side, layer in sorted(layers, key=lambda block: (block[0] == "decoder", block)):
         rows.append(_group_summary("layer", layers[side, layer], side=side, layer=layer))
     kinds: dict[tuple[str, str], list[TensorStructure]] = {}
     for tensor in result.tensors:

@@ -1,5 +1,7 @@
 """Calls of the notebook's functions that mean nothing: refused at once, by the argument's name, as errors of this package."""
 
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +13,7 @@ from pydantic import Field
 from sparsebench import apply, inspect, load, measure, score, sizes, sql
 from sparsebench.arguments import checked
 from sparsebench.errors import SparsebenchError, UserError
+from sparsebench.paths import partial_of
 from sparsebench.plan.single import SingleModel
 from sparsebench.steps.contract import StepKind
 from tests.adversarial import benign
@@ -128,6 +131,16 @@ def test_a_step_that_ends_without_a_result_is_an_error(home: Path, monkeypatch: 
     monkeypatch.setattr(StepKind, "load", lambda kind: lambda *given: None)
     with pytest.raises(SparsebenchError, match="prune: magnitude"):
         apply(GONE, HALF, "out")
+
+
+def test_what_a_killed_chain_has_left_is_removed_by_the_next(home: Path) -> None:
+    dense = load(benign.model(home / "model"))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = home / partial_of(Path("out.steps")).name.replace(str(os.getpid()), str(ended.pid))
+    (left / "1").mkdir(parents=True)
+    apply(dense, [HALF, INT4], "out")
+    assert sorted(path.name for path in home.iterdir()) == ["file", "model", "out"]
 
 
 def test_groups_that_a_matrix_can_have_are_made(home: Path) -> None:

@@ -6,7 +6,6 @@ import math
 import mmap
 import re
 import struct
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError, library_errors
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.families import auto_class
+from sparsebench.paths import temporary_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -142,7 +142,7 @@ def load_gguf(file: Path, family: Family, dtype: str) -> tuple[PreTrainedModel, 
     location: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     # Without `dequantize` the model counts as quantized and cannot be saved.
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "quantization_config": GgufConfig(dequantize=True)}
-    with tempfile.TemporaryDirectory() as alone:
+    with temporary_folder() as alone:
         (Path(alone) / file.name).symlink_to(file.resolve())
         with library_errors(
             f"{file}: transformers cannot load it as {family}", "check the family, or fetch the file again"
