@@ -17,8 +17,7 @@ from sparsebench.errors import RecordError, UnsupportedError, UserError
 from sparsebench.manifest.nodes import read_yaml
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.preflight import Prepared
-from sparsebench.plan.stages import is_timed, same_value
-from sparsebench.plan.stages import stage_names as stage_names
+from sparsebench.plan.stages import is_timed, same_value, stage_names
 from sparsebench.records import file_problem, read_cell, record_key, statuses
 from sparsebench.steps.registry import kinds
 

@@ -38,9 +38,9 @@ SEARCH_LEVEL = 3
 _KINDS = ("planes", "bitmask", "gaps8")
 
 
-def _parts(encoding: str, item: int) -> tuple[str, ...]:
+def _parts(encoding: str, item_bytes: int) -> tuple[str, ...]:
     code, _, kind = encoding.rpartition("-")
-    planes = item if item in WORDS and not code else 1
+    planes = item_bytes if item_bytes in WORDS and not code else 1
     return ("" if kind == "planes" else kind, *(f"plane{number}" for number in range(planes)))
 
 
@@ -49,10 +49,10 @@ def _encode_tensor(
 ) -> tuple[str, tuple[Section, ...]]:
     if layout := quantized(info, read_other):
         return _encode_codes(layout, bits, scratch)
-    item = item_size(info)
-    if item not in WORDS:
+    item_bytes = item_size(info)
+    if item_bytes not in WORDS:
         return "planes", (_section(_compressed(bits, search=True)),)
-    words = bits.view(WORDS[item])
+    words = bits.view(WORDS[item_bytes])
     scan = compiled.packing_kernels().scan(words, scratch)
     if scan.count == words.size:
         return "planes", _planes(words, info)
@@ -88,13 +88,13 @@ def _decode_tensor(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scra
     code, _, kind = encoding.rpartition("-")
     if code:
         return _decode_codes(kind, parts, layout_of(info, CODE_BITS[code]), scratch)
-    item, count = item_size(info), info.numel
-    if item not in WORDS:
+    item_bytes, count = item_size(info), info.numel
+    if item_bytes not in WORDS:
         return _decompressed(parts[1], info.nbytes, info.nbytes)
     planes = [_decompressed(part, count if encoding == "planes" else 0, count) for part in parts[1:]]
     if len({plane.size for plane in planes}) != 1:
         raise StorageError("its planes differ in length")
-    values = compiled.packing_kernels().join_planes(planes, WORDS[item], ROTATED_BITS.get(info.dtype, 0))
+    values = compiled.packing_kernels().join_planes(planes, WORDS[item_bytes], ROTATED_BITS.get(info.dtype, 0))
     if encoding == "planes":
         return values.view(np.uint8)
     return _place_values(encoding, parts[0], values, count, scratch).view(np.uint8)

@@ -154,26 +154,26 @@ def bounds(checkpoint: Checkpoint, names: Iterable[str]) -> Bounds:
     raw = entropy = 0.0
     for info in (checkpoint.tensors[name] for name in names):
         if isinstance(checkpoint, QuantizedCheckpoint) and info.name in checkpoint.quantized:
-            item = counted = checkpoint.scheme.bits / 8
+            value_bytes = counted_bytes = checkpoint.scheme.bits / 8
             counts, scale_bytes, scale_entropy = _code_counts(checkpoint, info.name)
             raw, entropy = raw + scale_bytes, entropy + scale_entropy
         else:
-            item, counted = float(item_size(info)), 2.0
+            value_bytes, counted_bytes = float(item_size(info)), 2.0
             counts = _upper_halves(_tensor_bytes(checkpoint, info), item_size(info))
         count = int(counts.sum())
         positions = _entropy_bits([info.numel - count, count]) / 8
         weights += info.numel
         nonzero += count
-        raw += positions + count * item
-        entropy += positions + _entropy_bits(counts) / 8 + count * (item - counted)
+        raw += positions + count * value_bytes
+        entropy += positions + _entropy_bits(counts) / 8 + count * (value_bytes - counted_bytes)
     return Bounds(weights, nonzero, raw, entropy)
 
 
 def _code_counts(checkpoint: QuantizedCheckpoint, name: str) -> tuple[npt.NDArray[np.int64], int, float]:
     """Return how often each nonzero code occurs; the bytes of scales and shape; these at entropy."""
     codes, stored = checkpoint.codes(name), checkpoint.stored
-    offsets = codes.values.numpy().view(np.uint8).reshape(-1)
-    counts = np.bincount(offsets & ((1 << checkpoint.scheme.bits) - 1), minlength=1)
+    code_bytes = codes.values.numpy().view(np.uint8).reshape(-1)
+    counts = np.bincount(code_bytes & ((1 << checkpoint.scheme.bits) - 1), minlength=1)
     counts[0] = 0
     sizes = {part.removeprefix(name): stored[part].nbytes for part in checkpoint.parts(name)}
     scale = stored[f"{name}_scale"]
@@ -187,9 +187,9 @@ def _tensor_bytes(checkpoint: Checkpoint, info: TensorInfo) -> Bytes:
     return read_bytes(checkpoint.folder / info.file, info.begin, info.end)
 
 
-def _upper_halves(bits: Bytes, item: int) -> npt.NDArray[np.int64]:
+def _upper_halves(bits: Bytes, item_bytes: int) -> npt.NDArray[np.int64]:
     """Return how often each value of the upper 16 bits occurs among the elements with any bit set."""
-    words, step = bits.view(WORDS[item]), item // 2
+    words, step = bits.view(WORDS[item_bytes]), item_bytes // 2
     upper = bits.view(np.uint16)[step - 1 :: step]
     counts = np.zeros(1 << 16, np.int64)
     for start in range(0, upper.size, BLOCK):

@@ -43,13 +43,17 @@ class Encoded:
     values: tuple[Words, ...]
 
 
-def encode(bits: Bytes, item: int, scratch: Scratch | None = None) -> Encoded:
-    """Encode a tensor, given as its bytes with ``item`` bytes per element, in the smallest encoding.
+def encode(bits: Bytes, item_bytes: int, scratch: Scratch | None = None) -> Encoded:
+    """Encode a tensor, given as its bytes with ``item_bytes`` bytes per element, in the smallest encoding.
 
     Of equal sizes the simpler encoding is taken: raw, then bitmask, then gaps. With ``scratch`` the result is in that
     memory.
     """
-    smaller = without_zeros(bits.view(WORDS[item]), item * 8, scratch or Scratch()) if item in WORDS else None
+    smaller = (
+        without_zeros(bits.view(WORDS[item_bytes]), item_bytes * 8, scratch or Scratch())
+        if item_bytes in WORDS
+        else None
+    )
     return smaller or Encoded("raw", np.empty(0, np.uint8), (bits,))
 
 
@@ -57,8 +61,9 @@ def without_zeros(words: Words, width: int, scratch: Scratch) -> Encoded | None:
     """Return the smallest encoding without the zeros, for values of ``width`` bits; None where raw is no larger."""
     scan = compiled.packing_kernels().scan(words, scratch)
     n, count = words.size, scan.count
-    room = (n * width + 7) // 8 - (count * width + 7) // 8
-    if min((n + 7) // 8, (count + 1) // 2) >= room:
+    dense_bytes, value_bytes = (n * width + 7) // 8, (count * width + 7) // 8
+    most_index_bytes = dense_bytes - value_bytes
+    if min((n + 7) // 8, (count + 1) // 2) >= most_index_bytes:
         return None
     mask, values = scan.split()
     choice = "bitmask"
@@ -66,14 +71,16 @@ def without_zeros(words: Words, width: int, scratch: Scratch) -> Encoded | None:
         sizes = scan.gap_bytes
         smaller = min(ESCAPE, key=sizes.__getitem__)
         # Gaps of a large tensor without any value would be so short that a reader takes the file for forged.
-        stored, dense = sizes[smaller] + (count * width + 7) // 8, (n * width + 7) // 8
-        if sizes[smaller] < mask.size and is_believable(stored, dense, bounded.TENSOR_BYTES):
+        stored_bytes = sizes[smaller] + value_bytes
+        if sizes[smaller] < mask.size and is_believable(stored_bytes, dense_bytes, bounded.TENSOR_BYTES):
             choice = smaller
     index = mask if choice == "bitmask" else scan.gaps(choice)
-    return Encoded(choice, index, values) if index.size < room else None
+    return Encoded(choice, index, values) if index.size < most_index_bytes else None
 
 
-def decode(encoding: str, index: Bytes, values: Bytes, size: int, item: int, scratch: Scratch | None = None) -> Bytes:
+def decode(
+    encoding: str, index: Bytes, values: Bytes, size: int, item_bytes: int, scratch: Scratch | None = None
+) -> Bytes:
     """Decode a tensor of ``size`` bytes from its ``index`` and ``values``; with ``scratch`` it may be in that memory.
 
     Raises StorageError (without the tensor's name) when index, values and size do not belong together.
@@ -82,9 +89,9 @@ def decode(encoding: str, index: Bytes, values: Bytes, size: int, item: int, scr
         if values.size != size or index.size:
             raise StorageError(f"{values.size} bytes where {size} are expected")
         return values
-    if encoding not in ENCODINGS or item not in WORDS or values.size % item:
-        raise StorageError(f"encoding {encoding!r} with elements of {item} bytes is unknown")
-    n, elements = size // item, values.view(WORDS[item])
+    if encoding not in ENCODINGS or item_bytes not in WORDS or values.size % item_bytes:
+        raise StorageError(f"encoding {encoding!r} with elements of {item_bytes} bytes is unknown")
+    n, elements = size // item_bytes, values.view(WORDS[item_bytes])
     if encoding == "bitmask" and index.size != (n + 7) // 8:
         raise StorageError(f"a bitmask of {index.size} bytes for {n} elements")
     words, done = compiled.packing_kernels().place(encoding, index, elements, n, scratch or Scratch())
@@ -93,7 +100,7 @@ def decode(encoding: str, index: Bytes, values: Bytes, size: int, item: int, scr
     return words.view(np.uint8)
 
 
-def _parts(encoding: str, item: int) -> tuple[str, ...]:
+def _parts(encoding: str, item_bytes: int) -> tuple[str, ...]:
     return ("", "raw") if encoding == "raw" else (encoding.rpartition("-")[2], "values")
 
 
