@@ -50,10 +50,11 @@ class Lock:
         hint = "remove it: names such as @main are then resolved anew"
         self.commits: dict[str, str] = bounded.read_object(path, UserError, hint) if path.is_file() else {}
 
-    def pinned(self, source: sources.Source, cache: sources.Cache) -> sources.Source:
+    def pin(self, source: sources.Source, cache: sources.Cache) -> sources.Source:
         """Return a hub source at the commit that its revision meant when it was first resolved; others do not move.
 
-        Raises SourceError for ``random``, which only a model's weights can be.
+        A commit that the file does not have yet is written into it. Raises SourceError for ``random``, which only a
+        model's weights can be.
         """
         if source.kind == "random":
             raise SourceError("random: untrained weights, with nothing to read or learn from", "name another source")
@@ -144,7 +145,7 @@ class Resolver:
         try:
             if text is None:
                 raise SourceError("an empty item in a list of texts", "name each of them")
-            return self.lock.pinned(sources.parse(text, self.loaded.folder), self.cache)
+            return self.lock.pin(sources.parse(text, self.loaded.folder), self.cache)
         except SourceError as error:
             self._report(at, error)
             return None
@@ -258,7 +259,7 @@ class Resolver:
             return task
         key = "source" if task.source else "task"
         try:
-            source = self.lock.pinned(sources.parse(source_text, self.loaded.folder), self.cache)
+            source = self.lock.pin(sources.parse(source_text, self.loaded.folder), self.cache)
             name = task.name or default_name(task.task, source) + (f"-{task.metric}" if task.metric else "")
             reference = Reference(source.text, content(source, self.cache))
             task = task.model_copy(update={"source": str(reference), "name": name})

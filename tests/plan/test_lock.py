@@ -61,7 +61,7 @@ def test_a_plan_stays_at_the_commit_that_it_began_with(tmp_path: Path, monkeypat
 def test_only_the_revision_changes(notation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, FIRST)
     lock = Lock(tmp_path / "mine.lock")
-    found = lock.pinned(sources.parse(notation), sources.Cache())
+    found = lock.pin(sources.parse(notation), sources.Cache())
     assert found.text == notation.replace("@main", f"@{FIRST}")
     assert Lock(tmp_path / "mine.lock").commits == {notation: FIRST}
 
@@ -70,7 +70,7 @@ def test_only_the_revision_changes(notation: str, tmp_path: Path, monkeypatch: p
 def test_what_cannot_move_is_not_noted(notation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, FIRST)
     source = sources.parse(notation, tmp_path)
-    assert Lock(tmp_path / "mine.lock").pinned(source, sources.Cache()) == source
+    assert Lock(tmp_path / "mine.lock").pin(source, sources.Cache()) == source
     assert not (tmp_path / "mine.lock").exists()
 
 
