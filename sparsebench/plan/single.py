@@ -69,9 +69,7 @@ def prepare_single(
             raise UserError(
                 f"{text}: a packed model stays in its own precision, not {dtype}", "unpack it first: sparsebench unpack"
             )
-        if check:
-            check(PackedCheckpoint(Path(source.location)).config)
-        return _packed(source, family)
+        return _packed(source, family, check)
     if check:
         check(sources.read_config(source, cache) or {})
     known_family = family or family_named(source, cache)
@@ -127,10 +125,14 @@ def manifest_tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> 
     return specs
 
 
-def _packed(source: sources.Source, family: str | None) -> SingleModel:
+def _packed(
+    source: sources.Source, family: str | None, check: Callable[[Mapping[str, Any]], None] | None
+) -> SingleModel:
     """Return a packed folder as a model: it is read where it is, and nothing is prepared."""
     folder = Path(source.location)
     config = PackedCheckpoint(folder).config
+    if check:
+        check(config)
     known_family = family or family_of(config)
     if known_family is None:
         raise SourceError(f"{folder}: its config.json does not tell the family", "say it with --family")
