@@ -18,7 +18,7 @@ import zstandard
 from storage import WORD, normal, prune, real
 
 from sparsebench.storage import archive, compiled
-from sparsebench.storage.measure import _bits, _upper_halves
+from sparsebench.storage.measure import _entropy_bits, _upper_halves
 
 ROTATIONS = [0, 1, 2, 3, 4, 5]
 
@@ -49,7 +49,9 @@ def main() -> None:
             words = prune(matrix.words(), sparsity, chosen.pruned).reshape(-1)
             values.append(words[words != 0])
         item = np.dtype(WORD[found[0].dtype]).itemsize
-        floor = sum(_bits(_upper_halves(each.view(np.uint8), item)) / 8 + each.size * (item - 2) for each in values)
+        floor = sum(
+            _entropy_bits(_upper_halves(each.view(np.uint8), item)) / 8 + each.size * (item - 2) for each in values
+        )
         for name, compressor in compressors().items():
             cells, rate = [], 0.0
             for rotate in ROTATIONS:

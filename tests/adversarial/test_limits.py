@@ -25,7 +25,7 @@ from sparsebench.benchmarks.pooling import read_pooling
 from sparsebench.cli.run import run
 from sparsebench.errors import ModelError, SourceError, UserError
 from sparsebench.manifest.problems import ManifestError
-from sparsebench.models.files.checkpoint import Checkpoint, shards
+from sparsebench.models.files.checkpoint import Checkpoint, shard_names
 from sparsebench.models.random_weights import write_random
 from sparsebench.plan.checks import load
 from sparsebench.plan.expand import expand
@@ -140,7 +140,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "config.json of a source": (
         "config.json", lambda path: sources.read_config(sources.parse(f"path:{path.parent}"), sources.Cache())
     ),
-    "index": ("model.safetensors.index.json", shards),
+    "index": ("model.safetensors.index.json", shard_names),
     "pooling": ("modules.json", lambda path: read_pooling(path.parent)),
     "record": ("r.json", lambda path: list(records.read([path]))),
     "lock": ("m.lock", Lock),
@@ -302,7 +302,7 @@ def test_real_sizes_pass(tmp_path: Path) -> None:
         f"model.layers.{n}.mlp.experts.{n}.down_proj.weight": "model-00001-of-00163.safetensors" for n in range(91_000)
     }
     index.write_text(json.dumps({"weight_map": names}))
-    assert shards(index) == ("model-00001-of-00163.safetensors",)
+    assert shard_names(index) == ("model-00001-of-00163.safetensors",)
     text = tmp_path / "t.jsonl.gz"
     text.write_bytes(gzip.compress(b"".join(b'{"text": "document %d of many"}\n' % n for n in range(50_000))))
     assert len(read_texts(text).rows) == 50_000
