@@ -100,7 +100,7 @@ def refuse_special(path: Path, error_type: ErrorType) -> None:
 
 
 def refuse_long(value: Any, where: Path | str, error_type: ErrorType, hint: str) -> None:
-    """Raise ``error_type`` for a JSON value with a text, or a key, of more than TEXT_CHARACTERS characters."""
+    """Raise ``error_type`` for a JSON value with a text, or a key, longer than TEXT_CHARACTERS."""
     pending = [value]
     while pending:
         nested = pending.pop()
@@ -159,7 +159,7 @@ def without_collection() -> Iterator[None]:
 
 @dataclass
 class Allowance:
-    """The CPU time ``seconds_left`` to a stranger's templates and patterns, which `re` and Jinja run without limits.
+    """The CPU time that is left to a stranger's templates and patterns, which `re` and Jinja run without limits.
 
     It is this thread's own time: a busy machine takes none of it. The limit on memory is Linux's, on addresses.
     ``culprit`` is what is in use, the innermost, since ``begun``.
@@ -213,7 +213,7 @@ _TICK = 0.05
 
 @contextmanager
 def _limited(deadline: float) -> Iterator[None]:
-    """Raise _TimeUp in the block at every tick after this thread's time ``deadline``; let it take PATTERN_BYTES more bytes.
+    """Raise _TimeUp in the block at every tick after this thread's time ``deadline``; let it take PATTERN_BYTES more.
 
     `re` and long integers look for signals while they compute.
     """

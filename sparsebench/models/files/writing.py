@@ -38,7 +38,7 @@ SHARD_BYTES = 4 << 30
 
 
 def lay_out(tensors: list[tuple[str, str, tuple[int, ...]]]) -> list[TensorInfo]:
-    """Lay out new files for tensors (name, safetensors dtype, shape): one file, or several of about ``SHARD_BYTES`` bytes."""
+    """Lay out new files for tensors (name, safetensors dtype, shape): one file, or several of about ``SHARD_BYTES``."""
     shards: list[list[TensorInfo]] = [[]]
     room = SHARD_BYTES
     for name, dtype, shape in tensors:
