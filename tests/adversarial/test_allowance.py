@@ -43,7 +43,7 @@ def test_what_takes_too_much_is_ended_by_name(work: Callable[[], object]) -> Non
 
 
 def test_many_uses_share_their_time_and_the_inner_one_is_named() -> None:
-    allowance = bounded.Allowance(left=0.1)
+    allowance = bounded.Allowance(seconds_left=0.1)
 
     def use(name: str, often: int) -> None:
         with allowance.use("outer", BenchmarkError):
