@@ -108,18 +108,21 @@ def _last_draft(work: _WidthPass, plan: _Plan, emit: Emit) -> _Draft | None:
 
 
 class ScoreKey(NamedTuple):
-    """Steps of one criterion with the same key share its scores; only Taylor's have more than one.
+    """Steps of one criterion with the same key share its scores; only Taylor's and random ones have more than one.
 
-    ``labels`` are the targets of its loss, ``even`` says whether widths stay even, ``document_settings`` are those of
-    labelled documents.
+    ``labels`` are the targets of Taylor's loss, ``even`` says whether widths stay even, ``document_settings`` are those
+    of labelled documents. ``of`` is what goes at random.
     """
 
     labels: str = ""
     even: bool = True
     document_settings: tuple[Any, ...] = ()
+    of: str = ""
 
 
 def _score_key(step: Step) -> ScoreKey:
+    if step.name == "random":
+        return ScoreKey(of=step.settings.of)
     if step.name != "taylor":
         return ScoreKey()
     settings: Taylor = step.settings
@@ -194,13 +197,12 @@ class _WidthPass:
         name, key = steps[0].name, _score_key(steps[0])
         if name == "list":
             return {key: {}}
-        kinds: set[AxisKind] = {kind for step in steps for kind in kinds_of(step.settings.of)}
-        axes = [axis for axis in self.shape.axes if axis.kind in kinds]
         progress, seed = self.context.progress, self.context.seed
+        if name == "random":  # a step draws the same scores whichever others are in its pass
+            return {_score_key(step): scores.random_scores(self._axes([step]), seed) for step in steps}
+        axes = self._axes(steps)
         if name == "l2":
             return {key: scores.l2_scores(self.shape, axes, progress)}
-        if name == "random":
-            return {key: scores.random_scores(axes, seed)}
         if name == "taylor":
             return self._taylor(steps, axes, emit)
         if name == REAP:
@@ -212,6 +214,11 @@ class _WidthPass:
         self.means = scorer.means
         self.unseen = {key: len(scorer.unseen)}
         return {key: scorer.result()}
+
+    def _axes(self, steps: Sequence[Step]) -> list[Axis]:
+        """Return the axes of which the steps may remove elements."""
+        kinds: set[AxisKind] = {kind for step in steps for kind in kinds_of(step.settings.of)}
+        return [axis for axis in self.shape.axes if axis.kind in kinds]
 
     def _taylor(self, steps: list[Step], axes: list[Axis], emit: Emit) -> dict[ScoreKey, scores.Scores]:
         scores_of: dict[ScoreKey, scores.Scores] = {}

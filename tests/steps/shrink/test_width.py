@@ -330,3 +330,11 @@ def test_what_was_shrunk_can_be_pruned_and_quantized_and_not_the_other_way_round
     assert found[0].achieved == pytest.approx(0.5, abs=0.01) and found[1].bits < 10
     with pytest.raises(ModelError, match="shrink first"):
         shrunk(tmp_path / "quantize", family, tmp_path / "again", "l2", keep=0.5)
+
+
+def test_what_goes_at_random_depends_on_no_other_step_of_the_pass(tiny_llama: Path, tmp_path: Path) -> None:
+    heads, neurons = single("shrink", "random", heads=2), single("shrink", "random", neurons=32)
+    make(tiny_llama, "decoder", {heads: tmp_path / "alone"}, seed=3)
+    make(tiny_llama, "decoder", {neurons: tmp_path / "neurons", heads: tmp_path / "beside"}, seed=3)
+    alone, beside = (Checkpoint(tmp_path / name) for name in ("alone", "beside"))
+    assert all(torch.equal(alone.load(name), beside.load(name)) for name in alone.tensors)
