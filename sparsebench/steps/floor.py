@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from sparsebench import bounded
 from sparsebench.errors import UnsupportedError
 from sparsebench.steps.contract import Context, Emit, Settings, Step
 
@@ -49,30 +48,34 @@ def make_floor(parent: Path, targets: Mapping[Step, Path], context: Context, emi
     """
     import torch
 
-    from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
+    from sparsebench.models.files.checkpoint import torch_dtype
+    from sparsebench.models.files.quantized import open_checkpoint
     from sparsebench.models.files.writing import CheckpointWriter, lay_out
     from sparsebench.models.random_weights import write_random
     from sparsebench.models.shape.topology import parts, weight_tensors
     from sparsebench.steps.counting import step_report
 
+    checkpoint = open_checkpoint(parent)
     for step, folder in targets.items():
         started = time.perf_counter()
         if step.name == HEURISTIC:
             raise UnsupportedError("floor: heuristic has no weights to write", "score it in a manifest")
         if step.name == "random-weights":
-            config = bounded.read_object(parent / "config.json")
+            config = checkpoint.config
             write_random(config, folder, context.family, "auto", step.settings.seed, companions_of=parent)
         else:
-            model = Checkpoint(parent)
-            layout = lay_out([(info.name, info.dtype, info.shape) for info in model.tensors.values()])
+            layout = lay_out([(info.name, info.dtype, info.shape) for info in checkpoint.stored.values()])
             with CheckpointWriter(folder, layout, parent) as writer:
                 for info in layout:
-                    writer.write(info.name, torch.zeros(info.shape, dtype=torch_dtype(info.dtype)))
+                    if info.name.endswith(".weight_shape"):  # of a quantized weight, whose scales become zero
+                        writer.copy(info.name, checkpoint)
+                    else:
+                        writer.write(info.name, torch.zeros(info.shape, dtype=torch_dtype(info.dtype)))
                 writer.close()
         report = step_report(folder, context.family, seconds=time.perf_counter() - started)
         if step.name == "zero-weights":
             # Embedding tables of zeros look tied in the written file, so the parent says which ones are.
-            weights = weight_tensors(model, parts(model, context.family))
+            weights = weight_tensors(checkpoint, parts(checkpoint, context.family))
             size = sum(info.numel for info in weights.values())
             report = replace(report, parameters=size, total_zeros=size)
         emit(step, report)

@@ -47,3 +47,10 @@ def test_floors_are_models_of_the_same_shapes_that_have_learned_nothing(
         made(parent, family, tmp_path / "none", single("floor", "heuristic"))
     again = made(parent, family, tmp_path / "again", steps[1])[0][0]
     assert torch.equal(Checkpoint(again).load(name), one.load(name))
+
+
+def test_a_quantized_model_of_zeros_keeps_its_shapes(tiny_llama: Path, tmp_path: Path) -> None:
+    make(tiny_llama, "decoder", {single("quantize", "int4"): tmp_path / "int4"})
+    ((zeros, report),) = made(tmp_path / "int4", "decoder", tmp_path / "floors", single("floor", "zero-weights"))
+    assert report.achieved_all == 1 and report.parameters > 0
+    assert not any(bool(tensor.any()) for tensor in load_model(zeros, "decoder").parameters())
