@@ -48,6 +48,7 @@ def make_floor(parent: Path, targets: Mapping[Step, Path], context: Context, emi
     """
     import torch
 
+    from sparsebench.models.files import precision
     from sparsebench.models.files.checkpoint import torch_dtype
     from sparsebench.models.files.quantized import open_checkpoint
     from sparsebench.models.files.writing import CheckpointWriter, lay_out
@@ -62,7 +63,8 @@ def make_floor(parent: Path, targets: Mapping[Step, Path], context: Context, emi
             raise UnsupportedError("floor: heuristic has no weights to write", "score it in a manifest")
         if step.name == "random-weights":
             config = checkpoint.config
-            write_random(config, folder, context.family, "auto", step.settings.seed, companions_of=parent)
+            dtype = precision.resolve("auto", config, checkpoint.tensors)
+            write_random(config, folder, context.family, dtype, step.settings.seed, companions_of=parent)
         else:
             layout = lay_out([(info.name, info.dtype, info.shape) for info in checkpoint.stored.values()])
             with CheckpointWriter(folder, layout, parent) as writer:

@@ -1,5 +1,7 @@
 """Weights without skill: the model's own names, shapes and precision, and nothing that it has learned."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,14 @@ def test_a_quantized_model_of_zeros_keeps_its_shapes(tiny_llama: Path, tmp_path:
     ((zeros, report),) = made(tmp_path / "int4", "decoder", tmp_path / "floors", single("floor", "zero-weights"))
     assert report.achieved_all == 1 and report.parameters > 0
     assert not any(bool(tensor.any()) for tensor in load_model(zeros, "decoder").parameters())
+
+
+def test_random_weights_have_the_precision_of_tensors_where_the_config_states_none(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    parent = shutil.copytree(tiny_llama, tmp_path / "parent")
+    config = json.loads((parent / "config.json").read_text())
+    del config["dtype"]
+    (parent / "config.json").write_text(json.dumps(config))
+    ((drawn, _),) = made(parent, "decoder", tmp_path / "floors", single("floor", "random-weights"))
+    assert {info.dtype for info in Checkpoint(drawn).tensors.values()} == {"BF16"}
