@@ -34,7 +34,7 @@ def keys(scores: torch.Tensor, name: str) -> torch.Tensor:
     Raises ModelError, naming the tensor, for NaN, infinite or negative scores and for float64.
     """
     if scores.dtype == torch.int32:
-        return scores.contiguous()
+        return _bits(scores, torch.int32, 1 << 31, name)
     if scores.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         problem = f"tensor {name}: {scores.dtype} cannot be ranked"
         raise ModelError(problem, "convert the checkpoint to float32 or below")
@@ -56,7 +56,7 @@ def ordinals(scores: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def _bits(scores: torch.Tensor, kind: torch.dtype, infinity: int, name: str) -> torch.Tensor:
-    """Return floats as their bit patterns. Raises ModelError for NaN, infinite or negative numbers."""
+    """Return numbers as their bit patterns. Raises ModelError for those from ``infinity`` on, and for negative ones."""
     bits = scores.contiguous().view(kind)
     ends = torch.aminmax(bits) if bits.numel() else None
     if ends and (int(ends.max) >= infinity or int(ends.min) < 0):

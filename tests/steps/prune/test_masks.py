@@ -209,3 +209,12 @@ def test_integers_pass_whatever_their_layout() -> None:
     scores = torch.arange(6, dtype=torch.int32).view(2, 3).T
     assert keys(scores, "w").is_contiguous()
     assert torch.equal(keys(scores, "w"), scores)
+
+
+@pytest.mark.parametrize("granularity", ["layer", "row"])
+def test_a_negative_integer_is_refused_by_name(granularity: str) -> None:
+    scores = torch.tensor([[3, -1]], dtype=torch.int32)
+    with pytest.raises(ModelError, match="tensor q: .*negative"):
+        keys(scores, "q")
+    with pytest.raises(ModelError, match="tensor q: .*negative"):
+        next(masks.choose(scores, [Quota(0.5, granularity)], "q"))
