@@ -41,8 +41,7 @@ def factorise(
 
     A gram that already has that dtype is overwritten, and ``inputs.gram`` becomes None. ``first`` is the share of the
     mean diagonal that is tried before larger ones of DAMPING. A dead input gets H_jj = 1. Raises ModelError, naming the
-    tensor, for NaN or infinite statistics, and where no damping up to ten times the mean diagonal makes H positive
-    definite.
+    tensor, for NaN or infinite statistics, and where no damping tried makes H positive definite.
     """
     if inputs.gram is None:
         raise ValueError(f"{name}: no gram of what it reads, or used up")
@@ -62,7 +61,7 @@ def factorise(
             _reverse(matrix)
             notes = () if damping == first else (f"damping raised to {damping:g}",)
             return Factor(matrix, dead, notes)
-    problem = f"tensor {name}: the Hessian of its inputs is not positive definite, damped by {DAMPING[-1]:g}"
+    problem = f"tensor {name}: the Hessian of its inputs is not positive definite, damped by {damping:g}"
     raise ModelError(problem, "calibrate with more or other text")
 
 

@@ -67,8 +67,9 @@ def test_damping_is_raised_until_cholesky_holds_and_said(negative: float, needed
     assert torch.allclose(found.upper.double(), expected, atol=1e-4)
 
 
-def test_a_hopeless_matrix_is_refused_by_name() -> None:
+@pytest.mark.parametrize(("first", "last"), [(0.01, 10), (20.0, 20)])
+def test_a_hopeless_matrix_is_refused_by_name_with_the_last_damping(first: float, last: float) -> None:
     gram = torch.full((3, 3), 100.0)
     gram.fill_diagonal_(1)
-    with pytest.raises(ModelError, match=r"layers\.3\.mlp.*not positive definite"):
-        factorise(InputStatistics(1, gram.diagonal(), gram), "layers.3.mlp")
+    with pytest.raises(ModelError, match=rf"layers\.3\.mlp.*not positive definite, damped by {last:g}"):
+        factorise(InputStatistics(1, gram.diagonal(), gram), "layers.3.mlp", first=first)
