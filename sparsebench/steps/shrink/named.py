@@ -77,7 +77,7 @@ class NamedElements:
         for index, axis in enumerate(shape.axes):
             if axis.kind not in kinds:
                 continue
-            if index in self.go and index in self.stay:
+            if self.go.get(index) and index in self.stay:
                 place = _place_in_file(self.path, shape, axis)
                 problem = f"{place}: both `go` and `stay`, and nothing decides on the others"
                 raise UserError(problem, "name one of the two, or let a criterion choose")

@@ -92,7 +92,7 @@ def test_a_file_alone_decides(tmp_path: Path) -> None:
     folder, family = written("bart", tmp_path / "model")
     blocks = ("encoder.0", "encoder.1", "decoder.0", "decoder.1")
     said = {block: {"go": [number, 40]} for number, block in enumerate(blocks)}
-    said["encoder.1"] = {"stay": [unit for unit in range(48) if unit not in (1, 40)]}
+    said["encoder.1"] = {"go": [], "stay": [unit for unit in range(48) if unit not in (1, 40)]}
     file = named(tmp_path / "units.json", neurons=said)
     out, _ = shrunk(folder, family, tmp_path / "out", "list", file=str(file))
     for number, block in enumerate(blocks):
