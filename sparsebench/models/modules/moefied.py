@@ -24,6 +24,13 @@ from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.skipping import EXPERTS_KEY, ExpertsConfig, FeedForward, experts_of, module_at
 
+_ROUTER_TENSORS = {
+    "centroid": ("router.weight",),
+    "representative": ("router.up",),
+    "learned": ("router.first", "router.second"),
+}
+"""The tensors that each router needs, by their names after ``moe.``; the first dimension of each is the experts."""
+
 
 class ExpertRouter(nn.Module):
     """The router of one part. ``tables`` are its tensors by their names after ``moe.``, without the assignment."""
@@ -118,7 +125,7 @@ def router_of(
 ) -> ExpertRouter:
     """Build a part's router from the checkpoint's tensors; ``modules`` are its first layer, last layer and activation.
 
-    Raises ModelError where the assignment is missing or does not fit the layers.
+    Raises ModelError where the assignment or a tensor of the router is missing or does not fit.
     """
     first, down, function = modules
     weight: Any = down.weight
@@ -136,6 +143,10 @@ def router_of(
     if assignment.shape != (neurons,) or not 0 <= int(assignment.min()) <= int(assignment.max()) < config.experts:
         problem = f"{checkpoint.folder}: {name} does not say the expert of {neurons} neurons"
         raise ModelError(problem, "make the variant again")
+    for required in _ROUTER_TENSORS.get(config.router, ()):
+        if required not in tables or tables[required].shape[:1] != (config.experts,):
+            problem = f"{checkpoint.folder}: {part.name(required)} has no row for each of {config.experts} experts"
+            raise ModelError(problem, "make the variant again")
     if config.router == "oracle":
         tables["norms"] = weight.detach().float().norm(dim=1 - inward)
     return ExpertRouter(config, assignment, tables, function)

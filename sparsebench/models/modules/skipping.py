@@ -101,7 +101,7 @@ class ExpertsConfig:
             raise ValueError(grouping.router)
         if not all(type(number) is int for number in (grouping.experts, grouping.active, grouping.shared)):
             raise ValueError("a number of experts is no integer")
-        if not 1 <= grouping.active <= grouping.experts or grouping.shared < 0:
+        if grouping.active < 1 or not 0 <= grouping.shared <= grouping.active <= grouping.experts:
             raise ValueError("more or fewer experts than there are")
         if not all(isinstance(path, str) for part in parts for path in asdict(part).values()):
             raise ValueError("the path of a layer is no text")

@@ -180,9 +180,23 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
     made(parent, family, {single("quantize", "int8"): tmp_path / "int8"})
     with pytest.raises(ModelError, match="are quantized"):
         made(tmp_path / "int8", family, {step: tmp_path / "twice"})
-    for damaged in ([], {}, {"router": "dice", "experts": 4, "active": 2, "shared": 0, "parts": []}):
+    entry = {"router": "oracle", "experts": 4, "active": 2, "shared": 0, "parts": []}
+    for damaged in ([], {}, {**entry, "router": "dice"}, {**entry, "shared": 3}):
         with pytest.raises(ModelError, match=EXPERTS_KEY):
             experts_of({EXPERTS_KEY: damaged})
+
+
+@pytest.mark.parametrize("router", ["centroid", "representative", "learned"])
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_router_without_its_tensors_is_refused_when_it_is_loaded(router: str, rows: int, tmp_path: Path) -> None:
+    parent, family = written("llama", tmp_path / "parent")
+    step = single("moefy", "kmeans", experts=4, active=0.5, router=router)
+    made(parent, family, {step: tmp_path / "out"})
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    damaged = {name: tensor[:rows] if ".moe.router." in name else tensor for name, tensor in weights.items()}
+    save_file({name: tensor for name, tensor in damaged.items() if len(tensor)}, tmp_path / "out" / "model.safetensors")
+    with pytest.raises(ModelError, match=r"moe\.router\.\w+ has no row for each of 4 experts"):
+        load_model(tmp_path / "out", family)
 
 
 @pytest.mark.parametrize(
