@@ -42,10 +42,14 @@ class VariantWriters:
         self.checkpoint = checkpoint
         self.folders: dict[Step, Path] = dict(folders)
         self.layout = list(checkpoint.tensors)
-        self.writers: dict[Step, CheckpointWriter] = {
-            target: CheckpointWriter(folder, self._stored(target), checkpoint.folder, self._config(target))
-            for target, folder in folders.items()
-        }
+        self.writers: dict[Step, CheckpointWriter] = {}
+        try:
+            for target, folder in folders.items():
+                stored, config = self._stored(target), self._config(target)
+                self.writers[target] = CheckpointWriter(folder, stored, checkpoint.folder, config)
+        except BaseException:
+            self._abort_writers()  # the `with` that would do this has not begun
+            raise
         self.removed: dict[Step, int] = dict.fromkeys(folders, 0)
         self.notes = {
             target: {left_out_sentence(writer.left_out), masked.masks_note(checkpoint.folder)} - {""}
@@ -59,10 +63,13 @@ class VariantWriters:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind:
-            for writer in self.writers.values():
-                writer.abort()
+            self._abort_writers()
             for folder in self.unverified.values():
                 shutil.rmtree(folder, ignore_errors=True)  # a folder with its final name would pass for complete
+
+    def _abort_writers(self) -> None:
+        for writer in self.writers.values():
+            writer.abort()
 
     def give_up(self, targets: Iterable[Step], error: SparsebenchError) -> None:
         """Give up some variants; the others go on. Raises the error where no other is left."""

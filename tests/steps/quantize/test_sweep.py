@@ -213,3 +213,11 @@ def test_structure_counts_the_zeros_of_a_quantized_folder(tiny_bert: Path, tmp_p
     found = [tensor for tensor in assess(out, "encoder", [], []).tensors if tensor.prunable]
     assert sum(tensor.count for tensor in found) == evidence.prunable
     assert sum(tensor.zeros for tensor in found) == evidence.zeros
+
+
+def test_a_folder_that_cannot_be_begun_leaves_no_other_behind(tiny_llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folders = {quantize_step(): tmp_path / "made" / "int8", quantize_step("int4"): tmp_path / "file" / "int4"}
+    with pytest.raises(NotADirectoryError):
+        make(tiny_llama, "decoder", folders)
+    assert not [*(tmp_path / "made").iterdir()]
