@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded
+from sparsebench.errors import ModelError
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -24,7 +25,7 @@ def add_vocabulary(writer: GGUFWriter, folder: Path, size: int) -> None:
     """Add the tokenizer in ``folder`` to the header, padded to ``size`` tokens.
 
     A folder without tokenizer.json, or with one of another kind than BPE and WordPiece, gets a file that takes token
-    ids only.
+    ids only. Raises ModelError, by name, for a token beyond the model's rows.
     """
     import gguf
 
@@ -37,11 +38,18 @@ def add_vocabulary(writer: GGUFWriter, folder: Path, size: int) -> None:
         return
     tokens = [f"[PAD{number}]" for number in range(size)]
     types = [int(gguf.TokenType.UNUSED)] * size
-    for token, number in model["vocab"].items():
-        tokens[number], types[number] = _stored_token(token, kind)
-    for token in described.get("added_tokens") or ():
-        special = gguf.TokenType.CONTROL if token.get("special") else gguf.TokenType.USER_DEFINED
-        tokens[token["id"]], types[token["id"]] = token["content"], int(special)
+
+    def place(token_id: int, token: str, stored: str, token_type: int) -> None:
+        if token_id >= size:
+            problem = f"{path}: the token {token!r} has the id {token_id}, and the model {size} rows"
+            raise ModelError(problem, "check the tokenizer")
+        tokens[token_id], types[token_id] = stored, token_type
+
+    for token, token_id in model["vocab"].items():
+        place(token_id, token, *_stored_token(token, kind))
+    for added in described.get("added_tokens") or ():
+        added_type = gguf.TokenType.CONTROL if added.get("special") else gguf.TokenType.USER_DEFINED
+        place(added["id"], added["content"], added["content"], int(added_type))
     if kind == "gpt2":
         writer.add_tokenizer_pre(_split_name(described.get("pre_tokenizer") or {}))
     if kind == "llama":  # merges are in the order of the ids: an earlier token is merged first

@@ -1,5 +1,6 @@
 """GGUF files are what llama.cpp and transformers read: the same weights, logits and tokens."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,19 @@ def test_without_the_package_it_is_named(tiny_llama: Path, tmp_path: Path, monke
         write_gguf(tiny_llama, tmp_path / "model.gguf", "Q8_0")
     assert "pip install" in str(caught.value.hint) and not (tmp_path / "model.gguf").exists()
     llamacpp.library.cache_clear()
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_a_token_beyond_the_models_rows_is_named(added: bool, tmp_path: Path) -> None:
+    file = tiny("llama", tmp_path / "dense") / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    if added:
+        tokenizer["added_tokens"].append({"content": "<pad>", "id": 96, "special": True})
+    else:
+        tokenizer["model"]["vocab"]["<pad>"] = 96
+    file.write_text(json.dumps(tokenizer))
+    with pytest.raises(ModelError, match="'<pad>' has the id 96, and the model 96 rows"):
+        write_gguf(tmp_path / "dense", tmp_path / "model.gguf", "F32")
 
 
 def test_a_folder_with_another_tokenizer_gives_a_file_for_token_ids(tiny_llama: Path, tmp_path: Path) -> None:
