@@ -141,6 +141,13 @@ def test_a_token_beyond_the_models_rows_is_named(added: bool, tmp_path: Path) ->
         write_gguf(tmp_path / "dense", tmp_path / "model.gguf", "F32")
 
 
+def test_a_tokenizer_may_be_as_large_as_the_largest_are(tmp_path: Path) -> None:
+    file = tiny("llama", tmp_path / "dense") / "tokenizer.json"
+    file.write_text(file.read_text() + " " * 33_000_000)
+    write_gguf(tmp_path / "dense", tmp_path / "model.gguf", "F32")
+    assert gguf.GGUFReader(tmp_path / "model.gguf").fields["tokenizer.ggml.model"].contents() == "gpt2"
+
+
 def test_a_folder_with_another_tokenizer_gives_a_file_for_token_ids(tiny_llama: Path, tmp_path: Path) -> None:
     write_gguf(tiny_llama, tmp_path / "model.gguf", "BF16")
     assert gguf.GGUFReader(tmp_path / "model.gguf").fields["tokenizer.ggml.model"].contents() == "no_vocab"
