@@ -23,6 +23,7 @@ from sparsebench.models.files.gguf_variant import GGUF_FILE, KEY
 from sparsebench.models.files.quantized import GROUP, float_checkpoint
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.gguf_writer import write_gguf
+from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.contract import Context, Emit, Step, StepReport, reported
 from sparsebench.steps.counting import step_report
@@ -130,22 +131,33 @@ class GptqSweep(BlockSweep):
 def make_gguf(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make each variant's folder; calibration text is read once, and only where an importance matrix is asked for."""
     checkpoint = float_checkpoint(parent, "quantize the checkpoint that it was made from")
-    weighted = any(step.settings.importance for step in targets)
-    text = context.text("importance: true") if weighted else None
-    squares = mean_squares(checkpoint, context, next(iter(targets.values()))) if weighted else {}
-    for step, folder in targets.items():
-        settings: Gguf = step.settings
-        provenance = text.provenance() if text and settings.importance else {}
-        read = {key: provenance[key] for key in ("calibration_tokens", "calibration_sha256") if provenance}
-        with failing_alone(step, emit):
-            report = make(
-                checkpoint, folder, context.family, str(settings.type), squares if settings.importance else {}
-            )
-            emit(step, replace(report, sweep_size=len(targets), **read))
+
+    def make_all(steps: list[Step], squares: Mapping[str, torch.Tensor], read: Mapping[str, Any]) -> None:
+        for step in steps:
+            with failing_alone(step, emit):
+                report = make(checkpoint, targets[step], context.family, str(step.settings.type), squares)
+                emit(step, replace(report, sweep_size=len(targets), **read))
+
+    make_all([step for step in targets if not step.settings.importance], {}, {})
+    weighted = [step for step in targets if step.settings.importance]
+    if not weighted:
+        return
+    try:
+        text = context.text("importance: true")
+        squares = mean_squares(checkpoint, text.batch, context, targets[weighted[0]])
+    except SparsebenchError as error:
+        for step in weighted:
+            emit(step, error)
+    else:
+        read = {"calibration_tokens": text.tokens, "calibration_sha256": text.sha256}
+        make_all(weighted, squares, read)
 
 
-def mean_squares(checkpoint: Checkpoint, context: Context, folder: Path) -> dict[str, torch.Tensor]:
-    """Return the mean square of each input of each prunable matrix over the calibration text, by the matrix's name."""
+def mean_squares(checkpoint: Checkpoint, batch: Batch, context: Context, folder: Path) -> dict[str, torch.Tensor]:
+    """Return the mean square of each input of each prunable matrix over the text in ``batch``, by the matrix's name.
+
+    Hidden states that are too large for memory are files beside ``folder``.
+    """
     from sparsebench.models.replay.blockwise import Block, Replay
 
     squares: dict[str, torch.Tensor] = {}
@@ -156,7 +168,6 @@ def mean_squares(checkpoint: Checkpoint, context: Context, folder: Path) -> dict
             squares[name] = (statistics.squares / max(1, statistics.tokens)).cpu()
 
     with temporary(folder.parent / ".activations") as spill:
-        batch = context.text("importance: true").batch
         Replay(checkpoint, context.family, batch, 1, spill, context.dtype, device=context.device).run(visit)
     return squares
 

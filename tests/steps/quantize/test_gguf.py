@@ -79,6 +79,14 @@ def test_importance_weights_the_errors_of_rounding(tmp_path: Path) -> None:
     assert weighted.relative_error != plain.relative_error
 
 
+def test_a_text_that_fails_takes_no_variant_that_reads_none(tmp_path: Path) -> None:
+    dense = tiny("llama", tmp_path / "dense")
+    plain, weighted = (single("quantize", "gguf", type="Q8_0", importance=importance) for importance in (False, True))
+    results = make(dense, "decoder", {weighted: tmp_path / "weighted", plain: tmp_path / "plain"})
+    assert isinstance(results[plain], StepReport) and gguf_file(tmp_path / "plain")
+    assert isinstance(results[weighted], ModelError) and not (tmp_path / "weighted").exists()
+
+
 def test_a_folder_that_is_a_source_keeps_its_file_and_one_without_is_named(tmp_path: Path) -> None:
     out = tmp_path / "out"
     quantized(tiny("llama", tmp_path / "dense"), out, type="Q8_0")
