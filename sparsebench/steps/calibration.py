@@ -136,20 +136,26 @@ def first_tokens(text: Calibrated, tokens: int) -> Calibrated:
 
 
 def sample_texts(folder: Path, family: Family, calibration: Calibration, cache: sources.Cache) -> Iterator[str]:
-    """Yield the texts that the model's samples are made of, in their order; for a decoder perhaps more.
+    """Yield the texts that the model's samples are made of, in their order, and perhaps more.
 
-    No tokenizer is run: every word has at least one token, so ``samples * length`` words fill a decoder's windows. Text
-    without spaces has few words, so that many more texts may be yielded. Raises SourceError as ``tokens`` does.
+    No tokenizer is run: every word has at least one token, so ``samples * length`` words fill a decoder's windows, and
+    a text of two words can be cut in two. Text without spaces has few words, so that many more texts may be yielded.
+    Raises SourceError and UserError as ``tokens`` does.
     """
     paired = family == "encoder-decoder" and calibration.target is not None
     rows, _ = _ordered_texts(calibration, paired, cache)
-    needed = calibration.samples * resolve_length(calibration, Checkpoint(folder).config) if family == "decoder" else 0
-    words = 0
-    for number, row in enumerate(rows):
-        if words >= needed and number >= calibration.samples:
+    words_needed = 0
+    if family == "decoder":
+        words_needed = calibration.samples * resolve_length(calibration, Checkpoint(folder).config)
+    shortest_sample = 2 if family == "encoder-decoder" and not paired else 1
+    words = samples_filled = 0
+    for row in rows:
+        if words >= words_needed and samples_filled >= calibration.samples:
             return
         yield from row
-        words += len(row[0].split())
+        row_words = len(row[0].split())
+        words += row_words
+        samples_filled += row_words >= shortest_sample
 
 
 def resolve_length(calibration: Calibration, config: Mapping[str, Any]) -> int:

@@ -10,8 +10,9 @@ from sparsebench.benchmarks import FittedTexts, ScoredModel, ScoreResult, TaskSp
 from sparsebench.benchmarks import overlap as room
 from sparsebench.benchmarks.overlap import RUN, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
+from sparsebench.models.files.text import load_tokenizer
 from sparsebench.sources.text import read_records, read_texts
-from sparsebench.steps.calibration import DEFAULT, Calibration, sample_texts
+from sparsebench.steps.calibration import DEFAULT, Calibration, sample_texts, tokens
 
 PASSAGE = (
     "The mill stood where the river bends for the last time before the sea, and nobody in the village could remember "
@@ -85,6 +86,19 @@ def test_drawn_holds_what_the_samples_are_made_of(tiny_llama: Path, tiny_bert: P
         found = list(sample_texts(folder, family, asked, sources.Cache()))
         assert set(found) <= every
         assert samples <= len(found) <= most
+
+
+def test_texts_too_short_to_be_cut_in_two_count_as_no_sample(tiny_t5: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    texts = ["cat", "dog", "sat", "the cat sat", "the dog ran", "a red house"]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    for samples in (1, 2, 3):
+        asked = Calibration(f"path:{file}", samples=samples, length=16)
+        batch = tokens(tiny_t5, "encoder-decoder", asked, sources.Cache()).batch
+        first_words = load_tokenizer(tiny_t5).convert_ids_to_tokens(batch.input_ids[:, 0].tolist())
+        found = list(sample_texts(tiny_t5, "encoder-decoder", asked, sources.Cache()))
+        assert {text.split()[0] for text in found} >= set(first_words)
+        assert sum(" " in text for text in found) == samples
 
 
 @pytest.mark.long
