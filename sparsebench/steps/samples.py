@@ -135,7 +135,7 @@ def _first_samples(
         raise SourceError(
             f"too little text: {len(sampled)} passages of {count:,} tokens in all, where {reader.samples} samples need "
             "a passage each",
-            f"lower samples to {len(sampled)}, or name a text with more passages",
+            f"lower samples to {len(sampled)}, or name a text with more passages" if sampled else "name a longer text",
         )
     chosen = sampled[: reader.samples]
     return [sample for _, sample in chosen], [row for row, _ in chosen]

@@ -239,6 +239,10 @@ def test_too_little_text_says_how_much_there_is_and_is_needed(text: str, tmp_pat
     with pytest.raises(SourceError, match=r"60 passages of .* where 61 samples need a passage each"):
         calibrated(encoder, "encoder", text, samples=61)
     assert calibrated(encoder, "encoder", text, samples=60).batch.input_ids.shape[0] == 60
+    short = written(tmp_path / "short.jsonl", [{"passage": "cat"}])
+    with pytest.raises(SourceError, match="0 passages") as caught:
+        calibrated(model(tmp_path / "t5", small("t5"), "$A </s>"), "encoder-decoder", short, samples=1)
+    assert caught.value.hint == "name a longer text"
     empty = written(tmp_path / "empty.jsonl", [{"passage": " "}])
     with pytest.raises(SourceError, match="holds no text"):
         calibrated(decoder, "decoder", empty)
