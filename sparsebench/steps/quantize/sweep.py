@@ -117,6 +117,7 @@ class GptqSweep(BlockSweep):
         return Quota(0.0, "layer", settings=target.settings, scheme=target.settings.scheme)
 
     def _solve_unreached(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
+        check_weights(layers)
         for layer in layers:
             codes = [nearest(layer.weights, quota.scheme) for quota in quotas if quota.scheme]
             yield [Solution(matrix.expanded(layer.weights.dtype), codes=matrix) for matrix in codes]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sparsebench.errors import UnsupportedError
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.quantized import QuantizedCheckpoint, Scheme
 from sparsebench.models.modules.load import load_kernels, load_model
 from sparsebench.models.modules.quantized_linear import Int8Linear
@@ -60,6 +60,11 @@ def test_an_expert_without_tokens_is_rounded_to_nearest(tmp_path: Path, monkeypa
             want = nearest(tensors[name], way.settings.scheme)
             same.append(torch.equal(after.codes(name).values, want.values))
     assert len(same) == 4 and sum(same) == 2
+    unreached = f"{path}.experts.3.w1.weight"
+    tensors[unreached][0, 0] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=unreached):
+        quantized(folder, tmp_path / "nan", [way])
 
 
 def test_experts_in_one_tensor_are_refused_by_name_before_anything_is_written(tmp_path: Path) -> None:
