@@ -56,7 +56,8 @@ def remaining_counts(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
         largest_share = removable / shape.block_parameters
         raise UnsupportedError(
             f"parameters: {cutting.parameters:g}: {' and '.join(axes)} are {largest_share:.0%} of the blocks' parameters",
-            f"a share above {1 - largest_share:.2f}, or `of: both`",
+            f"a share above {1 - largest_share:.2f}"
+            + (", or `of: both`" if cutting.of in ("neurons", "heads") else ""),
         )
     remaining = {axis: _nearest(_head_counts(shape, axis, cutting.uneven), share * axis.units) for axis in heads}
     if target is not None and heads and neurons:
