@@ -54,18 +54,18 @@ def write_model(
     given_tensors: Mapping[str, Callable[[], torch.Tensor] | None] = MappingProxyType({}),
 ) -> Path:
     """Write an empty ``model`` like ``write_random``; tensors ``given_tensors`` by name are not drawn, and None omits one."""
-    name = precision.resolve(dtype, architecture)
-    initial = _initialised(model)
-    repeats = _tied_names(model, architecture) | {key for key, value in given_tensors.items() if value is None}
-    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items() if key not in repeats}
-    layout = lay_out([(key, precision.SAFETENSORS_NAMES[name], shape) for key, shape in shapes.items()])
+    dtype_name = precision.resolve(dtype, architecture)
+    initial_tensors = _initial_tensors(model)
+    omitted = _tied_names(model, architecture) | {key for key, value in given_tensors.items() if value is None}
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items() if key not in omitted}
+    layout = lay_out([(key, precision.SAFETENSORS_NAMES[dtype_name], shape) for key, shape in shapes.items()])
     std = float(getattr(model.config, "initializer_range", None) or 0.02)
     with CheckpointWriter(out, layout, companions_of) as writer:
         for info in layout:
-            make = given_tensors.get(info.name)
-            tensor = make() if make else initial.get(info.name)
+            given = given_tensors.get(info.name)
+            tensor = given() if given else initial_tensors.get(info.name)
             writer.write(info.name, _normal(info, std, seed) if tensor is None else tensor.to(torch_dtype(info.dtype)))
-        config = {**precision.with_dtype(architecture, name), "architectures": [type(model).__name__]}
+        config = {**precision.with_dtype(architecture, dtype_name), "architectures": [type(model).__name__]}
         (writer.partial / "config.json").write_text(json.dumps(config, indent=2))
         return writer.close()
 
@@ -91,7 +91,7 @@ def _normal(info: TensorInfo, std: float, seed: int) -> torch.Tensor:
     return tensor
 
 
-def _initialised(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+def _initial_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return all but matrices, initialised by transformers' own rules: gains of one (Gemma's are zero), zero biases.
 
     Only these get storage; for the matrices, which stay on the meta device, the rules are no-ops. Raises ModelError for

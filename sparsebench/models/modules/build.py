@@ -23,12 +23,12 @@ from sparsebench.models.files import precision
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import DECODER_LAYERS, LAYERS, auto_class, transformers_config
 from sparsebench.models.modules.experts import Experts, fuse_experts, split_experts
-from sparsebench.models.modules.per_layer import reshape
+from sparsebench.models.modules.per_layer import cut_to_block_widths
 from sparsebench.models.shape.topology import EXPERT_LAYERS, LINEAR_TYPES, View, spellings, stored_apart
 
 MOST_BLOCKS = 10_000
 """The most blocks of a model: all are built before anything else is checked."""
-_HALVES = (torch.float16, torch.bfloat16)
+_HALF_PRECISIONS = (torch.float16, torch.bfloat16)
 
 
 class StoredWeights(Protocol):
@@ -113,7 +113,7 @@ def meta_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> P
     failure = f"transformers cannot build model type {config.get('model_type')!r} as {family}"
     with library_errors(failure, "correct the family or the architecture"), torch.device("meta"):
         model: PreTrainedModel = (kind or auto_class(family, config)).from_config(settings, trust_remote_code=False)
-    reshape(model, config, family)
+    cut_to_block_widths(model, config, family)
     return model
 
 
@@ -147,21 +147,21 @@ def stored_views(model: PreTrainedModel, stored: Mapping[str, TensorInfo]) -> di
     for name, tensor in named_tensors(model):
         aliases.setdefault(id(tensor), []).append(name)
 
-    def match(tied: Collection[str], names: Collection[str]) -> str | None:
+    def stored_spelling(tied: Collection[str], names: Collection[str]) -> str | None:
         candidates = (spelling for alias in tied for spelling in spellings(model, alias))
         return next((spelling for spelling in candidates if spelling in names), None)
 
     views: dict[str, View] = {}
     for tied in aliases.values():
-        if form := match(tied, stored):
-            views |= dict.fromkeys(tied, View(form))
+        if spelling := stored_spelling(tied, stored):
+            views |= dict.fromkeys(tied, View(spelling))
     absent = [tied for tied in aliases.values() if tied[0] not in views]
     if absent:
         used = {view.tensor for view in views.values()}
         converted = _converted(model, [info for info in stored.values() if info.name not in used])
         for tied in absent:
-            if form := match(tied, converted):
-                views |= dict.fromkeys(tied, converted[form])
+            if spelling := stored_spelling(tied, converted):
+                views |= dict.fromkeys(tied, converted[spelling])
     return views
 
 
@@ -183,13 +183,13 @@ def _converted(model: PreTrainedModel, stored: Collection[TensorInfo]) -> dict[s
         name = apply_renamings(info.name, renamings)
         views[name] = View(info.name)
         for rule in chunks:
-            first, pattern = rule.rename_source_key(name)
+            renamed, pattern = rule.rename_source_key(name)
             if pattern:
                 height = info.shape[0] // len(rule.target_patterns)
                 for number, target in enumerate(rule.target_patterns):
                     rows = (number * height, (number + 1) * height)
-                    views[first.replace(rule.target_patterns[0], target)] = View(info.name, rows=rows)
-        views |= _of_experts(name, info, experts)
+                    views[renamed.replace(rule.target_patterns[0], target)] = View(info.name, rows=rows)
+        views |= _expert_views(name, info, experts)
     return views
 
 
@@ -199,19 +199,19 @@ def _is_split(rule: Any, chunk: type) -> bool:
     return len(operations) == 1 and type(operations[0]) is chunk and vars(operations[0]) == vars(chunk(0))
 
 
-def _of_experts(name: str, info: TensorInfo, experts: Mapping[str, Experts]) -> dict[str, View]:
+def _expert_views(name: str, info: TensorInfo, experts: Mapping[str, Experts]) -> dict[str, View]:
     """Return by its name in the model the layer of one expert, or from a fused tensor that layer of every expert."""
-    path, _, after = name.rpartition("experts.")
+    path, _, inner = name.rpartition("experts.")
     path += "experts"
-    number, _, layer = after.partition(".")
+    number, _, layer = inner.partition(".")
     if number.isdigit():
         layer, _, kind = layer.partition(".")
         return {f"{path}.{number}.{EXPERT_LAYERS.get(layer, layer)}.{kind}": View(info.name)}
     if path not in experts:
         return {}
-    layer, kind = (after.removesuffix("_bias"), "bias") if after.endswith("_bias") else (after, "weight")
-    across = experts[path].transposed and kind == "weight"
-    return {f"{path}.{expert}.{layer}.{kind}": View(info.name, expert, across) for expert in range(info.shape[0])}
+    layer, kind = (inner.removesuffix("_bias"), "bias") if inner.endswith("_bias") else (inner, "weight")
+    transposed = experts[path].transposed and kind == "weight"
+    return {f"{path}.{expert}.{layer}.{kind}": View(info.name, expert, transposed) for expert in range(info.shape[0])}
 
 
 def initialize_buffers(model: PreTrainedModel, stored: Collection[str]) -> None:
@@ -222,18 +222,18 @@ def initialize_buffers(model: PreTrainedModel, stored: Collection[str]) -> None:
     unsaved = set(getattr(model, "_keys_to_ignore_on_save", None) or ()) - set(stored)
     for name, parameter in list(model.named_parameters()):
         if name in unsaved:
-            owner, _, attribute = name.rpartition(".")
+            path, _, attribute = name.rpartition(".")
             empty = torch.full(parameter.shape, torch.nan, dtype=parameter.dtype, device="cpu")
-            model.get_submodule(owner)._parameters[attribute] = nn.Parameter(empty, requires_grad=False)
+            model.get_submodule(path)._parameters[attribute] = nn.Parameter(empty, requires_grad=False)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             persistent = name not in module._non_persistent_buffers_set
-            empty = torch.full(buffer.shape, _unset(buffer.dtype), dtype=buffer.dtype, device="cpu")
+            empty = torch.full(buffer.shape, _unset_mark(buffer.dtype), dtype=buffer.dtype, device="cpu")
             module.register_buffer(name, empty, persistent=persistent)
     model.initialize_weights()  # has no effect on parameters without storage
 
 
-def _unset(dtype: torch.dtype) -> Any:
+def _unset_mark(dtype: torch.dtype) -> Any:
     """Return a value that marks an entry as not yet written."""
     if dtype.is_floating_point:
         return torch.nan
@@ -251,10 +251,10 @@ def fill(
     tensors = [(name, tensor) for name, tensor in named_tensors(model) if name in names]
     owners = Counter(id(tensor) for _, tensor in tensors)
     load = weights.mapped if isinstance(weights, Checkpoint) else weights.load
-    filled: dict[View, nn.Parameter] = {}
+    parameters: dict[View, nn.Parameter] = {}
     # The slices of a fused tensor come one after another: a packed one is decoded whole.
-    fused = {name: "" if views[name].expert is None else views[name].tensor for name, _ in tensors}
-    for name, tensor in sorted(tensors, key=lambda item: fused[item[0]]):
+    fused_tensors = {name: "" if views[name].expert is None else views[name].tensor for name, _ in tensors}
+    for name, tensor in sorted(tensors, key=lambda pair: fused_tensors[pair[0]]):
         view = views[name]
         dtype = run_dtype(model, name, tensor)
         check_shape(name, tensor, view, weights.tensors)
@@ -267,16 +267,16 @@ def fill(
                 replacement.register_parameter("bias", module._parameters.get("bias"))
                 model.set_submodule(path, replacement)
                 continue
-        if view not in filled:
+        if view not in parameters:
             loaded = view.shaped(load(view.tensor, view.expert)).to(dtype)
-            filled[view] = _shared(loaded, filled.values() if owners[id(tensor)] > 1 else ())
+            parameters[view] = _shared_parameter(loaded, parameters.values() if owners[id(tensor)] > 1 else ())
         if attribute in module._parameters:
-            module._parameters[attribute] = filled[view]
+            module._parameters[attribute] = parameters[view]
         else:
-            module._buffers[attribute] = filled[view].data
+            module._buffers[attribute] = parameters[view].data
 
 
-def _shared(tensor: torch.Tensor, tied: Iterable[nn.Parameter]) -> nn.Parameter:
+def _shared_parameter(tensor: torch.Tensor, tied: Iterable[nn.Parameter]) -> nn.Parameter:
     """Return ``tensor`` as a parameter, or an equal one of those ``tied`` with it: files may store both.
 
     It needs a gradient, as after transformers' own loader. Of a weight that needs none torch 2.13 copies the transpose
@@ -302,14 +302,15 @@ def run_dtype(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> torch.
     float32_modules: set[str] = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
     if tensor.dtype == torch.float16:
         float32_modules |= set(getattr(model, "_keep_in_fp32_modules", None) or ())
-    return torch.float32 if tensor.dtype in _HALVES and float32_modules & set(name.split(".")) else tensor.dtype
+    keeps_float32 = tensor.dtype in _HALF_PRECISIONS and float32_modules & set(name.split("."))
+    return torch.float32 if keeps_float32 else tensor.dtype
 
 
 def _is_unset(buffer: torch.Tensor) -> bool:
     """Return whether every element is the mark of a buffer that nobody has set; mostly the first one tells."""
 
     def marked(part: torch.Tensor) -> bool:
-        return bool((part.isnan() if part.is_floating_point() else part == _unset(part.dtype)).all())
+        return bool((part.isnan() if part.is_floating_point() else part == _unset_mark(part.dtype)).all())
 
     return buffer.numel() > 0 and marked(buffer[(0,) * buffer.ndim]) and marked(buffer)
 

@@ -70,7 +70,7 @@ class Experts(nn.ModuleList):
 
     def share_weights(self, weights: Mapping[str, Any]) -> None:
         """Set the layers' weights and biases to views of the fused parameters ``weights``."""
-        for attribute, names in self._fused_names():
+        for attribute, names in self._layers_of_parameters():
             biases = weights.get(f"{attribute}_bias")
             for number, expert in enumerate(self):
                 matrix = weights[attribute][number]
@@ -81,23 +81,23 @@ class Experts(nn.ModuleList):
                     for name, tensor in zip(names, tensors, strict=True):
                         setattr(getattr(expert, name), kind, nn.Parameter(tensor, requires_grad=False))
 
-    def _fused_names(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    def _layers_of_parameters(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Return the fused module's parameters, each with the names of the layers of an expert that it holds."""
         names: tuple[str, ...] = self[0].names  # type: ignore[assignment]
         return (GATE_UP if len(names) == 2 else names[0], names), (DOWN, (DOWN,))
 
-    def forward(self, hidden: torch.Tensor, chosen: Any = None, weights: Any = None) -> torch.Tensor:
-        """Map (tokens, width) to the ``chosen`` experts' (tokens, k) outputs, summed with ``weights`` of that shape."""
-        if chosen is None:
-            return self._scaled(hidden)
+    def forward(self, hidden: torch.Tensor, chosen_experts: Any = None, weights: Any = None) -> torch.Tensor:
+        """Map (tokens, width) to the outputs of ``chosen_experts`` (tokens, k), summed with ``weights`` of that shape."""
+        if chosen_experts is None:
+            return self._run_scaled(hidden)
         total = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
-        for number in chosen.unique().tolist():
-            self.tokens, rank = torch.where(chosen == number)
+        for number in chosen_experts.unique().tolist():
+            self.tokens, rank = torch.where(chosen_experts == number)
             outputs = self[number](hidden[self.tokens]) * weights[self.tokens, rank, None]
             total.index_add_(0, self.tokens, outputs.float())
         return total.to(hidden.dtype)
 
-    def _scaled(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _run_scaled(self, hidden: torch.Tensor) -> torch.Tensor:
         """Run Llama 4's experts, which all get every token, scaled by its score: zero where it did not choose them."""
         by_expert = hidden.view(len(self), -1, hidden.shape[-1])
         total = torch.zeros_like(by_expert)
@@ -110,7 +110,7 @@ class Experts(nn.ModuleList):
     def to_fused(self) -> Any:
         """Return the fused module with the experts' weights moved back into it."""
         fused = self.fused
-        for attribute, names in self._fused_names():
+        for attribute, names in self._layers_of_parameters():
             for kind, suffix in (("weight", ""), ("bias", "_bias")):
                 if getattr(self[0].down_proj, kind) is None:
                     continue

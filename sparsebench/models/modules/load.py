@@ -15,7 +15,7 @@ from sparsebench.models.files.quantized import QuantizedCheckpoint, scheme_of
 from sparsebench.models.files.safety import refuse_adapter
 from sparsebench.models.modules import moefied, skipping
 from sparsebench.models.modules.build import build_model
-from sparsebench.models.modules.quantized_linear import QuantizedLinear, expanding, multiplying
+from sparsebench.models.modules.quantized_linear import QuantizedLinear, float_layers, integer_layers
 
 
 def load_model(
@@ -34,9 +34,9 @@ def load_model(
     replace = None
     if scheme_of(weights.config):
         weights = QuantizedCheckpoint(folder)
-        replace = expanding(weights)
+        replace = float_layers(weights)
     model: Any = build_model(weights, family, dtype, replace=replace, kind=kind)
-    moefied.install(model, weights)
+    moefied.install_routers(model, weights)
     skipping.install_thresholds(model, weights.config)
     return model.to(device)
 
@@ -46,7 +46,7 @@ def load_expanded(
 ) -> PreTrainedModel:
     """Load a quantized folder as floats, layer by layer; ``prepare`` may cut the empty model."""
     weights = QuantizedCheckpoint(Path(folder))
-    return build_model(weights, family, dtype, prepare, expanding(weights))
+    return build_model(weights, family, dtype, prepare, float_layers(weights))
 
 
 def load_kernels(
@@ -58,7 +58,7 @@ def load_kernels(
     """
     weights = QuantizedCheckpoint(Path(folder))
     weights.scheme.check_kernels()
-    model = build_model(weights, family, dtype, prepare, multiplying(weights))
+    model = build_model(weights, family, dtype, prepare, integer_layers(weights))
     if not any(isinstance(module, QuantizedLinear) for module in model.modules()):
         problem = f"{folder}: no {weights.scheme.encoding} kernel takes a matrix of this model's"
         raise UnsupportedError(problem, "score it, or use int8")

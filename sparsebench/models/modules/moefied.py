@@ -46,8 +46,8 @@ class ExpertRouter(nn.Module):
         self.register_buffer("assignment", assignment.long(), persistent=False)
         for name, table in tables.items():
             self.register_buffer(name.replace(".", "_"), table, persistent=False)
-        self.seen: torch.Tensor | None = None
-        self.chosen: torch.Tensor | None = None
+        self.inputs_read: torch.Tensor | None = None
+        self.neuron_mask: torch.Tensor | None = None
 
     def scores(self, inputs: torch.Tensor, neurons: torch.Tensor | None) -> torch.Tensor:
         """Return scores (…, experts) of the ``inputs`` (…, in); the oracle's are of the ``neurons`` (…, neurons)."""
@@ -55,21 +55,21 @@ class ExpertRouter(nn.Module):
         match self.experts_config.router:
             case "oracle":
                 assert neurons is not None
-                return self._given(neurons, tables["norms"])
+                return self._expert_outputs(neurons, tables["norms"])
             case "centroid":
                 return F.linear(inputs, tables["router_weight"])
             case "learned":
                 return F.linear(torch.tanh(F.linear(inputs, tables["router_first"])), tables["router_second"])
             case _:
-                return self._representatives(inputs).abs()
+                return self._representative_values(inputs).abs()
 
-    def _given(self, neurons: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+    def _expert_outputs(self, neurons: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
         """Return what the neurons of each expert give (…, experts)."""
         shape = (*neurons.shape[:-1], self.experts_config.experts)
         scores = torch.zeros(shape, dtype=torch.float32, device=neurons.device)
         return scores.index_add_(-1, self.assignment, neurons.abs().float() * norms)
 
-    def _representatives(self, inputs: torch.Tensor) -> torch.Tensor:
+    def _representative_values(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the value of one neuron of each expert (…, experts)."""
         tables: dict[str, Any] = self._buffers
         function: Any = self.__dict__["function"]
@@ -78,27 +78,27 @@ class ExpertRouter(nn.Module):
             return function(up)
         return function(F.linear(inputs, tables["router_gate"], tables.get("router_gate_bias"))) * up
 
-    def read(self, inputs: torch.Tensor) -> None:
-        """Keep the part's input x (…, in) for ``choice``."""
-        self.seen, self.chosen = inputs, None
+    def keep_inputs(self, inputs: torch.Tensor) -> None:
+        """Keep the part's input x (…, in) for ``chosen_neurons``."""
+        self.inputs_read, self.neuron_mask = inputs, None
 
-    def experts(self, inputs: torch.Tensor, neurons: torch.Tensor | None = None) -> torch.Tensor:
+    def chosen_experts(self, inputs: torch.Tensor, neurons: torch.Tensor | None = None) -> torch.Tensor:
         """Return which experts are computed for the part's ``inputs``: bool (…, experts); the oracle needs ``neurons``."""
         scores = self.scores(inputs, neurons)
         scores[..., : self.experts_config.shared] = torch.inf
-        chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-        return chosen.scatter_(-1, scores.topk(self.experts_config.active, -1).indices, True)
+        expert_mask = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+        return expert_mask.scatter_(-1, scores.topk(self.experts_config.active, -1).indices, True)
 
-    def choice(self, neurons: torch.Tensor | None = None) -> torch.Tensor:
+    def chosen_neurons(self, neurons: torch.Tensor | None = None) -> torch.Tensor:
         """Return which neurons are computed for the kept input, bool (…, neurons); the oracle needs ``neurons``."""
-        if self.chosen is None:
-            assert self.seen is not None, "a part's last layer runs before its first"
-            self.chosen = self.experts(self.seen, neurons)[..., self.assignment]
-            self.seen = None
-        return self.chosen
+        if self.neuron_mask is None:
+            assert self.inputs_read is not None, "a part's last layer runs before its first"
+            self.neuron_mask = self.chosen_experts(self.inputs_read, neurons)[..., self.assignment]
+            self.inputs_read = None
+        return self.neuron_mask
 
 
-def install(model: Any, checkpoint: Checkpoint) -> None:
+def install_routers(model: Any, checkpoint: Checkpoint) -> None:
     """Mask the neurons of ``model`` as the checkpoint's config.json says, in place.
 
     Raises ModelError where a layer or tensor that it names is missing or does not fit.
@@ -106,40 +106,40 @@ def install(model: Any, checkpoint: Checkpoint) -> None:
     config = experts_of(checkpoint.config)
     for part in config.parts if config else ():
         assert config is not None
-        first, down, function = (
+        first, down, activation = (
             module_at(model, path, EXPERTS_KEY) for path in (part.first, part.down, part.activation)
         )
-        router = router_of(config, part, checkpoint, (first, down, function))
-        hook(router, first, down)
+        router = _build_router(config, part, checkpoint, (first, down, activation))
+        hook_router(router, first, down)
 
 
-def hook(router: ExpertRouter, first: nn.Module, down: nn.Module) -> None:
+def hook_router(router: ExpertRouter, first: nn.Module, down: nn.Module) -> None:
     """Have a part's first layer pass its input to the router, and its last layer mask the neurons not chosen."""
     down.add_module("moe", router)
-    first.register_forward_pre_hook(lambda module, args: router.read(args[0]))
-    down.register_forward_pre_hook(lambda module, args: (args[0] * router.choice(args[0]), *args[1:]))
+    first.register_forward_pre_hook(lambda module, args: router.keep_inputs(args[0]))
+    down.register_forward_pre_hook(lambda module, args: (args[0] * router.chosen_neurons(args[0]), *args[1:]))
 
 
-def router_of(
+def _build_router(
     config: ExpertsConfig, part: FeedForward, checkpoint: Checkpoint, modules: tuple[nn.Module, nn.Module, nn.Module]
 ) -> ExpertRouter:
     """Build a part's router from the checkpoint's tensors; ``modules`` are its first layer, last layer and activation.
 
     Raises ModelError where the assignment or a tensor of the router is missing or does not fit.
     """
-    first, down, function = modules
+    first, down, activation = modules
     weight: Any = down.weight
     dtype: Any = first.weight.dtype
-    inward = 0 if type(down).__name__ == "Conv1D" else 1
-    stem = part.name("")
+    input_dim = 0 if type(down).__name__ == "Conv1D" else 1
+    prefix = part.name("")
     tables = {
-        name.removeprefix(stem): checkpoint.load(name).to(dtype)
+        name.removeprefix(prefix): checkpoint.load(name).to(dtype)
         for name in checkpoint.tensors
-        if name.startswith(stem) and not name.endswith(".assignment")
+        if name.startswith(prefix) and not name.endswith(".assignment")
     }
     name = part.name("assignment")
     assignment = checkpoint.load(name) if name in checkpoint.tensors else torch.empty(0, device="cpu")
-    neurons = weight.shape[inward]
+    neurons = weight.shape[input_dim]
     if assignment.shape != (neurons,) or not 0 <= int(assignment.min()) <= int(assignment.max()) < config.experts:
         problem = f"{checkpoint.folder}: {name} does not say the expert of {neurons} neurons"
         raise ModelError(problem, "make the variant again")
@@ -148,5 +148,5 @@ def router_of(
             problem = f"{checkpoint.folder}: {part.name(required)} has no row for each of {config.experts} experts"
             raise ModelError(problem, "make the variant again")
     if config.router == "oracle":
-        tables["norms"] = weight.detach().float().norm(dim=1 - inward)
-    return ExpertRouter(config, assignment, tables, function)
+        tables["norms"] = weight.detach().float().norm(dim=1 - input_dim)
+    return ExpertRouter(config, assignment, tables, activation)

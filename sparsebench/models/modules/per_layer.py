@@ -23,12 +23,12 @@ from sparsebench.models.files.families import PER_LAYER
 from sparsebench.models.shape.architectures import per_layer_widths
 from sparsebench.models.shape.axes import Axis, HeadSizes, head_sizes, shape_of
 
-_HEADS = ("num_heads", "num_attention_heads", "n_heads", "num_key_value_heads")
-_WIDTHS = ("all_head_size", "split_size", "embed_dim")
-"""The names of attention modules' attributes for the number of heads (``_HEADS``) and for the width of all heads."""
+_HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "num_key_value_heads")
+_HEAD_WIDTHS = ("all_head_size", "split_size", "embed_dim")
+"""The names of attention modules' attributes for the number of heads (``_HEAD_COUNTS``) and for the width of all heads."""
 
 
-def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> None:
+def cut_to_block_widths(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> None:
     """Cut the blocks of a ``model`` without storage from the dense widths to those of ``per_layer_config``, in place.
 
     Raises ModelError for a block that does not exist or would be wider than dense, UnsupportedError for an undeclared
@@ -37,9 +37,9 @@ def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> N
     if not config.get(PER_LAYER):
         return
     block_widths = per_layer_widths(config)
-    plain = {key: value for key, value in config.items() if key != PER_LAYER}
+    dense_config = {key: value for key, value in config.items() if key != PER_LAYER}
     tensors = {name: TensorInfo(name, "F32", tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
-    stub: Any = SimpleNamespace(config=plain, tensors=tensors, ties={}, folder="config.json")
+    stub: Any = SimpleNamespace(config=dense_config, tensors=tensors, ties={}, folder="config.json")
     model_shape = shape_of(stub, family)
     if len(model_shape.blocks) > 1:
         raise UnsupportedError(
@@ -65,7 +65,7 @@ def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> N
         if remaining < axis.units:
             _cut_axis(model, axis, remaining)
             if axis.kind == "heads":
-                _state_heads(model, axis, remaining, head_sizes(plain, model_shape.architecture))
+                _set_head_counts(model, axis, remaining, head_sizes(dense_config, model_shape.architecture))
 
 
 def _cut_axis(model: Any, axis: Axis, remaining: int) -> None:
@@ -77,44 +77,44 @@ def _cut_axis(model: Any, axis: Axis, remaining: int) -> None:
     for (name, dim), removed in lengths.items():
         path, _, attribute = name.rpartition(".")
         module = model.get_submodule(path)
-        old: torch.Tensor = module._parameters[attribute]
-        size = list(old.shape)
-        size[dim] -= removed
-        shorter = torch.empty(size, dtype=old.dtype, device="meta")
-        module._parameters[attribute] = torch.nn.Parameter(shorter, requires_grad=old.requires_grad)
+        parameter: torch.Tensor = module._parameters[attribute]
+        shape = list(parameter.shape)
+        shape[dim] -= removed
+        shorter = torch.empty(shape, dtype=parameter.dtype, device="meta")
+        module._parameters[attribute] = torch.nn.Parameter(shorter, requires_grad=parameter.requires_grad)
         if attribute != "weight":
             continue
         if hasattr(module, "nf"):
-            module.nx, module.nf = size
+            module.nx, module.nf = shape
         else:
-            module.out_features, module.in_features = size
+            module.out_features, module.in_features = shape
 
 
-def _state_heads(model: Any, axis: Axis, remaining: int, dense: HeadSizes) -> None:
+def _set_head_counts(model: Any, axis: Axis, remaining: int, dense: HeadSizes) -> None:
     """Set the numbers of remaining heads in the module that holds the queries' projection."""
     heads, groups, size = dense
-    first = axis.cuts[0].tensor.rpartition(".")[0].rpartition(".")[0]
-    module = model.get_submodule(first)
-    for name in _HEADS:
+    path = axis.cuts[0].tensor.rpartition(".")[0].rpartition(".")[0]
+    module = model.get_submodule(path)
+    for name in _HEAD_COUNTS:
         if hasattr(module, name):
             setattr(module, name, remaining if name == "num_key_value_heads" else remaining * heads // groups)
-    for name in _WIDTHS:
+    for name in _HEAD_WIDTHS:
         if getattr(module, name, None) == heads * size:
             setattr(module, name, remaining * heads // groups * size)
     if hasattr(module, "config"):
-        module.config = Counting(
+        module.config = BlockConfig(
             module.config, {"num_attention_heads": remaining * heads // groups, "num_key_value_heads": remaining}
         )
 
 
-class Counting:
+class BlockConfig:
     """A model's configuration as one block's attention sees it: the live one, but with its own numbers of heads."""
 
-    def __init__(self, config: Any, numbers: Mapping[str, int]) -> None:
-        self.__dict__.update(_config=config, _numbers=dict(numbers))
+    def __init__(self, config: Any, head_counts: Mapping[str, int]) -> None:
+        self.__dict__.update(_config=config, _numbers=dict(head_counts))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # looked up on a copy in the making, which has no attributes yet
             raise AttributeError(name)
-        numbers = self.__dict__["_numbers"]
-        return numbers[name] if name in numbers else getattr(self.__dict__["_config"], name)
+        head_counts = self.__dict__["_numbers"]
+        return head_counts[name] if name in head_counts else getattr(self.__dict__["_config"], name)

@@ -18,7 +18,7 @@ from sparsebench.models.files.quantized import Codes, QuantizedCheckpoint
 from sparsebench.models.modules.build import Replace
 from sparsebench.models.shape.topology import View
 
-FEW = 8
+INT8_TOKENS = 8
 """Tokens up to which the int8 kernel beats a dense product of expanded weights (Zen 4: about 6 to 10, by shape)."""
 INT4_ROWS = 16
 """torch's int4 kernel requires a multiple of this number of rows."""
@@ -37,11 +37,11 @@ class QuantizedLinear(nn.Module):
         self.out_features, self.in_features = codes.values.shape
         self.weight = torch.empty(codes.values.shape, dtype=dtype, device="meta")
         self.register_parameter("bias", None)
-        values, scale = self.laid_out(codes)
+        values, scale = self.kernel_layout(codes)
         self.register_buffer("values", values, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
 
-    def laid_out(self, codes: Codes) -> tuple[torch.Tensor, torch.Tensor]:
+    def kernel_layout(self, codes: Codes) -> tuple[torch.Tensor, torch.Tensor]:
         """Return values and scales in the kernel's layout."""
         return codes.values, codes.scale[:, 0].contiguous()
 
@@ -65,11 +65,11 @@ class QuantizedLinear(nn.Module):
 class Int8Linear(QuantizedLinear):
     """Weights in int8."""
 
-    kernel = f"int8 torch _weight_int8pack_mm in bfloat16, expanded above {FEW} tokens"
+    kernel = f"int8 torch _weight_int8pack_mm in bfloat16, expanded above {INT8_TOKENS} tokens"
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """Return (tokens, out) in bfloat16, or in x's dtype for more than FEW tokens."""
-        if len(x) > FEW:
+        if len(x) > INT8_TOKENS:
             return F.linear(x, self.values.to(x.dtype)).mul_(self.scale)
         return torch._weight_int8pack_mm(x.bfloat16(), self.values, self.scale.bfloat16())
 
@@ -85,7 +85,7 @@ class Int4Linear(QuantizedLinear):
         rows, columns = codes.values.shape
         return columns % (codes.group or columns) == 0 and rows % INT4_ROWS == 0
 
-    def laid_out(self, codes: Codes) -> tuple[torch.Tensor, torch.Tensor]:
+    def kernel_layout(self, codes: Codes) -> tuple[torch.Tensor, torch.Tensor]:
         """Return values as torch packs them, and (groups, out, 2) bfloat16: scales, and offsets of 0."""
         self.group = codes.group or self.in_features
         scale = codes.scale.T.bfloat16()
@@ -97,7 +97,7 @@ class Int4Linear(QuantizedLinear):
         return torch._weight_int4pack_mm_for_cpu(x.bfloat16(), self.values, self.group, self.scale)
 
 
-LAYERS: dict[str, type[QuantizedLinear]] = {"int8": Int8Linear, "int4": Int4Linear}
+LAYER_OF_ENCODING: dict[str, type[QuantizedLinear]] = {"int8": Int8Linear, "int4": Int4Linear}
 
 
 def _codes(weights: QuantizedCheckpoint, view: View) -> Codes | None:
@@ -108,10 +108,10 @@ def _codes(weights: QuantizedCheckpoint, view: View) -> Codes | None:
     return codes if view.rows is None else codes.cut(view.rows)
 
 
-def expanding(weights: QuantizedCheckpoint) -> Replace:
+def float_layers(weights: QuantizedCheckpoint) -> Replace:
     """Return a ``Replace`` for ``build_model``: float layers in the dtype to run in."""
 
-    def replaced(view: View, module: Any, dtype: torch.dtype) -> nn.Module | None:
+    def replace(view: View, module: Any, dtype: torch.dtype) -> nn.Module | None:
         codes = _codes(weights, view)
         if codes is None:
             return None
@@ -120,17 +120,17 @@ def expanding(weights: QuantizedCheckpoint) -> Replace:
         linear.weight = nn.Parameter(expanded, requires_grad=False)
         return linear
 
-    return replaced
+    return replace
 
 
-def multiplying(weights: QuantizedCheckpoint) -> Replace:
+def integer_layers(weights: QuantizedCheckpoint) -> Replace:
     """Return a ``Replace`` for ``build_model``: layers that multiply integers, or floats for shapes without a kernel."""
-    expand, layer = expanding(weights), LAYERS[weights.scheme.encoding]
+    as_floats, layer = float_layers(weights), LAYER_OF_ENCODING[weights.scheme.encoding]
 
-    def replaced(view: View, module: Any, dtype: torch.dtype) -> nn.Module | None:
+    def replace(view: View, module: Any, dtype: torch.dtype) -> nn.Module | None:
         codes = _codes(weights, view)
         if codes is None or not layer.fits(codes):
-            return expand(view, module, dtype)
+            return as_floats(view, module, dtype)
         return layer(codes, dtype)
 
-    return replaced
+    return replace

@@ -43,7 +43,7 @@ class SkipThresholds:
         return {KEY: {INPUTS: dict(self.inputs), OUTPUTS: dict(self.outputs)}}
 
 
-def skip_of(config: Mapping[str, Any]) -> SkipThresholds | None:
+def thresholds_of(config: Mapping[str, Any]) -> SkipThresholds | None:
     """Return the thresholds in a config.json; None where it has none.
 
     Raises ModelError for an entry that sparsebench would not write.
@@ -96,16 +96,16 @@ class ExpertsConfig:
         Raises KeyError, TypeError or ValueError for an entry that ``config`` would not write.
         """
         parts = tuple(FeedForward(**part) for part in entry["parts"])
-        grouping = cls(**{**entry, "parts": parts})
-        if grouping.router not in ROUTERS:
-            raise ValueError(grouping.router)
-        if not all(type(number) is int for number in (grouping.experts, grouping.active, grouping.shared)):
+        config = cls(**{**entry, "parts": parts})
+        if config.router not in ROUTERS:
+            raise ValueError(config.router)
+        if not all(type(number) is int for number in (config.experts, config.active, config.shared)):
             raise ValueError("a number of experts is no integer")
-        if grouping.active < 1 or not 0 <= grouping.shared <= grouping.active <= grouping.experts:
+        if config.active < 1 or not 0 <= config.shared <= config.active <= config.experts:
             raise ValueError("more or fewer experts than there are")
         if not all(isinstance(path, str) for part in parts for path in asdict(part).values()):
             raise ValueError("the path of a layer is no text")
-        return grouping
+        return config
 
 
 def experts_of(config: Mapping[str, Any]) -> ExpertsConfig | None:
@@ -124,7 +124,7 @@ def experts_of(config: Mapping[str, Any]) -> ExpertsConfig | None:
 
 def skips_weights(config: Mapping[str, Any]) -> bool:
     """Return whether a config.json's model computes with only some of its weights, chosen by thresholds or a router."""
-    return bool(skip_of(config) or experts_of(config))
+    return bool(thresholds_of(config) or experts_of(config))
 
 
 def _is_magnitude(value: Any) -> bool:
@@ -136,10 +136,10 @@ def install_thresholds(model: Any, config: Mapping[str, Any]) -> None:
 
     Raises ModelError where a module that config.json names is missing.
     """
-    skip = skip_of(config) or SkipThresholds({}, {})
-    for path, magnitude in skip.inputs.items():
+    thresholds = thresholds_of(config) or SkipThresholds({}, {})
+    for path, magnitude in thresholds.inputs.items():
         module_at(model, path, KEY).register_forward_pre_hook(partial(_mask_input, magnitude))
-    for path, magnitude in skip.outputs.items():
+    for path, magnitude in thresholds.outputs.items():
         module_at(model, path, KEY).register_forward_hook(partial(_mask_output, magnitude))
 
 

@@ -207,7 +207,7 @@ class Replay:
         _check_batch(batch, self._skeleton)
         fill_skeleton(self._skeleton, checkpoint, family)
         # Where neurons are grouped into experts, only those chosen for a token count, as in the model itself.
-        moefied.install(model, checkpoint)
+        moefied.install_routers(model, checkpoint)
         move(model, device)
         lengths = [ids.shape[1] for ids in (batch.input_ids, batch.decoder_input_ids) if ids is not None]
         self._longest = max(lengths)

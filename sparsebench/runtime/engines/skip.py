@@ -10,7 +10,7 @@ import torch
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules import moefied
-from sparsebench.models.modules.skipping import FeedForward, SkipThresholds, experts_of, skip_of, skips_weights
+from sparsebench.models.modules.skipping import FeedForward, SkipThresholds, experts_of, skips_weights, thresholds_of
 from sparsebench.models.shape.topology import LINEAR_TYPES, module_part, module_path
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
@@ -96,7 +96,7 @@ class SkipEngine:
             return
         check_dtype("skip", model.dtype)
         replacer = _LayerReplacer(model, self.kernels)
-        skip, experts = skip_of(config) or SkipThresholds({}, {}), experts_of(config)
+        skip, experts = thresholds_of(config) or SkipThresholds({}, {}), experts_of(config)
         # A model that was cut for the parity check lacks blocks.
         for path, limit in skip.inputs.items():
             if name := module_path(model, path):
@@ -178,10 +178,10 @@ class _LayerReplacer:
         begin = self.model.get_submodule(first)
         begin._forward_pre_hooks.clear()
         if chooser.experts_config.router != "oracle" and chooser.neurons == len(_matrix(begin)):
-            begin = self.replace_by_rows(first, chooser.choice)
+            begin = self.replace_by_rows(first, chooser.chosen_neurons)
             if second:
-                self.replace_by_rows(second, chooser.choice)
-        moefied.hook(chooser, begin, self.replace_by_columns(down, 0.0))
+                self.replace_by_rows(second, chooser.chosen_neurons)
+        moefied.hook_router(chooser, begin, self.replace_by_columns(down, 0.0))
 
     def _put(self, name: str, layer: Skipping) -> Skipping:
         self.model.set_submodule(name, layer)

@@ -16,7 +16,7 @@ from sparsebench.models.files.checkpoint import torch_dtype
 from sparsebench.models.files.quantized import QuantizedCheckpoint, open_checkpoint
 from sparsebench.models.modules.build import StoredWeights, build_model
 from sparsebench.models.modules.experts import still_fused
-from sparsebench.models.modules.quantized_linear import expanding
+from sparsebench.models.modules.quantized_linear import float_layers
 from sparsebench.models.shape import topology
 from sparsebench.models.shape.topology import View
 from sparsebench.native import Missing
@@ -117,7 +117,7 @@ class Sparse:
         def plain(dtype: str) -> Any:
             if not isinstance(weights, QuantizedCheckpoint):
                 return build_model(weights, source.family, dtype, shorten)
-            model = build_model(weights, source.family, dtype, shorten, expanding(weights))
+            model = build_model(weights, source.family, dtype, shorten, float_layers(weights))
             if dtype != "float32":
                 for module in model.modules():
                     if type(module).__name__ in topology.LINEAR_TYPES:

@@ -222,7 +222,7 @@ def expert_uses(router: ExpertRouter, inputs: torch.Tensor, neurons: torch.Tenso
     config = router.experts_config
     counts = torch.zeros(config.experts)
     for input_rows, neuron_rows in zip(inputs.split(ROWS), neurons.split(ROWS), strict=True):
-        counts += router.experts(input_rows, neuron_rows).sum(0)
+        counts += router.chosen_experts(input_rows, neuron_rows).sum(0)
     return tuple((counts / len(inputs)).tolist()[config.shared :])
 
 

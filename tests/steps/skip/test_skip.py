@@ -11,7 +11,7 @@ from transformers import AutoModelForMaskedLM
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
-from sparsebench.models.modules.skipping import KEY, skip_of
+from sparsebench.models.modules.skipping import KEY, thresholds_of
 from sparsebench.models.shape.topology import module_path
 from sparsebench.steps.registry import single
 from sparsebench.steps.skip.magnitudes import Magnitudes
@@ -48,7 +48,7 @@ def test_a_share_of_0_is_the_model_and_more_is_further_off(kind: str, name: str,
 def test_thresholds_cut_the_share_of_what_layers_read(kind: str, tmp_path: Path) -> None:
     parent, family = written(kind, tmp_path / "parent")
     (found,) = made(parent, family, {single("skip", "teal", share=0.4): tmp_path / "out"}).values()
-    skip = skip_of(Checkpoint(tmp_path / "out").config)
+    skip = thresholds_of(Checkpoint(tmp_path / "out").config)
     assert skip and not skip.outputs
     assert {row.module: row.threshold for row in found.activity} == skip.inputs
     assert {(row.side, row.layer) for row in found.activity} == {(row.side, row.layer) for row in found.tensors}
@@ -142,7 +142,7 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
         made(out, family, {step: tmp_path / "twice"})
     for damaged in ([], {"inputs": {"a": -1.0}, "outputs": {}}, {"inputs": {"a": True}, "outputs": {}}):
         with pytest.raises(ModelError, match=KEY):
-            skip_of({KEY: damaged})
+            thresholds_of({KEY: damaged})
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5", "bert"])
