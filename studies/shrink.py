@@ -208,9 +208,9 @@ def bytes_a_token(model: Any, length: int) -> int:
 def in_blocks(folder: Path, model: Any, given: argparse.Namespace) -> list[float]:
     """Of each block of the dense model the median share of a forward's time that is measured in it."""
     from sparsebench.models.files.checkpoint import Checkpoint
-    from sparsebench.models.replay.skeleton import survey
+    from sparsebench.models.replay.skeleton import build_skeleton
 
-    (stack,) = survey(Checkpoint(folder).config, "decoder").stacks
+    (stack,) = build_skeleton(Checkpoint(folder).config, "decoder").stacks
     began, spent = [0.0], [0.0] * len(stack.blocks)
 
     def before(*_: Any) -> None:

@@ -106,9 +106,9 @@ def tokens(
     """
     config = Checkpoint(folder).config
     if not training:
-        from sparsebench.models.replay.skeleton import survey
+        from sparsebench.models.replay.skeleton import build_skeleton
 
-        survey(config, family)  # refuses a model that cannot be replayed, before any text is fetched
+        build_skeleton(config, family)  # refuses a model that cannot be replayed, before any text is fetched
     reader = replace(reader_of(folder, family, calibration, config), training=training)
     paired = family == "encoder-decoder" and calibration.target is not None
     rows, notes = _ordered_texts(calibration, paired, cache)

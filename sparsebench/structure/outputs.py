@@ -114,9 +114,9 @@ def compare_outputs(
 
 
 def _blocks(folder: Path, family: Family) -> list[SkeletonBlock]:
-    from sparsebench.models.replay.skeleton import survey
+    from sparsebench.models.replay.skeleton import build_skeleton
 
-    return survey(Checkpoint(folder).config, family).blocks
+    return build_skeleton(Checkpoint(folder).config, family).blocks
 
 
 def _difference(states: torch.Tensor, expected: torch.Tensor, mask: torch.Tensor) -> float:

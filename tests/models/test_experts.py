@@ -258,7 +258,7 @@ def test_an_expert_that_sees_its_first_token_late_is_counted() -> None:
     mask = torch.tensor([[True, False], [True, True]])
     with torch.no_grad(), gatherer.hooked():
         for late in (False, True):
-            with gatherer.group(mask, None, set()):
+            with gatherer.micro_batch(mask, None, set()):
                 rows = states.view(-1, 3)
                 routed.tokens = torch.tensor([0, 1, 3])
                 for layer in layers[:2]:

@@ -20,7 +20,7 @@ def gathered(calls: Callable[[list[Any], Any], None], batches: list[Any], masks:
     with torch.no_grad(), gatherer.hooked():
         for number, states in enumerate(batches):
             mask = masks[number] if masks else torch.ones(states.shape[:2], dtype=torch.bool)
-            with gatherer.group(mask, None, set()):
+            with gatherer.micro_batch(mask, None, set()):
                 calls(layers, states)
     return gatherer
 

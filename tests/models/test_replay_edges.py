@@ -21,7 +21,7 @@ from sparsebench.models.files.families import MODEL_TYPES
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.replay.gather import add_gram
-from sparsebench.models.replay.skeleton import survey
+from sparsebench.models.replay.skeleton import build_skeleton
 from sparsebench.models.replay.stack_replay import States
 from tests.models.model_zoo import small
 from tests.models.replaying import Stock, batch, written
@@ -224,13 +224,13 @@ def test_every_model_type_is_answered_for_without_weights() -> None:
     refused = {}
     for name, family in MODEL_TYPES.items():
         try:
-            survey(small(name), family)
+            build_skeleton(small(name), family)
         except UnsupportedError as error:
             refused[name] = error.message
     assert set(refused) == {"albert", "whisper"}
     assert "share one set of weights" in refused["albert"]
     with pytest.raises(ModelError, match="no model type 'lama'"):
-        survey({"model_type": "lama"}, "decoder")
+        build_skeleton({"model_type": "lama"}, "decoder")
 
 
 def test_tensors_that_do_not_fit_are_named_before_any_work(tmp_path: Path) -> None:

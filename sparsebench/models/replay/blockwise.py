@@ -21,7 +21,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules import moefied
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.gather import Gatherer, InputStatistics, PrunableLayer
-from sparsebench.models.replay.skeleton import Skeleton, SkeletonBlock, Stack, fill_skeleton, move, survey
+from sparsebench.models.replay.skeleton import Skeleton, SkeletonBlock, Stack, build_skeleton, fill_skeleton, move
 from sparsebench.models.replay.stack_replay import StackReplay, StackTokens, States
 from sparsebench.models.shape.topology import View
 
@@ -117,7 +117,7 @@ class Block:
 
     def drop(self, stream: int) -> None:
         """Give a stream up: no block runs on its states any more, and they need not be finite."""
-        self._replay.dropped.add(stream)
+        self._replay.dropped_streams.add(stream)
 
     def matrix(self, name: str) -> torch.Tensor:
         """Return the weights (out, in) of a prunable matrix."""
@@ -202,7 +202,7 @@ class Replay:
         self.group = group
         self.device = device
         precise = precision.resolve(dtype, checkpoint.config, checkpoint.tensors)
-        self._skeleton = survey(precision.with_dtype(checkpoint.config, precise), family)
+        self._skeleton = build_skeleton(precision.with_dtype(checkpoint.config, precise), family)
         model = self._skeleton.model
         _check_batch(batch, self._skeleton)
         fill_skeleton(self._skeleton, checkpoint, family)
@@ -246,13 +246,13 @@ class Replay:
                 same_inputs = self.streams == 1 or not diverged
                 block = Block(running, skeleton_block, next(tensors_of_blocks), same_inputs)
                 yield block
-                for stream in running.live:
+                for stream in running.live_streams:
                     if stream not in block.done:
                         block.advance(stream, {})
                 running.states.swap()
                 block.tensors = {}
                 diverged = diverged or block.changed
-                if not running.live:
+                if not running.live_streams:
                     return
         self._last = running
 

@@ -64,18 +64,18 @@ class _Sum:
 
 
 @dataclass
-class _Group:
+class _MicroBatch:
     """The running micro-batch: masks (samples, length), and the storages of arguments that are not hidden states.
 
-    ``first_readers`` are those of each input, ``not_tokens`` is what layers read that is not of this micro-batch's tokens.
+    ``first_readers`` are those of each input, ``other_inputs`` is what layers read that is not of this micro-batch's tokens.
     """
 
     mask: torch.Tensor
     encoder_mask: torch.Tensor | None
     other_storages: set[int]
     first_readers: dict[tuple[Any, ...], str] = field(default_factory=dict)
-    not_tokens: list[tuple[PrunableLayer, torch.Tensor]] = field(default_factory=list)
-    alive: list[torch.Tensor] = field(default_factory=list)
+    other_inputs: list[tuple[PrunableLayer, torch.Tensor]] = field(default_factory=list)
+    kept_alive: list[torch.Tensor] = field(default_factory=list)
 
 
 class InputsSeen(Exception):
@@ -102,18 +102,18 @@ class Gatherer:
     ) -> None:
         self.readers = readers
         self.device = device
-        self.gram = gram
-        self.summed = sums
-        self._calls = self._calls_per_group = 0
-        self.sums: dict[str, _Sum] = {}
-        self.first_group = True
-        self._group: _Group | None = None
+        self._with_gram = gram
+        self._with_sums = sums
+        self._calls = self._calls_per_micro_batch = 0
+        self._sum_of_leader: dict[str, _Sum] = {}
+        self._first_micro_batch = True
+        self._micro_batch: _MicroBatch | None = None
         leaders: dict[str, str] = {}
         for reader in readers.values():
             if reader.experts is None:
                 continue
             if reader.input_key in leaders:
-                self.sums[leaders[reader.input_key]].readers.append(reader.name)
+                self._sum_of_leader[leaders[reader.input_key]].readers.append(reader.name)
             else:
                 leaders[reader.input_key] = reader.name
                 self._open_sum(reader)
@@ -124,33 +124,35 @@ class Gatherer:
         return removing_hooks(
             reader.module.register_forward_pre_hook(self._hook(reader), with_kwargs=True)
             for reader in self.readers.values()
-            if reader.experts is None or reader.name in self.sums
+            if reader.experts is None or reader.name in self._sum_of_leader
         )
 
     @contextmanager
-    def group(self, mask: torch.Tensor, encoder_mask: torch.Tensor | None, other_storages: set[int]) -> Iterator[None]:
+    def micro_batch(
+        self, mask: torch.Tensor, encoder_mask: torch.Tensor | None, other_storages: set[int]
+    ) -> Iterator[None]:
         """Run one micro-batch in this context.
 
         ``mask`` and ``encoder_mask`` are masks (samples, length), True for tokens. ``other_storages`` are the storages of the
         block's arguments that are neither hidden nor encoder states.
         """
-        self._group = _Group(mask, encoder_mask, other_storages)
+        self._micro_batch = _MicroBatch(mask, encoder_mask, other_storages)
         self._calls = 0
         yield
-        if self.first_group:
-            self._add_positions(self._group)
-            self._calls_per_group = self._calls
-        self.first_group = False
-        self._group = None
+        if self._first_micro_batch:
+            self._add_positions(self._micro_batch)
+            self._calls_per_micro_batch = self._calls
+        self._first_micro_batch = False
+        self._micro_batch = None
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Return the layers' names, grouped by the input that they read, in the order of their runs; experts first."""
-        return tuple(tuple(total.readers) for total in self.sums.values())
+        return tuple(tuple(total.readers) for total in self._sum_of_leader.values())
 
     def result(self) -> dict[str, InputStatistics]:
         """Return every reader's statistics; readers of the same input get the same object."""
         statistics: dict[str, InputStatistics] = {}
-        for total in self.sums.values():
+        for total in self._sum_of_leader.values():
             if total.inputs.gram is not None:
                 _mirror(total.inputs.gram)
             statistics |= dict.fromkeys(total.readers, total.inputs)
@@ -163,33 +165,33 @@ class Gatherer:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if reader.experts is not None:
                 self._add_routed(reader, reader.experts.tokens, args[0])
-            elif self.first_group or reader.name in self.sums:
+            elif self._first_micro_batch or reader.name in self._sum_of_leader:
                 self._add_input(reader, args[0] if args else kwargs["input"])
             self._calls += 1
-            if self._ends_early and not self.first_group and self._calls == self._calls_per_group:
+            if self._ends_early and not self._first_micro_batch and self._calls == self._calls_per_micro_batch:
                 raise InputsSeen
 
         return hook
 
     def _add_input(self, reader: PrunableLayer, values: torch.Tensor) -> None:
-        assert self._group is not None, "a reader runs outside a micro-batch"
-        mask = self._group.encoder_mask if reader.cross else self._group.mask
+        assert self._micro_batch is not None, "a reader runs outside a micro-batch"
+        mask = self._micro_batch.encoder_mask if reader.cross else self._micro_batch.mask
         assert mask is not None, "cross-attention without an encoder"
         # One row per token, flattened or not.
         per_token = values.shape[0] == mask.numel() if values.ndim == 2 else values.shape[:-1] == mask.shape
-        if not per_token or values.untyped_storage().data_ptr() in self._group.other_storages:
-            if self.first_group:
-                self._group.not_tokens.append((reader, values))
+        if not per_token or values.untyped_storage().data_ptr() in self._micro_batch.other_storages:
+            if self._first_micro_batch:
+                self._micro_batch.other_inputs.append((reader, values))
             return
-        if self.first_group:
-            if any(reader.name in total.readers for total in self.sums.values()):
+        if self._first_micro_batch:
+            if any(reader.name in total.readers for total in self._sum_of_leader.values()):
                 raise UnsupportedError(
                     f"{reader.name}: its layer is called twice with different inputs in one run of its block, "
                     "so its input statistics are ambiguous"
                 )
             if self._join_sum(reader, values):
                 return
-        elif self.sums[reader.name].positions:
+        elif self._sum_of_leader[reader.name].positions:
             return
         rows = values.reshape(-1, values.shape[-1])
         if not bool(mask.all()):
@@ -198,43 +200,43 @@ class Gatherer:
 
     def _add_routed(self, reader: PrunableLayer, tokens: torch.Tensor, values: torch.Tensor) -> None:
         """Add ``values``, the rows of the micro-batch's ``tokens`` that are routed to this expert, without padding."""
-        assert self._group is not None, "a reader runs outside a micro-batch"
-        is_token = self._group.mask.reshape(-1)[tokens]
+        assert self._micro_batch is not None, "a reader runs outside a micro-batch"
+        is_token = self._micro_batch.mask.reshape(-1)[tokens]
         self._add(reader.name, values if bool(is_token.all()) else values[is_token])
 
     def _join_sum(self, reader: PrunableLayer, values: torch.Tensor) -> bool:
         """Join the sum of an earlier layer that reads the same memory unchanged, or open one; True if joined."""
-        assert self._group is not None
+        assert self._micro_batch is not None
         if values.shape[-1] != reader.width:
             raise ModelError(f"{reader.name}: its layer reads {values.shape[-1]} values where it has {reader.width}")
         # In-place changes raise the version: then the same memory has another content.
         key = (values.data_ptr(), values.shape, values.stride(), values._version, reader.cross)
-        leader = self._group.first_readers.get(key)
+        leader = self._micro_batch.first_readers.get(key)
         if leader is not None:
-            self.sums[leader].readers.append(reader.name)
+            self._sum_of_leader[leader].readers.append(reader.name)
             return True
-        self._group.first_readers[key] = reader.name
-        self._group.alive.append(values)  # once freed, its memory could be reused for another tensor
+        self._micro_batch.first_readers[key] = reader.name
+        self._micro_batch.kept_alive.append(values)  # once freed, its memory could be reused for another tensor
         self._open_sum(reader)
         return False
 
     def _open_sum(self, reader: PrunableLayer) -> None:
-        gram = torch.zeros(reader.width, reader.width, device=self.device) if self.gram else None
-        sums = torch.zeros(reader.width, dtype=torch.float64, device=self.device) if self.summed else None
+        gram = torch.zeros(reader.width, reader.width, device=self.device) if self._with_gram else None
+        sums = torch.zeros(reader.width, dtype=torch.float64, device=self.device) if self._with_sums else None
         squares = torch.zeros(reader.width, device=self.device)
-        self.sums[reader.name] = _Sum([reader.name], InputStatistics(0, squares, gram, sums))
+        self._sum_of_leader[reader.name] = _Sum([reader.name], InputStatistics(0, squares, gram, sums))
 
-    def _add_positions(self, group: _Group) -> None:
+    def _add_positions(self, micro_batch: _MicroBatch) -> None:
         """Measure layers that never read tokens on their other input, once: it is the same for all samples."""
-        reading = {name for total in self.sums.values() for name in total.readers}
-        for reader, values in group.not_tokens:
+        reading = {name for total in self._sum_of_leader.values() for name in total.readers}
+        for reader, values in micro_batch.other_inputs:
             if reader.name in reading or self._join_sum(reader, values):
                 continue
-            self.sums[reader.name].positions = True
+            self._sum_of_leader[reader.name].positions = True
             self._add(reader.name, values.reshape(-1, values.shape[-1]))
 
     def _add(self, name: str, rows: torch.Tensor) -> None:
-        inputs = self.sums[name].inputs
+        inputs = self._sum_of_leader[name].inputs
         rows = rows.float()
         inputs.tokens += rows.shape[0]
         inputs.squares += rows.square().sum(0)

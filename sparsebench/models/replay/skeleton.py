@@ -78,7 +78,7 @@ class Skeleton:
         return [block for stack in self.stacks for block in stack.blocks]
 
 
-def survey(config: Mapping[str, Any], family: Family) -> Skeleton:
+def build_skeleton(config: Mapping[str, Any], family: Family) -> Skeleton:
     """Build the model of a config.json without weights, and find its blocks.
 
     Raises UnsupportedError when it cannot be replayed block by block, ModelError when transformers cannot build it.
@@ -111,8 +111,8 @@ def _blocks_of(model: PreTrainedModel, config: Mapping[str, Any], family: Family
             by_path.setdefault(path, SkeletonBlock(stack, part.layer, path, model.get_submodule(path)))
     blocks = sorted(by_path.values(), key=lambda block: block.index)
     parents = {path.rpartition(".")[0] for path in by_path}
-    holder = model.get_submodule(parents.pop()) if len(parents) == 1 else None
-    if not isinstance(holder, nn.ModuleList) or [block.index for block in blocks] != list(range(len(holder))):
+    block_list = model.get_submodule(parents.pop()) if len(parents) == 1 else None
+    if not isinstance(block_list, nn.ModuleList) or [block.index for block in blocks] != list(range(len(block_list))):
         raise UnsupportedError(
             f"{config.get('model_type')}: the blocks of its {stack} are not in one ModuleList, numbered from 0, "
             "so it cannot be run block by block",
@@ -124,11 +124,11 @@ def _blocks_of(model: PreTrainedModel, config: Mapping[str, Any], family: Family
 def _block_path(model: PreTrainedModel, name: str, layer: int) -> str:
     """Return a parameter's name up to its block: up to the first index into a ModuleList that equals ``layer``."""
     module: nn.Module = model
-    steps = name.split(".")
-    for depth, step in enumerate(steps[:-1]):
-        if isinstance(module, nn.ModuleList) and step == str(layer):
-            return ".".join(steps[: depth + 1])
-        module = getattr(module, step)
+    components = name.split(".")
+    for depth, component in enumerate(components[:-1]):
+        if isinstance(module, nn.ModuleList) and component == str(layer):
+            return ".".join(components[: depth + 1])
+        module = getattr(module, component)
     raise UnsupportedError(f"{name}: it is numbered like a block's tensor but stands outside a list of blocks")
 
 
@@ -167,25 +167,25 @@ def fill_skeleton(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) ->
 
 
 def _prefixes(name: str) -> Iterator[str]:
-    steps = name.split(".")
-    return (".".join(steps[:length]) for length in range(1, len(steps)))
+    components = name.split(".")
+    return (".".join(components[:length]) for length in range(1, len(components)))
 
 
 def _find_layers(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> None:
     """Note for each block all of its tensors in the checkpoint, and the linear layers that hold the prunable ones."""
     parts = topology.parts(checkpoint, family)
-    holders: dict[str, tuple[SkeletonBlock, str]] = {}
+    layer_of_view: dict[str, tuple[SkeletonBlock, str]] = {}
     for block in skeleton.blocks:
         key = (block.stack, block.index)
         block.tensors = tuple(name for name, part in parts.items() if (part.stack, part.layer) == key)
         for inner, view in block.parameters.items():
             # Several layers may be rows of one stored tensor. They read the same input, so the first one counts.
-            holders.setdefault(view.name, (block, inner.rpartition(".")[0]))
+            layer_of_view.setdefault(view.name, (block, inner.rpartition(".")[0]))
     for part in parts.values():
         for view in part.views:
-            if view.name not in holders:
+            if view.name not in layer_of_view:
                 raise ModelError(f"{view.name}: the model has no such layer", "the config is not the checkpoint's")
-            block, path = holders[view.name]
+            block, path = layer_of_view[view.name]
             module = block.module.get_submodule(path)
             if not isinstance(module, (nn.Linear, Conv1D)):
                 kind = type(module).__name__
@@ -214,7 +214,7 @@ def move(model: PreTrainedModel, device: str) -> None:
                 if not isinstance(value, torch.Tensor) or value.is_meta or value.device == torch.device(device):
                     continue
                 if id(value) not in moved:
-                    parameter = isinstance(value, nn.Parameter)
+                    is_parameter = isinstance(value, nn.Parameter)
                     copied = value.to(device)
-                    moved[id(value)] = nn.Parameter(copied, requires_grad=False) if parameter else copied
+                    moved[id(value)] = nn.Parameter(copied, requires_grad=False) if is_parameter else copied
                 namespace[name] = moved[id(value)]

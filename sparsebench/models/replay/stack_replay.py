@@ -67,7 +67,7 @@ class States:
         states = self._write[stream]
         if states is None:
             states = self._write[stream] = self._buffer(values)
-        if _form(states) != _form(values):
+        if _dtype_and_shape(states) != _dtype_and_shape(values):
             raise UnsupportedError(
                 f"hidden states of a block are {tuple(states.shape[1:])} {states.dtype} in one group of samples and "
                 f"{tuple(values.shape[1:])} {values.dtype} in another"
@@ -82,7 +82,7 @@ class States:
         self._shared = False
         # Embeddings may have a lower precision than the outputs of the first block.
         for stream, (new, old) in enumerate(zip(self._read, self._write, strict=True)):
-            if new is not None and old is not None and _form(new) != _form(old):
+            if new is not None and old is not None and _dtype_and_shape(new) != _dtype_and_shape(old):
                 self._write[stream] = None
 
     def share(self) -> None:
@@ -110,7 +110,7 @@ class States:
             return torch.from_file(file.name, shared=True, size=size, dtype=like.dtype).view(shape)
 
 
-def _form(states: torch.Tensor) -> tuple[torch.dtype, torch.Size]:
+def _dtype_and_shape(states: torch.Tensor) -> tuple[torch.dtype, torch.Size]:
     return states.dtype, states.shape[1:]
 
 
@@ -126,7 +126,7 @@ class StackReplay:
     """The blocks of one stack, run one after another for several streams over ``groups`` of samples.
 
     Every block reads the kept outputs of the one before it. The first reads the embeddings of the tokens, which
-    ``begin`` looks up once for all streams. For a decoder, ``encoder`` is the finished encoder. ``dropped``
+    ``begin`` looks up once for all streams. For a decoder, ``encoder`` is the finished encoder. ``dropped_streams``
     streams do not run.
     """
 
@@ -143,9 +143,9 @@ class StackReplay:
         self.states = states
         self.groups = groups
         self.encoder = encoder
-        self.dropped: set[int] = set() if encoder is None else encoder.dropped
+        self.dropped_streams: set[int] = set() if encoder is None else encoder.dropped_streams
         self.forward_until = ForwardUntil(stack)
-        self._passed: tuple[bool, ...] | None = None
+        self._is_passed: tuple[bool, ...] | None = None
         self._pool: list[torch.Tensor] = []
 
     @property
@@ -154,15 +154,15 @@ class StackReplay:
         return self.tokens.ids.device
 
     @property
-    def live(self) -> list[int]:
+    def live_streams(self) -> list[int]:
         """The streams that were not dropped."""
-        return [stream for stream in range(self.states.streams) if stream not in self.dropped]
+        return [stream for stream in range(self.states.streams) if stream not in self.dropped_streams]
 
     def begin(self) -> None:
         """Embed the tokens and keep the first block's inputs, in the first stream's states."""
         for rows in self.groups:
             # A decoder's forward reads a live stream's encoder states.
-            hidden = self.forward_until.call_of(0, None, self._arguments(self.live[0], rows)).hidden
+            hidden = self.forward_until.call_of(0, None, self._arguments(self.live_streams[0], rows)).hidden
             if not _finite(hidden, self.tokens.mask[rows]):
                 raise self._not_finite(f"inputs of {self.stack.name} block 0")
             self.states.write(0, rows, hidden)
@@ -180,7 +180,7 @@ class StackReplay:
             context: Any = nullcontext()
             if gatherer:
                 encoder_mask = None if self.encoder is None else self.encoder.tokens.mask[rows]
-                context = gatherer.group(self.tokens.mask[rows], encoder_mask, call.storages(states))
+                context = gatherer.micro_batch(self.tokens.mask[rows], encoder_mask, call.storages(states))
             with context:
                 try:
                     returned = functional_call(block.module, dict(weights), call.args, call.kwargs)
@@ -190,7 +190,7 @@ class StackReplay:
             self._check_output(block, hidden, rows)
             self.forward_until.extra_counts[block.index] = None if extras is None else len(extras)
             if extras is not None:
-                extras = self._passed_on(block.index, stream, rows, hidden, extras)
+                extras = self._without_unused(block.index, stream, rows, hidden, extras)
             self.states.write(stream, rows, hidden, extras)
 
     def forward(
@@ -211,7 +211,7 @@ class StackReplay:
     def finish(self) -> None:
         """Replace the states of the last block by the stack's results."""
         self.states.free_write_buffers()  # results may have another width and precision
-        for stream in self.live:
+        for stream in self.live_streams:
             for rows in self.groups:
                 self.states.write(stream, rows, self.result(stream, rows))
         self.states.swap()
@@ -258,24 +258,28 @@ class StackReplay:
         if not _finite(hidden, self.tokens.mask[rows]):
             raise ModelError(f"{name}: what it returns is NaN or infinite", "use bfloat16 or float32")
 
-    def _passed_on(self, index: int, stream: int, rows: slice, hidden: torch.Tensor, extras: tuple[Any, ...]) -> Extras:
+    def _without_unused(
+        self, index: int, stream: int, rows: slice, hidden: torch.Tensor, extras: tuple[Any, ...]
+    ) -> Extras:
         """Return the extras with None for those that the model does not pass to later blocks.
 
         T5's position bias is passed on; attention weights are not. The first block shows which are. Equal extras of
         several groups are stored once.
         """
-        if self._passed is None:
-            used: set[int] = set()
+        if self._is_passed is None:
+            used_storages: set[int] = set()
             if index + 1 < self.forward_until.length:
                 call = self.forward_until.call_of(index + 1, (hidden, extras), self._arguments(stream, rows))
-                used = call.storages([])
-            self._passed = tuple(bool(storages_of([extra]) & used) for extra in extras)
-        return tuple(self._pooled(extra) if keep else None for extra, keep in zip(extras, self._passed, strict=True))
+                used_storages = call.storages([])
+            self._is_passed = tuple(bool(storages_of([extra]) & used_storages) for extra in extras)
+        return tuple(
+            self._pooled(extra) if passed else None for extra, passed in zip(extras, self._is_passed, strict=True)
+        )
 
     def _pooled(self, extra: torch.Tensor) -> torch.Tensor:
-        for pooled in self._pool:
-            if pooled is extra or (pooled.shape == extra.shape and torch.equal(pooled, extra)):
-                return pooled
+        for known in self._pool:
+            if known is extra or (known.shape == extra.shape and torch.equal(known, extra)):
+                return known
         self._pool = [extra, *self._pool[:3]]
         return extra
 

@@ -20,7 +20,7 @@ from sparsebench.models.files.writing import copy_checkpoint
 from sparsebench.models.modules.moefied import ExpertRouter
 from sparsebench.models.modules.skipping import ExpertsConfig, FeedForward, skips_weights
 from sparsebench.models.replay.blockwise import Block, Replay
-from sparsebench.models.replay.skeleton import SkeletonBlock, fill_skeleton, survey
+from sparsebench.models.replay.skeleton import SkeletonBlock, build_skeleton, fill_skeleton
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Activity, Context, Emit, Step
@@ -80,7 +80,7 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
     experts, shared, partition = first.settings.experts, first.settings.shared, first.settings.partition
     tensor_parts = prunable_parts(checkpoint, context.family)
     refuse_experts(parent, tensor_parts)
-    skeleton = survey(checkpoint.config, context.family)
+    skeleton = build_skeleton(checkpoint.config, context.family)
     fill_skeleton(skeleton, checkpoint, context.family)
     parts = {block.path: _feed_forward_part(block, tensor_parts, experts) for block in skeleton.blocks}
     text = context.text(f"moefy: {first.name}") if first.settings.reads_text() else None

@@ -23,7 +23,7 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import TOKENS_AT_ONCE
 from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, join_output, split_output
-from sparsebench.models.replay.skeleton import survey
+from sparsebench.models.replay.skeleton import build_skeleton
 from sparsebench.models.shape.topology import module_path
 from sparsebench.steps.contract import StepProgress
 
@@ -54,7 +54,7 @@ class WholeModel:
         if has_classifier(checkpoint.config) and checkpoint.config.get("is_encoder_decoder"):
             problem = f"{folder}: the loss of an encoder-decoder with a head for classes is not implemented"
             raise UnsupportedError(problem, "a criterion that reads no text, such as magnitude")
-        skeleton = survey(checkpoint.config, family)
+        skeleton = build_skeleton(checkpoint.config, family)
         paths = {stack.name: [block.path for block in stack.blocks] for stack in skeleton.stacks}
         model = load_model(folder, family, dtype)
         model.requires_grad_(False)
