@@ -15,7 +15,7 @@ from sparsebench.manifest.problems import did_you_mean, one_of
 from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger, output_family
 from sparsebench.models.files.labels import choice_problem
 from sparsebench.models.files.text import LENGTH_KEYS
-from sparsebench.models.shape.topology import REFUSED
+from sparsebench.models.shape.topology import NOT_REPLAYED
 from sparsebench.plan.checks import flow
 from sparsebench.plan.single import name_of
 from sparsebench.sources.text import read_records
@@ -78,7 +78,7 @@ def draft(
     name = source_text if source_text in sources.KNOWN else name_of(model)
     sparsities = "sparsity: [0.3, 0.5, 0.7]"
     variants = [f"{{prune: magnitude, {sparsities}}}"]
-    if str(config.get("model_type")) not in REFUSED:
+    if str(config.get("model_type")) not in NOT_REPLAYED:
         variants.append(
             f"{{prune: wanda, {sparsities}}}      # reads passages of BoolQ; `calibration:` names other text"
         )

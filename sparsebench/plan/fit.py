@@ -22,7 +22,7 @@ from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestMo
 from sparsebench.models.files.families import MODEL_TYPES, dimensions, family_of, unknown_type
 from sparsebench.models.files.quantized import FLOAT, KEY
 from sparsebench.models.files.text import longest_input, same_tokens
-from sparsebench.models.shape.topology import CHOOSE_MAGNITUDE, REFUSED, refusal
+from sparsebench.models.shape.topology import CHOOSE_MAGNITUDE, NOT_REPLAYED, replay_refusal
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.checks import families_against_configs
 from sparsebench.plan.expand import Plan
@@ -104,9 +104,9 @@ def _unreplayed(loaded: LoadedManifest, index: int, configs: Configs) -> Iterato
     """Report models of an entry that reads text whose architecture cannot be calibrated block by block."""
     for name, config in configs.items():
         kind = str(config.get("model_type"))
-        if kind in REFUSED:
+        if kind in NOT_REPLAYED:
             yield loaded.problem(
-                ("variants", index), f"{name}: {refusal(kind)}", "a method that looks at weights alone",
+                ("variants", index), f"{name}: {replay_refusal(kind)}", "a method that looks at weights alone",
                 f"{CHOOSE_MAGNITUDE}, or keep this entry to other `models:`",
             )  # fmt: skip
 

@@ -17,7 +17,7 @@ from sparsebench.models.files.families import PER_LAYER, transformers_config
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.build import meta_model
 from sparsebench.models.shape.architectures import per_layer_widths
-from sparsebench.models.shape.axes import POSITIONS, Axis, Cut, ModelShape, with_expert_number
+from sparsebench.models.shape.axes import POSITION_TABLE, Axis, Cut, ModelShape, with_expert_number
 from sparsebench.models.shape.topology import spellings, with_block_number
 
 
@@ -64,7 +64,7 @@ class Smaller:
             return with_block_number(stored, kept_blocks.index(part.layer))
         # T5's one table of positions serves the whole stack: it moves to block 0 when its own block goes.
         parts = self.shape.parts.items()
-        tables = [name for name, other in parts if other.stack == part.stack and name.endswith(POSITIONS)]
+        tables = [name for name, other in parts if other.stack == part.stack and name.endswith(POSITION_TABLE)]
         return with_block_number(stored, 0) if tables == [stored] else None
 
     def kept_index(self, stored: str, dim: int, expert: int | None = None) -> torch.Tensor | None:

@@ -10,10 +10,10 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import MODEL_TYPES, auto_class
 from sparsebench.models.random_weights import write_random
 from sparsebench.models.replay.batch import Batch
-from sparsebench.models.shape.topology import REFUSED, parts
+from sparsebench.models.shape.topology import NOT_REPLAYED, parts
 from tests.models.model_zoo import EXPERT_TYPES, small
 
-SHAPES: dict[str, dict[str, Any]] = {name: {} for name in MODEL_TYPES if name not in (*REFUSED, *EXPERT_TYPES)} | {
+SHAPES: dict[str, dict[str, Any]] = {name: {} for name in MODEL_TYPES if name not in (*NOT_REPLAYED, *EXPERT_TYPES)} | {
     # Windows shorter than the samples, so that local and global attention differ.
     "gemma2": {"sliding_window": 4},
     "gemma3_text": {"sliding_window": 4, "num_hidden_layers": 3, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]},

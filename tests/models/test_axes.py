@@ -128,7 +128,7 @@ def cut_as_zeros_say(folder: Path, family: Any, gone: Mapping[Axis, set[int]]) -
         marks = torch.zeros(axis.units, dtype=torch.bool)
         marks[[*units]] = True
         for cut in axis.cuts:
-            tensor, dim = cut.of(zeroed.setdefault(cut.tensor, Checkpoint(folder).load(cut.tensor)))
+            tensor, dim = cut.part_of(zeroed.setdefault(cut.tensor, Checkpoint(folder).load(cut.tensor)))
             tensor[(slice(None),) * dim + (cut.marks(marks, tensor.shape[dim]),)] = 0
     smaller, zeros = folder.with_name("smaller"), with_zeros(folder, zeroed, folder.with_name("zeros"))
     write_smaller(Smaller(found, kept, config=changed_config(found, kept)), family, smaller, {})

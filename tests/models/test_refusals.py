@@ -10,7 +10,7 @@ from sparsebench import sources
 from sparsebench.benchmarks import ScoredModel, TaskSpec, score
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.quantized import Scheme, encoding_of
-from sparsebench.models.shape.topology import REFUSED, STATE_SPACE, refuse_replay, refuse_text
+from sparsebench.models.shape.topology import NOT_REPLAYED, STATE_SPACE, refuse_replay, refuse_text
 from sparsebench.plan.single import prepare_single
 from sparsebench.runtime import Setting, Workload, check_supported
 
@@ -19,7 +19,7 @@ from sparsebench.runtime import Setting, Workload, check_supported
 def test_who_cannot_be_calibrated_is_told_why_and_what_to_choose(kind: str) -> None:
     with pytest.raises(UnsupportedError, match=kind) as raised:
         refuse_replay({"model_type": kind})
-    assert REFUSED[kind] in raised.value.message and "magnitude" in str(raised.value.hint)
+    assert NOT_REPLAYED[kind] in raised.value.message and "magnitude" in str(raised.value.hint)
     refuse_replay({"model_type": "mixtral"})
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sparsebench.errors import ModelError, UnsupportedError
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 AxisKind = Literal["neurons", "heads", "experts"]
-POSITIONS = "relative_attention_bias.weight"
+POSITION_TABLE = "relative_attention_bias.weight"
 """T5's table of position biases, (buckets, heads)."""
 
 
@@ -53,7 +52,7 @@ class Cut:
         """The matrix's name, as ``topology.View`` gives it."""
         return View(self.tensor, self.expert).name
 
-    def of(self, tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
+    def part_of(self, tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
         """Return a view of the part of ``tensor`` that the cut is in, and the elements' dimension in that part."""
         return (tensor, self.dim) if self.expert is None else (tensor[self.expert], self.dim - 1)
 
@@ -130,7 +129,7 @@ class ModelShape:
         """Return the view of a cut's matrix as (out, in)."""
         return View(cut.tensor, cut.expert, self.parts[cut.tensor].transposed)
 
-    def of(self, kind: AxisKind) -> list[Axis]:
+    def axes_of(self, kind: AxisKind) -> list[Axis]:
         """Return the axes of a kind. Raises UnsupportedError where the type has none that can be cut."""
         axes = [axis for axis in self.axes if axis.kind == kind]
         if not axes:
@@ -152,21 +151,23 @@ def shape_of(checkpoint: Checkpoint, family: str) -> ModelShape:
     """
     architecture = architecture_of(checkpoint.config)
     model_parts = parts(checkpoint, family)
-    counts: dict[str, int] = {}
-    members: dict[tuple[str, int], dict[str, Part]] = {}
+    block_counts: dict[str, int] = {}
+    parts_of_block: dict[tuple[str, int], dict[str, Part]] = {}
     for name, part in model_parts.items():
         if part.layer is not None:
-            counts[part.stack] = max(counts.get(part.stack, 0), part.layer + 1)
-            members.setdefault((part.stack, part.layer), {})[name] = part
+            block_counts[part.stack] = max(block_counts.get(part.stack, 0), part.layer + 1)
+            parts_of_block.setdefault((part.stack, part.layer), {})[name] = part
     axes: list[Axis] = []
-    for stack, count in counts.items():
-        at = partial(_Block, checkpoint, architecture, stack)
-        blocks = [at(layer, members.get((stack, layer), {})) for layer in range(count)]
+    for stack, count in block_counts.items():
+        blocks = [
+            _Block(checkpoint, architecture, stack, layer, parts_of_block.get((stack, layer), {}))
+            for layer in range(count)
+        ]
         for block in blocks:
             axes += block.neurons() if architecture.neurons else ()
             axes += block.experts(architecture.mixture) if architecture.mixture else ()
         axes += _heads(blocks, architecture.heads) if architecture.heads else ()
-    return ModelShape(checkpoint, model_parts, architecture, tuple(axes), counts)
+    return ModelShape(checkpoint, model_parts, architecture, tuple(axes), block_counts)
 
 
 @dataclass(frozen=True)
@@ -182,26 +183,26 @@ class _Block:
     def neurons(self) -> Iterable[Axis]:
         """Yield the axes of the neurons of the feed-forward parts, one for each expert."""
         mixture = self.architecture.mixture
-        sources: dict[str, list[str]] = {}
+        names_of_expert: dict[str, list[str]] = {}
         for name, part in self.parts.items():
             if part.kind in ("gate", "up", "gate_up"):
-                sources.setdefault(_expert_of(name), []).append(name)
+                names_of_expert.setdefault(_expert_name(name), []).append(name)
         for name, part in self.parts.items():
             if part.kind != "down":
                 continue
-            input_dim, expert = _input_dim(part), _expert_of(name)
+            input_dim, expert = _input_dim(part), _expert_name(name)
             units = self.checkpoint.tensors[name].shape[input_dim]
-            factor = 1
+            width_factor = 1
             if mixture and mixture.shared_factor and expert == "shared":
-                factor = int(config_value(self.checkpoint.config, mixture.shared_factor))
-            reading = sources.get(expert, ())
+                width_factor = int(config_value(self.checkpoint.config, mixture.shared_factor))
+            source_names = names_of_expert.get(expert, ())
             for number in range(part.experts) if part.experts else (None,):
-                cuts = [cut for source in reading for cut in self._source(source, name, units, number)]
+                cuts = [cut for source in source_names for cut in self._source_cuts(source, name, units, number)]
                 output = Cut(name, input_dim, 0, 1, number)
                 owner = expert if number is None else f"experts.{number}"
-                yield self._axis("neurons", units, [*cuts, output], (output,), expert=owner, width_factor=factor)
+                yield self._axis("neurons", units, [*cuts, output], (output,), expert=owner, width_factor=width_factor)
 
-    def _source(self, source: str, down: str, units: int, expert: int | None) -> list[Cut]:
+    def _source_cuts(self, source: str, down: str, units: int, expert: int | None) -> list[Cut]:
         """Return the cuts of neurons in a gate, up or fused matrix ``source``, which ``down`` reads."""
         part = self.parts[source]
         halves = 2 if part.kind == "gate_up" else 1
@@ -210,8 +211,8 @@ class _Block:
             raise ModelError(f"{source}: {stored} where {down} reads {units} neurons")
         mixture = self.architecture.mixture
         if halves == 2 and mixture and mixture.interleaved:
-            return self._rows(source, 0, 2, expert)
-        return [cut for half in range(halves) for cut in self._rows(source, half * units, 1, expert)]
+            return self._row_cuts(source, 0, 2, expert)
+        return [cut for half in range(halves) for cut in self._row_cuts(source, half * units, 1, expert)]
 
     def experts(self, mixture: Mixture) -> Iterable[Axis]:
         """Yield the axis of the experts: slices of fused tensors or tensors of their own, and rows of the router."""
@@ -239,32 +240,32 @@ class _Block:
         """Return the axis of one attention's groups of heads."""
         heads, groups, size = head_sizes(self.checkpoint.config, self.architecture, self.layer)
         prefix = "cross_" if cross else ""
-        name_of = {part.kind: name for name, part in self.parts.items() if part.prunable}
-        fused = None if cross else name_of.get("qkv")
+        matrices = {part.kind: name for name, part in self.parts.items() if part.prunable}
+        fused = None if cross else matrices.get("qkv")
         required = ("o",) if fused else ("q", "k", "v", "o")
         for kind in required:
-            if prefix + kind not in name_of:
+            if prefix + kind not in matrices:
                 block = f"{self.stack or 'model'} block {self.layer}"
                 raise ModelError(f"{block}: no tensor of kind {prefix}{kind}", "the files are incomplete")
-        rows = {"q": heads * size, "k": groups * size, "v": groups * size}
+        row_counts = {"q": heads * size, "k": groups * size, "v": groups * size}
         cuts: list[Cut] = []
         if fused:
-            self._check_rows(fused, sum(rows.values()))
+            self._check_rows(fused, sum(row_counts.values()))
             if declared.interleaved:
-                cuts += self._rows(fused, 0, 3 * size)
+                cuts += self._row_cuts(fused, 0, 3 * size)
             else:
                 offset = 0
-                for length in rows.values():
-                    cuts += self._rows(fused, offset, length // groups)
+                for length in row_counts.values():
+                    cuts += self._row_cuts(fused, offset, length // groups)
                     offset += length
         else:
-            for kind, length in rows.items():
-                self._check_rows(name_of[prefix + kind], length)
-                cuts += self._rows(name_of[prefix + kind], 0, length // groups)
+            for kind, length in row_counts.items():
+                self._check_rows(matrices[prefix + kind], length)
+                cuts += self._row_cuts(matrices[prefix + kind], 0, length // groups)
         for name in self.parts:
             if {*name.split(".")} & {*declared.other_tensors}:
                 cuts.append(Cut(name, 0, 0, self.checkpoint.tensors[name].shape[0] // groups))
-        output_name = name_of[prefix + "o"]
+        output_name = matrices[prefix + "o"]
         output = Cut(output_name, _input_dim(self.parts[output_name]), 0, heads // groups * size)
         return self._axis("heads", groups, [*cuts, output], (output,), cross=cross)
 
@@ -276,7 +277,7 @@ class _Block:
         if stored[_output_dim(self.parts[name])] != rows:
             raise ModelError(f"{name}: {stored} where config.json says {rows} rows", "correct config.json")
 
-    def _rows(self, name: str, offset: int, size: int, expert: int | None = None) -> list[Cut]:
+    def _row_cuts(self, name: str, offset: int, size: int, expert: int | None = None) -> list[Cut]:
         """Return the cuts of a matrix's rows and its bias's entries; in a fused tensor, of one ``expert``'s."""
         part = self.parts[name]
         bias = f"{name}_bias" if part.experts else name.removesuffix("weight") + "bias"
@@ -289,7 +290,7 @@ class _Block:
 def _heads(blocks: Sequence[_Block], declared: Heads) -> Iterable[Axis]:
     """Yield the axes of the heads of a stack; a table of positions that the blocks share makes one axis of all."""
     axes = [block.attention(declared) for block in blocks]
-    tables = {block.layer: name for block in blocks for name in block.parts if name.endswith(POSITIONS)}
+    tables = {block.layer: name for block in blocks for name in block.parts if name.endswith(POSITION_TABLE)}
     cuts = {layer: Cut(name, 1, 0, 1) for layer, name in tables.items()}
     if len(tables) == 1 and len(blocks) > 1:
         yield replace(
@@ -305,7 +306,7 @@ def _heads(blocks: Sequence[_Block], declared: Heads) -> Iterable[Axis]:
         yield from (block.attention(declared, cross=True) for block in blocks)
 
 
-def _expert_of(name: str) -> str:
+def _expert_name(name: str) -> str:
     """Return which of a block's feed-forward parts a tensor belongs to.
 
     That is an expert's (``experts.3``), the ``shared`` expert's, or "" for the dense part and for fused experts.
@@ -334,11 +335,11 @@ def head_sizes(config: Mapping[str, Any], architecture: Architecture, layer: int
     """Return the sizes that config.json states for all blocks or, with a ``layer``, for that block."""
     keys = architecture.heads
     assert keys is not None
-    block = per_layer_widths(config).get(layer, {}) if layer is not None else {}
+    block_widths = per_layer_widths(config).get(layer, {}) if layer is not None else {}
     all_heads = int(config_value(config, keys.count))
-    heads = groups = block.get(keys.count, all_heads)
+    heads = groups = block_widths.get(keys.count, all_heads)
     if keys.groups:
-        groups = block.get(keys.groups) or int(config_value(config, keys.groups) or all_heads)
+        groups = block_widths.get(keys.groups) or int(config_value(config, keys.groups) or all_heads)
     size = config_value(config, keys.size) if keys.size else None
     return HeadSizes(heads, groups, int(size or int(config_value(config, "hidden_size")) // all_heads))
 

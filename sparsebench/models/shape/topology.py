@@ -30,7 +30,7 @@ _STATE_SPACE = "its state-space layers multiply with weights without calling the
 STATE_SPACE = dict.fromkeys(("falcon_mamba", "jamba", "mamba"), _STATE_SPACE)
 NO_TEXT = {"whisper": "it reads audio, not text"}
 """Model types that cannot be given text, and why."""
-REFUSED = {
+NOT_REPLAYED = {
     "albert": "its layers share one set of weights",
     "led": _GLOBAL,
     "longformer": _GLOBAL,
@@ -213,13 +213,13 @@ def weight_tensors(checkpoint: Checkpoint, model_parts: Mapping[str, Part]) -> d
 
 def refuse_replay(config: Mapping[str, Any]) -> None:
     """Raise UnsupportedError for a model whose layers' inputs cannot be seen block by block."""
-    if str(config.get("model_type")) in REFUSED:
-        raise UnsupportedError(refusal(config["model_type"]), CHOOSE_MAGNITUDE)
+    if str(config.get("model_type")) in NOT_REPLAYED:
+        raise UnsupportedError(replay_refusal(config["model_type"]), CHOOSE_MAGNITUDE)
 
 
-def refusal(model_type: str) -> str:
-    """Return why a type of REFUSED cannot be replayed."""
-    return f"{model_type} cannot be calibrated block by block: {REFUSED[model_type]}"
+def replay_refusal(model_type: str) -> str:
+    """Return why a type of NOT_REPLAYED cannot be replayed."""
+    return f"{model_type} cannot be calibrated block by block: {NOT_REPLAYED[model_type]}"
 
 
 def refuse_text(config: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, Share, wrong
 from sparsebench.models.shape.architectures import feed_forward_widths
-from sparsebench.models.shape.topology import REFUSED, refusal
+from sparsebench.models.shape.topology import NOT_REPLAYED, replay_refusal
 from sparsebench.steps.contract import Settings
 from sparsebench.steps.watching import hooks_refusal
 
@@ -87,8 +87,8 @@ class Moefy(Settings):
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         kind = str(config.get("model_type"))
-        if kind in REFUSED and not self.reads_text():  # if the step reads text, the plan itself refuses these
-            return Refusal(refusal(kind), "choose another model")
+        if kind in NOT_REPLAYED and not self.reads_text():  # if the step reads text, the plan itself refuses these
+            return Refusal(replay_refusal(kind), "choose another model")
         return hooks_refusal(config, activations=True)
 
     def refuses_shape(self, config: Mapping[str, Any]) -> Refusal | None:

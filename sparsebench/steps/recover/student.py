@@ -25,7 +25,7 @@ from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import PER_LAYER, dimensions, has_masked_lm, transformers_config
 from sparsebench.models.modules.build import meta_model, stored_views
 from sparsebench.models.random_weights import write_model
-from sparsebench.models.shape.axes import POSITIONS, ModelShape, head_sizes, shape_of
+from sparsebench.models.shape.axes import POSITION_TABLE, ModelShape, head_sizes, shape_of
 from sparsebench.models.shape.topology import Part, View, part, with_block_number
 from sparsebench.steps import cut_model
 
@@ -192,7 +192,7 @@ class _WeightSelection:
             return name
         source = with_block_number(name, self.blocks[described.stack][described.layer])
         # T5 has its table of positions in the first block alone, whichever block of the teacher that starts as.
-        return name if name.endswith(POSITIONS) and source not in teacher_tensors else source
+        return name if name.endswith(POSITION_TABLE) and source not in teacher_tensors else source
 
     def _indices(
         self, name: str, student_dims: tuple[int, ...], teacher_dims: tuple[int, ...]

@@ -39,7 +39,7 @@ def remaining_counts(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
     too few parameters for the share, where they have fewer elements than asked for, or where one cannot
     be cut at all.
     """
-    axes = {kind: shape.of(kind) for kind in kinds_of(cutting.of)}
+    axes = {kind: shape.axes_of(kind) for kind in kinds_of(cutting.of)}
     if any(getattr(cutting, kind, None) for kind in axes):
         return _by_count(shape, axes, cutting)
     heads, neurons, experts = (axes.get(kind, []) for kind in ("heads", "neurons", "experts"))

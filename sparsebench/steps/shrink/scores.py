@@ -60,7 +60,7 @@ def l2_scores(shape: ModelShape, axes: Iterable[Axis], progress: StepProgress | 
     for name, tensor_cuts in reported([*cuts.items()], progress):
         tensor = _squared(shape, name)
         for axis, cut in tensor_cuts:
-            matrix, dim = cut.of(tensor)
+            matrix, dim = cut.part_of(tensor)
             other_dims = [other_dim for other_dim in range(matrix.ndim) if other_dim != dim]
             squares[axis] += per_element(matrix.sum(other_dims, dtype=torch.float64), cut, axis.units)
     for axis in squares:

@@ -101,7 +101,7 @@ def test_taylor_is_weights_times_gradients_of_the_stock_model(kind: str, form: s
             sums = []
             for cut in axis.cuts:
                 values = slow.model.get_parameter(cut.tensor)
-                both, dim = cut.of((values * values.grad).double().detach())
+                both, dim = cut.part_of((values * values.grad).double().detach())
                 both = both.movedim(dim, 0).reshape(both.shape[dim], -1).sum(1)
                 sums.append(both[cut.offset : cut.offset + axis.units * cut.size].reshape(axis.units, -1).sum(1))
             expected[axis] += sums[-1].abs() + sum(sums[:-1]).abs()

@@ -117,7 +117,7 @@ def test_the_share_that_is_asked_for_stays_and_it_is_trained(kind: str, uneven: 
     old, new = shape_of(Checkpoint(dense), family), shape_of(Checkpoint(tmp_path / "out"), family)
     # Even widths may miss it by half a neuron in each block, uneven ones by half an element in all.
     slack = max(axis.cost(old.checkpoint.tensors) for axis in old.axes if axis.kind == "neurons" or uneven)
-    slack *= 1 if uneven else len(old.of("neurons"))
+    slack *= 1 if uneven else len(old.axes_of("neurons"))
     assert abs(new.block_parameters - 0.6 * old.block_parameters) <= slack / 2 + old.block_parameters * 0.003
     notes = json.loads((tmp_path / "out" / "sparsebench.json").read_text())
     assert notes["shrink"] == "gates" and notes["missed"] < 0.05  # where the Lagrangian has driven the sparsity
