@@ -41,7 +41,7 @@ class VariantWriters:
         self.started = time.perf_counter()
         self.checkpoint = checkpoint
         self.folders: dict[Step, Path] = dict(folders)
-        self.layout = list(checkpoint.tensors)
+        self.tensor_names = list(checkpoint.tensors)
         self.writers: dict[Step, CheckpointWriter] = {}
         try:
             for target, folder in folders.items():
@@ -50,13 +50,13 @@ class VariantWriters:
         except BaseException:
             self._abort_writers()  # the `with` that would do this has not begun
             raise
-        self.removed: dict[Step, int] = dict.fromkeys(folders, 0)
+        self.removed_weights: dict[Step, int] = dict.fromkeys(folders, 0)
         self.notes = {
             target: {left_out_sentence(writer.left_out), masked.masks_note(checkpoint.folder)} - {""}
             for target, writer in self.writers.items()
         }
-        self.unverified: dict[Step, Path] = {}
-        self.failed: dict[Step, SparsebenchError] = {}
+        self.unverified_folders: dict[Step, Path] = {}
+        self.errors: dict[Step, SparsebenchError] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +64,7 @@ class VariantWriters:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind:
             self._abort_writers()
-            for folder in self.unverified.values():
+            for folder in self.unverified_folders.values():
                 shutil.rmtree(folder, ignore_errors=True)  # a folder with its final name would pass for complete
 
     def _abort_writers(self) -> None:
@@ -74,7 +74,7 @@ class VariantWriters:
     def give_up(self, targets: Iterable[Step], error: SparsebenchError) -> None:
         """Give up some variants; the others go on. Raises the error where no other is left."""
         for target in targets:
-            self.failed[target] = error
+            self.errors[target] = error
             self.writers.pop(target).abort()
         if not self.writers:
             raise error
@@ -88,11 +88,11 @@ class VariantWriters:
         return {}
 
     def write(
-        self, target: Step, view: View, stored: torch.Tensor, removed: int = 0, notes: Sequence[str] = ()
+        self, target: Step, view: View, stored: torch.Tensor, removed_weights: int = 0, notes: Sequence[str] = ()
     ) -> None:
-        """Write one matrix of one variant, as ``stored``; ``removed`` of its weights were set to zero."""
+        """Write one matrix of one variant, as ``stored``; ``removed_weights`` of its weights were set to zero."""
         self.writers[target].write(view.tensor, stored, view.expert)
-        self.removed[target] += removed
+        self.removed_weights[target] += removed_weights
         self.notes[target].update(notes)
 
     def write_shared(self, name: str, tensor: torch.Tensor) -> None:
@@ -109,17 +109,17 @@ class VariantWriters:
     def missing(self) -> list[str]:
         """The names that are not written yet, in the checkpoint's order; they are the same for every variant."""
         unwritten = next(iter(self.writers.values())).missing
-        return [name for name in self.layout if name in unwritten]
+        return [name for name in self.tensor_names if name in unwritten]
 
     @cached_property
-    def _zeroed(self) -> frozenset[str]:
+    def _names_with_zeros(self) -> frozenset[str]:
         """The checkpoint's tensors that contain a zero; a dense model has few."""
         pieces = self.checkpoint.pieces
-        return frozenset(name for name in self.layout if any(zeros_in(piece) for piece in pieces(name)))
+        return frozenset(name for name in self.tensor_names if any(zeros_in(piece) for piece in pieces(name)))
 
     def _zeros_in_parent(self, written: Checkpoint, name: str) -> int:
         """Count the entries of a tensor that are zero both in the checkpoint and in a variant."""
-        if name not in self._zeroed:
+        if name not in self._names_with_zeros:
             return 0
         return zero_in_both(self.checkpoint, written, name)
 
@@ -128,18 +128,18 @@ class VariantWriters:
 
         ``provenance`` has the settings that all variants share. The folder of a variant that fails now is removed.
         """
-        described = {target: {"family": family, **target.record(), **provenance} for target in self.writers}
-        for target, description in described.items():
+        descriptions = {target: {"family": family, **target.record(), **provenance} for target in self.writers}
+        for target, description in descriptions.items():
             with self._giving_up(target):
-                self.unverified[target] = self.writers[target].close(description)
+                self.unverified_folders[target] = self.writers[target].close(description)
         seconds = time.perf_counter() - self.started
-        for target, folder in [*self.unverified.items()]:
+        for target, folder in [*self.unverified_folders.items()]:
             with self._giving_up(target):
-                report = self._counted(target, family, seconds, provenance)
+                report = self._verified_report(target, family, seconds, provenance)
                 summary = {key: value for key, value in asdict(report).items() if key != "tensors"}
-                (folder / NOTES).write_text(json.dumps({**summary, **described[target]}, indent=1))
+                (folder / NOTES).write_text(json.dumps({**summary, **descriptions[target]}, indent=1))
                 record_left_out(folder, self.writers[target].left_out)
-                del self.unverified[target]
+                del self.unverified_folders[target]
                 emit(target, report)
 
     @contextmanager
@@ -148,12 +148,12 @@ class VariantWriters:
         try:
             yield
         except SparsebenchError as error:
-            self.failed[target] = error
+            self.errors[target] = error
             self.writers[target].abort()
-            if folder := self.unverified.pop(target, None):
+            if folder := self.unverified_folders.pop(target, None):
                 shutil.rmtree(folder, ignore_errors=True)  # a folder with its final name would pass for complete
 
-    def _counted(self, target: Step, family: str, seconds: float, provenance: Mapping[str, Any]) -> StepReport:
+    def _verified_report(self, target: Step, family: str, seconds: float, provenance: Mapping[str, Any]) -> StepReport:
         """Return what a variant achieved. Raises ModelError where fewer zeros are on disk than were written."""
         folder = self.folders[target]
         note = "; ".join(sorted(self.notes[target]))
@@ -166,10 +166,10 @@ class VariantWriters:
             provenance=provenance,
             zeros_in_parent=self._zeros_in_parent,
         )
-        if report.zeros < self.removed[target]:
+        if report.zeros < self.removed_weights[target]:
             raise ModelError(
                 f"{folder}: the written files have {report.zeros} zeros, fewer than the "
-                f"{self.removed[target]} weights set to zero",
+                f"{self.removed_weights[target]} weights set to zero",
                 "check the disk, and make it again",
             )
         return report
@@ -182,22 +182,22 @@ Work = Callable[[Any], Mapping[str, Any]]
 def run_passes(
     folders: Mapping[Step, Path],
     passes: Iterable[tuple[list[Step], Work]],
-    opened: Callable[[Mapping[Step, Path]], VariantWriters],
+    open_writers: Callable[[Mapping[Step, Path]], VariantWriters],
     family: str,
     emit: Emit,
 ) -> None:
-    """Make the variants of each pass side by side, in the writers that ``opened`` returns, and emit their results.
+    """Make the variants of each pass side by side, in the writers that ``open_writers`` returns, and emit their results.
 
     An error of a whole pass fails all of its variants that have no earlier error of their own.
     """
     for targets, work in passes:
-        failed: dict[Step, SparsebenchError] = {}
+        errors: dict[Step, SparsebenchError] = {}
         try:
             if targets:
-                with opened({target: folders[target] for target in targets}) as outputs:
-                    failed = outputs.failed
+                with open_writers({target: folders[target] for target in targets}) as outputs:
+                    errors = outputs.errors
                     outputs.finish(family, work(outputs), emit)
         except SparsebenchError as error:
-            failed = dict.fromkeys(targets, error) | failed
-        for target, reason in failed.items():
+            errors = dict.fromkeys(targets, error) | errors
+        for target, reason in errors.items():
             emit(target, reason)

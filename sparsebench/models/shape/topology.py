@@ -73,6 +73,10 @@ _ROLES = dict.fromkeys(("qkv", "kv", "q", "k", "v", "o"), "attention") | dict.fr
 _ROLES["head"] = "head"
 
 
+BlockId = tuple[str, int]
+"""A block: its stack, and its number there."""
+
+
 @dataclass(frozen=True)
 class View:
     """A stored tensor or a part of it: the slice of one ``expert`` of a fused one, or only its ``rows`` (start, end).

@@ -22,7 +22,7 @@ from sparsebench.manifest.names import Family
 from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.batch import Batch
-from sparsebench.models.shape.topology import Part
+from sparsebench.models.shape.topology import BlockId, Part
 from sparsebench.steps.contract import Step, StepProgress
 from sparsebench.steps.finite import check_weights
 from sparsebench.steps.outputs import VariantWriters
@@ -38,14 +38,11 @@ if TYPE_CHECKING:
     from sparsebench.models.replay.gather import InputStatistics
 
 
-BlockKey = tuple[str, int]
-"""A transformer block: its stack and its depth."""
-
-
 @dataclass
 class BlockSweep:
     """A sweep whose variants share a calibration: the model reads ``batch`` and calculates in ``dtype`` on ``device``.
 
+    ``sparsities`` are those of OWL's variants, by block. ``unreached`` has the experts' matrices that no token reached.
     Blocks, statistics and solutions stay on that device; each matrix is moved to the CPU when it is written.
     """
 
@@ -58,7 +55,7 @@ class BlockSweep:
     propagate: str = "pruned"
     dtype: str = "auto"
     device: str = "cpu"
-    shares: dict[Step, dict[BlockKey, float]] = field(default_factory=dict)
+    sparsities: dict[Step, dict[BlockId, float]] = field(default_factory=dict)
     unreached_method: ClassVar[str] = "pruned by magnitude"
     unreached: dict[Step, set[str]] = field(default_factory=dict)
 
@@ -67,7 +64,7 @@ class BlockSweep:
 
     def run(self, outputs: VariantWriters, progress: StepProgress | None = None) -> None:
         """Write every tensor of every variant."""
-        passes = 2 if self._by_outliers() else 1
+        passes = 2 if self._owl_targets() else 1
         streams = len(self.targets) if self.propagate == "pruned" else 1
         # The disk on which the variants are written has room for them, and so for activations too.
         with temporary(next(iter(outputs.folders.values())).parent / ".activations") as spill:
@@ -89,7 +86,7 @@ class BlockSweep:
                 )
             outputs.copy_shared(name)
 
-    def _by_outliers(self) -> list[Step]:
+    def _owl_targets(self) -> list[Step]:
         """Return the steps whose sparsity is spread over the blocks by their outliers."""
         return [target for target in self.targets if target.settings.allocation == "owl"]
 
@@ -103,26 +100,26 @@ class BlockSweep:
 
     def _allocate(self, replay: Replay, progress: StepProgress | None) -> None:
         """Make a first pass over the dense model: each block's share of outliers decides its sparsity."""
-        limits = sorted({target.settings.outlier for target in self._by_outliers()})
-        outliers: dict[BlockKey, dict[float, int]] = {}
-        weights: dict[BlockKey, int] = {}
-        nonzeros: dict[BlockKey, int] = {}
+        multiples = sorted({target.settings.outlier for target in self._owl_targets()})
+        outliers: dict[BlockId, dict[float, int]] = {}
+        weights: dict[BlockId, int] = {}
+        nonzeros: dict[BlockId, int] = {}
 
         def visit(block: Block) -> None:
             inputs = block.observe(0, gram=False)
             layers = [self._layer(block, name, inputs[name]) for group in block.groups for name in group]
-            key = (block.stack, block.index)
-            outliers[key] = count_outliers(layers, limits)
-            weights[key] = sum(layer.weights.numel() for layer in layers)
-            nonzeros[key] = sum(int(layer.weights.count_nonzero()) for layer in layers)
+            block_id = (block.stack, block.index)
+            outliers[block_id] = count_outliers(layers, multiples)
+            weights[block_id] = sum(layer.weights.numel() for layer in layers)
+            nonzeros[block_id] = sum(int(layer.weights.count_nonzero()) for layer in layers)
 
         replay.run(visit, progress)
-        for target in self._by_outliers():
+        for target in self._owl_targets():
             settings: Prune = target.settings
-            shares = [counts[settings.outlier] / weights[key] for key, counts in outliers.items()]
+            outlier_shares = [counts[settings.outlier] / weights[block_id] for block_id, counts in outliers.items()]
             sizes = nonzeros if settings.keep_zeros else weights
-            sparsities = owl(shares, [*sizes.values()], settings.sparsity or 0, settings.spread)
-            self.shares[target] = dict(zip(outliers, sparsities, strict=True))
+            sparsities = owl_sparsities(outlier_shares, [*sizes.values()], settings.sparsity or 0, settings.spread)
+            self.sparsities[target] = dict(zip(outliers, sparsities, strict=True))
 
     def _visit_dense(self, block: Block, outputs: VariantWriters) -> None:
         for names in block.portions(self._needs_gram):
@@ -158,7 +155,7 @@ class BlockSweep:
                     block.advance(self.targets.index(target), changed.pop(target))
                 except SparsebenchError as error:  # its own weights may have made its activations infinite
                     outputs.give_up([target], error)
-        for target in outputs.failed:
+        for target in outputs.errors:
             block.drop(self.targets.index(target))
         self._write_rest(block, outputs)
 
@@ -186,7 +183,7 @@ class BlockSweep:
                         for target, solution in zip(active, solutions, strict=True):
                             if isinstance(solution, SparsebenchError):
                                 outputs.give_up(self._live([target], outputs), solution)
-                            elif target not in outputs.failed:
+                            elif target not in outputs.errors:
                                 yield target, layer, solution
                 except SparsebenchError as error:
                     outputs.give_up(self._live(active, outputs), error)
@@ -196,11 +193,11 @@ class BlockSweep:
         return Layer(name, block.matrix(name), self.seed, inputs)
 
     def _live(self, targets: list[Step], outputs: VariantWriters) -> list[Step]:
-        return [target for target in targets if target not in outputs.failed]
+        return [target for target in targets if target not in outputs.errors]
 
-    def _quota(self, target: Step, block: BlockKey) -> Quota:
-        share = self.shares[target][block] if target in self.shares else target.settings.sparsity
-        return Quota.of(target.settings, share)
+    def _quota(self, target: Step, block: BlockId) -> Quota:
+        sparsity = self.sparsities[target][block] if target in self.sparsities else target.settings.sparsity
+        return Quota.of(target.settings, sparsity)
 
     def _solve_unreached(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
         """Return solutions for expert matrices that no token reached."""
@@ -249,27 +246,29 @@ def _progress_of_pass(progress: StepProgress | None, number: int, passes: int) -
     """Return a progress callback for pass ``number`` of ``passes`` passes over the blocks."""
     if progress is None:
         return None
-    return lambda done, total, words="": progress(number * total + done, passes * total, words)
+    return lambda done, total, detail="": progress(number * total + done, passes * total, detail)
 
 
-def count_outliers(layers: Sequence[Layer], limits: Sequence[float]) -> dict[float, int]:
-    """Count a block's Wanda scores above each of ``limits`` times their mean.
+def count_outliers(layers: Sequence[Layer], multiples: Sequence[float]) -> dict[float, int]:
+    """Count a block's Wanda scores above each of ``multiples`` times their mean.
 
     The mean is over all linear ``layers`` of the block together. Scores are computed twice, so that only one layer's
     are in memory at a time. Raises ModelError, naming the tensor, for NaN or infinite weights or inputs.
     """
     check_weights(layers)
-    count = sum(layer.weights.numel() for layer in layers)
+    weight_count = sum(layer.weights.numel() for layer in layers)
     total = sum(float(wanda_scores(layer).sum(1).double().sum()) for layer in layers)
-    outliers = dict.fromkeys(limits, 0)
+    outliers = dict.fromkeys(multiples, 0)
     for layer in layers:
         scores = wanda_scores(layer)
-        for limit in limits:
-            outliers[limit] += int((scores > limit * total / max(count, 1)).sum())
+        for multiple in multiples:
+            outliers[multiple] += int((scores > multiple * total / max(weight_count, 1)).sum())
     return outliers
 
 
-def owl(shares: Sequence[float], sizes: Sequence[int], sparsity: float, spread: float = SPREAD) -> list[float]:
+def owl_sparsities(
+    shares: Sequence[float], sizes: Sequence[int], sparsity: float, spread: float = SPREAD
+) -> list[float]:
     """Return the sparsity s_l of each block, from its share D_l of outliers and its number n_l of weights (``sizes``).
 
     d_l = (D_l − min D) / (max D − min D) · 2·spread,  s_l = clip(s + c − d_l, 0, 1)
@@ -278,30 +277,30 @@ def owl(shares: Sequence[float], sizes: Sequence[int], sparsity: float, spread: 
     same weight whatever their size. Here c is chosen so that Σ n_l·s_l = s·Σ n_l. Both agree where blocks have equal
     sizes and nothing is clipped.
     """
-    low = min(shares)
-    width = max(shares) - low
-    unshifted = [sparsity] * len(shares)
-    if width > 0:
-        unshifted = [sparsity - (share - low) / width * 2 * spread for share in shares]
-    shift = _shift(unshifted, sizes, sparsity * sum(sizes))
-    return [_clip(value + shift) for value in unshifted]
+    lowest_share = min(shares)
+    range_of_shares = max(shares) - lowest_share
+    unshifted_sparsities = [sparsity] * len(shares)
+    if range_of_shares > 0:
+        unshifted_sparsities = [sparsity - (share - lowest_share) / range_of_shares * 2 * spread for share in shares]
+    shift = _shift(unshifted_sparsities, sizes, sparsity * sum(sizes))
+    return [_clip(block_sparsity + shift) for block_sparsity in unshifted_sparsities]
 
 
-def _clip(value: float) -> float:
-    return min(max(value, 0.0), 1.0)
+def _clip(sparsity: float) -> float:
+    return min(max(sparsity, 0.0), 1.0)
 
 
-def _shift(values: Sequence[float], sizes: Sequence[int], total: float) -> float:
+def _shift(sparsities: Sequence[float], sizes: Sequence[int], total: float) -> float:
     """Return c with Σ sizes·clip(values + c) = ``total``; between clipping points the sum grows linearly with c."""
-    points = sorted([-value for value in values] + [1 - value for value in values])
+    clipping_points = sorted([-sparsity for sparsity in sparsities] + [1 - sparsity for sparsity in sparsities])
 
     def removed(shift: float) -> float:
-        return sum(size * _clip(value + shift) for value, size in zip(values, sizes, strict=True))
+        return sum(size * _clip(sparsity + shift) for sparsity, size in zip(sparsities, sizes, strict=True))
 
-    before = points[0]
-    for point in points:
-        if removed(point) >= total:
+    before = clipping_points[0]
+    for clipping_point in clipping_points:
+        if removed(clipping_point) >= total:
             break
-        before = point
-    low, high = removed(before), removed(point)
-    return point if high <= low else before + (total - low) / (high - low) * (point - before)
+        before = clipping_point
+    low, high = removed(before), removed(clipping_point)
+    return clipping_point if high <= low else before + (total - low) / (high - low) * (clipping_point - before)

@@ -93,7 +93,7 @@ class TensorSweep:
             outputs.write(target, view, view.stored(version), removed, notes)
 
         for method, method_targets in self.sweeps.items():
-            targets = [target for target in method_targets if target not in outputs.failed]
+            targets = [target for target in method_targets if target not in outputs.errors]
             if not targets:
                 continue
             try:

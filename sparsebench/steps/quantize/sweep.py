@@ -24,13 +24,13 @@ from sparsebench.models.files.quantized import GROUP, float_checkpoint
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.gguf_writer import write_gguf
 from sparsebench.models.replay.batch import Batch
-from sparsebench.models.shape.topology import Part, prunable_parts
+from sparsebench.models.shape.topology import BlockId, Part, prunable_parts
 from sparsebench.steps.contract import Context, Emit, Step, StepReport, reported
 from sparsebench.steps.counting import step_report
 from sparsebench.steps.finite import check_weights
 from sparsebench.steps.grid import nearest
 from sparsebench.steps.outputs import VariantWriters, failing_alone, run_passes
-from sparsebench.steps.prune.blockwise import BlockKey, BlockSweep
+from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
 from sparsebench.steps.prune.registry import Method, methods
 from sparsebench.steps.quantize.settings import Gguf
@@ -107,13 +107,13 @@ class GptqSweep(BlockSweep):
 
     unreached_method = "rounded to the nearest"
 
-    def _by_outliers(self) -> list[Step]:
+    def _owl_targets(self) -> list[Step]:
         return []
 
     def _method(self, target: Step) -> Method:
         return methods()["sparsegpt"]
 
-    def _quota(self, target: Step, block: BlockKey) -> Quota:
+    def _quota(self, target: Step, block: BlockId) -> Quota:
         return Quota(0.0, "layer", settings=target.settings, scheme=target.settings.scheme)
 
     def _solve_unreached(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:

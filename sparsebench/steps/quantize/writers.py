@@ -56,13 +56,16 @@ class QuantizedWriters(VariantWriters):
         self.sums = {target: RoundingSums() for target in folders}
         super().__init__(checkpoint, folders)
 
-    def _parts(self, target: Step, info: TensorInfo) -> list[tuple[str, str, tuple[int, ...]]]:
+    def _stored_parts(self, target: Step, info: TensorInfo) -> list[tuple[str, str, tuple[int, ...]]]:
         return parts_of(info, target.settings.scheme, self.across)
 
     def _stored(self, target: Step) -> list[TensorInfo]:
         layout: list[tuple[str, str, tuple[int, ...]]] = []
         for info in self.checkpoint.tensors.values():
-            layout += self._parts(target, info) if info.name in self.prunable else [(info.name, info.dtype, info.shape)]
+            if info.name in self.prunable:
+                layout += self._stored_parts(target, info)
+            else:
+                layout.append((info.name, info.dtype, info.shape))
         return lay_out(layout)
 
     def _config(self, target: Step) -> Mapping[str, Any]:
@@ -71,7 +74,7 @@ class QuantizedWriters(VariantWriters):
     @property
     def missing(self) -> list[str]:
         unwritten = next(iter(self.writers.values())).missing
-        return [name for name in self.layout if name in unwritten or f"{name}_packed" in unwritten]
+        return [name for name in self.tensor_names if name in unwritten or f"{name}_packed" in unwritten]
 
     def write_codes(
         self, target: Step, name: str, weights: torch.Tensor, codes: Codes, notes: Sequence[str] = ()
@@ -86,7 +89,7 @@ class QuantizedWriters(VariantWriters):
         sums.error += float((floats - codes.expanded(floats.dtype)).square_().sum(dtype=torch.float64))
         self.notes[target].update(notes)
 
-    def _counted(self, target: Step, family: str, seconds: float, provenance: Mapping[str, Any]) -> StepReport:
+    def _verified_report(self, target: Step, family: str, seconds: float, provenance: Mapping[str, Any]) -> StepReport:
         """Return what a variant achieved. Raises ModelError where other zeros are on disk than were written."""
         folder, sums = self.folders[target], self.sums[target]
         note = "; ".join(filter(None, (*sorted(self.notes[target]), self._unreadable(target))))
@@ -96,7 +99,7 @@ class QuantizedWriters(VariantWriters):
         if report.zeros != sums.zeros:
             problem = f"{folder}: the written files have {report.zeros} zeros, but {sums.zeros} were written"
             raise ModelError(problem, "check the disk, and make it again")
-        layout = [part for info in self.prunable.values() for part in self._parts(target, info)]
+        layout = [part for info in self.prunable.values() for part in self._stored_parts(target, info)]
         stored = sum(math.prod(shape) * ELEMENT_BYTES[dtype] for _, dtype, shape in layout)
         return replace(
             report,

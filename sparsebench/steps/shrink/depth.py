@@ -23,12 +23,13 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.safety import left_out_sentence
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.axes import ModelShape
+from sparsebench.models.shape.topology import BlockId
 from sparsebench.steps import cut_model
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Emit, Step, StepProgress
 from sparsebench.steps.counting import step_report
 from sparsebench.steps.outputs import failing_alone
-from sparsebench.steps.shrink.whole import BlockId, WholeModel
+from sparsebench.steps.shrink.whole import WholeModel
 
 
 def make(

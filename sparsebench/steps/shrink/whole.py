@@ -24,11 +24,8 @@ from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import TOKENS_AT_ONCE
 from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, join_output, split_output
 from sparsebench.models.replay.skeleton import build_skeleton
-from sparsebench.models.shape.topology import module_path
+from sparsebench.models.shape.topology import BlockId, module_path
 from sparsebench.steps.contract import StepProgress
-
-BlockId = tuple[str, int]
-"""A block: its stack, and its number there."""
 
 
 @dataclass

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparsebench.errors import ModelError
-from sparsebench.steps.prune.blockwise import count_outliers, owl
+from sparsebench.steps.prune.blockwise import count_outliers, owl_sparsities
 from sparsebench.steps.prune.contract import Layer
 from tests.steps.prune.methods.synthetic import activations, layer_of, weights_of
 
@@ -20,7 +20,7 @@ blocks = st.lists(st.tuples(st.floats(0, 1), st.integers(1, 10**9)), min_size=1,
 @example([(0.0, 1)] * 10 + [(1.0, 33636355)], 1e-05, 1.0)
 def test_owl_keeps_whole_bounds_and_order(drawn: list[tuple[float, int]], sparsity: float, spread: float) -> None:
     shares, sizes = [share for share, _ in drawn], [size for _, size in drawn]
-    found = owl(shares, sizes, sparsity, spread)
+    found = owl_sparsities(shares, sizes, sparsity, spread)
     assert all(0 <= value <= 1 for value in found)
     whole = sum(value * size for value, size in zip(found, sizes, strict=True))
     # As near as doubles come: a small sparsity is what is left of numbers as large as the spread.
@@ -34,7 +34,7 @@ def test_owl_is_the_published_rule_where_blocks_are_alike() -> None:
     shares = [0.02, 0.05, 0.01, 0.03]
     moved = [(share - 0.01) / 0.04 * 0.16 for share in shares]
     expected = [0.7 + sum(moved) / 4 - value for value in moved]
-    assert owl(shares, [10] * 4, 0.7) == pytest.approx(expected, abs=1e-14)
+    assert owl_sparsities(shares, [10] * 4, 0.7) == pytest.approx(expected, abs=1e-14)
 
 
 def test_outliers_are_counted_over_the_whole_block() -> None:

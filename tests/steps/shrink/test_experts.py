@@ -252,7 +252,7 @@ def test_what_a_mixture_cannot_be_asked_for_is_refused_by_name(tmp_path: Path) -
     mixtral = stored("mixtral", "fused", tmp_path / "mixtral")
     wrong = refused(mixtral, "decoder", tmp_path / "wrong", "l2", neurons=12)
     assert isinstance(wrong, UnsupportedError) and "multiples of 8" in str(wrong.hint)
-    wrong = refused(tmp_path / "mixtral", "decoder", tmp_path / "wrong", "l2", parameters=0.01, of="experts")
+    wrong = refused(mixtral, "decoder", tmp_path / "wrong", "l2", parameters=0.01, of="experts")
     assert isinstance(wrong, UnsupportedError) and "a share above" in str(wrong.hint) and "both" not in str(wrong.hint)
     narrow, _ = written("mixtral", tmp_path / "narrow", intermediate_size=4)
     wrong = refused(narrow, "decoder", tmp_path / "wrong", "l2", neurons=2)
