@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsebench.steps import zeroing
-from sparsebench.steps.prune.keys import KeyThreshold, keys, narrow, thresholds
+from sparsebench.steps.prune.keys import KeyThreshold, keys, narrow_keys, thresholds
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -32,7 +32,7 @@ def test_zeroed_is_masked_fill(dtype: torch.dtype, transposed: bool) -> None:
 @pytest.mark.parametrize("rank", [0, 1, 13, 44, 45])
 def test_cut_removes_the_lowest_and_the_first_of_those_that_tie(dtype: torch.dtype, rank: int) -> None:
     weights = torch.randint(-3, 4, (5, 9)).to(dtype)
-    for ranked in (keys(weights.abs(), "w"), narrow(weights.abs(), "w")):
+    for ranked in (keys(weights.abs(), "w"), narrow_keys(weights.abs(), "w")):
         (limit,) = thresholds([[ranked], [ranked]], [rank])
         found, removed, spent = zeroing.zeroed_below(weights, ranked, limit)
         order = weights.abs().float().flatten().argsort(stable=True)[:rank]

@@ -41,7 +41,7 @@ def keys(scores: torch.Tensor, name: str) -> torch.Tensor:
     return _bits(scores.float(), torch.int32, 0x7F800000, name)
 
 
-def narrow(scores: torch.Tensor, name: str) -> torch.Tensor:
+def narrow_keys(scores: torch.Tensor, name: str) -> torch.Tensor:
     """Return keys as ``keys`` does, but int16 for 16-bit floats: half as many bytes, and one pass for thresholds."""
     if scores.dtype not in (torch.bfloat16, torch.float16):
         return keys(scores, name)
@@ -55,9 +55,9 @@ def ordinals(scores: torch.Tensor, name: str) -> torch.Tensor:
     return _bits(scores, torch.int64, 0x7FF0000000000000, name)
 
 
-def _bits(scores: torch.Tensor, kind: torch.dtype, infinity: int, name: str) -> torch.Tensor:
+def _bits(scores: torch.Tensor, integer_type: torch.dtype, infinity: int, name: str) -> torch.Tensor:
     """Return numbers as their bit patterns. Raises ModelError for those from ``infinity`` on, and for negative ones."""
-    bits = scores.contiguous().view(kind)
+    bits = scores.contiguous().view(integer_type)
     ends = torch.aminmax(bits) if bits.numel() else None
     if ends and (int(ends.max) >= infinity or int(ends.min) < 0):
         problem = f"tensor {name}: NaN or infinite values, or a negative score"
@@ -71,33 +71,33 @@ def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -
     ``passes`` yields the same key tensors, int32 or int16, once or twice. The second pass is consumed only if some
     int32 key has a lower half that is not zero.
     """
-    source = iter(passes)
+    each_pass = iter(passes)
     # The counts are small, and stay on the CPU wherever the keys are.
-    upper = torch.zeros(UPPER_BINS, dtype=torch.int64, device="cpu")
-    fine = torch.zeros((), dtype=torch.int32, device="cpu")
-    width = 16
-    for chunk in _chunks(next(source)):
+    upper_counts = torch.zeros(UPPER_BINS, dtype=torch.int64, device="cpu")
+    lower_bits = torch.zeros((), dtype=torch.int32, device="cpu")
+    shift = 16
+    for chunk in _chunks(next(each_pass)):
         if chunk.dtype == torch.int16:
-            upper += torch.bincount(chunk, minlength=UPPER_BINS).cpu()
-            width = 0
+            upper_counts += torch.bincount(chunk, minlength=UPPER_BINS).cpu()
+            shift = 0
             continue
-        upper += torch.bincount(chunk >> 16, minlength=UPPER_BINS).cpu()
-        fine |= (chunk & 0xFFFF).amax().cpu()
-    before = torch.cumsum(upper, 0)
-    bins = [_locate(before, rank) for rank in ranks]
-    if not int(fine):
-        return [KeyThreshold(number << width, rank - below) for (number, below), rank in zip(bins, ranks, strict=True)]
+        upper_counts += torch.bincount(chunk >> 16, minlength=UPPER_BINS).cpu()
+        lower_bits |= (chunk & 0xFFFF).amax().cpu()
+    cumulative = torch.cumsum(upper_counts, 0)
+    bins = [_locate(cumulative, rank) for rank in ranks]
+    if not int(lower_bits):
+        return [KeyThreshold(number << shift, rank - below) for (number, below), rank in zip(bins, ranks, strict=True)]
     distinct = sorted({number for number, _ in bins})
-    lower = {number: torch.zeros(LOWER_BINS, dtype=torch.int64, device="cpu") for number in distinct}
-    for chunk in _chunks(next(source)):
+    lower_counts = {number: torch.zeros(LOWER_BINS, dtype=torch.int64, device="cpu") for number in distinct}
+    for chunk in _chunks(next(each_pass)):
         high = chunk >> 16
         for number in distinct:
-            lower[number] += torch.bincount(chunk[high == number] & 0xFFFF, minlength=LOWER_BINS).cpu()
-    limits = []
+            lower_counts[number] += torch.bincount(chunk[high == number] & 0xFFFF, minlength=LOWER_BINS).cpu()
+    result = []
     for (number, below), rank in zip(bins, ranks, strict=True):
-        low, under = _locate(torch.cumsum(lower[number], 0), rank - below)
-        limits.append(KeyThreshold((number << 16) | low, rank - below - under))
-    return limits
+        low, under = _locate(torch.cumsum(lower_counts[number], 0), rank - below)
+        result.append(KeyThreshold((number << 16) | low, rank - below - under))
+    return result
 
 
 def _locate(cumulative: torch.Tensor, rank: int) -> tuple[int, int]:

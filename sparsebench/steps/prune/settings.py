@@ -60,7 +60,7 @@ class Prune(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Prune:
-        removed(self.sparsity, self.pattern)
+        resolve_sparsity(self.sparsity, self.pattern)
         if self.granularity == "global" and (self.pattern != "unstructured" or self.allocation == "owl"):
             setting = f"pattern {self.pattern}" if self.pattern != "unstructured" else "`allocation: owl`"
             problem = f"{setting} cannot be combined with `granularity: global`"
@@ -81,7 +81,7 @@ class Prune(Settings):
             ranking = "a method that ranks weights, such as magnitude or wanda"
             raise wrong(f"`{self.name}` does not remove whole {self.pattern}", ranking, at="pattern")
         default = "layer" if self.pattern in LINES else self.granularities[0]
-        filled = {"granularity": self.granularity or default, "sparsity": removed(self.sparsity, self.pattern)}
+        filled = {"granularity": self.granularity or default, "sparsity": resolve_sparsity(self.sparsity, self.pattern)}
         return self.model_copy(update=filled)
 
     def idle(self) -> Collection[str]:
@@ -94,12 +94,12 @@ class Prune(Settings):
     def alternatives(cls, swept: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
         """Separate N:M patterns, which fix the sparsity, from other patterns, which take the sparsities of a sweep."""
         patterns = swept.get("pattern", ["unstructured"])
-        fixed = [pattern for pattern in patterns if is_nm(str(pattern))]
-        if not fixed or len(fixed) == len(patterns):
+        fixed_patterns = [pattern for pattern in patterns if is_nm(str(pattern))]
+        if not fixed_patterns or len(fixed_patterns) == len(patterns):
             return None
-        free = [pattern for pattern in patterns if pattern not in fixed]
+        free_patterns = [pattern for pattern in patterns if pattern not in fixed_patterns]
         without_sparsity = {key: value for key, value in swept.items() if key not in ("sparsity", "pattern")}
-        return [{**swept, "pattern": free}, {**without_sparsity, "pattern": fixed}]
+        return [{**swept, "pattern": free_patterns}, {**without_sparsity, "pattern": fixed_patterns}]
 
     def reads_text(self) -> bool:
         return self.calibrated or self.allocation != "uniform"
@@ -129,7 +129,7 @@ def sparsity_words(pattern: str, sparsity: float | None) -> list[str]:
     return [percent] if pattern == "unstructured" else [pattern, percent]
 
 
-def removed(sparsity: float | None, pattern: str) -> float:
+def resolve_sparsity(sparsity: float | None, pattern: str) -> float:
     """Return the share of the weights to remove, which an N:M pattern fixes.
 
     Raises PydanticCustomError where it is missing, or differs from the pattern's.

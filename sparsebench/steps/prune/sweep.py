@@ -24,7 +24,7 @@ from sparsebench.steps.outputs import VariantWriters, run_passes
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Layer, Quota, Score
-from sparsebench.steps.prune.keys import KeyThreshold, keys, narrow, thresholds
+from sparsebench.steps.prune.keys import KeyThreshold, keys, narrow_keys, thresholds
 from sparsebench.steps.prune.registry import methods
 from sparsebench.steps.prune.settings import Prune
 from sparsebench.steps.zeroing import zeroed, zeroed_below, zeros_in
@@ -73,24 +73,24 @@ class TensorSweep:
         self.scores: dict[str, Score] = {name: methods()[name].load_score() for name in self.sweeps}
         stored = {checkpoint.tensors[name].dtype for name, part in parts.items() if part.prunable}
         # Keys compare across all prunable tensors: in 16 bits only where all weights share a 16-bit dtype.
-        self.rank = narrow if len(stored) == 1 and stored <= {"BF16", "F16"} else keys
+        self.keys_of = narrow_keys if len(stored) == 1 and stored <= {"BF16", "F16"} else keys
 
     def run(self, outputs: VariantWriters, progress: StepProgress | None = None) -> None:
         """Write every tensor of every variant."""
-        limits = self._global_thresholds(outputs)
+        model_thresholds = self._global_thresholds(outputs)
         for name in reported([*self.checkpoint.tensors], progress):
             part = self.parts[name]
             for view in part.views:
-                self._prune(view, limits, outputs)
+                self._prune(view, model_thresholds, outputs)
             if not part.prunable:
                 outputs.copy_shared(name)
 
-    def _prune(self, view: View, limits: dict[Step, KeyThreshold], outputs: VariantWriters) -> None:
-        """Write all variants of one matrix, and deduct the ties that it uses from those in ``limits``."""
+    def _prune(self, view: View, model_thresholds: dict[Step, KeyThreshold], outputs: VariantWriters) -> None:
+        """Write all variants of one matrix, and deduct the ties that it uses from those in ``model_thresholds``."""
         weights = self._weights(view)
 
-        def write(target: Step, version: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
-            outputs.write(target, view, view.stored(version), removed, notes)
+        def write(target: Step, pruned: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
+            outputs.write(target, view, view.stored(pruned), removed, notes)
 
         for method, method_targets in self.sweeps.items():
             targets = [target for target in method_targets if target not in outputs.errors]
@@ -101,31 +101,33 @@ class TensorSweep:
             except SparsebenchError as error:  # fails this method only
                 outputs.give_up(targets, error)
                 continue
-            by_model = [target for target in targets if target in limits]
+            by_model = [target for target in targets if target in model_thresholds]
             by_tensor = [target for target in targets if _has_tensor_threshold(target)]
             if scores.dtype.itemsize == 8:  # too fine for the keys of ``thresholds``
                 by_tensor = []
             keys_needed = bool(by_model or by_tensor)
-            ranked = self.rank(scores, view.name) if keys_needed else scores
-            ranks = [masks.count(target.settings.sparsity, ranked.numel()) for target in by_tensor]
-            tensor_thresholds = thresholds([[ranked], [ranked]], ranks) if by_tensor else []
-            tensor_limits = dict(zip(by_tensor, tensor_thresholds, strict=True))
+            score_keys = self.keys_of(scores, view.name) if keys_needed else scores
+            ranks = [masks.count(target.settings.sparsity, score_keys.numel()) for target in by_tensor]
+            tensor_thresholds = thresholds([[score_keys], [score_keys]], ranks) if by_tensor else []
+            thresholds_of_tensor = dict(zip(by_tensor, tensor_thresholds, strict=True))
             for target in (*by_model, *by_tensor):
-                limit = limits[target] if target in limits else tensor_limits[target]
+                threshold = model_thresholds[target] if target in model_thresholds else thresholds_of_tensor[target]
                 # A zero that stays a zero must not use up one of the ties.
-                compared = ranked.masked_fill(weights == 0, -1) if target.settings.keep_zeros else ranked
-                version, removed, spent = zeroed_below(weights, compared, limit)
-                if target in limits:
-                    limits[target] = KeyThreshold(limit.key, limit.ties - spent)
-                write(target, version, removed)
-            by_mask = [target for target in targets if target not in limits and target not in tensor_limits]
+                compared = score_keys.masked_fill(weights == 0, -1) if target.settings.keep_zeros else score_keys
+                pruned, removed, spent = zeroed_below(weights, compared, threshold)
+                if target in model_thresholds:
+                    model_thresholds[target] = KeyThreshold(threshold.key, threshold.ties - spent)
+                write(target, pruned, removed)
+            by_mask = [
+                target for target in targets if target not in model_thresholds and target not in thresholds_of_tensor
+            ]
             quotas = [Quota.of(target.settings, target.settings.sparsity) for target in by_mask]
             for target, choice in zip(by_mask, masks.choose(scores, quotas, view.name, weights), strict=True):
                 write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)
 
     def _global_thresholds(self, outputs: VariantWriters) -> dict[Step, KeyThreshold]:
         """Return the exact threshold over all prunable weights of each global target; a method may fail alone."""
-        limits: dict[Step, KeyThreshold] = {}
+        model_thresholds: dict[Step, KeyThreshold] = {}
         for method, keep_zeros in product(self.sweeps, (False, True)):
             steps = [step for step in self.sweeps[method] if step.settings.granularity == "global"]
             targets = [step for step in steps if step.settings.keep_zeros == keep_zeros]
@@ -133,10 +135,10 @@ class TensorSweep:
                 ranks = [masks.count(target.settings.sparsity, self._competing(keep_zeros)) for target in targets]
                 passes = (self._all_keys(method, keep_zeros) for _ in range(2))
                 try:
-                    limits |= zip(targets, thresholds(passes, ranks), strict=True)
+                    model_thresholds |= zip(targets, thresholds(passes, ranks), strict=True)
                 except SparsebenchError as error:
                     outputs.give_up(targets, error)
-        return limits
+        return model_thresholds
 
     def _competing(self, keep_zeros: bool) -> int:
         """Count the prunable weights; with ``keep_zeros`` only those that are not zero."""
@@ -147,8 +149,8 @@ class TensorSweep:
     def _all_keys(self, method: str, keep_zeros: bool) -> Iterator[torch.Tensor]:
         for view in (view for part in self.parts.values() for view in part.views):
             weights = self._weights(view)
-            ranked = self.rank(self.scores[method](Layer(view.name, weights, self.seed)), view.name)
-            yield ranked[weights != 0] if keep_zeros else ranked
+            score_keys = self.keys_of(self.scores[method](Layer(view.name, weights, self.seed)), view.name)
+            yield score_keys[weights != 0] if keep_zeros else score_keys
 
     def _weights(self, view: View) -> torch.Tensor:
         return view.shaped(self.checkpoint.load(view.tensor, view.expert))

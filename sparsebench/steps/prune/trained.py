@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, wrong
-from sparsebench.steps.prune.settings import Prune, removed, sparsity_words
+from sparsebench.steps.prune.settings import Prune, resolve_sparsity, sparsity_words
 from sparsebench.steps.recover.settings import (
     Fraction,
     FractionOrZero,
@@ -31,7 +31,7 @@ class TrainedPruning(TrainingSettings):
         if self.pattern != "unstructured" and not is_nm(self.pattern):
             problem = f"pattern {self.pattern} while the model is trained"
             raise wrong(problem, "`unstructured`, or N:M such as 2:4", at="pattern")
-        return super().completed().model_copy(update={"sparsity": removed(self.sparsity, self.pattern)})
+        return super().completed().model_copy(update={"sparsity": resolve_sparsity(self.sparsity, self.pattern)})
 
     def describe(self) -> str:
         """Return a label such as ``gradual 50% start=0.1``."""

@@ -36,7 +36,7 @@ from sparsebench.steps.prune.registry import Method, methods
 from sparsebench.steps.quantize.settings import Gguf
 from sparsebench.steps.quantize.writers import QuantizedWriters, RoundingSums
 
-STOCK = "stock transformers loads this folder with the package compressed-tensors"
+STOCK_NOTE = "stock transformers loads this folder with the package compressed-tensors"
 
 
 def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
@@ -55,36 +55,36 @@ def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context,
         problem = f"{parent}: {fused} holds several experts, and no layout of integers is known for it"
         raise UnsupportedError(problem, "prune it, or quantize a checkpoint that keeps every expert's weights apart")
     limit, reason = _widest_group(checkpoint, parts)
-    rounded: list[Step] = []
-    gptq: list[Step] = []
+    to_nearest: list[Step] = []
+    by_gptq: list[Step] = []
     for step in targets:
         group = step.settings.scheme.group
         if (group or 0) > limit:
             emit(step, UnsupportedError(f"group: {group}: {reason}", f"choose at most {limit}"))
         else:
-            (gptq if step.settings.rounding == "gptq" else rounded).append(step)
+            (by_gptq if step.settings.rounding == "gptq" else to_nearest).append(step)
 
     def by_tensor(outputs: QuantizedWriters) -> dict[str, Any]:
         for name in reported([*checkpoint.tensors], context.progress):
             for view in parts[name].views:
                 weights = view.shaped(checkpoint.load(name))
                 check_weights([Layer(name, weights)])
-                for step in rounded:
+                for step in to_nearest:
                     search = getattr(step.settings, "scale", "range") == "search"
                     outputs.write_codes(step, name, weights, nearest(weights, step.settings.scheme, search))
             if not parts[name].prunable:
                 outputs.copy_shared(name)
-        return {"stock": STOCK}
+        return {"stock": STOCK_NOTE}
 
     def by_block(outputs: QuantizedWriters) -> dict[str, Any]:
-        tokens = context.text("quantize: gptq")
-        settings = (tokens.batch, context.seed, "pruned", context.dtype, context.device)
-        GptqSweep(checkpoint, parts, context.family, gptq, *settings).run(outputs, context.progress)
-        return {"stock": STOCK, "dtype": context.dtype, "seed": context.seed, **tokens.provenance()}
+        text = context.text("quantize: gptq")
+        settings = (text.batch, context.seed, "pruned", context.dtype, context.device)
+        GptqSweep(checkpoint, parts, context.family, by_gptq, *settings).run(outputs, context.progress)
+        return {"stock": STOCK_NOTE, "dtype": context.dtype, "seed": context.seed, **text.provenance()}
 
     run_passes(
         targets,
-        ((rounded, by_tensor), (gptq, by_block)),
+        ((to_nearest, by_tensor), (by_gptq, by_block)),
         partial(QuantizedWriters, checkpoint, parts),
         context.family,
         emit,
@@ -136,7 +136,7 @@ def make_gguf(parent: Path, targets: Mapping[Step, Path], context: Context, emit
     def make_all(steps: list[Step], squares: Mapping[str, torch.Tensor], read: Mapping[str, Any]) -> None:
         for step in steps:
             with failing_alone(step, emit):
-                report = make(checkpoint, targets[step], context.family, str(step.settings.type), squares)
+                report = make_gguf_variant(checkpoint, targets[step], context.family, str(step.settings.type), squares)
                 emit(step, replace(report, sweep_size=len(targets), **read))
 
     make_all([step for step in targets if not step.settings.importance], {}, {})
@@ -173,31 +173,33 @@ def mean_squares(checkpoint: Checkpoint, batch: Batch, context: Context, folder:
     return squares
 
 
-def make(
-    checkpoint: Checkpoint, folder: Path, family: str, type: str, squares: Mapping[str, torch.Tensor]
+def make_gguf_variant(
+    checkpoint: Checkpoint, folder: Path, family: str, gguf_type: str, squares: Mapping[str, torch.Tensor]
 ) -> StepReport:
     """Make one variant's folder of the model in ``checkpoint``, and count its zeros in the written floats."""
-    started, sums, size_in_file = time.perf_counter(), RoundingSums(), 0
+    started, sums, bytes_in_file = time.perf_counter(), RoundingSums(), 0
     prunable = {name for name, part in prunable_parts(checkpoint, family).items() if part.prunable}
     copies = {twin: name for name, twin in checkpoint.ties.items()}
-    with CheckpointWriter(folder, [*checkpoint.tensors.values()], checkpoint.folder, {KEY: {"type": type}}) as writer:
+    with CheckpointWriter(
+        folder, [*checkpoint.tensors.values()], checkpoint.folder, {KEY: {"type": gguf_type}}
+    ) as writer:
 
-        def written(name: str, values: torch.Tensor, size: int) -> None:
-            nonlocal size_in_file
+        def write_values(name: str, values: torch.Tensor, byte_count: int) -> None:
+            nonlocal bytes_in_file
             stored = values.to(torch_dtype(checkpoint.tensors[name].dtype))
-            for each in filter(None, (name, copies.get(name))):
-                writer.write(each, stored)
+            for copy_name in filter(None, (name, copies.get(name))):
+                writer.write(copy_name, stored)
             if name in prunable:
-                before = checkpoint.load(name).float()
-                size_in_file += size
-                sums.count(before, stored)
-                sums.size += float(before.double().square().sum())
-                sums.error += float((before - values).double().square().sum())
+                original = checkpoint.load(name).float()
+                bytes_in_file += byte_count
+                sums.count(original, stored)
+                sums.squares += float(original.double().square().sum())
+                sums.squared_error += float((original - values).double().square().sum())
 
-        kinds = write_gguf(checkpoint.folder, writer.partial / GGUF_FILE, type, squares, written)
+        kinds = write_gguf(checkpoint.folder, writer.partial / GGUF_FILE, gguf_type, squares, write_values)
         for name in [*writer.missing]:
             writer.copy(name, checkpoint)
-        writer.close({"family": family, "step": "quantize", "gguf": type, "tensors": dict(kinds)})
+        writer.close({"family": family, "step": "quantize", "gguf": gguf_type, "tensors": dict(kinds)})
     tensors = ", ".join(f"{kind} ×{count}" for kind, count in kinds.most_common())
     lost = f"; {sums.lost:,} zeros of the parent are no zeros any more" if sums.lost else ""
     report = step_report(
@@ -205,7 +207,7 @@ def make(
     )
     return replace(
         report,
-        bits=8 * size_in_file / report.prunable,
+        bits=8 * bytes_in_file / report.prunable,
         relative_error=sums.relative_error,
         rounded_to_zero=sums.zeros - sums.already_zero,
         already_zero=report.zeros - (sums.zeros - sums.already_zero),

@@ -30,8 +30,8 @@ class RoundingSums:
     zeros: int = 0
     already_zero: int = 0
     lost: int = 0
-    error: float = 0.0
-    size: float = 0.0
+    squared_error: float = 0.0
+    squares: float = 0.0
 
     def count(self, before: torch.Tensor, after: torch.Tensor) -> None:
         """Add the zeros of one matrix, as it was and as it is stored."""
@@ -43,7 +43,7 @@ class RoundingSums:
     @property
     def relative_error(self) -> float:
         """‖W - Ŵ‖ / ‖W‖."""
-        return math.sqrt(self.error / self.size) if self.size else 0.0
+        return math.sqrt(self.squared_error / self.squares) if self.squares else 0.0
 
 
 class QuantizedWriters(VariantWriters):
@@ -85,14 +85,14 @@ class QuantizedWriters(VariantWriters):
             self.writers[target].write(part, tensor)
         sums, floats = self.sums[target], weights.float()
         sums.count(weights, codes.values)
-        sums.size += float(floats.square().sum(dtype=torch.float64))
-        sums.error += float((floats - codes.expanded(floats.dtype)).square_().sum(dtype=torch.float64))
+        sums.squares += float(floats.square().sum(dtype=torch.float64))
+        sums.squared_error += float((floats - codes.expanded(floats.dtype)).square_().sum(dtype=torch.float64))
         self.notes[target].update(notes)
 
     def _verified_report(self, target: Step, family: str, seconds: float, provenance: Mapping[str, Any]) -> StepReport:
         """Return what a variant achieved. Raises ModelError where other zeros are on disk than were written."""
         folder, sums = self.folders[target], self.sums[target]
-        note = "; ".join(filter(None, (*sorted(self.notes[target]), self._unreadable(target))))
+        note = "; ".join(filter(None, (*sorted(self.notes[target]), self._stock_refusal(target))))
         report = step_report(
             folder, family, seconds=seconds, sweep_size=len(self.folders), note=note, provenance=provenance
         )
@@ -110,12 +110,13 @@ class QuantizedWriters(VariantWriters):
             already_zero=sums.already_zero,
         )
 
-    def _unreadable(self, target: Step) -> str:
+    def _stock_refusal(self, target: Step) -> str:
         """Return why stock transformers cannot load the folder, whatever packages are installed; empty where it can."""
         group = target.settings.scheme.group
         if self.across:
             return "stock transformers cannot load this folder: compressed-tensors knows no Conv1D"
-        cut = [info for info in self.prunable.values() if group and info.shape[1] % group]
-        if cut:
-            return f"stock transformers cannot load this folder: {cut[0].name} has {cut[0].shape[1]} inputs in groups of {group}"
+        uneven = next((info for info in self.prunable.values() if group and info.shape[1] % group), None)
+        if uneven:
+            groups = f"{uneven.name} has {uneven.shape[1]} inputs in groups of {group}"
+            return f"stock transformers cannot load this folder: {groups}"
         return ""

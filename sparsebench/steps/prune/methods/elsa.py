@@ -21,7 +21,7 @@ import torch
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.prune.contract import Quota
 from sparsebench.steps.prune.masks import choose
-from sparsebench.steps.prune.settings import removed
+from sparsebench.steps.prune.settings import resolve_sparsity
 from sparsebench.steps.prune.trained import Elsa
 from sparsebench.steps.recover.step import make_trained
 from sparsebench.steps.recover.trainer import Pruning
@@ -34,7 +34,7 @@ class ElsaPruning(Pruning):
     def __init__(self, settings: Elsa, weights: TrainedWeights, optimizer: Any, steps: int) -> None:
         self.penalty, self.interval = float(settings.penalty), settings.interval
         self.masked, self.optimizer = weights.masked, optimizer
-        self.quota = Quota(removed(settings.sparsity, settings.pattern), "layer", settings.pattern)
+        self.quota = Quota(resolve_sparsity(settings.sparsity, settings.pattern), "layer", settings.pattern)
         self.copies = [self.projected(masked, masked.parameter.detach()) for masked in self.masked]
         self.duals = [torch.zeros_like(masked.parameter) for masked in self.masked]
 

@@ -23,7 +23,7 @@ import torch
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.prune.keys import ordinals
 from sparsebench.steps.prune.masks import by_pattern
-from sparsebench.steps.prune.settings import removed
+from sparsebench.steps.prune.settings import resolve_sparsity
 from sparsebench.steps.prune.trained import Gradual
 from sparsebench.steps.recover.step import make_trained
 from sparsebench.steps.recover.trainer import Pruning
@@ -47,7 +47,7 @@ class SparsitySchedule:
         """Return the schedule for a training of ``steps`` steps; the last step at the latest has the final sparsity."""
         last = max(0, steps - 1)
         start = min(last, round(settings.start * steps))
-        goal = removed(settings.sparsity, settings.pattern)
+        goal = resolve_sparsity(settings.sparsity, settings.pattern)
         if settings.schedule == "constant":
             return cls(goal, goal, start, start, 1)
         end = min(last, max(start, round(settings.end * steps)))

@@ -72,8 +72,8 @@ def solve(
             inputs = replace(inputs, gram=inputs.gram.clone())
         factor = factorise(inputs, layers[0].name, dtype, damping)
         for indices, units in _stacks(layers, quotas, dtype.itemsize, damping):
-            for (row, column), solution in zip(indices, _sweep(units, factor, dtype), strict=True):
-                solutions[row][column] = solution
+            for (layer_index, quota_index), solution in zip(indices, _sweep(units, factor, dtype), strict=True):
+                solutions[layer_index][quota_index] = solution
     return solutions
 
 
@@ -94,24 +94,24 @@ def _stacks(
 
     A quota that neither prunes nor rounds has no unit: the layer stays as it is.
     """
-    columns_of: dict[tuple[object, ...], list[int]] = {}
-    for column, quota in enumerate(quotas):
+    quotas_of_stack: dict[tuple[object, ...], list[int]] = {}
+    for quota_index, quota in enumerate(quotas):
         changes = quota.sparsity > 0 or masks.kind_of(quota.pattern) == "N:M" or quota.scheme
         if changes and _damping(quota) == damping:
             stack_key = (quota.pattern, quota.scheme, quota.keep_zeros)
-            columns_of.setdefault(stack_key, []).append(column)
-    for columns in columns_of.values():
+            quotas_of_stack.setdefault(stack_key, []).append(quota_index)
+    for quota_indices in quotas_of_stack.values():
         indices: list[tuple[int, int]] = []
         units: list[Unit] = []
         height = 0
-        for row, layer in enumerate(layers):
-            for column in columns:
-                rows, inputs = layer.weights.shape
-                if units and (height + rows) * inputs * itemsize > STACK:
+        for layer_index, layer in enumerate(layers):
+            for quota_index in quota_indices:
+                rows, columns = layer.weights.shape
+                if units and (height + rows) * columns * itemsize > STACK:
                     yield indices, units
                     indices, units, height = [], [], 0
-                indices.append((row, column))
-                units.append(Unit(layer, quotas[column], height))
+                indices.append((layer_index, quota_index))
+                units.append(Unit(layer, quotas[quota_index], height))
                 height += rows
         if units:
             yield indices, units
@@ -132,7 +132,9 @@ def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[So
     for start in range(0, inputs, width):
         columns = slice(start, min(start + width, inputs))
         upper = factor.upper[columns, columns].contiguous()
-        removed = _removed(stack[columns], upper.diagonal()[:, None], units, None if zeros is None else zeros[columns])
+        removed = _removal_mask(
+            stack[columns], upper.diagonal()[:, None], units, None if zeros is None else zeros[columns]
+        )
         errors = _sweep_block(stack[columns], upper, units, removed, rounding, start)
         stack[columns.stop :].addmm_(factor.upper[columns, columns.stop :].T, errors, alpha=-1)
     for unit in units:
@@ -159,19 +161,19 @@ def _sweep_block(
     """
     pattern, width = units[0].quota.pattern, block.shape[0]
     group = masks.pair(pattern)[1] if masks.kind_of(pattern) == "N:M" else 0
-    scale = upper.diagonal()[:, None]
-    factors = removed.to(block.dtype).div_(scale)
+    scales = upper.diagonal()[:, None]
+    factors = removed.to(block.dtype).div_(scales)
     errors = torch.empty_like(block)
     for start, stop in _steps(width, group, rounding.group if rounding else None):
         for column in range(start, stop):
             if group and column % group == 0 and column + group <= width:
                 members = slice(column, column + group)
-                ratios = block[members] / scale[members]
-                removed[members] |= _removed_of_group(ratios, units[0], removed[members])
-                factors[members] = removed[members].to(block.dtype).div_(scale[members])
+                ratios = block[members] / scales[members]
+                removed[members] |= _removal_mask_of_group(ratios, units[0], removed[members])
+                factors[members] = removed[members].to(block.dtype).div_(scales[members])
             if rounding:
                 rounded = rounding.rounded(first + column, block[column:], removed[column:])
-                torch.div(block[column] - rounded, scale[column], out=errors[column])
+                torch.div(block[column] - rounded, scales[column], out=errors[column])
                 block[column] = rounded
             else:
                 torch.mul(block[column], factors[column], out=errors[column])
@@ -190,18 +192,18 @@ class _Rounding:
         self.values = torch.empty(inputs, rows, dtype=torch.int8, device=stack.device)
         self.steps = stack.new_empty(groups_of(inputs, self.group), rows)
         if self.group is None:
-            self._open(0, stack)
+            self._set_steps(0, stack)
 
     def rounded(self, column: int, ahead: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
         """Round column ``column``, the first of ``ahead``, with zeros where ``removed``; return the rounded weights."""
         number = column // self.group if self.group else 0
         if self.group and column % self.group == 0:
-            self._open(number, ahead[: self.group].masked_fill(removed[: self.group], 0))
+            self._set_steps(number, ahead[: self.group].masked_fill(removed[: self.group], 0))
         values = grid_values(ahead[0], self.steps[number], self.bits).masked_fill_(removed[0], 0)
         self.values[column] = values
         return values.mul_(self.steps[number])
 
-    def _open(self, number: int, weights: torch.Tensor) -> None:
+    def _set_steps(self, number: int, weights: torch.Tensor) -> None:
         for unit in self.units:
             columns = unit.columns
             self.steps[number, columns] = grid_steps(weights[:, columns], 0, self.bits, unit.layer.weights.dtype)
@@ -213,7 +215,9 @@ class _Rounding:
         return Codes(self.values[:, columns].T.contiguous(), steps, self.group)
 
 
-def _removed(block: torch.Tensor, scale: torch.Tensor, units: list[Unit], zeros: torch.Tensor | None) -> torch.Tensor:
+def _removal_mask(
+    block: torch.Tensor, scales: torch.Tensor, units: list[Unit], zeros: torch.Tensor | None
+) -> torch.Tensor:
     """Return the mask (width, rows) of a block: each unit's lowest w² / U_jj², or its ``zeros`` if it quantizes.
 
     For N:M the mask has only the zeros to keep.
@@ -224,7 +228,7 @@ def _removed(block: torch.Tensor, scale: torch.Tensor, units: list[Unit], zeros:
     if masks.kind_of(units[0].quota.pattern) == "N:M":
         return torch.zeros_like(block, dtype=torch.bool) if zeros is None else zeros.clone()
     removed = torch.empty(block.shape, dtype=torch.bool, device=block.device)
-    scores = (block / scale).square_().T.contiguous()
+    scores = (block / scales).square_().T.contiguous()
     for unit in units:
         before = None if zeros is None else ~zeros[:, unit.columns].T
         (choice,) = masks.choose(scores[unit.columns], [unit.quota], unit.layer.name, before)
@@ -232,14 +236,14 @@ def _removed(block: torch.Tensor, scale: torch.Tensor, units: list[Unit], zeros:
     return removed
 
 
-def _removed_of_group(ratios: torch.Tensor, unit: Unit, already_removed: torch.Tensor) -> torch.Tensor:
+def _removal_mask_of_group(ratios: torch.Tensor, unit: Unit, already_removed: torch.Tensor) -> torch.Tensor:
     """Return the mask (M, rows) of each row's M−N lowest w² / U_jj², the weights in ``already_removed`` first.
 
     ``ratios`` are w / U_jj. N and M are those of the unit's pattern.
     """
-    keep, group = masks.pair(unit.quota.pattern)
+    kept, group = masks.pair(unit.quota.pattern)
     scores = masks.ordinals(ratios.square_(), unit.layer.name)
-    return masks.lowest_of_each(scores.masked_fill_(already_removed, -1), group - keep)
+    return masks.lowest_of_each(scores.masked_fill_(already_removed, -1), group - kept)
 
 
 def _steps(width: int, group: int, grid_group: int | None) -> Iterator[tuple[int, int]]:
