@@ -77,10 +77,11 @@ def likeliest(logits: torch.Tensor, count: int | None, temperature: float) -> tu
     Both are (…, count). Without a ``count``, or with one of the vocabulary's size or more, all tokens are returned in
     the vocabulary's order.
     """
-    spread = torch.log_softmax(logits.float() / temperature, -1)
-    if count is None or count >= spread.shape[-1]:
-        return torch.arange(spread.shape[-1], device=spread.device).expand(spread.shape), spread
-    top = spread.topk(count, -1)
+    log_probabilities = torch.log_softmax(logits.float() / temperature, -1)
+    if count is None or count >= log_probabilities.shape[-1]:
+        ids = torch.arange(log_probabilities.shape[-1], device=log_probabilities.device)
+        return ids.expand(log_probabilities.shape), log_probabilities
+    top = log_probabilities.topk(count, -1)
     return top.indices, top.values
 
 
@@ -90,8 +91,8 @@ def relative_error(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Ten
     The ratio is taken token by token: a few tokens have states hundreds of times as large as the
     others, and would dominate a plain mean.
     """
-    lost = (student.float() - teacher.float())[mask].square().sum(-1)
-    return (lost / teacher.float()[mask].square().sum(-1).clamp_min(TINY)).mean()
+    squared_distances = (student.float() - teacher.float())[mask].square().sum(-1)
+    return (squared_distances / teacher.float()[mask].square().sum(-1).clamp_min(TINY)).mean()
 
 
 def hidden_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

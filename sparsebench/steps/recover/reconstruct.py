@@ -36,7 +36,7 @@ from sparsebench.steps.counting import read_share, step_report, verified_zeros
 from sparsebench.steps.recover.losses import relative_error
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
 
-PUBLISHED = 128 * 512
+PUBLISHED_TOKENS = 128 * 512
 """Tokens that the first paper named above trains on."""
 PATIENCE = 2
 """Epochs in a row without a better result after which a block's training ends."""
@@ -82,7 +82,7 @@ class KeptBlocks:
             return None
         blocks = content(self.identity.get("blocks"), *block.tensors.values(), *dense_block.tensors.values())
         self.identity["blocks"] = blocks
-        saved = self.folder.read(_file(block), self.identity)
+        saved = self.folder.read(_file_name(block), self.identity)
         if saved is None:
             return None
         device = next(iter(block.tensors.values())).device
@@ -94,10 +94,10 @@ class KeptBlocks:
         """Save a recovered block."""
         if self.folder is not None:
             entry = {"fit": asdict(fit), "tensors": block.tensors, "seconds": seconds, "joules": joules}
-            self.folder.write(_file(block), self.identity, entry)
+            self.folder.write(_file_name(block), self.identity, entry)
 
 
-def _file(block: Block) -> str:
+def _file_name(block: Block) -> str:
     return f"{block.stack}-{block.index}.safetensors"
 
 
@@ -190,25 +190,26 @@ class Reconstruction:
         """
         first, last = fits[0], fits[-1]
         tokens_read = sum(fit.tokens for fit in fits) // len(fits)
-        words = [
+        sentences = [
             f"what outputs differ by on text held out, over the dense block's: {first.before:.2g}, then {first.after:.2g}"
             f" in the first block, {last.before:.2g}, then {last.after:.2g} in the last"
         ]
-        if tokens_read < PUBLISHED * (1 - self.step.settings.held_out):
-            share_read = f"{tokens_read / PUBLISHED:.2g}"
-            words.append(f"trained on {tokens_read:,} tokens, {share_read} of the published run's {PUBLISHED:,}")
+        if tokens_read < PUBLISHED_TOKENS * (1 - self.step.settings.held_out):
+            share_read = f"{tokens_read / PUBLISHED_TOKENS:.2g}"
+            published = f"{share_read} of the published run's {PUBLISHED_TOKENS:,}"
+            sentences.append(f"trained on {tokens_read:,} tokens, {published}")
         family = self.context.family
         with removed_on_error(folder):
-            result = step_report(
+            report = step_report(
                 folder,
                 family,
-                note="; ".join(filter(None, [*words, *notes])),
+                note="; ".join(filter(None, [*sentences, *notes])),
                 provenance=self.text.provenance(),
                 zeros_in_parent=partial(verified_zeros, self.parent),
             )
         tokens = sum(fit.tokens * fit.epochs for fit in fits) // len(fits)
         share = read_share(Checkpoint(folder), family)
-        return replace(result, trained_tokens=tokens, operations=sum(fit.operations for fit in fits), read_share=share)
+        return replace(report, trained_tokens=tokens, operations=sum(fit.operations for fit in fits), read_share=share)
 
     def _kept_blocks(self) -> KeptBlocks:
         if self.context.resume is None:

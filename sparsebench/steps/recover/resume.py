@@ -27,7 +27,7 @@ from sparsebench.paths import create
 
 DIGEST = TensorInfo("xxh3_128", "U8", (16,), "", 0, 16)
 """The checksum of a file is its last tensor."""
-_PIECE = 1 << 20
+PIECE = 1 << 20
 
 
 @dataclass
@@ -54,7 +54,7 @@ class ResumeFolder:
         Raises ModelError where the disk has no room for it.
         """
         path, tensors = self.folder / name, list[torch.Tensor]()
-        facts = {"belongs": identity, "value": _split(value, tensors), "notes": self.notes}
+        facts = {"belongs": identity, "value": _without_tensors(value, tensors), "notes": self.notes}
         layout = [
             TensorInfo(str(number), safetensors_dtype(tensor.dtype, name), tuple(tensor.shape))
             for number, tensor in enumerate(tensors)
@@ -67,14 +67,14 @@ class ResumeFolder:
             with create(partial / name, "wb") as file:
                 file.write(header)
                 for info in layout:
-                    data = _bytes_of(tensors[int(info.name)])
-                    digest.update(data)
-                    file.write(data)
+                    tensor_bytes = _bytes_of(tensors[int(info.name)])
+                    digest.update(tensor_bytes)
+                    file.write(tensor_bytes)
                 file.write(digest.digest())
                 file.flush()
                 os.fsync(file.fileno())
             (partial / name).replace(path)
-        _sync(self.folder)
+        _flush_folder(self.folder)
 
     def read(self, name: str, identity: Mapping[str, Any]) -> Any:
         """Return the value that was written, with tensors that map the file; None where it is not there, or removed.
@@ -90,13 +90,13 @@ class ResumeFolder:
             facts, tensors = _parse_file(path)
         except OSError as error:
             return self._discard(path, f"it cannot be read ({error.strerror})")
-        expected = json.loads(json.dumps(identity))
-        if facts["belongs"] != expected:
-            keys = {*facts["belongs"], *expected}
-            differing = sorted(key for key in keys if facts["belongs"].get(key) != expected.get(key))
+        current_identity = json.loads(json.dumps(identity))
+        if facts["belongs"] != current_identity:
+            keys = {*facts["belongs"], *current_identity}
+            differing = sorted(key for key in keys if facts["belongs"].get(key) != current_identity.get(key))
             return self._discard(path, f"it is of another training, with another {' and '.join(differing)}")
         self.notes += [note for note in facts["notes"] if note not in self.notes]
-        return _joined(facts["value"], tensors)
+        return _with_tensors(facts["value"], tensors)
 
     def remove(self) -> None:
         """Remove the folder once the training is done."""
@@ -132,7 +132,7 @@ def _is_undamaged(path: Path) -> bool:
     if not path.is_file():
         return False
     digest, remaining = xxhash.xxh3_128(), path.stat().st_size - DIGEST.nbytes
-    piece = memoryview(bytearray(_PIECE))
+    piece = memoryview(bytearray(PIECE))
     with path.open("rb", buffering=0) as file:
         while remaining > 0 and (count := file.readinto(piece[:remaining])):
             digest.update(piece[:count])
@@ -142,14 +142,15 @@ def _is_undamaged(path: Path) -> bool:
 
 def _parse_file(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return the facts of a whole file and its tensors, whose memory is a private mapping of the file."""
-    data = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
-    start = 8 + int(data[:8].view(torch.int64))
-    header = json.loads(data[8:start].numpy().tobytes())
+    content_bytes = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    start = 8 + int(content_bytes[:8].view(torch.int64))
+    header = json.loads(content_bytes[8:start].numpy().tobytes())
     facts = json.loads(header.pop("__metadata__")["facts"])
     tensors = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
-        tensors[name] = data[start + begin : start + end].view(torch_dtype(entry["dtype"])).reshape(entry["shape"])
+        flat = content_bytes[start + begin : start + end].view(torch_dtype(entry["dtype"]))
+        tensors[name] = flat.reshape(entry["shape"])
     return facts, tensors
 
 
@@ -157,33 +158,33 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _split(value: Any, tensors: list[torch.Tensor]) -> Any:
+def _without_tensors(value: Any, tensors: list[torch.Tensor]) -> Any:
     """Return a value as JSON: its tensors go into the list, dicts become pairs, since JSON's keys are all texts."""
     if isinstance(value, torch.Tensor):
         tensors.append(value)
         return {"tensor": str(len(tensors) - 1)}
     if isinstance(value, dict):
-        return {"pairs": [[key, _split(item, tensors)] for key, item in value.items()]}
+        return {"pairs": [[key, _without_tensors(inner, tensors)] for key, inner in value.items()]}
     if isinstance(value, list | tuple):
-        return [_split(item, tensors) for item in value]
+        return [_without_tensors(inner, tensors) for inner in value]
     return value
 
 
-def _joined(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """Undo ``_split``."""
+def _with_tensors(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """Undo ``_without_tensors``."""
     if isinstance(value, list):
-        return [_joined(item, tensors) for item in value]
+        return [_with_tensors(inner, tensors) for inner in value]
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
         return tensors[value["tensor"]]
-    return {key: _joined(item, tensors) for key, item in value["pairs"]}
+    return {key: _with_tensors(inner, tensors) for key, inner in value["pairs"]}
 
 
-def _sync(folder: Path) -> None:
+def _flush_folder(folder: Path) -> None:
     """Flush a folder to the disk, so that the new name of a file outlives a loss of power."""
-    number = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(number)
+        os.fsync(descriptor)
     finally:
-        os.close(number)
+        os.close(descriptor)

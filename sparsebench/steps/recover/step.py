@@ -26,10 +26,10 @@ def check_vocabulary(step: Step, checkpoint: Checkpoint, dense: Checkpoint) -> N
     """
     if not isinstance(step.settings, TrainingSettings) or DENSE not in step.settings.teachers():
         return
-    ours, theirs = (
+    vocabulary, dense_vocabulary = (
         dimensions({**text_config(model.config), **model.config}).vocabulary for model in (checkpoint, dense)
     )
-    if ours != theirs:
+    if vocabulary != dense_vocabulary:
         raise UnsupportedError("the vocabulary is not the dense model's", f"{step.verb} first, then trim")
 
 
@@ -58,9 +58,9 @@ def make_reconstructed(parent: Path, targets: Mapping[Step, Path], context: Cont
     text = context.text("reconstruct")
     for number, (step, folder) in enumerate(targets.items()):
         with failing_alone(step, emit):
-            read = first_tokens(text, step.settings.tokens) if step.settings.tokens else text
-            job = Reconstruction(dense, checkpoint, read, step, context, (number, len(targets)))
-            emit(step, job.run(folder))
+            text_read = first_tokens(text, step.settings.tokens) if step.settings.tokens else text
+            reconstruction = Reconstruction(dense, checkpoint, text_read, step, context, (number, len(targets)))
+            emit(step, reconstruction.run(folder))
 
 
 def make_trained(

@@ -63,7 +63,7 @@ def model_outputs(
     return ModelOutputs(getattr(outputs, "logits", None), states, outputs[f"{prefix}attentions"] if attentions else ())
 
 
-PART = 16
+GROUPS_PER_FILE = 16
 """Groups of samples in a file of a teacher's outputs: 17 MB at most, with 64 tokens a position."""
 
 
@@ -142,30 +142,30 @@ class Distillation:
                 model.set_attn_implementation("eager")
         with torch.no_grad():
             inputs = self._inputs([0])
-            outputs, targets = (
+            outputs, teacher_outputs = (
                 model_outputs(model, self.family, inputs, match in ATTENTION) for model in (self.model, teacher)
             )
         if match in ATTENTION:
-            self.pairs = layer_pairs(len(outputs.attentions), len(targets.attentions), self.settings.layers, 1)
-            heads = [model.attentions[0].shape[1] for model in (outputs, targets)]
+            self.pairs = layer_pairs(len(outputs.attentions), len(teacher_outputs.attentions), self.settings.layers, 1)
+            heads = [model.attentions[0].shape[1] for model in (outputs, teacher_outputs)]
             if heads[0] != heads[1]:
                 problem = f"match: {match} compares heads, of which the model has {heads[0]} and the teacher {heads[1]}"
                 raise UnsupportedError(problem, "match: hidden_mse, or nst")
             return
-        self.pairs = layer_pairs(len(outputs.states) - 1, len(targets.states) - 1, self.settings.layers)
+        self.pairs = layer_pairs(len(outputs.states) - 1, len(teacher_outputs.states) - 1, self.settings.layers)
         if match in FLOWS and len(self.pairs) < 2:
             raise UnsupportedError(f"match: {match} compares pairs of layers, and there is one", "layers: uniform")
         if match == "nst":
             return  # its Gram matrices are (tokens, tokens), whatever the widths
-        draw = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         for student_layer, teacher_layer in self.pairs:
             width = outputs.states[student_layer].shape[-1]
-            teacher_width = targets.states[teacher_layer].shape[-1]
+            teacher_width = teacher_outputs.states[teacher_layer].shape[-1]
             if width == teacher_width:
                 continue
             layer = nn.Linear(width, teacher_width)
             with torch.no_grad():
-                layer.weight.copy_(torch.randn(teacher_width, width, generator=draw, device="cpu") / width**0.5)
+                layer.weight.copy_(torch.randn(teacher_width, width, generator=generator, device="cpu") / width**0.5)
                 layer.bias.zero_()
             self.projections.append(layer.to(self.device))
 
@@ -185,15 +185,15 @@ class Distillation:
         cache: TeacherCache = {}
         groups = list(self.text.groups(rows))
         length = self.text.mask(range(self.text.samples)).shape[1]
-        for start in range(0, len(groups), PART):
-            part = groups[start : start + PART]
-            name = f"teacher-{len(self.caches)}-{start // PART:05}.safetensors"
+        for start in range(0, len(groups), GROUPS_PER_FILE):
+            file_groups = groups[start : start + GROUPS_PER_FILE]
+            name = f"teacher-{len(self.caches)}-{start // GROUPS_PER_FILE:05}.safetensors"
             outputs = folder.read(name, identity)
             if outputs is None:
-                computed = self._likeliest(teacher, part, length)
+                computed = self._likeliest(teacher, file_groups, length)
                 folder.write(name, identity, computed)
                 outputs = folder.read(name, identity) or computed
-            samples = [row for group in part for row in group]
+            samples = [row for group in file_groups for row in group]
             cache |= zip(samples, zip(outputs["ids"], outputs["logs"], strict=True), strict=True)
             progress(len(cache), len(rows))
         self.caches.append(cache)
@@ -225,20 +225,21 @@ class Distillation:
     def _inputs(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.device) for name, tensor in self.text.inputs(rows).items()}
 
-    def __call__(self, rows: Sequence[int], number: int) -> torch.Tensor:
-        """Return the loss on some samples at step ``number``; -1 for held-out ones."""
+    def __call__(self, rows: Sequence[int], step: int) -> torch.Tensor:
+        """Return the loss on some samples at a ``step``; -1 for held-out ones."""
         settings, match = self.settings, self.settings.match
         inputs, mask = self._inputs(rows), self.text.mask(rows).to(self.device)
         outputs = model_outputs(self.model, self.family, inputs, match in ATTENTION)
         teacher_outputs = [self._teacher_outputs(teacher, inputs) for teacher in self.teachers]
         if self.family == "encoder":
-            same = outputs.states[-1].shape[-1] == teacher_outputs[0].states[-1].shape[-1]
-            # Where widths differ, the match alone makes the loss.
-            nothing = torch.zeros((), device=self.device)
-            total = losses.relative_error(outputs.states[-1], teacher_outputs[0].states[-1], mask) if same else nothing
+            states, teacher_states = outputs.states[-1], teacher_outputs[0].states[-1]
+            if states.shape[-1] == teacher_states.shape[-1]:
+                total = losses.relative_error(states, teacher_states, mask)
+            else:  # the match alone makes the loss
+                total = torch.zeros((), device=self.device)
         else:
             assert outputs.logits is not None
-            alpha = self.alpha(number)
+            alpha = self.alpha(step)
             total = alpha * self._divergence(outputs.logits, teacher_outputs, rows, mask)
             if alpha < 1:
                 targets = self.text.next_tokens(rows).to(self.device)
@@ -247,13 +248,13 @@ class Distillation:
             total = total + settings.match_weight * self._matched(outputs, teacher_outputs[0], mask)
         return total
 
-    def alpha(self, number: int) -> float:
+    def alpha(self, step: int) -> float:
         """Return the teacher's share of a step's loss; constant for held-out text (-1), so that losses compare."""
         full: float = self.settings.alpha
         schedule = self.settings.alpha_schedule
-        if schedule == "none" or number < 0:
+        if schedule == "none" or step < 0:
             return full
-        return full * (number / self.steps if schedule == "linear_growth" else 1 - number / self.steps)
+        return full * (step / self.steps if schedule == "linear_growth" else 1 - step / self.steps)
 
     def _divergence(
         self, logits: torch.Tensor, teacher_outputs: Sequence[ModelOutputs], rows: Sequence[int], mask: torch.Tensor
@@ -299,7 +300,7 @@ class Distillation:
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the mean negative log-likelihood of labels (rows, length) other than NONE by logits (…, vocabulary)."""
+    """Return the mean negative log-likelihood of labels (rows, length) by logits (…, vocabulary), without UNLABELLED."""
     labelled = labels != UNLABELLED
 
     def loss(piece: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -52,10 +52,10 @@ class TrainedWeights:
         model_parts = parts(parent, family)
         views = stored_views(model, parent.tensors)
         claimed = {view.tensor for view in views.values()}
-        lost = [name for name, part in model_parts.items() if part.prunable and name not in claimed]
-        if lost:
+        unmatched = [name for name, part in model_parts.items() if part.prunable and name not in claimed]
+        if unmatched:
             raise UnsupportedError(
-                f"{lost[0]}: transformers merges or renames these weights, so they cannot be trained in a whole model",
+                f"{unmatched[0]}: transformers merges or renames these weights, so they cannot be trained in a whole model",
                 "recover it block by block: {recover: reconstruct}",
             )
         model.requires_grad_(False)

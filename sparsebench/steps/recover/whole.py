@@ -41,14 +41,14 @@ from sparsebench.steps.recover.teacher import Distillation, cross_entropy
 from sparsebench.steps.recover.trainer import Pruning, Trainer
 from sparsebench.steps.recover.weights import TrainedWeights
 
-PUBLISHED = {
+PUBLISHED_TOKENS = {
     "finetune": 50_000_000_000,
     "distill": 94_000_000_000,
     "elsa": 4096 * 8 * 2048,
     "gates": 3200 * 32 * 4096,
 }
 """Tokens that the published runs train on: of the papers above, and of methods that prune during training."""
-FEW = 0.01
+SMALL_SHARE = 0.01
 """A run on a smaller share of these tokens says so."""
 
 
@@ -62,12 +62,12 @@ class OwnLoss:
     seed: int
     words: WordMasking | None = None
 
-    def __call__(self, rows: Sequence[int], number: int) -> torch.Tensor:
+    def __call__(self, rows: Sequence[int], step: int) -> torch.Tensor:
         """Return the mean loss over the predicted tokens of some samples."""
         inputs = self.text.inputs(rows)
         if self.words:
             # Each step draws other tokens; the same samples at the same step always get the same draw.
-            seed = self.seed + (number + 1) * 1_000_003 + rows[0]
+            seed = self.seed + (step + 1) * 1_000_003 + rows[0]
             inputs["input_ids"], labels = self.words.masked(inputs["input_ids"], inputs["attention_mask"], seed)
             options = {}
         else:
@@ -113,12 +113,13 @@ class Training:
         best = next(point for point in trained.curve if point.held_out == trained.best)
         samples = text.samples - held_samples
         epochs = sum(map(len, trainer.plan)) / samples
-        published = PUBLISHED.get(self.step.name, 0)
-        words = [
+        published = PUBLISHED_TOKENS.get(self.step.name, 0)
+        few_tokens = f"{tokens:,} tokens, where the published run read {published:,}"
+        sentences = [
             f"loss on text held out {trained.curve[0].held_out:.4g}, then {best.held_out:.4g} after {best.tokens:,} tokens",
             f"{samples:,} samples read {epochs:.2g} times" if epochs > 1 else "",
             f"calculated in {self._arithmetic()}",
-            f"{tokens:,} tokens, where the published run read {published:,}" if tokens < FEW * published else "",
+            few_tokens if tokens < SMALL_SHARE * published else "",
             *resume_folder.notes,
         ]
         provenance = {
@@ -128,7 +129,7 @@ class Training:
             "operations": operations,
             "curve": [asdict(point) for point in trained.curve],
         }
-        note = "; ".join(filter(None, [*words, *self.write(folder, trained.weights, provenance)]))
+        note = "; ".join(filter(None, [*sentences, *self.write(folder, trained.weights, provenance)]))
         with removed_on_error(folder):
             report = step_report(
                 folder,
@@ -337,12 +338,14 @@ def train_model(
     """
     if context.training_tokens is None:
         raise ModelError(f"{step.verb}: {step.name} needs a source of text", "use it in a manifest")
-    described = getattr(step.settings, "student", None)
-    if not described:
+    student_settings = getattr(step.settings, "student", None)
+    if not student_settings:
         return Training(dense, checkpoint, step, context, pruner).run(folder)
     with temporary(folder.parent / ".student") as scratch:
-        settings = described.model_dump(exclude_none=True)
-        description = student.write_student(checkpoint, context.family, settings, context.seed, scratch / "model")
-        untrained = Checkpoint(scratch / "model")
-        report = Training(dense, untrained, step, context, pruner).run(folder)
+        student_options = student_settings.model_dump(exclude_none=True)
+        description = student.write_student(
+            checkpoint, context.family, student_options, context.seed, scratch / "model"
+        )
+        student_checkpoint = Checkpoint(scratch / "model")
+        report = Training(dense, student_checkpoint, step, context, pruner).run(folder)
     return replace(report, note=f"{description}; {report.note}")
