@@ -31,7 +31,7 @@ def kinds_of(of: Of) -> tuple[AxisKind, ...]:
     return ("heads", "neurons") if of == "both" else (of,)
 
 
-def remaining_counts(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
+def remaining_counts(shape: ModelShape, settings: Any) -> dict[Axis, int]:
     """Return how many elements of every axis stay by the settings of a width or of gates: the same share of all, heads
     in whole groups, at least one.
 
@@ -39,9 +39,9 @@ def remaining_counts(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
     too few parameters for the share, where they have fewer elements than asked for, or where one cannot
     be cut at all.
     """
-    axes = {kind: shape.axes_of(kind) for kind in kinds_of(cutting.of)}
-    if any(getattr(cutting, kind, None) for kind in axes):
-        return _by_count(shape, axes, cutting)
+    axes = {kind: shape.axes_of(kind) for kind in kinds_of(settings.of)}
+    if any(getattr(settings, kind, None) for kind in axes):
+        return _counts_by_number(shape, axes, settings)
     heads, neurons, experts = (axes.get(kind, []) for kind in ("heads", "neurons", "experts"))
     tensors = shape.checkpoint.tensors
 
@@ -49,24 +49,24 @@ def remaining_counts(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
         return sum(count * axis.cost(tensors) for axis, count in counts.items())
 
     removable = parameters({axis: axis.units for kind in axes for axis in axes[kind]})
-    target = None if cutting.parameters is None else (1 - cutting.parameters) * shape.block_parameters
-    share = cutting.keep if target is None else 1 - target / removable
+    target = None if settings.parameters is None else (1 - settings.parameters) * shape.block_parameters
+    share = settings.keep if target is None else 1 - target / removable
     assert share is not None
     if target is not None and share <= 0:
         largest_share = removable / shape.block_parameters
         raise UnsupportedError(
-            f"parameters: {cutting.parameters:g}: {' and '.join(axes)} are {largest_share:.0%} of the blocks' parameters",
+            f"parameters: {settings.parameters:g}: {' and '.join(axes)} are {largest_share:.0%} of the blocks' parameters",
             f"a share above {1 - largest_share:.2f}"
-            + (", or `of: both`" if cutting.of in ("neurons", "heads") else ""),
+            + (", or `of: both`" if settings.of in ("neurons", "heads") else ""),
         )
-    remaining = {axis: _nearest(_head_counts(shape, axis, cutting.uneven), share * axis.units) for axis in heads}
+    remaining = {axis: _nearest(_head_counts(shape, axis, settings.uneven), share * axis.units) for axis in heads}
     if target is not None and heads and neurons:
         removed = parameters({axis: axis.units - count for axis, count in remaining.items()})
         share = min(1.0, 1 - (target - removed) / parameters({axis: axis.units for axis in neurons}))
         if share <= 0:
-            problem = f"parameters: {cutting.parameters:g}: removing every neuron would not reach this share"
+            problem = f"parameters: {settings.parameters:g}: removing every neuron would not reach this share"
             raise UnsupportedError(problem, "a larger share")
-    step = lcm(cutting.multiple_of, alignment(neurons))
+    step = lcm(settings.multiple_of, alignment(neurons))
     for axis in neurons:
         width = axis.units // axis.width_factor
         # At least one step, and no more than there are.
@@ -77,16 +77,16 @@ def remaining_counts(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
     return remaining
 
 
-def _by_count(shape: ModelShape, axes: Mapping[AxisKind, Sequence[Axis]], cutting: Any) -> dict[Axis, int]:
+def _counts_by_number(shape: ModelShape, axes: Mapping[AxisKind, Sequence[Axis]], settings: Any) -> dict[Axis, int]:
     """Return how many elements of the axes, by kind, stay by the settings that are numbers."""
     neurons = axes.get("neurons", ())
     widths = sorted({axis.units // axis.width_factor for axis in neurons})
     if shape.architecture.mixture and len(widths) > 1:
-        problem = f"neurons: {cutting.neurons}: its experts and blocks are {' and '.join(map(str, widths))} wide"
+        problem = f"neurons: {settings.neurons}: its experts and blocks are {' and '.join(map(str, widths))} wide"
         raise UnsupportedError(problem, "`keep: 0.5`")
     step = alignment(neurons)
     return {
-        axis: _counted(shape, axis, getattr(cutting, kind) or 0, cutting.uneven, step)
+        axis: _checked_count(shape, axis, getattr(settings, kind) or 0, settings.uneven, step)
         for kind in axes
         for axis in axes[kind]
     }
@@ -102,13 +102,13 @@ def expert_counts(shape: ModelShape, axis: Axis) -> list[int]:
     groups = expert_groups(shape)
     mixture = shape.architecture.mixture
     assert mixture is not None
-    chosen = int(config_value(shape.checkpoint.config, mixture.chosen))
+    experts_per_token = int(config_value(shape.checkpoint.config, mixture.chosen))
     key = mixture.groups_per_token
     groups_per_token = int(config_value(shape.checkpoint.config, key)) if key else 1
-    fewest = chosen
+    fewest = experts_per_token
     if mixture.groups:
         # Routers with groups compare them by the sum of each group's two best experts.
-        fewest = max(2, -(-chosen // groups_per_token))
+        fewest = max(2, -(-experts_per_token // groups_per_token))
     return list(range(groups * fewest, axis.units + 1, groups))
 
 
@@ -118,7 +118,7 @@ def expert_groups(shape: ModelShape) -> int:
     return int(config_value(shape.checkpoint.config, mixture.groups) or 1) if mixture and mixture.groups else 1
 
 
-def _counted(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int) -> int:
+def _checked_count(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int) -> int:
     """Return how many elements of an axis are ``count`` neurons, experts or heads. Raises UnsupportedError where so
     many cannot stay: neurons in multiples of ``step``, heads in whole groups."""
     heads_per_unit = 1
@@ -171,8 +171,8 @@ def counts_after_cut(
     for axis, final_count in numbers.items():
         step = axis.width_factor * (alignment(numbers) if axis.kind == "neurons" else 1)
         # The number before the cut need not be a multiple of the step, but the number that stays must be.
-        full = -(-axis.units // step) * step
-        count = min(axis.units, full - round((full - final_count) * cut / cuts / step) * step)
+        aligned_units = -(-axis.units // step) * step
+        count = min(axis.units, aligned_units - round((aligned_units - final_count) * cut / cuts / step) * step)
         if axis.kind == "heads":
             possible = [groups for groups in _head_counts(shape, axis, uneven) if groups >= final_count]
             count = _nearest(possible, count)
@@ -192,13 +192,13 @@ def best_across_blocks(
     for ranked in [kinds] if joint else [{kind} for kind in kinds]:
         costs = {axis: axis.cost(tensors) for axis in numbers if axis.kind in ranked}
         budget = sum((numbers[axis] - 1) * cost for axis, cost in costs.items())
-        others = [
+        candidates = [
             (float(score), axis, unit)
             for axis in costs
             for unit, score in enumerate(scores[axis])
             if unit not in kept[axis]
         ]
-        for _, axis, unit in sorted(others, key=itemgetter(0), reverse=True):
+        for _, axis, unit in sorted(candidates, key=itemgetter(0), reverse=True):
             # Round to the nearest whole element.
             if budget < costs[axis] / 2:
                 break
@@ -304,7 +304,7 @@ def _config_keys(shape: ModelShape, kind: AxisKind, key: str, count: int) -> dic
 def cut_note(shape: ModelShape, remaining: Mapping[Axis, int]) -> str:
     """Return a note, such as ``1229 of 1536 neurons and 6 of 9 heads of each block stay; 20.0% of the blocks'
     parameters went``."""
-    words = []
+    phrases = []
     for kind in ("neurons", "heads", "experts"):
         sizes = _head_sizes(shape) if kind == "heads" and shape.architecture.heads else HeadSizes(1, 1, 1)
         counts = [
@@ -313,10 +313,10 @@ def cut_note(shape: ModelShape, remaining: Mapping[Axis, int]) -> str:
             if axis.kind == kind
         ]
         if len({count for count, _ in counts}) > 3:
-            words.append(f"{min(counts)[0]} to {max(counts)[0]} of {max(units for _, units in counts)} {kind}")
+            phrases.append(f"{min(counts)[0]} to {max(counts)[0]} of {max(units for _, units in counts)} {kind}")
         else:
-            words += [f"{count} of {units} {kind}" for count, units in sorted(set(counts))]
+            phrases += [f"{count} of {units} {kind}" for count, units in sorted(set(counts))]
     tensors = shape.checkpoint.tensors
     removed_parameters = sum((axis.units - count) * axis.cost(tensors) for axis, count in remaining.items())
     share = removed_parameters / max(1, shape.block_parameters)
-    return f"{' and '.join(words)} of each block stay; {share:.1%} of the blocks' parameters went"
+    return f"{' and '.join(phrases)} of each block stay; {share:.1%} of the blocks' parameters went"

@@ -11,7 +11,7 @@ from sparsebench.models.shape.axes import Axis, Cut, ModelShape
 from sparsebench.steps.factor import DAMPING
 from sparsebench.steps.finite import check_gram
 
-_GROUPS = {"o": ("q", "k", "v", "o"), "down": ("gate", "up", "gate_up", "down")}
+_BIASED_TOGETHER = {"o": ("q", "k", "v", "o"), "down": ("gate", "up", "gate_up", "down")}
 """By kind of output matrix, the matrices that one switch in config.json gives biases together."""
 
 
@@ -25,7 +25,7 @@ def biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, bool], li
     tensors, parts = shape.checkpoint.tensors, shape.parts
     for axis in axes:
         for cut in axis.outputs:
-            if _bias(cut.tensor) in tensors:
+            if _bias_name(cut.tensor) in tensors:
                 continue
             part = parts[cut.tensor]
             if part.kind not in shape.architecture.biases:
@@ -37,12 +37,12 @@ def biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, bool], li
             switches[shape.architecture.biases[part.kind]] = True
             for name, sibling in parts.items():
                 in_block = (sibling.stack, sibling.layer) == (part.stack, part.layer)
-                if in_block and sibling.kind in _GROUPS[part.kind] and _bias(name) not in tensors:
-                    bias_names.append(_bias(name))
+                if in_block and sibling.kind in _BIASED_TOGETHER[part.kind] and _bias_name(name) not in tensors:
+                    bias_names.append(_bias_name(name))
     return switches, list(dict.fromkeys(bias_names))
 
 
-def _bias(weight: str) -> str:
+def _bias_name(weight: str) -> str:
     return weight.removesuffix("weight") + "bias"
 
 
@@ -53,7 +53,7 @@ def mean_output(weights: torch.Tensor, mean: torch.Tensor, kept_columns: torch.T
     return (weights.double() @ removed_inputs).float()
 
 
-def columns(axis: Axis, cut: Cut, kept_units: Iterable[int], length: int) -> torch.Tensor:
+def kept_column_indices(axis: Axis, cut: Cut, kept_units: Iterable[int], length: int) -> torch.Tensor:
     """Return the indices of the columns of a matrix (out, ``length``) that stay."""
     removed_units = torch.ones(axis.units, dtype=torch.bool)
     removed_units[list(kept_units)] = False
@@ -71,13 +71,13 @@ def refit(weights: torch.Tensor, gram: torch.Tensor, kept_columns: torch.Tensor,
     removed = torch.ones(weights.shape[1], dtype=torch.bool)
     removed[kept_columns] = False
     gram_kept = gram[kept_columns][:, kept_columns].double()
-    weights_64 = weights.double()
-    target = weights_64[:, removed] @ gram[removed][:, kept_columns].double()
+    wide_weights = weights.double()
+    target = wide_weights[:, removed] @ gram[removed][:, kept_columns].double()
     diagonal = gram_kept.diagonal().clone()
     for share in DAMPING:
         gram_kept.diagonal().copy_(diagonal + share * diagonal.mean().clamp(min=1e-30))
         lower, failed = torch.linalg.cholesky_ex(gram_kept)
         if not int(failed):
-            return (weights_64[:, kept_columns] + torch.cholesky_solve(target.T, lower).T).float()
+            return (wide_weights[:, kept_columns] + torch.cholesky_solve(target.T, lower).T).float()
     problem = f"tensor {name}: the Gram matrix of its inputs is not positive definite, damped by {DAMPING[-1]:g}"
     raise ModelError(problem, "calibrate with more or other text")

@@ -37,14 +37,14 @@ def make(
 ) -> None:
     """Make every depth that is asked for of one model by one criterion; ``emit`` gets each result or error."""
     started = time.perf_counter()
-    free: dict[Step, dict[str, list[int]]] = {}
+    removable: dict[Step, dict[str, list[int]]] = {}
     for step in targets:
         with failing_alone(step, emit):
-            free[step] = _removable(shape, step)
+            removable[step] = _removable(shape, step)
     notes: dict[Step, str] = {}
     provenance = text.provenance() if text else {}
     spill = next(iter(targets.values())).parent
-    for step, removed in chosen_blocks(shape, free, context, text, spill).items() if free else ():
+    for step, removed in chosen_blocks(shape, removable, context, text, spill).items() if removable else ():
         with failing_alone(step, emit):
             smaller = cut_model.without_blocks(shape, removed)
             described = {**step.provenance(context.family, context.seed), "removed": removed, **provenance}
@@ -89,54 +89,56 @@ def removable_blocks(blocks: int, removed: int, pinned: int, stack: str) -> list
     return removable
 
 
-def baseline(name: str, free: list[int], removed: int, seed: str) -> list[int]:
+def baseline(name: str, removable: list[int], removed: int, seed: str) -> list[int]:
     """Choose blocks without looking at the model: the ``first``, the ``last`` or random ones."""
     if name == "first":
-        return free[:removed]
+        return removable[:removed]
     if name == "last":
-        return free[len(free) - removed :]
-    return sorted(random.Random(seed).sample(free, removed))
+        return removable[len(removable) - removed :]
+    return sorted(random.Random(seed).sample(removable, removed))
 
 
 def chosen_blocks(
     shape: ModelShape,
-    free: Mapping[Step, dict[str, list[int]]],
+    removable: Mapping[Step, dict[str, list[int]]],
     context: Context,
     text: Calibrated | None,
     spill: Path | None = None,
 ) -> dict[Step, dict[str, list[int]]]:
-    """Return, by step, the blocks of every stack that go, out of those in ``free``. All steps have the same criterion.
+    """Return, by step, the blocks of every stack that go, out of those in ``removable``. All steps have the same criterion.
     Hidden states that are too large for memory are kept in files under ``spill``."""
-    name = next(iter(free)).name
-    if name in ("random", "first", "last"):
-        return _by_stack(free, lambda stack, blocks, count: baseline(name, blocks, count, f"{context.seed}:{stack}"))
+    criterion = next(iter(removable)).name
+    if criterion in ("random", "first", "last"):
+        return _by_stack(
+            removable, lambda stack, blocks, count: baseline(criterion, blocks, count, f"{context.seed}:{stack}")
+        )
     assert text is not None, "the criterion reads text"
-    if name in ("influence", "angular"):
+    if criterion in ("influence", "angular"):
         replay = Replay(shape.checkpoint, context.family, text.batch, spill=spill, dtype=context.dtype)
-    if name == "influence":
+    if criterion == "influence":
         scores = influences(replay, context.progress)
-        return _by_stack(free, lambda stack, blocks, count: lowest(scores[stack], blocks, count))
-    if name == "angular":
+        return _by_stack(removable, lambda stack, blocks, count: lowest(scores[stack], blocks, count))
+    if criterion == "angular":
         states = states_of_last_tokens(replay, context.progress)
-        return _by_stack(free, lambda stack, blocks, count: nearest_run(states[stack], blocks, count))
+        return _by_stack(removable, lambda stack, blocks, count: nearest_run(states[stack], blocks, count))
     model = WholeModel.load(shape.checkpoint.folder, context.family, text.batch, context.dtype)
     removed: dict[Step, dict[str, list[int]]] = {}
-    for stacks in dict.fromkeys(step.settings.stacks for step in free):
-        same_stacks = [step for step in free if step.settings.stacks == stacks]
+    for stacks in dict.fromkeys(step.settings.stacks for step in removable):
+        same_stacks = [step for step in removable if step.settings.stacks == stacks]
         most = max(step.settings.blocks for step in same_stacks)
-        order = greedy(model, free[same_stacks[0]], most, context.progress)
+        order = greedy(model, removable[same_stacks[0]], most, context.progress)
         for step in same_stacks:
             removed[step] = {stack: sorted(blocks[: step.settings.blocks]) for stack, blocks in order.items()}
     return removed
 
 
 def _by_stack(
-    free: Mapping[Step, dict[str, list[int]]], choose: Callable[[str, list[int], int], list[int]]
+    removable: Mapping[Step, dict[str, list[int]]], choose: Callable[[str, list[int], int], list[int]]
 ) -> dict[Step, dict[str, list[int]]]:
     """Return what ``choose`` says for each step and stack, from the stack, its free blocks and how many of them go."""
     return {
         step: {stack: choose(stack, blocks, step.settings.blocks) for stack, blocks in by_stack.items()}
-        for step, by_stack in free.items()
+        for step, by_stack in removable.items()
     }
 
 
@@ -178,7 +180,7 @@ def states_of_last_tokens(replay: Replay, progress: StepProgress | None = None) 
     return {stack: torch.stack(states) for stack, states in states_by_stack.items()}
 
 
-def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int]:
+def nearest_run(states: torch.Tensor, removable: list[int], removed: int) -> list[int]:
     """Return the ``removed`` consecutive blocks across which the states (blocks + 1, samples, width) turn least."""
 
     def angle(start: int) -> float:
@@ -187,29 +189,29 @@ def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int
         )
         return float(cosines.clamp(-1, 1).arccos().mean()) / math.pi
 
-    starts = range(free[0], free[-1] + 2 - removed)
+    starts = range(removable[0], removable[-1] + 2 - removed)
     first = min(starts, key=angle)
     return list(range(first, first + removed))
 
 
 def greedy(
-    model: WholeModel, free: Mapping[str, list[int]], removed: int, progress: StepProgress | None = None
+    model: WholeModel, removable: Mapping[str, list[int]], removed: int, progress: StepProgress | None = None
 ) -> dict[str, list[int]]:
     """Return, by stack, the ``removed`` blocks that go, in the order in which they go.
 
-    A round removes one block of every stack in ``free``: the one whose removal leaves the least loss.
+    A round removes one block of every stack in ``removable``: the one whose removal leaves the least loss.
     """
     removed_blocks: list[BlockId] = []
-    total = sum(max(0, len(blocks) - number) for blocks in free.values() for number in range(removed))
+    total = sum(max(0, len(blocks) - number) for blocks in removable.values() for number in range(removed))
     done = 0
     for _ in range(removed):
-        for stack, blocks in free.items():
+        for stack, blocks in removable.items():
             trials = [(stack, index) for index in blocks if (stack, index) not in removed_blocks]
             report_trials = partial(_report_trials, progress, done, len(trials), total) if progress else None
             losses = model.losses(removed_blocks, trials, report_trials)
             done += len(trials)
             removed_blocks.append(min(trials, key=lambda block: losses[block]))
-    return {stack: [index for block_stack, index in removed_blocks if block_stack == stack] for stack in free}
+    return {stack: [index for block_stack, index in removed_blocks if block_stack == stack] for stack in removable}
 
 
 def _report_trials(progress: StepProgress, done: int, trials: int, total: int, part: int, parts: int) -> None:
@@ -217,6 +219,6 @@ def _report_trials(progress: StepProgress, done: int, trials: int, total: int, p
     progress(done + trials * part // parts, total)
 
 
-def lowest(scores: Sequence[float], free: list[int], removed: int) -> list[int]:
-    """Return the ``removed`` blocks of ``free`` with the lowest scores; of equal ones, the first."""
-    return sorted(sorted(free, key=lambda index: scores[index])[:removed])
+def lowest(scores: Sequence[float], removable: list[int], removed: int) -> list[int]:
+    """Return the ``removed`` blocks of ``removable`` with the lowest scores; of equal ones, the first."""
+    return sorted(sorted(removable, key=lambda index: scores[index])[:removed])

@@ -37,9 +37,9 @@ class NamedElements:
         """Return the scores (units,) with those of elements that go below, and of those that stay above, all others.
         ``origin`` has each element's number in the model that the file is about."""
         scores = scores.clone()
-        for elements, value in ((self.go, -float("inf")), (self.stay, float("inf"))):
+        for elements, score in ((self.go, -float("inf")), (self.stay, float("inf"))):
             numbers = set(elements.get(axis_index, ()))
-            scores[[unit for unit, number in enumerate(origin) if number in numbers]] = value
+            scores[[unit for unit, number in enumerate(origin) if number in numbers]] = score
         return scores
 
     def check_counts(self, shape: ModelShape, numbers: Mapping[Axis, int], uneven: bool) -> None:
@@ -47,7 +47,7 @@ class NamedElements:
         lets: in a block or, if ``uneven``, in all blocks together."""
         counted_together: dict[str, list[tuple[int, Axis]]] = {}
         for index, axis in enumerate(shape.axes):
-            label = f"{self.path}: `{_kind(axis)}`" if uneven else _place_in_file(self.path, shape, axis)
+            label = f"{self.path}: `{_kind_name(axis)}`" if uneven else _label(self.path, shape, axis)
             if axis in numbers:
                 counted_together.setdefault(label, []).append((index, axis))
             elif self.go.get(index) or self.stay.get(index):
@@ -78,8 +78,8 @@ class NamedElements:
             if axis.kind not in kinds:
                 continue
             if self.go.get(index) and index in self.stay:
-                place = _place_in_file(self.path, shape, axis)
-                problem = f"{place}: both `go` and `stay`, and nothing decides on the others"
+                label = _label(self.path, shape, axis)
+                problem = f"{label}: both `go` and `stay`, and nothing decides on the others"
                 raise UserError(problem, "name one of the two, or let a criterion choose")
             kept_units[axis] = sorted(self.stay.get(index, {*range(axis.units)} - {*self.go.get(index, ())}))
         return kept_units
@@ -90,7 +90,7 @@ def read_named(source: str, shape: ModelShape) -> NamedElements:
     path = Reference.parse(source).unchanged_file(f"a JSON file, {_EXAMPLE}", UserError)
     indices: dict[str, dict[str, int]] = {}
     for index, axis in enumerate(shape.axes):
-        indices.setdefault(_kind(axis), {})[_block(shape, axis)] = index
+        indices.setdefault(_kind_name(axis), {})[_block_name(shape, axis)] = index
     elements: dict[str, dict[int, list[int]]] = {"go": {}, "stay": {}}
     for kind, blocks in bounded.read_object(path, UserError, _EXAMPLE).items():
         if kind not in indices:
@@ -102,7 +102,7 @@ def read_named(source: str, shape: ModelShape) -> NamedElements:
                 raise UserError(f"{path}: `{kind}`: `{block}` is no block with {kind} of its own", hint)
             index = indices[kind][block]
             axis = shape.axes[index]
-            for key, units in _listed_elements(entry, axis, _place_in_file(path, shape, axis)).items():
+            for key, units in _listed_elements(entry, axis, _label(path, shape, axis)).items():
                 elements[key][index] = units
     if not any((*elements["go"].values(), *elements["stay"].values())):
         raise UserError(f"{path}: nothing in it", f"name what goes or stays, {_EXAMPLE}")
@@ -132,14 +132,14 @@ def _checked_object(value: Any, label: object) -> dict[str, Any]:
     return value
 
 
-def _kind(axis: Axis) -> str:
+def _kind_name(axis: Axis) -> str:
     return f"cross_{axis.kind}" if axis.cross else axis.kind
 
 
-def _block(shape: ModelShape, axis: Axis) -> str:
+def _block_name(shape: ModelShape, axis: Axis) -> str:
     block = f"{axis.stack}.{axis.layers[0]}" if len(shape.blocks) > 1 else str(axis.layers[0])
     return f"{block}.{axis.expert}" if axis.expert else block
 
 
-def _place_in_file(path: Path, shape: ModelShape, axis: Axis) -> str:
-    return f"{path}: `{_kind(axis)}`: `{_block(shape, axis)}`"
+def _label(path: Path, shape: ModelShape, axis: Axis) -> str:
+    return f"{path}: `{_kind_name(axis)}`: `{_block_name(shape, axis)}`"

@@ -58,7 +58,7 @@ def l2_scores(shape: ModelShape, axes: Iterable[Axis], progress: StepProgress | 
             if len(shape.checkpoint.tensors[cut.tensor].shape) - (cut.expert is not None) > 1:
                 cuts.setdefault(cut.tensor, []).append((axis, cut))
     for name, tensor_cuts in reported([*cuts.items()], progress):
-        tensor = _squared(shape, name)
+        tensor = _squared_entries(shape, name)
         for axis, cut in tensor_cuts:
             matrix, dim = cut.part_of(tensor)
             other_dims = [other_dim for other_dim in range(matrix.ndim) if other_dim != dim]
@@ -66,12 +66,12 @@ def l2_scores(shape: ModelShape, axes: Iterable[Axis], progress: StepProgress | 
     for axis in squares:
         for unit, names in enumerate(axis.expert_tensors):
             for name in names:
-                tensor = _squared(shape, name)
+                tensor = _squared_entries(shape, name)
                 squares[axis][unit] += float(tensor.sum(dtype=torch.float64)) if tensor.ndim > 1 else 0
     return {axis: sums.sqrt() for axis, sums in squares.items()}
 
 
-def _squared(shape: ModelShape, name: str) -> torch.Tensor:
+def _squared_entries(shape: ModelShape, name: str) -> torch.Tensor:
     """Load a tensor and square its entries, float32. Raises ModelError, by name, where one is NaN or infinite."""
     tensor = shape.checkpoint.load(name)
     check_finite(tensor, name)
@@ -137,18 +137,18 @@ class RoutedTokens:
     def visit(self, block: Any) -> None:
         """Count one block of the replay."""
         axis = self.axes.get((block.stack, block.index))
-        routed = [module for module in block.module.modules() if isinstance(module, Experts)]
+        experts_modules = [module for module in block.module.modules() if isinstance(module, Experts)]
         routed_args: tuple[Any, ...] = ()
-        groups = -1
+        group = -1
 
         def enter(module: Any, args: tuple[Any, ...]) -> None:
-            nonlocal routed_args, groups
+            nonlocal routed_args, group
             routed_args = args
-            groups += 1
+            group += 1
 
         def leave(experts: Any, number: int, module: Any, args: Any, outputs: torch.Tensor) -> None:
             assert axis is not None
-            is_token = block.mask(block.samples[groups]).reshape(-1)[experts.tokens]
+            is_token = block.mask(block.samples[group]).reshape(-1)[experts.tokens]
             sizes = outputs.double().norm(dim=-1)
             if len(routed_args) > 2:
                 chosen, weights = (tensor[experts.tokens] for tensor in routed_args[1:3])
@@ -157,7 +157,7 @@ class RoutedTokens:
             self.tokens[axis][number] += int(is_token.sum())
 
         handles = []
-        for experts in routed if axis else []:
+        for experts in experts_modules if axis else []:
             handles.append(experts.register_forward_pre_hook(enter))
             for number, expert in enumerate(experts):
                 handles.append(expert.register_forward_hook(partial(leave, experts, number)))
@@ -203,7 +203,7 @@ def taylor(
     generator = torch.Generator().manual_seed(seed)
     with removing_hooks(handles):
         for rows in reported(model.groups(TOKENS), progress):
-            _loss(model, rows, labels, generator, answers).backward()
+            _group_loss(model, rows, labels, generator, answers).backward()
             for axis in axes:
                 for output in products.of(axis.outputs, axis.units):
                     scores[axis] += output.abs()
@@ -248,11 +248,13 @@ def _neuron_rows(axis: Axis) -> list[Cut]:
     return [cut for cut in axis.cuts if cut not in axis.outputs and not cut.tensor.endswith("bias")]
 
 
-def _loss(model: WholeModel, rows: slice, labels: str, generator: torch.Generator, answers: Answers) -> torch.Tensor:
+def _group_loss(
+    model: WholeModel, rows: slice, labels: str, generator: torch.Generator, answers: Answers
+) -> torch.Tensor:
     """Return the mean loss over a group's tokens; draw the model's own answers only where ``answers`` lacks them."""
     outputs = model.run(rows).float()
     if model.family == "encoder" and outputs.ndim == 3:
-        mask = model.mask(rows, model.last)[..., None]
+        mask = model.mask(rows, model.output_stack)[..., None]
         deviation = torch.randn(outputs.shape, generator=generator)
         return (outputs * deviation * mask).sum() / mask.sum()
     if model.classes is not None:
@@ -265,7 +267,7 @@ def _loss(model: WholeModel, rows: slice, labels: str, generator: torch.Generato
         answers[rows.start] = torch.multinomial(flat.detach().softmax(-1), 1, generator=generator).squeeze(-1)
     targets = answers[rows.start]
     if outputs.ndim == 3:
-        targets = targets.masked_fill(~model.mask(rows, model.last).reshape(-1), -100)
+        targets = targets.masked_fill(~model.mask(rows, model.output_stack).reshape(-1), -100)
     return cross_entropy(flat, targets, ignore_index=-100)
 
 

@@ -83,7 +83,7 @@ class WholeModel:
         return outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
 
     @property
-    def last(self) -> str:
+    def output_stack(self) -> str:
         """The stack whose outputs are the model's."""
         return list(self.blocks)[-1]
 
@@ -91,7 +91,7 @@ class WholeModel:
         """Return the next token at each position but the last, (samples, length - 1); -100 where it is padding."""
         ids = self.batch.input_ids if self.batch.decoder_input_ids is None else self.batch.decoder_input_ids
         targets = ids[rows][:, 1:].clone()
-        return targets.masked_fill_(~self.mask(rows, self.last)[:, 1:], -100)
+        return targets.masked_fill_(~self.mask(rows, self.output_stack)[:, 1:], -100)
 
     def losses(
         self, removed: Sequence[BlockId], trials: Sequence[BlockId], progress: StepProgress | None = None
@@ -108,10 +108,10 @@ class WholeModel:
             if self.family == "encoder" and not self.dense_outputs:
                 self.dense_outputs = [self.run(rows) for rows in groups]
             for number, rows in enumerate(groups):
-                with self.without(removed), self._seen() as recorded:
+                with self.without(removed), self._recorded() as recorded:
                     self.run(rows)
                 for done, block in enumerate(trials, 1):
-                    with self._from(block, removed, recorded):
+                    with self._replayed_from(block, removed, recorded):
                         sums[block] += self._loss(self.run(rows), number, rows)
                     if progress:
                         progress(number * len(trials) + done, len(groups) * len(trials))
@@ -121,7 +121,7 @@ class WholeModel:
         """Return, for a group's ``outputs``, the loss of ``losses`` as a sum, and its divisor: (2,) float64."""
         if self.family == "encoder":
             dense = self.dense_outputs[number].float()
-            mask = self.mask(rows, self.last)
+            mask = self.mask(rows, self.output_stack)
             mask = mask[..., None] if outputs.ndim == 3 else torch.ones_like(outputs, dtype=torch.bool)
             distance = ((outputs.float() - dense) * mask).square().sum(dtype=torch.float64)
             return torch.stack([distance, (dense * mask).square().sum(dtype=torch.float64)]).cpu()
@@ -132,38 +132,38 @@ class WholeModel:
         return torch.tensor([total, float((targets != -100).sum())], dtype=torch.float64, device="cpu")
 
     @contextmanager
-    def _seen(self) -> Iterator[dict[BlockId, BlockOutput]]:
+    def _recorded(self) -> Iterator[dict[BlockId, BlockOutput]]:
         """Record, by block, its input states and what it returns besides its output states, in the runs within."""
         recorded: dict[BlockId, BlockOutput] = {}
 
-        def note(block: BlockId) -> Any:
+        def recorder(block: BlockId) -> Any:
             def hook(module: Any, args: Any, kwargs: Any, returned: Any) -> None:
                 recorded[block] = Call(args, kwargs).hidden, split_output(returned)[1]
 
             return hook
 
         with removing_hooks(
-            block.register_forward_hook(note((stack, index)), with_kwargs=True)
+            block.register_forward_hook(recorder((stack, index)), with_kwargs=True)
             for stack, blocks in self.blocks.items()
             for index, block in enumerate(blocks)
         ):
             yield recorded
 
     @contextmanager
-    def _from(
+    def _replayed_from(
         self, start: BlockId, removed: Sequence[BlockId], recorded: Mapping[BlockId, BlockOutput]
     ) -> Iterator[None]:
         """While this lasts, the block ``start`` returns its input in the run that was ``recorded``. Neither the blocks
         before it in its stack nor those in ``removed`` compute anything."""
         stack, index = start
-        idle = {*removed, *((stack, before) for before in range(index + 1))}
-        for block in idle:
+        replaced = {*removed, *((stack, before) for before in range(index + 1))}
+        for block in replaced:
             inputs, extras = recorded[block]
             self.block(block).forward = _stand_in(inputs if block == start else None, extras)
         try:
             yield
         finally:
-            for block in idle:
+            for block in replaced:
                 del self.block(block).forward
 
     def without(self, skipped: Sequence[BlockId]) -> ExitStack:

@@ -329,7 +329,7 @@ class _WidthPass:
         for axis, units in draft.smaller.kept.items():
             for cut in axis.outputs:
                 weights = draft.smaller.shape.view(cut).shaped(checkpoint.load(cut.tensor))
-                index = compensation.columns(axis, cut, units, weights.shape[1])
+                index = compensation.kept_column_indices(axis, cut, units, weights.shape[1])
                 added = compensation.mean_output(weights, self.means[cut.tensor], index)
                 name = cut.tensor.removesuffix("weight") + "bias"
                 old = checkpoint.load(name).float() if name in checkpoint.tensors else 0
@@ -372,7 +372,7 @@ def _refitted(
     the others, with which the replay goes on."""
     assert gram is not None
     weights, view = block.matrix(cut.name), draft.smaller.shape.view(cut)
-    index = compensation.columns(axis, cut, draft.smaller.kept[axis], weights.shape[1])
+    index = compensation.kept_column_indices(axis, cut, draft.smaller.kept[axis], weights.shape[1])
     refitted = compensation.refit(weights, gram, index, cut.name).to(weights.dtype)
     padded = weights.new_zeros(weights.shape)
     padded[:, index] = refitted

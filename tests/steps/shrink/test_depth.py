@@ -165,7 +165,7 @@ def _loss(whole: WholeModel, out: Path) -> float:
     """Of the model in a folder, on the whole text at once."""
     smaller, every = WholeModel.load(out, whole.family, whole.batch, "auto"), slice(None)
     with torch.no_grad():
-        said, dense, inside = smaller.run(every), whole.run(every), whole.mask(every, whole.last)
+        said, dense, inside = smaller.run(every), whole.run(every), whole.mask(every, whole.output_stack)
     if whole.family == "encoder":
         return float((said[inside] - dense[inside]).square().sum() / dense[inside].square().sum())
     return float(torch.nn.functional.cross_entropy(said[:, :-1].flatten(0, 1), whole.next_tokens(every).flatten()))
