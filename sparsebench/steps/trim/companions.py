@@ -37,39 +37,39 @@ def named_ids(folder: Path) -> set[int]:
     """
     ids: set[int] = set()
 
-    def note(token_id: int, label: str) -> int:
+    def collect(token_id: int, label: str) -> int:
         ids.add(token_id)
         return token_id
 
     for path in (folder / CONFIG, folder / GENERATION):
         if path.is_file():
-            _renumbered(bounded.read_object(path), note, str(path))
+            _renumbered(bounded.read_object(path), collect, str(path))
     config = bounded.read_object(folder / CONFIG)
     padding = transformers_config(config).pad_token_id if config.get("model_type") in OFFSET_TYPES else None
     return ids | set(_defaults(config).values()) | set(range((padding or 0) + 1) if padding is not None else ())
 
 
-def rewrite_companions(folder: Path, new: Mapping[int, int], tokenizer: Mapping[str, Any]) -> None:
+def rewrite_companions(folder: Path, new_ids: Mapping[int, int], tokenizer: Mapping[str, Any]) -> None:
     """Rewrite the files in ``folder`` for a vocabulary in which the token with the id ``old`` has the id ``new[old]``.
 
     ``tokenizer`` is the new tokenizer.json. Raises ModelError for a configuration that names an id without a token.
     """
 
-    def number(token_id: int, label: str) -> int:
-        if token_id not in new:
+    def new_id(token_id: int, label: str) -> int:
+        if token_id not in new_ids:
             problem = f"{label} names token id {token_id}, which the tokenizer does not have"
             raise ModelError(problem, "correct it, or remove it")
-        return new[token_id]
+        return new_ids[token_id]
 
-    config = folder / CONFIG
-    settings = bounded.read_object(config)
+    config_path = folder / CONFIG
+    settings = bounded.read_object(config_path)
     for key, token_id in _defaults(settings).items():
-        if new.get(token_id, token_id) != token_id:
+        if new_ids.get(token_id, token_id) != token_id:
             settings[key] = token_id
-    _write(config, resized(_renumbered(settings, number, str(config)), len(new)))
-    generation = folder / GENERATION
-    if generation.is_file():
-        _write(generation, _renumbered(bounded.read_object(generation), number, str(generation)))
+    _write(config_path, resized(_renumbered(settings, new_id, str(config_path)), len(new_ids)))
+    generation_path = folder / GENERATION
+    if generation_path.is_file():
+        _write(generation_path, _renumbered(bounded.read_object(generation_path), new_id, str(generation_path)))
     (folder / FILE).write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
     tokenizer_path = folder / TOKENIZER
     if tokenizer_path.is_file():
@@ -77,12 +77,12 @@ def rewrite_companions(folder: Path, new: Mapping[int, int], tokenizer: Mapping[
         tokenizer_config.pop("fast_tokenizer_files", None)
         if isinstance(decoder := tokenizer_config.get("added_tokens_decoder"), dict):
             tokenizer_config["added_tokens_decoder"] = {
-                str(new[int(token_id)]): entry for token_id, entry in decoder.items() if int(token_id) in new
+                str(new_ids[int(token_id)]): entry for token_id, entry in decoder.items() if int(token_id) in new_ids
             }
         _write(tokenizer_path, tokenizer_config)
-    before = original_ids(folder)
-    old = sorted(new, key=new.__getitem__)
-    (folder / ORIGINAL_IDS).write_text(json.dumps(old if before is None else [before[token_id] for token_id in old]))
+    original = original_ids(folder)
+    old = sorted(new_ids, key=new_ids.__getitem__)
+    (folder / ORIGINAL_IDS).write_text(json.dumps(old if original is None else [original[token_id] for token_id in old]))
     for name in REPEATS:
         (folder / name).unlink(missing_ok=True)
 
@@ -104,23 +104,23 @@ def _is_id(key: str) -> bool:
     return key.endswith(("_token_id", "_token_ids")) or key in _IDS
 
 
-def _renumbered(value: Any, number: Callable[[int, str], int], label: str, key: str = "") -> Any:
-    """Return a configuration with ``number`` applied to every token id; ``key`` is the setting of ids around a value."""
+def _renumbered(value: Any, renumber: Callable[[int, str], int], label: str, key: str = "") -> Any:
+    """Return a configuration with ``renumber`` applied to every token id; ``key`` is the setting of ids around a value."""
     if isinstance(value, dict):
         return {
-            name: _renumbered(inner, number, f"{label}: {name}", str(name) if _is_id(str(name)) else key)
+            name: _renumbered(inner, renumber, f"{label}: {name}", str(name) if _is_id(str(name)) else key)
             for name, inner in value.items()
         }
     if isinstance(value, list) and key in _PAIRS and all(isinstance(pair, list) for pair in value):
         ids = _PAIRS[key]
         return [
-            [*pair[:ids], *_renumbered(pair[ids : ids + 1], number, label, "ids"), *pair[ids + 1 :]] for pair in value
+            [*pair[:ids], *_renumbered(pair[ids : ids + 1], renumber, label, "ids"), *pair[ids + 1 :]] for pair in value
         ]
     if isinstance(value, list):
-        return [_renumbered(inner, number, label, key) for inner in value]
+        return [_renumbered(inner, renumber, label, key) for inner in value]
     if not key or not isinstance(value, int) or isinstance(value, bool) or value < 0:
         return value
-    return number(value, label)
+    return renumber(value, label)
 
 
 def _write(path: Path, value: Any) -> None:

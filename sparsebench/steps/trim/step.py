@@ -86,7 +86,7 @@ def _write_trimmed(
     kept = vocabulary.closure(chosen.ids | companions.named_ids(parent), step.settings.characters)
     new = {token_id: number for number, token_id in enumerate(kept)}
     notes = [f"{len(kept):,} of {len(vocabulary.ids):,} tokens stay"]
-    with weights.open_trimmed(parent, context.family, kept, folder) as writer:
+    with weights.begin_trimmed(parent, context.family, kept, folder) as writer:
         companions.rewrite_companions(writer.partial, new, vocabulary.reduced(kept))
         tokenizer = load_tokenizer(writer.partial)
         numbers = {vocabulary.tokens[token_id]: number for token_id, number in new.items()}

@@ -133,27 +133,29 @@ class Vocabulary:
 
     def reduced(self, kept: list[int]) -> dict[str, Any]:
         """Return the tokenizer.json of the tokens ``kept``; their new ids are their positions in that list."""
-        new = {token_id: number for number, token_id in enumerate(kept)}
-        names = {self.tokens[token_id] for token_id in kept}
+        new_ids = {token_id: number for number, token_id in enumerate(kept)}
+        kept_tokens = {self.tokens[token_id] for token_id in kept}
         model = dict(self.model)
         if self.kind == "Unigram":
-            entries = [entry for entry in model["vocab"] if entry[0] in names]
+            entries = [entry for entry in model["vocab"] if entry[0] in kept_tokens]
             unknown = model.get("unk_id")
-            model |= {"vocab": entries, "unk_id": new[unknown] if isinstance(unknown, int) else None}
+            model |= {"vocab": entries, "unk_id": new_ids[unknown] if isinstance(unknown, int) else None}
         else:
-            model["vocab"] = {token: new[token_id] for token, token_id in self.stored.items() if token in names}
+            model["vocab"] = {
+                token: new_ids[token_id] for token, token_id in self.stored.items() if token in kept_tokens
+            }
         if self.kind == "BPE":
-            model["merges"] = Merges(model, self.stored).within(names)
+            model["merges"] = Merges(model, self.stored).within(kept_tokens)
         added = [
-            {**entry, "id": new[self.ids[entry["content"]]]}
+            {**entry, "id": new_ids[self.ids[entry["content"]]]}
             for entry in self.data.get("added_tokens") or ()
-            if entry["content"] in names
+            if entry["content"] in kept_tokens
         ]
-        data = {**self.data, "model": model, "added_tokens": sorted(added, key=lambda entry: entry["id"])}
-        data["post_processor"] = _renumbered(self.data.get("post_processor"), new)
+        tokenizer = {**self.data, "model": model, "added_tokens": sorted(added, key=lambda entry: entry["id"])}
+        tokenizer["post_processor"] = _renumbered(self.data.get("post_processor"), new_ids)
         if padding := self.data.get("padding"):
-            data["padding"] = {**padding, "pad_id": new.get(padding.get("pad_id"), padding.get("pad_id"))}
-        return data
+            tokenizer["padding"] = {**padding, "pad_id": new_ids.get(padding.get("pad_id"), padding.get("pad_id"))}
+        return tokenizer
 
 
 class Merges:
@@ -170,32 +172,32 @@ class Merges:
     def merge_path(self, token: str) -> set[str]:
         """Return all tokens that arise while the algorithm merges the characters of ``token``, and these."""
         bare = token.removeprefix(self.prefix).removesuffix(self.suffix)
-        inner = [character if not position else self.prefix + character for position, character in enumerate(bare)]
-        if inner and token.startswith(self.prefix) and token != bare:
-            inner[0] = self.prefix + bare[0]
-        if inner and self.suffix and token.endswith(self.suffix):
-            inner[-1] += self.suffix
-        tokens = set(inner)
-        while len(inner) > 1:
+        parts = [character if not position else self.prefix + character for position, character in enumerate(bare)]
+        if parts and token.startswith(self.prefix) and token != bare:
+            parts[0] = self.prefix + bare[0]
+        if parts and self.suffix and token.endswith(self.suffix):
+            parts[-1] += self.suffix
+        tokens = set(parts)
+        while len(parts) > 1:
             rank, position = min(
-                (self.ranks.get(pair, len(self.pairs)), position) for position, pair in enumerate(pairwise(inner))
+                (self.ranks.get(pair, len(self.pairs)), position) for position, pair in enumerate(pairwise(parts))
             )
             if rank == len(self.pairs):
                 break
-            inner[position : position + 2] = [self.joined(inner[position], inner[position + 1])]
-            tokens.add(inner[position])
+            parts[position : position + 2] = [self.joined(parts[position], parts[position + 1])]
+            tokens.add(parts[position])
         return tokens
 
     def joined(self, left: str, right: str) -> str:
         """Return the token that a merge makes."""
         return left + right.removeprefix(self.prefix)
 
-    def within(self, names: set[str]) -> list[Any]:
-        """Return the merges, as the file writes them, whose parts and result are all in ``names``."""
+    def within(self, kept_tokens: set[str]) -> list[Any]:
+        """Return the merges, as the file writes them, whose parts and result are all in ``kept_tokens``."""
         return [
             merge
             for merge, (left, right) in zip(self.written, self.pairs, strict=True)
-            if {left, right, self.joined(left, right)} <= names
+            if {left, right, self.joined(left, right)} <= kept_tokens
         ]
 
 
@@ -208,9 +210,9 @@ def _guessed_kind(model: Mapping[str, Any]) -> str:
     return "WordPiece" if "continuing_subword_prefix" in model else "WordLevel"
 
 
-def _is_bytewise(data: Mapping[str, Any]) -> bool:
+def _is_bytewise(tokenizer: Mapping[str, Any]) -> bool:
     """Whether the algorithm's characters stand for bytes, as GPT-2's do."""
-    steps = [data.get("pre_tokenizer"), data.get("decoder"), data.get("normalizer")]
+    steps = [tokenizer.get("pre_tokenizer"), tokenizer.get("decoder"), tokenizer.get("normalizer")]
     while steps:
         step = steps.pop() or {}
         if step.get("type") == "ByteLevel":
@@ -230,20 +232,20 @@ def _template_ids(processor: Any) -> Iterator[int]:
     yield from (processor[key][1] for key in ("sep", "cls") if key in processor)
 
 
-def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
+def _renumbered(processor: Any, new_ids: Mapping[int, int]) -> Any:
     """Return a post-processor with new ids."""
     if not isinstance(processor, dict):
         return processor
     renumbered = dict(processor)
     if "processors" in processor:
-        renumbered["processors"] = [_renumbered(inner, new) for inner in processor["processors"]]
+        renumbered["processors"] = [_renumbered(inner, new_ids) for inner in processor["processors"]]
     if "special_tokens" in processor:
         renumbered["special_tokens"] = {
-            name: {**entry, "ids": [new[token_id] for token_id in entry["ids"]]}
+            name: {**entry, "ids": [new_ids[token_id] for token_id in entry["ids"]]}
             for name, entry in processor["special_tokens"].items()
         }
     for key in ("sep", "cls"):
         if key in processor:
             token, token_id = processor[key]
-            renumbered[key] = [token, new[token_id]]
+            renumbered[key] = [token, new_ids[token_id]]
     return renumbered

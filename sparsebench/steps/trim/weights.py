@@ -78,7 +78,7 @@ def _differing_axes(model: Any, enlarged: Any) -> dict[str, int]:
     }
 
 
-def open_trimmed(parent: Path, family: Family, rows: list[int], folder: Path) -> CheckpointWriter:
+def begin_trimmed(parent: Path, family: Family, rows: list[int], folder: Path) -> CheckpointWriter:
     """Write the model in ``parent`` with these ``rows`` of its vocabulary, in this order; return the open writer.
 
     All other tensors are copied in pieces; quantized weights stay as they are. Raises ModelError for a row that does
@@ -90,12 +90,12 @@ def open_trimmed(parent: Path, family: Family, rows: list[int], folder: Path) ->
     if max(rows) >= size:
         raise ModelError(f"{parent}: a token has the id {max(rows)}, and the model {size} rows", "check the tokenizer")
     layout = lay_out([(info.name, info.dtype, _shape(info, axes, len(rows))) for info in stored.stored.values()])
-    chosen = torch.tensor(rows)
+    row_indices = torch.tensor(rows)
     writer = CheckpointWriter(folder, layout, parent)
     try:
         for info in layout:
             if info.name in axes:
-                writer.write(info.name, stored.load(info.name).index_select(axes[info.name], chosen))
+                writer.write(info.name, stored.load(info.name).index_select(axes[info.name], row_indices))
             else:
                 writer.copy(info.name, stored)
     except BaseException:

@@ -57,7 +57,7 @@ def test_every_type_says_of_the_tokens_that_stay_what_it_said(kind: str, tmp_pat
     named = {row for row in companions.named_ids(folder) if row < size}
     rows = sorted(named | set(torch.randperm(size, generator=drawn)[:40].tolist()))
     new = {old: number for number, old in enumerate(rows)}
-    with weights.open_trimmed(folder, family, rows, tmp_path / "cut") as writer:
+    with weights.begin_trimmed(folder, family, rows, tmp_path / "cut") as writer:
         companions.rewrite_companions(writer.partial, new, {})
         writer.close({})
     words = torch.tensor([row for row in rows if row not in named])
