@@ -39,8 +39,10 @@ from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes, SkipSite
 from sparsebench.steps.watching import ActivationHooks, activation_path, layer_paths, refuse_experts
 
-FEW = 0.01
+FEW_ZEROS = 0.01
 """The share of zero weights up to which the note does not mention them."""
+STEP, MOST = 0.02, 0.95
+"""The greedy allocation's step, a share of a block's weights, and the largest share of a layer."""
 
 
 @dataclass
@@ -48,9 +50,9 @@ class SkipStatistics:
     """The statistics of one pass of the text.
 
     ``sites`` are the sites where values can be skipped. ``weights`` is the number of weights in all matrices of the
-    blocks, ``nonzeros`` how many of these are not zero. ``left`` counts the layers that stay as they are, because they
-    do not read one row for each token. ``greedy`` are shares of a block to allocate to its layers, and ``shares`` has,
-    for each of them, the share of each site.
+    blocks, ``nonzeros`` how many of these are not zero. ``unskipped_layers`` counts the layers that stay as they are,
+    because they do not read one row for each token. ``greedy`` are shares of a block to allocate to its layers, and
+    ``shares`` has, for each of them, the share of each site.
     """
 
     greedy: tuple[float, ...] = ()
@@ -58,7 +60,7 @@ class SkipStatistics:
     sites: list[SkipSite] = field(default_factory=list)
     weights: int = 0
     nonzeros: int = 0
-    left: int = 0
+    unskipped_layers: int = 0
 
     def visit(self, block: Block, parts: Mapping[str, Part], outputs: bool) -> None:
         """Run the text through one block as it is, and add its statistics."""
@@ -82,7 +84,7 @@ class SkipStatistics:
         for share, site_shares in allocate_shares(block, sites, self.greedy).items() if self.greedy else ():
             self.shares.setdefault(share, {}).update(zip((site.path for site in sites), site_shares, strict=True))
         self.sites += sites
-        self.left += len(counts) - len(sites)
+        self.unskipped_layers += len(counts) - len(sites)
 
     def threshold(self, site: SkipSite, share: float) -> tuple[float, float]:
         """Return a site's threshold for a share of its block, and the share of the site's values up to it."""
@@ -141,29 +143,30 @@ def _choose_thresholds(
     magnitudes = {site.path: statistics.threshold(site, share) for site in statistics.sites}
     unread = sum(site.weights * magnitudes[site.path][1] for site in statistics.sites)
     multiplied = statistics.nonzeros - sum(site.nonzeros * magnitudes[site.path][1] for site in statistics.sites)
-    skipped = [share for _, share in magnitudes.values()]
+    skipped_shares = [skipped for _, skipped in magnitudes.values()]
     activity = tuple(
         Activity(site.stack, site.layer, site.path, site.magnitudes.near_zero, *magnitudes[site.path])
         for site in statistics.sites
     )
-    near = [row.near_zero for row in activity]
+    near_zero_shares = [row.near_zero for row in activity]
     source = "activation functions give" if outputs else "layers read"
+    unskipped = statistics.unskipped_layers
     sentences = [
-        f"on the calibration text {min(skipped):.1%} to {max(skipped):.1%} of what {len(skipped)} {source} counts as zero, so "
-        f"that {1 - unread / statistics.weights:.1%} of the blocks' weights are read for a token",
+        f"on the calibration text {min(skipped_shares):.1%} to {max(skipped_shares):.1%} of what {len(skipped_shares)} "
+        f"{source} counts as zero, so that {1 - unread / statistics.weights:.1%} of the blocks' weights are read for a token",
         _zeros_note(statistics, statistics.weights - unread, multiplied),
-        f"as it is, {min(near):.1%} to {max(near):.1%} is within {NEAR:.0%} of the root mean square",
-        f"{statistics.left} layers read no rows of tokens, and skip nothing" if statistics.left else "",
+        f"as it is, {min(near_zero_shares):.1%} to {max(near_zero_shares):.1%} is within {NEAR:.0%} of the root mean square",
+        f"{unskipped} layers read no rows of tokens, and skip nothing" if unskipped else "",
         "stock transformers loads the folder and skips nothing",
     ]
     layers = {
         row.module: {"threshold": row.threshold, "share": row.skipped, "near_zero": row.near_zero} for row in activity
     }
-    limits = {path: limit for path, (limit, _) in magnitudes.items()}
-    skip = SkipThresholds({}, limits) if outputs else SkipThresholds(limits, {})
+    magnitude_of_site = {path: limit for path, (limit, _) in magnitudes.items()}
+    thresholds = SkipThresholds({}, magnitude_of_site) if outputs else SkipThresholds(magnitude_of_site, {})
     note = "; ".join(filter(None, sentences))
     shares = {"read": 1 - unread / statistics.weights, "multiplied": multiplied / statistics.weights}
-    return skip, activity, {"note": note, **shares, "layers": layers}
+    return thresholds, activity, {"note": note, **shares, "layers": layers}
 
 
 def _zeros_note(statistics: SkipStatistics, read: float, multiplied: float) -> str:
@@ -171,16 +174,13 @@ def _zeros_note(statistics: SkipStatistics, read: float, multiplied: float) -> s
 
     A bitmask format takes two bytes for each weight that is not zero, and one bit for each weight.
     """
-    if statistics.nonzeros > (1 - FEW) * statistics.weights:
+    if statistics.nonzeros > (1 - FEW_ZEROS) * statistics.weights:
         return ""
     size = (2 * multiplied + read / 8) / (2 * statistics.weights)
     return (
         f"{multiplied / statistics.weights:.1%} of them are read and not zero, "
         f"which as bitmasks takes {size:.1%} of the bytes of all in 16 bits"
     )
-
-
-STEP, MOST = 0.02, 0.95
 
 
 def allocate_shares(block: Block, sites: Sequence[SkipSite], targets: Sequence[float]) -> dict[float, list[float]]:
@@ -215,23 +215,25 @@ class _Cost:
 
     def __init__(self, block: Block, sites: Sequence[SkipSite]) -> None:
         self.block, self.sites = block, sites
-        self.weights, self.kept = block.weights(), block.mask(block.samples[0])
-        self.limits = [0.0] * len(sites)
-        self.whole = self._output()
+        self.weights, self.mask = block.weights(), block.mask(block.samples[0])
+        self.thresholds = [0.0] * len(sites)
+        self.unmasked_output = self._output()
 
     def __call__(self, shares: Sequence[float]) -> float:
-        self.limits = [site.magnitudes.threshold(share)[0] for site, share in zip(self.sites, shares, strict=True)]
+        self.thresholds = [site.magnitudes.threshold(share)[0] for site, share in zip(self.sites, shares, strict=True)]
         with self._masks():
-            return float((self._output() - self.whole).norm())
+            return float((self._output() - self.unmasked_output).norm())
 
     def _output(self) -> torch.Tensor:
         with torch.no_grad():
-            return self.block.forward(0, 0, self.weights)[self.kept].float()
+            return self.block.forward(0, 0, self.weights)[self.mask].float()
 
     def _masks(self) -> ExitStack:
-        def cut(number: int) -> Any:
-            return lambda _, args: (masked(args[0], self.limits[number]), *args[1:])
+        def mask_input(number: int) -> Any:
+            return lambda _, args: (masked(args[0], self.thresholds[number]), *args[1:])
 
         within = [site.path.removeprefix(f"{self.block.path}.") for site in self.sites]
         modules = map(self.block.module.get_submodule, within)
-        return removing_hooks(module.register_forward_pre_hook(cut(number)) for number, module in enumerate(modules))
+        return removing_hooks(
+            module.register_forward_pre_hook(mask_input(number)) for number, module in enumerate(modules)
+        )
