@@ -166,6 +166,15 @@ def test_two_stacks_have_no_widths_of_their_own(kind: str, tmp_path: Path) -> No
     assert feed_forward_widths({**config, "per_layer_config": {"0": {key: 4}}}) == {4, *usual_widths}
 
 
+@pytest.mark.parametrize("kind", ["mixtral", "olmoe"])
+def test_experts_have_no_widths_of_their_own(kind: str, tmp_path: Path) -> None:
+    folder, family = written(kind, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "per_layer_config": {"0": {"intermediate_size": 8}}}))
+    with pytest.raises(UnsupportedError, match="mixture of experts"):
+        load_model(folder, family)
+
+
 def test_a_copied_model_counts_its_heads_as_before(tmp_path: Path) -> None:
     folder, family = written("phi3", tmp_path / "model")
     smaller = cut(folder, family)

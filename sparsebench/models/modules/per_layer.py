@@ -32,7 +32,7 @@ def cut_to_block_widths(model: PreTrainedModel, config: Mapping[str, Any], famil
     """Cut the blocks of a ``model`` without storage from the dense widths to those of ``per_layer_config``, in place.
 
     Raises ModelError for a block that does not exist or would be wider than dense, UnsupportedError for an undeclared
-    type and for a model of two stacks.
+    type, for a model of two stacks and for a mixture of experts.
     """
     if not config.get(PER_LAYER):
         return
@@ -41,10 +41,12 @@ def cut_to_block_widths(model: PreTrainedModel, config: Mapping[str, Any], famil
     tensors = {name: TensorInfo(name, "F32", tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
     stub: Any = SimpleNamespace(config=dense_config, tensors=tensors, ties={}, folder="config.json")
     model_shape = shape_of(stub, family)
-    if len(model_shape.blocks) > 1:
+    two_stacks = len(model_shape.blocks) > 1
+    if two_stacks or model_shape.architecture.mixture:
+        reason = "has an encoder and a decoder" if two_stacks else "is a mixture of experts"
         raise UnsupportedError(
-            f"{config.get('model_type')}: `{PER_LAYER}` works only for models with one stack, and this one "
-            "has an encoder and a decoder",
+            f"{config.get('model_type')}: `{PER_LAYER}` works only for models with one stack, without experts, and this "
+            f"one {reason}",
             "give every block the same width",
         )
     (blocks,) = model_shape.blocks.values()
