@@ -32,7 +32,7 @@ _ROWS = 2000
 """Rows that are fetched at once."""
 _STOPPING = 0.5
 """Seconds that an interrupted query has to end."""
-_MEANT = re.compile(r"(?:Did you mean|Candidate bindings:) (.+)")
+_MEANT = re.compile(r"(?:Did you mean:?|Candidate bindings:) (.+)")
 _LINE = re.compile(r"LINE (\d+): (.*)\n(\s*\^+)")
 
 
