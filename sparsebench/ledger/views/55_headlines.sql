@@ -2,10 +2,16 @@
 CREATE OR REPLACE MACRO _dense_engine(engine) AS
     CASE WHEN engine = 'llamacpp' THEN 'llama.cpp' WHEN regexp_matches(engine, '^(hf|sparse|skip|deepspeed)') THEN 'plain torch' ELSE engine END;
 
+-- The median over jobs, as jobs of one setting differ: each that timed a variant timed the dense model beside it.
 CREATE OR REPLACE VIEW _dense_times AS
-SELECT model, weights, machine, workload, phase, ms, dtype, _dense_engine(engine) AS name FROM latency WHERE method = 'dense'
+SELECT model, weights, machine, workload, phase, median(coalesce(dense_ms, ms)) AS ms, dtype, _dense_engine(engine) AS name
+FROM latency
+WHERE method = 'dense' OR dense_ms IS NOT NULL
+GROUP BY model, weights, machine, workload, phase, dtype, name, ranks, threads
 UNION ALL
-SELECT model, weights, machine, workload, phase, ms, dtype, 'our dense kernels' FROM _own_dense;
+SELECT model, weights, machine, workload, phase, median(ms), dtype, 'our dense kernels' AS name
+FROM _own_dense
+GROUP BY model, weights, machine, workload, phase, dtype, name, ranks, threads;
 
 -- Speed-ups for headlines: over the fastest that ran the dense model in floats on the same machine and workload, in whatever manifest
 -- (`rival`). Where that ran the dense model of the pair too, in the same number format, the paired ratio counts: jobs of one setting differ.
