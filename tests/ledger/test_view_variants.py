@@ -202,12 +202,15 @@ def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(hold: Hold) -> None:
         [{"prune": "magnitude", "sparsity": 0.3}, {"prune": "random", "sparsity": 0.5}],
         {"prune": "elsa", "sparsity": 0.9, "source": "path:text.txt"},
         {"shrink": "l2", "parameters": 0.9},
+        [{"shrink": "sleb", "blocks": 2}, {"trim": "corpus"}],
     ]
     ask = hold([samples.plan_record(samples.plan(samples.manifest(variants=variants)))])
     rows = ask("SELECT DISTINCT kind, words, chance FROM _recipes ORDER BY ALL").rows
     assert rows == (
         ("bits", "int4 GPTQ", False),
         ("smaller shapes", "l2 10%", False),
+        ("smaller shapes", "sleb -2 blocks", False),
+        ("smaller shapes + vocabulary", "sleb -2 blocks, vocabulary trimmed", False),
         ("zeros", "elsa 90% (2M tokens)", False),
         ("zeros", "magnitude 30%", False),
         ("zeros", "magnitude 30%, random 50%", True),

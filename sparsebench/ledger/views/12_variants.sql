@@ -87,7 +87,8 @@ WITH settings AS (
            max(format('({:.3g}M tokens)', TRY_CAST(value AS DOUBLE) / 1e6)) FILTER (name = 'elsa' AND field = 'tokens') AS budget,
            coalesce(max(upper(value)) FILTER (field = 'rounding' AND value = 'gptq'), max('searched') FILTER (field = 'scale' AND value = 'search')) AS rounding,
            max(value) FILTER (field = 'type') || if(bool_or(field = 'importance' AND value = 'true'), ' (importance)', '') AS type,
-           percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%' AS removed,
+           coalesce(percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%',
+                    format('-{} block{}', max(value) FILTER (field = 'blocks'), if(max(value) FILTER (field = 'blocks') = '1', '', 's'))) AS removed,
            percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'share')) || '%' AS share,
            percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'active')) || '%' AS active, max(value) FILTER (field = 'router') AS router
     FROM steps
@@ -106,6 +107,7 @@ WITH settings AS (
                                                  pattern, if(pattern LIKE '%:%', NULL, sparsity), budget)
                      WHEN 'quantize' THEN coalesce(type, concat_ws(' ', name, rounding))
                      WHEN 'shrink' THEN concat_ws(' ', name, removed)
+                     WHEN 'trim' THEN 'vocabulary trimmed'
                      WHEN 'recover' THEN CASE name WHEN 'reconstruct' THEN 'blocks trained' WHEN 'distill' THEN 'distilled' ELSE 'trained' END
                      WHEN 'skip' THEN concat_ws(' ', name, share, allocation)
                      WHEN 'moefy' THEN concat(name, ' ', active, ' by ', router)
