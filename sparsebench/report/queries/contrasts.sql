@@ -13,7 +13,7 @@ WITH scored AS (
                                ORDER BY _goodness(score, higher_is_better) DESC, granularity, record_id) = 1
 ), paired AS (
     SELECT a.*, b.record_id AS after_id, b.label AS after_label, b.score AS after, a.collapsed AND b.collapsed AS both_collapsed, b.text_number AS after_text, coalesce(a.at_chance AND b.at_chance, false) AS guessed,
-           CASE WHEN a.method = 'magnitude' AND b.method = 'wanda' AND b.inputs = '' AND b.text_number = 1 THEN 'inputs'
+           CASE WHEN a.method = 'magnitude' AND b.method = 'wanda' THEN 'inputs'
                 WHEN a.inputs = b.inputs AND a.text_number = b.text_number AND a.method = 'wanda' AND b.method = 'sparsegpt' THEN 'update'
                 WHEN a.inputs = b.inputs AND a.text_number = b.text_number AND b.method = a.method || '+owl' THEN 'allocation'
                 WHEN a.inputs = b.inputs AND a.text_number < b.text_number AND a.method = b.method THEN 'text'
@@ -22,6 +22,8 @@ WITH scored AS (
     FROM scored a
     JOIN scored b ON b.model = a.model AND b.dtype = a.dtype AND b.task = a.task AND b.metric = a.metric AND b.n = a.n
                  AND b.num_fewshot IS NOT DISTINCT FROM a.num_fewshot AND b.sparsity = a.sparsity
+    -- Magnitude reads no text: beside it stands Wanda with the first text that it read.
+    QUALIFY ingredient <> 'inputs' OR row_number() OVER (PARTITION BY a.record_id, ingredient ORDER BY b.text_number, b.inputs, b.record_id) = 1
 ), sums AS (
     SELECT p.record_id, p.after_id, count(*) AS windows, sum(o.value - b.value) / sum(o.label) AS shift,
            sum((o.value - b.value) ** 2) - 2 * shift * sum((o.value - b.value) * o.label) + shift ** 2 * sum(o.label ** 2) AS rest, sum(o.label) AS tokens
@@ -35,7 +37,7 @@ WITH scored AS (
 )
 SELECT ingredient, model, weights, dtype, task, metric, n, subset, num_fewshot, sparsity,
        concat(label, if(ingredient = 'propagation', '', inputs), if(ingredient <> 'text' AND text_number > 1, ', text ' || text_number, '')) AS label,
-       after_label, dense_score, score AS before, after,
+       concat(after_label, if(ingredient = 'inputs' AND after_text > 1, ', text ' || after_text, '')) AS after_label, dense_score, score AS before, after,
        text_number AS before_text, after_text, CASE WHEN scale = 'perplexity' THEN score END AS before_perplexity,
        CASE WHEN scale = 'perplexity' THEN after END AS after_perplexity,
        _benchmark(task) AS benchmark,
