@@ -1,4 +1,4 @@
--- What recovery regained, by model and task; `best` marks the best at each sparsity.
+-- What recovery regained, by model and task; `best` marks the best at each sparsity. `kept_before` is the share of dense's score before the training.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), budgets AS (
@@ -16,7 +16,7 @@ WITH asked AS (
 SELECT model, recipe, words, sparsity, task, benchmark, if(lost_in_logs, NULL, before) AS before, if(lost_in_logs, before, NULL) AS before_perplexity,
        if(lost_in_logs, NULL, after) AS after, if(lost_in_logs, after, NULL) AS after_perplexity,
        if(lost_in_logs, NULL, dense_score) AS dense_score, if(lost_in_logs, dense_score, NULL) AS dense_perplexity,
-       regained, trained_tokens, budget, hours, words LIKE '%distilled' AS whole, trained_tokens / nullif(hours, 0) AS hourly, recovered_per_hour, 'real' AS weights,
+       if(lost_in_logs, dense_score / before, before / dense_score) AS kept_before, regained, trained_tokens, budget, hours, words LIKE '%distilled' AS whole, trained_tokens / nullif(hours, 0) AS hourly, recovered_per_hour, 'real' AS weights,
        row_number() OVER (PARTITION BY model, task, sparsity ORDER BY if(higher_is_better, -after, after), recipe) = 1 AS best
 FROM found
 ORDER BY model, NOT lost_in_logs, task, sparsity, recipe, after
