@@ -110,7 +110,11 @@ WITH easy AS (
 SELECT 'real_models' AS key, format('{}', count(DISTINCT model)) AS said FROM cells WHERE weights <> 'random' AND manifest NOT LIKE 'features%'
 UNION ALL SELECT 'coder_q4_long', format('{:.1f}', speedup) FROM longer WHERE recipe = 'gguf Q4_K_M'
 UNION ALL SELECT 'coder_int4_long', format('{:.1f}', speedup) FROM longer WHERE recipe = 'int4'
-UNION ALL SELECT 'coder_wanda_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'wanda/row 50% propagate=dense'
+UNION ALL
+SELECT 'coder_wanda_' || percent || '_ratio', format('{:.2f}', ratio)
+FROM compared
+JOIN (VALUES (20), (40), (50)) AS asked(percent) ON recipe = format('wanda/row {}% propagate=dense', percent)
+WHERE manifest = 'coder' AND task = 'perplexity'
 UNION ALL SELECT 'coder_int8_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'int8' AND phase = 'prefill'
 UNION ALL SELECT 'coder_int4_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'int4'
 UNION ALL SELECT 'coder_sparsegpt_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense'
@@ -132,7 +136,7 @@ UNION ALL SELECT 'smol_zeros_prompt', format('{:.1f}{}', 1 / speedup, doubt) FRO
 UNION ALL SELECT 'smol_zeros_load', format('{:.1f}', ms / dense_ms) FROM ours WHERE recipe = 'magnitude/layer 50%' AND phase = 'load'
 UNION ALL SELECT 'smol_int8_prompt', format('{:.1f}', 1 / speedup) FROM ours WHERE recipe = 'int8' AND phase = 'prefill'
 UNION ALL SELECT 'smol_int4_prompt', format('{:.1f}', 1 / speedup) FROM ours WHERE recipe = 'int4' AND phase = 'prefill'
-UNION ALL SELECT 'coder_zeros_10_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'wanda/row 10% propagate=dense'
+UNION ALL SELECT 'coder_zeros_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'wanda/row 30% propagate=dense'
 UNION ALL SELECT 'smol_zeros_20_file', format('{:.0f}%', 100 * any_value(share)) FROM sizes JOIN variants USING (variant_id, model) WHERE manifest = 'shapes' AND model = 'smollm2-135m' AND recipe = 'sparsegpt/layer 20%' AND format = 'packed'
 UNION ALL SELECT 'kinds_gguf_file', format('{:.1f}%', 100 * any_value(share)) FROM sizes WHERE manifest = 'kinds' AND format = 'source'
 UNION ALL SELECT 'kinds_sparsegpt_50_ratio', format('{:.2f}', score / dense) FROM kinds WHERE recipe = 'sparsegpt/layer 50% propagate=dense'
@@ -283,8 +287,8 @@ JOIN (VALUES
     ('coder_q4_request', 'qwen2.5-coder-1.5b', 'request', 'gguf Q4_K_M'),
     ('coder_q4_ratio', 'qwen2.5-coder-1.5b', 'ratio', 'gguf Q4_K_M'),
     ('coder_q4_file', 'qwen2.5-coder-1.5b', 'file', 'gguf Q4_K_M'),
-    ('coder_zeros_skill', 'qwen2.5-coder-1.5b', 'skill', 'wanda/row 10% propagate=dense'),
-    ('coder_zeros_ratio', 'qwen2.5-coder-1.5b', 'ratio', 'wanda/row 10% propagate=dense'),
+    ('coder_zeros_skill', 'qwen2.5-coder-1.5b', 'skill', 'wanda/row 30% propagate=dense'),
+    ('coder_zeros_ratio', 'qwen2.5-coder-1.5b', 'ratio', 'wanda/row 30% propagate=dense'),
     ('smol_int8_request', 'smollm2-135m', 'request', 'int8'),
     ('smol_int8_skill', 'smollm2-135m', 'skill', 'int8'),
     ('smol_int8_ratio', 'smollm2-135m', 'ratio', 'int8'),
@@ -330,6 +334,24 @@ JOIN (VALUES
     ('gemma_wanda_50_passage', 'embeddinggemma', 'wanda/row 50%', 'sciq_retrieval'),
     ('gemma_wanda_50_sentiment', 'embeddinggemma', 'wanda/row 50%', 'sst2_probe'),
     ('gemma_magnitude_50_passage', 'embeddinggemma', 'magnitude/layer 50%', 'sciq_retrieval'),
-    ('gemma_magnitude_50_sentiment', 'embeddinggemma', 'magnitude/layer 50%', 'sst2_probe')
+    ('gemma_magnitude_50_sentiment', 'embeddinggemma', 'magnitude/layer 50%', 'sst2_probe'),
+    ('mpnet_distilled_50_passage', 'mpnet', 'sparsegpt/layer 50%, then distill tokens=100000 length=256 precision=bfloat16', 'sciq_retrieval'),
+    ('mpnet_distilled_50_sentiment', 'mpnet', 'sparsegpt/layer 50%, then distill tokens=100000 length=256 precision=bfloat16', 'sst2_probe'),
+    ('mpnet_distilled_70_passage', 'mpnet', 'sparsegpt/layer 70%, then distill tokens=100000 length=256 precision=bfloat16', 'sciq_retrieval'),
+    ('mpnet_distilled_70_sentiment', 'mpnet', 'sparsegpt/layer 70%, then distill tokens=100000 length=256 precision=bfloat16', 'sst2_probe'),
+    ('mpnet_sparsegpt_70_passage', 'mpnet', 'sparsegpt/layer 70%', 'sciq_retrieval'),
+    ('mpnet_sparsegpt_70_sentiment', 'mpnet', 'sparsegpt/layer 70%', 'sst2_probe'),
+    ('mpnet_neurons_passage', 'mpnet', 'taylor/neurons to 0.8 of parameters', 'sciq_retrieval'),
+    ('mpnet_neurons_sentiment', 'mpnet', 'taylor/neurons to 0.8 of parameters', 'sst2_probe'),
+    ('mpnet_neurons_distilled_passage', 'mpnet', 'taylor/neurons to 0.8 of parameters, then distill tokens=100000 length=256 precision=bfloat16', 'sciq_retrieval'),
+    ('mpnet_neurons_distilled_sentiment', 'mpnet', 'taylor/neurons to 0.8 of parameters, then distill tokens=100000 length=256 precision=bfloat16', 'sst2_probe'),
+    ('mpnet_block_passage', 'mpnet', 'sleb -1 blocks', 'sciq_retrieval'),
+    ('mpnet_block_sentiment', 'mpnet', 'sleb -1 blocks', 'sst2_probe'),
+    ('mpnet_blocks_passage', 'mpnet', 'sleb -2 blocks', 'sciq_retrieval'),
+    ('mpnet_blocks_sentiment', 'mpnet', 'sleb -2 blocks', 'sst2_probe'),
+    ('mpnet_trimmed_passage', 'mpnet', 'trim data-00000-of-00001.arrow field=passage', 'sciq_retrieval'),
+    ('mpnet_trimmed_sentiment', 'mpnet', 'trim data-00000-of-00001.arrow field=passage', 'sst2_probe'),
+    ('gemma_neurons_passage', 'embeddinggemma', 'taylor/neurons to 0.8 of parameters', 'sciq_retrieval'),
+    ('gemma_neurons_sentiment', 'embeddinggemma', 'taylor/neurons to 0.8 of parameters', 'sst2_probe')
 ) AS asked(key, manifest, recipe, task) USING (manifest, recipe, task)
 GROUP BY ALL
