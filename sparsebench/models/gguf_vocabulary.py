@@ -30,7 +30,7 @@ def add_vocabulary(writer: GGUFWriter, folder: Path, size: int) -> None:
     import gguf
 
     path = folder / "tokenizer.json"
-    tokenizer: Mapping[str, Any] = bounded.read_object(path, limit=bounded.TOKENIZER) if path.is_file() else {}
+    tokenizer: Mapping[str, Any] = bounded.read_object(path, limit=bounded.TOKENIZER_BYTES) if path.is_file() else {}
     model = tokenizer.get("model") or {}
     kind = {"WordPiece": "bert", "BPE": "llama" if model.get("byte_fallback") else "gpt2"}.get(str(model.get("type")))
     writer.add_tokenizer_model(kind or "no_vocab")
