@@ -49,7 +49,7 @@ def test_the_labs_plan_says_how_long_each_kind_of_job_takes_side_by_side(
     monkeypatch.setattr(
         sources, "read_config", lambda source, *_: next(one for name, one in stated.items() if name in source.text)
     )
-    monkeypatch.setattr("sparsebench.plan.resolve.Lock.pinned", lambda lock, source, *_, **__: source)
+    monkeypatch.setattr("sparsebench.plan.resolve.Lock.pin", lambda lock, source, *_, **__: source)
     ready = prepare(PlanRequest(LAB, ledger=tmp_path / "l.duckdb", device="cuda"))
     announce(ready, list(ready.plan.cells))
     told = " ".join(capsys.readouterr().err.split())

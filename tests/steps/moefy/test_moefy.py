@@ -102,7 +102,7 @@ def test_how_evenly_experts_are_used_is_what_the_written_model_chooses(tmp_path:
         model: Any = load_model(folder, family)
         answer(model, family)
         # Blocks behind the first read other states: what the masked blocks before them give.
-        chosen = model.get_submodule(rows[0].module).moe.chosen
+        chosen = model.get_submodule(rows[0].module).moe.neuron_mask
         neurons = chosen[making.text(family, 8).batch.attention_mask].float().mean(0)
         assignment = Checkpoint(folder).load(f"{rows[0].module}.moe.assignment").long()
         shares = [float(neurons[assignment == expert].mean()) for expert in range(1, 8)]
