@@ -246,7 +246,7 @@ def generated(folder: Path, device: str) -> list[float]:
         head.weight[:5], head.weight[len(tokenizer) :] = 0, 0
     moved: Any = model.to(torch.device(device))
     scorer = Generation(moved, tokenizer, 2)
-    written = scorer.write(["the cat sat", "a big red house", "the dog ran"], 4)
+    written = scorer.generate(["the cat sat", "a big red house", "the dog ran"], 4)
     return [float(sum(map(ord, symbol))) for one in written for symbol in one.symbols]
 
 

@@ -82,7 +82,9 @@ def rewrite_companions(folder: Path, new_ids: Mapping[int, int], tokenizer: Mapp
         _write(tokenizer_path, tokenizer_config)
     original = original_ids(folder)
     old = sorted(new_ids, key=new_ids.__getitem__)
-    (folder / ORIGINAL_IDS).write_text(json.dumps(old if original is None else [original[token_id] for token_id in old]))
+    (folder / ORIGINAL_IDS).write_text(
+        json.dumps(old if original is None else [original[token_id] for token_id in old])
+    )
     for name in REPEATS:
         (folder / name).unlink(missing_ok=True)
 

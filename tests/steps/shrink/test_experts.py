@@ -96,7 +96,7 @@ def test_taylor_is_weights_times_gradients_of_the_stock_model(kind: str, form: s
     expected = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in fused}
     for rows in slow.groups(scores.TOKENS):
         slow.model.zero_grad()
-        scores._loss(slow, rows, "text", torch.Generator(), {}).backward()
+        scores._group_loss(slow, rows, "text", torch.Generator(), {}).backward()
         for axis in fused:
             sums = []
             for cut in axis.cuts:

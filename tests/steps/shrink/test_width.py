@@ -61,7 +61,7 @@ def test_taylor_is_textpruners_score_of_weights_and_gradients(kind: str, even: b
     expected = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
     for rows in slow.groups(scores.TOKENS):
         slow.model.zero_grad()
-        scores._loss(slow, rows, labels, generator, {}).backward()
+        scores._group_loss(slow, rows, labels, generator, {}).backward()
         for axis in axes:
             for cut in axis.outputs:
                 weight = module_of(slow.model, cut.tensor).weight
