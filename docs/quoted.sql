@@ -110,11 +110,9 @@ WITH easy AS (
 SELECT 'real_models' AS key, format('{}', count(DISTINCT model)) AS said FROM cells WHERE weights <> 'random' AND manifest NOT LIKE 'features%'
 UNION ALL SELECT 'coder_q4_long', format('{:.1f}', speedup) FROM longer WHERE recipe = 'gguf Q4_K_M'
 UNION ALL SELECT 'coder_int4_long', format('{:.1f}', speedup) FROM longer WHERE recipe = 'int4'
-UNION ALL
-SELECT 'coder_wanda_' || percent || '_ratio', format('{:.2f}', ratio)
-FROM compared
-JOIN (VALUES (20), (40), (50)) AS asked(percent) ON recipe = format('wanda/row {}% propagate=dense', percent)
-WHERE manifest = 'coder' AND task = 'perplexity'
+UNION ALL SELECT 'coder_wanda_20_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'wanda/row 20% propagate=dense'
+UNION ALL SELECT 'coder_wanda_40_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'wanda/row 40% propagate=dense'
+UNION ALL SELECT 'coder_wanda_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'wanda/row 50% propagate=dense'
 UNION ALL SELECT 'coder_int8_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'int8' AND phase = 'prefill'
 UNION ALL SELECT 'coder_int4_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'int4'
 UNION ALL SELECT 'coder_sparsegpt_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense'
