@@ -117,7 +117,7 @@ def small(patch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     patch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
     patch.setattr(reading, "TOKENS_AT_ONCE", 64)
-    patch.setattr(teacher, "PART", 2)
+    patch.setattr(teacher, "GROUPS_PER_FILE", 2)
 
 
 @pytest.fixture(scope="module", name="cases")
