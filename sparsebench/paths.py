@@ -164,9 +164,8 @@ def leftovers(folder: Path, name: str = "*") -> Iterator[Path]:
     import psutil
 
     for leftover in folder.glob((name if name == "*" else glob.escape(name)) + glob.escape(_partial_mark()) + "*"):
-        # A second "-" is of a longer machine name: `node-5` where this one is `node`.
-        process, _, random_part = leftover.name.rpartition(_partial_mark())[2].partition("-")
-        if process.isdigit() and "-" not in random_part and not psutil.pid_exists(int(process)):
+        process = leftover.name.rpartition(_partial_mark())[2].partition("-")[0]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
             with suppress(FileNotFoundError):
                 if os.lstat(leftover).st_uid == os.getuid():
                     yield leftover
@@ -187,7 +186,7 @@ def sweep_temporary() -> None:
 
 
 def _partial_mark() -> str:
-    return f"{PARTIAL}{socket.gethostname()}-"
+    return f"{PARTIAL}{socket.gethostname()}+"  # no host name has a "+": `node` is not `node-5`
 
 
 def write_whole(path: Path, text: str) -> None:

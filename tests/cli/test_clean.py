@@ -21,7 +21,7 @@ from sparsebench.plan.expand import expand
 from sparsebench.run.workspace import Leases, Workspace
 from sparsebench.storage import sums
 
-MARK = f"{PARTIAL}{socket.gethostname()}-"
+MARK = f"{PARTIAL}{socket.gethostname()}+"
 
 
 @pytest.fixture
@@ -92,8 +92,8 @@ def test_files_count_their_bytes_and_links_go_alone(
 def test_what_another_machine_left_stays(dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "node")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    ours = [tmp_path / f"x.partial-node-{dead}", tmp_path / f"sparsebench.partial-node-{dead}-a_1"]
-    theirs = [tmp_path / f"x.partial-node-5-{dead}", tmp_path / f"sparsebench.partial-node-{dead}-77-a_1"]
+    ours = [tmp_path / f"x.partial-node+{dead}", tmp_path / f"sparsebench.partial-node+{dead}-a_1"]
+    theirs = [tmp_path / f"x.partial-node-{dead}+{dead}", tmp_path / f"sparsebench.partial-node-{dead}+77-a_1"]
     for folder in (*ours, *theirs):
         folder.mkdir()
     assert sorted(leftovers(tmp_path)) == sorted(ours) and [*leftovers(tmp_path, "x")] == ours[:1]

@@ -64,12 +64,12 @@ def test_what_dead_processes_left_half_done_is_swept_and_what_living_ones_make_i
 ) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    ended, ours = (f".partial-{socket.gethostname()}-{pid}" for pid in (dead.pid, os.getpid()))
+    ended, ours = (f".partial-{socket.gethostname()}+{pid}" for pid in (dead.pid, os.getpid()))
     left = [space.work / "variants" / f"{name}{ended}" for name in (PRUNED.id, ".activations")]
     left += [space.work / "training" / f"{PRUNED.id}{ended}", tmp_path / f"sparsebench{ended}-a_1"]
     made = space.work / "variants" / f"{PRUNED.id}{ours}"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    elsewhere = tmp_path / f"sparsebench.partial-another-{dead.pid}-x"
+    elsewhere = tmp_path / f"sparsebench.partial-another+{dead.pid}-x"
     whole = space.records / f"{'2' * 20}.done.json"
     sealed = sums.checksum_file(space.folder(PRUNED))
     half, sealing = (path.with_name(f"{path.name}{ended}-1a2b3c") for path in (whole, sealed))
