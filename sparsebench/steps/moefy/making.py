@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.files.building import temporary
+from sparsebench.models.files.building import removed_on_error, temporary
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.files.writing import copy_checkpoint
@@ -114,12 +114,13 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
             added |= router_tensors[config.router]
             described = {**step.provenance(context.family, context.seed), **provenance}
             copy_checkpoint(parent, folder, config.config(), described, added)
-            share = read_share(Checkpoint(folder), context.family)
             rows = tuple(activities[step])
-            note = _note(step, config, share, rows)
-            result = step_report(
-                folder, context.family, seconds=seconds, sweep_size=len(targets), note=note, provenance=provenance
-            )
+            with removed_on_error(folder):
+                share = read_share(Checkpoint(folder), context.family)
+                note = _note(step, config, share, rows)
+                result = step_report(
+                    folder, context.family, seconds=seconds, sweep_size=len(targets), note=note, provenance=provenance
+                )
             emit(step, replace(result, already_zero=result.zeros, read_share=share, activity=rows))
 
 
