@@ -12,7 +12,7 @@ import transformers
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files import llamacpp
-from sparsebench.models.files.gguf import load_gguf, write_first_blocks
+from sparsebench.models.files.gguf import check, load_gguf, write_first_blocks
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.gguf_writer import ARCHITECTURES, QUANTIZED, gguf_refusal, write_gguf
 from sparsebench.models.modules.load import load_model
@@ -151,3 +151,9 @@ def test_a_tokenizer_may_be_as_large_as_the_largest_are(tmp_path: Path) -> None:
 def test_a_folder_with_another_tokenizer_gives_a_file_for_token_ids(tiny_llama: Path, tmp_path: Path) -> None:
     write_gguf(tiny_llama, tmp_path / "model.gguf", "BF16")
     assert gguf.GGUFReader(tmp_path / "model.gguf").fields["tokenizer.ggml.model"].contents() == "no_vocab"
+
+
+def test_an_empty_file_is_a_damaged_one(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(ModelError, match="its GGUF header is damaged"):
+        check(tmp_path / "model.gguf")

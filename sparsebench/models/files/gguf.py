@@ -50,9 +50,10 @@ def write_first_blocks(file: Path, out: Path, blocks: int) -> Path:
 
 def check(path: Path) -> None:
     """Raise ModelError for a file whose header is damaged, or states more than the file can hold."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with path.open("rb") as file:
         try:
-            _Header(content).check()
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # no empty file can be mapped
+                _Header(content).check()
         except (ValueError, KeyError, struct.error) as error:
             raise ModelError(f"{path}: its GGUF header is damaged ({error!r})", "fetch the file again") from error
 
