@@ -155,8 +155,11 @@ class _Timing:
                 return
             except SparsebenchError as error:
                 finished_count, index = divmod(message_count, len(keys))
-                not_its_own = finished_count == len(processes) or (not message_count and str(error) == self.last_error)
-                if not self.added and (self.baseline or not_its_own):
+                all_finished = finished_count == len(processes)
+                if self.added and all_finished:
+                    return  # all was measured: only the end of the processes failed
+                is_common = all_finished or (not message_count and str(error) == self.last_error)
+                if not self.added and (self.baseline or is_common):
                     raise
                 self.last_error = "" if isinstance(error, ParityError) else str(error)
                 # The process is repeated for the other variants, so its results for them are dropped.

@@ -19,7 +19,10 @@ STEP = 0.01
 
 
 class Group:
-    """Ranks of which a variant's folder says what it does: ``off`` fails always, ``late`` in process 1, ``added`` in 3."""
+    """Ranks of which a variant's folder says what it does: ``off`` fails always, ``late`` in process 1, ``added`` in 3.
+
+    Process 3 fails after ``ends badly`` has said all.
+    """
 
     began: list[tuple[list[int], list[str]]]
     error: type[MeasureError]
@@ -44,6 +47,8 @@ class Group:
                     raise self.error(self.said or f"{name} is off")
                 message = told(index, process, 0.5 if name in ("quick", "skips") else 1 + 0.1 * process)
                 yield message | ({"kernel": f"skipping ({60 + process}% read)"} if name == "skips" else {})
+        if list(self.job["processes"]) == [3] and "ends badly" in folders:
+            raise self.error("the rank hangs")
 
 
 def told(index: int, process: int, ratio: float) -> dict[str, Any]:
@@ -149,6 +154,14 @@ def test_one_that_fails_in_an_added_process_keeps_what_it_has(monkeypatch: pytes
     assert [{one.process for one in result.samples} for result in (varies, added)] == [{0, 1, 2, 3}, {0, 1, 2}]
     assert any("added is off" in note for note in added.notes)
     assert not any("is off" in note for note in varies.notes)
+
+
+def test_added_processes_that_end_badly_have_measured_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, began = measured(monkeypatch, ["varies", "ends badly"])
+    assert began[1:] == [([3], ["varies", "ends badly"])]
+    for result in found.values():
+        assert isinstance(result, LatencyResult) and {one.process for one in result.samples} == {0, 1, 2, 3}
+        assert not any("hangs" in note for note in result.notes)
 
 
 def test_kernels_that_read_other_shares_of_the_weights_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
