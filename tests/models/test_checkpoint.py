@@ -156,6 +156,17 @@ def test_a_tensor_may_be_read_and_written_in_pieces(tmp_path: Path, monkeypatch:
     copy.abort()
 
 
+def test_a_slice_is_written_once(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path / "out", lay_out([("a", "F32", (2, 4))]))
+    writer.write("a", torch.ones(4), 0)
+    with pytest.raises(ModelError, match="a: 4 entries from entry 0 on were written before"):
+        writer.write("a", torch.ones(4), 0)
+    assert [*writer.missing] == ["a"]
+    writer.write("a", torch.full((4,), 2.0), 1)
+    found = load_file(writer.close() / "model.safetensors")
+    assert found["a"].tolist() == [[1.0] * 4, [2.0] * 4]
+
+
 def test_what_cannot_be_begun_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{")

@@ -74,6 +74,7 @@ class CheckpointWriter:
         self.layout = {info.name: info for info in layout}
         self.missing = dict(self.layout)
         self._entries_left = {info.name: info.numel for info in layout}
+        self._starts: set[tuple[str, int]] = set()
         self.left_out: list[str] = []
         self._offsets: dict[str, int] = {}
         self._files: dict[str, BinaryIO] = {}
@@ -107,6 +108,8 @@ class CheckpointWriter:
         import torch
 
         info, size = self.layout[name], piece.numel()
+        if (name, start) in self._starts:
+            raise ModelError(f"{self.folder}: {name}: {size} entries from entry {start} on were written before")
         missing_entries = self._entries_left[name] if name in self.missing else -1
         if torch_dtype(info.dtype) != piece.dtype or size > missing_entries or start + size > info.numel:
             problem = f"{size} entries of {piece.dtype} where {max(0, missing_entries)} of {info.dtype} are missing"
@@ -114,6 +117,7 @@ class CheckpointWriter:
         file = self._files[info.file]
         file.seek(self._offsets[name] + start * ELEMENT_BYTES[info.dtype])
         file.write(piece.view(torch.uint8).numpy().data if size else b"")
+        self._starts.add((name, start))
         self._entries_left[name] -= size
         if not self._entries_left[name]:
             del self.missing[name]
