@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.safety import NOTES, left_out_sentence, record_left_out
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.shape.topology import View
+from sparsebench.sources.cache import write_json
 from sparsebench.steps.contract import Emit, Step, StepReport
 from sparsebench.steps.counting import step_report, zero_in_both
 from sparsebench.steps.zeroing import zeros_in
@@ -137,7 +137,7 @@ class VariantWriters:
             with self._giving_up(target):
                 report = self._verified_report(target, family, seconds, provenance)
                 summary = {key: value for key, value in asdict(report).items() if key != "tensors"}
-                (folder / NOTES).write_text(json.dumps({**summary, **descriptions[target]}, indent=1))
+                write_json(folder / NOTES, {**summary, **descriptions[target]}, indent=1)
                 record_left_out(folder, self.writers[target].left_out)
                 del self.unverified_folders[target]
                 emit(target, report)
