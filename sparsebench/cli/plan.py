@@ -187,13 +187,14 @@ def _emulated_models(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
     ):
         models_by_dtype: dict[str, list[str]] = {}
         for cell in cells:
-            model, dtype = ready.sizes[cell.variant.model], cell.settings.get(key)
-            if dtype and processor.is_emulated(cell.variant.dtype) and model.bytes < 4 * model.parameters:
-                models_by_dtype.setdefault(dtype, []).append(cell.variant.model)
+            model = ready.sizes[cell.variant.model]
+            if key in cell.settings and processor.is_emulated(cell.variant.dtype) and model.bytes < 4 * model.parameters:
+                models_by_dtype.setdefault(cell.compute_dtype(ready.device), []).append(cell.variant.model)
         for dtype, models in models_by_dtype.items():
-            slow = " and slow" if processor.is_emulated(dtype) else ""
+            slow_suffix = " and slow" if processor.is_emulated(dtype) else ""
             model_names = ", ".join(dict.fromkeys(models))
-            yield f"{subject} of {model_names} are in {dtype}{slow}: this CPU emulates 16 bits ({setting} decides)"
+            precision = f"{dtype}{slow_suffix}"
+            yield f"{subject} of {model_names} are in {precision}: this CPU emulates 16 bits ({setting} decides)"
 
 
 def _slow_kernels(cells: list[Cell]) -> Iterator[str]:

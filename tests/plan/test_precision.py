@@ -1,10 +1,12 @@
 """The precision and the place in which cells are calculated."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from sparsebench import environment, processor, records
+from sparsebench.cli.plan import _emulated_models
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
@@ -76,3 +78,12 @@ def test_emulating_16_bits_takes_the_memory_of_float32(
     ready = SimpleNamespace(device="cpu", sizes={"m": size})
     monkeypatch.setattr(environment, "memory", lambda: (2**40, 5 * 10**9))
     assert memory_shortages(ready, work)
+
+
+def test_a_plan_says_in_which_precision_an_emulated_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking(monkeypatch)
+    ready: Any = SimpleNamespace(device="cpu", sizes={"m": ModelSize(10**9, 2 * 10**9)})
+    for asked, precision in (("auto", "float32"), ("bfloat16", "bfloat16 and slow")):
+        plan = planned(models=HALF, runtime={"dtype": asked})
+        (note,) = _emulated_models(ready, [*plan.cells])
+        assert note.startswith(f"latency and memory of m are in {precision}: this CPU emulates 16 bits")
