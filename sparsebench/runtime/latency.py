@@ -113,10 +113,12 @@ def time_phases(
         phase_of = {side: loaded.phases[position] for side, loaded in sides.items()}
         gc.collect()
         gc.disable()
-        phase_samples, steady_sides, joules = _time_phase(
-            phase_of, setting, peers, progress, meter, process, window_seconds
-        )
-        gc.enable()
+        try:
+            phase_samples, steady_sides, joules = _time_phase(
+                phase_of, setting, peers, progress, meter, process, window_seconds
+            )
+        finally:
+            gc.enable()
         samples += phase_samples
         steady_phases += [(phase.name, side) for side in steady_sides]
         energy |= {(phase.name, side): value for side, value in joules.items()}

@@ -1,5 +1,6 @@
 """The schedule of a phase, on a clock of our own: blocks alternate, caps hold, warm-up stops when steady."""
 
+import gc
 from collections import Counter as Counts
 from collections.abc import Callable
 from typing import Any
@@ -145,6 +146,15 @@ def test_a_phase_that_never_settles_is_not_called_steady() -> None:
 def test_a_phase_that_never_settles_is_given_up_after_a_while() -> None:
     _, _, clock = timed(lambda count: 0.01 * 1.2**count, lambda _: 0.01, samples=8, phase_seconds=1e9)
     assert WARM_STEPS[0] < clock.steps.index("variant") < WARM_STEPS[1]
+
+
+def test_a_step_that_fails_leaves_the_garbage_collector_on() -> None:
+    def fails(count: int) -> float:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        timed(fails, fails)
+    assert gc.isenabled()
 
 
 def test_loading_is_one_sample_and_has_no_difference() -> None:
