@@ -34,7 +34,7 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.counting import read_share, step_report, verified_zeros
 from sparsebench.steps.recover.losses import relative_error
-from sparsebench.steps.recover.resume import ResumeFolder, content, versions
+from sparsebench.steps.recover.resume import ResumeFolder, checksum, versions
 
 PUBLISHED_TOKENS = 128 * 512
 """Tokens that the first paper named above trains on."""
@@ -80,7 +80,7 @@ class KeptBlocks:
         """Put the recovered tensors into ``block`` and return its fit; None where they are not kept."""
         if self.folder is None:
             return None
-        blocks = content(self.identity.get("blocks"), *block.tensors.values(), *dense_block.tensors.values())
+        blocks = checksum(self.identity.get("blocks"), *block.tensors.values(), *dense_block.tensors.values())
         self.identity["blocks"] = blocks
         saved = self.folder.read(_file_name(block), self.identity)
         if saved is None:

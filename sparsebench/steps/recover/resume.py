@@ -115,7 +115,7 @@ def versions() -> dict[str, str]:
     return {"sparsebench": __version__} | {name: environment.versions()[name] for name in ("torch", "transformers")}
 
 
-def content(*parts: torch.Tensor | str | None) -> str:
+def checksum(*parts: torch.Tensor | str | None) -> str:
     """Return a checksum of texts and of tensors' shapes, dtypes and values, in order."""
     digest = xxhash.xxh3_128()
     for part in parts:
@@ -142,14 +142,14 @@ def _is_undamaged(path: Path) -> bool:
 
 def _parse_file(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return the facts of a whole file and its tensors, whose memory is a private mapping of the file."""
-    content_bytes = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
-    start = 8 + int(content_bytes[:8].view(torch.int64))
-    header = json.loads(content_bytes[8:start].numpy().tobytes())
+    file_bytes = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    start = 8 + int(file_bytes[:8].view(torch.int64))
+    header = json.loads(file_bytes[8:start].numpy().tobytes())
     facts = json.loads(header.pop("__metadata__")["facts"])
     tensors = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
-        flat = content_bytes[start + begin : start + end].view(torch_dtype(entry["dtype"]))
+        flat = file_bytes[start + begin : start + end].view(torch_dtype(entry["dtype"]))
         tensors[name] = flat.reshape(entry["shape"])
     return facts, tensors
 

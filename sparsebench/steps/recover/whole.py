@@ -35,7 +35,7 @@ from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.counting import step_report, verified_zeros
 from sparsebench.steps.recover import qat, student
 from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw_samples, samples_by_step
-from sparsebench.steps.recover.resume import ResumeFolder, content, versions
+from sparsebench.steps.recover.resume import ResumeFolder, checksum, versions
 from sparsebench.steps.recover.settings import DENSE
 from sparsebench.steps.recover.teacher import Distillation, cross_entropy
 from sparsebench.steps.recover.trainer import Pruning, Trainer
@@ -216,7 +216,7 @@ class Training:
         plan = samples_by_step(text.counts()[:-held_samples], settings.tokens, settings.batch, seed)
         extra: list[torch.nn.Parameter] = []
         loss: Distillation | OwnLoss
-        identity = {"text": content(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}
+        identity = {"text": checksum(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}
         identity |= versions()
         if not teachers:
             words = WordMasking.of(self.parent.folder, model.config.vocab_size) if family == "encoder" else None
@@ -230,7 +230,7 @@ class Training:
             extra = list(loss.projections.parameters())
         weights = TrainedWeights(model, self.parent, self.context.family)
         identity |= {"step": self.step.record(), "seed": seed, "held": held_samples}
-        identity["weights"] = content(*(weight.parameter for weight in weights.trained))
+        identity["weights"] = checksum(*(weight.parameter for weight in weights.trained))
         if scheme := settings.qat_scheme():
             qat.round_forward(weights, scheme)
         return Trainer(
@@ -267,10 +267,10 @@ class Training:
             teacher: Any = load_model(folder, self.context.family, self._arithmetic())
             teacher.requires_grad_(False).to(loss.device)
             loss.parameters += self._parameters_per_token(Checkpoint(folder), loss.text)
-            checksums.append(content(*(part for item in teacher.state_dict().items() for part in item)))
+            checksums.append(checksum(*(part for item in teacher.state_dict().items() for part in item)))
             if settings.top_k and settings.match == "none" and loss.family != "encoder":
                 parameters = {"top_k": settings.top_k, "temperature": settings.temperature}
-                parameters |= {"teacher": checksums[-1], "rows": content(str(rows))}
+                parameters |= {"teacher": checksums[-1], "rows": checksum(str(rows))}
                 loss.store(teacher, resume_folder, {**identity, **parameters}, rows, self._report_stored)
             else:
                 loss.teachers.append(teacher)
