@@ -23,7 +23,6 @@ from sparsebench import __version__, environment, paths
 from sparsebench.models.files.building import reserve, temporary
 from sparsebench.models.files.checkpoint import TensorInfo, safetensors_dtype, torch_dtype
 from sparsebench.models.files.writing import header_bytes
-from sparsebench.paths import create
 
 DIGEST = TensorInfo("xxh3_128", "U8", (16,), "", 0, 16)
 """The checksum of a file is its last tensor."""
@@ -53,21 +52,23 @@ class ResumeFolder:
         that decides the value.
         Raises ModelError where the disk has no room for it.
         """
-        path, tensors = self.folder / name, list[torch.Tensor]()
+        path = self.folder / name
+        tensors: list[torch.Tensor] = []
         facts = {"belongs": identity, "value": _without_tensors(value, tensors), "notes": self.notes}
+        # The largest elements first, so that all are aligned.
+        order = sorted(range(len(tensors)), key=lambda number: -tensors[number].element_size())
         layout = [
-            TensorInfo(str(number), safetensors_dtype(tensor.dtype, name), tuple(tensor.shape))
-            for number, tensor in enumerate(tensors)
+            TensorInfo(str(number), safetensors_dtype(tensors[number].dtype, name), tuple(tensors[number].shape))
+            for number in order
         ]
-        layout.sort(key=lambda info: -tensors[int(info.name)].element_size())  # so that all are aligned
         reserve(self.folder, sum(tensor.nbytes for tensor in tensors))
         header, _ = header_bytes([*layout, DIGEST], {"facts": json.dumps(facts)})
         digest = xxhash.xxh3_128(header)
         with temporary(path) as partial:
-            with create(partial / name, "wb") as file:
+            with paths.create(partial / name, "wb") as file:
                 file.write(header)
-                for info in layout:
-                    tensor_bytes = _bytes_of(tensors[int(info.name)])
+                for number in order:
+                    tensor_bytes = _bytes_of(tensors[number])
                     digest.update(tensor_bytes)
                     file.write(tensor_bytes)
                 file.write(digest.digest())
