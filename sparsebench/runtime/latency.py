@@ -20,6 +20,7 @@ from sparsebench.runtime.results import Setting, Side, TimingSample
 from sparsebench.runtime.workload import Phase
 
 BLOCK = 4
+"""The most steps between two changes of side."""
 GPU_SECONDS = 1.0
 """A side's phase is timed for at least this long on a GPU, where 24 steps can take a tenth of a second."""
 PAIRS = 3
@@ -135,18 +136,19 @@ def _time_phase(
     process: int,
     window_seconds: float,
 ) -> tuple[list[TimingSample], list[Side], dict[Side, float]]:
-    wanted_samples, seconds = math.ceil(setting.samples / setting.processes), setting.phase_seconds / setting.processes
-    longest_block, name = BLOCK, next(iter(sides.values())).name
-    if name == "decode":
-        longest_block = min(
-            BLOCK, setting.workload.generate
-        )  # the model's positions were checked for this workload only
+    """Warm up and time one phase of each side; return its samples, the sides that were steady, and the joules per step."""
+    name = next(iter(sides.values())).name
+    wanted_samples = math.ceil(setting.samples / setting.processes)
+    seconds = setting.phase_seconds / setting.processes
+    longest_block = BLOCK
+    if name == "decode":  # the model's positions were checked for this workload only
+        longest_block = min(BLOCK, setting.workload.generate)
     warm_walls = {side: _warm_up(phase, longest_block, seconds, peers) for side, phase in sides.items()}
-    step = max(median(wall_times[-3:]) for wall_times in warm_walls.values())
+    step_seconds = max(median(wall_times[-3:]) for wall_times in warm_walls.values())
     least_pairs = math.ceil(MIN_PAIRS / setting.processes)
     if setting.processes > 1:
         longest_block = min(longest_block, math.ceil(wanted_samples / PAIRS))
-    block = max(1, min(longest_block, int(seconds / (step * len(sides) * least_pairs))))
+    block = max(1, min(longest_block, int(seconds / (step_seconds * len(sides) * least_pairs))))
     samples: list[TimingSample] = []
     readings: dict[Side, list[float | None]] = {side: [] for side in sides}
     least_seconds = GPU_SECONDS / setting.processes if peers.cuda else 0.0
@@ -155,13 +157,13 @@ def _time_phase(
         enough = pair >= math.ceil(wanted_samples / block) and elapsed >= least_seconds * len(sides)
         if pair >= least_pairs and (enough or elapsed > seconds):
             break
-        if step >= SLOW_SECONDS:  # after warming up, and after each pair
+        if step_seconds >= SLOW_SECONDS:  # after warming up, and after each pair
             progress(name)
         # Alternate which side goes first, so that a drift of the machine hits both alike.
         for side in sorted(sides, reverse=bool((pair + process) % 2)):
             phase = sides[side]
             phase.begin()
-            meter.joules()
+            meter.joules()  # what was used before does not count
             for index in range(block):
                 _, (wall, cpu) = peers.timed(phase.step)
                 samples.append(TimingSample(phase.name, side, pair, index, wall, cpu, process))
@@ -178,7 +180,7 @@ def _time_phase(
 def _joules(phase: Phase, block: int, peers: Peers, meter: EnergyMeter, window_seconds: float) -> float | None:
     """Return the joules per step, over as many steps as fill ``window_seconds``; beginning a block counts too."""
     seconds, steps = 0.0, 0
-    meter.joules()
+    meter.joules()  # what was used before does not count
     while seconds < window_seconds:
         if steps % block == 0:
             phase.begin()
