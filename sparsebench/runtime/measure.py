@@ -42,6 +42,13 @@ PRECISION = 0.02
 """More processes are run where an interval reaches further from its ratio than this share of it."""
 PERCENTAGE = re.compile(r"\d+%")
 """A share in a kernel's description, such as that of the weights read."""
+GPU_OVERHEAD = 1 << 30
+"""Bytes that CUDA's context, the libraries' workspaces and the recorded steps' caches take of each GPU."""
+SMALLER = (
+    "use a smaller dtype or fewer ranks; pack a pruned model and use the sparse engine, which holds its nonzeros only; "
+    "or use a larger machine"
+)
+OFFLOAD = "use the deepspeed-zero3 engine, which keeps parameters in main memory; or a smaller dtype, or more ranks"
 
 
 def measure_latency(
@@ -265,10 +272,10 @@ def _of_dense(message: Message) -> Message:
 
 def _other_kernels(messages: Sequence[Message]) -> Iterator[str]:
     """Yield a note for each kernel that other processes ran than the first: a share that was read is no other kernel."""
-    kernel_of = {PERCENTAGE.sub("", message["kernel"]): message["kernel"] for message in reversed(messages)}
-    counts = Counter(PERCENTAGE.sub("", message["kernel"]) for message in messages)
-    del counts[PERCENTAGE.sub("", messages[0]["kernel"])]
-    yield from (f"{count} of {len(messages)} processes ran {kernel_of[kernel]}" for kernel, count in counts.items())
+    kernels = [PERCENTAGE.sub("", message["kernel"]) for message in messages]
+    for kernel, count in Counter(kernels).items():
+        if kernel != kernels[0]:
+            yield f"{count} of {len(messages)} processes ran {messages[kernels.index(kernel)]['kernel']}"
 
 
 def _measured_family(folder: Path, family: Family) -> Family:
@@ -324,9 +331,10 @@ def _pair_fits(dense: Path, variant: Path, setting: Setting) -> bool:
     if setting.nodes:  # this machine's memory says nothing about theirs
         return True
     variant_bytes, gpu_bytes = model_bytes(variant, setting), _gpu_room(setting)
-    # CUDA's context, the libraries' workspaces and the recorded steps' caches take a part of each GPU.
-    if gpu_bytes is not None and (working_bytes(dense, setting) + variant_bytes) // setting.ranks > gpu_bytes - 2**30:
-        return False
+    if gpu_bytes is not None:
+        rank_bytes = (working_bytes(dense, setting) + variant_bytes) // setting.ranks
+        if rank_bytes > gpu_bytes - GPU_OVERHEAD:
+            return False
     return footprint(dense, setting) + variant_bytes <= environment.memory()[1]
 
 
@@ -335,13 +343,6 @@ def _gpu_room(setting: Setting) -> int | None:
     if setting.device == "cpu" or engines()[setting.engine].offloads:
         return None
     return devices.free_memory("cuda" if setting.device == "auto" else setting.device, setting.ranks)
-
-
-SMALLER = (
-    "use a smaller dtype or fewer ranks; pack a pruned model and use the sparse engine, which holds its nonzeros only; "
-    "or use a larger machine"
-)
-OFFLOAD = "use the deepspeed-zero3 engine, which keeps parameters in main memory; or a smaller dtype, or more ranks"
 
 
 def _check_fits(folder: Path, setting: Setting) -> None:
