@@ -1,7 +1,4 @@
-"""Group the neurons of every feed-forward part, and write the folders that hold the grouping.
-
-A part's activity on the text is recorded too: how often experts are chosen, how often their neurons are active together.
-"""
+"""Group the neurons of every feed-forward part, and write the folders that hold the grouping."""
 
 from __future__ import annotations
 
@@ -26,6 +23,7 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.counting import read_share, step_report
 from sparsebench.steps.moefy import routers
+from sparsebench.steps.moefy.activity import activity_of
 from sparsebench.steps.moefy.grouping import group_neurons
 from sparsebench.steps.moefy.routers import NeuronStatistics
 from sparsebench.steps.moefy.settings import COUNTED, Moefy
@@ -102,7 +100,8 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
                         config = _experts_config(step, (part.paths,))
                         router_tables = tables or {"norms": weights.norms}
                         module = ExpertRouter(config, grouping.assignment, router_tables, statistics.function)
-                        activities[step].append(activity(module, statistics, part))
+                        row = activity_of(part.stack, part.layer, part.paths.down, module, statistics)
+                        activities[step].append(row)
             if context.progress:
                 context.progress(done, len(parts))
     seconds = time.perf_counter() - started
@@ -196,56 +195,3 @@ def _statistics(block: Block, part: FeedForwardPart) -> NeuronStatistics:
 def _experts_config(step: Step, parts: tuple[FeedForward, ...]) -> ExpertsConfig:
     settings: Moefy = step.settings
     return ExpertsConfig(settings.router, settings.experts, settings.active_experts, settings.shared or 0, parts)
-
-
-ROWS = 512
-"""Tokens that are routed at once."""
-
-
-def activity(router: ExpertRouter, statistics: NeuronStatistics, part: FeedForwardPart) -> Activity:
-    """Return one part's row of the ledger's table, from its inputs and neurons' values in the unchanged model."""
-    return Activity(
-        part.stack,
-        part.layer,
-        part.paths.down,
-        statistics.magnitudes.near_zero,
-        uses=expert_uses(router, torch.cat(statistics.inputs), torch.cat(statistics.values)),
-        together=coactivation_inside(statistics.counts, router.assignment),
-        inside=share_inside(statistics.gram("coactivation"), router.assignment),
-    )
-
-
-def expert_uses(router: ExpertRouter, inputs: torch.Tensor, neurons: torch.Tensor) -> tuple[float, ...]:
-    """Return the share of the tokens for which each expert is computed; experts that all tokens share are left out.
-
-    Tokens are the rows of ``inputs`` (tokens, in) and ``neurons`` (tokens, neurons).
-    """
-    config = router.experts_config
-    counts = torch.zeros(config.experts)
-    for input_rows, neuron_rows in zip(inputs.split(ROWS), neurons.split(ROWS), strict=True):
-        counts += router.chosen_experts(input_rows, neuron_rows).sum(0)
-    return tuple((counts / len(inputs)).tolist()[config.shared :])
-
-
-def coactivation_inside(counts: torch.Tensor | None, assignment: torch.Tensor) -> float | None:
-    """Return how often two neurons of one expert are active for the same token, over how often any two neurons are.
-
-    ``counts`` (neurons, neurons) is how often two are active together, ``assignment`` (neurons,) each neuron's expert.
-    None where there are no counts, no two neurons are ever active together, or every expert has only one neuron.
-    """
-    if counts is None:
-        return None
-    pairs = ~torch.eye(len(counts), dtype=torch.bool)
-    same = pairs & (assignment[:, None] == assignment)
-    mean = float(counts[pairs].mean())
-    return float(counts[same].mean()) / mean if mean and bool(same.any()) else None
-
-
-def share_inside(gram: torch.Tensor, assignment: torch.Tensor) -> float | None:
-    """Return the share of all pairs' co-activation, ``gram`` (neurons, neurons), inside experts: 1 minus the cut.
-
-    ``assignment`` (neurons,) is each neuron's expert. None where no two neurons are ever active together.
-    """
-    pairs = gram.clone().fill_diagonal_(0)
-    total = float(pairs.sum())
-    return float(pairs[assignment[:, None] == assignment].sum()) / total if total else None

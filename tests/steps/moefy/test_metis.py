@@ -12,8 +12,8 @@ from sparsebench.errors import UserError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.skipping import experts_of
 from sparsebench.plan.fingerprint import step_id
+from sparsebench.steps.moefy.activity import share_inside
 from sparsebench.steps.moefy.grouping import even_groups, group_neurons, metis_groups
-from sparsebench.steps.moefy.making import share_inside
 from sparsebench.steps.registry import label, recorded, single
 from tests.models.replaying import written
 from tests.steps.skip.making import made

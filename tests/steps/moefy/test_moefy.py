@@ -12,8 +12,8 @@ from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import EXPERTS_KEY, ROUTERS, experts_of
 from sparsebench.models.shape.topology import Part, prunable_parts
+from sparsebench.steps.moefy.activity import coactivation_inside, share_inside
 from sparsebench.steps.moefy.grouping import group_neurons
-from sparsebench.steps.moefy.making import coactivation_inside, share_inside
 from sparsebench.steps.moefy.settings import COUNTED
 from sparsebench.steps.registry import single
 from tests.models.replaying import written
