@@ -11,7 +11,7 @@ import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.building import removed_on_error, temporary
-from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.files.writing import copy_checkpoint
 from sparsebench.models.modules.moefied import ExpertRouter
@@ -91,14 +91,14 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
             gram = statistics.gram(first.name) if statistics and first.name in COUNTED else weights.gram()
             grouping = group_neurons(first.name, gram, experts, shared, context.seed, partition)
             assignments[part.paths] = grouping.assignment
+            dtype = torch_dtype(checkpoint.tensors[part.matrices["down"]].dtype)
             for router, tensors in router_tensors.items():
                 tables = routers.router_tables(router, weights, grouping, experts, statistics, context.seed)
-                dtype = matrix(part.matrices["down"]).dtype
                 tensors |= {part.paths.name(name): table.to(dtype) for name, table in tables.items()}
                 for step in targets:
                     if statistics and step.settings.router == router:
                         config = _experts_config(step, (part.paths,))
-                        router_tables = tables or {"norms": weights.norms}
+                        router_tables = tables or {"norms": weights.norms}  # the oracle stores none
                         module = ExpertRouter(config, grouping.assignment, router_tables, statistics.function)
                         row = activity_of(part.stack, part.layer, part.paths.down, module, statistics)
                         activities[step].append(row)
