@@ -20,6 +20,9 @@ from sparsebench.models.shape.architectures import per_layer_widths
 from sparsebench.models.shape.axes import POSITION_TABLE, Axis, Cut, ModelShape, with_expert_number
 from sparsebench.models.shape.topology import spellings, with_block_number
 
+_NUMBERED = ("moe_layers", "mlp_only_layers")
+"""Keys of config.json that list blocks by number: those that have experts, and those that have none."""
+
 
 @dataclass
 class Smaller:
@@ -47,7 +50,7 @@ class Smaller:
                 self._moved |= {name: None if number is None else with_expert_number(name, number) for name in names}
 
     @property
-    def loads(self) -> str:
+    def loading_note(self) -> str:
         """A note on the key of config.json that stock transformers refuses; empty where it loads the model."""
         widths = {**self.shape.checkpoint.config, **self.config}.get(PER_LAYER)
         return f"config.json has `{PER_LAYER}`: sparsebench loads it, stock transformers refuses it" if widths else ""
@@ -105,7 +108,7 @@ class Smaller:
     def layout(self) -> list[TensorInfo]:
         """Return the tensors of the smaller model."""
         tensors = self.shape.checkpoint.tensors
-        stored: list[tuple[str, str, tuple[int, ...]]] = []
+        remaining: list[tuple[str, str, tuple[int, ...]]] = []
         for info in tensors.values():
             name = self.new_name(info.name)
             if name is None:
@@ -113,13 +116,13 @@ class Smaller:
             # All experts keep the same number of entries: the first one stands for them.
             expert = 0 if self.by_expert(info.name) else None
             indices = [self.kept_index(info.name, dim, expert) for dim in range(len(info.shape))]
-            lengths = tuple(
+            new_shape = tuple(
                 length if index is None else len(index) for length, index in zip(info.shape, indices, strict=True)
             )
-            stored.append((name, info.dtype, lengths))
+            remaining.append((name, info.dtype, new_shape))
         for name, length in self.biases.items():
-            stored.append((name, tensors[name.removesuffix("bias") + "weight"].dtype, (length,)))
-        return lay_out(stored)
+            remaining.append((name, tensors[name.removesuffix("bias") + "weight"].dtype, (length,)))
+        return lay_out(remaining)
 
 
 def without_blocks(shape: ModelShape, removed: Mapping[str, Sequence[int]]) -> Smaller:
@@ -135,10 +138,6 @@ def without_blocks(shape: ModelShape, removed: Mapping[str, Sequence[int]]) -> S
     if "num_hidden_layers" in shape.checkpoint.config and "encoder" in kept_blocks and len(shape.blocks) == 2:
         config["num_hidden_layers"] = len(kept_blocks["encoder"])
     return Smaller(shape, blocks=kept_blocks, config=config)
-
-
-_NUMBERED = ("moe_layers", "mlp_only_layers")
-"""Keys of config.json that list blocks by number: those that have experts, and those that have none."""
 
 
 def per_block_keys(config: Mapping[str, Any], block_count: int, kept_blocks: Sequence[int]) -> dict[str, Any]:
@@ -157,14 +156,14 @@ def per_block_keys(config: Mapping[str, Any], block_count: int, kept_blocks: Seq
     for key in _NUMBERED:
         if key in full_config and (config.get(key) is not None or full_config[key]):
             changed[key] = [number for number, layer in enumerate(kept_blocks) if layer in (full_config[key] or ())]
-    if isinstance(step := full_config.get("decoder_sparse_step"), int) and step > 1:
+    if isinstance(sparse_step := full_config.get("decoder_sparse_step"), int) and sparse_step > 1:
         # Blocks that have no experts because of their number are now listed.
         without_experts = {*(full_config["mlp_only_layers"] or ())}
-        without_experts |= {layer for layer in range(block_count) if (layer + 1) % step}
+        without_experts |= {layer for layer in range(block_count) if (layer + 1) % sparse_step}
         changed["decoder_sparse_step"] = 1
         changed["mlp_only_layers"] = [number for number, layer in enumerate(kept_blocks) if layer in without_experts]
-    if isinstance(dense := full_config.get("first_k_dense_replace"), int):
-        changed["first_k_dense_replace"] = sum(layer < dense for layer in kept_blocks)
+    if isinstance(first_dense := full_config.get("first_k_dense_replace"), int):
+        changed["first_k_dense_replace"] = sum(layer < first_dense for layer in kept_blocks)
     for key, value in full_config.items():
         if "layer" in key and key not in _NUMBERED and isinstance(value, list) and len(value) == block_count:
             differs = any(entry != value[0] for entry in value)
@@ -188,7 +187,7 @@ def stock_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> 
     except (ModelError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         problem = f"stock transformers has no {config.get('model_type')} of this shape: {reason}"
-        raise UnsupportedError(problem, "other numbers") from error
+        raise UnsupportedError(problem, "choose other numbers") from error
 
 
 def write_smaller(
@@ -196,14 +195,14 @@ def write_smaller(
     family: Family,
     folder: Path,
     provenance: Mapping[str, Any],
-    ready: Mapping[str, torch.Tensor] | None = None,
+    ready: Mapping[str, torch.Tensor] = {},
 ) -> CheckpointWriter:
     """Write the smaller model; tensors of ``ready`` (by their names there) replace what would be cut from the checkpoint.
 
     Return the closed writer, whose ``left_out`` lists what was left out of the folder.
     """
     with open_writer(smaller, family, folder) as writer:
-        for name, tensor in (ready or {}).items():
+        for name, tensor in ready.items():
             writer.write(name, tensor)
         write_rest(smaller, writer, provenance)
     return writer
@@ -256,4 +255,5 @@ def write_rest(smaller: Smaller, writer: CheckpointWriter, provenance: Mapping[s
         if name in writer.missing:
             info = writer.missing[name]
             writer.write(name, torch.zeros(info.shape, dtype=torch_dtype(info.dtype)))
-    writer.close({**provenance, **({"loads": smaller.loads} if smaller.loads else {})})
+    loads = {"loads": smaller.loading_note} if smaller.loading_note else {}
+    writer.close({**provenance, **loads})

@@ -50,7 +50,7 @@ def make(
             smaller = cut_model.without_blocks(shape, removed)
             described = {**step.provenance(context.family, context.seed), "removed": removed, **provenance}
             writer = cut_model.write_smaller(smaller, context.family, targets[step], described)
-            words = [*_kept_notes(shape, removed), smaller.loads, left_out_sentence(writer.left_out)]
+            words = [*_kept_notes(shape, removed), smaller.loading_note, left_out_sentence(writer.left_out)]
             notes[step] = "; ".join(filter(None, words))
     seconds = time.perf_counter() - started
     for step, note in notes.items():

@@ -225,7 +225,7 @@ class GateTraining(Training):
         writer = cut_model.write_smaller(smaller, self.context.family, folder, {**provenance, "missed": missed}, ready)
         stay_note = choosing.cut_note(self.plan.shape, {axis: len(units) for axis, units in kept_units.items()})
         target_note = f"the gates expected a sparsity {missed:.2g} off the target when they were closed"
-        return [stay_note, target_note, smaller.loads, left_out_sentence(writer.left_out)]
+        return [stay_note, target_note, smaller.loading_note, left_out_sentence(writer.left_out)]
 
 
 def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: None, emit: Emit) -> None:

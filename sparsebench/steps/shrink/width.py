@@ -260,7 +260,7 @@ class _WidthPass:
         documents = self.documents.get(_score_key(plan.step).document_settings)
         labels = documents.note(plan.step) if documents else ""
         code = left_out_sentence(draft.writer.left_out)
-        words = (choosing.cut_note(self.shape, remaining), labels, unseen, draft.smaller.loads, code)
+        words = (choosing.cut_note(self.shape, remaining), labels, unseen, draft.smaller.loading_note, code)
         return step_report(
             plan.folder,
             self.context.family,
