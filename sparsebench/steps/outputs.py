@@ -64,12 +64,17 @@ class VariantWriters:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind:
             self._abort_writers()
-            for folder in self.unverified_folders.values():
-                shutil.rmtree(folder, ignore_errors=True)  # a folder with its final name would pass for complete
+            for target in [*self.unverified_folders]:
+                self._remove_unverified(target)
 
     def _abort_writers(self) -> None:
         for writer in self.writers.values():
             writer.abort()
+
+    def _remove_unverified(self, target: Step) -> None:
+        """Remove a variant's folder if it has its final name and would pass for complete."""
+        if folder := self.unverified_folders.pop(target, None):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def give_up(self, targets: Iterable[Step], error: SparsebenchError) -> None:
         """Give up some variants; the others go on. Raises the error where no other is left."""
@@ -130,11 +135,11 @@ class VariantWriters:
         """
         descriptions = {target: {"family": family, **target.record(), **provenance} for target in self.writers}
         for target, description in descriptions.items():
-            with self._giving_up(target):
+            with self._removing_on_error(target):
                 self.unverified_folders[target] = self.writers[target].close(description)
         seconds = time.perf_counter() - self.started
         for target, folder in [*self.unverified_folders.items()]:
-            with self._giving_up(target):
+            with self._removing_on_error(target):
                 report = self._verified_report(target, family, seconds, provenance)
                 summary = {key: value for key, value in asdict(report).items() if key != "tensors"}
                 write_json(folder / NOTES, {**summary, **descriptions[target]}, indent=1)
@@ -143,15 +148,14 @@ class VariantWriters:
                 emit(target, report)
 
     @contextmanager
-    def _giving_up(self, target: Step) -> Iterator[None]:
+    def _removing_on_error(self, target: Step) -> Iterator[None]:
         """Where the body fails, give this variant up, and remove its folder."""
         try:
             yield
         except SparsebenchError as error:
             self.errors[target] = error
             self.writers[target].abort()
-            if folder := self.unverified_folders.pop(target, None):
-                shutil.rmtree(folder, ignore_errors=True)  # a folder with its final name would pass for complete
+            self._remove_unverified(target)
 
     def _verified_report(self, target: Step, family: str, seconds: float, provenance: Mapping[str, Any]) -> StepReport:
         """Return what a variant achieved. Raises ModelError where fewer zeros are on disk than were written."""
