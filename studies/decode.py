@@ -33,7 +33,7 @@ from sparsebench.runtime import Workload, memory
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.kernels import linear
-from sparsebench.runtime.workload import Decode, Prefill, inputs
+from sparsebench.runtime.workload import Decode, Prefill, draw_prompt
 from sparsebench.steps.contract import Context
 from sparsebench.steps.prune.sweep import make_pruned
 from sparsebench.steps.quantize.sweep import make_quantized
@@ -101,7 +101,7 @@ class Runner:
             self.model = made.load(source, PROMPT + 64, False)
         self.loading = time.perf_counter() - start
         memory.copy_out(self.model.module)
-        prompt = inputs(self.model.module.config.to_dict(), Workload(1, PROMPT, 64))
+        prompt = draw_prompt(self.model.module.config.to_dict(), Workload(1, PROMPT, 64))
         self.prefill = Prefill(self.model, prompt)
         self.decode = Decode(self.prefill, keep_cache=True)
         self.engine, self.times, self.prefills = made, [], []

@@ -45,7 +45,7 @@ from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.latency import LoadedModel, Peers
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.results import Setting, TimingSample, Workload
-from sparsebench.runtime.workload import Phase, inputs, phases
+from sparsebench.runtime.workload import Phase, draw_prompt, phases
 
 STAND_INS = {"floor": "dense", "equal": "magnitude", "slow": "random"}
 """The methods of the variants whose records a trial's measurements become."""
@@ -76,7 +76,7 @@ def loaded(folder: Path, family: str, setting: Setting) -> tuple[Any, list[Phase
     model = load_model(folder, family)  # type: ignore[arg-type]
     memory.copy_out(model)
     config = json.loads((folder / "config.json").read_text())
-    made = phases(Plain(model), family, inputs(config, setting.workload), setting.workload.generate)
+    made = phases(Plain(model), family, draw_prompt(config, setting.workload), setting.workload.generate)
     return model, [phase for phase in made if phase.name != "generate"]
 
 

@@ -133,11 +133,11 @@ def _distance(folder: Path, family: Family, out: Path) -> float:
 
     from sparsebench.models.modules.load import load_model
     from sparsebench.runtime.parity import distance
-    from sparsebench.runtime.workload import inputs
+    from sparsebench.runtime.workload import draw_prompt
 
     logging.disable_progress_bar()
     config = Checkpoint(folder).config
-    ids = inputs(config, Workload(1, TOKENS, 0)).ids
+    ids = draw_prompt(config, Workload(1, TOKENS, 0)).ids
     model_inputs = {"input_ids": ids}
     if config.get("is_encoder_decoder") and not has_classifier(config):
         model_inputs["decoder_input_ids"] = ids
@@ -160,13 +160,13 @@ def _write_gguf(folder: Path, family: Family, out: Path) -> float:
     """Write one GGUF file, or copy that of a variant which is one, and load it with llama.cpp, which compares its logits."""
     from sparsebench.runtime.engines.base import SavedModel
     from sparsebench.runtime.engines.llamacpp import LlamaCpp
-    from sparsebench.runtime.workload import inputs
+    from sparsebench.runtime.workload import draw_prompt
 
     with TemporaryDirectory() as scratch:
         source, engine = SavedModel(folder, family), LlamaCpp(Path(scratch))
         engine.start(0, 1)
         engine.prepare([source])
-        parity = engine.parity(source, inputs(Checkpoint(folder).config, Workload(1, TOKENS, 0)))
+        parity = engine.parity(source, draw_prompt(Checkpoint(folder).config, Workload(1, TOKENS, 0)))
         shutil.copy2(engine.file(source), out / GGUF_FILE)
     return parity.relative_l2
 

@@ -22,7 +22,7 @@ from sparsebench.runtime.latency import LoadedModel, Peers
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.refusals import rank_refusal
 from sparsebench.runtime.results import RankJob, Setting, Side
-from sparsebench.runtime.workload import Prompt, inputs, phases
+from sparsebench.runtime.workload import Prompt, draw_prompt, phases
 
 NO_METER = "none: the ranks are on several nodes"
 
@@ -136,7 +136,7 @@ class StartedRank:
 
     def prompt(self, folder: Path) -> Prompt:
         """Return the workload's inputs on this rank's device, in the vocabulary of the model in ``folder``."""
-        return inputs(bounded.read_object(folder / "config.json"), self.setting.workload, self.device)
+        return draw_prompt(bounded.read_object(folder / "config.json"), self.setting.workload, self.device)
 
     def saved(self, folder: Path) -> SavedModel:
         """Return the model in a folder, as the setting runs it."""

@@ -31,7 +31,8 @@ class Phase:
 
     name: str
     cache: Any = ()
-    """The keys and values, or states, that are kept between tokens; None where the model keeps them to itself."""
+    """The keys and values, or states, that are kept between tokens; None before the first step, and where the model keeps
+    them to itself."""
 
     def begin(self) -> None:
         """Bring the state to where a block of steps may start; not timed."""
@@ -68,7 +69,7 @@ class Prompt:
     mask: torch.Tensor
 
 
-def inputs(config: Mapping[str, Any], workload: Workload, device: str = "cpu") -> Prompt:
+def draw_prompt(config: Mapping[str, Any], workload: Workload, device: str = "cpu") -> Prompt:
     """Return the prompt as tensors on ``device``."""
     ids = torch.tensor(token_ids(config, workload), dtype=torch.int64, device=device)
     return Prompt(ids, torch.ones_like(ids))
@@ -113,7 +114,8 @@ class Prefill(Phase):
         self.arguments: dict[str, Any] = {"use_cache": True}
         if "logits_to_keep" in parameters:
             self.arguments["logits_to_keep"] = 1  # as `generate` does
-        self.start = prompt.ids[:, :1] * 0 + start_token(model.module.config) if encode else None
+        # The decoder's first token.
+        self.start = torch.full_like(prompt.ids[:, :1], start_token(model.module.config)) if encode else None
 
     def begin(self) -> None:
         """Run the encoder where it has not run yet; that is not timed here."""

@@ -19,7 +19,7 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.runtime import Setting, Workload, all_reduce, memory
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.footprint import footprint
-from sparsebench.runtime.workload import inputs, phases
+from sparsebench.runtime.workload import draw_prompt, phases
 from sparsebench.sources import Cache
 
 
@@ -71,7 +71,7 @@ def test_a_prompt_multiplies_by_the_head_without_copying_it(tiny_llama: Path, wa
     """Of a weight that needs no gradient torch 2.13 copies the transpose, for a batch of products (``bmm``)."""
     checkpoint = Checkpoint(tiny_llama)
     model = load_model(tiny_llama, "decoder") if way == "loaded" else build_model(checkpoint, "decoder")
-    prompt = inputs(checkpoint.config, Workload(1, 16, 2))
+    prompt = draw_prompt(checkpoint.config, Workload(1, 16, 2))
 
     def batched() -> bool:
         step = next(one for one in phases(Plain(model), "decoder", prompt, 2) if one.name == "prefill")
@@ -93,7 +93,7 @@ def test_a_cache_is_counted_to_the_byte(name: str, family: Family, request: pyte
     folder = request.getfixturevalue(name)
     config, loaded = Checkpoint(folder).config, load_model(folder, family)
     work = Workload(batch=2, prompt=5, generate=3)
-    made = {one.name: one for one in phases(Plain(loaded), family, inputs(config, work), 3, keep_cache=False)}
+    made = {one.name: one for one in phases(Plain(loaded), family, draw_prompt(config, work), 3, keep_cache=False)}
     made["decode"].begin()
     for _ in range(work.generate):
         made["decode"].step()

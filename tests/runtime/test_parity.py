@@ -13,7 +13,7 @@ from sparsebench.models.files.families import cache_name
 from sparsebench.models.modules.load import load_model
 from sparsebench.runtime import Workload
 from sparsebench.runtime.parity import Parity, check_parity, checked, shorten
-from sparsebench.runtime.workload import inputs
+from sparsebench.runtime.workload import draw_prompt
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_a_shortened_model_has_fewer_equal_blocks(fixture: str, family: Any, req
     assert shorten(model, 1) == 1
     assert sum(value.numel() for value in model.parameters()) < before
     assert {tuple(value.shape) for value in model.parameters()} <= widths
-    prompt = inputs(model.config.to_dict(), Workload(1, 8, 2))
+    prompt = draw_prompt(model.config.to_dict(), Workload(1, 8, 2))
     assert check_parity(model, lambda one: one, family, prompt, wraps_only=True).relative_l2 == 0.0
 
 
@@ -57,7 +57,7 @@ def _broken(model: Any) -> Any:
 def test_a_wrong_result_and_a_model_that_does_not_run_are_told_apart(tiny_llama: Path) -> None:
     def judged(wrap: Any) -> None:
         model = load_model(tiny_llama, "decoder")
-        check_parity(model, wrap, "decoder", inputs(model.config.to_dict(), Workload(1, 8, 2)), wraps_only=False)
+        check_parity(model, wrap, "decoder", draw_prompt(model.config.to_dict(), Workload(1, 8, 2)), wraps_only=False)
 
     with pytest.raises(ParityError, match="relative L2"):
         judged(_off_by_a_little)
@@ -81,7 +81,7 @@ def test_an_engine_that_forgets_its_cache_is_caught(fixture: str, family: Any, r
         return model
 
     model = load_model(request.getfixturevalue(fixture), family)
-    prompt = inputs(model.config.to_dict(), Workload(1, 8, 2))
+    prompt = draw_prompt(model.config.to_dict(), Workload(1, 8, 2))
     with pytest.raises(ParityError, match="relative L2"):
         check_parity(model, forgetful, family, prompt, wraps_only=False)
 

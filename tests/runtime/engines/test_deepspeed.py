@@ -12,7 +12,7 @@ from sparsebench.runtime import Setting, Workload, footprint
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
 from sparsebench.runtime.engines.deepspeed import DeepSpeed
 from sparsebench.runtime.footprint import cut_first
-from sparsebench.runtime.workload import inputs
+from sparsebench.runtime.workload import draw_prompt
 
 
 class Uncut(DeepSpeed):
@@ -46,7 +46,7 @@ def test_widening_behind_the_cut_changes_no_weight_no_buffer_and_no_output(tiny_
         assert tensor.dtype == expected[name].dtype, name
         assert torch.equal(tensor, expected[name]), name
     config = after.module.config.to_dict()
-    prompt = inputs(config, Workload(prompt=16, generate=4))
+    prompt = draw_prompt(config, Workload(prompt=16, generate=4))
     with torch.inference_mode():
         ours, theirs = (one(input_ids=prompt.ids, attention_mask=prompt.mask).logits for one in (after, before))
     assert ours.dtype == torch.float32

@@ -10,7 +10,7 @@ from sparsebench.runtime import Setting, Workload, check_model, engine_refusal
 from sparsebench.runtime.engines import llamacpp as engine
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.measure import measure_memory, measure_pair
-from sparsebench.runtime.workload import inputs
+from sparsebench.runtime.workload import draw_prompt
 from tests.models.test_gguf_writer import ABSENT, tiny
 from tests.steps.quantize.test_gguf import quantized
 
@@ -44,7 +44,7 @@ def test_a_wrong_file_is_found_by_its_logits(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason=ABSENT)
     dense, other = tiny("llama", tmp_path / "dense"), tiny("llama", tmp_path / "other", rms_norm_eps=0.1)
     source, wrong = (SavedModel(folder, "decoder") for folder in (dense, other))
-    prompt = inputs({"vocab_size": 96}, Workload(prompt=40))
+    prompt = draw_prompt({"vocab_size": 96}, Workload(prompt=40))
     running = engine.LlamaCpp()
     running.prepare([source, wrong])
     assert running.parity(source, prompt).relative_l2 < 0.01
@@ -79,7 +79,7 @@ def test_where_the_package_is_missing_it_says_how_to_get_it(monkeypatch: pytest.
 def test_an_encoder_is_timed_by_its_forward_pass(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason=ABSENT)
     source = SavedModel(tiny("bert", tmp_path / "dense"), "encoder")
-    running, prompt = engine.LlamaCpp(), inputs({"vocab_size": 96}, Workload(prompt=40))
+    running, prompt = engine.LlamaCpp(), draw_prompt({"vocab_size": 96}, Workload(prompt=40))
     running.prepare([source])
     assert running.parity(source, prompt).relative_l2 < 0.01
     (forward,) = running.load(source, 44, False).phases(prompt, 4)

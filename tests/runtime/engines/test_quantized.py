@@ -14,7 +14,7 @@ from sparsebench.runtime import Setting, Workload, check_supported, measure_late
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.footprint import model_bytes
-from sparsebench.runtime.workload import inputs
+from sparsebench.runtime.workload import draw_prompt
 from sparsebench.steps.contract import Step
 from tests.making import make, quantize_step
 from tests.runtime.engines.pruned import FAMILIES, gpt2, prune
@@ -39,7 +39,7 @@ def test_hf_runs_integers(name: str, bits: str, dtype: str, request: pytest.Fixt
     source = SavedModel(quantized(dense, family, WAYS[bits], tmp_path / bits), family, dtype)
     found = engine("hf")
     found.start(0, 1)
-    judged = found.parity(source, inputs(Checkpoint(dense).config, WORK))
+    judged = found.parity(source, draw_prompt(Checkpoint(dense).config, WORK))
     assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance < 0.1 and not judged.wraps_only
     loaded = found.load(source, 20, False)
     assert loaded.module.dtype == getattr(torch, dtype)
@@ -60,7 +60,7 @@ def test_the_sparse_engine_multiplies_integers_without_zeros(
     source = SavedModel(quantized(pruned, family, WAYS[bits], tmp_path / bits), family, "bfloat16")
     found = engine("sparse")
     found.start(0, 1)
-    judged = found.parity(source, inputs(Checkpoint(dense).config, WORK))
+    judged = found.parity(source, draw_prompt(Checkpoint(dense).config, WORK))
     assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance < 0.1 and not judged.wraps_only
     loaded = found.load(source, 20, False)
     layout = "bitmask" if zeros else "dense"
@@ -73,7 +73,7 @@ def test_deepspeed_wraps_them_at_one_rank(tiny_llama: Path, tmp_path: Path) -> N
     source = SavedModel(quantized(tiny_llama, "decoder", WAYS["int8"], tmp_path / "out"), "decoder", "bfloat16")
     found = engine("deepspeed")
     found.start(0, 1)
-    judged = found.parity(source, inputs(Checkpoint(tiny_llama).config, WORK))
+    judged = found.parity(source, draw_prompt(Checkpoint(tiny_llama).config, WORK))
     assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance
     found.load(source, 20, False)
     assert "_weight_int8pack_mm" in found.kernel

@@ -16,7 +16,7 @@ from sparsebench.runtime import Setting, Workload, check_supported, measure_late
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.kernels import Kernels, kernels
-from sparsebench.runtime.workload import inputs
+from sparsebench.runtime.workload import draw_prompt
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import single
 from tests.runtime.engines.pruned import FAMILIES, gpt2, prune
@@ -54,7 +54,7 @@ def test_it_is_the_masked_model(
     source = SavedModel(tmp_path / "out", family, dtype)
     found = engine("skip")
     found.start(0, 1)
-    judged = found.parity(source, inputs(Checkpoint(parent).config, WORK))
+    judged = found.parity(source, draw_prompt(Checkpoint(parent).config, WORK))
     assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance and not judged.wraps_only
     loaded = found.load(source, 20, False)
     memory.copy_out(loaded.module)
@@ -64,7 +64,9 @@ def test_it_is_the_masked_model(
         with torch.inference_mode():
             loaded.generate(torch.tensor([[5]]), max_new_tokens=3, do_sample=False)
         assert "100%" not in found.kernel
-    assert engine("skip").parity(SavedModel(parent, family, dtype), inputs(Checkpoint(parent).config, WORK)) is None
+    assert (
+        engine("skip").parity(SavedModel(parent, family, dtype), draw_prompt(Checkpoint(parent).config, WORK)) is None
+    )
 
 
 def test_the_plain_engine_computes_with_all_and_says_so(tiny_llama: Path, tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_zeros_and_skipping_save_together(step: Step, tiny_llama: Path, tmp_path
     made(tmp_path / "pruned", "decoder", {step: tmp_path / "out"})
     source, found = SavedModel(tmp_path / "out", "decoder", "float32"), engine("skip")
     found.start(0, 1)
-    judged = found.parity(source, inputs(Checkpoint(tiny_llama).config, WORK))
+    judged = found.parity(source, draw_prompt(Checkpoint(tiny_llama).config, WORK))
     assert judged is not None and judged.relative_l2 <= judged.tolerance
     loaded, kernel = found.load(source, 20, False), kernels()
     assert isinstance(kernel, Kernels)

@@ -24,7 +24,7 @@ from sparsebench.runtime.kernels import KernelLinear
 from sparsebench.runtime.kernels.linear import TILING
 from sparsebench.runtime.kernels.matrix import LEVELS
 from sparsebench.runtime.parity import distance, outputs
-from sparsebench.runtime.workload import Prompt, inputs
+from sparsebench.runtime.workload import Prompt, draw_prompt
 from sparsebench.storage import pack
 from tests.making import make, prune_step
 from tests.models.replaying import stock, written
@@ -48,7 +48,7 @@ def started() -> Sparse:
 
 
 def prompt(config: Mapping[str, Any]) -> Prompt:
-    return inputs(config, Workload(1, 12, 2))
+    return draw_prompt(config, Workload(1, 12, 2))
 
 
 def sparse_layers(module: torch.nn.Module) -> dict[str, torch.nn.Module]:

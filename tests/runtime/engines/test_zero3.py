@@ -15,7 +15,7 @@ from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.zero3 import NOTE, Zero3, cut_parameters
 from sparsebench.runtime.footprint import footprint
-from sparsebench.runtime.workload import inputs
+from sparsebench.runtime.workload import draw_prompt
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def test_parameters_are_gathered_for_a_layer_and_let_go(wide: Path, alone: Zero3
         block.self_attn.q_proj.register_forward_pre_hook(lambda *_: seen.append(weight.numel()))
         block.mlp.register_forward_hook(lambda *_: seen.append(weight.numel()))
         seen.append(weight.numel())
-        prompt = inputs(Checkpoint(wide).config, Workload(1, 12, 2))
+        prompt = draw_prompt(Checkpoint(wide).config, Workload(1, 12, 2))
         plain: Any = source.load_plain()
         expected = plain(input_ids=prompt.ids, attention_mask=prompt.mask).logits
         found = made(input_ids=prompt.ids, attention_mask=prompt.mask).logits
@@ -68,7 +68,7 @@ def test_parameters_are_gathered_for_a_layer_and_let_go(wide: Path, alone: Zero3
 
 
 def test_parity_is_evidence_and_a_model_does_not_outlive_its_use(wide: Path, alone: Zero3) -> None:
-    judged = alone.parity(SavedModel(wide, "decoder"), inputs(Checkpoint(wide).config, Workload(1, 12, 2)))
+    judged = alone.parity(SavedModel(wide, "decoder"), draw_prompt(Checkpoint(wide).config, Workload(1, 12, 2)))
     assert judged is not None
     assert (judged.wraps_only, judged.dtype) == (False, "float32")
     assert judged.relative_l2 < 1e-6
