@@ -10,7 +10,7 @@ from sparsebench.models.files.families import dimensions, family_of
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.shape.topology import part
 from sparsebench.runtime.engines import engines
-from sparsebench.runtime.results import BLOCKS, Setting
+from sparsebench.runtime.results import PARITY_BLOCKS, Setting
 from sparsebench.storage import is_packed
 from sparsebench.storage.packed import PackedCheckpoint
 
@@ -79,7 +79,7 @@ def model_bytes(folder: Path, setting: Setting) -> int:
     if engines()[setting.engine].offloads:  # the largest tensor, and what is read ahead
         counts = [info.numel for info in tensors]
         gathered = (max(counts, default=0) + min(PREFETCHED, sum(counts))) * (size or 4)
-    shortened = sum(4 * info.numel for info in tensors if (layers[info.name] or 0) < BLOCKS)
+    shortened = sum(4 * info.numel for info in tensors if (layers[info.name] or 0) < PARITY_BLOCKS)
     return max(kept + copied * (setting.ranks - 1) + setting.ranks * gathered, shortened * setting.ranks)
 
 

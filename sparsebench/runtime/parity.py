@@ -13,7 +13,7 @@ from torch import nn
 from sparsebench.errors import ParityError, UnsupportedError
 from sparsebench.models.files.families import DECODER_LAYERS, LAYERS, cache_name
 from sparsebench.runtime.failures import refused
-from sparsebench.runtime.results import BLOCKS, Parity
+from sparsebench.runtime.results import PARITY_BLOCKS, Parity
 from sparsebench.runtime.workload import Prompt, start_token
 
 TOKENS, FEW = 32, 3
@@ -27,7 +27,7 @@ COUNTS = (*LAYERS, *DECODER_LAYERS)
 LISTS = ("layer_types", "attention_layers", "mlp_layer_types", "no_rope_layers")
 
 
-def shorten(model: Any, blocks: int = BLOCKS) -> int:
+def shorten(model: Any, blocks: int = PARITY_BLOCKS) -> int:
     """Shorten every stack of transformer blocks of ``model`` to its first ``blocks``, in place; return the longest length.
 
     A stack is an outermost ModuleList that is as long as one of the configuration's layer counts.

@@ -12,7 +12,7 @@ from sparsebench.manifest.names import Family
 
 Side = Literal["dense", "variant"]
 Baseline = Literal["paired", "unpaired"]
-BLOCKS = 4
+PARITY_BLOCKS = 4
 """The most blocks of each stack in the copies whose outputs are compared."""
 
 
@@ -105,7 +105,10 @@ class RankJob:
 
 @dataclass(frozen=True)
 class TimingSample:
-    """One timed step: wall seconds of the slowest rank, CPU seconds of all threads of all ranks; in which process."""
+    """One timed step: wall seconds of the slowest rank, CPU seconds of all threads of all ranks; in which process.
+
+    ``block`` is the number of its pair of blocks, the same on both sides, and ``index`` its place in the block.
+    """
 
     phase: str
     side: Side

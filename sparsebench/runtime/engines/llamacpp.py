@@ -26,7 +26,7 @@ from sparsebench.models.gguf_writer import FLOATS, write_gguf
 from sparsebench.models.modules.build import build_model
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.parity import FEW, TOKENS, TOLERANCE, checked, distance, outputs, shorten
-from sparsebench.runtime.results import BLOCKS, Parity
+from sparsebench.runtime.results import PARITY_BLOCKS, Parity
 from sparsebench.runtime.workload import Phase, Prompt
 
 USUAL_BATCH = 2048
@@ -242,9 +242,9 @@ class LlamaCpp:
         exact = outputs(build_model(weights, source.family, "float32", shorten), source.family, prompt)
         rounded = outputs(build_model(weights, source.family, "bfloat16", shorten), source.family, prompt)
         with tempfile.TemporaryDirectory() as folder:
-            file = write_first_blocks(self.file(source), Path(folder) / "short.gguf", BLOCKS)
+            file = write_first_blocks(self.file(source), Path(folder) / "short.gguf", PARITY_BLOCKS)
             away = distance(LlamaModel(file, TOKENS, dtype, source.family).outputs(prompt), exact)
-        parity = Parity(away, ROUNDED * distance(rounded, exact) + TOLERANCE, dtype, BLOCKS, False)
+        parity = Parity(away, ROUNDED * distance(rounded, exact) + TOLERANCE, dtype, PARITY_BLOCKS, False)
         return checked(parity, "report the model's architecture: its GGUF file is wrong")
 
 

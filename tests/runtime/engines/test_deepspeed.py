@@ -54,7 +54,7 @@ def test_widening_behind_the_cut_changes_no_weight_no_buffer_and_no_output(tiny_
 
 
 def test_only_one_copy_is_widened_at_several_ranks(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footprint, "BLOCKS", 0)  # or the copy for parity would be the larger one
+    monkeypatch.setattr(footprint, "PARITY_BLOCKS", 0)  # or the copy for parity would be the larger one
 
     def held(ranks: int, dtype: str) -> int:
         return footprint.model_bytes(tiny_llama, Setting("deepspeed", ranks, Workload(), dtype))
