@@ -24,16 +24,12 @@ def make_smaller(parent: Path, targets: Mapping[Step, Path], context: Context, e
     passes: dict[tuple[Any, bool], dict[Step, Path]] = {}
     for step, folder in targets.items():
         settings = step.settings
-        make: Any = width.make
-        if isinstance(settings, Gates):
-            make = gates.make
-        elif settings.parts() == "blocks":
-            make = depth.make
         if refusal := settings.refuses(checkpoint.config):
             emit(step, refusal.error())
         else:
-            passes.setdefault((make, settings.reads_text()), {})[step] = folder
-    emitted, name = set[Step](), next(iter(targets)).name
+            passes.setdefault((_maker(settings), settings.reads_text()), {})[step] = folder
+    emitted: set[Step] = set()
+    name = next(iter(targets)).name
 
     def emit_and_note(step: Step, result: StepReport | SparsebenchError) -> None:
         emitted.add(step)
@@ -43,5 +39,13 @@ def make_smaller(parent: Path, targets: Mapping[Step, Path], context: Context, e
         try:
             make(shape, steps, context, context.text(f"shrink: {name}") if reads_text else None, emit_and_note)
         except SparsebenchError as error:
-            for step in steps.keys() - emitted:
-                emit(step, error)
+            for step in steps:
+                if step not in emitted:
+                    emit(step, error)
+
+
+def _maker(settings: Any) -> Any:
+    """Return the function that makes what ``settings`` ask for."""
+    if isinstance(settings, Gates):
+        return gates.make
+    return depth.make if settings.parts() == "blocks" else width.make
