@@ -78,8 +78,17 @@ def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context,
 
     def by_block(outputs: QuantizedWriters) -> dict[str, Any]:
         text = context.text("quantize: gptq")
-        settings = (text.batch, context.seed, "pruned", context.dtype, context.device)
-        GptqSweep(checkpoint, parts, context.family, by_gptq, *settings).run(outputs, context.progress)
+        sweep = GptqSweep(
+            checkpoint,
+            parts,
+            context.family,
+            by_gptq,
+            text.batch,
+            context.seed,
+            dtype=context.dtype,
+            device=context.device,
+        )
+        sweep.run(outputs, context.progress)
         return {"stock": STOCK_NOTE, "dtype": context.dtype, "seed": context.seed, **text.provenance()}
 
     run_passes(
@@ -133,11 +142,11 @@ def make_gguf(parent: Path, targets: Mapping[Step, Path], context: Context, emit
     """Make each variant's folder; calibration text is read once, and only where an importance matrix is asked for."""
     checkpoint = float_checkpoint(parent, "quantize the checkpoint that it was made from")
 
-    def make_all(steps: list[Step], squares: Mapping[str, torch.Tensor], read: Mapping[str, Any]) -> None:
+    def make_all(steps: list[Step], squares: Mapping[str, torch.Tensor], calibration_fields: Mapping[str, Any]) -> None:
         for step in steps:
             with failing_alone(step, emit):
                 report = make_gguf_variant(checkpoint, targets[step], context.family, str(step.settings.type), squares)
-                emit(step, replace(report, sweep_size=len(targets), **read))
+                emit(step, replace(report, sweep_size=len(targets), **calibration_fields))
 
     make_all([step for step in targets if not step.settings.importance], {}, {})
     weighted = [step for step in targets if step.settings.importance]
@@ -150,8 +159,8 @@ def make_gguf(parent: Path, targets: Mapping[Step, Path], context: Context, emit
         for step in weighted:
             emit(step, error)
     else:
-        read = {"calibration_tokens": text.tokens, "calibration_sha256": text.sha256}
-        make_all(weighted, squares, read)
+        calibration_fields = {"calibration_tokens": text.tokens, "calibration_sha256": text.sha256}
+        make_all(weighted, squares, calibration_fields)
 
 
 def mean_squares(checkpoint: Checkpoint, batch: Batch, context: Context, folder: Path) -> dict[str, torch.Tensor]:
@@ -177,7 +186,9 @@ def make_gguf_variant(
     checkpoint: Checkpoint, folder: Path, family: str, gguf_type: str, squares: Mapping[str, torch.Tensor]
 ) -> StepReport:
     """Make one variant's folder of the model in ``checkpoint``, and count its zeros in the written floats."""
-    started, sums, bytes_in_file = time.perf_counter(), RoundingSums(), 0
+    started = time.perf_counter()
+    sums = RoundingSums()
+    bytes_in_file = 0
     prunable = {name for name, part in prunable_parts(checkpoint, family).items() if part.prunable}
     copies = {twin: name for name, twin in checkpoint.ties.items()}
     with CheckpointWriter(
