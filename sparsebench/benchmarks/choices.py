@@ -6,7 +6,6 @@ prompt are other records of the file, drawn anew for each document.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from datasets import Dataset, DatasetDict
 from lm_eval.tasks import TaskManager
 
 from sparsebench.benchmarks import own
+from sparsebench.paths import temporary_folder
 
 
 def load(task: str, path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def load(task: str, path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
             {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
         ],
     }
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         # A function's tag has to be appended by hand: safe_dump cannot write it.
         text = yaml.safe_dump(task_file) + f"custom_dataset: !function {__name__}.documents\n"
         (Path(folder) / "task.yaml").write_text(text, encoding="utf-8")

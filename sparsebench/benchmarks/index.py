@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from sparsebench import sources
 from sparsebench.benchmarks.catalog import all_tasks, definition, split_source
 from sparsebench.benchmarks.contract import TaskSpec
 from sparsebench.errors import INSTALL_MEASURE, BenchmarkError
+from sparsebench.paths import temporary_folder
 from sparsebench.sources import Cache
 from sparsebench.sources.cache import read_json, write_json
 
@@ -93,7 +93,7 @@ def load(name: str, cache: sources.Cache) -> dict[str, Any]:
     counts = config.HF_UPDATE_DOWNLOAD_COUNTS
     config.HF_UPDATE_DOWNLOAD_COUNTS = False  # `datasets` would tell a server that a file of this machine was read
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             write(name, cache, Path(folder))
             return dict(TaskManager(include_path=folder, include_defaults=False).load([name]))
     finally:
