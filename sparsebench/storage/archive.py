@@ -29,7 +29,7 @@ from sparsebench.storage.coding import (
     quantized,
 )
 from sparsebench.storage.compiled import Scan
-from sparsebench.storage.words import WORDS, Bytes, Scratch, Words, halves
+from sparsebench.storage.words import WORD_TYPES, Bytes, Scratch, Words, halves
 
 ROTATED_BITS = {"BF16": 4, "F32": 4, "F16": 1, "F64": 7}
 """By how many bits the words of a dtype are rotated to the left; those of other dtypes are not rotated."""
@@ -40,7 +40,7 @@ _KINDS = ("planes", "bitmask", "gaps8")
 
 def _parts(encoding: str, item_bytes: int) -> tuple[str, ...]:
     code, _, kind = encoding.rpartition("-")
-    planes = item_bytes if item_bytes in WORDS and not code else 1
+    planes = item_bytes if item_bytes in WORD_TYPES and not code else 1
     return ("" if kind == "planes" else kind, *(f"plane{number}" for number in range(planes)))
 
 
@@ -50,9 +50,9 @@ def _encode_tensor(
     if layout := quantized(info, read_other):
         return _encode_codes(layout, bits, scratch)
     item_bytes = item_size(info)
-    if item_bytes not in WORDS:
+    if item_bytes not in WORD_TYPES:
         return "planes", (_section(_compressed(bits, search=True)),)
-    words = bits.view(WORDS[item_bytes])
+    words = bits.view(WORD_TYPES[item_bytes])
     scan = compiled.packing_kernels().scan(words, scratch)
     if scan.count == words.size:
         return "planes", _planes(words, info)
@@ -89,12 +89,12 @@ def _decode_tensor(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scra
     if code:
         return _decode_codes(kind, parts, layout_of(info, CODE_BITS[code]), scratch)
     item_bytes, count = item_size(info), info.numel
-    if item_bytes not in WORDS:
+    if item_bytes not in WORD_TYPES:
         return _decompressed(parts[1], info.nbytes, info.nbytes)
     planes = [_decompressed(part, count if encoding == "planes" else 0, count) for part in parts[1:]]
     if len({plane.size for plane in planes}) != 1:
         raise StorageError("its planes differ in length")
-    values = compiled.packing_kernels().join_planes(planes, WORDS[item_bytes], ROTATED_BITS.get(info.dtype, 0))
+    values = compiled.packing_kernels().join_planes(planes, WORD_TYPES[item_bytes], ROTATED_BITS.get(info.dtype, 0))
     if encoding == "planes":
         return values.view(np.uint8)
     return _place_values(encoding, parts[0], values, count, scratch).view(np.uint8)

@@ -21,7 +21,7 @@ from sparsebench.storage.container import read_bytes
 from sparsebench.storage.formats import Format
 from sparsebench.storage.formats import formats as known_formats
 from sparsebench.storage.packed import pack
-from sparsebench.storage.words import BLOCK, WORDS, Bytes
+from sparsebench.storage.words import BLOCK, WORD_TYPES, Bytes
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _tensor_bytes(checkpoint: Checkpoint, info: TensorInfo) -> Bytes:
 
 def _upper_halves(bits: Bytes, item_bytes: int) -> npt.NDArray[np.int64]:
     """Return how often each value of the upper 16 bits occurs among the elements with any bit set."""
-    words, step = bits.view(WORDS[item_bytes]), item_bytes // 2
+    words, step = bits.view(WORD_TYPES[item_bytes]), item_bytes // 2
     upper = bits.view(np.uint16)[step - 1 :: step]
     counts = np.zeros(1 << 16, np.int64)
     for start in range(0, upper.size, BLOCK):

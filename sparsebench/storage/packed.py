@@ -23,7 +23,7 @@ from sparsebench.paths import check_contained
 from sparsebench.storage import compiled, folders
 from sparsebench.storage.coding import CODE_BITS, Coding, ReadOther, Section, encodings, item_size, layout_of, quantized
 from sparsebench.storage.container import StoredFile, StoredTensor, is_believable, read
-from sparsebench.storage.words import ESCAPE, WORDS, Bytes, Scratch, Words
+from sparsebench.storage.words import ESCAPE, WORD_TYPES, Bytes, Scratch, Words
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +50,8 @@ def encode(bits: Bytes, item_bytes: int, scratch: Scratch | None = None) -> Enco
     memory.
     """
     smaller = (
-        without_zeros(bits.view(WORDS[item_bytes]), item_bytes * 8, scratch or Scratch())
-        if item_bytes in WORDS
+        without_zeros(bits.view(WORD_TYPES[item_bytes]), item_bytes * 8, scratch or Scratch())
+        if item_bytes in WORD_TYPES
         else None
     )
     return smaller or Encoded("raw", np.empty(0, np.uint8), (bits,))
@@ -89,9 +89,9 @@ def decode(
         if values.size != size or index.size:
             raise StorageError(f"{values.size} bytes where {size} are expected")
         return values
-    if encoding not in ENCODINGS or item_bytes not in WORDS or values.size % item_bytes:
+    if encoding not in ENCODINGS or item_bytes not in WORD_TYPES or values.size % item_bytes:
         raise StorageError(f"encoding {encoding!r} with elements of {item_bytes} bytes is unknown")
-    n, elements = size // item_bytes, values.view(WORDS[item_bytes])
+    n, elements = size // item_bytes, values.view(WORD_TYPES[item_bytes])
     if encoding == "bitmask" and index.size != (n + 7) // 8:
         raise StorageError(f"a bitmask of {index.size} bytes for {n} elements")
     words, done = compiled.packing_kernels().place(encoding, index, elements, n, scratch or Scratch())

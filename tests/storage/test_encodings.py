@@ -58,12 +58,12 @@ def test_reads_every_encoding_small_or_not(by: str, tensor: tuple[bytes, int], e
 def test_runs_longer_than_a_block(by: str, item: int) -> None:
     """Values far apart, the first and the last element among them; a zero after many values without one; at random."""
     n = 3 * words.BLOCK + 71
-    far = np.zeros(n, words.WORDS[item])
+    far = np.zeros(n, words.WORD_TYPES[item])
     far[[0, 1, 300, words.BLOCK + 300, n - 1]] = [1, 2, 3, 4, 5]
-    late = np.full(n, 7, words.WORDS[item])
+    late = np.full(n, 7, words.WORD_TYPES[item])
     late[[n - 80, n - 1]] = 0
     random = np.random.default_rng(0)
-    drawn = random.integers(1, 200, n).astype(words.WORDS[item])
+    drawn = random.integers(1, 200, n).astype(words.WORD_TYPES[item])
     half, tenth = (np.where(random.random(n) < share, drawn, 0).astype(drawn.dtype) for share in (0.5, 0.1))
     for elements in (far, late, half, tenth):
         bits = elements.view(np.uint8)
@@ -154,10 +154,12 @@ def test_the_checksum_is_that_of_zlib(by: str, data: bytes, start: int) -> None:
 def test_planes(by: str, item: int, rotate: int) -> None:
     """Against Python's integers."""
     random = np.random.default_rng(0)
-    elements = random.integers(0, 256, (1000, item), dtype=np.uint8).reshape(-1).view(words.WORDS[item])
+    elements = random.integers(0, 256, (1000, item), dtype=np.uint8).reshape(-1).view(words.WORD_TYPES[item])
     width = item * 8
     turned = [(int(word) << rotate | int(word) >> (width - rotate)) % (1 << width) for word in elements]
     with using(by):
         planes = compiled.packing_kernels().split_planes(elements, rotate)
         assert [list(plane) for plane in planes] == [[word >> 8 * k & 255 for word in turned] for k in range(item)]
-        assert np.array_equal(compiled.packing_kernels().join_planes(list(planes), words.WORDS[item], rotate), elements)
+        assert np.array_equal(
+            compiled.packing_kernels().join_planes(list(planes), words.WORD_TYPES[item], rotate), elements
+        )
