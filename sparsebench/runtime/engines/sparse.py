@@ -251,7 +251,7 @@ def _no_triton() -> str:
         from sparsebench.runtime.kernels import bitmask_gpu
 
         layer = bitmask_gpu.BitmaskLinear(torch.eye(16, 256, device="cpu", dtype=torch.bfloat16), "cuda")
-        for tokens in (1, 2, bitmask_gpu.FEW + 1):  # each is another kernel
+        for tokens in (1, 2, bitmask_gpu.MOST_TOKENS + 1):  # each is another kernel
             layer(torch.ones(tokens, 256, device="cuda", dtype=torch.bfloat16))
     except Exception as error:  # Triton's own errors have no common class that is documented
         if out_of_memory(error):

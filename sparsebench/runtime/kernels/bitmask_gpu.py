@@ -20,11 +20,11 @@ from torch import nn
 BLOCK = tl.constexpr(256)
 """Columns between two counts."""
 WORD = tl.constexpr(32)
-FEW = 16
+MOST_TOKENS = 16
 """The most tokens that the kernel multiplies; more are multiplied by a temporary dense matrix."""
 PACKED_AT_ONCE = 1 << 22
 """Weights packed at a time: on a GPU torch counts selected elements in int64, eight bytes a weight."""
-PROGRAM_ROWS = {1: 4, FEW: 16}
+PROGRAM_ROWS = {1: 4, MOST_TOKENS: 16}
 """Rows per program, by the number of tokens it multiplies: a tensor core's product takes sixteen of both."""
 LARGEST_SHARE = 0.75
 """The largest share of the dense bytes that a layer may read to be worth it: a guess, until somebody measures it."""
@@ -116,25 +116,26 @@ class BitmaskLinear(nn.Module):
         self.weight = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
 
     @property
-    def bytes(self) -> int:
+    def bytes_read(self) -> int:
         """The bytes that one token reads."""
         return sum(part.nbytes for part in (self.values, self.words, self.starts))
 
     @property
     def pays(self) -> bool:
-        """Whether ``bytes`` is at most LARGEST_SHARE of the dense matrix."""
-        return self.bytes <= LARGEST_SHARE * self.weight.nbytes
+        """Whether ``bytes_read`` is at most LARGEST_SHARE of the dense matrix."""
+        return self.bytes_read <= LARGEST_SHARE * self.weight.nbytes
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (…, in) to (…, out)."""
-        flat = x.reshape(-1, self.in_features).contiguous()
-        if len(flat) > FEW:
+        tokens = x.numel() // self.in_features
+        if tokens > MOST_TOKENS:
             return nn.functional.linear(x, self.expanded(), self.bias)
-        width = 1 if len(flat) == 1 else FEW
-        product = torch.empty((len(flat), self.out_features), dtype=x.dtype, device=x.device)
+        flat = x.reshape(-1, self.in_features).contiguous()
+        width = 1 if tokens == 1 else MOST_TOKENS
+        product = torch.empty((tokens, self.out_features), dtype=x.dtype, device=x.device)
         _multiply[triton.cdiv(self.out_features, PROGRAM_ROWS[width]),](
             self.values, self.words, self.starts, flat, product, self.values if self.bias is None else self.bias,
-            self.out_features, self.in_features, len(flat), self.bias is not None, PROGRAM_ROWS[width], width,
+            self.out_features, self.in_features, tokens, self.bias is not None, PROGRAM_ROWS[width], width,
         )  # fmt: skip
         return product.reshape(*x.shape[:-1], self.out_features)
 
@@ -142,8 +143,15 @@ class BitmaskLinear(nn.Module):
         """Return the dense matrix (out, in), without further temporary memory."""
         dense = torch.empty((self.out_features, self.in_features), dtype=self.values.dtype, device=self.values.device)
         blocks = triton.cdiv(self.in_features, BLOCK.value)
-        _expand[triton.cdiv(self.out_features, PROGRAM_ROWS[FEW]), blocks](
-            self.values, self.words, self.starts, dense, self.out_features, self.in_features, blocks, PROGRAM_ROWS[FEW]
+        _expand[triton.cdiv(self.out_features, PROGRAM_ROWS[MOST_TOKENS]), blocks](
+            self.values,
+            self.words,
+            self.starts,
+            dense,
+            self.out_features,
+            self.in_features,
+            blocks,
+            PROGRAM_ROWS[MOST_TOKENS],
         )
         return dense
 

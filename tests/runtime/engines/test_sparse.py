@@ -225,7 +225,7 @@ def test_on_a_gpu_without_a_compiler_layers_stay_dense(error: Exception, monkeyp
         raise error
 
     monkeypatch.setitem(
-        sys.modules, "sparsebench.runtime.kernels.bitmask_gpu", SimpleNamespace(BitmaskLinear=layer, FEW=16)
+        sys.modules, "sparsebench.runtime.kernels.bitmask_gpu", SimpleNamespace(BitmaskLinear=layer, MOST_TOKENS=16)
     )
     monkeypatch.setattr("sparsebench.runtime.engines.sparse.find_spec", lambda name: name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

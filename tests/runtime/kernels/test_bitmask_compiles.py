@@ -24,7 +24,7 @@ for kernel, signature, settings in (
             {**held, **{name: f"*{dtype}" for name in ("x", "y", "bias")}, **dict.fromkeys(("rows", "cols", "tokens"), "i32")},
             {"biased": True, "height": bitmask_gpu.PROGRAM_ROWS[width], "width": width},
         )
-        for width in (1, bitmask_gpu.FEW)
+        for width in (1, bitmask_gpu.MOST_TOKENS)
     ),
 ):
     source = ASTSource(kernel, signature=signature | dict.fromkeys(settings, "constexpr"), constexprs=settings)
