@@ -203,12 +203,12 @@ def write_whole(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)  # there only where writing failed
 
 
-def ledger_path(option: Path | None, manifest: str | None = None) -> Path:
+def ledger_path(from_option: Path | None, from_manifest: str | None = None) -> Path:
     """Return the ledger's path: the command line's, else the manifest's, else $SPARSEBENCH_LEDGER, else the default."""
-    if option:
-        return option
-    if manifest:
-        return home_path(manifest)
+    if from_option:
+        return from_option
+    if from_manifest:
+        return home_path(from_manifest)
     return Path(os.environ.get("SPARSEBENCH_LEDGER") or DEFAULT_LEDGER)
 
 
