@@ -29,6 +29,11 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.2f} GB"
 
 
+def counted(number: float, noun: str) -> str:
+    """Format a number of things: ``1 cell``, ``2 cells``."""
+    return f"{number:.15g} {noun}{'s' * (number != 1)}"
+
+
 @contextmanager
 def progress(description: str) -> Iterator[Advance]:
     """Show a bar, and remove it when done; where stderr is neither a terminal nor a notebook's, lines."""

@@ -11,6 +11,7 @@ import torch
 
 from sparsebench.errors import BenchmarkError, out_of_memory
 from sparsebench.models.files.families import dimensions
+from sparsebench.progress import counted
 
 MEMORY_SHARE = 0.5
 """Share of a GPU's free memory that is used. The rest makes up for errors of the estimate."""
@@ -86,7 +87,7 @@ class BatchSize:
             raise error
         if self.is_fixed or failed_rows == 1:
             raise BenchmarkError(
-                f"a forward pass of {failed_rows} sequence{'s' * (failed_rows > 1)} does not fit into memory: "
+                f"a forward pass of {counted(failed_rows, 'sequence')} does not fit into memory: "
                 f"{(str(error).splitlines() or ['out of memory'])[0]}",
                 "leave `batch` out: as many are taken as fit"
                 if self.is_fixed

@@ -22,7 +22,7 @@ from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
 from sparsebench.plan.resources import memory_shortages, needs, slots
 from sparsebench.plan.stages import MAKE, document_count
-from sparsebench.progress import duration, size
+from sparsebench.progress import counted, duration, size
 from sparsebench.run.select import LEFT_OUT, decisions, parse_only
 from sparsebench.run.workspace import Workspace
 from sparsebench.runtime.engines import engines
@@ -92,7 +92,7 @@ def show(ready: Prepared, as_json: bool) -> None:
         visible_rows = (row | {"runs": "yes" if row["runs"] else "no"} for row in rows if row["why"] != LEFT_OUT)
         emit_table(columns, ([row[column] for column in columns] for row in visible_rows))
         if hidden := sum(decision.why == LEFT_OUT for decision in decided):
-            note(f"not listed: {_count_of_cells(hidden)} {LEFT_OUT}")
+            note(f"not listed: {counted(hidden, 'cell')} {LEFT_OUT}")
     announce(ready, [decision.cell for decision in decided if decision.runs])
 
 
@@ -100,10 +100,11 @@ def announce(ready: Prepared, cells: list[Cell]) -> Estimate:
     """Print the estimate (cells, time, disk, memory, download) to stderr, and return it with what it has learned."""
     workspace = Workspace.of(ready.ledger, ready.work)
     jobs_to_do = jobs(ready.plan, cells, workspace.present, workspace.has_packed)
-    note(f"{ready.plan.manifest}: {len(cells)} of {len(ready.plan.cells)} cells to do in {len(jobs_to_do)} jobs")
+    work = f"{len(cells)} of {counted(len(ready.plan.cells), 'cell')} to do in {counted(len(jobs_to_do), 'job')}"
+    note(f"{ready.plan.manifest}: {work}")
     refused_here = Counter((f"{refused.path}:{refused.line}", refused.message) for refused in ready.refused.values())
     for (line, reason), count in refused_here.items():
-        note(f"  {line}: {reason}: {_count_of_cells(count)} cannot run here", "yellow")
+        note(f"  {line}: {reason}: {counted(count, 'cell')} cannot run here", "yellow")
     if not cells:
         return Estimate(ready.sizes, ready.device)
     estimate, learning_note = _learned_estimate(ready)
@@ -117,10 +118,6 @@ def announce(ready: Prepared, cells: list[Cell]) -> Estimate:
             note(f"  {text}")
     _announce_needs(ready, jobs_to_do)
     return estimate
-
-
-def _count_of_cells(count: int) -> str:
-    return f"{count} cell{'s' * (count > 1)}"
 
 
 def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
@@ -138,7 +135,7 @@ def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
         yield f"sparsities are shares of what is prunable: {', '.join(shares)}"
     if gpus := len(devices.selected_gpus(ready.device)):
         device_name = environment.place(ready.device)["device"]
-        yield f"on {gpus} GPU{'s' * (gpus > 1)} ({device_name}), assumed as fast as an H100"
+        yield f"on {counted(gpus, 'GPU')} ({device_name}), assumed as fast as an H100"
     if not devices.is_gpu(ready.device):
         yield from _emulated_models(ready, cells)
         yield from _slow_kernels(cells)
@@ -147,18 +144,19 @@ def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
 
 def _announce_needs(ready: Prepared, jobs_to_do: Sequence[Job]) -> None:
     """Print the disk, memory and downloads that the jobs need, and warn of what this machine lacks."""
-    needed = needs(ready, jobs_to_do)
+    requirement = needs(ready, jobs_to_do)
     free = environment.free_disk(ready.work)
-    if needed.disk > free:
+    if requirement.disk > free:
         way_out = "set work_dir to a larger disk, or keep: none"
         note(f"  the disk of {ready.work} has only {size(free)} free: {way_out}", "yellow")
     for shortage in memory_shortages(ready, jobs_to_do):
         memory = "a GPU's memory" if shortage.gpu else "memory"
         effect = f"will not fit: {TOO_LARGE}" if shortage.alone else TOO_LARGE_FOR_TWO
         note(f"  {shortage.model} needs about {size(shortage.needed)} of {memory}, which {effect}", "yellow")
-    packages = f"{needed.packages} package{'s' * (needed.packages != 1)}" if needed.packages else ""
-    downloads = " and ".join(filter(None, [size(needed.fetch) if needed.fetch else "", packages])) or "nothing"
-    note(f"  up to {size(needed.disk)} of disk, {size(needed.memory)} of memory; to fetch: {downloads}")
+    packages = counted(requirement.packages, "package") if requirement.packages else ""
+    sources = size(requirement.fetch) if requirement.fetch else ""
+    downloads = " and ".join(filter(None, [sources, packages])) or "nothing"
+    note(f"  up to {size(requirement.disk)} of disk, {size(requirement.memory)} of memory; to fetch: {downloads}")
 
 
 def _learned_estimate(ready: Prepared) -> tuple[Estimate, str]:
@@ -175,8 +173,7 @@ def _learned_estimate(ready: Prepared) -> tuple[Estimate, str]:
     for job in jobs(ready.plan, cells, lambda _: True):
         if job.cells:
             estimate.learn(job, sum(seconds[cell.id] for cell in job.cells))
-    plural = "s" * (len(cells) > 1)
-    return estimate, f"times are learned from {len(cells)} cell{plural} of this machine" if cells else ""
+    return estimate, f"times are learned from {counted(len(cells), 'cell')} of this machine" if cells else ""
 
 
 def _emulated_models(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
@@ -188,7 +185,8 @@ def _emulated_models(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
         models_by_dtype: dict[str, list[str]] = {}
         for cell in cells:
             model = ready.sizes[cell.variant.model]
-            if key in cell.settings and processor.is_emulated(cell.variant.dtype) and model.bytes < 4 * model.parameters:
+            is_16_bit = model.bytes < 4 * model.parameters
+            if key in cell.settings and is_16_bit and processor.is_emulated(cell.variant.dtype):
                 models_by_dtype.setdefault(cell.compute_dtype(ready.device), []).append(cell.variant.model)
         for dtype, models in models_by_dtype.items():
             slow_suffix = " and slow" if processor.is_emulated(dtype) else ""

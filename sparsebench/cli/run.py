@@ -20,6 +20,7 @@ from sparsebench.ledger.store import Ledger
 from sparsebench.plan.cells import Variant
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.resources import slots
+from sparsebench.progress import counted
 from sparsebench.run.display import Clock, display_for
 from sparsebench.run.executor import Executor, RunSettings
 from sparsebench.run.local import Local
@@ -145,7 +146,7 @@ def _run(
     _show_answer(workspace.ledger, ready.plan.manifest)
     note(f"{', '.join(f'{count} {status}' for status, count in counts.items() if count)}; ledger: {workspace.ledger}")
     if before := _failed_before(decided):
-        note(f"{before} cell{'s' * (before > 1)} failed before and {'were' if before > 1 else 'was'} not tried again")
+        note(f"{counted(before, 'cell')} failed before and {'were' if before > 1 else 'was'} not tried again")
     if counts["failed"] or counts["skipped"] or before:
         note(_next_commands(ready, address))
         raise typer.Exit(1)
@@ -176,7 +177,7 @@ def _bring_up_to_date(workspace: Workspace) -> None:
         record_count = Ledger(workspace.ledger).rebuild([workspace.records], left_out)
         note(f"no {workspace.ledger}: rebuilt from the {record_count} records in {workspace.records}")
     elif added := Ledger(workspace.ledger).catch_up(workspace.records, left_out):
-        note(f"added {added} record{'s' * (added > 1)} that {workspace.ledger} did not have")
+        note(f"added {counted(added, 'record')} that {workspace.ledger} did not have")
 
 
 def _tidy(ready: Prepared, workspace: Workspace, variants: list[Variant]) -> None:
@@ -233,7 +234,7 @@ def _nothing_to_do(decided: list[Decision], ready: Prepared, address: str | None
     if refused_count := sum(decision.why.startswith("unsupported") for decision in decided):
         exceptions = f" but {refused_count}, which cannot run here: {command_like('status', ready, address)}"
     if failed := _failed_before(decided):
-        note(f"nothing to do: {failed} cell{'s' * (failed > 1)} failed before, every other has its result{exceptions}")
+        note(f"nothing to do: {counted(failed, 'cell')} failed before, every other has its result{exceptions}")
         note(_next_commands(ready, address))
         raise typer.Exit(1)
     note(f"nothing to do: every cell has its result{exceptions}")

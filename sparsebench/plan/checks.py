@@ -23,6 +23,7 @@ from sparsebench.manifest.problems import MOST_PROBLEMS, ManifestError, Problem,
 from sparsebench.manifest.recipes import count_variants, models_of, steps_of
 from sparsebench.manifest.schema import ManifestModel, ManifestTask, as_list
 from sparsebench.models.files.families import family_of
+from sparsebench.progress import counted
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import closed_by, combinations, kinds, sweepable
@@ -259,7 +260,7 @@ def _uneven_nodes(loaded: LoadedManifest, at: KeyPath, nodes: int, ranks: Sequen
     """Report ranks that cannot be spread evenly over ``nodes``; one rank among others stays on one node."""
     uneven = next((count for count in ranks if count % nodes and (count > 1 or max(ranks) == 1)), None)
     if uneven:
-        message = f"{uneven} rank{'s' * (uneven > 1)} cannot be spread evenly over {nodes} nodes"
+        message = f"{counted(uneven, 'rank')} cannot be spread evenly over {nodes} nodes"
         yield loaded.problem((*at, "nodes"), message, f"`ranks` that are multiples of {nodes}", "or leave `nodes` out")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sparsebench.errors import Interrupted, UserError
 from sparsebench.plan.cells import Job
 from sparsebench.plan.jobs import nodes_of, ranks_of
+from sparsebench.progress import counted
 from sparsebench.runtime.nodes import on_bundle
 
 LOOK_SECONDS = 1
@@ -28,9 +29,9 @@ def bundles(nodes: Sequence[dict[str, Any]], node_count: int, ranks: int, gpu: b
     resources = [node["Resources"] for node in nodes]
     fitting_nodes = [node for node in resources if all(node.get(kind, 0.0) >= ranks_per_node for kind in kinds)]
     if len(fitting_nodes) < node_count:
-        requirement = " and ".join(_counted(ranks_per_node, kind) for kind in reversed(kinds))
+        requirement = " and ".join(counted(ranks_per_node, kind) for kind in reversed(kinds))
         capacities = "; ".join(
-            f"{node['NodeName']} ({', '.join(_counted(node['Resources'].get(kind, 0.0), kind) for kind in reversed(kinds))})"
+            f"{node['NodeName']} ({', '.join(counted(node['Resources'].get(kind, 0.0), kind) for kind in reversed(kinds))})"
             for node in nodes
         )
         raise UserError(
@@ -40,10 +41,6 @@ def bundles(nodes: Sequence[dict[str, Any]], node_count: int, ranks: int, gpu: b
         )
     fitting_nodes.sort(key=lambda node: [node.get(kind, 0.0) for kind in kinds], reverse=True)
     return [{kind: node[kind] for kind in kinds} for node in fitting_nodes[:node_count]]
-
-
-def _counted(number: float, kind: str) -> str:
-    return f"{number:g} {kind}{'s' * (number != 1)}"
 
 
 class PlacementGroup:
