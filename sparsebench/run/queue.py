@@ -51,7 +51,7 @@ class Queue:
             self.waiting[job.id] = job
             self._positions[job.id] = next(self._first_position if first else self._last_position)
             self._drop(job.id)
-            self._variants_of[job.id] = [variant.id for variant in variants(job)]
+            self._variants_of[job.id] = [variant.id for variant in variants_opened(job)]
             self._job_counts.update(self._variants_of[job.id])
             self.ended.discard(job.id)
             self._unfinished[job.id] = {predecessor for predecessor in job.after if predecessor not in self.ended}
@@ -114,6 +114,6 @@ def _start_order(head: tuple[tuple[int, str], JobGroup]) -> tuple[bool, int]:
     return PROCESSES[group[0]].timed, position
 
 
-def variants(job: Job) -> list[Variant]:
+def variants_opened(job: Job) -> list[Variant]:
     """Return the variants whose folders a job reads or makes."""
     return [*job.variants, *([job.parent] if job.parent else [])]

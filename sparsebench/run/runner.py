@@ -27,7 +27,7 @@ from sparsebench.plan.stages import MAKE, PROCESSES, needs_dense
 from sparsebench.run.child import Child, Silence, how_it_died
 from sparsebench.run.display import Display, ModelAnswers
 from sparsebench.run.executor import Executor, RunningJob, RunSettings
-from sparsebench.run.queue import Queue, variants
+from sparsebench.run.queue import Queue, variants_opened
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.workspace import Leases
 
@@ -45,9 +45,9 @@ Ingest = Callable[[list[tuple[str, dict[str, Any]]], Callable[[LedgerError], obj
 class Remade:
     """A damaged folder: the checksum that its weights had, the job that makes it again, and when it was removed."""
 
-    content: str
+    checksum: str
     maker: str
-    since: float
+    removed_at: float
 
 
 class Runner:
@@ -137,10 +137,10 @@ class Runner:
     def _start_ready(self) -> None:
         """Start the jobs whose predecessors have ended, as many as there is room for."""
         while job := self.waiting.take(lambda job: self.executor.room(job, self._tasks)):
-            if possible := self._possible(job):
-                self._start(possible)
+            if remaining_job := self._without_unavailable(job):
+                self._start(remaining_job)
 
-    def _possible(self, job: Job) -> Job | None:
+    def _without_unavailable(self, job: Job) -> Job | None:
         """Return the part of a job that can be done, None if nothing can.
 
         Its cells are skipped where their variant, or what it is made from, could not be made.
@@ -156,7 +156,7 @@ class Runner:
             return replace(job, cells=cells, makes=makes)
         self.waiting.end(job)
         self.display.skipped(job)
-        self._release(variants(job))
+        self._release(variants_opened(job))
         return None
 
     def _why_unavailable(self, job: Job, variant: Variant) -> str | None:
@@ -183,7 +183,7 @@ class Runner:
             data=self.plan.data,
             device=devices.single_device(self.settings.device) if calculates(job) else "cpu",
             origin=self.origin,
-            dense_checksum=self.remade[variant.id].content if variant.is_dense and variant.id in self.remade else "",
+            dense_checksum=self.remade[variant.id].checksum if variant.is_dense and variant.id in self.remade else "",
             recorded_checksums=self._recorded_checksums(job),
         )
         self.workspace.logs.mkdir(parents=True, exist_ok=True)
@@ -253,7 +253,7 @@ class Runner:
                 self.new_records.append(
                     self.workspace.records / f"{records.record_key(cell, self.settings.device)}.{event['status']}.json"
                 )
-                self._count(cell, event["status"])
+                self._note_ended(cell, event["status"])
                 self.display.finished(cell, event["status"], event["seconds"], event["reason"])
             case "progress":
                 self.display.progress(child.job, event["done"], event["total"], event["detail"])
@@ -292,7 +292,7 @@ class Runner:
         seconds = None if reason else time.monotonic() - child.started
         self.display.ended(child.job, seconds, summary if absent else None)
         self._ingest_if_due()
-        self._release(variants(child.job))
+        self._release(variants_opened(child.job))
 
     def _retry_lost(self, child: Child) -> bool:
         """Start again what a job on a lost machine had left; False if nothing is left, or after too many losses."""
@@ -319,11 +319,11 @@ class Runner:
     def _remake(self, child: Child) -> bool:
         """Make the folders again that a job found damaged, and then do the job; False where that was done before."""
         remade_before = [self.remade[name] for name in child.damaged if name in self.remade]
-        if any(child.started > remade.since for remade in remade_before):
+        if any(child.started > remade.removed_at for remade in remade_before):
             return False
         self.display.ended(child.job, None, None)
         damaged = {name: self.plan.variants[name] for name in child.damaged if name not in self.remade}
-        contents = {name: self.workspace.content(variant) for name, variant in damaged.items()}
+        checksums = {name: self.workspace.content(variant) for name, variant in damaged.items()}
         for name, variant in damaged.items():
             self.display.line(f"! {visible(variant.label)}: {child.damaged[name]}: made again", "yellow")
             self.workspace.discard(self.workspace.folder(variant))
@@ -331,7 +331,7 @@ class Runner:
         for job in makers:
             for variant in job.makes:
                 if variant.id in damaged:
-                    self.remade[variant.id] = Remade(contents[variant.id], job.id, time.monotonic())
+                    self.remade[variant.id] = Remade(checksums[variant.id], job.id, time.monotonic())
         planned = {job.id for job in (*self.waiting, *(other.job for other in self.children))}
         makers = [job for job in makers if job.id not in planned]
         jobs_behind = [self._behind_makers(job, child.damaged) for job in (child.job, *self.waiting)]
@@ -342,7 +342,7 @@ class Runner:
 
     def _behind_makers(self, job: Job, remade: Iterable[str]) -> Job:
         """Return a job that also waits for the makers of those of the variants ``remade`` that it opens."""
-        opened = {variant.id for variant in variants(job)} | {self.plan.dense[job.variants[0].model].id}
+        opened = {variant.id for variant in variants_opened(job)} | {self.plan.dense[job.variants[0].model].id}
         return replace(job, after=(*job.after, *(self.remade[name].maker for name in remade if name in opened)))
 
     def _release(self, variants_done: Iterable[Variant]) -> None:
@@ -355,10 +355,10 @@ class Runner:
         outcome = records.CellOutcome(status, reason=reason)
         record = records.make(cell, self.plan.manifest, outcome, self.settings.device, self.origin)
         self.new_records.append(records.write(self.workspace.records, record))
-        self._count(cell, status)
+        self._note_ended(cell, status)
         self.display.finished(cell, status, 0.0, reason)
 
-    def _count(self, cell: Cell, status: str) -> None:
+    def _note_ended(self, cell: Cell, status: str) -> None:
         self.counts[status] += 1
         self.answers.ended(cell)
 
