@@ -76,6 +76,7 @@ class Runner:
         self.selector = selectors.DefaultSelector()
         self.children: list[Child] = []
         self.waiting = Queue()
+        self.leases: Leases
         self.unavailable: dict[str, str] = {}
         self.remade: dict[str, Remade] = {}
         self.machines_lost: Counter[str] = Counter()
@@ -86,19 +87,15 @@ class Runner:
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
 
     def run(
-        self,
-        cells: Iterable[Cell],
-        refused: Iterable[tuple[Cell, str]] = (),
-        releasable: Iterable[Variant] | None = None,
+        self, cells: Iterable[Cell], refused: Iterable[tuple[Cell, str]], releasable: Iterable[Variant]
     ) -> dict[str, int]:
         """Do ``cells``, record why others are ``refused``, and return how many cells ended in each status.
 
-        The folders of ``releasable`` variants, by default all of the plan, are removed once no cell needs them.
+        The folders of ``releasable`` variants are removed once no cell needs them.
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
-        if releasable is None:
-            releasable = self.plan.variants.values()
-        with Leases(self.workspace, self.plan.variants.values()) as self.leases, self.executor:
+        with Leases(self.workspace, self.plan.variants.values()) as leases, self.executor:
+            self.leases = leases
             return self._run_cells(list(cells), list(refused), releasable)
 
     def _run_cells(
@@ -109,7 +106,7 @@ class Runner:
         )
         self.ingest([(f"{self.workspace.records}/plan-{self.plan.manifest}.json", plan_record)], self._left_out)
         self.answers.begin(cells)
-        self.waiting = Queue(jobs(self.plan, cells, self.workspace.present, self.workspace.has_packed))
+        self.waiting.add(jobs(self.plan, cells, self.workspace.present, self.workspace.has_packed))
         self.workspace.sweep()
         self._release(releasable)
         previous_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -98,7 +98,8 @@ def run(
     ingested: Counter[str] = Counter()
     took = lambda found, _: ingested.update(record["key"] for _, record in found if "key" in record)  # noqa: E731
     display = Display(Clock(Estimate(settings.sizes)), io.StringIO())
-    return Runner(plan, settings, Cluster(settings), took, display, answer).run(plan.cells), ingested, ray
+    runner = Runner(plan, settings, Cluster(settings), took, display, answer)
+    return runner.run(plan.cells, (), plan.variants.values()), ingested, ray
 
 
 def told(cell: Cell, spec: JobSpec) -> dict[str, Any]:
