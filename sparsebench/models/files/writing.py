@@ -19,7 +19,6 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.models.files.building import new_partial, rename_whole
 from sparsebench.models.files.checkpoint import (
-    ELEMENT_BYTES,
     Checkpoint,
     TensorInfo,
     element_bytes,
@@ -69,8 +68,8 @@ class CheckpointWriter:
         source: Path | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder = Path(folder)
-        self.partial = new_partial(self.folder)
+        self.folder = folder
+        self.partial = new_partial(folder)
         self.layout = {info.name: info for info in layout}
         self.missing = dict(self.layout)
         self._entries_left = {info.name: info.numel for info in layout}
@@ -115,7 +114,7 @@ class CheckpointWriter:
             problem = f"{size} entries of {piece.dtype} where {max(0, missing_entries)} of {info.dtype} are missing"
             raise ModelError(f"{self.folder}: {name}: {problem}")
         file = self._files[info.file]
-        file.seek(self._offsets[name] + start * ELEMENT_BYTES[info.dtype])
+        file.seek(self._offsets[name] + start * element_bytes(info.dtype))
         file.write(piece.view(torch.uint8).numpy().data if size else b"")
         self._starts.add((name, start))
         self._entries_left[name] -= size
@@ -142,7 +141,7 @@ class CheckpointWriter:
         self._close_files()
         weight_map = {info.name: info.file for info in self.layout.values()}
         if {*weight_map.values()} - {WEIGHTS}:
-            total = sum(info.numel * ELEMENT_BYTES[info.dtype] for info in self.layout.values())
+            total = sum(info.numel * element_bytes(info.dtype) for info in self.layout.values())
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             (self.partial / INDEX).write_text(json.dumps(index))
         if notes is not None:
