@@ -25,6 +25,7 @@ def fails(*_: Any, **__: Any) -> NoReturn:
         ("moefy.making", single("moefy", "kmeans", experts=8, active=0.5)),
         ("skip.thresholds", single("skip", "teal", share=0.4)),
         ("shrink.depth", single("shrink", "last", blocks=1)),
+        ("shrink.width", single("shrink", "l2", keep=0.5, of="neurons")),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -50,4 +51,12 @@ def test_so_is_a_trimmed_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("sparsebench.steps.trim.step.step_report", fails)
     with pytest.raises(ModelError, match="ended early"):
         trimmed(llama(tmp_path / "parent"), tmp_path / "out", "decoder")
+    assert not (tmp_path / "out").exists()
+
+
+def test_so_is_a_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent, family = written("llama", tmp_path / "parent")
+    monkeypatch.setattr("sparsebench.steps.counting.step_report", fails)
+    with pytest.raises(ModelError, match="ended early"):
+        attempt(parent, family, {single("floor", "zero-weights"): tmp_path / "out"})
     assert not (tmp_path / "out").exists()
