@@ -27,6 +27,8 @@ DEFAULT_FIELD = "text"
 """The field of a record's text where none is named."""
 _ROWS = 64
 """Largest number of a columnar file's rows that are unpacked at once."""
+_SHARED = re.compile(r"(?!^)(dictionary|run_end_encoded)<")
+"""In Arrow's name of a type: values that are stored once and may stand in many places of one row."""
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,7 @@ def _unpacked(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
     total = 0
     for batch in batches:
         batch.validate(full=True)
+        _refuse_shared(path, batch.schema)
         dictionary_columns = [field.name for field in batch.schema if pa.types.is_dictionary(field.type)]
         longest = sum(batch[name].dictionary.nbytes for name in dictionary_columns)
         step = max(1, min(_ROWS, bounded.FREE_BYTES // (longest + 1)))
@@ -258,6 +261,14 @@ def _unpacked(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
             total += rows.nbytes
             _check_unpacked_bytes(path, total)
             yield from rows.to_pylist()
+
+
+def _refuse_shared(path: Path, schema: Any) -> None:
+    """Refuse columns of which one row, stored in a few bytes, may unpack to any size."""
+    for field in schema:
+        if _SHARED.search(str(field.type)):
+            problem = f"{path}: the column {field.name!r} is {str(field.type)[:200]}, which may unpack to any size"
+            raise SourceError(problem, "write it as plain texts, or lists of texts")
 
 
 def _declared_bytes(message: Any) -> int:

@@ -296,6 +296,26 @@ def test_columns(form: str, tmp_path: Path) -> None:
         read_texts(path)
 
 
+@pytest.mark.parametrize("form", ["list", "struct", "run ends", "named"])
+def test_values_that_many_places_of_one_row_share(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.arrow"
+    values, places = pa.array(["some words " * 50_000]), 2_000
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * places, pa.int32()), values)
+    if form == "run ends":
+        shared = pa.RunEndEncodedArray.from_arrays(pa.array([places], pa.int32()), values)
+    column = pa.ListArray.from_arrays(pa.array([0, places], pa.int32()), shared)
+    if form == "struct":
+        column = pa.StructArray.from_arrays([column], ["a\n"])
+    elif form == "named":
+        column = pa.ExtensionArray.from_storage(pa.opaque(shared.type, "a", "b"), shared)
+    rows = pa.table({"text": column})
+    with pa.ipc.new_file(str(path), rows.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as file:
+        file.write_table(rows)
+    del rows, column, shared
+    with refused(path, kind=SourceError):
+        read_texts(path)
+
+
 def test_real_sizes_pass(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     names = {
