@@ -99,8 +99,9 @@ def _each_labelled(path: Path, field: str, label: str) -> Iterator[tuple[str, st
 
 def each_text(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:
     """Yield every row as ``read_texts`` reads it, empty and repeated ones too."""
-    for number, record in enumerate(read_records(path, *(fields or (DEFAULT_FIELD,))), start=1):
-        for row in _rows(record, fields, f"{path}: record {number}"):
+    names = fields or (DEFAULT_FIELD,)
+    for number, record in enumerate(read_records(path, *names), start=1):
+        for row in _rows(record, names, f"{path}: record {number}"):
             for text in row:
                 _refuse_untokenizable(text, f"{path}: record {number}")
             yield row
@@ -142,8 +143,7 @@ def is_plain(path: Path) -> bool:
 
 
 def _paragraphs(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
-    if fields and fields != (DEFAULT_FIELD,):
-        wrong_field = next((field for field in fields if field != DEFAULT_FIELD), DEFAULT_FIELD)
+    if wrong_field := _missing_from_plain(fields):
         hint = "leave `field` out; JSONL, Arrow and Parquet have fields"
         raise SourceError(f"{path}: plain text has no field {wrong_field!r}", hint)
     has_paragraphs = _has_paragraphs(bounded.lines(path, SourceError))
@@ -156,6 +156,13 @@ def _paragraphs(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
             paragraph = []
     if paragraph:
         yield "\n".join(paragraph)
+
+
+def _missing_from_plain(fields: tuple[str, ...]) -> str | None:
+    """Return a field that a text by itself lacks; None where at most DEFAULT_FIELD is asked for, once."""
+    if not fields or fields == (DEFAULT_FIELD,):
+        return None
+    return next((field for field in fields if field != DEFAULT_FIELD), DEFAULT_FIELD)
 
 
 def _has_paragraphs(lines: Iterable[str]) -> bool:
@@ -350,11 +357,11 @@ def _record(value: Any, where: str) -> Record:
 
 def _rows(record: Record, fields: tuple[str, ...], where: str) -> Iterator[tuple[str, ...]]:
     if isinstance(record, str):
-        if fields and fields != (DEFAULT_FIELD,):
-            raise SourceError(f"{where}: a text by itself, without a field {fields[0]!r}", "leave `field` out")
+        if wrong_field := _missing_from_plain(fields):
+            raise SourceError(f"{where}: a text by itself, without a field {wrong_field!r}", "leave `field` out")
         yield (record,)
         return
-    columns = [_texts(record, field, field, where) for field in fields or (DEFAULT_FIELD,)]
+    columns = [_texts(record, field, field, where) for field in fields]
     for row in zip_longest(*columns):
         if None in row:
             counts = ", ".join(f"{field} {len(texts)}" for field, texts in zip(fields, columns, strict=True))

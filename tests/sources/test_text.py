@@ -174,6 +174,13 @@ def test_what_is_wrong_is_said(name: str, text: str, field: str | None, message:
         read_texts(text_file(tmp_path / name, text), *([field] if field else []))
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.txt"])
+def test_the_field_that_a_text_by_itself_lacks_is_named(name: str, tmp_path: Path) -> None:
+    text = '["a text"]' if name == "a.json" else '"a text"'
+    with pytest.raises(SourceError, match="no field 'target'|without a field 'target'"):
+        read_texts(text_file(tmp_path / name, text), "text", "target")
+
+
 def test_bytes_that_are_no_text_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"\xff\xfe\x00\x80" * 9)
     with pytest.raises(SourceError, match=r"model\.bin: not UTF-8"):
