@@ -59,3 +59,5 @@ def test_a_gpu_takes_what_fits_and_a_cpu_what_is_fastest() -> None:
         and fitting_tokens(model, 2**20, 512) == 512
         and fitting_tokens(model, 2**45, 512) == MOST_TOKENS
     )
+    config.to_dict = lambda: {"model_type": "gemma3", "text_config": sizes | {"num_hidden_layers": 2}}
+    assert fitting_tokens(model, 2**30, 512) == few

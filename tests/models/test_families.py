@@ -61,6 +61,12 @@ def test_dimensions_that_a_config_leaves_out_are_those_that_transformers_takes()
     assert (bare.hidden, bare.layers, bare.vocabulary, bare.heads) == (768, 6, 30522, 4)
 
 
+def test_dimensions_of_a_multimodal_model_are_its_language_models() -> None:
+    nested = {"model_type": "gemma3_text", "hidden_size": 8, "num_hidden_layers": 3, "vocab_size": 50}
+    stated = dimensions({"model_type": "gemma3", "vocab_size": 60, "text_config": nested})
+    assert (stated.hidden, stated.layers, stated.vocabulary) == (8, 3, 60)
+
+
 def test_dimensions_that_nobody_states_are_refused() -> None:
     with pytest.raises(ModelError, match="`hidden_size`"):
         dimensions({"model_type": "clip", "vocab_size": 50})

@@ -182,6 +182,7 @@ def dimensions(config: Mapping[str, Any]) -> Dimensions:
     Others follow from these, such as a feed-forward part of four times the width. Raises ModelError where neither says
     how wide the model is, or how many blocks or tokens it has.
     """
+    config = {**text_config(config), **config}  # multimodal models nest the language model's
     hidden = _required_number(config, _HIDDEN)
     layers = _required_number(config, LAYERS)
     heads = _first_number(config, _HEADS, 0)

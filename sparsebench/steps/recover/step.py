@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.files.families import dimensions, text_config
+from sparsebench.models.files.families import dimensions
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.modules.skipping import experts_of, skips_weights
 from sparsebench.steps.calibration import first_tokens
@@ -26,9 +26,7 @@ def check_vocabulary(step: Step, checkpoint: Checkpoint, dense: Checkpoint) -> N
     """
     if not isinstance(step.settings, TrainingSettings) or DENSE not in step.settings.teachers():
         return
-    vocabulary, dense_vocabulary = (
-        dimensions({**text_config(model.config), **model.config}).vocabulary for model in (checkpoint, dense)
-    )
+    vocabulary, dense_vocabulary = (dimensions(model.config).vocabulary for model in (checkpoint, dense))
     if vocabulary != dense_vocabulary:
         raise UnsupportedError("the vocabulary is not the dense model's", f"{step.verb} first, then trim")
 
