@@ -187,7 +187,7 @@ def _json_lines(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
 def _json(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
     """Yield a list's entries; anything else is one record. JSON Lines, as C4's ``.json.gz`` hold, are read as such."""
     first_line = ""
-    with suppress(SourceError):  # one line of more characters than are read: `whole` says so
+    with suppress(SourceError):  # a line longer than is read at once: `read_text` below refuses it
         first_line = next((line for line in bounded.lines(path, SourceError) if line.strip()), "").strip()
     if first_line.startswith("{") and first_line.endswith("}"):
         yield from _json_lines(path, fields)

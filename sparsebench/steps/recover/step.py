@@ -22,7 +22,7 @@ from sparsebench.steps.recover.settings import DENSE, TrainingSettings
 def check_vocabulary(step: Step, checkpoint: Checkpoint, dense: Checkpoint) -> None:
     """Raise UnsupportedError where a step learns from the dense model, and the vocabularies differ in size.
 
-    Two models whose config.json names no size count as equal.
+    Where config.json does not state a size, it is transformers' default for the model type.
     """
     if not isinstance(step.settings, TrainingSettings) or DENSE not in step.settings.teachers():
         return
