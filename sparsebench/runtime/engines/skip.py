@@ -17,7 +17,7 @@ from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.kernels import Kernels, kernels
 from sparsebench.runtime.kernels.skipping import (
-    TOKENS,
+    MOST_TOKENS,
     SkipColumns,
     Skipping,
     SkipRows,
@@ -78,16 +78,16 @@ class SkipEngine:
         if not self.tallies:
             return DENSE
         parts = []
-        for packed, way in sorted({(tally.packed, tally.reads) for tally in self.tallies}):
-            alike = [tally for tally in self.tallies if (tally.packed, tally.reads) == (packed, way)]
+        for is_bitmask, way in sorted({(tally.is_bitmask, tally.reads) for tally in self.tallies}):
+            alike = [tally for tally in self.tallies if (tally.is_bitmask, tally.reads) == (is_bitmask, way)]
             counts = sorted({tokens for tally in alike for tokens in tally.products}) or [1]
             shares = "; ".join(
                 f"{tokens} tokens at once: " * (tokens > 1) + _shares_read(alike, tokens, self.weight_bytes)
                 for tokens in counts
             )
-            layout = " bitmask" if packed else ""
+            layout = " bitmask" if is_bitmask else ""
             parts.append(f"skipping {instructions(self.kernels)}{layout} ×{len(alike)} ({way}: {shares})")
-        return ", ".join([*parts, f"{DENSE} ×{self.dense_layers}"]) + f"; more than {TOKENS} tokens: dense"
+        return ", ".join([*parts, f"{DENSE} ×{self.dense_layers}"]) + f"; more than {MOST_TOKENS} tokens: dense"
 
     def _replace_layers(self, model: Any, source: SavedModel) -> None:
         """Put skipping layers into the model, in place. Raises UnsupportedError for a dtype without a kernel."""
@@ -116,7 +116,7 @@ def _shares_read(tallies: list[Tally], tokens: int, weight_bytes: int) -> str:
     products = zip(*(tally.product(tokens) for tally in tallies), strict=True)
     read, multiplied, nbytes = (sum(counts) for counts in products)
     weights = sum(tally.weights for tally in tallies)
-    if not tallies[0].packed:
+    if not tallies[0].is_bitmask:
         return f"{read / weights:.0%} of the weights read"
     return (
         f"{read / weights:.0%} of the weights met, {multiplied / weights:.0%} not zero, "

@@ -22,13 +22,13 @@ from sparsebench.models.modules.skipping import masked
 from sparsebench.runtime.kernels.linear import CODES, MatrixHolder
 from sparsebench.runtime.kernels.matrix import GROUP, LEVELS, Kernels, Matrix, pays, without_zeros
 
-WIDEST = LEVELS.index("avx512")
+HIGHEST_LEVEL = LEVELS.index("avx512")
 """The highest instruction set for which these kernels have code."""
-TOKENS = 16
+MOST_TOKENS = 16
 """The most tokens that are multiplied by only the rows that any of them needs. By inputs, 16 tokens took three quarters
 of the time of the dense product with the transposed matrix, though they read nearly all rows; 32 took as long as that
 (bfloat16, one thread with AVX-512)."""
-MULTIPLIED = 1.25
+MOST_MULTIPLIED = 1.25
 """The limit of the rows that several tokens multiply, summed over the tokens and divided by all rows. Above it, by
 outputs in bfloat16, torch's product with all rows is faster: it took 1.1 to 1.3 times as long at 1.0, and 0.8 to 0.95
 times at 1.5 (measured as above)."""
@@ -40,7 +40,7 @@ PANEL = 256
 
 def instructions(kernels: Kernels) -> str:
     """Return the instruction set that these kernels use on this machine."""
-    return LEVELS[min(kernels.library.sparse_level(), WIDEST)]
+    return LEVELS[min(kernels.library.sparse_level(), HIGHEST_LEVEL)]
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Tally:
     reads: str
     weights: int
     without_skipping: tuple[int, int]
-    packed: bool = False
+    is_bitmask: bool = False
     products: Counter[int] = field(default_factory=Counter)
     met: Counter[int] = field(default_factory=Counter)
     multiplied: Counter[int] = field(default_factory=Counter)
@@ -90,7 +90,7 @@ class Skipping(MatrixHolder):
     by_columns: bool
     matrix: torch.Tensor
     bias: nn.Parameter | None
-    packed: tuple[int, int] | None
+    bitmask_shape: tuple[int, int] | None
     """Rows and columns of the bitmask that is held; None for a dense ``matrix``."""
     reads_all = False
 
@@ -102,28 +102,28 @@ class Skipping(MatrixHolder):
         self.kernels, self.item_size = kernels, matrix.element_size()
         self.rows, self.width = matrix.shape
         self.panels = -(-self.width // PANEL) if self.by_columns else 1
-        packed = _without_zeros(kernels, matrix, self.panels)
-        self.packed = (packed.rows, packed.cols) if packed else None
-        if packed:
-            self.hold(packed)
+        bitmask = _as_bitmask(kernels, matrix, self.panels)
+        self.bitmask_shape = (bitmask.rows, bitmask.cols) if bitmask else None
+        if bitmask:
+            self.hold(bitmask)
         else:
             self.register_buffer("matrix", matrix, persistent=False)
         self.register_parameter("bias", bias)
         # Some models ask a layer for the shape and dtype of its weight.
         self.weight = torch.empty(shape, dtype=matrix.dtype, device="meta")
         self.multiply = kernels.library.sparse_skip
-        stored = packed.nonzeros if packed else matrix.numel()
+        stored = bitmask.nonzeros if bitmask else matrix.numel()
         without_skipping = stored, stored * self.item_size + self.rows * self.index_bytes
-        self.tally = Tally(self.reads, matrix.numel(), without_skipping, packed is not None)
+        self.tally = Tally(self.reads, matrix.numel(), without_skipping, bitmask is not None)
 
     @property
     def index_bytes(self) -> int:
         """The bytes read of a bitmask besides a row's nonzeros: a bit for each weight, and where its panels begin."""
-        return (-(-self.packed[1] // GROUP) * 8 + 8) * self.panels if self.packed else 0
+        return (-(-self.bitmask_shape[1] // GROUP) * 8 + 8) * self.panels if self.bitmask_shape else 0
 
     def has_few_tokens(self, x: torch.Tensor) -> bool:
         """Return whether ``x`` has few enough tokens to read only the rows that they need."""
-        return 0 < x.numel() <= TOKENS * self.in_features
+        return 0 < x.numel() <= MOST_TOKENS * self.in_features
 
     def multiply_needed(self, x: torch.Tensor, decides: torch.Tensor, limit: float) -> torch.Tensor:
         """Multiply a few tokens, reading the rows where |``decides``| (of x's dtype) is above ``limit`` for any."""
@@ -131,7 +131,7 @@ class Skipping(MatrixHolder):
         x, decides = x.contiguous(), decides.contiguous()
         bias = None if self.bias is None else self.bias.to(x.dtype)
         tokens, stored = x.numel() // self.in_features, ctypes.c_int64()
-        matrix, item_size = (self.pointer, 0) if self.packed else (self.matrix.data_ptr(), self.item_size)
+        matrix, item_size = (self.pointer, 0) if self.bitmask_shape else (self.matrix.data_ptr(), self.item_size)
         read = self.multiply(
             matrix, item_size, self.by_columns, x.data_ptr(),
             None if self.reads_all else decides.data_ptr(), limit, CODES[x.dtype], self.in_features, self.out_features, tokens,
@@ -152,17 +152,17 @@ class Skipping(MatrixHolder):
 
     def dense_matrix(self) -> torch.Tensor:
         """Return the dense matrix as it was given, (rows, width)."""
-        if not self.packed:
+        if not self.bitmask_shape:
             return self.matrix
-        weights = torch.empty(self.packed, dtype=self.weight.dtype, device="cpu")
+        weights = torch.empty(self.bitmask_shape, dtype=self.weight.dtype, device="cpu")
         as_bfloat16 = weights.dtype == torch.bfloat16
         self.kernels.library.sparse_expand(
-            self.pointer, 0, self.packed[0], weights.data_ptr(), as_bfloat16, torch.get_num_threads()
+            self.pointer, 0, self.bitmask_shape[0], weights.data_ptr(), as_bfloat16, torch.get_num_threads()
         )
         return weights.reshape(self.rows, -1)[:, : self.width]
 
 
-def _without_zeros(kernels: Kernels, matrix: torch.Tensor, panels: int) -> Matrix | None:
+def _as_bitmask(kernels: Kernels, matrix: torch.Tensor, panels: int) -> Matrix | None:
     """Return a (rows, width) matrix as a bitmask, each row cut into ``panels`` of whole words of 64 bits.
 
     Return None where there are too few zeros to save anything, and below AVX-512, where placing the nonzeros takes
@@ -170,11 +170,11 @@ def _without_zeros(kernels: Kernels, matrix: torch.Tensor, panels: int) -> Matri
     """
     rows, width = matrix.shape
     name = str(matrix.dtype).removeprefix("torch.")
-    if not pays(name, rows, width, int(matrix.count_nonzero())) or kernels.library.sparse_level() < WIDEST:
+    if not pays(name, rows, width, int(matrix.count_nonzero())) or kernels.library.sparse_level() < HIGHEST_LEVEL:
         return None
     if panels > 1:
-        each = GROUP * math.ceil(width / panels / GROUP)
-        matrix = nn.functional.pad(matrix, (0, panels * each - width)).reshape(rows * panels, each)
+        panel_width = GROUP * math.ceil(width / panels / GROUP)
+        matrix = nn.functional.pad(matrix, (0, panels * panel_width - width)).reshape(rows * panels, panel_width)
     stored = without_zeros(matrix)
     return replace(stored, values=nn.functional.pad(stored.values, (0, OVERREAD)))
 
@@ -206,7 +206,7 @@ class ThresholdedActivation(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the function and mask its values."""
         activations = masked(self.function(x), self.limit)
-        self.values = activations if activations.numel() <= TOKENS * activations.shape[-1] else None
+        self.values = activations if activations.numel() <= MOST_TOKENS * activations.shape[-1] else None
         return activations
 
     def take_values(self) -> torch.Tensor | None:
@@ -235,9 +235,11 @@ class SkipRows(Skipping):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (…, in) to (…, out)."""
-        values = None
-        if self.has_few_tokens(x):
-            values = x if self.reads_all else self.decide()
+        if not self.has_few_tokens(x):
+            return self.multiply_all(x)
+        if self.reads_all:
+            return self.multiply_needed(x, x, 0.0)  # nothing decides
+        values = self.decide()
         if values is None:
             return self.multiply_all(x)
         tokens = x.numel() // self.in_features
@@ -248,6 +250,6 @@ class SkipRows(Skipping):
 
     def _needs_many_rows(self, values: torch.Tensor, tokens: int) -> bool:
         """Return whether the tokens need so many rows that multiplying by all is faster."""
-        if tokens == 1 or self.reads_all or self.packed or self.item_size == 4 or processor.is_emulated("bfloat16"):
+        if tokens == 1 or self.bitmask_shape or self.item_size == 4 or processor.is_emulated("bfloat16"):
             return False
-        return int(values.count_nonzero()) > MULTIPLIED * self.out_features
+        return int(values.count_nonzero()) > MOST_MULTIPLIED * self.out_features

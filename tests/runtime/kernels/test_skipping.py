@@ -8,7 +8,7 @@ from sparsebench import processor
 from sparsebench.models.modules.skipping import masked
 from sparsebench.runtime.kernels import Kernels
 from sparsebench.runtime.kernels.matrix import LEVELS
-from sparsebench.runtime.kernels.skipping import TOKENS, SkipColumns, SkipRows, ThresholdedActivation
+from sparsebench.runtime.kernels.skipping import MOST_TOKENS, SkipColumns, SkipRows, ThresholdedActivation
 from tests.runtime.kernels.conftest import levels
 
 SHAPES = [(1, 1), (7, 3), (96, 80), (130, 257), (1000, 300)]
@@ -53,8 +53,8 @@ def test_columns_are_read_where_inputs_are_large(
         for ins, outs in SHAPES:
             dense = linear(ins, outs, bias, zeros, dtype)
             layer = columns(compiled, dense, 0.5)
-            assert layer.packed is None or zeros
-            for batch in ((1, 1), (1,), (3,), (2, 4), (2, TOKENS)):
+            assert layer.bitmask_shape is None or zeros
+            for batch in ((1, 1), (1,), (3,), (2, 4), (2, MOST_TOKENS)):
                 x = torch.randn(*batch, ins).to(dtype)
                 assert close(layer(x), exact(dense, masked(x, 0.5)), dtype), (level, ins, outs, batch)
             assert torch.equal(layer.dense_matrix(), dense.weight.T)
@@ -69,17 +69,17 @@ def test_what_a_few_tokens_need_is_read_once(compiled: Kernels, dtype: torch.dty
     for level in levels(compiled):
         compiled.use(level)
         layer = columns(compiled, dense, 1.0)
-        for tokens in range(1, TOKENS + 1):
+        for tokens in range(1, MOST_TOKENS + 1):
             x = torch.randn(tokens, 300).to(dtype)
             found, needed = layer(x), (x.abs() > 1.0).any(0)
             assert torch.equal(found, torch.cat([layer(one) for one in x.split(1)])), (level, tokens)
             if tokens == 1:
                 continue
-            stored = int((dense.weight[:, needed] != 0).sum()) if layer.packed else 530 * int(needed.sum())
+            stored = int((dense.weight[:, needed] != 0).sum()) if layer.bitmask_shape else 530 * int(needed.sum())
             bits = int(needed.sum()) * layer.index_bytes
             assert layer.tally.product(tokens) == (530 * int(needed.sum()), stored, stored * dtype.itemsize + bits)
         before = dict(layer.tally.products)
-        layer(torch.randn(TOKENS + 1, 300).to(dtype))
+        layer(torch.randn(MOST_TOKENS + 1, 300).to(dtype))
         assert layer.tally.products == before
 
 
@@ -89,8 +89,9 @@ def test_a_layer_of_zeros_is_kept_without_them_where_that_is_faster(compiled: Ke
         for level in levels(compiled):
             compiled.use(level)
             layer = SkipColumns(compiled, dense.weight.T.contiguous(), None, 0.5)
-            assert (layer.packed is not None) == (zeros == 0.5 and level.startswith("avx512"))
-        if layer.packed:  # the nonzeros, a bit for each weight and its padding, and where each of three panels begins
+            assert (layer.bitmask_shape is not None) == (zeros == 0.5 and level.startswith("avx512"))
+        if layer.bitmask_shape:
+            # The nonzeros, a bit for each weight and its padding, and where each of three panels begins.
             stored = int(dense.weight.count_nonzero())
             assert layer.tally.without_skipping == (stored, 2 * stored + 512 * (3 * 256 // 8 + 3 * 8))
             nbytes = layer.tally.without_skipping[1]
@@ -127,7 +128,7 @@ def test_rows_are_read_where_the_gate_is_open(compiled: Kernels, dtype: torch.dt
             dense = linear(ins, outs, bias, zeros, dtype)
             deciding = ThresholdedActivation(nn.SiLU(), 0.2)
             layer = SkipRows(compiled, dense.weight, dense.bias, deciding.take_values)
-            for tokens in (1, 3, TOKENS):
+            for tokens in (1, 3, MOST_TOKENS):
                 x, gate = torch.randn(tokens, ins).to(dtype), torch.randn(tokens, outs).to(dtype)
                 open_ = deciding(gate)
                 wanted = exact(dense, x)
@@ -136,7 +137,7 @@ def test_rows_are_read_where_the_gate_is_open(compiled: Kernels, dtype: torch.dt
                 assert layer.tally.met[tokens] == met * ins
                 # What some tokens decided says nothing of the next.
                 assert close(layer(x), wanted, dtype)
-            deciding(torch.randn(TOKENS + 1, outs).to(dtype))
+            deciding(torch.randn(MOST_TOKENS + 1, outs).to(dtype))
             assert deciding.take_values() is None
 
 
@@ -149,7 +150,7 @@ def test_all_are_multiplied_at_once_where_that_is_faster(
     for dtype, zeros in ((torch.bfloat16, 0.0), (torch.float32, 0.0), (torch.bfloat16, 0.5)):
         dense, gate = linear(64, 100, True, zeros, dtype), torch.zeros(3, 100).to(dtype)
         layer, x = SkipRows(compiled, dense.weight, dense.bias, lambda gate=gate: gate), torch.randn(3, 64).to(dtype)
-        at_once = not emulated and dtype == torch.bfloat16 and not layer.packed
+        at_once = not emulated and dtype == torch.bfloat16 and not layer.bitmask_shape
         gate[0, :50] = gate[1, :75] = 1
         for outputs, all_read in ((75, False), (76, at_once)):
             gate[1, :outputs] = 1
@@ -157,7 +158,7 @@ def test_all_are_multiplied_at_once_where_that_is_faster(
             assert close(layer(x), exact(dense, x) * gate.double(), dtype)
             assert layer.tally.product(3)[0] == 64 * (100 if all_read else outputs)
         by_columns = columns(compiled, dense, 0.5)
-        many = torch.randn(TOKENS + 1, 64).to(dtype)
+        many = torch.randn(MOST_TOKENS + 1, 64).to(dtype)
         assert close(by_columns(many), exact(dense, masked(many, 0.5)), dtype)
 
 
