@@ -190,7 +190,7 @@ class Cell:
 class Job:
     """The unit of execution: cells that share one process because they share what is expensive.
 
-    ``kind`` names one of ``stages.PROCESSES``. ``makes`` are the variants whose folders the job leaves behind, and
+    ``kind`` names one of ``stages.JOB_KINDS``. ``makes`` are the variants whose folders the job leaves behind, and
     ``parent`` is the one that they are made from. ``after`` are the ids of jobs that must have ended before it starts.
     ``again`` are ``make`` cells that are recorded already and done again because a folder is gone: for the estimate.
     """

@@ -21,7 +21,7 @@ from sparsebench.models.files.families import dimensions
 from sparsebench.models.shape.topology import prunable_share
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import alone, calculates, ranks_of
-from sparsebench.plan.stages import MAKE, PROCESSES, stages
+from sparsebench.plan.stages import JOB_KINDS, MAKE, STAGES
 from sparsebench.steps.calibration import LENGTH
 
 GPU_SPEEDUP = 300.0
@@ -52,7 +52,7 @@ class ModelSize:
 def tokens(cell: Cell) -> float:
     """Return how many tokens go through the model for a cell: the parent, where a variant is made."""
     if cell.stage != MAKE.name:
-        return stages()[cell.stage].tokens(cell)
+        return STAGES[cell.stage].tokens(cell)
     length = cell.settings.get("length") or LENGTH
     used = length if cell.variant.family == "decoder" else min(length, PASSAGE_TOKENS)
     return cell.variant.steps[-1].settings.forward_tokens(cell.settings.get("samples", 0) * used)
@@ -60,7 +60,7 @@ def tokens(cell: Cell) -> float:
 
 def job_seconds(job: Job, sizes: Mapping[str, ModelSize], device: str = "cpu") -> float:
     """Return a job's seconds on a device, start included."""
-    kind, size = PROCESSES[job.kind], sizes[job.variants[0].model]
+    kind, size = JOB_KINDS[job.kind], sizes[job.variants[0].model]
     speedup = GPU_SPEEDUP if devices.is_gpu(device) and calculates(job) else 1.0
     work = sum(map(tokens, job.making)) or 1.0  # what prepares a model has no cells
     if kind is MAKE:

@@ -14,7 +14,7 @@ from sparsebench.manifest.recipes import count_variants, is_for, verb_and_name
 from sparsebench.manifest.schema import Manifest, ManifestModel, as_list
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
-from sparsebench.plan.stages import making_settings, own_data_of, precision_settings, stages
+from sparsebench.plan.stages import STAGES, making_settings, own_data_of, precision_settings
 from sparsebench.sources.reference import Reference
 from sparsebench.sources.wheel import payload_name
 from sparsebench.steps.calibration import DEFAULT, Calibration
@@ -96,8 +96,8 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: D
 def _measurements(
     manifest: Manifest, model: ManifestModel, variant: Variant, calibration: Calibration, texts: DataInfo
 ) -> Iterator[Cell]:
-    for stage in stages().values():
-        if stage.name in (_only_stages(variant) or stages()):
+    for stage in STAGES.values():
+        if stage.name in (_only_stages(variant) or STAGES):
             for settings in stage.settings(manifest, model, variant):
                 if stage.reads_text:
                     # Another draw: variants are not judged on the text that they were made from.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparsebench import environment
-from sparsebench.plan.stages import stages
+from sparsebench.plan.stages import STAGES
 from sparsebench.steps.contract import Step
 
 READING_LIBRARIES = ("transformers", "tokenizers", "scipy")
@@ -51,7 +51,7 @@ def cell_id(stage: str, variant: str, settings: Mapping[str, Any]) -> str:
     """
     if stage == "make":
         return digest([stage, variant])
-    row = stages()[stage]
+    row = STAGES[stage]
     libraries = _libraries(row.libraries(settings))
     return digest([stage, variant, dict(settings), row.module.VERSION, libraries, row.versions(settings)])
 

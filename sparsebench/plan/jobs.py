@@ -14,7 +14,7 @@ from sparsebench import devices
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
-from sparsebench.plan.stages import MAKE, MEMORY, PROCESSES, making_settings, needs_dense, stages
+from sparsebench.plan.stages import JOB_KINDS, MAKE, MEMORY, STAGES, making_settings, needs_dense
 
 
 def jobs(
@@ -36,7 +36,7 @@ def jobs(
     cells_by_variant: dict[str, list[Cell]] = {}
     for cell in pending:
         cells_by_variant.setdefault(cell.variant.id, []).append(cell)
-    measuring_stages, kind_order = stages(), list(PROCESSES)
+    kind_order = list(JOB_KINDS)
     makers: dict[str, Job] = {}
     ordered: list[Job] = []
     unpaired_dense_cells: dict[tuple[str, object, str], list[Cell]] = {}
@@ -55,11 +55,11 @@ def jobs(
             after_making = (job.id,)
         groups: dict[tuple[str, object], list[Cell]] = {}
         for cell in pass_cells:
-            if stage := measuring_stages.get(cell.stage):
-                groups.setdefault((stage.process.name, stage.job_key(cell)), []).append(cell)
+            if stage := STAGES.get(cell.stage):
+                groups.setdefault((stage.job_kind.name, stage.job_key(cell)), []).append(cell)
         model, dense_pass = variants[0].model, variants[0].is_dense
         for kind, key in list(groups):
-            if PROCESSES[kind].timed and PROCESSES[kind].paired:
+            if JOB_KINDS[kind].timed and JOB_KINDS[kind].paired:
                 if dense_pass:
                     unpaired_dense_cells[kind, key, model] = groups.pop((kind, key))
                 else:
@@ -125,7 +125,7 @@ def calculates(job: Job) -> bool:
     """Return whether a job calculates on the run's device. Making from weights alone only reads and writes files."""
     if job.kind == MAKE.name:
         return any(variant.steps[-1].settings.on_device() for variant in job.makes if variant.steps)
-    return PROCESSES[job.kind].calculates
+    return JOB_KINDS[job.kind].calculates
 
 
 def alone(job: Job, on_gpu: bool) -> bool:
@@ -135,7 +135,7 @@ def alone(job: Job, on_gpu: bool) -> bool:
     GPUs that they need to themselves. That requires all GPUs to have the same name: records are filed under it, and
     which GPUs a job gets is known only later.
     """
-    timed = PROCESSES[job.kind].timed
+    timed = JOB_KINDS[job.kind].timed
     mixed = on_gpu and len(set(devices.gpu_names())) > 1
     if not on_gpu or mixed or any(cell.nodes for cell in job.cells):
         return timed

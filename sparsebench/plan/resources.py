@@ -12,7 +12,7 @@ from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize, concurrent_jobs
 from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.plan.preflight import Prepared
-from sparsebench.plan.stages import COMPARE, MAKE, PROCESSES, TIME, is_timed
+from sparsebench.plan.stages import COMPARE, JOB_KINDS, MAKE, TIME, is_timed
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.contract import Step
 from sparsebench.steps.recover.settings import DENSE
@@ -100,8 +100,8 @@ def job_bytes(job: Job, size: ModelSize, device: str = "cpu", one_by_one: bool =
 
     A timed pair is two models beside the mapped files. Ranks that shard hold shares of both.
     """
-    kind = PROCESSES[job.kind]
-    copies = kind.models - (1 if one_by_one and kind.timed and kind.paired else 0)
+    kind = JOB_KINDS[job.kind]
+    copies = kind.models_held - (1 if one_by_one and kind.timed and kind.paired else 0)
     return (
         int(_running_bytes(job.cells, size, device) * copies) + PROCESS_BYTES * ranks_of(job) + _step_bytes(job, size)
     )

@@ -1,6 +1,6 @@
 """The stages, each one kind of measurement of a variant, and the kinds of jobs that do them.
 
-A new stage is a row here, a handler for its process (``run/handlers``) and a table for its results (``ledger/ingest``).
+A new stage is a row here, a handler for its jobs (``run/handlers``) and a table for its results (``ledger/ingest``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsebench import benchmarks, environment, runtime, storage, structure
-from sparsebench.benchmarks import benchmark_of
 from sparsebench.benchmarks.contract import DRAW_SEED
 from sparsebench.manifest.schema import Manifest, ManifestModel, ManifestRuntime, ManifestTask, as_list
 from sparsebench.plan.cells import Cell, Variant
@@ -36,7 +35,7 @@ class JobKind:
     """What jobs of one kind have in common.
 
     ``start_seconds`` is how long a job takes to start and import what it needs, ``speed`` how many parameters × tokens
-    it does per second (``plan/estimate``). ``models`` is how many models it holds at once, working space included.
+    it does per second (``plan/estimate``). ``models_held`` is how many models it holds at once, working space included.
     ``timed`` jobs have the machine to themselves (with the exceptions of ``jobs.alone``), and their results are that
     machine's alone. ``paired`` jobs also need the dense model. Jobs with ``calculates`` use a GPU, where the run has
     one; jobs that only read and write files stay on the CPU.
@@ -45,7 +44,7 @@ class JobKind:
     name: str
     start_seconds: float
     speed: float
-    models: float = 0.2
+    models_held: float = 0.2
     timed: bool = False
     paired: bool = False
     calculates: bool = False
@@ -54,11 +53,11 @@ class JobKind:
 PREPARE = JobKind("prepare", 4.0, 25e6)
 MAKE = JobKind("make", 3.0, 70e9, calculates=True)
 ASSESS = JobKind("assess", 2.0, 75e6)
-SCORE = JobKind("benchmarks", 5.0, 60e9, 1.3, calculates=True)
-COMPARE = JobKind("outputs", 5.0, 25e9, 2.2, paired=True, calculates=True)
-TIME = JobKind("latency", 9.0, 50e9, 2.2, timed=True, paired=True, calculates=True)
-MEMORY = JobKind("memory", 5.0, 80e6, 1.2, timed=True, calculates=True)
-PROCESSES = {kind.name: kind for kind in (PREPARE, MAKE, ASSESS, COMPARE, SCORE, TIME, MEMORY)}
+SCORE = JobKind("benchmarks", 5.0, 60e9, models_held=1.3, calculates=True)
+COMPARE = JobKind("outputs", 5.0, 25e9, models_held=2.2, paired=True, calculates=True)
+TIME = JobKind("latency", 9.0, 50e9, models_held=2.2, timed=True, paired=True, calculates=True)
+MEMORY = JobKind("memory", 5.0, 80e6, models_held=1.2, timed=True, calculates=True)
+JOB_KINDS = {kind.name: kind for kind in (PREPARE, MAKE, ASSESS, COMPARE, SCORE, TIME, MEMORY)}
 """The kinds of jobs by name, in the order in which a model's jobs follow one another."""
 
 
@@ -73,7 +72,7 @@ class Stage:
     """
 
     name: str
-    process: JobKind
+    job_kind: JobKind
     module: Any
     settings: Callable[[Manifest, ManifestModel, Variant], Iterator[dict[str, Any]]]
     libraries: Callable[[CellSettings], tuple[str, ...]] = lambda _: ()
@@ -83,25 +82,20 @@ class Stage:
     reads_text: bool = False
 
 
-def stages() -> dict[str, Stage]:
-    """Return every stage by name, in the order in which a variant goes through them."""
-    return {stage.name: stage for stage in _STAGES}
-
-
 def stage_names() -> tuple[str, ...]:
     """Return the names that a cell's stage may have: ``make``, or a measurement."""
-    return (MAKE.name, *stages())
+    return (MAKE.name, *STAGES)
 
 
 def is_timed(stage: str) -> bool:
     """Whether the results of a stage belong to the machine that gave them."""
-    return stage in stages() and stages()[stage].process.timed
+    return stage in STAGES and STAGES[stage].job_kind.timed
 
 
 def needs_dense(cell: Cell) -> bool:
     """Whether the dense model is needed to measure a cell."""
-    stage = stages().get(cell.stage)
-    return bool(cell.settings.get("divergence")) or (stage is not None and stage.process.paired)
+    stage = STAGES.get(cell.stage)
+    return bool(cell.settings.get("divergence")) or (stage is not None and stage.job_kind.paired)
 
 
 def has_value(variant: Variant, key: str, selected: Any) -> bool:
@@ -140,7 +134,9 @@ def _storage(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iter
 
 
 def _scores(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
-    for task in manifest.benchmarks.of(model.family) if variant.weights != "random" else []:
+    if variant.weights == "random":
+        return
+    for task in manifest.benchmarks.of(model.family):
         if (task.models is None or model.name in task.models) and _selected(task.select, variant):
             settings = _task(task, model)
             if not variant.heuristic or benchmarks.heuristics.has_heuristic(benchmarks.benchmark_of(settings)):
@@ -166,14 +162,14 @@ def own_data_of(task: ManifestTask) -> benchmarks.OwnData | None:
     reference = Reference.parse(str(task.source))
     columns = tuple(sorted((role, name) for role, name in (task.columns or {}).items() if role != name))
     return benchmarks.OwnData(
-        benchmarks.kind_of(task.task),
-        reference.identity,
-        task.field,
-        columns,
-        task.length,
-        task.stride,
-        task.metric,
-        reference.source,
+        kind=benchmarks.kind_of(task.task),
+        content=reference.identity,
+        field=task.field,
+        columns=columns,
+        length=task.length,
+        stride=task.stride,
+        metric=task.metric,
+        source=reference.source,
     )
 
 
@@ -257,6 +253,7 @@ def _format_libraries(settings: CellSettings) -> tuple[str, ...]:
 
 def compared_tokens(cell: Cell) -> float:
     """Return the tokens of comparing a variant's outputs with the dense model's."""
+    # The dense model, the variant, and the variant's blocks on the dense model's inputs.
     return float(3 * cell.settings["samples"] * cell.settings["length"])
 
 
@@ -268,25 +265,26 @@ def scored_tokens(cell: Cell) -> float:
 def timed_tokens(cell: Cell) -> float:
     """Return the tokens of timing a variant beside the dense model."""
     workload = cell.settings["workload"]
+    # A prompt is read for prefill and again for generate; decode makes one token, generate all of them.
     request = workload["batch"] * (2 * workload["prompt"] + (workload["generate"] + 1) * TOKENS_PER_NEW_TOKEN)
     return float(TIMED_STEPS * cell.settings["processes"] * request)
 
 
 def document_count(cell: Cell) -> int | None:
     """Return how many documents a benchmark cell scores; None where that is not known before the run."""
-    benchmark, limit = benchmark_of(cell.settings), cell.settings.get("limit")
+    benchmark, limit = benchmarks.benchmark_of(cell.settings), cell.settings.get("limit")
     if benchmark is None:
         return limit
-    all_documents = benchmark.n or cell.documents
-    counts = [all_documents, limit * benchmark.parts if limit else 0]
-    return min(filter(None, counts), default=None)
+    available = benchmark.n or cell.documents
+    limited = limit * benchmark.parts if limit else None
+    return min((count for count in (available, limited) if count), default=None)
 
 
 def _document_tokens(cell: Cell) -> int:
     """Return the tokens that are read of a document, its few-shot examples and its answers."""
     readings = 1 if cell.variant.family == "decoder" else READINGS
     texts = 1 + (cell.settings.get("num_fewshot") or 0)
-    benchmark = benchmark_of(cell.settings)
+    benchmark = benchmarks.benchmark_of(cell.settings)
     if benchmark is None:
         return readings * USUAL_DOCUMENT_TOKENS * texts
     window = benchmark.tokens or 0
@@ -299,20 +297,43 @@ def _document_tokens(cell: Cell) -> int:
 
 _RUNNING = ("torch", "transformers", "tokenizers")
 _TIMING = ("torch", "transformers", "deepspeed")
-_STAGES = (
-    Stage("structure", ASSESS, structure, _structure),
-    Stage("storage", ASSESS, storage, _storage, _format_libraries),
-    Stage("outputs", COMPARE, outputs, _outputs, lambda _: _RUNNING, tokens=compared_tokens, reads_text=True),
-    Stage(
-        "benchmarks", SCORE, benchmarks, _scores, lambda _: (*_RUNNING, "lm-eval"), _task_version,
-        lambda cell: cell.variant.id, scored_tokens,
-    ),
-    Stage(
-        "latency", TIME, runtime, _latencies, lambda _: _TIMING, _engine_version,
-        lambda cell: repr(sorted(cell.settings.items())), timed_tokens,
-    ),
-    Stage(
-        "memory", MEMORY, runtime, _memories, lambda _: _TIMING,
-        lambda settings: _engine_version(settings, runtime.MEMORY_VERSION), lambda cell: cell.id,
-    ),
-)  # fmt: skip
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("structure", ASSESS, structure, _structure),
+        Stage("storage", ASSESS, storage, _storage, libraries=_format_libraries),
+        Stage(
+            "outputs", COMPARE, outputs, _outputs, libraries=lambda _: _RUNNING, tokens=compared_tokens, reads_text=True
+        ),
+        Stage(
+            "benchmarks",
+            SCORE,
+            benchmarks,
+            _scores,
+            libraries=lambda _: (*_RUNNING, "lm-eval"),
+            versions=_task_version,
+            job_key=lambda cell: cell.variant.id,
+            tokens=scored_tokens,
+        ),
+        Stage(
+            "latency",
+            TIME,
+            runtime,
+            _latencies,
+            libraries=lambda _: _TIMING,
+            versions=_engine_version,
+            job_key=lambda cell: repr(sorted(cell.settings.items())),
+            tokens=timed_tokens,
+        ),
+        Stage(
+            "memory",
+            MEMORY,
+            runtime,
+            _memories,
+            libraries=lambda _: _TIMING,
+            versions=lambda settings: _engine_version(settings, runtime.MEMORY_VERSION),
+            job_key=lambda cell: cell.id,
+        ),
+    )
+}
+"""Every stage by name, in the order in which a variant goes through them."""

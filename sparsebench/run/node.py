@@ -18,7 +18,7 @@ from typing import Any
 from sparsebench import __version__, devices, environment, records
 from sparsebench.errors import MeasureError, UserError
 from sparsebench.paths import sweep_temporary
-from sparsebench.plan.stages import PROCESSES
+from sparsebench.plan.stages import JOB_KINDS
 from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.placement import ANSWER_SECONDS
@@ -92,7 +92,7 @@ def do_job(
     job = spec.job
     if working_folder is not None and working_folder.is_dir():
         os.chdir(working_folder)
-    expected.check(socket.gethostname(), NodeIdentity.here(settings.device), PROCESSES[job.kind].timed)
+    expected.check(socket.gethostname(), NodeIdentity.here(settings.device), JOB_KINDS[job.kind].timed)
     if group:
         spec = _with_nodes(spec, settings.device, expected, group)
     local = _executor(replace(settings, slots=max(1, environment.cores() // cpus)))
@@ -135,7 +135,7 @@ def _with_nodes(spec: JobSpec, device: str, expected: NodeIdentity, group_name: 
         silence = f"no answer from one of {', '.join(nodes[1:])} in {ANSWER_SECONDS} seconds"
         raise MeasureError(silence, "see `ray status`") from error
     for address, other in zip(nodes[1:], others, strict=True):
-        expected.check(address, other, PROCESSES[spec.job.kind].timed)
+        expected.check(address, other, JOB_KINDS[spec.job.kind].timed)
     return replace(spec, nodes=nodes, group=f"{ray.get_runtime_context().gcs_address}/{group_name}")
 
 

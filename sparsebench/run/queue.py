@@ -12,7 +12,7 @@ from itertools import count
 
 from sparsebench.plan.cells import Job, Variant
 from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
-from sparsebench.plan.stages import PROCESSES
+from sparsebench.plan.stages import JOB_KINDS
 
 JobGroup = tuple[str, bool, bool, int, int]
 """The kind of a job and what it asks for: jobs of one group find room, or none, alike."""
@@ -111,7 +111,7 @@ class Queue:
 
 def _start_order(head: tuple[tuple[int, str], JobGroup]) -> tuple[bool, int]:
     (position, _), group = head
-    return PROCESSES[group[0]].timed, position
+    return JOB_KINDS[group[0]].timed, position
 
 
 def variants_opened(job: Job) -> list[Variant]:

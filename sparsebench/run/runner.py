@@ -23,7 +23,7 @@ from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import silence_seconds
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import alone, calculates, jobs, made_from, remaking, unpacks
-from sparsebench.plan.stages import MAKE, PROCESSES, needs_dense
+from sparsebench.plan.stages import JOB_KINDS, MAKE, needs_dense
 from sparsebench.run.child import Child, Silence, how_it_died
 from sparsebench.run.display import Display, ModelAnswers
 from sparsebench.run.executor import Executor, RunningJob, RunSettings
@@ -361,7 +361,7 @@ class Runner:
 
     def _show_answers(self) -> None:
         """Show the answers that are due, unless something is timed now."""
-        if self.answers.due_models and not any(PROCESSES[child.job.kind].timed for child in self.children):
+        if self.answers.due_models and not any(JOB_KINDS[child.job.kind].timed for child in self.children):
             self._ingest()
             for lines in self.answers.take():
                 self.display.line(lines, "bold")

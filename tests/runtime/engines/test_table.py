@@ -9,7 +9,7 @@ import pytest
 
 from sparsebench import plugins
 from sparsebench.errors import MeasureError
-from sparsebench.plan.stages import stages
+from sparsebench.plan.stages import STAGES
 from sparsebench.runtime import Setting, Workload, engines
 from sparsebench.runtime.engines import BUILT_IN, EngineInfo, engine
 from sparsebench.runtime.engines.hf import HuggingFace
@@ -49,7 +49,7 @@ def test_a_plugin_may_need_a_package_that_no_other_engine_does(
     package: str, installed: bool, plugged: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(engines.engines(), "third", replace(PLUGIN, package=package))
-    version = stages()["latency"].versions({"engine": "third"})[-1]
+    version = STAGES["latency"].versions({"engine": "third"})[-1]
     refusal = engine_refusal({}, "float", SETTING)
     if installed:
         assert version[0].isdigit() and refusal is None
