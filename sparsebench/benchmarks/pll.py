@@ -42,7 +42,7 @@ class PllText:
     end: int
     cut: int = 0
 
-    def masked(self, position: int) -> range:
+    def masked_positions(self, position: int) -> range:
         """Return the positions that are masked when the token at ``position`` is scored."""
         last = position + 1
         while last < self.end and self.words[last] == self.words[position]:
@@ -125,10 +125,11 @@ class PllScorer:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        self.tokens = tokens_at_once(self.model, BATCH_TOKENS)
+        self.batch_tokens = tokens_at_once(self.model, BATCH_TOKENS)
         # On a CPU BATCH_ROWS bounds the memory for logits; a GPU's number of tokens already takes theirs into account.
-        self.most_rows = self.batch_size or (BATCH_ROWS if self.tokens == BATCH_TOKENS else self.tokens)
-        self.batch = BatchSize(self.most_rows, is_fixed=self.batch_size is not None)
+        on_gpu = self.model.device.type == "cuda"
+        self.first_rows = self.batch_size or (self.batch_tokens if on_gpu else BATCH_ROWS)
+        self.batch = BatchSize(self.first_rows, is_fixed=self.batch_size is not None)
 
     @property
     def protocol(self) -> dict[str, str | int | float]:
@@ -137,7 +138,7 @@ class PllScorer:
             "likelihood": f"pseudo, {METHOD}",
             "softmax_dtype": "float32",
             "batch_size": self.batch_size
-            or (f"{self.tokens} tokens" if self.batch.most_rows == self.most_rows else self.batch.most_rows),
+            or (f"{self.batch_tokens} tokens" if self.batch.most_rows == self.first_rows else self.batch.most_rows),
         }
 
     def score(self, texts: Sequence[PllText], progress: Progress | None = None) -> list[list[LogLikelihood]]:
@@ -149,7 +150,7 @@ class PllScorer:
         by_text: dict[PllText, list[LogLikelihood]] = {text: [] for text in distinct}
         total, done = sum(text.end - text.begin for text in distinct), 0
         for batch in self._batches(sorted(distinct, key=lambda text: -len(text.ids))):
-            for part, answers in self.batch.parts(batch, lambda part: list(self._answers(part))):
+            for part, answers in self.batch.parts(batch, self._answers):
                 for (text, _), answer in zip(part, answers, strict=True):
                     by_text[text].append(answer)
                 done += len(part)
@@ -163,13 +164,17 @@ class PllScorer:
         for text in texts:
             for position in range(text.begin, text.end):
                 batch.append((text, position))
-                if len(batch) >= (self.batch_size or max(1, min(self.most_rows, self.tokens // len(batch[0][0].ids)))):
+                if len(batch) >= self._rows_at_once(len(batch[0][0].ids)):
                     yield batch
                     batch = []
         if batch:
             yield batch
 
-    def _answers(self, batch: Sequence[tuple[PllText, int]]) -> Iterator[LogLikelihood]:
+    def _rows_at_once(self, longest: int) -> int:
+        """Return how many copies of ``longest`` tokens a batch has."""
+        return self.batch_size or max(1, min(self.first_rows, self.batch_tokens // longest))
+
+    def _answers(self, batch: Sequence[tuple[PllText, int]]) -> list[LogLikelihood]:
         width = len(batch[0][0].ids)
         device = self.model.device
         ids = torch.full((len(batch), width), self.tokenizer.pad_token_id or 0, device="cpu")
@@ -177,14 +182,14 @@ class PllScorer:
         for row, (text, position) in enumerate(batch):
             ids[row, : len(text.ids)] = torch.tensor(text.ids, device="cpu")
             attention_mask[row, : len(text.ids)] = 1
-            masked = text.masked(position)
+            masked = text.masked_positions(position)
             ids[row, masked.start : masked.stop] = self.tokenizer.mask_token_id
         positions = torch.tensor([position for _, position in batch], device=device)
         logits = self._logits(ids.to(device), attention_mask.to(device), positions).float()
         targets = torch.tensor([text.ids[position] for text, position in batch], device=device).unsqueeze(1)
         log_likelihoods = F.log_softmax(logits, dim=-1).gather(1, targets).squeeze(1)
         is_greedy = logits.gather(1, targets).squeeze(1) >= logits.amax(dim=-1)
-        return zip(log_likelihoods.tolist(), is_greedy.tolist(), strict=True)
+        return list(zip(log_likelihoods.tolist(), is_greedy.tolist(), strict=True))
 
     def _logits(self, ids: torch.Tensor, attention_mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return logits (rows, vocabulary) at one position of each row: the head sees those hidden states alone."""

@@ -74,8 +74,8 @@ def test_what_is_masked_with_a_token(kind: str, tmp_path: Path):
     joined: list[str] = []
     place = text.begin
     while place < text.end:
-        masked = text.masked(place)
-        assert [text.masked(p).stop for p in masked] == [masked.stop] * len(masked)
+        masked = text.masked_positions(place)
+        assert [text.masked_positions(p).stop for p in masked] == [masked.stop] * len(masked)
         joined.append("".join(pieces[p] for p in masked).replace("##", "").replace("Ġ", ""))
         place = masked.stop
     apostrophe = ["'", "s"] if kind == "bert" else ["'s"]
