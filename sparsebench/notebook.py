@@ -238,8 +238,8 @@ def score(
     Raises UserError for a task that does not exist, BenchmarkError for one that fails.
     """
     names = [tasks] if isinstance(tasks, str) else list(tasks)
-    if unknown := next((name for name in names if not benchmarks.known(name)), None):
-        raise UserError(f"{unknown}: no such task", did_you_mean(unknown, benchmarks.names()) or None)
+    if unknown := next((name for name in names if not benchmarks.is_task(name)), None):
+        raise UserError(f"{unknown}: no such task", did_you_mean(unknown, benchmarks.task_names()) or None)
     specs = [TaskSpec(name, limit, num_fewshot) for name in names]
     resolved_device = devices.resolve(device)
 

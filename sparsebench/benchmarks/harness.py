@@ -177,7 +177,7 @@ def _load(spec: TaskSpec, cache: sources.Cache) -> dict[str, Any]:
     """Load lm-eval's task objects: ours over local data, any other task as stock defines it."""
     if spec.own:
         return _load_own(spec, spec.own.fetch(cache))
-    file = index.stock(cache).get(spec.task)
+    file = index.stock_files(cache).get(spec.task)
     if file is None:
         raise BenchmarkError(f"lm-eval has no task {spec.task!r}", "list the names with `sparsebench score --list`")
     local = index.has_local_data(spec)

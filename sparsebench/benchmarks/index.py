@@ -12,7 +12,6 @@ from sparsebench.benchmarks.catalog import all_tasks, definition, split_source
 from sparsebench.benchmarks.contract import TaskSpec
 from sparsebench.errors import INSTALL_MEASURE, BenchmarkError
 from sparsebench.paths import temporary_folder
-from sparsebench.sources import Cache
 from sparsebench.sources.cache import read_json, write_json
 
 _KEY = re.compile(rb"""^["']?(task|group|class|include)["']?:[ \t]*([^\s#].*?)[ \t\r]*(?:[ \t]#.*)?$""", re.MULTILINE)
@@ -20,17 +19,17 @@ GROUP = ""
 """Stands in the index instead of a file for a group of tasks."""
 
 
-def names() -> tuple[str, ...]:
+def task_names() -> tuple[str, ...]:
     """Return every task name that ``score`` takes, our own first."""
-    return tuple(dict.fromkeys([*all_tasks(), *stock()]))
+    return tuple(dict.fromkeys([*all_tasks(), *stock_files()]))
 
 
-def known(name: str, cache: Cache | None = None) -> bool:
+def is_task(name: str, cache: sources.Cache | None = None) -> bool:
     """Return whether a task of this name exists: one of our own, or one of lm-eval's tasks and groups."""
-    return name in all_tasks() or name in stock(cache)
+    return name in all_tasks() or name in stock_files(cache)
 
 
-def stock(cache: Cache | None = None) -> Mapping[str, str]:
+def stock_files(cache: sources.Cache | None = None) -> Mapping[str, str]:
     """Return lm-eval's tasks and groups by name, each task with its file under lm-eval's tasks folder.
 
     Raises BenchmarkError when lm-eval is not installed.
@@ -38,7 +37,7 @@ def stock(cache: Cache | None = None) -> Mapping[str, str]:
     from importlib.metadata import version
 
     root = tasks_folder()
-    cache_file = (cache or Cache()).root / "lm_eval_tasks" / f"{version('lm_eval')}.json"
+    cache_file = (cache or sources.Cache()).root / "lm_eval_tasks" / f"{version('lm_eval')}.json"
     files = read_json(cache_file)
     if files is None:
         files = _scan(root)

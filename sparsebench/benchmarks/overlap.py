@@ -108,7 +108,7 @@ def _data_set(task: str) -> tuple[str, str]:
     if row and row.adapter != "harness":
         path, name = row.hub[:2] if row.hub else ("", "")
     else:
-        file = index.stock().get(task, index.GROUP)
+        file = index.stock_files().get(task, index.GROUP)
         declared = _declared(index.tasks_folder() / file) if file != index.GROUP else {}
         path, name = declared.get("dataset_path", ""), declared.get("dataset_name", "")
     return _normalized_name(path.rsplit("/", 1)[-1]) or "?", _normalized_name(name)

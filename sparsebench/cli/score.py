@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsebench import bounded, devices
-from sparsebench.benchmarks import KINDS, ScoreResult, TaskSpec, all_tasks, known, names
+from sparsebench.benchmarks import KINDS, ScoreResult, TaskSpec, all_tasks, is_task, task_names
 from sparsebench.cli import options
 from sparsebench.cli.output import emit_json, emit_table, end_with
 from sparsebench.cli.source import open_model
@@ -120,7 +120,7 @@ def _show(rows: list[dict[str, Any]], title: str, as_json: bool, with_outcomes: 
         emit_table(list(rows[0]), [list(row.values()) for row in rows], title=title)
 
 
-def _check_request(source: str | None, task_names: list[str], manifest: Path | None) -> str:
+def _check_request(source: str | None, tasks: list[str], manifest: Path | None) -> str:
     """Return the source of the model.
 
     Raises UserError where there is no model or no task, and for a task that does not exist or that a manifest must
@@ -128,15 +128,15 @@ def _check_request(source: str | None, task_names: list[str], manifest: Path | N
     """
     if not source:
         raise UserError("no model is given", "such as: sparsebench score path:my-model --task piqa")
-    if not task_names and not manifest:
+    if not tasks and not manifest:
         raise UserError("no --task is given", "see the tasks: sparsebench score --list")
-    name = next((name for name in task_names if not known(name)), None)
+    name = next((name for name in tasks if not is_task(name)), None)
     if name is None:
         return source
     if name in KINDS:
         way_out = "sparsebench init my.yaml --model MODEL --data FILE, then: sparsebench score MODEL --manifest my.yaml"
         raise UserError(f"--task {name}: it scores data of your own, which a manifest names", way_out)
-    hint = did_you_mean(name, names()) or "see the tasks: sparsebench score --list"
+    hint = did_you_mean(name, task_names()) or "see the tasks: sparsebench score --list"
     raise UserError(f"--task {name}: no such task", hint)
 
 

@@ -318,7 +318,7 @@ def _own_values(
 
 @functools.cache
 def _task_names() -> dict[str, None]:
-    return dict.fromkeys(benchmarks.names())  # thousands, read from a file
+    return dict.fromkeys(benchmarks.task_names())  # thousands, read from a file
 
 
 def _tasks(loaded: LoadedManifest) -> list[tuple[Family, KeyPath, ManifestTask]]:

@@ -272,7 +272,7 @@ class Resolver:
             self._report((*at, key), error)
             return task
         name_path = (*at, "name" if task.name else "task")
-        if (own_data.kind == LM_EVAL or name != task.task) and benchmarks.known(name, self.cache):
+        if (own_data.kind == LM_EVAL or name != task.task) and benchmarks.is_task(name, self.cache):
             message, expected = f"there is a task `{name}` already", "a name of its own"
             self.problems.append(self.loaded.problem(name_path, message, expected))
         elif names_taken.setdefault(name, own_data) != own_data:

@@ -79,7 +79,7 @@ def test_manifests(case: str, tmp_path: Path) -> None:
     text, place = MANIFESTS[case]
     path = tmp_path / "m.yaml"
     path.write_text(text)
-    benchmarks.names()  # their list is made once
+    benchmarks.task_names()  # their list is made once
     with refused(tmp_path / place, kind=ManifestError):
         load(path)
 

@@ -6,9 +6,10 @@ import pytest
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from sparsebench import sources
-from sparsebench.benchmarks import TaskSpec, all_tasks, check, data_sources, own
+from sparsebench.benchmarks import TaskSpec, all_tasks, data_sources, own
 from sparsebench.benchmarks.catalog import definition
-from sparsebench.benchmarks.index import stock, tasks_folder
+from sparsebench.benchmarks.index import stock_files, tasks_folder
+from sparsebench.benchmarks.scoring import check
 from sparsebench.errors import BenchmarkError
 
 HARNESS = [name for name, task in all_tasks().items() if task.adapter == "harness"]
@@ -16,7 +17,9 @@ HARNESS = [name for name, task in all_tasks().items() if task.adapter == "harnes
 
 def test_the_table_is_read_without_heavy_imports():
     heavy = "{'torch', 'transformers', 'lm_eval', 'datasets', 'numpy', 'scipy', 'sklearn', 'pyarrow', 'yaml'}"
-    code = f"import sys; from sparsebench.benchmarks import all_tasks, known; print(sorted({heavy} & set(sys.modules)))"
+    code = (
+        f"import sys; from sparsebench.benchmarks import all_tasks, is_task; print(sorted({heavy} & set(sys.modules)))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
@@ -51,7 +54,7 @@ def test_our_definition_is_the_stock_one_but_for_the_data(name: str):
 
 
 def test_encoder_names_are_not_lm_evals():
-    assert not [name for name in all_tasks() if name not in HARNESS and name in stock()]
+    assert not [name for name in all_tasks() if name not in HARNESS and name in stock_files()]
 
 
 @pytest.mark.parametrize(

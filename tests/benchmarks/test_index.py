@@ -2,15 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench.benchmarks import all_tasks, index, known, names
+from sparsebench.benchmarks import all_tasks, index, is_task, task_names
 
 
 def test_names_of_both_kinds_are_known():
     for name in ("piqa", "mrpc_pair", "hellaswag", "mmlu", "lambada_openai", "scrolls_qasper"):
-        assert known(name)
-    assert not known("helaswag")
-    assert not known("")
-    listed = names()
+        assert is_task(name)
+    assert not is_task("helaswag")
+    assert not is_task("")
+    listed = task_names()
     assert listed[: len(all_tasks())] == tuple(all_tasks())
     assert len(listed) == len(set(listed)) > 10_000
 
@@ -43,7 +43,7 @@ def test_the_index_is_lm_evals_own():
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager()
-    found = index.stock()
+    found = index.stock_files()
     # `scrolls` is a group that lm-eval's own scan does not list.
     assert set(found) - {"scrolls"} == set(manager.all_subtasks) | set(manager.all_groups)
     root = index.tasks_folder()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec, all_tasks, known, sampled, score
+from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec, all_tasks, is_task, sampled, score
 from sparsebench.errors import SparsebenchError
 from sparsebench.plan import checks
 from sparsebench.sources import Cache
@@ -40,7 +40,7 @@ def test_it_is_short() -> None:
 
 
 def test_a_manifest_can_name_it_for_its_family() -> None:
-    assert known("likelier")
+    assert is_task("likelier")
     text = (
         "version: 1\nmodels:\n- {{name: m, source: hf:a/m, family: {0}}}\nbenchmarks: {{{0}: [{{task: likelier}}]}}\n"
     )

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench import sources
-from sparsebench.benchmarks import ScoredModel, TaskSpec, check, scorers, scoring
+from sparsebench.benchmarks import ScoredModel, TaskSpec, scorers, scoring
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.perplexity import Divergence, wide_head, window_losses, windows_of
@@ -308,5 +308,5 @@ def perplexity_text(stories: list[str], folder: Path) -> list[int]:
 
 def test_only_a_perplexity_has_a_divergence() -> None:
     with pytest.raises(BenchmarkError, match="piqa") as caught:
-        check(TaskSpec("piqa", divergence=True), "decoder")
+        scoring.check(TaskSpec("piqa", divergence=True), "decoder")
     assert "divergence" in str(caught.value.hint)
