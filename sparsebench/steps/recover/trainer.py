@@ -39,18 +39,18 @@ Loss = Callable[[Sequence[int], int], torch.Tensor]
 class Pruning:
     """Hooks for pruning during the training; these do nothing. Steps are counted from 0."""
 
-    def before(self, step: int) -> None:
+    def before_gradients(self, step: int) -> None:
         """Called before a step's gradients are computed."""
 
-    def pull(self, step: int) -> None:
+    def before_update(self, step: int) -> None:
         """Called after gradients are clipped, before the optimizer's step."""
 
-    def after(self, step: int) -> None:
+    def after_update(self, step: int) -> None:
         """Called after the optimizer's step."""
 
     @contextmanager
-    def sparse(self, step: int) -> Iterator[bool]:
-        """Wrap the evaluation after ``step`` steps; yield whether the model has its final sparsity."""
+    def as_written(self, step: int) -> Iterator[bool]:
+        """Give the weights that would be written after ``step`` steps, to evaluate them; yield if their sparsity is final."""
         yield True
 
     def tensors(self) -> list[torch.Tensor]:
@@ -104,7 +104,7 @@ class Trainer:
     identity: Mapping[str, Any] = field(default_factory=dict)
     pruner: Pruner | None = None
     """Makes the hooks that prune during the training, if any."""
-    prepared: float = 0.0
+    preparation_seconds: float = 0.0
     """Seconds spent before the training, such as on the teachers' outputs."""
     joules: Callable[[], float | None] = lambda: None
     """Returns the joules since that preparation began; None without a counter."""
@@ -126,20 +126,20 @@ class Trainer:
         evaluated_steps = {round(len(plan) * number / evaluations) for number in range(evaluations + 1)}
         state = self._restore(leaves, optimizer, scheduler, pruning) or State()
         began, earlier_joules = time.perf_counter() - state.seconds, state.joules
-        state.prepared += self.prepared
+        state.prepared += self.preparation_seconds
         last_saved = time.perf_counter()
         tokens_read = [0]
         for rows in plan:
             tokens_read.append(tokens_read[-1] + sum(counts[row] for row in rows))
         while True:
             if state.number in evaluated_steps and (not state.curve or state.curve[-1].step != state.number):
-                with pruning.sparse(state.number) as final:
-                    self._evaluate(state, tokens_read[state.number], final)
+                with pruning.as_written(state.number) as is_final:
+                    self._evaluate(state, tokens_read[state.number], is_final)
             if state.number == len(plan):
                 break
-            pruning.before(state.number)
+            pruning.before_gradients(state.number)
             self._step(state, plan[state.number], counts, leaves, optimizer, pruning)
-            pruning.after(state.number)
+            pruning.after_update(state.number)
             scheduler.step()
             state.number += 1
             state.seconds = time.perf_counter() - began
@@ -175,17 +175,17 @@ class Trainer:
             raise ModelError(problem, "a lower `rate`, such as 5e-5")
         self.weights.mask_gradients()
         self.accelerator.clip_grad_norm_(leaves, self.step.settings.clip)
-        pruning.pull(state.number)
+        pruning.before_update(state.number)
         optimizer.step()
         state.losses.append(total_loss)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16")
 
-    def _evaluate(self, state: State, tokens: int, final: bool) -> None:
+    def _evaluate(self, state: State, tokens: int, is_final: bool) -> None:
         """Measure the held-out loss, add a point to the curve, and keep the weights if they are the best so far.
 
-        Only weights at the final sparsity (``final``) can be kept. Those before the first step count too: training may
+        Only weights at the final sparsity (``is_final``) can be kept. Those before the first step count too: training may
         not help. Raises ModelError where the loss is not finite.
         """
         counts = self.text.counts()
@@ -202,7 +202,7 @@ class Trainer:
         mean = sum(state.losses) / len(state.losses) if state.losses else None
         state.losses = []
         state.curve.append(Point(state.number, tokens, mean, held_out))
-        if final and held_out < state.best:
+        if is_final and held_out < state.best:
             unchanged = state.number == 0 and self.pruner is None
             state.best, state.weights = held_out, {} if unchanged else self.weights.stored()
 

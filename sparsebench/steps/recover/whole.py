@@ -104,7 +104,7 @@ class Training:
             with energy.spending(self.context.device) as spent:
                 began = time.perf_counter()
                 trainer = self._make_trainer(model, text, held_samples, resume_folder, teachers)
-                trainer.prepared = time.perf_counter() - began
+                trainer.preparation_seconds = time.perf_counter() - began
                 trainer.joules = spent.total
                 trained = trainer.run()
         tokens = trained.curve[-1].tokens

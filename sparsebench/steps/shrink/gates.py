@@ -150,7 +150,7 @@ class GatePruning(Pruning):
         sums = torch.stack([part.sum() for part in lost.split(self.units)])
         return sums.sum(0, keepdim=True) if self.plan.joint else sums
 
-    def before(self, step: int) -> None:
+    def before_gradients(self, step: int) -> None:
         """Draw the step's random numbers, from the seed and the step's number alone, or fix the gates for good."""
         self.optimizer.zero_grad()
         if step >= self.settled:
@@ -160,7 +160,7 @@ class GatePruning(Pruning):
         uniform = torch.rand(len(self.alphas), generator=draw, device="cpu").clamp(1e-6, 1 - 1e-6)
         self.noise = uniform.to(self.alphas.device)
 
-    def pull(self, step: int) -> None:
+    def before_update(self, step: int) -> None:
         """Update the gates: log α descends the loss and the Lagrangian, λ1 and λ2 ascend the Lagrangian."""
         if self.mask is not None:
             return
@@ -181,7 +181,7 @@ class GatePruning(Pruning):
             self.mask = torch.cat(masks).to(self.alphas.device)
 
     @contextmanager
-    def sparse(self, step: int) -> Iterator[bool]:
+    def as_written(self, step: int) -> Iterator[bool]:
         """Use the gates without a draw; yield whether they are open or closed for good by now."""
         self.noise = None
         if step >= self.settled:

@@ -70,10 +70,10 @@ def test_open_gates_change_nothing_and_closed_ones_remove(kind: str, tmp_path: P
     before = said(model)
     gating = begun(folder, family, model, keep=0.5)
     assert torch.allclose(said(model), before, atol=1e-5)
-    gating.before(0)
+    gating.before_gradients(0)
     assert not torch.allclose(said(model), before, atol=1e-2)  # drawn
     gating.alphas.data.copy_(torch.randn(len(gating.alphas), generator=torch.Generator().manual_seed(2)))
-    with gating.sparse(100) as settled:
+    with gating.as_written(100) as settled:
         closed = said(model)
     assert settled and not torch.allclose(closed, before, atol=1e-2)
     smaller = gating.plan.smaller(gating.kept())
@@ -98,8 +98,8 @@ def test_a_step_is_that_of_the_lagrangian(uneven: bool, tmp_path: Path) -> None:
     alphas = gating.alphas.detach().double().numpy()
     is_open = 1 / (1 + np.exp(-(alphas + 2 / 3 * np.log(11))))
     excess = np.bincount(places, costs * (1 - is_open)) / wholes - target * 0.4  # the tenth of the 25 steps of growing
-    gating.before(9)
-    gating.pull(9)
+    gating.before_gradients(9)
+    gating.before_update(9)
     by_sparsity = 0 + 2 * 10 * excess
     expected = by_sparsity[places] * costs / wholes[places] * -is_open * (1 - is_open)
     assert gating.alphas.grad is not None

@@ -49,13 +49,13 @@ class ElsaPruning(Pruning):
             matrix[choice.mask] = 0
         return projected
 
-    def pull(self, step: int) -> None:
+    def before_update(self, step: int) -> None:
         """Add the gradient of the penalty, λ (x - z + u)."""
         for masked, copy, dual in zip(self.masked, self.copies, self.duals, strict=True):
             assert masked.parameter.grad is not None
             masked.parameter.grad.add_(masked.parameter.detach() - copy + dual, alpha=self.penalty)
 
-    def after(self, step: int) -> None:
+    def after_update(self, step: int) -> None:
         """Choose z anew, and add x - z to u."""
         if (step + 1) % self.interval:
             return
@@ -65,7 +65,7 @@ class ElsaPruning(Pruning):
             dual.sub_(copy)
 
     @contextmanager
-    def sparse(self, step: int) -> Iterator[bool]:
+    def as_written(self, step: int) -> Iterator[bool]:
         """Project x meanwhile, as it would be written after ``step`` steps; always yield True."""
         dense_values = [masked.parameter.detach().clone() for masked in self.masked]
         for masked, values in zip(self.masked, dense_values, strict=True):

@@ -72,7 +72,7 @@ class GradualPruning(Pruning):
         self.schedule, self.pattern = SparsitySchedule.of(settings, steps), settings.pattern
         self.masked, self.optimizer = weights.masked, optimizer
 
-    def before(self, step: int) -> None:
+    def before_gradients(self, step: int) -> None:
         """Zero the smallest weights of each matrix up to the scheduled sparsity, and clear their optimizer state."""
         if not self.schedule.due(step):
             return
@@ -97,7 +97,7 @@ class GradualPruning(Pruning):
         return scores
 
     @contextmanager
-    def sparse(self, step: int) -> Iterator[bool]:
+    def as_written(self, step: int) -> Iterator[bool]:
         yield step > self.schedule.end
 
     def tensors(self) -> list[torch.Tensor]:

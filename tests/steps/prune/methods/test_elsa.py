@@ -113,11 +113,11 @@ def test_its_steps_are_those_of_the_paper() -> None:
     z, u = top(own, torch.ones(6, 8).double()), torch.zeros(6, 8).double()
     for number in range(40):
         optimizer.zero_grad()
-        pruning.before(number)
+        pruning.before_gradients(number)
         (x - goal).square().sum().backward()
-        pruning.pull(number)
+        pruning.before_update(number)
         optimizer.step()
-        pruning.after(number)
+        pruning.after_update(number)
         gradient = 2 * (own - goal.double()) + 0.3 * (own - z + u)
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         done = number + 1
@@ -129,6 +129,6 @@ def test_its_steps_are_those_of_the_paper() -> None:
     assert torch.allclose(pruning.copies[0].double(), z, atol=1e-4)
     assert torch.allclose(pruning.duals[0].double(), u, atol=1e-4)
     before = x.detach().clone()
-    with pruning.sparse(40) as whole:
+    with pruning.as_written(40) as whole:
         assert whole and torch.allclose(x.detach().double(), top(own, second), atol=1e-4)
     assert torch.equal(x.detach(), before)

@@ -107,10 +107,10 @@ def test_of_a_pattern_the_smallest_go_first() -> None:
     asked = Gradual(sparsity=0.75, pattern="1:4", initial=0.25, end=0.5, frequency=1)
     some: Any = SimpleNamespace(masked=[held])
     growing = GradualPruning(asked, some, torch.optim.AdamW([weights]), 4)
-    growing.before(0)
+    growing.before_gradients(0)
     assert weights.tolist() == [[0, 0, 3, 9, 10, 20, 30, 40]]
     weights.data[0, 7] = 1.0  # what the pattern removes is asked of the weights of now
-    growing.before(2)
+    growing.before_gradients(2)
     assert weights.tolist() == [[0, 0, 0, 9, 0, 0, 30, 0]]
     assert held.zeros.tolist() == [[True, True, True, False, True, True, False, True]]
 
