@@ -43,7 +43,7 @@ class Call:
             return Call((states, *self.args[1:]), self.kwargs)
         return Call((), {**self.kwargs, "hidden_states": states})
 
-    def lacks(self, states: list[torch.Tensor]) -> bool:
+    def lacks_values(self, states: list[torch.Tensor]) -> bool:
         """Return whether an argument other than the hidden and encoder ``states`` has NaN: it was not kept."""
         return any(
             tensor.is_floating_point() and bool(tensor.isnan().any())
@@ -51,7 +51,7 @@ class Call:
             if not any(tensor is state for state in states)
         )
 
-    def storages(self, states: list[torch.Tensor]) -> set[int]:
+    def other_storages(self, states: list[torch.Tensor]) -> set[int]:
         """Return the storages' addresses of arguments other than the hidden and encoder ``states``."""
         return storages_of([self.args, self.kwargs]) - storages_of(states)
 
@@ -69,15 +69,15 @@ class StandIn(torch.nn.Module):
 
     def __init__(self, forward_until: ForwardUntil, index: int, block: torch.nn.Module) -> None:
         super().__init__()
-        # Not as a submodule: its parameters have no storage.
-        self.__dict__.update(forward_until=forward_until, index=index, block=block)
+        self.forward_until, self.index = forward_until, index
+        self.__dict__["block"] = block  # not as a submodule: its parameters have no storage
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["block"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what is known of this block's outputs. Raises BlockReached at the chosen block."""
-        return self.__dict__["forward_until"].answer(self.__dict__["index"], Call(args, kwargs))
+        return self.forward_until.answer(self.index, Call(args, kwargs))
 
 
 class ForwardUntil:
@@ -85,8 +85,8 @@ class ForwardUntil:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack.name
-        self.length = len(stack.blocks)
-        self.extra_counts: list[int | None] = [None] * self.length
+        self.block_count = len(stack.blocks)
+        self.extra_counts: list[int | None] = [None] * self.block_count
         """For each block, the number of values that it returns beside its hidden states; None for a bare tensor."""
         self._target = 0
         self._next = 0
@@ -115,7 +115,7 @@ class ForwardUntil:
 
         Raises UnsupportedError when the model runs blocks out of order.
         """
-        return self._run(self.length, before, arguments)[0]
+        return self._run(self.block_count, before, arguments)[0]
 
     def _run(self, target: int, before: BlockOutput | None, arguments: Mapping[str, torch.Tensor]) -> Any:
         self._target, self._next, self._before = target, 0, before

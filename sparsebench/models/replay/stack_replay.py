@@ -180,7 +180,7 @@ class StackReplay:
             context: Any = nullcontext()
             if gatherer:
                 encoder_mask = None if self.encoder is None else self.encoder.tokens.mask[rows]
-                context = gatherer.micro_batch(self.tokens.mask[rows], encoder_mask, call.storages(states))
+                context = gatherer.micro_batch(self.tokens.mask[rows], encoder_mask, call.other_storages(states))
             with context:
                 try:
                     returned = functional_call(block.module, dict(weights), call.args, call.kwargs)
@@ -235,7 +235,7 @@ class StackReplay:
         states = [call.hidden]
         if self.encoder is not None:
             states.append(arguments["encoder_hidden_states"])
-        if not _finite(call.hidden, self.tokens.mask[rows]) or call.lacks(states):
+        if not _finite(call.hidden, self.tokens.mask[rows]) or call.lacks_values(states):
             raise UnsupportedError(
                 f"{self.stack.name} block {index}: it needs values from earlier blocks than the one before it, "
                 "so it cannot be run block by block",
@@ -268,9 +268,9 @@ class StackReplay:
         """
         if self._is_passed is None:
             used_storages: set[int] = set()
-            if index + 1 < self.forward_until.length:
+            if index + 1 < self.forward_until.block_count:
                 call = self.forward_until.call_of(index + 1, (hidden, extras), self._arguments(stream, rows))
-                used_storages = call.storages([])
+                used_storages = call.other_storages([])
             self._is_passed = tuple(bool(storages_of([extra]) & used_storages) for extra in extras)
         return tuple(
             self._pooled(extra) if passed else None for extra, passed in zip(extras, self._is_passed, strict=True)
