@@ -15,7 +15,7 @@ _BIASED_TOGETHER = {"o": ("q", "k", "v", "o"), "down": ("gate", "up", "gate_up",
 """By kind of output matrix, the matrices that one switch in config.json gives biases together."""
 
 
-def biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, bool], list[str]]:
+def missing_biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, bool], list[str]]:
     """Return the config.json switches that give every output matrix a bias, and the biases that the checkpoint lacks.
 
     Raises UnsupportedError, by name, where an output matrix cannot have one.
@@ -29,8 +29,8 @@ def biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, bool], li
                 continue
             part = parts[cut.tensor]
             if part.kind not in shape.architecture.biases:
-                kind = shape.checkpoint.config.get("model_type")
-                problem = f"{kind} has no bias beside {cut.tensor}, and stock transformers would ignore one"
+                model_type = shape.checkpoint.config.get("model_type")
+                problem = f"{model_type} has no bias beside {cut.tensor}, and stock transformers would ignore one"
                 if (fused := f"{cut.tensor}_bias") in tensors:
                     problem = f"{fused} holds the biases of all experts, which are not adjusted here"
                 raise UnsupportedError(f"compensation: bias: {problem}", "`compensation: least_squares` or `none`")
@@ -48,9 +48,9 @@ def _bias_name(weight: str) -> str:
 
 def mean_output(weights: torch.Tensor, mean: torch.Tensor, kept_columns: torch.Tensor) -> torch.Tensor:
     """Return W·(mean ⊙ gone), (out,) float32: the mean output of the columns that go (FLAP)."""
-    removed_inputs = mean.clone()
-    removed_inputs[kept_columns] = 0
-    return (weights.double() @ removed_inputs).float()
+    removed_means = mean.clone()
+    removed_means[kept_columns] = 0
+    return (weights.double() @ removed_means).float()
 
 
 def kept_column_indices(axis: Axis, cut: Cut, kept_units: Iterable[int], length: int) -> torch.Tensor:

@@ -87,7 +87,7 @@ def _plan(shape: ModelShape, step: Step, folder: Path) -> _Plan:
     if named:
         named.check_counts(shape, remaining, bool(step.settings.uneven))
     if step.settings.compensation == "bias":
-        compensation.biases(shape, remaining)  # raises before the text runs through the model
+        compensation.missing_biases(shape, remaining)  # raises before the text runs through the model
     return _Plan(step, folder, remaining, named)
 
 
@@ -287,7 +287,7 @@ class _WidthPass:
         kept_units = self.choose_units(plan, by_axis)
         smaller = cut_model.Smaller(self.shape, kept_units, config=choosing.changed_config(self.shape, kept_units))
         if plan.step.settings.compensation == "bias":
-            switches, names = compensation.biases(self.shape, kept_units)
+            switches, names = compensation.missing_biases(self.shape, kept_units)
             smaller.config |= switches
             smaller.add_biases(names)
         writer = cut_model.open_writer(smaller, self.context.family, plan.folder)
