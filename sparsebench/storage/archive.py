@@ -56,8 +56,8 @@ def _encode_tensor(
     scan = compiled.packing_kernels().scan(words, scratch)
     if scan.count == words.size:
         return "planes", _planes(words, info)
-    choice, index, values = _split(scan, words.size)
-    return choice, (_section(index), *_planes(values, info))
+    kind, index, values = _split(scan, words.size)
+    return kind, (_section(index), *_planes(values, info))
 
 
 def _encode_codes(layout: CodeLayout, bits: Bytes, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
@@ -66,22 +66,22 @@ def _encode_codes(layout: CodeLayout, bits: Bytes, scratch: Scratch) -> tuple[st
     scan = compiled.packing_kernels().scan(codes, scratch)
     all_codes = _compressed(layout.packed(codes), search=True)
     if scan.count < codes.size:
-        choice, index, values = _split(scan, codes.size)
+        kind, index, values = _split(scan, codes.size)
         plane = _compressed(layout.packed(values), search=True)
         if len(index) + len(plane) < len(all_codes):
-            return f"int{layout.bits}-{choice}", (_section(index), _section(plane))
+            return f"int{layout.bits}-{kind}", (_section(index), _section(plane))
     return f"int{layout.bits}-planes", (_section(all_codes),)
 
 
 def _split(scan: Scan, size: int) -> tuple[str, bytes, Words]:
-    """Return the name and bytes of the smaller index, and the values, for ``size`` elements with a zero among them."""
+    """Return the kind and bytes of the smaller index, and the values, for ``size`` elements with a zero among them."""
     mask, pieces = scan.split()
-    choice, index = "bitmask", _compressed(mask, search=True)
+    kind, index = "bitmask", _compressed(mask, search=True)
     if scan.count * 4 < size:  # with more values the gaps are never smaller
         gaps = _compressed(scan.gaps("gaps8"), search=True)
         if len(gaps) < len(index):
-            choice, index = "gaps8", gaps
-    return choice, index, pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            kind, index = "gaps8", gaps
+    return kind, index, pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def _decode_tensor(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Scratch) -> Bytes:
@@ -91,13 +91,13 @@ def _decode_tensor(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scra
     item_bytes, count = item_size(info), info.numel
     if item_bytes not in WORD_TYPES:
         return _decompressed(parts[1], info.nbytes, info.nbytes)
-    planes = [_decompressed(part, count if encoding == "planes" else 0, count) for part in parts[1:]]
+    planes = [_decompressed(part, count if kind == "planes" else 0, count) for part in parts[1:]]
     if len({plane.size for plane in planes}) != 1:
         raise StorageError("its planes differ in length")
     values = compiled.packing_kernels().join_planes(planes, WORD_TYPES[item_bytes], ROTATED_BITS.get(info.dtype, 0))
-    if encoding == "planes":
+    if kind == "planes":
         return values.view(np.uint8)
-    return _place_values(encoding, parts[0], values, count, scratch).view(np.uint8)
+    return _place_values(kind, parts[0], values, count, scratch).view(np.uint8)
 
 
 def _decode_codes(kind: str, parts: Sequence[Bytes], layout: CodeLayout, scratch: Scratch) -> Bytes:
@@ -111,11 +111,14 @@ def _decode_codes(kind: str, parts: Sequence[Bytes], layout: CodeLayout, scratch
 
 def _place_values(kind: str, part: Bytes, values: Words, count: int, scratch: Scratch) -> Words:
     """Return ``count`` elements from a compressed index and the values. Raises StorageError where these do not fit."""
+    mask_bytes = (count + 7) // 8
     # Each symbol of the gaps stands for at least one element.
-    smallest, largest = ((count + 7) // 8,) * 2 if kind == "bitmask" else (0, count)
-    words, done = compiled.packing_kernels().place(kind, _decompressed(part, smallest, largest), values, count, scratch)
-    if done != values.size:
-        raise StorageError(f"{values.size} values where its index places {done}")
+    smallest, largest = (mask_bytes, mask_bytes) if kind == "bitmask" else (0, count)
+    words, placed = compiled.packing_kernels().place(
+        kind, _decompressed(part, smallest, largest), values, count, scratch
+    )
+    if placed != values.size:
+        raise StorageError(f"{values.size} values where its index places {placed}")
     return words
 
 
