@@ -85,9 +85,9 @@ def compare_outputs(
     error_sums: list[dict[str, float]] = [{"own": 0.0, "error": 0.0} for _ in blocks]
     sample_count = len(batch.input_ids)
     token_counts = Counter[str]()
-    step = max(1, TOKENS_AT_ONCE // batch.input_ids.shape[1])
-    for first in range(0, sample_count, step):
-        rows = slice(first, first + step)
+    samples_at_once = max(1, TOKENS_AT_ONCE // batch.input_ids.shape[1])
+    for first in range(0, sample_count, samples_at_once):
+        rows = slice(first, first + samples_at_once)
         inputs = batch.inputs(rows, device)
         with torch.no_grad():
             block_inputs, expected = _run(dense_model, blocks, inputs)
@@ -97,16 +97,19 @@ def compare_outputs(
         token_counts.update({stack: int(mask.sum()) for stack, mask in masks.items()})
         for errors, block in zip(error_sums, blocks, strict=True):
             mask = masks[block.stack]
-            errors["own"] += _difference(own_outputs[block.path], expected[block.path], mask)
-            errors["error"] += _difference(outputs[block.path], expected[block.path], mask)
+            errors["own"] += _summed_relative_error(own_outputs[block.path], expected[block.path], mask)
+            errors["error"] += _summed_relative_error(outputs[block.path], expected[block.path], mask)
             if not all(map(math.isfinite, errors.values())):
                 problem = f"{variant}: what {block.stack} block {block.index} gives is not finite"
                 raise ModelError(problem, "try float32")
         if progress:
-            progress(min(sample_count, first + step), sample_count)
+            progress(min(sample_count, first + samples_at_once), sample_count)
     block_errors = tuple(
         BlockError(
-            block.stack, block.index, **{name: total / token_counts[block.stack] for name, total in errors.items()}
+            block.stack,
+            block.index,
+            own=errors["own"] / token_counts[block.stack],
+            error=errors["error"] / token_counts[block.stack],
         )
         for errors, block in zip(error_sums, blocks, strict=True)
     )
@@ -119,7 +122,7 @@ def _blocks(folder: Path, family: Family) -> list[SkeletonBlock]:
     return build_skeleton(Checkpoint(folder).config, family).blocks
 
 
-def _difference(states: torch.Tensor, expected: torch.Tensor, mask: torch.Tensor) -> float:
+def _summed_relative_error(states: torch.Tensor, expected: torch.Tensor, mask: torch.Tensor) -> float:
     """Return the sum over the tokens in ``mask`` of ‖states - expected‖ / ‖expected‖, in double precision."""
     left, right = states[mask].double(), expected[mask].double()
     return float(((left - right).norm(dim=-1) / right.norm(dim=-1).clamp_min(sys.float_info.min)).sum())
