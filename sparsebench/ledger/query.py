@@ -74,9 +74,7 @@ def streaming(
     Also raises QueryError when DuckDB has worked on them for more than ``timeout`` seconds (0: no limit).
     """
     with reader(Path(path), patience) as connection:
-        watched = _Watched(connection, timeout)
-        watched.call(schema.stand_in, connection, sql, set())
-        yield _asked(watched, sql, parameters)
+        yield _stream(_Watched(connection, timeout), sql, parameters, set())
 
 
 @contextmanager
@@ -89,16 +87,18 @@ def session(path: Path) -> Iterator[Callable[[str], Table]]:
         existing: set[str] = set()
 
         def ask(sql: str) -> Table:
-            watched = _Watched(connection, 0)
-            watched.call(schema.stand_in, connection, sql, existing)
-            stream = _asked(watched, sql)
+            stream = _stream(_Watched(connection, 0), sql, None, existing)
             return Table(stream.columns, tuple(stream.rows))
 
         yield ask
 
 
-def _asked(watched: _Watched, sql: str, parameters: dict[str, Any] | None = None) -> Stream:
-    """Run ``sql`` and return its rows. The ``reader`` around this explains DuckDB's errors."""
+def _stream(watched: _Watched, sql: str, parameters: dict[str, Any] | None, existing: set[str]) -> Stream:
+    """Run ``sql`` and return its rows. The ``reader`` around this explains DuckDB's errors.
+
+    ``existing`` are the names of views that the connection has already; those that ``sql`` needs are added.
+    """
+    watched.call(schema.stand_in, watched.connection, sql, existing)
     cursor = watched.call(watched.connection.execute, sql, parameters)
     if cursor is None or cursor.description is None:
         raise QueryError("there is no query in it", "give one SELECT; without a query the views are listed")
@@ -157,9 +157,9 @@ class _Watched:
                 connect.ABANDONED.append(self.connection)
 
 
-def render(table: Table | Stream, shape: str) -> Iterator[str]:
-    """Yield ``table`` as text, row by row; ``shape`` is csv, json (a list of objects) or markdown."""
-    return {"csv": _csv, "json": _json, "markdown": _markdown}[shape](table)
+def render(table: Table | Stream, text_format: str) -> Iterator[str]:
+    """Yield ``table`` as text, row by row; ``text_format`` is csv, json (a list of objects) or markdown."""
+    return {"csv": _csv, "json": _json, "markdown": _markdown}[text_format](table)
 
 
 @contextmanager
@@ -256,18 +256,18 @@ def _text(value: Any) -> str:
     return json.dumps(_json_value(value), ensure_ascii=False) if isinstance(value, dict | list | tuple) else str(value)
 
 
-def export(ledger: Path, to: str, out: Path) -> list[Path]:
+def export(ledger: Path, file_format: str, out: Path) -> list[Path]:
     """Write every public view, and every base table as ``base_NAME``, in the folder ``out``. Return the paths written.
 
-    ``to`` is parquet or csv.
+    ``file_format`` is parquet or csv.
     """
     out.mkdir(parents=True, exist_ok=True)
     written = []
     with reader(ledger, outlet=out) as connection:
         for name, relation in _relations(connection):
-            path = refuse_link(out / f"{name}.{to}")
+            path = refuse_link(out / f"{name}.{file_format}")
             rows = connection.sql(f"FROM {relation}")
-            if to == "parquet":
+            if file_format == "parquet":
                 rows.to_parquet(str(path))
             else:
                 rows.to_csv(str(path))
