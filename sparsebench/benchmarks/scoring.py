@@ -50,7 +50,7 @@ def score(
     progress: Progress | None = None,
     fitted: FittedTexts | None = None,
 ) -> None:
-    """Score the model on every task, loading it once; ``emit`` gets each result or error as it comes.
+    """Score the model on every task; ``emit`` gets each result or error as it comes.
 
     Tasks without a ``batch`` are scored the family's fastest way. With one, lm-eval uses its own batches of that many
     sequences, and the numbers are stock's to the bit. The model is loaded once for each different ``batch``.
@@ -80,9 +80,11 @@ def score(
     for batch_size in dict.fromkeys(spec.batch for spec in scorable):
         same_batch = [spec for spec in scorable if spec.batch == batch_size]
         scorers = load_scorers(model, {spec.adapter for spec in same_batch}, batch_size, progress)
-        machine: dict[str, str | int] = {"repeats": repeatability(next(iter(scorers.values())).model)}
+        repeats: dict[str, str | int] = {"repeats": repeatability(next(iter(scorers.values())).model)}
         for spec in same_batch:
-            machine["threads"] = torch.get_num_threads()  # a run may have found free cores since the last task
+            machine = repeats | {
+                "threads": torch.get_num_threads()
+            }  # a run may have found free cores since the last task
             try:
                 copies = _copies(spec, cache, fitted)
                 result = scorers[spec.adapter].score(spec, cache)
