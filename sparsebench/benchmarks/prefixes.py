@@ -22,8 +22,8 @@ TokenIds = tuple[int, ...]
 
 NODES = 512
 """Nodes per forward pass. On two cores 256 to 512 are fastest: fewer leave cores idle, more exceed the CPU cache."""
-_ALIKE = 4
-"""Inputs that share a quarter (1/_ALIKE) of their tokens stay together. A lower share would mix inputs of different
+_ALIKE = 0.25
+"""Inputs that share this part of their tokens stay together. A lower share would mix inputs of different
 lengths, and attention is padded to the longest."""
 _ATTENTION = "sparsebench_prefixes"
 
@@ -44,7 +44,7 @@ def arrange(rows: Iterable[TokenIds], most_nodes: int, wanted_nodes: int) -> lis
     """
     families: list[list[TokenIds]] = []
     for row in sorted(rows):
-        if families and _ALIKE * shared_length(families[-1][-1], row) >= len(row):
+        if families and shared_length(families[-1][-1], row) >= _ALIKE * len(row):
             families[-1].append(row)
         else:
             families.append([row])
@@ -109,8 +109,8 @@ class Tree:
         start = 0
         for call, group in zip(self._calls, groups, strict=True):
             for path, begin in group:
-                for position, node in enumerate(path[begin:], start):
-                    outputs[node] = position
+                for output_row, node in enumerate(path[begin:], start):
+                    outputs[node] = output_row
                 start += call.queries.shape[1]
         self._outputs = torch.tensor(outputs, device=device)
 
@@ -175,7 +175,11 @@ def tree_problem(model: Any) -> str | None:
 
 
 def reach(model: Any) -> int | None:
-    """Return the longest input, in tokens, whose beginning no layer forgets; None: any. (Windows come as masks.)"""
+    """Return the longest input, in tokens, whose beginning no layer forgets; None: any.
+
+    transformers applies a window by a mask, which it makes from ``window`` tokens on. It makes none for the attention
+    of ``compute``, which would therefore ignore the window.
+    """
     config = model.config.get_text_config(decoder=True)
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     return min((window - 1 for window in windows if window), default=None)
