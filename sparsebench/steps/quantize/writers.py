@@ -35,10 +35,10 @@ class RoundingSums:
 
     def count(self, before: torch.Tensor, after: torch.Tensor) -> None:
         """Add the zeros of one matrix, as it was and as it is stored."""
-        zero, earlier = after == 0, before == 0
-        self.zeros += int(zero.sum())
-        self.already_zero += int((zero & earlier).sum())
-        self.lost += int((~zero & earlier).sum())
+        is_zero, was_zero = after == 0, before == 0
+        self.zeros += int(is_zero.sum())
+        self.already_zero += int((is_zero & was_zero).sum())
+        self.lost += int((~is_zero & was_zero).sum())
 
     @property
     def relative_error(self) -> float:
