@@ -83,16 +83,16 @@ def score(
     if documents and not as_json:
         raise UserError("--documents alone shows nothing", "add --json, or write them to a file: --outcomes FILE")
     model = open_model(source, family, dtype, offline, refuse_text)
-    dense = open_model(against, family, dtype, offline, refuse_text) if against else None
+    other = open_model(against, family, dtype, offline, refuse_text) if against else None
     cache, device = Cache(offline=offline), devices.resolve(device)
     labels = tuple(label) if label else None
     specs = [TaskSpec(name, limit, num_fewshot, labels, data, batch) for name in task or ()]
     for spec in manifest_tasks(manifest, model, cache) if manifest else ():
         specs.append(replace(spec, labels=labels, limit=limit or spec.limit))
     failures: list[str] = []
-    baseline = _results(dense, specs, device, compute_dtype, cache, failures) if dense else None
+    baseline = _results(other, specs, device, compute_dtype, cache, failures) if other else None
     results = _results(model, specs, device, compute_dtype, cache, failures)
-    _show(scored.rows(results, baseline), model.name, as_json, results if documents else {})
+    _show(scored.rows(results, baseline), model.name, as_json, results, documents)
     # Written after the scores are shown: a full disk does not lose them.
     if outcomes:
         scored.write_outcomes(outcomes, results, baseline)
@@ -110,18 +110,18 @@ def _results(
     return score_tasks(model, specs, device, add_failure, dtype, cache)
 
 
-def _show(rows: list[dict[str, Any]], title: str, as_json: bool, with_outcomes: Mapping[str, ScoreResult]) -> None:
-    """Show a row for each task; in JSON with every document's outcome where the task's result is given."""
+def _show(
+    rows: list[dict[str, Any]], title: str, as_json: bool, results: Mapping[str, ScoreResult], documents: bool
+) -> None:
+    """Show a row for each task; in JSON with every document's outcome if ``documents``."""
     if as_json:
-        emit_json(
-            [row | (scored.protocol_and_outcomes(with_outcomes[row["task"]]) if with_outcomes else {}) for row in rows]
-        )
+        emit_json([row | scored.protocol_and_outcomes(results[row["task"]]) if documents else row for row in rows])
     elif rows:
         emit_table(list(rows[0]), [list(row.values()) for row in rows], title=title)
 
 
 def _check_request(source: str | None, tasks: list[str], manifest: Path | None) -> str:
-    """Return the source of the model.
+    """Return ``source``, which is then not None.
 
     Raises UserError where there is no model or no task, and for a task that does not exist or that a manifest must
     describe.
