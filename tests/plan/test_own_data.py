@@ -45,7 +45,7 @@ def folder(tmp_path: Path, tiny_llama: Path, tiny_t5: Path, tiny_bert: Path, mon
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     # Reading the names of lm-eval's thousands of files takes seconds.
-    monkeypatch.setattr(index, "stock", lambda cache=None: {"boolq": "super_glue/boolq/default.yaml"})
+    monkeypatch.setattr(index, "stock_files", lambda cache=None: {"boolq": "super_glue/boolq/default.yaml"})
     (tmp_path / "head").write_text(MODELS.format(llama=tiny_llama, t5=tiny_t5, bert=tiny_bert))
     return tmp_path
 

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 import xxhash
 
-from sparsebench import __version__, environment, paths
+from sparsebench import __version__, environment
 from sparsebench.models.files.building import reserve, temporary
 from sparsebench.models.files.checkpoint import TensorInfo, safetensors_dtype, torch_dtype
 from sparsebench.models.files.writing import header_bytes
+from sparsebench.paths import create, remove
 
 DIGEST = TensorInfo("xxh3_128", "U8", (16,), "", 0, 16)
 """The checksum of a file is its last tensor."""
@@ -65,7 +66,7 @@ class ResumeFolder:
         header, _ = header_bytes([*layout, DIGEST], {"facts": json.dumps(facts)})
         digest = xxhash.xxh3_128(header)
         with temporary(path) as partial:
-            with paths.create(partial / name, "wb") as file:
+            with create(partial / name, "wb") as file:
                 file.write(header)
                 for number in order:
                     tensor_bytes = _bytes_of(tensors[number])
@@ -105,7 +106,7 @@ class ResumeFolder:
 
     def _discard(self, path: Path, reason: str) -> None:
         """Remove what does not fit, and note it."""
-        paths.remove(path)
+        remove(path)
         self.notes.append(f"{path.name}: {reason}, so it was removed and made again")
         if self.notify:
             self.notify(f"{path}: {reason}: it was removed and is made again")

@@ -81,7 +81,7 @@ def test_a_pattern_is_reached_on_the_way(kind: str, tmp_path: Path, monkeypatch:
     dense, family = written(kind, tmp_path / "dense")
     step = single("prune", "gradual", **{**SETTINGS, "sparsity": None, "pattern": "2:4"})
     shares, full = list[float](), list[bool]()
-    plain = GradualPruning.before
+    plain = GradualPruning.before_gradients
 
     def watched(self: GradualPruning, number: int) -> None:
         plain(self, number)
@@ -90,7 +90,7 @@ def test_a_pattern_is_reached_on_the_way(kind: str, tmp_path: Path, monkeypatch:
         # No group ever has more zeros than the pattern gives it.
         full.append(all(bool(((one.reshape(-1, 4) == 0).sum(1) <= 2).all()) for one, _ in gone))
 
-    monkeypatch.setattr(GradualPruning, "before", watched)
+    monkeypatch.setattr(GradualPruning, "before_gradients", watched)
     made(dense, family, tmp_path / "out", step, dense)
     assert shares == sorted(shares) and len(set(shares)) > 4 and all(full)
     new = Checkpoint(tmp_path / "out")
