@@ -16,7 +16,7 @@ ON_THE_CPU = {
     "models/random_weights.py": "weights that are drawn on their way into a file",
     "runtime/kernels/linear.py": "what C++ kernels write",
     "steps/floor.py": "weights on their way into a file",
-    **dict.fromkeys((f"steps/moefy/{name}.py" for name in ("grouping", "making", "routers")), GROUPED),
+    **dict.fromkeys((f"steps/moefy/{name}.py" for name in ("activity", "grouping", "making", "routers")), GROUPED),
     **dict.fromkeys(
         (f"steps/shrink/{name}.py" for name in "compensation depth labelled scores".split()),
         STAYS,
