@@ -49,10 +49,11 @@ def named_ids(folder: Path) -> set[int]:
     return ids | set(_defaults(config).values()) | set(range((padding or 0) + 1) if padding is not None else ())
 
 
-def rewrite_companions(folder: Path, new_ids: Mapping[int, int], tokenizer: Mapping[str, Any]) -> None:
-    """Rewrite the files in ``folder`` for a vocabulary in which the token with the id ``old`` has the id ``new[old]``.
+def rewrite_companions(folder: Path, new_ids: Mapping[int, int], rows: int, tokenizer: Mapping[str, Any]) -> None:
+    """Rewrite the files in ``folder`` for a vocabulary in which the token with the id ``old`` has the id ``new_ids[old]``.
 
-    ``tokenizer`` is the new tokenizer.json. Raises ModelError for a configuration that names an id without a token.
+    The model has ``rows`` tokens; ``tokenizer`` is the new tokenizer.json. Raises ModelError for a configuration that
+    names an id without a token.
     """
 
     def new_id(token_id: int, label: str) -> int:
@@ -66,7 +67,7 @@ def rewrite_companions(folder: Path, new_ids: Mapping[int, int], tokenizer: Mapp
     for key, token_id in _defaults(settings).items():
         if new_ids.get(token_id, token_id) != token_id:
             settings[key] = token_id
-    _write(config_path, resized(_renumbered(settings, new_id, str(config_path)), len(new_ids)))
+    _write(config_path, resized(_renumbered(settings, new_id, str(config_path)), rows))
     generation_path = folder / GENERATION
     if generation_path.is_file():
         _write(generation_path, _renumbered(bounded.read_object(generation_path), new_id, str(generation_path)))

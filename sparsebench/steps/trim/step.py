@@ -81,14 +81,18 @@ def _write_trimmed(
 ) -> StepReport:
     """Write the trimmed model, read the text again with its tokenizer, and return the report.
 
-    Raises ModelError where the text is read otherwise than before although all of its tokens are kept.
+    Added tokens may lie behind the model's last row, as Gemma 3's image token does in its text models: they stay behind
+    it. Raises ModelError where a token that the text or the configuration uses lies there, and where the text is read
+    otherwise than before although all of its tokens are kept.
     """
     started = time.perf_counter()
-    kept = vocabulary.closure(chosen.ids | companions.named_ids(parent), step.settings.characters)
+    needed = chosen.ids | companions.named_ids(parent)
+    kept = vocabulary.closure(needed, step.settings.characters)
+    rows = weights.existing_rows(parent, kept, needed)
     new = {token_id: number for number, token_id in enumerate(kept)}
     notes = [f"{len(kept):,} of {len(vocabulary.ids):,} tokens stay"]
-    with weights.begin_trimmed(parent, context.family, kept, folder) as writer:
-        companions.rewrite_companions(writer.partial, new, vocabulary.reduced(kept))
+    with weights.begin_trimmed(parent, context.family, rows, folder) as writer:
+        companions.rewrite_companions(writer.partial, new, len(rows), vocabulary.reduced(kept))
         tokenizer = load_tokenizer(writer.partial)
         numbers = {vocabulary.tokens[token_id]: number for token_id, number in new.items()}
         check_ids(tokenizer, numbers, parent)

@@ -78,17 +78,26 @@ def _differing_axes(model: Any, enlarged: Any) -> dict[str, int]:
     }
 
 
+def existing_rows(parent: Path, kept: list[int], needed: frozenset[int]) -> list[int]:
+    """Return those of the ``kept`` token ids that have a row in the model, in their order.
+
+    Raises ModelError unless those without a row come last and none of them is ``needed``.
+    """
+    size = rows_of_vocabulary(Checkpoint(parent).config)
+    rows = [token_id for token_id in kept if token_id < size]
+    unread = set(kept[len(rows) :])
+    if rows != kept[: len(rows)] or unread & needed:
+        raise ModelError(f"{parent}: a token has the id {max(kept)}, and the model {size} rows", "check the tokenizer")
+    return rows
+
+
 def begin_trimmed(parent: Path, family: Family, rows: list[int], folder: Path) -> CheckpointWriter:
     """Write the model in ``parent`` with these ``rows`` of its vocabulary, in this order; return the open writer.
 
-    All other tensors are copied in pieces; quantized weights stay as they are. Raises ModelError for a row that does
-    not exist.
+    All other tensors are copied in pieces; quantized weights stay as they are.
     """
     checkpoint, stored = open_checkpoint(parent), Checkpoint(parent)
     axes = token_axes(checkpoint, family)
-    size = rows_of_vocabulary(stored.config)
-    if max(rows) >= size:
-        raise ModelError(f"{parent}: a token has the id {max(rows)}, and the model {size} rows", "check the tokenizer")
     layout = lay_out([(info.name, info.dtype, _shape(info, axes, len(rows))) for info in stored.stored.values()])
     row_indices = torch.tensor(rows)
     writer = CheckpointWriter(folder, layout, parent)

@@ -58,7 +58,7 @@ def test_every_type_says_of_the_tokens_that_stay_what_it_said(kind: str, tmp_pat
     rows = sorted(named | set(torch.randperm(size, generator=drawn)[:40].tolist()))
     new = {old: number for number, old in enumerate(rows)}
     with weights.begin_trimmed(folder, family, rows, tmp_path / "cut") as writer:
-        companions.rewrite_companions(writer.partial, new, {})
+        companions.rewrite_companions(writer.partial, new, len(rows), {})
         writer.close({})
     words = torch.tensor([row for row in rows if row not in named])
     ids = words[torch.randint(len(words), (3, 12), generator=drawn)]
@@ -230,6 +230,24 @@ def test_tied_and_untied_heads_are_cut_alike(tied: bool, tmp_path: Path) -> None
     checkpoint = Checkpoint(tmp_path / "out")
     heads = [info.shape[0] for info in checkpoint.tensors.values() if info.name == "lm_head.weight"]
     assert heads == ([] if tied else [checkpoint.config["vocab_size"]])
+
+
+def test_an_added_token_behind_the_last_row_stays_behind_it(tmp_path: Path) -> None:
+    """As Gemma 3's text models have it: their tokenizer knows a token for images, for which the model has no row."""
+    dense = llama(tmp_path / "dense")
+    tokenizer = load_tokenizer(dense)
+    rows = Checkpoint(dense).config["vocab_size"]
+    tokenizer.add_tokens([f"<image {number}>" for number in range(rows - len(tokenizer) + 1)], special_tokens=True)
+    tokenizer.save_pretrained(dense)
+    last = tokenizer.convert_ids_to_tokens(rows)
+    trimmed(dense, tmp_path / "out", "decoder")
+    made, after = Checkpoint(tmp_path / "out").config["vocab_size"], load_tokenizer(tmp_path / "out")
+    assert made < rows and after.convert_tokens_to_ids(last) == made == len(after) - 1
+    model = load_model(tmp_path / "out", "decoder")
+    assert model.get_input_embeddings().weight.shape[0] == made
+    assert after(TEXT[0])["input_ids"] and max(after(TEXT[0])["input_ids"]) < made
+    with pytest.raises(SparsebenchError, match=f"a token has the id {rows}, and the model {rows} rows"):
+        trimmed(dense, tmp_path / "none", "decoder", [f"{TEXT[0]} {last}"])
 
 
 def test_positions_behind_the_padding_token_keep_their_numbers(tmp_path: Path) -> None:
