@@ -118,7 +118,7 @@ def _hub() -> str:
     request = urllib.request.Request(address._replace(netloc=host).geturl())
     if user:
         secret = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
-        request.add_header("Authorization", f"Basic {secret}")
+        request.add_unredirected_header("Authorization", f"Basic {secret}")
     with urllib.request.urlopen(request, timeout=5) as answer:
         return f"reached ({answer.status})"
 

@@ -69,6 +69,16 @@ def test_a_mirror_with_a_password_is_reached_and_the_password_not_shown(monkeypa
     assert "mirror.example" in found.detail and "secret" not in found.detail
 
 
+def test_a_mirror_s_password_does_not_follow_a_redirect_to_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving(Served(files={"/": b"hello"})) as other:
+        mirror = Served(files={"/": b""}, statuses={"/": 302}, headers={"/": {"Location": f"{other.url}/"}})
+        with serving(mirror):
+            monkeypatch.setenv("HF_ENDPOINT", mirror.url.replace("://", "://me:secret@") + "/")
+            assert doctor._hub() == "reached (200)"
+    assert (mirror.credentials, other.credentials) == (["Basic bWU6c2VjcmV0"], [""])
+
+
 def test_an_address_that_is_none_and_an_answer_that_is_not_http_are_findings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.example:port")

@@ -15,7 +15,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Served:
-    """What a server gives and what it was asked for. ``cut`` bodies stop half-way; ``statuses`` override answers."""
+    """What a server gives, what it was asked for and with which ``credentials``.
+
+    ``cut`` bodies stop half-way; ``statuses`` override answers.
+    """
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
@@ -23,6 +26,7 @@ class Served:
     statuses: dict[str, int] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
+    credentials: list[str] = field(default_factory=list)
 
     def count(self, end: str) -> int:
         """How many requests for a body had a path with this end."""
@@ -38,6 +42,7 @@ def serving(served: Served) -> Iterator[Served]:
 
         def do_GET(self) -> None:
             served.asked.append(self.path.split("?")[0])
+            served.credentials.append(self.headers.get("Authorization", ""))
             self._answer(body=True)
 
         def do_HEAD(self) -> None:
