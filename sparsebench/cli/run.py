@@ -230,11 +230,12 @@ def _next_commands(ready: Prepared, address: str | None) -> str:
 
 def _nothing_to_do(decided: list[Decision], ready: Prepared, address: str | None) -> None:
     """Say why nothing runs. Raises typer.Exit where cells failed before."""
+    asked = " that --only asks for" if any(decision.why == LEFT_OUT for decision in decided) else ""
     exceptions = ""
     if refused_count := sum(decision.why.startswith("unsupported") for decision in decided):
         exceptions = f" but {refused_count}, which cannot run here: {command_like('status', ready, address)}"
     if failed := _failed_before(decided):
-        note(f"nothing to do: {counted(failed, 'cell')} failed before, every other has its result{exceptions}")
+        note(f"nothing to do: {counted(failed, 'cell')} failed before, every other{asked} has its result{exceptions}")
         note(_next_commands(ready, address))
         raise typer.Exit(1)
-    note(f"nothing to do: every cell has its result{exceptions}")
+    note(f"nothing to do: every cell{asked} has its result{exceptions}")

@@ -181,7 +181,8 @@ def test_what_the_plan_refuses_is_recorded_once_and_asked_again_with_other_gpus(
     }
     assert states["latency"] == states["memory"] == (1, 1)
     assert "2 ranks need 2 GPUs" in called("status").stderr
-    assert "its result but 2, which cannot run here" in called("run", "--only", "ranks=2").stderr
+    only_ones = called("run", "--only", "ranks=2").stderr
+    assert "every cell that --only asks for has its result but 2, which cannot run here" in only_ones
     rows = query.run(
         tmp_path / "l.duckdb", "SELECT DISTINCT status, reason LIKE '2 ranks need%' FROM base.records"
     ).rows

@@ -13,15 +13,17 @@ from typing import Any
 
 import psutil
 import pytest
+import typer
 
 from sparsebench import provenance
-from sparsebench.cli.run import command_like
+from sparsebench.cli.run import _nothing_to_do, command_like
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.plan.preflight import PlanRequest, prepare
-from sparsebench.records import statuses, write
+from sparsebench.records import CellOutcome, make, statuses, write
 from sparsebench.run.child import how_it_died
 from sparsebench.run.handlers import LIBRARIES
+from sparsebench.run.select import decisions
 from sparsebench.run.workspace import exclusive
 from tests.command import call
 
@@ -207,6 +209,23 @@ def test_a_death_by_a_signal_that_python_does_not_name_is_told(tmp_path: Path) -
     (tmp_path / "log").write_text("last words\n")
     assert "signal SIGRTMIN+1; it said last: last words" in how_it_died(-signal.SIGRTMIN - 1, tmp_path / "log")
     assert "signal SIGKILL (out of memory?)" in how_it_died(-signal.SIGKILL, tmp_path / "log")
+
+
+def test_what_only_leaves_out_is_not_called_done(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready, records = prepare(PlanRequest(manifest, only=(("stage", "structure"),))), tmp_path / "records"
+
+    def said(endings: list[str]) -> str:
+        structure = [cell for cell in ready.plan.cells if cell.stage == "structure"]
+        for cell, status in zip(structure, endings, strict=True):
+            write(records, make(cell, "tiny", CellOutcome(status)))
+        with suppress(typer.Exit):
+            _nothing_to_do(decisions(ready, records, False), ready, None)
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "nothing to do: every cell that --only asks for has its result" in said(["done"] * 3)
+    assert "1 cell failed before, every other that --only asks for has its" in said(["done", "failed", "done"])
 
 
 @pytest.mark.long
