@@ -115,4 +115,4 @@ def _status_and_reason(folder: Path, key: str, status: str) -> tuple[str, str]:
         current = statuses(folder).get(key, "left")
         if current == status:
             raise
-        return current, ""  # a run has just replaced it
+        return _status_and_reason(folder, key, current)  # a run has just replaced it

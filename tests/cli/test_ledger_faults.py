@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from sparsebench.cli import app
+from sparsebench.cli.status import _status_and_reason
 from sparsebench.ledger.store import Ledger
+from sparsebench.records import write
 from tests.adversarial import benign
 from tests.cli.conftest import ROOT
 
@@ -58,6 +60,13 @@ def test_the_status_of_a_ledger_without_records_is_the_ledgers(
     assert counts["structure"]["failed"] == 1 and counts[left["stage"]]["left"] == 1
     assert sum(row["done"] for row in told["stages"]) == len(found) - 2, "all but the plan and the failed one"
     assert [(row["status"], row["reason"]) for row in told["troubles"]] == [("failed", "it broke")]
+
+
+def test_a_record_that_is_replaced_while_it_is_read_has_its_new_reason(tmp_path: Path) -> None:
+    failed = next(record for record in benign.records(ROOT) if record.get("stage") == "structure")
+    write(tmp_path, failed | {"status": "failed", "reason": "it broke", "result": None})
+    assert _status_and_reason(tmp_path, failed["key"], "skipped") == ("failed", "it broke")
+    assert _status_and_reason(tmp_path, "another", "skipped") == ("left", "")
 
 
 @pytest.mark.parametrize("place", [12288 + 100, 798720 + 100, -200_000])
