@@ -82,12 +82,17 @@ def test_a_layer_must_read_one_thing() -> None:
         layers[0](read)
         layers[0](read * 2)
 
+    def two_others(layers: list[Any], read: Any) -> None:
+        layers[0](torch.ones(3, WIDTH))
+        layers[0](torch.ones(5, WIDTH))
+
     def not_all(layers: list[Any], read: Any) -> None:
         layers[0](read)
         layers[2](read)
 
-    with pytest.raises(UnsupportedError, match="a: its layer is called twice"):
-        gathered(twice, [states(2)])
+    for calls in (twice, two_others):
+        with pytest.raises(UnsupportedError, match="a: its layer is called twice"):
+            gathered(calls, [states(2)])
     with pytest.raises(ModelError, match="b: its layer is never called"):
         gathered(not_all, [states(2)]).result()
 

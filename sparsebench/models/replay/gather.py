@@ -184,11 +184,6 @@ class Gatherer:
                 self._micro_batch.other_inputs.append((reader, values))
             return
         if self._first_micro_batch:
-            if any(reader.name in total.readers for total in self._sum_of_leader.values()):
-                raise UnsupportedError(
-                    f"{reader.name}: its layer is called twice with different inputs in one run of its block, "
-                    "so its input statistics are ambiguous"
-                )
             if self._join_sum(reader, values):
                 return
         elif self._sum_of_leader[reader.name].positions:
@@ -207,6 +202,11 @@ class Gatherer:
     def _join_sum(self, reader: PrunableLayer, values: torch.Tensor) -> bool:
         """Join the sum of an earlier layer that reads the same memory unchanged, or open one; True if joined."""
         assert self._micro_batch is not None
+        if any(reader.name in total.readers for total in self._sum_of_leader.values()):
+            raise UnsupportedError(
+                f"{reader.name}: its layer is called twice with different inputs in one run of its block, "
+                "so its input statistics are ambiguous"
+            )
         if values.shape[-1] != reader.width:
             raise ModelError(f"{reader.name}: its layer reads {values.shape[-1]} values where it has {reader.width}")
         # In-place changes raise the version: then the same memory has another content.
