@@ -163,28 +163,29 @@ class Gatherer:
 
     def _hook(self, reader: PrunableLayer) -> Any:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            micro_batch = self._micro_batch
+            assert micro_batch is not None, "a reader runs outside a micro-batch"
             if reader.experts is not None:
-                self._add_routed(reader, reader.experts.tokens, args[0])
+                self._add_routed(micro_batch, reader, reader.experts.tokens, args[0])
             elif self._first_micro_batch or reader.name in self._sum_of_leader:
-                self._add_input(reader, args[0] if args else kwargs["input"])
+                self._add_input(micro_batch, reader, args[0] if args else kwargs["input"])
             self._calls += 1
             if self._ends_early and not self._first_micro_batch and self._calls == self._calls_per_micro_batch:
                 raise InputsSeen
 
         return hook
 
-    def _add_input(self, reader: PrunableLayer, values: torch.Tensor) -> None:
-        assert self._micro_batch is not None, "a reader runs outside a micro-batch"
-        mask = self._micro_batch.encoder_mask if reader.cross else self._micro_batch.mask
+    def _add_input(self, micro_batch: _MicroBatch, reader: PrunableLayer, values: torch.Tensor) -> None:
+        mask = micro_batch.encoder_mask if reader.cross else micro_batch.mask
         assert mask is not None, "cross-attention without an encoder"
         # One row per token, flattened or not.
         per_token = values.shape[0] == mask.numel() if values.ndim == 2 else values.shape[:-1] == mask.shape
-        if not per_token or values.untyped_storage().data_ptr() in self._micro_batch.other_storages:
+        if not per_token or values.untyped_storage().data_ptr() in micro_batch.other_storages:
             if self._first_micro_batch:
-                self._micro_batch.other_inputs.append((reader, values))
+                micro_batch.other_inputs.append((reader, values))
             return
         if self._first_micro_batch:
-            if self._join_sum(reader, values):
+            if self._join_sum(micro_batch, reader, values):
                 return
         elif self._sum_of_leader[reader.name].positions:
             return
@@ -193,15 +194,15 @@ class Gatherer:
             rows = rows[mask.reshape(-1)]
         self._add(reader.name, rows)
 
-    def _add_routed(self, reader: PrunableLayer, tokens: torch.Tensor, values: torch.Tensor) -> None:
+    def _add_routed(
+        self, micro_batch: _MicroBatch, reader: PrunableLayer, tokens: torch.Tensor, values: torch.Tensor
+    ) -> None:
         """Add ``values``, the rows of the micro-batch's ``tokens`` that are routed to this expert, without padding."""
-        assert self._micro_batch is not None, "a reader runs outside a micro-batch"
-        is_token = self._micro_batch.mask.reshape(-1)[tokens]
+        is_token = micro_batch.mask.reshape(-1)[tokens]
         self._add(reader.name, values if bool(is_token.all()) else values[is_token])
 
-    def _join_sum(self, reader: PrunableLayer, values: torch.Tensor) -> bool:
+    def _join_sum(self, micro_batch: _MicroBatch, reader: PrunableLayer, values: torch.Tensor) -> bool:
         """Join the sum of an earlier layer that reads the same memory unchanged, or open one; True if joined."""
-        assert self._micro_batch is not None
         if any(reader.name in total.readers for total in self._sum_of_leader.values()):
             raise UnsupportedError(
                 f"{reader.name}: its layer is called twice with different inputs in one run of its block, "
@@ -211,12 +212,12 @@ class Gatherer:
             raise ModelError(f"{reader.name}: its layer reads {values.shape[-1]} values where it has {reader.width}")
         # In-place changes raise the version: then the same memory has another content.
         key = (values.data_ptr(), values.shape, values.stride(), values._version, reader.cross)
-        leader = self._micro_batch.first_readers.get(key)
+        leader = micro_batch.first_readers.get(key)
         if leader is not None:
             self._sum_of_leader[leader].readers.append(reader.name)
             return True
-        self._micro_batch.first_readers[key] = reader.name
-        self._micro_batch.kept_alive.append(values)  # once freed, its memory could be reused for another tensor
+        micro_batch.first_readers[key] = reader.name
+        micro_batch.kept_alive.append(values)  # once freed, its memory could be reused for another tensor
         self._open_sum(reader)
         return False
 
@@ -230,7 +231,7 @@ class Gatherer:
         """Measure layers that never read tokens on their other input, once: it is the same for all samples."""
         reading = {name for total in self._sum_of_leader.values() for name in total.readers}
         for reader, values in micro_batch.other_inputs:
-            if reader.name in reading or self._join_sum(reader, values):
+            if reader.name in reading or self._join_sum(micro_batch, reader, values):
                 continue
             self._sum_of_leader[reader.name].positions = True
             self._add(reader.name, values.reshape(-1, values.shape[-1]))
