@@ -55,12 +55,12 @@ class InputStatistics:
 
 
 @dataclass
-class _Sum:
+class _SharedInput:
     """One distinct input: the layers that read it (at the first one it is summed) and its statistics."""
 
     readers: list[str]
     inputs: InputStatistics
-    positions: bool = False
+    same_for_all_samples: bool = False
 
 
 @dataclass
@@ -105,7 +105,7 @@ class Gatherer:
         self._with_gram = gram
         self._with_sums = sums
         self._calls = self._calls_per_micro_batch = 0
-        self._sum_of_leader: dict[str, _Sum] = {}
+        self._shared_by_leader: dict[str, _SharedInput] = {}
         self._first_micro_batch = True
         self._micro_batch: _MicroBatch | None = None
         leaders: dict[str, str] = {}
@@ -113,10 +113,10 @@ class Gatherer:
             if reader.experts is None:
                 continue
             if reader.input_key in leaders:
-                self._sum_of_leader[leaders[reader.input_key]].readers.append(reader.name)
+                self._shared_by_leader[leaders[reader.input_key]].readers.append(reader.name)
             else:
                 leaders[reader.input_key] = reader.name
-                self._open_sum(reader)
+                self._open_input(reader)
         self._ends_early = only_inputs and not leaders
 
     def hooked(self) -> ExitStack:
@@ -124,7 +124,7 @@ class Gatherer:
         return removing_hooks(
             reader.module.register_forward_pre_hook(self._hook(reader), with_kwargs=True)
             for reader in self.readers.values()
-            if reader.experts is None or reader.name in self._sum_of_leader
+            if reader.experts is None or reader.name in self._shared_by_leader
         )
 
     @contextmanager
@@ -140,22 +140,22 @@ class Gatherer:
         self._calls = 0
         yield
         if self._first_micro_batch:
-            self._add_positions(self._micro_batch)
+            self._add_other_inputs(self._micro_batch)
             self._calls_per_micro_batch = self._calls
         self._first_micro_batch = False
         self._micro_batch = None
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Return the layers' names, grouped by the input that they read, in the order of their runs; experts first."""
-        return tuple(tuple(total.readers) for total in self._sum_of_leader.values())
+        return tuple(tuple(shared.readers) for shared in self._shared_by_leader.values())
 
     def result(self) -> dict[str, InputStatistics]:
         """Return every reader's statistics; readers of the same input get the same object."""
         statistics: dict[str, InputStatistics] = {}
-        for total in self._sum_of_leader.values():
-            if total.inputs.gram is not None:
-                _mirror(total.inputs.gram)
-            statistics |= dict.fromkeys(total.readers, total.inputs)
+        for shared in self._shared_by_leader.values():
+            if shared.inputs.gram is not None:
+                _mirror(shared.inputs.gram)
+            statistics |= dict.fromkeys(shared.readers, shared.inputs)
         if uncalled := [name for name in self.readers if name not in statistics]:
             problem = f"{uncalled[0]}: its layer is never called when its block runs"
             raise ModelError(problem, f"config.json switches it off: leave the model out, or {CHOOSE_MAGNITUDE}")
@@ -167,7 +167,7 @@ class Gatherer:
             assert micro_batch is not None, "a reader runs outside a micro-batch"
             if reader.experts is not None:
                 self._add_routed(micro_batch, reader, reader.experts.tokens, args[0])
-            elif self._first_micro_batch or reader.name in self._sum_of_leader:
+            elif self._first_micro_batch or reader.name in self._shared_by_leader:
                 self._add_input(micro_batch, reader, args[0] if args else kwargs["input"])
             self._calls += 1
             if self._ends_early and not self._first_micro_batch and self._calls == self._calls_per_micro_batch:
@@ -185,9 +185,9 @@ class Gatherer:
                 micro_batch.other_inputs.append((reader, values))
             return
         if self._first_micro_batch:
-            if self._join_sum(micro_batch, reader, values):
+            if self._join_input(micro_batch, reader, values):
                 return
-        elif self._sum_of_leader[reader.name].positions:
+        elif self._shared_by_leader[reader.name].same_for_all_samples:
             return
         rows = values.reshape(-1, values.shape[-1])
         if not bool(mask.all()):
@@ -201,9 +201,9 @@ class Gatherer:
         is_token = micro_batch.mask.reshape(-1)[tokens]
         self._add(reader.name, values if bool(is_token.all()) else values[is_token])
 
-    def _join_sum(self, micro_batch: _MicroBatch, reader: PrunableLayer, values: torch.Tensor) -> bool:
-        """Join the sum of an earlier layer that reads the same memory unchanged, or open one; True if joined."""
-        if any(reader.name in total.readers for total in self._sum_of_leader.values()):
+    def _join_input(self, micro_batch: _MicroBatch, reader: PrunableLayer, values: torch.Tensor) -> bool:
+        """Join the input of an earlier layer that reads the same memory unchanged, or open one; True if joined."""
+        if any(reader.name in shared.readers for shared in self._shared_by_leader.values()):
             raise UnsupportedError(
                 f"{reader.name}: its layer is called twice with different inputs in one run of its block, "
                 "so its input statistics are ambiguous"
@@ -214,30 +214,30 @@ class Gatherer:
         key = (values.data_ptr(), values.shape, values.stride(), values._version, reader.cross)
         leader = micro_batch.first_readers.get(key)
         if leader is not None:
-            self._sum_of_leader[leader].readers.append(reader.name)
+            self._shared_by_leader[leader].readers.append(reader.name)
             return True
         micro_batch.first_readers[key] = reader.name
         micro_batch.kept_alive.append(values)  # once freed, its memory could be reused for another tensor
-        self._open_sum(reader)
+        self._open_input(reader)
         return False
 
-    def _open_sum(self, reader: PrunableLayer) -> None:
+    def _open_input(self, reader: PrunableLayer) -> None:
         gram = torch.zeros(reader.width, reader.width, device=self.device) if self._with_gram else None
         sums = torch.zeros(reader.width, dtype=torch.float64, device=self.device) if self._with_sums else None
         squares = torch.zeros(reader.width, device=self.device)
-        self._sum_of_leader[reader.name] = _Sum([reader.name], InputStatistics(0, squares, gram, sums))
+        self._shared_by_leader[reader.name] = _SharedInput([reader.name], InputStatistics(0, squares, gram, sums))
 
-    def _add_positions(self, micro_batch: _MicroBatch) -> None:
+    def _add_other_inputs(self, micro_batch: _MicroBatch) -> None:
         """Measure layers that never read tokens on their other input, once: it is the same for all samples."""
-        reading = {name for total in self._sum_of_leader.values() for name in total.readers}
+        reading = {name for shared in self._shared_by_leader.values() for name in shared.readers}
         for reader, values in micro_batch.other_inputs:
-            if reader.name in reading or self._join_sum(micro_batch, reader, values):
+            if reader.name in reading or self._join_input(micro_batch, reader, values):
                 continue
-            self._sum_of_leader[reader.name].positions = True
+            self._shared_by_leader[reader.name].same_for_all_samples = True
             self._add(reader.name, values.reshape(-1, values.shape[-1]))
 
     def _add(self, name: str, rows: torch.Tensor) -> None:
-        inputs = self._sum_of_leader[name].inputs
+        inputs = self._shared_by_leader[name].inputs
         rows = rows.float()
         inputs.tokens += rows.shape[0]
         inputs.squares += rows.square().sum(0)
