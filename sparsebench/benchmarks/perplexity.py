@@ -131,9 +131,9 @@ class Perplexity:
         all_windows = windows_of([*lead, *token_ids(self.tokenizer, running.text)], size, task.stride, before)
         numbers = sampled(len(all_windows.ids), spec.limit)
         windows = all_windows.selected(numbers)
-        batch = BatchSize(max(1, tokens_at_once(self.model, 0) // size))
         # A trimmed vocabulary has no distribution over the dense model's tokens.
         divergence = Divergence(self.dense()) if spec.divergence and self.dense and self.original is None else None
+        batch = BatchSize(max(1, tokens_at_once(self.model, 0) // size))
         losses = window_losses(self.model, windows, self.progress, batch, divergence)
         dense_ids = [to_dense_ids(ids, self.original) for ids in windows.ids]
         scored = [ScoredWindow(*window) for window in zip(numbers, dense_ids, losses, windows.scored, strict=True)]

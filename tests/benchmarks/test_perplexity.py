@@ -280,6 +280,18 @@ def test_the_divergence_from_dense_is_of_the_same_pass(tiny_llama: Path, stories
     assert beside.protocol["same_top"] == pytest.approx(same / tokens)
 
 
+def test_a_pass_is_sized_when_both_models_are_there(
+    tiny_llama: Path, stories: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, load = list[str](), scorers.load_model
+    monkeypatch.setattr(scorers, "load_model", lambda *given: order.append("load") or load(*given))
+    place = "sparsebench.benchmarks.perplexity.tokens_at_once"
+    monkeypatch.setattr(place, lambda _, least: order.append("size") or least)
+    asked = TaskSpec("perplexity", limit=1, divergence=True)
+    scoring.score(ScoredModel(tiny_llama, "decoder", dense=tiny_llama), [asked], sources.Cache(), lambda *_: None)
+    assert order == ["load", "load", "size"]
+
+
 def test_a_pass_that_is_made_again_counts_once(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pruned, dense = load_model(tiny_llama, "decoder", "float32"), load_model(tiny_llama, "decoder", "float32")
     with torch.no_grad():
