@@ -125,11 +125,10 @@ def said(
     words = []
     for name, text in joined.items():
         first, _ = special_tokens(tokenizer)
-        every = windows_of(token_ids(tokenizer, text), 1024, before=first)
-        places = range(len(every.ids))[: options.windows]
-        part = every.selected(places)
+        every = windows_of(token_ids(tokenizer, text), 1024, window_prefix=first)
+        part = every.selected(range(len(every.ids))[: options.windows])
         values = window_losses(model, part)
-        size = bits_per_byte_fields(tokenizer, text, part, places, 0, len(first), values)
+        size = bits_per_byte_fields(tokenizer, text, part, values)
         words.append(
             f"{name} text {now[name] / whole[name] - 1:+.2%} tokens, perplexity {pooled_perplexity(values, part.scored):.4f}, "
             f"bits a byte {size['bits_per_byte']:.5f} ({size['scored_bytes']:,} bytes)"

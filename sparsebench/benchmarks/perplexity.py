@@ -43,26 +43,32 @@ ROWS = 256
 
 @dataclass(frozen=True)
 class Windows:
-    """A text in windows: one tuple of ``ids`` per window, as the model sees it, scored from position ``starts`` on.
+    """A text in windows: one tuple of ``ids`` per window, as the model sees it, scored from ``first_scored`` on.
 
-    ``stride`` is in text tokens. The last ``dropped`` tokens of the text fill no window.
+    Position ``p`` of a window is token ``offsets + p`` of the text, apart from special tokens before the text or the
+    window. ``stride`` is in text tokens. The last ``dropped`` tokens of the text fill no window.
     """
 
     ids: tuple[tuple[int, ...], ...]
-    starts: tuple[int, ...]
+    offsets: tuple[int, ...]
+    first_scored: tuple[int, ...]
     stride: int
     dropped: int
 
     @property
     def scored(self) -> tuple[int, ...]:
         """The number of scored tokens of each window."""
-        return tuple(len(ids) - start for ids, start in zip(self.ids, self.starts, strict=True))
+        return tuple(len(ids) - first for ids, first in zip(self.ids, self.first_scored, strict=True))
 
     def selected(self, numbers: Iterable[int]) -> Windows:
-        """Return the windows at these positions alone."""
-        positions = list(numbers)
-        ids = tuple(self.ids[number] for number in positions)
-        return replace(self, ids=ids, starts=tuple(self.starts[number] for number in positions))
+        """Return the windows of these numbers alone."""
+        chosen = list(numbers)
+        return replace(
+            self,
+            ids=tuple(self.ids[number] for number in chosen),
+            offsets=tuple(self.offsets[number] for number in chosen),
+            first_scored=tuple(self.first_scored[number] for number in chosen),
+        )
 
 
 @dataclass
@@ -126,9 +132,10 @@ class Perplexity:
         size = window_length(spec, longest_input(self.model.config.to_dict()), WINDOW)
         first, _ = special_tokens(self.tokenizer)
         published = task.form == "published"
-        lead, before = (first, []) if published else ([], first)
+        text_prefix, window_prefix = (first, []) if published else ([], first)
         bos_position = "before the text, once" if published else "in every window"
-        all_windows = windows_of([*lead, *token_ids(self.tokenizer, running.text)], size, task.stride, before)
+        ids = token_ids(self.tokenizer, running.text)
+        all_windows = windows_of(ids, size, task.stride, window_prefix, text_prefix)
         numbers = sampled(len(all_windows.ids), spec.limit)
         windows = all_windows.selected(numbers)
         # A trimmed vocabulary has no distribution over the dense model's tokens.
@@ -157,32 +164,40 @@ class Perplexity:
                 "batch_size": batch.most_rows,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "logits_dtype": "float32",
-                **bits_per_byte_fields(self.tokenizer, running.text, windows, numbers, len(lead), len(before), losses),
+                **bits_per_byte_fields(self.tokenizer, running.text, windows, losses),
                 **(divergence.protocol() if divergence else {}),
             },
         )
 
 
-def windows_of(ids: Sequence[int], size: int, stride: int | None = None, before: Sequence[int] = ()) -> Windows:
-    """Cut ``ids`` into windows of ``size`` tokens, each beginning with ``before``.
+def windows_of(
+    ids: Sequence[int],
+    size: int,
+    stride: int | None = None,
+    window_prefix: Sequence[int] = (),
+    text_prefix: Sequence[int] = (),
+) -> Windows:
+    """Cut ``ids``, after ``text_prefix``, into windows of ``size`` tokens, each beginning with ``window_prefix``.
 
-    Raises BenchmarkError when ``ids`` do not fill one window.
+    Raises BenchmarkError when they do not fill one window.
     """
-    room = size - len(before)
+    prefixed = [*text_prefix, *ids]
+    room = size - len(window_prefix)
     step = min(stride or room, room)
-    if room < 1 or len(ids) < room or size < 2:
+    if room < 1 or len(prefixed) < room or size < 2:
         raise BenchmarkError(
-            f"perplexity: a text of {len(ids)} tokens fills no window of {size}",
+            f"perplexity: a text of {len(prefixed)} tokens fills no window of {size}",
             "give it more text, or a smaller window",
         )
-    begins = range(0, len(ids) - room + 1, step)
+    begins = range(0, len(prefixed) - room + 1, step)
     # A window's first token has nothing before it; a later window scores only the tokens that are new.
-    starts = [max(1, len(before) if not begin else size - step) for begin in begins]
+    first_scored = [max(1, size - step if begin else len(window_prefix)) for begin in begins]
     return Windows(
-        ids=tuple((*before, *ids[begin : begin + room]) for begin in begins),
-        starts=tuple(starts),
+        ids=tuple((*window_prefix, *prefixed[begin : begin + room]) for begin in begins),
+        offsets=tuple(begin - len(text_prefix) - len(window_prefix) for begin in begins),
+        first_scored=tuple(first_scored),
         stride=step,
-        dropped=len(ids) - begins[-1] - room,
+        dropped=len(prefixed) - begins[-1] - room,
     )
 
 
@@ -200,13 +215,13 @@ def window_losses(
     finite, when one window does not fit into memory, and when the model's logits still come out in another precision.
     """
     sums: list[float] = []
-    with_starts = list(zip(windows.ids, windows.starts, strict=True))
-    for _, values in (batch or BatchSize(1)).parts(with_starts, lambda part: _losses_of_pass(model, part, divergence)):
+    pairs = list(zip(windows.ids, windows.first_scored, strict=True))
+    for _, values in (batch or BatchSize(1)).parts(pairs, lambda part: _losses_of_pass(model, part, divergence)):
         for value in values:
             sums.append(value)
-            check_finite("perplexity", value, len(sums), len(with_starts))
+            check_finite("perplexity", value, len(sums), len(pairs))
             if progress:
-                progress(len(sums), len(with_starts))
+                progress(len(sums), len(pairs))
     return sums
 
 
@@ -218,15 +233,15 @@ def _losses_of_pass(
     with torch.inference_mode(), wide_head(model):
         logits = model(input_ids=tokens, use_cache=False).logits
         sums = [
-            _summed_loss(window_logits[start - 1 : -1], ids[start:])
-            for window_logits, ids, (_, start) in zip(logits, tokens, windows, strict=True)
+            _summed_loss(window_logits[first - 1 : -1], ids[first:])
+            for window_logits, ids, (_, first) in zip(logits, tokens, windows, strict=True)
         ]
     if divergence:
         with torch.inference_mode(), wide_head(divergence.dense):
             reference = divergence.dense(input_ids=tokens, use_cache=False).logits
             divergence.add(
-                (dense_logits[start - 1 : -1], window_logits[start - 1 : -1])
-                for dense_logits, window_logits, (_, start) in zip(reference, logits, windows, strict=True)
+                (dense_logits[first - 1 : -1], window_logits[first - 1 : -1])
+                for dense_logits, window_logits, (_, first) in zip(reference, logits, windows, strict=True)
             )
     return sums
 
@@ -288,27 +303,18 @@ def _summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 def bits_per_byte_fields(
-    tokenizer: Any,
-    text: str,
-    windows: Windows,
-    numbers: Sequence[int],
-    lead_count: int,
-    before_count: int,
-    losses: Sequence[float],
+    tokenizer: Any, text: str, windows: Windows, losses: Sequence[float]
 ) -> dict[str, int | float]:
     """Return the UTF-8 bytes that the scored tokens stand for, and the mean negative log-likelihood in bits per byte.
 
-    Bytes do not depend on the tokenizer. ``numbers`` are the windows' numbers in the text. ``lead_count`` tokens
-    are put before the whole text, ``before_count`` before the text of each window. The result is empty if the tokenizer
-    is a slow one, which gives no offsets.
+    Bytes do not depend on the tokenizer. The result is empty if the tokenizer is a slow one, which gives no offsets.
     """
     if not tokenizer.is_fast:
         return {}
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ends = [0] * (1 + lead_count) + [end for _, end in encoded["offset_mapping"]]
+    ends = [0, *(end for _, end in encoded["offset_mapping"])]
     size = 0
-    for number, ids, start in zip(numbers, windows.ids, windows.starts, strict=True):
-        begin = number * windows.stride
+    for offset, ids, first in zip(windows.offsets, windows.ids, windows.first_scored, strict=True):
         # From the end of the token before: spaces count for the token after them, whatever start the tokenizer reports.
-        size += len(text[ends[begin + start - before_count] : ends[begin + len(ids) - before_count]].encode())
+        size += len(text[ends[max(0, offset + first)] : ends[offset + len(ids)]].encode())
     return bits_per_byte(losses, size)

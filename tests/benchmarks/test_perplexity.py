@@ -19,7 +19,13 @@ from sparsebench import sources
 from sparsebench.benchmarks import ScoredModel, TaskSpec, scorers, scoring
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
-from sparsebench.benchmarks.perplexity import Divergence, wide_head, window_losses, windows_of
+from sparsebench.benchmarks.perplexity import (
+    Divergence,
+    bits_per_byte_fields,
+    wide_head,
+    window_losses,
+    windows_of,
+)
 from sparsebench.benchmarks.running_text import pooled_perplexity
 from sparsebench.errors import BenchmarkError
 from sparsebench.ledger.scored import compare
@@ -218,8 +224,9 @@ def test_windows_hold_the_text_in_order(n: int, size: int, stride: int | None, b
     step = min(stride or room, room)
     assert found.stride == step
     scored: list[int] = []
-    for place, (window, start) in enumerate(zip(found.ids, found.starts, strict=True)):
+    for place, (window, start) in enumerate(zip(found.ids, found.first_scored, strict=True)):
         assert list(window) == before + ids[place * step : place * step + room]
+        assert found.offsets[place] + bos == place * step
         assert start >= 1
         scored += window[start:]
     # The first text token of a window has nothing before it but for the tokenizer's own token.
@@ -227,6 +234,16 @@ def test_windows_hold_the_text_in_order(n: int, size: int, stride: int | None, b
     unscored = set() if bos else {place * step for place in range(len(found.ids))} if step == room else {0}
     assert scored == [token for token in range(covered) if token not in unscored]
     assert found.dropped == n - covered < step
+
+
+def test_tokens_before_a_text_or_a_window_stand_for_no_bytes(tiny_llama: Path) -> None:
+    tokenizer, text = load_tokenizer(tiny_llama), " ".join(STORIES[:3])
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    for prefix in ("text_prefix", "window_prefix"):
+        for count in (1, 2):
+            windows = windows_of(encoded["input_ids"], 20, stride=9, **{prefix: [1] * count})
+            end = encoded["offset_mapping"][-1 - windows.dropped][1]
+            assert bits_per_byte_fields(tokenizer, text, windows, [1.0])["scored_bytes"] == len(text[:end].encode())
 
 
 def test_a_trimmed_model_is_compared_on_windows_of_the_same_tokens(
