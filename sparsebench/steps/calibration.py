@@ -109,19 +109,19 @@ def tokens(
         from sparsebench.models.replay.skeleton import build_skeleton
 
         build_skeleton(config, family)  # refuses a model that cannot be replayed, before any text is fetched
-    reader = replace(reader_of(folder, family, calibration, config), training=training)
+    settings = replace(sample_settings_of(folder, family, calibration, config), training=training)
     paired = family == "encoder-decoder" and calibration.target is not None
     rows, notes = _ordered_texts(calibration, paired, cache)
     try:
         if family == "decoder":
-            batch, used = samples.windows(reader, rows)
+            batch, used = samples.windows(settings, rows)
         elif family == "encoder":
-            batch, used = samples.passages(reader, rows)
+            batch, used = samples.passages(settings, rows)
         else:
-            batch, used = samples.pairs(reader, rows, _decoder_start(folder, config))
+            batch, used = samples.pairs(settings, rows, _decoder_start(folder, config))
     except SourceError as error:
         raise SourceError(f"calibration {calibration.source}: {error.message}", error.hint) from error
-    all_notes = (_description(reader, family, paired, len(batch.input_ids)), *notes)
+    all_notes = (_description(settings, family, paired, len(batch.input_ids)), *notes)
     return Calibrated.of(batch, used, all_notes, asdict(calibration))
 
 
@@ -184,9 +184,9 @@ def fingerprint(batch: Batch) -> str:
     return digest.hexdigest()
 
 
-def reader_of(
+def sample_settings_of(
     folder: Path, family: Family, calibration: Calibration, config: Mapping[str, Any]
-) -> samples.SampleTokenizer:
+) -> samples.SampleSettings:
     """Return the model's tokenizer with the number and length of samples.
 
     Raises UserError for no samples, or where special tokens leave no room for text.
@@ -200,7 +200,7 @@ def reader_of(
         raise UserError(problem, f"at least 1 sample of {framing + 1} tokens ({framing} of them special)")
     candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     pad = next(int(token) for token in candidates if token is not None)
-    return samples.SampleTokenizer(tokenizer, before, after, pad, calibration.samples, length)
+    return samples.SampleSettings(tokenizer, before, after, pad, calibration.samples, length)
 
 
 def _ordered_texts(
@@ -241,12 +241,12 @@ def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:
     raise ModelError(problem, "add the one that the model was trained with")
 
 
-def _description(reader: samples.SampleTokenizer, family: Family, paired: bool, count: int) -> str:
+def _description(settings: samples.SampleSettings, family: Family, paired: bool, count: int) -> str:
     if family == "decoder":
-        tokens = reader.tokenizer.convert_ids_to_tokens(reader.before)
+        tokens = settings.tokenizer.convert_ids_to_tokens(settings.before)
         begin = f", each behind {' '.join(tokens)}" if tokens else ""
-        return f"{count} windows of {reader.length} tokens of texts joined with a blank line{begin}"
+        return f"{count} windows of {settings.length} tokens of texts joined with a blank line{begin}"
     if paired:
-        return f"{count} pairs of texts, at most {reader.length} tokens"
+        return f"{count} pairs of texts, at most {settings.length} tokens"
     unit = "texts" if family == "encoder" else "texts, each cut in two"
-    return f"{count} {unit}, at most {reader.length} tokens"
+    return f"{count} {unit}, at most {settings.length} tokens"

@@ -23,7 +23,7 @@ Sample = tuple[list[int], ...]
 
 
 @dataclass(frozen=True)
-class SampleTokenizer:
+class SampleSettings:
     """A tokenizer, its special tokens ``before`` and ``after`` a text, and the number and length of samples to make.
 
     For ``training``, fewer samples will do, and the decoder text of an encoder-decoder keeps its last token as a
@@ -39,7 +39,7 @@ class SampleTokenizer:
     training: bool = False
 
 
-def windows(reader: SampleTokenizer, rows: Sequence[Fields]) -> tuple[Batch, list[Fields]]:
+def windows(settings: SampleSettings, rows: Sequence[Fields]) -> tuple[Batch, list[Fields]]:
     """Return a decoder's windows (samples, length), cut in sequence from the joined texts, and the texts tokenised.
 
     Each window begins with the tokens that the tokenizer puts before a text, so that it looks like a prompt. Raises
@@ -47,41 +47,41 @@ def windows(reader: SampleTokenizer, rows: Sequence[Fields]) -> tuple[Batch, lis
     """
     import torch
 
-    room = reader.length - len(reader.before)
-    needed = reader.samples * room
+    room = settings.length - len(settings.before)
+    needed = settings.samples * room
     characters = needed * _CHARACTERS
     while True:
         used = _first_rows(rows, characters)
-        ids = token_ids(reader.tokenizer, JOINER.join(text for text, *_ in used))
+        ids = token_ids(settings.tokenizer, JOINER.join(text for text, *_ in used))
         if len(ids) >= needed or len(used) == len(rows):
             break
         characters *= 2
-    token_count = min(needed, max(1, len(ids) // room) * room) if reader.training else needed
+    token_count = min(needed, max(1, len(ids) // room) * room) if settings.training else needed
     if len(ids) < token_count:
         raise SourceError(
-            f"too little text: {len(ids):,} tokens, where {reader.samples} samples need {needed:,}",
+            f"too little text: {len(ids):,} tokens, where {settings.samples} samples need {needed:,}",
             f"lower samples or length (these tokens make {len(ids) // room} samples), or name a longer text",
         )
     body = torch.tensor(ids[:token_count]).reshape(-1, room)
-    first = torch.tensor(reader.before, dtype=torch.long).expand(len(body), -1)
+    first = torch.tensor(settings.before, dtype=torch.long).expand(len(body), -1)
     input_ids = torch.cat([first, body], dim=1)
     return Batch(input_ids, torch.ones_like(input_ids, dtype=torch.bool)), used
 
 
-def passages(reader: SampleTokenizer, rows: Sequence[Fields]) -> tuple[Batch, list[Fields]]:
+def passages(settings: SampleSettings, rows: Sequence[Fields]) -> tuple[Batch, list[Fields]]:
     """Return an encoder's samples, one text each with special tokens around it, cut at the length, and the texts used.
 
     Raises SourceError when there are fewer texts than samples; for training, when there is none.
     """
 
     def cut(part: Sequence[Fields]) -> list[Sample | None]:
-        return [(_with_special_tokens(reader, ids),) if ids else None for ids in _encode_texts(reader, part)]
+        return [(_with_special_tokens(settings, ids),) if ids else None for ids in _encode_texts(settings, part)]
 
-    samples, used = _first_samples(reader, rows, cut)
-    return Batch(*_padded(reader, [ids for (ids,) in samples])), used
+    samples, used = _first_samples(settings, rows, cut)
+    return Batch(*_padded(settings, [ids for (ids,) in samples])), used
 
 
-def pairs(reader: SampleTokenizer, rows: Sequence[Fields], start: int) -> tuple[Batch, list[Fields]]:
+def pairs(settings: SampleSettings, rows: Sequence[Fields], start: int) -> tuple[Batch, list[Fields]]:
     """Return an encoder-decoder's samples, a row's two texts each or its one text cut in the middle, and the rows used.
 
     The decoder reads ``start`` (its config's start token) and then its text without the last token, as in training. For
@@ -90,23 +90,25 @@ def pairs(reader: SampleTokenizer, rows: Sequence[Fields], start: int) -> tuple[
     """
 
     def cut(part: Sequence[Fields]) -> list[Sample | None]:
-        sources = _encode_texts(reader, part)
+        sources = _encode_texts(settings, part)
         if len(part[0]) == 1:
             halves = [(ids[: len(ids) // 2], ids[len(ids) // 2 :]) for ids in sources]
-            encoded = [(first, _with_special_tokens(reader, second)) for first, second in halves]
+            encoded = [(first, _with_special_tokens(settings, second)) for first, second in halves]
         else:
             targets = [target for _, target in part]
-            labels = reader.tokenizer(text_target=targets, truncation=True, max_length=reader.length, verbose=False)
-            encoded = list(zip(sources, labels["input_ids"], strict=True))
-        end = None if reader.training else -1
+            tokenized = settings.tokenizer(
+                text_target=targets, truncation=True, max_length=settings.length, verbose=False
+            )
+            encoded = list(zip(sources, tokenized["input_ids"], strict=True))
+        end = None if settings.training else -1
         return [
-            (_with_special_tokens(reader, first), [start, *labels[:end]]) if first and labels else None
+            (_with_special_tokens(settings, first), [start, *labels[:end]]) if first and labels else None
             for first, labels in encoded
         ]
 
-    samples, used = _first_samples(reader, rows, cut)
+    samples, used = _first_samples(settings, rows, cut)
     encoder, decoder = zip(*samples, strict=True)
-    return Batch(*_padded(reader, encoder), *_padded(reader, decoder)), used
+    return Batch(*_padded(settings, encoder), *_padded(settings, decoder)), used
 
 
 def _first_rows(rows: Sequence[Fields], characters: int) -> list[Fields]:
@@ -121,42 +123,42 @@ def _first_rows(rows: Sequence[Fields], characters: int) -> list[Fields]:
 
 
 def _first_samples(
-    reader: SampleTokenizer, rows: Sequence[Fields], cut: Callable[[Sequence[Fields]], list[Sample | None]]
+    settings: SampleSettings, rows: Sequence[Fields], cut: Callable[[Sequence[Fields]], list[Sample | None]]
 ) -> tuple[list[Sample], list[Fields]]:
     """Return the first ``samples`` samples that ``cut`` makes, and their rows; later rows are not tokenised."""
     sampled: list[tuple[Fields, Sample]] = []
-    for begin in range(0, len(rows), reader.samples):
-        part = rows[begin : begin + reader.samples]
+    for begin in range(0, len(rows), settings.samples):
+        part = rows[begin : begin + settings.samples]
         sampled += [(row, sample) for row, sample in zip(part, cut(part), strict=True) if sample is not None]
-        if len(sampled) >= reader.samples:
+        if len(sampled) >= settings.samples:
             break
-    if len(sampled) < (1 if reader.training else reader.samples):
+    if len(sampled) < (1 if settings.training else settings.samples):
         count = sum(len(ids) for _, sample in sampled for ids in sample)
         raise SourceError(
-            f"too little text: {len(sampled)} passages of {count:,} tokens in all, where {reader.samples} samples need "
+            f"too little text: {len(sampled)} passages of {count:,} tokens in all, where {settings.samples} samples need "
             "a passage each",
             f"lower samples to {len(sampled)}, or name a text with more passages" if sampled else "name a longer text",
         )
-    chosen = sampled[: reader.samples]
+    chosen = sampled[: settings.samples]
     return [sample for _, sample in chosen], [row for row, _ in chosen]
 
 
-def _encode_texts(reader: SampleTokenizer, part: Sequence[Fields]) -> list[list[int]]:
+def _encode_texts(settings: SampleSettings, part: Sequence[Fields]) -> list[list[int]]:
     texts = [row[0] for row in part]
-    return reader.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return settings.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
 
-def _with_special_tokens(reader: SampleTokenizer, ids: list[int]) -> list[int]:
-    room = reader.length - len(reader.before) - len(reader.after)
-    return [*reader.before, *ids[:room], *reader.after]
+def _with_special_tokens(settings: SampleSettings, ids: list[int]) -> list[int]:
+    room = settings.length - len(settings.before) - len(settings.after)
+    return [*settings.before, *ids[:room], *settings.after]
 
 
-def _padded(reader: SampleTokenizer, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+def _padded(settings: SampleSettings, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
     """Return ids and mask, (rows, longest row), padded on the right."""
     import torch
 
     shape = len(rows), max(len(row) for row in rows)
-    ids, mask = torch.full(shape, reader.pad), torch.zeros(shape, dtype=torch.bool)
+    ids, mask = torch.full(shape, settings.pad), torch.zeros(shape, dtype=torch.bool)
     for number, row in enumerate(rows):
         ids[number, : len(row)] = torch.tensor(row)
         mask[number, : len(row)] = True

@@ -15,7 +15,7 @@ from sparsebench.models.files.text import longest_input
 from sparsebench.sources.reference import Reference
 from sparsebench.sources.text import read_labelled
 from sparsebench.steps import samples
-from sparsebench.steps.calibration import Calibrated, Calibration, in_order, reader_of
+from sparsebench.steps.calibration import Calibrated, Calibration, in_order, sample_settings_of
 from sparsebench.steps.contract import Context, Step
 from sparsebench.steps.shrink.choosing import LENGTH
 
@@ -53,11 +53,11 @@ def read_documents(folder: Path, step: Step, context: Context) -> Labelled:
     calibration = Calibration(source, settings.documents, length, context.seed, settings.field)
     assert context.fetch_file is not None, "labelled documents are fetched"
     labelled = read_labelled(context.fetch_file(source), settings.field, settings.label)
-    reader = replace(reader_of(folder, "encoder", calibration, config), training=True)
+    sample_settings = replace(sample_settings_of(folder, "encoder", calibration, config), training=True)
     try:
-        batch, used = samples.passages(reader, in_order(labelled.rows, context.seed))
+        batch, used = samples.passages(sample_settings, in_order(labelled.rows, context.seed))
     except SourceError as error:
         raise SourceError(f"labels: task: {source}: {error.message}", error.hint) from error
     classes = torch.tensor(class_numbers(head_outputs(config), [label for _, label in used]))
-    notes = (f"{len(used)} labelled documents, at most {reader.length} tokens",)
+    notes = (f"{len(used)} labelled documents, at most {sample_settings.length} tokens",)
     return Labelled(Calibrated.of(batch, used, notes, {**asdict(calibration), "label": settings.label}), classes)
