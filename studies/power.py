@@ -153,12 +153,12 @@ def rankings() -> Iterator[Line]:
     """Average precision of few pairs: the interval of a score, and that of a difference whose truth is 0."""
     n, runs = 50, 1000
     big = similarities(1_000_000, 0.5)(np.random.default_rng(SEED))
-    truth = resampling.score("ranking", big.variant, big.label)
+    truth = resampling.score("ranking", big.variant, big.labels)
     drawn = [similarities(n, 0.5)(np.random.default_rng((SEED, seed))) for seed in range(runs)]
     held = []
     for seed, one in enumerate(drawn):
-        score = resampling.score("ranking", one.variant, one.label)
-        around = statistics.interval("ap", score, one.variant, one.label, None, seed)
+        score = resampling.score("ranking", one.variant, one.labels)
+        around = statistics.interval("ap", score, one.variant, one.labels, None, seed)
         held.append(around.low <= truth <= around.high)
     yield Line(f"average precision, {n} pairs: holds the truth", float(np.mean(held)), runs, 0.93, 1)
     made = [statistics.compare("ap", one, None, seed) for seed, one in enumerate(drawn)]
@@ -172,7 +172,7 @@ def retained() -> Iterator[Line]:
         where = f", in {n // size} contexts" if size > 1 else ""
         yield _kept(f"retained of {truth:.0%}, accuracy, {n:,} documents{where}: holds the truth", made, truth)
     big = similarities(1_000_000, 0.5)(np.random.default_rng(SEED))
-    variant, dense = (resampling.score("ranking", side, big.label) for side in (big.variant, big.dense))
+    variant, dense = (resampling.score("ranking", side, big.labels) for side in (big.variant, big.dense))
     truth = (variant - 0.68) / (dense - 0.68)
     made = many("ap", similarities(200, 0.5), 200, 0.68)
     yield _kept("retained, average precision, 200 pairs", made, truth)

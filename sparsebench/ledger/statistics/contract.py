@@ -44,27 +44,27 @@ def count_clusters(n: int, clusters: Integers | None) -> int:
 class Pairs:
     """The outcomes (n,) of a variant and of the model it is compared with (``dense``), on the same documents.
 
-    ``label`` holds the gold labels, NaN where there are none. ``cluster`` holds the number of each document's cluster,
-    as ``codes`` gives it; None where every document is its own. ``variant_label`` holds the variant's labels where they
-    differ from the dense model's: the divisor of an F1 counts the entities that each model found.
+    ``labels`` holds the gold labels, NaN where there are none. ``cluster_codes`` holds the number of each document's
+    cluster, as ``codes`` gives it; None where every document is its own. ``variant_labels`` holds the variant's labels
+    where they differ from the dense model's: the divisor of an F1 counts the entities that each model found.
     """
 
     variant: Floats
     dense: Floats
-    label: Floats
-    cluster: Integers | None = None
-    variant_label: Floats | None = None
+    labels: Floats
+    cluster_codes: Integers | None = None
+    variant_labels: Floats | None = None
 
     @property
-    def clusters(self) -> int:
+    def cluster_count(self) -> int:
         """The number of clusters."""
-        return count_clusters(len(self.variant), self.cluster)
+        return count_clusters(len(self.variant), self.cluster_codes)
 
     @property
     def with_labels(self) -> list[ValuesAndLabels]:
         """The outcomes with their labels: the variant's, then the dense model's."""
-        variant_label = self.label if self.variant_label is None else self.variant_label
-        return [(self.variant, variant_label), (self.dense, self.label)]
+        variant_labels = self.labels if self.variant_labels is None else self.variant_labels
+        return [(self.variant, variant_labels), (self.dense, self.labels)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,7 @@ def compare(metric: str, pairs: Pairs, chance: float | None = None) -> Compariso
     if rules.pooling == "per token":
         return windows.compare(pairs, chance)
     binary = rules.pooling == "mean" and _binary(pairs.variant) and _binary(pairs.dense)
-    if pairs.clusters < 2 and (pairs.cluster is not None or not binary):
+    if pairs.cluster_count < 2 and (pairs.cluster_codes is not None or not binary):
         return replace(not_compared(ALONE, rules.higher_is_better), n=n, clusters=1)
     return _counted(rules, pairs, chance) if binary else _bootstrapped(rules, pairs, chance)
 
@@ -118,17 +118,17 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
         pairs = replace(pairs, variant=1 - pairs.variant, dense=1 - pairs.dense)
         chance = None if chance is None else 1 - chance
     n, changes = len(pairs.variant), (pairs.variant - pairs.dense).astype(int)
-    n_clusters = pairs.clusters
+    n_clusters = pairs.cluster_count
     gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
     both_right = int((pairs.variant * pairs.dense).sum())
     counts = PairedCounts(both_right, gained, lost, n - both_right - gained - lost)
-    effect = design_effect(pairs.variant - pairs.dense, pairs.cluster)
+    effect = design_effect(pairs.variant - pairs.dense, pairs.cluster_codes)
     effective = counts.scaled(1 / effect)
     sign = 1 if metric.higher_is_better else -1
     low, high = sorted(sign * end for end in proportions.newcombe(effective))
     cluster_changes = changes
-    if pairs.cluster is not None:
-        cluster_changes = np.bincount(pairs.cluster, weights=changes).round().astype(int)
+    if pairs.cluster_codes is not None:
+        cluster_changes = np.bincount(pairs.cluster_codes, weights=changes).round().astype(int)
     test = "McNemar exact" if n_clusters == n else f"exact sign-flip test{_over_clusters(n_clusters, n)}"
     return Comparison(
         n=n,
@@ -151,34 +151,34 @@ def _retained_of_counts(counts: PairedCounts, pairs: Pairs, chance: float | None
     if chance is None:
         return {}
     n, dense_right = counts.n, counts.both + counts.lost
-    dense_effect = design_effect(pairs.dense, pairs.cluster)
+    dense_effect = design_effect(pairs.dense, pairs.cluster_codes)
     if proportions.wilson(dense_right / dense_effect, n / dense_effect)[0] <= chance:
         return {}
     ratio = ((counts.both + counts.gained) / n - chance) / (dense_right / n - chance)
-    effect = design_effect(pairs.variant - ratio * pairs.dense, pairs.cluster)
+    effect = design_effect(pairs.variant - ratio * pairs.dense, pairs.cluster_codes)
     low, high = proportions.retained(counts.scaled(1 / effect), chance)
     return {"retained": ratio, "retained_low": low, "retained_high": high}
 
 
 def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
     """Compare all other outcomes by scoring both sides on the same resamples."""
-    n, n_clusters = len(pairs.variant), pairs.clusters
-    resampled = resampling.resampled_scores(metric.pooling, pairs.with_labels, pairs.cluster)
+    n, n_clusters = len(pairs.variant), pairs.cluster_count
+    resampled = resampling.resampled_scores(metric.pooling, pairs.with_labels, pairs.cluster_codes)
     shifts = resampled[:, 0] - resampled[:, 1]
     low, high = resampling.percentile_interval(shifts, n_clusters)
     lowest, highest = resampling.percentile_interval(shifts, n_clusters, 0.95)
     variant, dense = (resampling.score(metric.pooling, *side) for side in pairs.with_labels)
     retained: dict[str, Any] = {}
     if metric.pooling == "ranking":
-        dense_interval = resampling.average_precision_interval(pairs.with_labels[1], pairs.cluster)
+        dense_interval = resampling.average_precision_interval(pairs.with_labels[1], pairs.cluster_codes)
     else:
         dense_interval = resampling.percentile_interval(resampled[:, 1], n_clusters)
     if chance is not None and dense_interval and _beats(dense_interval, chance, metric.higher_is_better):
         base = resampled[:, :1] * 0 + chance
-        if metric.pooling == "ranking" and chance <= pairs.label.mean():
+        if metric.pooling == "ranking" and chance <= pairs.labels.mean():
             # A random ranking's average precision is the share of true pairs, which differs between resamples.
-            chance = float(pairs.label.mean())
-            base = resampling.resampled_scores("mean", [(pairs.label, pairs.label)], pairs.cluster)
+            chance = float(pairs.labels.mean())
+            base = resampling.resampled_scores("mean", [(pairs.labels, pairs.labels)], pairs.cluster_codes)
         over_chance = resampled - base
         # A resample in which dense is exactly at chance retains no share; `quantiles` leaves NaN out.
         variant_gain, dense_gain = over_chance[:, 0], over_chance[:, 1]

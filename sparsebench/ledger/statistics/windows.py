@@ -78,12 +78,12 @@ def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
     ``detectable`` is in the same unit; divided by the dense perplexity it is a share. ``chance`` is a perplexity
     without skill; the share retained is computed from logarithms.
     """
-    n_windows = pairs.clusters
+    n_windows = pairs.cluster_count
     if n_windows < FEWEST_WINDOWS:
         too_few = not_compared(_too_few(n_windows), higher_is_better=False)
         return replace(too_few, n=len(pairs.variant), clusters=n_windows)
-    dense = _capped_exp(float(pairs.dense.sum() / pairs.label.sum()))
-    shift = mean(pairs.variant - pairs.dense, pairs.label, pairs.cluster)
+    dense = _capped_exp(float(pairs.dense.sum() / pairs.labels.sum()))
+    shift = mean(pairs.variant - pairs.dense, pairs.labels, pairs.cluster_codes)
     low, high = shift.interval
     return Comparison(
         n=len(pairs.variant),
@@ -109,7 +109,7 @@ def _retained(pairs: Pairs, chance: float | None) -> dict[str, Any]:
     """
     if chance is None or chance <= 0:
         return {}
-    tokens, clusters = pairs.label, pairs.cluster
+    tokens, clusters = pairs.labels, pairs.cluster_codes
     floor = math.log(chance) * tokens
     gain, dense_gain, sum_of_gains = (
         mean(losses, tokens, clusters)
