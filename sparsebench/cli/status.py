@@ -20,7 +20,7 @@ from sparsebench.records import read_cell, record_key, statuses
 from sparsebench.run.workspace import Workspace, running_process
 
 STATES = ("done", "failed", "unsupported", "skipped", "left")
-UNEXPLAINED = ("done", "left")
+WITHOUT_REASON = ("done", "left")
 """The states that need no reason."""
 
 
@@ -53,7 +53,7 @@ def status(
     else:
         path = ledger_path(ledger)
         cells = [_CellStatus(*map(str, row)) for row in query(path, sqlfiles.read("status")).rows]
-    unfinished = [cell for cell in cells if cell.status not in UNEXPLAINED]
+    unfinished = [cell for cell in cells if cell.status not in WITHOUT_REASON]
     counts = _counts(cells)
     running = running_process(path)
     if as_json:
@@ -107,7 +107,7 @@ def _planned(ready: Prepared) -> list[_CellStatus]:
 
 def _status_and_reason(folder: Path, key: str, status: str) -> tuple[str, str]:
     """Return the status of a cell, which was ``status`` when the folder was listed, and why it is not done."""
-    if status in UNEXPLAINED:
+    if status in WITHOUT_REASON:
         return status, ""
     try:
         return status, str(read_cell(folder, key, status).get("reason"))
