@@ -148,12 +148,12 @@ class Block:
             view.shaped(self.stored(view)).copy_(weight)
         self.changed = True
 
-    def forward(self, stream: int, number: int, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Run the block with ``weights`` on the stream's states of group ``number``; return (group, length, width).
+    def forward(self, stream: int, rows: slice, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Run the block with ``weights`` on the stream's states of a group of samples; return (group, length, width).
 
         Nothing is kept, and gradients reach the weights.
         """
-        return self._replay.forward(self._block, weights, stream, number)
+        return self._replay.forward(self._block, weights, stream, rows)
 
     def input_states(self, stream: int, rows: slice) -> torch.Tensor:
         """Return the block's input states of these samples: (group, length, width)."""

@@ -145,7 +145,7 @@ class StackReplay:
         self.encoder = encoder
         self.dropped_streams: set[int] = set() if encoder is None else encoder.dropped_streams
         self.forward_until = ForwardUntil(stack)
-        self._is_passed: tuple[bool, ...] | None = None
+        self._passed_on: tuple[bool, ...] | None = None
         self._pool: list[torch.Tensor] = []
 
     @property
@@ -194,11 +194,11 @@ class StackReplay:
             self.states.write(stream, rows, hidden, extras)
 
     def forward(
-        self, block: SkeletonBlock, weights: Mapping[str, torch.Tensor], stream: int, number: int
+        self, block: SkeletonBlock, weights: Mapping[str, torch.Tensor], stream: int, rows: slice
     ) -> torch.Tensor:
         """Return a block's outputs for one group of a stream's states, (group, length, width); nothing is kept."""
         with torch.no_grad():
-            call, _ = self._call(block.index, stream, self.groups[number])
+            call, _ = self._call(block.index, stream, rows)
         return split_output(functional_call(block.module, dict(weights), call.args, call.kwargs))[0]
 
     def result(self, stream: int, rows: slice) -> torch.Tensor:
@@ -266,14 +266,14 @@ class StackReplay:
         T5's position bias is passed on; attention weights are not. The first block shows which are. Equal extras of
         several groups are stored once.
         """
-        if self._is_passed is None:
+        if self._passed_on is None:
             used_storages: set[int] = set()
             if index + 1 < self.forward_until.block_count:
                 call = self.forward_until.call_of(index + 1, (hidden, extras), self._arguments(stream, rows))
                 used_storages = call.other_storages([])
-            self._is_passed = tuple(bool(storages_of([extra]) & used_storages) for extra in extras)
+            self._passed_on = tuple(bool(storages_of([extra]) & used_storages) for extra in extras)
         return tuple(
-            self._pooled(extra) if passed else None for extra, passed in zip(extras, self._is_passed, strict=True)
+            self._pooled(extra) if passed else None for extra, passed in zip(extras, self._passed_on, strict=True)
         )
 
     def _pooled(self, extra: torch.Tensor) -> torch.Tensor:

@@ -244,7 +244,7 @@ class Reconstruction:
 
         def error(number: int) -> torch.Tensor:
             rows = block.samples[number]
-            return relative_error(block.forward(0, number, weights), dense.output_states(0, rows), block.mask(rows))
+            return relative_error(block.forward(0, rows, weights), dense.output_states(0, rows), block.mask(rows))
 
         def held_out_error() -> float:
             with torch.no_grad():

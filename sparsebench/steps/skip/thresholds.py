@@ -216,7 +216,8 @@ class _Cost:
 
     def __init__(self, block: Block, sites: Sequence[SkipSite]) -> None:
         self.block, self.sites = block, sites
-        self.weights, self.mask = block.weights(), block.mask(block.samples[0])
+        self.rows = block.samples[0]
+        self.weights, self.mask = block.weights(), block.mask(self.rows)
         self.thresholds = [0.0] * len(sites)
         self.unmasked_output = self._output()
 
@@ -227,7 +228,7 @@ class _Cost:
 
     def _output(self) -> torch.Tensor:
         with torch.no_grad():
-            return self.block.forward(0, 0, self.weights)[self.mask].float()
+            return self.block.forward(0, self.rows, self.weights)[self.mask].float()
 
     def _masks(self) -> ExitStack:
         def mask_input(number: int) -> Any:
