@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,14 @@ from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, F
 from sparsebench.models.replay.gather import Gatherer, InputsSeen
 from sparsebench.models.replay.skeleton import SkeletonBlock, Stack
 from sparsebench.models.shape.topology import CHOOSE_MAGNITUDE
+
+
+@dataclass
+class _Kept:
+    """What one stream's block has read or written: its states and, by a group's first sample, the group's extras."""
+
+    states: torch.Tensor | None = None
+    extras: dict[int, Extras] = field(default_factory=dict)
 
 
 class States:
@@ -36,11 +44,8 @@ class States:
         self.samples = samples
         self.folder = folder
         self.streams = streams
-        self._read: list[torch.Tensor | None] = [None] * streams
-        self._write: list[torch.Tensor | None] = [None] * streams
-        # By the group's first sample.
-        self._extras_read: list[dict[int, Extras]] = [{} for _ in range(streams)]
-        self._extras_write: list[dict[int, Extras]] = [{} for _ in range(streams)]
+        self._read = [_Kept() for _ in range(streams)]
+        self._write = [_Kept() for _ in range(streams)]
         self._shared = False
 
     def read(self, stream: int, rows: slice) -> torch.Tensor:
@@ -49,41 +54,41 @@ class States:
 
     def output(self, stream: int, rows: slice) -> BlockOutput:
         """Return what the last finished block returned for a group of samples; the states are a copy, as in ``read``."""
-        return self.read(stream, rows), self._extras_read[stream].get(rows.start)
+        return self.read(stream, rows), self._read[stream].extras.get(rows.start)
 
     def written(self, stream: int, rows: slice) -> torch.Tensor:
         """Return a copy of a group's states that were written since the last ``swap``."""
         return self._copy(self._write[stream], rows)
 
-    def _copy(self, states: torch.Tensor | None, rows: slice) -> torch.Tensor:
-        assert states is not None, "read before anything was written"
-        return states[rows].to(self.device, copy=True)
+    def _copy(self, kept: _Kept, rows: slice) -> torch.Tensor:
+        assert kept.states is not None, "read before anything was written"
+        return kept.states[rows].to(self.device, copy=True)
 
     def write(self, stream: int, rows: slice, values: torch.Tensor, extras: Extras = None) -> None:
         """Keep a group's new states and extras until ``swap`` makes them readable.
 
         Raises UnsupportedError when groups differ in dtype, length or width.
         """
-        states = self._write[stream]
-        if states is None:
-            states = self._write[stream] = self._buffer(values)
-        if _dtype_and_shape(states) != _dtype_and_shape(values):
+        kept = self._write[stream]
+        if kept.states is None:
+            kept.states = self._buffer(values)
+        states = kept.states
+        if _differ(states, values):
             raise UnsupportedError(
                 f"hidden states of a block are {tuple(states.shape[1:])} {states.dtype} in one group of samples and "
                 f"{tuple(values.shape[1:])} {values.dtype} in another"
             )
         states[rows] = values
-        self._extras_write[stream][rows.start] = extras
+        kept.extras[rows.start] = extras
 
     def swap(self) -> None:
         """Make the written states those that are read from now on."""
         self._read, self._write = self._write, self._read
-        self._extras_read, self._extras_write = self._extras_write, self._extras_read
         self._shared = False
         # Embeddings may have a lower precision than the outputs of the first block.
-        for stream, (new, old) in enumerate(zip(self._read, self._write, strict=True)):
-            if new is not None and old is not None and _dtype_and_shape(new) != _dtype_and_shape(old):
-                self._write[stream] = None
+        for new, old in zip(self._read, self._write, strict=True):
+            if new.states is not None and old.states is not None and _differ(new.states, old.states):
+                old.states = None
 
     def share(self) -> None:
         """Make the first stream's written states those that every stream reads, until the next ``swap``."""
@@ -92,7 +97,8 @@ class States:
 
     def free_write_buffers(self) -> None:
         """Free the write buffers."""
-        self._write = [None] * len(self._write)
+        for kept in self._write:
+            kept.states = None
 
     def _buffer(self, like: torch.Tensor) -> torch.Tensor:
         shape = (self.samples, *like.shape[1:])
@@ -110,8 +116,9 @@ class States:
             return torch.from_file(file.name, shared=True, size=size, dtype=like.dtype).view(shape)
 
 
-def _dtype_and_shape(states: torch.Tensor) -> tuple[torch.dtype, torch.Size]:
-    return states.dtype, states.shape[1:]
+def _differ(states: torch.Tensor, others: torch.Tensor) -> bool:
+    """Return whether one has another dtype, length or width than the other; the number of samples may be another."""
+    return (states.dtype, states.shape[1:]) != (others.dtype, others.shape[1:])
 
 
 @dataclass(frozen=True)
