@@ -99,7 +99,7 @@ def unpaired_ratio(phase: str, dense: Sequence[TimingSample], variant: Sequence[
     return PhaseDifference(phase, math.exp(centre), math.exp(low), math.exp(high), 0, len(_walls(variant)))
 
 
-def disagreeing(phases: Sequence[PhaseSummary], differences: Sequence[PhaseDifference]) -> Iterator[str]:
+def disagreement_notes(phases: Sequence[PhaseSummary], differences: Sequence[PhaseDifference]) -> Iterator[str]:
     """Yield a note for each phase in which the ratio of the medians differs clearly from that of the pairs."""
     medians = {(summary.phase, summary.side): summary.median_s for summary in phases}
     for difference in differences:
@@ -112,26 +112,26 @@ def disagreeing(phases: Sequence[PhaseSummary], differences: Sequence[PhaseDiffe
             )
 
 
-def waiting(phases: Sequence[PhaseSummary], device: str, ranks: int) -> Iterator[str]:
+def waiting_notes(phases: Sequence[PhaseSummary], device: str, ranks: int) -> Iterator[str]:
     """Yield a note where ranks were on a core for clearly less of a phase than one thread would be.
 
     On a GPU there is none: there the CPU only waits.
     """
     shares = [(phase.cpu_s / (phase.median_s * ranks), phase.phase) for phase in phases if phase.phase != "load"]
-    share, worst = min(shares)
+    share, phase_name = min(shares)
     if device == "cpu" and share < WAITING:
         yield (
-            f"in {worst} each rank was on a core for only {share:.0%} of the time: "
+            f"in {phase_name} each rank was on a core for only {share:.0%} of the time: "
             "other programs were running, or ranks waited for each other"
         )
 
 
-def wide(differences: Iterable[PhaseDifference], precision: float) -> bool:
+def any_is_wide(differences: Iterable[PhaseDifference], precision: float) -> bool:
     """Return whether an interval reaches further from its ratio than ``precision`` of it."""
     return any(math.log(each.high / each.low) / 2 > math.log1p(precision) for each in differences)
 
 
-def agree(values: Sequence[float], window: int = 3) -> bool:
+def last_windows_agree(values: Sequence[float], window: int = 3) -> bool:
     """Return whether the medians of the last two windows differ by at most 5% of the smaller."""
     if len(values) < 2 * window:
         return False

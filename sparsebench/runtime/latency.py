@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from sparsebench.energy import EnergyMeter
-from sparsebench.runtime.intervals import agree
+from sparsebench.runtime.intervals import last_windows_agree
 from sparsebench.runtime.results import Setting, Side, TimingSample
 from sparsebench.runtime.workload import Phase
 
@@ -198,7 +198,7 @@ def _warm_up(phase: Phase, block: int, longest_seconds: float, peers: Peers) -> 
     """Run steps until two rolling medians agree, or up to the cap in steps or seconds; return their wall times."""
     least_steps, most_steps = WARM_STEPS
     walls: list[float] = []
-    while len(walls) < most_steps and not agree(walls):
+    while len(walls) < most_steps and not last_windows_agree(walls):
         if sum(walls) > (WARM_SECONDS if len(walls) >= least_steps else longest_seconds):
             break
         if len(walls) % block == 0:
@@ -210,4 +210,4 @@ def _warm_up(phase: Phase, block: int, longest_seconds: float, peers: Peers) -> 
 def _was_steady(warm_walls: Sequence[float], walls: Sequence[float]) -> bool:
     """Return whether warm-up ended steady, or, where its cap came first, whether the two halves of the samples agree."""
     half = len(walls) // 2
-    return agree(warm_walls) or (half >= 2 and agree(walls[: 2 * half], window=half))
+    return last_windows_agree(warm_walls) or (half >= 2 and last_windows_agree(walls[: 2 * half], window=half))

@@ -218,7 +218,7 @@ def processes_to_add(samples: Sequence[TimingSample], setting: Setting) -> range
     Half as many are added where there are several and a difference is not yet known to ``PRECISION``; else none.
     """
     paired = {"dense", "variant"} == {sample.side for sample in samples}
-    wide = setting.processes > 1 and paired and intervals.wide(intervals.differences(samples, True), PRECISION)
+    wide = setting.processes > 1 and paired and intervals.any_is_wide(intervals.differences(samples, True), PRECISION)
     return range(setting.processes, setting.processes + (setting.processes // 2 if wide else 0))
 
 
@@ -243,8 +243,8 @@ def _result(
     shared_fields = _shared_fields(messages[0], setting)
     notes = (
         *_other_kernels(messages),
-        *intervals.waiting(phases, shared_fields["device"], setting.ranks),
-        *intervals.disagreeing(phases, differences),
+        *intervals.waiting_notes(phases, shared_fields["device"], setting.ranks),
+        *intervals.disagreement_notes(phases, differences),
     )
     return LatencyResult(
         **{**shared_fields, "notes": (*shared_fields["notes"], *notes)},

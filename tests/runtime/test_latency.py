@@ -9,7 +9,7 @@ import pytest
 
 from sparsebench.energy import EnergyMeter, Unavailable
 from sparsebench.runtime import Setting, Workload
-from sparsebench.runtime.intervals import differences, summaries, waiting
+from sparsebench.runtime.intervals import differences, summaries, waiting_notes
 from sparsebench.runtime.latency import (
     GPU_SECONDS,
     MIN_PAIRS,
@@ -168,11 +168,11 @@ def test_loading_is_one_sample_and_has_no_difference() -> None:
 def test_a_gap_between_wall_and_cpu_time_is_flagged_on_a_cpu() -> None:
     samples, steady_phases, _ = timed(lambda _: 0.01, lambda count: 0.01 if count == 0 else 0.03, samples=8)
     phases = summaries(samples, Counts(steady_phases))
-    (note,) = waiting(phases, "cpu", 1)
+    (note,) = waiting_notes(phases, "cpu", 1)
     assert "in forward" in note
     assert "33%" in note
-    assert not [*waiting(phases, "cuda", 1)]
-    assert not [*waiting([one for one in phases if one.side == "dense"], "cpu", 1)]
+    assert not [*waiting_notes(phases, "cuda", 1)]
+    assert not [*waiting_notes([one for one in phases if one.side == "dense"], "cpu", 1)]
 
 
 class Counter:

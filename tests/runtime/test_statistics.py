@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sparsebench.runtime.intervals import (
-    agree,
+    any_is_wide,
     differences,
-    disagreeing,
+    disagreement_notes,
+    last_windows_agree,
     paired_ratio,
     summaries,
     summary,
     unpaired_ratio,
-    wide,
 )
 from sparsebench.runtime.results import Side, TimingSample
 
@@ -150,13 +150,13 @@ def test_medians_that_say_something_else_than_pairs_are_noted() -> None:
     variant = [1.0] * 5 + [3.0] * 6
     both = [*samples("dense", dense, 1), *samples("variant", [one * 1.0 for one in variant], 1)]
     calm = [*samples("dense", [1.0] * 8, 1), *samples("variant", [0.5] * 8, 1)]
-    assert not [*disagreeing(summaries(calm, {}), differences(calm, True))]
+    assert not [*disagreement_notes(summaries(calm, {}), differences(calm, True))]
     processes = [
         one
         for number in range(4)
         for one in [*samples("dense", dense, 1, number), *samples("variant", variant, 1, number)]
     ]
-    (note,) = disagreeing(summaries(processes, {}), differences(processes, True))
+    (note,) = disagreement_notes(summaries(processes, {}), differences(processes, True))
     assert "in decode" in note and "0.333 by medians and 1.000 by pairs" in note
     assert differences(both, True)[0].pairs == 11
 
@@ -165,11 +165,11 @@ def test_a_wide_interval_asks_for_more() -> None:
     dense = several("dense", [[1.0] * 3] * 3, block=1)
     tight = paired_ratio("decode", dense, several("variant", [[0.5] * 3] * 3, block=1))
     loose = paired_ratio("decode", dense, several("variant", [[0.5] * 3, [0.6] * 3, [0.7] * 3], block=1))
-    assert not wide([tight], 0.02)
-    assert wide([tight, loose], 0.02)
+    assert not any_is_wide([tight], 0.02)
+    assert any_is_wide([tight, loose], 0.02)
 
 
 def test_warm_up_is_steady_when_two_windows_agree() -> None:
-    assert not agree([5, 1, 1, 1, 1])
-    assert not agree([9, 9, 9, 1, 1, 1])
-    assert agree([9, 9, 1.0, 1.01, 1.02, 1.0, 1.01, 1.03])
+    assert not last_windows_agree([5, 1, 1, 1, 1])
+    assert not last_windows_agree([9, 9, 9, 1, 1, 1])
+    assert last_windows_agree([9, 9, 1.0, 1.01, 1.02, 1.0, 1.01, 1.03])
