@@ -29,11 +29,9 @@ def summaries(
     samples: Sequence[TimingSample], steady_counts: SteadyCounts, joules: EnergyReadings | None = None
 ) -> tuple[PhaseSummary, ...]:
     """Return one summary per phase and side, in measuring order. Loading, one sample a process, is never steady."""
-    groups: dict[tuple[str, Side], list[TimingSample]] = {}
-    for sample in samples:
-        groups.setdefault((sample.phase, sample.side), []).append(sample)
     return tuple(
-        summary(*key, group, steady_counts.get(key, 0), (joules or {}).get(key, ())) for key, group in groups.items()
+        summary(*key, group, steady_counts.get(key, 0), (joules or {}).get(key, ()))
+        for key, group in _by_phase_and_side(samples).items()
     )
 
 
@@ -62,12 +60,9 @@ def summary(
 def differences(samples: Sequence[TimingSample], paired: bool) -> tuple[PhaseDifference, ...]:
     """Return variant over dense for every phase but loading, where the model that is loaded first pays for both."""
     ratio = paired_ratio if paired else unpaired_ratio
-    names = dict.fromkeys(sample.phase for sample in samples if sample.phase != "load")
-
-    def of_side(name: str, side: Side) -> list[TimingSample]:
-        return [sample for sample in samples if (sample.phase, sample.side) == (name, side)]
-
-    return tuple(ratio(name, of_side(name, "dense"), of_side(name, "variant")) for name in names)
+    groups = _by_phase_and_side(samples)
+    names = dict.fromkeys(phase for phase, _ in groups if phase != "load")
+    return tuple(ratio(name, groups[name, "dense"], groups[name, "variant"]) for name in names)
 
 
 def paired_ratio(phase: str, dense: Sequence[TimingSample], variant: Sequence[TimingSample]) -> PhaseDifference:
@@ -163,6 +158,13 @@ def _components(logs: Sequence[Sequence[float]]) -> tuple[float | None, float]:
     return math.sqrt(error), math.sqrt(max(0.0, spread - error / size))
 
 
+def _by_phase_and_side(samples: Iterable[TimingSample]) -> dict[tuple[str, Side], list[TimingSample]]:
+    groups: dict[tuple[str, Side], list[TimingSample]] = {}
+    for sample in samples:
+        groups.setdefault((sample.phase, sample.side), []).append(sample)
+    return groups
+
+
 def _walls(samples: Sequence[TimingSample]) -> dict[int, dict[int, list[float]]]:
     walls: dict[int, dict[int, list[float]]] = {}
     for sample in samples:
@@ -179,9 +181,10 @@ def _medians(samples: Sequence[TimingSample]) -> list[float]:
 
 
 def _is_steady(samples: Sequence[TimingSample], steady_processes: int) -> bool:
-    """Return whether the phase was steady in most processes, and both halves of their samples were on average equally fast.
+    """Return whether the phase was steady in most processes, and the halves of their samples were on average equally fast.
 
-    Steps too noisy to tell are not steady. With one process, it is steady if it was in that one.
+    Steps too noisy to tell are not steady. Those so slow that each process takes only one are: they show no change, and
+    warm-up ends at its cap in seconds before it can settle. With one process, it is steady if it was in that one.
     """
     processes = _walls(samples)
     if len(processes) == 1:
@@ -191,6 +194,6 @@ def _is_steady(samples: Sequence[TimingSample], steady_processes: int) -> bool:
         walls = list(chain.from_iterable(blocks.values()))
         if half := len(walls) // 2:
             changes.append(math.log(median(walls[-half:]) / median(walls[:half])))
-    if not changes:  # steps are so slow that each process takes only one
+    if not changes:
         return True
     return 2 * steady_processes > len(processes) and abs(fmean(changes)) <= math.log1p(STEADY)

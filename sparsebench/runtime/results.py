@@ -126,8 +126,9 @@ class PhaseSummary:
     ``median_s`` is the geometric mean over processes of their medians, ``low_s`` to ``high_s`` its 95% interval,
     ``mad_s`` the MAD and ``n`` the number of samples, ``cpu_s`` the median CPU time. ``steady`` is false where most
     processes' warm-up did not settle, or the halves of their samples differ by more than 2% on average (for one
-    process: where neither its warm-up settled nor its halves agree). ``p90_s`` is None below 64 samples. ``energy_j``
-    are joules per step, the mean over processes; None where the machine has no counter.
+    process: where neither its warm-up settled nor its halves agree), but true where each of several processes took only
+    one step. ``p90_s`` is None below 64 samples. ``energy_j`` are joules per step, the mean over processes; None where
+    the machine has no counter.
     """
 
     phase: str
