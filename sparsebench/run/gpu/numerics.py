@@ -15,11 +15,11 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.run.gpu.bench import Bench, CheckResult
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
 
-WORDS = 90
+WORD_COUNT = 90
 """How many words the questions are made of."""
 
 
-def tokenizer(word_count: int) -> Any:
+def word_tokenizer(word_count: int) -> Any:
     """Return a tokenizer of the words ``w0``, … and four special tokens: a random model needs no real text."""
     words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{number}" for number in range(word_count))]
     core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
@@ -37,15 +37,15 @@ def scoring(bench: Bench) -> CheckResult:
     from sparsebench.benchmarks.causal import CausalScorer
 
     folder, _ = bench.model("llama")
-    words = tokenizer(WORDS)
-    prompts = [" ".join(f"w{(7 * n + k) % WORDS}" for k in range(24)) for n in range(50)]
-    pairs = [(prompt, f" w{(n + 5 * k) % WORDS} w3") for n, prompt in enumerate(prompts) for k in range(4)]
+    tokenizer = word_tokenizer(WORD_COUNT)
+    prompts = [" ".join(f"w{(7 * n + k) % WORD_COUNT}" for k in range(24)) for n in range(50)]
+    pairs = [(prompt, f" w{(n + 5 * k) % WORD_COUNT} w3") for n, prompt in enumerate(prompts) for k in range(4)]
     asked = [SimpleNamespace(args=pair) for pair in pairs]
     answers, seconds = [], []
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of a model that is loaded already
     for device, share in (("cpu", True), (bench.device, bench.gpu)):
         scorer: Any = CausalScorer(
-            pretrained=load_model(folder, "decoder", device=device), tokenizer=words, backend="causal", batch_size=16,
+            pretrained=load_model(folder, "decoder", device=device), tokenizer=tokenizer, backend="causal", batch_size=16,
             trust_remote_code=False,
             softmax_dtype="float32",  # in bfloat16 a sum of two log-likelihoods is rounded to half a percent
         )  # fmt: skip
