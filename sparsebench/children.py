@@ -55,14 +55,14 @@ def call_in_fork(action: Callable[[], int], on_fork: Callable[[int], object]) ->
 
     If a signal ends the fork, the same signal ends this process.
     """
-    parent = os.getpid()
+    own_id = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()  # or both processes would print what is buffered
     child = os.fork()
     if not child:
         code = 1
         try:
-            die_with_parent(parent)
+            die_with_parent(own_id)
             code = action()
         except BaseException:  # nothing may leave the fork: its parent's code would run twice
             traceback.print_exc()
@@ -73,7 +73,7 @@ def call_in_fork(action: Callable[[], int], on_fork: Callable[[int], object]) ->
     if code < 0:
         if -code != signal.SIGKILL:  # which nobody can handle
             signal.signal(-code, signal.SIG_DFL)
-        os.kill(parent, -code)
+        os.kill(own_id, -code)
     return code
 
 
