@@ -19,11 +19,12 @@ from sparsebench.models.shape.topology import refuse_text
 PROTOCOL_KEYS = ("num_fewshot", "divergence", "batch")
 """The settings of how a task is scored that not every adapter takes."""
 _TAKEN_BY = {"data": ("pairs",), "num_fewshot": ("harness",), "divergence": ("perplexity",)}
+"""The adapters whose tasks take a setting. All take ``batch`` but a perplexity, which chooses its own batches."""
 
 
 def takes(adapter: str, key: str) -> bool:
-    """Return whether the tasks of an adapter take a setting; a perplexity chooses its own batches."""
-    return adapter in _TAKEN_BY[key] if key in _TAKEN_BY else adapter != "perplexity"
+    """Return whether the tasks of an adapter take a setting."""
+    return adapter != "perplexity" if key == "batch" else adapter in _TAKEN_BY[key]
 
 
 def check(spec: TaskSpec, family: Family) -> None:
@@ -80,18 +81,17 @@ def score(
     for batch_size in dict.fromkeys(spec.batch for spec in scorable):
         same_batch = [spec for spec in scorable if spec.batch == batch_size]
         scorers = load_scorers(model, {spec.adapter for spec in same_batch}, batch_size, progress)
-        repeats: dict[str, str | int] = {"repeats": repeatability(next(iter(scorers.values())).model)}
+        repeats = repeatability(next(iter(scorers.values())).model)
         for spec in same_batch:
-            machine = repeats | {
-                "threads": torch.get_num_threads()
-            }  # a run may have found free cores since the last task
+            # A run may have found free cores since the last task.
+            conditions: dict[str, str | int] = {"repeats": repeats, "threads": torch.get_num_threads()}
             try:
                 copies = _copies(spec, cache, fitted)
                 result = scorers[spec.adapter].score(spec, cache)
             except SparsebenchError as error:
                 emit(spec, error)
             else:
-                emit(spec, with_protocol(result, spec, copies | machine))
+                emit(spec, with_protocol(result, spec, copies | conditions))
         del scorers  # before the next batch size's model is loaded
 
 
