@@ -43,7 +43,7 @@ from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.checks import load
 from sparsebench.plan.estimate import Estimate, ModelSize
 from sparsebench.plan.expand import Plan, expand
-from sparsebench.plan.jobs import alone, jobs
+from sparsebench.plan.jobs import jobs, runs_alone
 from sparsebench.plan.preflight import PlanRequest, Prepared
 from sparsebench.plan.resources import job_bytes
 from sparsebench.run.cluster import job_capacity, resources
@@ -195,8 +195,8 @@ def schedule(asked: Asked) -> dict[str, Any]:
 
     def on_nodes(job: Job, running: list[Any]) -> bool:
         needed = resources(job, settings, nodes, job_bytes(job, sizes[job.variants[0].model]))
-        beside = sum(alone(task.job, on_gpu=False) == alone(job, on_gpu=False) for task in running)
-        return beside < job_capacity(nodes, needed, alone(job, on_gpu=False))
+        beside = sum(runs_alone(task.job, on_gpu=False) == runs_alone(job, on_gpu=False) for task in running)
+        return beside < job_capacity(nodes, needed, runs_alone(job, on_gpu=False))
 
     return {
         "jobs": len(every),

@@ -204,7 +204,7 @@ class Job:
     again: tuple[Cell, ...] = ()
 
     @property
-    def making(self) -> tuple[Cell, ...]:
+    def making_cells(self) -> tuple[Cell, ...]:
         """The cells that it records and those that it only makes again."""
         return (*self.cells, *self.again)
 

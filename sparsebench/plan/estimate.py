@@ -20,7 +20,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import dimensions
 from sparsebench.models.shape.topology import prunable_share
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.jobs import alone, calculates, ranks_of
+from sparsebench.plan.jobs import ranks_of, runs_alone, uses_device
 from sparsebench.plan.stages import JOB_KINDS, MAKE, STAGES
 from sparsebench.steps.calibration import LENGTH
 
@@ -61,8 +61,8 @@ def tokens(cell: Cell) -> float:
 def job_seconds(job: Job, sizes: Mapping[str, ModelSize], device: str = "cpu") -> float:
     """Return a job's seconds on a device, start included."""
     kind, size = JOB_KINDS[job.kind], sizes[job.variants[0].model]
-    speedup = GPU_SPEEDUP if devices.is_gpu(device) and calculates(job) else 1.0
-    work = sum(map(tokens, job.making)) or 1.0  # what prepares a model has no cells
+    speedup = GPU_SPEEDUP if devices.is_gpu(device) and uses_device(job) else 1.0
+    work = sum(map(tokens, job.making_cells)) or 1.0  # what prepares a model has no cells
     if kind is MAKE:
         work += FILE_TOKENS * len(job.makes)
     return kind.start_seconds + work * size.parameters / (kind.speed * speedup)
@@ -114,9 +114,9 @@ def concurrent_jobs(job: Job, slots: int, gpus: int = 0) -> int:
     A job that must be alone runs alone. Where the run has ``gpus``, jobs that calculate need one for each rank. Others
     run in ``slots``.
     """
-    if alone(job, bool(gpus)):
+    if runs_alone(job, bool(gpus)):
         return 1
-    return max(1, min(slots, gpus // ranks_of(job))) if gpus and calculates(job) else slots
+    return max(1, min(slots, gpus // ranks_of(job))) if gpus and uses_device(job) else slots
 
 
 def wall_seconds(jobs: Iterable[Job], estimate: Estimate, slots: int, gpus: int = 0) -> dict[str, float]:

@@ -49,7 +49,7 @@ def jobs(
         to_make = [variant for variant in variants_by_id.values() if variant.id in missing]
         after_making: tuple[str, ...] = ()
         if to_make:
-            job = _maker(plan, to_make, [cell for cell in pass_cells if cell.stage == "make"], makers, packed)
+            job = _making_job(plan, to_make, [cell for cell in pass_cells if cell.stage == "make"], makers, packed)
             makers |= {variant.id: job for variant in to_make}
             ordered.append(job)
             after_making = (job.id,)
@@ -67,18 +67,18 @@ def jobs(
         # A pair needs the dense model, which must be there too.
         dense_maker = makers.get(variants[0].parents[0]) if variants[0].parents else None
         for (kind, _), group in sorted(groups.items(), key=lambda item: kind_order.index(item[0][0])):
-            ordered.append(_measuring(kind, group, (dense_maker.id, *after_making) if dense_maker else after_making))
+            ordered.append(_measuring_job(kind, group, (dense_maker.id, *after_making) if dense_maker else after_making))
     for (kind, _, _), group in unpaired_dense_cells.items():  # no variant is timed beside these
         maker = makers.get(group[0].variant.id)
-        ordered.append(_measuring(kind, group, (maker.id,) if maker else ()))
+        ordered.append(_measuring_job(kind, group, (maker.id,) if maker else ()))
     return ordered
 
 
-def _measuring(kind: str, cells: list[Cell], after: tuple[str, ...]) -> Job:
+def _measuring_job(kind: str, cells: list[Cell], after: tuple[str, ...]) -> Job:
     return Job(digest([kind, [cell.id for cell in cells]]), kind, tuple(cells), after=after)
 
 
-def remaking(plan: Plan, variants: Iterable[Variant], present: Callable[[Variant], bool]) -> list[Job]:
+def remaking_jobs(plan: Plan, variants: Iterable[Variant], present: Callable[[Variant], bool]) -> list[Job]:
     """Return the jobs that make ``variants``, whose folders are gone, and those ancestors that are not ``present``.
 
     Parents come first.
@@ -92,7 +92,7 @@ def remaking(plan: Plan, variants: Iterable[Variant], present: Callable[[Variant
             missing |= {ancestor.id: ancestor, **{other.id: other for other in parents if not present(other)}}
     makers: dict[str, Job] = {}
     for variant in sorted(missing.values(), key=lambda made: len(made.steps)):
-        makers[variant.id] = _maker(plan, [variant], [], makers)
+        makers[variant.id] = _making_job(plan, [variant], [], makers)
     return list(makers.values())
 
 
@@ -121,14 +121,14 @@ def _missing(
     return missing
 
 
-def calculates(job: Job) -> bool:
+def uses_device(job: Job) -> bool:
     """Return whether a job calculates on the run's device. Making from weights alone only reads and writes files."""
     if job.kind == MAKE.name:
         return any(variant.steps[-1].settings.on_device() for variant in job.makes if variant.steps)
-    return JOB_KINDS[job.kind].calculates
+    return JOB_KINDS[job.kind].uses_device
 
 
-def alone(job: Job, on_gpu: bool) -> bool:
+def runs_alone(job: Job, on_gpu: bool) -> bool:
     """Return whether a job has the machine to itself; ``on_gpu`` says whether the run's jobs calculate on GPUs.
 
     Timed jobs do. On GPUs, jobs that measure memory, and those whose manifest says ``alone: device``, have only the
@@ -175,7 +175,7 @@ def _pass_key(variant: Variant) -> Hashable:
     return variant.parents[-1], step.verb, step.settings.pass_key(), variant.calibration
 
 
-def _maker(
+def _making_job(
     plan: Plan,
     variants: list[Variant],
     cells: list[Cell],

@@ -10,7 +10,7 @@ from sparsebench import devices, environment, sources
 from sparsebench.benchmarks import data_sources
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize, concurrent_jobs
-from sparsebench.plan.jobs import alone, calculates, ranks_of
+from sparsebench.plan.jobs import ranks_of, runs_alone, uses_device
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import COMPARE, JOB_KINDS, MAKE, TIME, is_timed
 from sparsebench.runtime.engines import engines
@@ -45,7 +45,7 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
     free, gpus = environment.memory()[1], len(devices.selected_gpus(ready.device))
     slot_count = slots(ready)
-    timed_ids = {variant.id for job in jobs if alone(job, bool(gpus)) for variant in job.variants}
+    timed_ids = {variant.id for job in jobs if runs_alone(job, bool(gpus)) for variant in job.variants}
     waiting_bytes = widest_bytes = packed_bytes = peak = 0
     for job in jobs:
         size = models[job.variants[0].model]
@@ -84,7 +84,7 @@ def memory_shortages(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortag
             continue  # this machine's memory says nothing about theirs
         model, ranks = job.variants[0].model, ranks_of(job)
         engines_used = [cell.settings["engine"] for cell in job.cells if "engine" in cell.settings]
-        on_gpu = calculates(job) and not any(engines()[name].offloads for name in engines_used)
+        on_gpu = uses_device(job) and not any(engines()[name].offloads for name in engines_used)
         for one_by_one in (False, True) if job.kind == TIME.name else (True,):
             job_memory = job_bytes(job, ready.sizes[model], ready.device, one_by_one)
             rank_memory = (job_memory - PROCESS_BYTES * ranks) // ranks
@@ -109,7 +109,7 @@ def job_bytes(job: Job, size: ModelSize, device: str = "cpu", one_by_one: bool =
 
 def _steps_done(job: Job) -> list[Step]:
     """Return the steps that a job does. A variant that is only unpacked needs none."""
-    return [cell.variant.steps[-1] for cell in job.making] if job.kind == MAKE.name else []
+    return [cell.variant.steps[-1] for cell in job.making_cells] if job.kind == MAKE.name else []
 
 
 def _step_bytes(job: Job, size: ModelSize) -> int:

@@ -36,8 +36,8 @@ class JobKind:
 
     ``start_seconds`` is how long a job takes to start and import what it needs, ``speed`` how many parameters × tokens
     it does per second (``plan/estimate``). ``models_held`` is how many models it holds at once, working space included.
-    ``timed`` jobs have the machine to themselves (with the exceptions of ``jobs.alone``), and their results are that
-    machine's alone. ``paired`` jobs also need the dense model. Jobs with ``calculates`` use a GPU, where the run has
+    ``timed`` jobs have the machine to themselves (except as ``jobs.runs_alone`` says), and their results are that
+    machine's alone. ``paired`` jobs also need the dense model. Jobs with ``uses_device`` use a GPU, where the run has
     one; jobs that only read and write files stay on the CPU.
     """
 
@@ -47,16 +47,16 @@ class JobKind:
     models_held: float = 0.2
     timed: bool = False
     paired: bool = False
-    calculates: bool = False
+    uses_device: bool = False
 
 
 PREPARE = JobKind("prepare", 4.0, 25e6)
-MAKE = JobKind("make", 3.0, 70e9, calculates=True)
+MAKE = JobKind("make", 3.0, 70e9, uses_device=True)
 ASSESS = JobKind("assess", 2.0, 75e6)
-SCORE = JobKind("benchmarks", 5.0, 60e9, models_held=1.3, calculates=True)
-COMPARE = JobKind("outputs", 5.0, 25e9, models_held=2.2, paired=True, calculates=True)
-TIME = JobKind("latency", 9.0, 50e9, models_held=2.2, timed=True, paired=True, calculates=True)
-MEMORY = JobKind("memory", 5.0, 80e6, models_held=1.2, timed=True, calculates=True)
+SCORE = JobKind("benchmarks", 5.0, 60e9, models_held=1.3, uses_device=True)
+COMPARE = JobKind("outputs", 5.0, 25e9, models_held=2.2, paired=True, uses_device=True)
+TIME = JobKind("latency", 9.0, 50e9, models_held=2.2, timed=True, paired=True, uses_device=True)
+MEMORY = JobKind("memory", 5.0, 80e6, models_held=1.2, timed=True, uses_device=True)
 JOB_KINDS = {kind.name: kind for kind in (PREPARE, MAKE, ASSESS, COMPARE, SCORE, TIME, MEMORY)}
 """The kinds of jobs by name, in the order in which a model's jobs follow one another."""
 

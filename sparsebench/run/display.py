@@ -18,7 +18,7 @@ from rich.text import Text
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import Estimate, concurrent_jobs, pace_of
-from sparsebench.plan.jobs import alone
+from sparsebench.plan.jobs import runs_alone
 from sparsebench.plan.stages import is_timed
 from sparsebench.progress import duration
 
@@ -196,7 +196,7 @@ class Display:
 
     def quiet(self, job: Job) -> bool:
         """Whether a job is being timed, with the machine to itself."""
-        return alone(job, bool(self.clock.gpus))
+        return runs_alone(job, bool(self.clock.gpus))
 
     def _position(self) -> str:
         return f"[{self.recorded_count}/{self.cell_count}, {duration(self.clock.seconds_left())} left]"

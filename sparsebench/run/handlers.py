@@ -13,7 +13,7 @@ from sparsebench import benchmarks, devices, environment, runtime, sources, stor
 from sparsebench.errors import ModelError, SparsebenchError, StorageError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.plan.cells import Cell, Job, Variant
-from sparsebench.plan.jobs import alone, ranks_of, reads_dense, unpacks
+from sparsebench.plan.jobs import ranks_of, reads_dense, runs_alone, unpacks
 from sparsebench.plan.stages import needs_dense
 from sparsebench.run.recorder import JobSpec, Recorder
 from sparsebench.sources.text import read_texts
@@ -244,7 +244,7 @@ def _runtime_setting(cell: Cell, spec: JobSpec) -> Any:
 
 def _rank_threads(job: Job, device: str) -> int | None:
     """Return a rank's threads, its part of the cores that the executor gave the job; None on a CPU or when alone."""
-    if not devices.is_gpu(device) or alone(job, True):
+    if not devices.is_gpu(device) or runs_alone(job, True):
         return None
     return max(1, int(os.environ["OMP_NUM_THREADS"]) // ranks_of(job))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from sparsebench import children, devices, environment
 from sparsebench.paths import create, temporary_folder
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.jobs import alone, calculates, ranks_of
+from sparsebench.plan.jobs import ranks_of, runs_alone, uses_device
 from sparsebench.run.executor import GRACE_SECONDS, RunningJob, RunSettings
 from sparsebench.run.forkserver import ForkServer, Process
 from sparsebench.run.handlers import LIBRARIES
@@ -88,10 +88,10 @@ class Local:
         return sum(self._on_gpu(task.job) == on_gpu for task in running) < self.settings.slots
 
     def _on_gpu(self, job: Job) -> bool:
-        return bool(self.gpus) and calculates(job)
+        return bool(self.gpus) and uses_device(job)
 
     def _is_alone(self, job: Job) -> bool:
-        return alone(job, bool(self.gpus))
+        return runs_alone(job, bool(self.gpus))
 
     def _idle_gpus(self, running: Sequence[RunningJob]) -> list[str]:
         """Return the GPUs that no job has to itself."""
@@ -100,7 +100,7 @@ class Local:
 
     def gpus_of(self, job: Job, running: Sequence[RunningJob]) -> str:
         """Return the GPUs that a job with room would have to itself, as a value of CUDA_VISIBLE_DEVICES."""
-        if self._is_alone(job) or not calculates(job):
+        if self._is_alone(job) or not uses_device(job):
             return ""
         return ",".join(self._idle_gpus(running)[: ranks_of(job)])
 
@@ -157,7 +157,7 @@ class Local:
             variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         if not self._is_alone(job):  # idle threads that spin take the cores of the jobs beside
             variables["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-        visible_devices = devices.visible_to_child(self.settings.device if calculates(job) else "cpu")
+        visible_devices = devices.visible_to_child(self.settings.device if uses_device(job) else "cpu")
         if own_gpus:
             visible_devices = {devices.VISIBLE_DEVICES: own_gpus}
         return {**os.environ, **children.import_variables(), **variables, **visible_devices}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 
 from sparsebench.plan.cells import Job, Variant
-from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
+from sparsebench.plan.jobs import nodes_of, ranks_of, runs_alone, uses_device
 from sparsebench.plan.stages import JOB_KINDS
 
 JobGroup = tuple[str, bool, bool, int, int]
@@ -102,7 +102,7 @@ class Queue:
         return self._job_counts[variant.id] > 0
 
     def _push(self, job: Job) -> None:
-        group = (job.kind, alone(job, True), calculates(job), ranks_of(job), nodes_of(job))
+        group = (job.kind, runs_alone(job, True), uses_device(job), ranks_of(job), nodes_of(job))
         heapq.heappush(self._startable.setdefault(group, []), (self._positions[job.id], job.id))
 
     def _drop(self, job_id: str) -> None:

@@ -22,7 +22,7 @@ from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import silence_seconds
 from sparsebench.plan.expand import Plan
-from sparsebench.plan.jobs import alone, calculates, jobs, made_from, remaking, unpacks
+from sparsebench.plan.jobs import jobs, made_from, remaking_jobs, runs_alone, unpacks, uses_device
 from sparsebench.plan.stages import JOB_KINDS, MAKE, needs_dense
 from sparsebench.run.child import Child, Silence, how_it_died
 from sparsebench.run.display import Display, ModelAnswers
@@ -178,7 +178,7 @@ class Runner:
             calibration=self.plan.calibration,
             allow_overlap=self.plan.allow_overlap,
             data=self.plan.data,
-            device=devices.single_device(self.settings.device) if calculates(job) else "cpu",
+            device=devices.single_device(self.settings.device) if uses_device(job) else "cpu",
             origin=self.origin,
             dense_checksum=self.remade[variant.id].checksum if variant.is_dense and variant.id in self.remade else "",
             recorded_checksums=self._recorded_checksums(job),
@@ -209,7 +209,7 @@ class Runner:
         """
         if not self.children:
             return
-        timed = any(alone(child.job, devices.is_gpu(self.settings.device)) for child in self.children)
+        timed = any(runs_alone(child.job, devices.is_gpu(self.settings.device)) for child in self.children)
         due = min(child.silence.next_check for child in self.children) - time.monotonic()
         due = min(due, self.display.due())
         for key, _ in self.selector.select(max(0.0, due if timed else min(due, 1.0))):
@@ -324,7 +324,7 @@ class Runner:
         for name, variant in damaged.items():
             self.display.line(f"! {visible(variant.label)}: {child.damaged[name]}: made again", "yellow")
             self.workspace.discard(self.workspace.folder(variant))
-        makers = remaking(self.plan, damaged.values(), self.workspace.present)
+        makers = remaking_jobs(self.plan, damaged.values(), self.workspace.present)
         for job in makers:
             for variant in job.makes:
                 if variant.id in damaged:

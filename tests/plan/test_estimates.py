@@ -16,7 +16,7 @@ from sparsebench.plan.estimate import (
     silence_seconds,
     tokens,
 )
-from sparsebench.plan.jobs import jobs, remaking
+from sparsebench.plan.jobs import jobs, remaking_jobs
 from sparsebench.plan.resources import job_bytes, memory_shortages
 from sparsebench.plan.stages import READINGS
 from sparsebench.steps.registry import single
@@ -37,7 +37,7 @@ def making(verb: str, name: str, text: int = 8192, family: str = "decoder", **se
 
 def work(job: Job) -> float:
     """The tokens that go through the model for a job's steps."""
-    return sum(map(tokens, job.making))
+    return sum(map(tokens, job.making_cells))
 
 
 def scored(family: str = "decoder", **task: Any) -> float:
@@ -131,7 +131,7 @@ def test_a_variant_that_is_made_again_takes_what_it_took(monkeypatch: pytest.Mon
     assert [job_seconds(job, sizes) for job in again] == taken
     assert max(job_seconds(job, sizes) for job in unpacked) < min(taken)
     made = [variant for variant in plan.variants.values() if not variant.is_dense]
-    damaged = remaking(plan, made, lambda variant: variant.is_dense)
+    damaged = remaking_jobs(plan, made, lambda variant: variant.is_dense)
     assert sum(map(work, damaged)) == sum(map(work, first)) > 0
     monkeypatch.setattr(processor, "compute_dtype", lambda *given: "float32")
     needed = [[job_bytes(job, SIZE) for job in found] for found in (first, again)]

@@ -12,7 +12,7 @@ from sparsebench import devices, environment, sources
 from sparsebench.cli.plan import announce, show
 from sparsebench.plan.checks import load
 from sparsebench.plan.estimate import ModelSize, concurrent_jobs, job_seconds
-from sparsebench.plan.jobs import alone, calculates, jobs
+from sparsebench.plan.jobs import jobs, runs_alone, uses_device
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.run.select import decisions
 from tests.gpus import H100, Driver
@@ -131,12 +131,12 @@ def test_jobs_run_side_by_side_as_the_scheduler_has_room() -> None:
         benchmarks={"decoder": [{"task": "piqa"}]}, runtime={"engines": ["hf"]},
     )  # fmt: skip
     found = jobs(plan, plan.cells, lambda _: False)
-    on_one = {(job.kind, calculates(job)): concurrent_jobs(job, slots=4, gpus=1) for job in found}
+    on_one = {(job.kind, uses_device(job)): concurrent_jobs(job, slots=4, gpus=1) for job in found}
     assert on_one == {
         ("prepare", False): 4, ("make", False): 4, ("make", True): 1, ("assess", False): 4, ("benchmarks", True): 1,
         ("latency", True): 1, ("memory", True): 1,
     }  # fmt: skip
-    assert {concurrent_jobs(job, slots=4) for job in found if not alone(job, False)} == {4}
+    assert {concurrent_jobs(job, slots=4) for job in found if not runs_alone(job, False)} == {4}
     assert {concurrent_jobs(job, slots=16, gpus=8) for job in found if job.kind in ("benchmarks", "memory")} == {8}
     noisy = bare(runtime={"engines": ["deepspeed"], "ranks": [1, 4], "alone": "device"})
     found = [job for job in jobs(noisy, noisy.cells, lambda _: False) if job.kind == "latency"]

@@ -8,7 +8,7 @@ from sparsebench import environment
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.fingerprint import cell_id
-from sparsebench.plan.jobs import alone, jobs, remaking
+from sparsebench.plan.jobs import jobs, remaking_jobs, runs_alone
 from sparsebench.plan.resources import memory_shortages, needs, slots
 from tests.plan.planning import CALIBRATED, ids, planned, stages
 
@@ -37,7 +37,7 @@ def test_jobs_share_what_is_expensive_and_follow_their_makers() -> None:
     place = {job.id: number for number, job in enumerate(found)}
     for job in found:
         assert all(place[earlier] < place[job.id] for earlier in job.after)
-        assert alone(job, on_gpu=False) == (job.kind in ("latency", "memory"))
+        assert runs_alone(job, on_gpu=False) == (job.kind in ("latency", "memory"))
         assert job.kind == "prepare" or stages(job.cells)
 
 
@@ -130,9 +130,9 @@ def test_what_is_trained_after_the_dense_model_waits_for_that_too() -> None:
     prepare, *_, trained = [job for job in found if job.makes]
     assert prepare.kind == "prepare" and trained.parent and trained.parent.recipe == "magnitude/layer 50%"
     assert prepare.id in trained.after
-    (alone,) = remaking(plan, [trained.makes[0]], lambda variant: len(variant.steps) < 2)
+    (alone,) = remaking_jobs(plan, [trained.makes[0]], lambda variant: len(variant.steps) < 2)
     assert [variant.recipe for variant in alone.makes] == [trained.makes[0].recipe]
-    again = remaking(plan, [trained.makes[0]], lambda variant: len(variant.steps) == 1)
+    again = remaking_jobs(plan, [trained.makes[0]], lambda variant: len(variant.steps) == 1)
     assert [job.kind for job in again] == ["prepare", "make"] and again[0].id in again[1].after
 
 

@@ -7,7 +7,7 @@ import pytest
 from sparsebench.manifest.schema import Manifest, ManifestModel
 from sparsebench.plan.estimate import PACKAGED_PARAMETERS, UNKNOWN_PARAMETERS, model_size, parameters
 from sparsebench.plan.expand import count_cells, expand
-from sparsebench.plan.jobs import alone, jobs, nodes_of
+from sparsebench.plan.jobs import jobs, nodes_of, runs_alone
 from sparsebench.plan.preflight import PlanRequest, prepare
 from tests.plan.planning import ids, planned
 
@@ -68,7 +68,7 @@ def test_ranks_on_several_nodes_of_a_cluster_are_named_so_and_are_cells_of_their
     assert ids(planned(runtime=runtime | {"nodes": 1})) == ids(here)
     every = jobs(there, there.cells, lambda _: True)
     assert {nodes_of(job) for job in every if "engine" in job.cells[0].settings} == {1, 2}
-    assert {alone(job, on_gpu=True) for job in every if nodes_of(job) == 2} == {True}, (
+    assert {runs_alone(job, on_gpu=True) for job in every if nodes_of(job) == 2} == {True}, (
         "they have the nodes to themselves"
     )
 
