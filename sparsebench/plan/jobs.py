@@ -8,13 +8,18 @@ a job takes long to start.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from sparsebench import devices
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.stages import JOB_KINDS, MAKE, MEMORY, STAGES, making_settings, needs_dense
+
+_Groups = dict[tuple[str, object], list[Cell]]
+"""The cells of each job of a pass, by the job's kind and its stage's key."""
+_Unpaired = dict[tuple[str, object, str], list[Cell]]
+"""The cells of the dense model that no pass has taken yet, by a job's kind and key, and the model."""
 
 
 def jobs(
@@ -30,48 +35,63 @@ def jobs(
     """
     pending = list(cells)
     missing = _missing(plan, pending, present, packed)
-    passes: dict[Hashable, list[Variant]] = {}
-    for variant in [*(cell.variant for cell in pending), *missing.values()]:
-        passes.setdefault(_pass_key(variant), []).append(variant)
-    cells_by_variant: dict[str, list[Cell]] = {}
-    for cell in pending:
-        cells_by_variant.setdefault(cell.variant.id, []).append(cell)
-    kind_order = list(JOB_KINDS)
     makers: dict[str, Job] = {}
+    unpaired: _Unpaired = {}
     ordered: list[Job] = []
-    unpaired_dense_cells: dict[tuple[str, object, str], list[Cell]] = {}
-    # A parent's pass comes before its children's, and a model's passes stay together.
-    model_order = {name: number for number, name in enumerate(plan.dense)}
-    by_depth = sorted(passes.values(), key=lambda variants: (model_order[variants[0].model], len(variants[0].steps)))
-    for variants in by_depth:
-        variants_by_id = {variant.id: variant for variant in variants}
-        pass_cells = [cell for variant_id in variants_by_id for cell in cells_by_variant.get(variant_id, ())]
-        to_make = [variant for variant in variants_by_id.values() if variant.id in missing]
-        after_making: tuple[str, ...] = ()
-        if to_make:
-            job = _making_job(plan, to_make, [cell for cell in pass_cells if cell.stage == "make"], makers, packed)
+    for variants, pass_cells in _passes(plan, pending, missing.values()):
+        after: tuple[str, ...] = ()
+        if to_make := [variant for variant in variants if variant.id in missing]:
+            job = _making_job(plan, to_make, [cell for cell in pass_cells if cell.stage == MAKE.name], makers, packed)
             makers |= {variant.id: job for variant in to_make}
             ordered.append(job)
-            after_making = (job.id,)
-        groups: dict[tuple[str, object], list[Cell]] = {}
-        for cell in pass_cells:
-            if stage := STAGES.get(cell.stage):
-                groups.setdefault((stage.job_kind.name, stage.job_key(cell)), []).append(cell)
-        model, dense_pass = variants[0].model, variants[0].is_dense
-        for kind, key in list(groups):
-            if JOB_KINDS[kind].timed and JOB_KINDS[kind].paired:
-                if dense_pass:
-                    unpaired_dense_cells[kind, key, model] = groups.pop((kind, key))
-                else:
-                    groups[kind, key][:0] = unpaired_dense_cells.pop((kind, key, model), [])
+            after = (job.id,)
         # A pair needs the dense model, which must be there too.
-        dense_maker = makers.get(variants[0].parents[0]) if variants[0].parents else None
-        for (kind, _), group in sorted(groups.items(), key=lambda item: kind_order.index(item[0][0])):
-            ordered.append(_measuring_job(kind, group, (dense_maker.id, *after_making) if dense_maker else after_making))
-    for (kind, _, _), group in unpaired_dense_cells.items():  # no variant is timed beside these
+        if variants[0].parents and (dense_maker := makers.get(variants[0].parents[0])):
+            after = (dense_maker.id, *after)
+        groups = _groups(pass_cells)
+        _pair(groups, variants[0], unpaired)
+        ordered += [_measuring_job(kind, group, after) for (kind, _), group in groups.items()]
+    for (kind, _, _), group in unpaired.items():  # no variant is timed beside these
         maker = makers.get(group[0].variant.id)
         ordered.append(_measuring_job(kind, group, (maker.id,) if maker else ()))
     return ordered
+
+
+def _passes(plan: Plan, cells: list[Cell], missing: Iterable[Variant]) -> Iterator[tuple[list[Variant], list[Cell]]]:
+    """Yield the variants of each pass, and their cells: a parent's pass before its children's, a model's together."""
+    passes: dict[Hashable, dict[str, Variant]] = {}
+    for variant in [*(cell.variant for cell in cells), *missing]:
+        passes.setdefault(_pass_key(variant), {})[variant.id] = variant
+    cells_by_variant: dict[str, list[Cell]] = {}
+    for cell in cells:
+        cells_by_variant.setdefault(cell.variant.id, []).append(cell)
+    model_order = {name: number for number, name in enumerate(plan.dense)}
+    lists = [list(variants.values()) for variants in passes.values()]
+    for variants in sorted(lists, key=lambda variants: (model_order[variants[0].model], len(variants[0].steps))):
+        yield variants, [cell for variant in variants for cell in cells_by_variant.get(variant.id, ())]
+
+
+def _groups(cells: Iterable[Cell]) -> _Groups:
+    """Return the cells that measure, those of a job together, in the order of the jobs' kinds."""
+    groups: _Groups = {}
+    for cell in cells:
+        if stage := STAGES.get(cell.stage):
+            groups.setdefault((stage.job_kind.name, stage.job_key(cell)), []).append(cell)
+    kind_order = list(JOB_KINDS)
+    return dict(sorted(groups.items(), key=lambda group: kind_order.index(group[0][0])))
+
+
+def _pair(groups: _Groups, variant: Variant, unpaired: _Unpaired) -> None:
+    """Move the dense cells that are timed in pairs to ``unpaired``, and from there to the first pass timed alike.
+
+    ``groups`` are those of one pass, ``variant`` is one of its variants.
+    """
+    for kind, key in list(groups):
+        if JOB_KINDS[kind].timed and JOB_KINDS[kind].paired:
+            if variant.is_dense:
+                unpaired[kind, key, variant.model] = groups.pop((kind, key))
+            else:
+                groups[kind, key][:0] = unpaired.pop((kind, key, variant.model), [])
 
 
 def _measuring_job(kind: str, cells: list[Cell], after: tuple[str, ...]) -> Job:
