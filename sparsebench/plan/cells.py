@@ -81,8 +81,7 @@ class Variant:
     @property
     def method(self) -> str:
         """The name in tables: the method of its last pruning step, else of its last step, else ``dense``."""
-        named_step = self._named_step
-        return named_step.name if named_step else "dense"
+        return self.steps[self._named_index].name if self.steps else "dense"
 
     @property
     def heuristic(self) -> bool:
@@ -106,7 +105,7 @@ class Variant:
             asked: float | None = settings.get("sparsity")
             if share == 0 or not settings.get("keep_zeros"):
                 share = asked
-            elif share is not None and asked is not None and not is_nm(settings["pattern"]):
+            elif share is not None and asked is not None and not is_nm(settings.get("pattern", NOT_PRUNED["pattern"])):
                 share = round(1 - (1 - share) * (1 - asked), 12)
             else:
                 share = None
@@ -120,28 +119,25 @@ class Variant:
 
     def pruning_setting(self, key: str) -> Any:
         """Return a setting of its last pruning step (one of ``registry.COLUMNS``); without one, that of NOT_PRUNED."""
-        pruning = self._last_pruning
-        return pruning.settings.record().get(key, NOT_PRUNED[key]) if pruning else NOT_PRUNED[key]
+        prunings = [step for step in self.steps if step.verb == "prune"]
+        settings = prunings[-1].settings.record() if prunings else NOT_PRUNED
+        return settings.get(key, NOT_PRUNED[key])
 
     @property
-    def _last_pruning(self) -> Step | None:
-        return next((step for step in reversed(self.steps) if step.verb == "prune"), None)
-
-    @property
-    def _named_step(self) -> Step | None:
-        """The step whose name stands for the variant in tables: its last pruning step, else its last step."""
-        return self._last_pruning or (self.steps[-1] if self.steps else None)
+    def _named_index(self) -> int:
+        """The index of the step whose name stands for the variant in tables: its last pruning step, else its last step."""
+        prunings = [index for index, step in enumerate(self.steps) if step.verb == "prune"]
+        return prunings[-1] if prunings else len(self.steps) - 1
 
     @property
     def _beside(self) -> str:
         """What was done beyond the settings in ``record``, as text to follow the method in a label."""
-        named_step = self._named_step
-        if not named_step:
+        if not self.steps:
             return ""
-        index = len(self.steps) - 1 - self.steps[::-1].index(named_step)
-        details = registry.details(named_step)
+        index = self._named_index
         before = [f"after {registry.label(step)}" for step in self.steps[:index]]
-        return ", ".join([*details, *before, *(f"then {registry.label(step)}" for step in self.steps[index + 1 :])])
+        after = [f"then {registry.label(step)}" for step in self.steps[index + 1 :]]
+        return ", ".join([*registry.details(self.steps[index]), *before, *after])
 
 
 @dataclass(frozen=True)
