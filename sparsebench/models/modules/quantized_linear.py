@@ -68,7 +68,7 @@ class Int8Linear(QuantizedLinear):
     kernel = f"int8 torch _weight_int8pack_mm in bfloat16, expanded above {INT8_TOKENS} tokens"
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        """Return (tokens, out) in bfloat16, or in x's dtype for more than FEW tokens."""
+        """Return (tokens, out) in bfloat16, or in x's dtype for more than INT8_TOKENS tokens."""
         if len(x) > INT8_TOKENS:
             return F.linear(x, self.values.to(x.dtype)).mul_(self.scale)
         return torch._weight_int8pack_mm(x.bfloat16(), self.values, self.scale.bfloat16())
