@@ -35,6 +35,7 @@ class QuantizedLinear(nn.Module):
     def __init__(self, codes: Codes, dtype: torch.dtype) -> None:
         super().__init__()
         self.out_features, self.in_features = codes.values.shape
+        self.group = codes.group or self.in_features
         self.weight = torch.empty(codes.values.shape, dtype=dtype, device="meta")
         self.register_parameter("bias", None)
         values, scale = self.kernel_layout(codes)
@@ -87,7 +88,6 @@ class Int4Linear(QuantizedLinear):
 
     def kernel_layout(self, codes: Codes) -> tuple[torch.Tensor, torch.Tensor]:
         """Return values as torch packs them, and (groups, out, 2) bfloat16: scales, and offsets of 0."""
-        self.group = codes.group or self.in_features
         scale = codes.scale.T.bfloat16()
         packed = torch._convert_weight_to_int4pack_for_cpu(codes.values.int() + 8, 1)
         return packed, torch.stack((scale, torch.zeros_like(scale)), -1).contiguous()
@@ -108,29 +108,31 @@ def _codes(weights: QuantizedCheckpoint, view: View) -> Codes | None:
     return codes if view.rows is None else codes.cut(view.rows)
 
 
+def _float_linear(codes: Codes, dtype: torch.dtype) -> nn.Linear:
+    expanded = codes.expanded(dtype)
+    linear = nn.Linear(expanded.shape[1], expanded.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(expanded, requires_grad=False)
+    return linear
+
+
 def float_layers(weights: QuantizedCheckpoint) -> Replace:
     """Return a ``Replace`` for ``build_model``: float layers in the dtype to run in."""
 
     def replace(view: View, module: Any, dtype: torch.dtype) -> nn.Module | None:
         codes = _codes(weights, view)
-        if codes is None:
-            return None
-        expanded = codes.expanded(dtype)
-        linear = nn.Linear(expanded.shape[1], expanded.shape[0], bias=False, device="meta")
-        linear.weight = nn.Parameter(expanded, requires_grad=False)
-        return linear
+        return None if codes is None else _float_linear(codes, dtype)
 
     return replace
 
 
 def integer_layers(weights: QuantizedCheckpoint) -> Replace:
     """Return a ``Replace`` for ``build_model``: layers that multiply integers, or floats for shapes without a kernel."""
-    as_floats, layer = float_layers(weights), LAYER_OF_ENCODING[weights.scheme.encoding]
+    layer = LAYER_OF_ENCODING[weights.scheme.encoding]
 
     def replace(view: View, module: Any, dtype: torch.dtype) -> nn.Module | None:
         codes = _codes(weights, view)
-        if codes is None or not layer.fits(codes):
-            return as_floats(view, module, dtype)
-        return layer(codes, dtype)
+        if codes is None:
+            return None
+        return layer(codes, dtype) if layer.fits(codes) else _float_linear(codes, dtype)
 
     return replace
