@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,44 @@ from sparsebench.plan.stages import is_timed, same_value, stage_names
 from sparsebench.records import file_problem, read_cell, record_key, statuses
 from sparsebench.steps.registry import kinds
 
-LEFT_OUT = "left out by --only"
-RECORDED = ("done", "failed before", "unsupported")
-"""Why a cell does not run that has a record."""
 CELL_KEYS = ("task", "engine", "ranks")
 VARIANT_KEYS = ("model", "method", "recipe")
 
 
+class Why(StrEnum):
+    """Why a cell runs or does not, as a plan shows it."""
+
+    NEW = "new"
+    SKIPPED = "skipped before"
+    REFUSED = "refused before"
+    FAILED = "failed before"
+    DAMAGED = "damaged"
+    DONE = "done"
+    UNSUPPORTED = "unsupported"
+    LEFT_OUT = "left out by --only"
+
+
+RECORDED = (Why.DONE, Why.FAILED, Why.UNSUPPORTED)
+"""Why a cell does not run that has a record, unless this machine cannot do it."""
+
+
 @dataclass(frozen=True)
 class Decision:
-    """Whether a cell runs, and why.
+    """Whether a cell runs, and why; ``problem`` is what keeps this machine from doing it.
 
     ``refused`` is the reason to record for a cell that this machine cannot do, where no record says so yet.
     """
 
     cell: Cell
     runs: bool
-    why: str
+    why: Why
+    problem: str = ""
     refused: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why, with the problem, as a plan shows it."""
+        return f"{self.why}: {self.problem}" if self.problem else str(self.why)
 
 
 def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decision]:
@@ -49,18 +70,18 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
     def decide(cell: Cell) -> Decision:
         status = recorded.get(record_key(cell, ready.device))
         if not all(_matches(cell, name, values) for name, values in only.items()):
-            return Decision(cell, False, LEFT_OUT)
+            return Decision(cell, False, Why.LEFT_OUT)
         if status == "done":
-            return Decision(cell, False, "done")
+            return Decision(cell, False, Why.DONE)
         if problem := ready.refused.get(cell.id):
             reason = str(UnsupportedError(problem.message, problem.hint)) if status != "unsupported" else ""
-            return Decision(cell, False, f"unsupported: {problem.message}", reason)
+            return Decision(cell, False, Why.UNSUPPORTED, problem.message, reason)
         if status == "unsupported":
             refused = _refused_before(cell, ready.device, records)
-            return Decision(cell, refused, "refused before" if refused else "unsupported")
+            return Decision(cell, refused, Why.REFUSED if refused else Why.UNSUPPORTED)
         if status == "failed":
-            return Decision(cell, retry_failed, "failed before")
-        return Decision(cell, True, "skipped before" if status == "skipped" else "new")
+            return Decision(cell, retry_failed, Why.FAILED)
+        return Decision(cell, True, Why.SKIPPED if status == "skipped" else Why.NEW)
 
     return [decide(cell) for cell in ready.plan.cells]
 
@@ -86,12 +107,11 @@ def verified(decided: list[Decision], records: Path, device: str) -> tuple[list[
     recorded = statuses(records)
     checked, reasons = [], []
     for decision in decided:
-        status = (
-            recorded.get(record_key(decision.cell, device)) if decision.why in RECORDED and not decision.runs else None
-        )
+        has_record = decision.why in RECORDED and not decision.runs and not decision.problem
+        status = recorded.get(record_key(decision.cell, device)) if has_record else None
         if status and (reason := file_problem(records, decision.cell, status, device)):
             reasons.append(reason)
-            decision = replace(decision, runs=True, why="damaged")
+            decision = replace(decision, runs=True, why=Why.DAMAGED)
         checked.append(decision)
     return checked, reasons
 

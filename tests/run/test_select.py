@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench.plan.preflight import PlanRequest, prepare
-from sparsebench.run.select import LEFT_OUT, decisions
+from sparsebench.run.select import Why, decisions
 
 MANIFEST = """\
 version: 1
@@ -39,7 +39,7 @@ def test_a_setting_is_meant_as_a_manifest_writes_it(key: str, word: str, met: se
     path.write_text(text.replace("variants:\n", "variants:\n" + "".join(f"  - {one}\n" for one in entries)))
     ready = prepare(PlanRequest(path, only=((key, word), ("stage", "structure"))))
     found = decisions(ready, tmp_path / "records", False)
-    assert {one.cell.variant.steps[0].name for one in found if one.why != LEFT_OUT} == met
+    assert {one.cell.variant.steps[0].name for one in found if one.why != Why.LEFT_OUT} == met
 
 
 def test_cells_that_lack_a_key_match_none_of_its_values(tmp_path: Path) -> None:
@@ -48,4 +48,4 @@ def test_cells_that_lack_a_key_match_none_of_its_values(tmp_path: Path) -> None:
     for value, met in (("hf", {"latency", "memory"}), ("None", set[str]())):
         ready = prepare(PlanRequest(tmp_path / "m.yaml", only=(("engine", value),)))
         found = decisions(ready, tmp_path / "records", False)
-        assert {one.cell.stage for one in found if one.why != LEFT_OUT} == met
+        assert {one.cell.stage for one in found if one.why != Why.LEFT_OUT} == met
