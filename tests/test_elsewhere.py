@@ -206,9 +206,9 @@ def test_scores_are_computed_on_the_device(tiny_llama: Path, tiny_t5: Path) -> N
     def scored(device: str, family: Any, folder: Path) -> tuple[list[float], str]:
         model = load_model(folder, family, "float32", device)
         assert {one.device.type for one in model.parameters()} == {device}
-        backend: Any = "causal" if family == "decoder" else "seq2seq"
-        scorer: Any = CausalScorer(pretrained=model, tokenizer=load_tokenizer(folder), backend=backend, batch_size=16)
-        scorer.share = True
+        backend = "causal" if family == "decoder" else "seq2seq"
+        options: dict[str, Any] = {"backend": backend, "batch_size": 16, "shares_prefixes": True}
+        scorer = CausalScorer(pretrained=model, tokenizer=load_tokenizer(folder), **options)
         return [value for value, _ in scorer.loglikelihood(asked)], scorer.sharing
 
     for family, folder in (("decoder", tiny_llama), ("encoder-decoder", tiny_t5)):
@@ -217,6 +217,7 @@ def test_scores_are_computed_on_the_device(tiny_llama: Path, tiny_t5: Path) -> N
             there, also = scored(device, family, folder)
         assert there == pytest.approx(here, rel=1e-4)
         assert sharing == also
+        assert sharing.startswith("on" if family == "decoder" else "off: lm-eval's own loop")
 
 
 def perplexities(folder: Path, device: str) -> list[float]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedModel
 
 from sparsebench.benchmarks import batching, prefixes
 from sparsebench.benchmarks.batching import BatchSize
@@ -42,15 +43,35 @@ class CausalScorer(HFLM):
     """
 
     progress: Progress | None = None
-    shares_prefixes = False
-    keeps_batch_size = False
     sharing = "off: not asked for"
     notes: Mapping[str, str | int | float] = {}
     _sharing_is_right = False
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.usual_batch_size = int(self.batch_size)
+    # Without **kwargs: HFLM takes any, and so a misspelt option would do nothing.
+    def __init__(
+        self,
+        *,
+        pretrained: PreTrainedModel,
+        tokenizer: Any,
+        backend: Literal["causal", "seq2seq"],
+        batch_size: int,
+        max_length: int | None = None,
+        softmax_dtype: str | None = None,
+        trust_remote_code: bool = False,
+        shares_prefixes: bool = False,
+        keeps_batch_size: bool = False,
+    ) -> None:
+        super().__init__(
+            pretrained=pretrained,
+            tokenizer=tokenizer,
+            backend=backend,
+            batch_size=batch_size,
+            max_length=max_length,
+            softmax_dtype=softmax_dtype,
+            trust_remote_code=trust_remote_code,
+        )
+        self.usual_batch_size = batch_size
+        self.shares_prefixes, self.keeps_batch_size = shares_prefixes, keeps_batch_size
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[LogLikelihood]:
         """Run stock's method without its progress bar."""

@@ -69,15 +69,15 @@ class Harness:
             if family == "encoder":
                 self.lm = MaskedScorer(self.model, tokenizer, batch_size)
             else:
-                backend: Any = "causal" if family == "decoder" else "seq2seq"
                 self.lm = CausalScorer(
                     pretrained=self.model,
                     tokenizer=tokenizer,
-                    backend=backend,
+                    backend="causal" if family == "decoder" else "seq2seq",
                     batch_size=self.batch_size,
                     trust_remote_code=False,
+                    shares_prefixes=not self.exact,
+                    keeps_batch_size=self.exact,
                 )
-                self.lm.shares_prefixes, self.lm.keeps_batch_size = not self.exact, self.exact
         self.lm.progress = progress
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:

@@ -80,8 +80,7 @@ def test_the_head_sees_continuation_tokens_only(tiny_llama: Path):
     model = load_model(tiny_llama, "decoder")
     seen: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, out: seen.append(out.shape[:-1].numel()))
-    scorer = CausalScorer(pretrained=model, tokenizer=load_tokenizer(tiny_llama), backend="causal", batch_size=4)
-    scorer.shares_prefixes = True
+    scorer = sharing(tiny_llama, model)
     asked = [SimpleNamespace(args=("the cat sat on", " mat mat")), SimpleNamespace(args=("a", " dog ran on it"))]
     scorer.loglikelihood(asked)
     assert set(seen) == {2 + 4}
@@ -90,18 +89,20 @@ def test_the_head_sees_continuation_tokens_only(tiny_llama: Path):
 def test_a_head_that_is_not_called_is_noticed(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
     model = load_model(tiny_llama, "decoder")
     monkeypatch.setattr(model, "get_output_embeddings", lambda: torch.nn.Linear(2, 2))
-    scorer = CausalScorer(pretrained=model, tokenizer=load_tokenizer(tiny_llama), backend="causal", batch_size=4)
-    scorer.shares_prefixes = True
+    scorer = sharing(tiny_llama, model)
     with pytest.raises(BenchmarkError, match="output head"):
         scorer.loglikelihood([SimpleNamespace(args=("the cat", " sat"))])
 
 
 def sharing(folder: Path, model: Any, **settings: Any) -> Any:
     """A scorer that shares tokens; small batches, so that beginnings are cut between them."""
-    options = {"backend": "causal", "batch_size": 4, "max_length": 60, **settings}
-    scorer = CausalScorer(pretrained=model, tokenizer=load_tokenizer(folder), **options)
-    scorer.shares_prefixes = True
-    return scorer
+    options = {"backend": "causal", "batch_size": 4, "max_length": 60, "shares_prefixes": True, **settings}
+    return CausalScorer(pretrained=model, tokenizer=load_tokenizer(folder), **options)
+
+
+def test_an_option_that_there_is_not_is_refused(tiny_llama: Path) -> None:
+    with pytest.raises(TypeError, match="'share'"):
+        sharing(tiny_llama, load_model(tiny_llama, "decoder"), share=True)
 
 
 def test_trees_that_were_halved_for_want_of_memory_are_recorded(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):

@@ -48,8 +48,8 @@ def scoring(bench: Bench) -> CheckResult:
             pretrained=load_model(folder, "decoder", device=device), tokenizer=tokenizer, backend="causal", batch_size=16,
             trust_remote_code=False,
             softmax_dtype="float32",  # in bfloat16 a sum of two log-likelihoods is rounded to half a percent
+            shares_prefixes=share,
         )  # fmt: skip
-        scorer.share = share
         scorer.loglikelihood(asked[:1])  # a GPU's first kernels are loaded and chosen meanwhile
         started = time.perf_counter()
         answers.append([value for value, _ in scorer.loglikelihood(asked)])
