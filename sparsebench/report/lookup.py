@@ -21,11 +21,13 @@ FIGURE = "figures/"
 def query_named(name: str, manifests: Sequence[str] = ()) -> str:
     """Return the SQL behind the table ``name``, limited to ``manifests``, or behind the picture ``figures/NAME``.
 
-    Raises UserError for a name that is neither.
+    Raises UserError for a name that is neither, and for a picture with ``manifests``: it covers all of them.
     """
     if name.startswith(FIGURE):
         by_name = {spec.name: spec.query for spec in listing()}
         if (figure := name.removeprefix(FIGURE)) in by_name:
+            if manifests:
+                raise UserError(f"--manifest does not limit {name}: a picture covers every manifest", "leave it out")
             return by_name[figure]
         raise UserError(f"--report: no figure {figure!r}", did_you_mean(figure, by_name) or one_of(list(by_name)))
     paths = {path.stem: path for path in sorted(FOLDER.glob("*.sql"))}

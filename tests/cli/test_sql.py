@@ -183,6 +183,7 @@ def test_the_query_behind_a_table_or_a_picture_of_the_report(ledger: Path) -> No
         (["--report", "taks"], "no table 'taks'"),
         (["--report", "figures/scor"], "no figure 'scor'"),
         (["--manifest", "sample"], "--report"),
+        (["--report", "figures/score", "--manifest", "sample"], "a picture covers every manifest"),
         (["select 1", "--report", "tasks"], "give one of them"),
     ],
 )
