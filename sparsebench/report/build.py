@@ -21,7 +21,7 @@ from sparsebench.ledger.statistics import Metric
 from sparsebench.paths import check_writable, create
 from sparsebench.report import words
 from sparsebench.report.answer import Answer
-from sparsebench.report.lookup import FIGURE, check_manifests, command, query_named
+from sparsebench.report.lookup import FIGURE_PREFIX, check_manifests, command_for, query_named
 from sparsebench.report.page import page
 from sparsebench.runtime.engines import engines
 from sparsebench.sources.aliases import KNOWN
@@ -98,11 +98,11 @@ class Queries:
 
     def figure(self, name: str) -> str:
         """Return the link to the query behind a picture."""
-        return self.cite(FIGURE + name)
+        return self.cite(FIGURE_PREFIX + name)
 
     def command(self, name: str) -> str:
         """Return the command that prints every row of a query."""
-        return command(name, self.manifests)
+        return command_for(name, self.manifests)
 
 
 def build(

@@ -12,9 +12,9 @@ from sparsebench.ledger import query
 from sparsebench.manifest.problems import did_you_mean, one_of
 
 FOLDER = Path(__file__).parent / "queries"
-FILTER = "/* manifests */"
+MANIFESTS_PLACEHOLDER = "/* manifests */"
 """What a query has in place of ``AND manifest IN (…)``: a comment, so that its file runs as it stands."""
-FIGURE = "figures/"
+FIGURE_PREFIX = "figures/"
 """What the name of a picture's query begins with: a table and a picture may share a name."""
 
 
@@ -23,9 +23,9 @@ def query_named(name: str, manifests: Sequence[str] = ()) -> str:
 
     Raises UserError for a name that is neither, and for a picture with ``manifests``: it covers all of them.
     """
-    if name.startswith(FIGURE):
+    if name.startswith(FIGURE_PREFIX):
         by_name = {spec.name: spec.query for spec in listing()}
-        if (figure := name.removeprefix(FIGURE)) in by_name:
+        if (figure := name.removeprefix(FIGURE_PREFIX)) in by_name:
             if manifests:
                 raise UserError(f"--manifest does not limit {name}: a picture covers every manifest", "leave it out")
             return by_name[figure]
@@ -35,15 +35,15 @@ def query_named(name: str, manifests: Sequence[str] = ()) -> str:
         raise UserError(f"--report: no table {name!r}", did_you_mean(name, paths) or one_of(list(paths)))
     sql = paths[name].read_text(encoding="utf-8").strip()
     if not manifests:
-        return sql.replace(f" {FILTER}", "")
-    names = ", ".join("'" + name.replace("'", "''") + "'" for name in manifests)
-    return sql.replace(FILTER, f"AND manifest IN ({names})")
+        return sql.replace(f" {MANIFESTS_PLACEHOLDER}", "")
+    names = ", ".join("'" + manifest.replace("'", "''") + "'" for manifest in manifests)
+    return sql.replace(MANIFESTS_PLACEHOLDER, f"AND manifest IN ({names})")
 
 
-def command(name: str, manifests: Sequence[str] = ()) -> str:
+def command_for(name: str, manifests: Sequence[str] = ()) -> str:
     """Return the command that prints the rows behind a table or picture; a picture covers every manifest."""
     words = ["sparsebench", "sql", "--report", name]
-    for manifest in () if name.startswith(FIGURE) else manifests:
+    for manifest in () if name.startswith(FIGURE_PREFIX) else manifests:
         words += ["--manifest", manifest]
     return shlex.join(words)
 

@@ -14,7 +14,7 @@ from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.report import build
 from sparsebench.report.build import ROOM
-from sparsebench.report.lookup import FILTER, query_named
+from sparsebench.report.lookup import MANIFESTS_PLACEHOLDER, query_named
 from sparsebench.steps.prune import registry
 from sparsebench.steps.prune.registry import Method, methods
 from tests.ledger import samples
@@ -90,7 +90,7 @@ def test_a_query_file_runs_says_what_it_is_and_is_used(ask: Callable[[str], quer
     ask(sql)
     templates = "".join(file.read_text() for file in ROOM.rglob("*.j2"))
     assert path.stem == "manifest_names" or f'ask("{path.stem}")' in templates
-    assert path.stem == "manifest_names" or sql.count(f" {FILTER}") == 1
+    assert path.stem == "manifest_names" or sql.count(f" {MANIFESTS_PLACEHOLDER}") == 1
 
 
 def test_numbers_are_the_ledgers(ask: Callable[[str], query.Table], report: str) -> None:
