@@ -6,6 +6,7 @@ import base64
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -119,8 +120,14 @@ def _hub() -> str:
     if user:
         secret = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {secret}")
-    with urllib.request.urlopen(request, timeout=5) as answer:
-        return f"reached ({answer.status})"
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return f"reached ({answer.status})"
+    except urllib.error.HTTPError as error:
+        # A mirror may have no page at this address, or ask for a token there; 407 is a proxy on the way.
+        if error.code >= 500 or error.code == 407:
+            raise
+        return f"reached ({error.code})"
 
 
 def _packing() -> Finding:

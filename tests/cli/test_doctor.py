@@ -65,6 +65,10 @@ def test_a_mirror_with_a_password_is_reached_and_the_password_not_shown(monkeypa
         monkeypatch.setenv("HF_ENDPOINT", served.url.replace("://", "://me:s%65cret@") + "/")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         assert doctor._hub() == "reached (200)"
+        served.statuses["/"] = 401
+        assert doctor._hub() == "reached (401)"
+        served.statuses["/"] = 503
+        assert doctor._tried("model hub", doctor._hub, "gone", "").state == "offline"
     found = doctor._tried("model hub", lambda: doctor._call([sys.executable, "-c", LEAK]), "gone", "")
     assert "mirror.example" in found.detail and "secret" not in found.detail
 
