@@ -40,9 +40,9 @@ class Finding:
     fix: str = ""
 
 
-def _judged(what: str, lacks: bool, state: str, detail: str, fix: str = "") -> Finding:
-    """Return a finding with its ``state`` and ``fix`` where something ``lacks``, else one that is ok."""
-    return Finding(what, state, detail, fix) if lacks else Finding(what, "ok", detail)
+def _judged(what: str, is_fault: bool, state: str, detail: str, fix: str = "") -> Finding:
+    """Return a finding with its ``state`` and ``fix`` where it ``is_fault``, else one that is ok."""
+    return Finding(what, state, detail, fix) if is_fault else Finding(what, "ok", detail)
 
 
 def examine(offline: bool = False) -> Iterator[Finding]:
