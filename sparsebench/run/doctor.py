@@ -20,9 +20,6 @@ from sparsebench.runtime import all_reduce, group
 from sparsebench.sources import Cache
 
 GIB = 2**30
-SHM_BYTES = 69_000_000
-"""What one rank of DeepSpeed's shared-memory all-reduce takes in /dev/shm."""
-
 COMPILER_FIX = "install g++ (Debian: apt-get install g++), or name one in CXX"
 
 
@@ -76,8 +73,9 @@ def _machine() -> Iterator[Finding]:
     yield _judged("disk", free < 10 * GIB, "slower", f"{free / GIB:.0f} GiB free for the cache", fix)
     if all_reduce.BUFFER_FOLDER.is_dir():
         free, fix = environment.free_disk(all_reduce.BUFFER_FOLDER), "enlarge it (docker: --shm-size 1g)"
-        detail = f"{free / 1e6:.0f} MB free; two ranks need {2 * SHM_BYTES / 1e6:.0f} MB"
-        yield _judged("/dev/shm", free < 2 * SHM_BYTES, "missing", detail, fix)
+        needed = 2 * all_reduce.BUFFER_BYTES
+        detail = f"{free / 1e6:.0f} MB free; two ranks need {needed / 1e6:.0f} MB"
+        yield _judged("/dev/shm", free < needed, "missing", detail, fix)
 
 
 def _gpus() -> Finding:
@@ -91,9 +89,8 @@ def _gpus() -> Finding:
 
 
 def _network() -> Iterator[Finding]:
-    command = [sys.executable, "-m", "pip", "index", "versions", "six", "--disable-pip-version-check"]
     fix = "set pip's index-url or proxy (pip config); cached sources still work with --offline"
-    yield _tried("package index", lambda: _call(command), "wheel: sources cannot be fetched", fix)
+    yield _tried("package index", _package_index, "wheel: sources cannot be fetched", fix)
     fix = "set HF_ENDPOINT to a mirror, or use path: and wheel: sources"
     yield _tried("model hub", _hub, "hf: sources cannot be fetched", fix)
 
@@ -106,7 +103,8 @@ def _tried(what: str, check: Callable[[], str], loss: str, fix: str) -> Finding:
         return Finding(what, "offline", detail, fix)
 
 
-def _call(command: list[str]) -> str:
+def _package_index() -> str:
+    command = [sys.executable, "-m", "pip", "index", "versions", "six", "--disable-pip-version-check"]
     process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if process.returncode:
         raise OSError((process.stderr.strip().splitlines() or ["no answer"])[-1])

@@ -23,6 +23,8 @@ REASON_DISABLED = "SPARSEBENCH_PLAIN_GLOO"
 """Environment variable of a rank with the reason why the operation is not used; unset or empty where it is used."""
 ALL_REDUCE = "DeepSpeed's shared-memory all-reduce"
 BUFFER_FOLDER = Path("/dev/shm")
+BUFFER_BYTES = 69_000_000
+"""What one rank takes in that folder."""
 COMPILE_SECONDS = 600
 
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 import sys
 import threading
 
@@ -18,7 +19,7 @@ from sparsebench.runtime import group as groups
 from tests.gpus import H100, Driver
 from tests.sources.servers import Served, serving
 
-LEAK = "raise SystemExit('https://me:secret@mirror.example')"
+LEAK = "https://me:secret@mirror.example"
 
 FINDINGS = (
     Finding("cpu", "ok", "a processor with a long name, 2 cores"),
@@ -69,7 +70,9 @@ def test_a_mirror_with_a_password_is_reached_and_the_password_not_shown(monkeypa
         assert doctor._hub() == "reached (401)"
         served.statuses["/"] = 503
         assert doctor._tried("model hub", doctor._hub, "gone", "").state == "offline"
-    found = doctor._tried("model hub", lambda: doctor._call([sys.executable, "-c", LEAK]), "gone", "")
+    failed = subprocess.CompletedProcess([], 1, "", LEAK)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    found = doctor._tried("package index", doctor._package_index, "gone", "")
     assert "mirror.example" in found.detail and "secret" not in found.detail
 
 
