@@ -94,10 +94,18 @@ class Vocabulary:
 
         With ``characters`` all tokens of one character are included, so that the text of removed tokens can still be
         tokenized; tokens of one byte always are.
+
+        Raises ModelError where the file adds a token to every text that is none.
         """
         kept = {token_id for token_id in needed if token_id in self.tokens}
         kept |= {self.ids[token] for token in self.added if token in self.ids}
-        kept |= {token_id for token_id in _template_ids(self.data.get("post_processor")) if token_id in self.tokens}
+        for token_id in _template_ids(self.data.get("post_processor")):
+            if token_id not in self.tokens:
+                problem = f"{self.path}: post_processor names token id {token_id}, which the tokenizer does not have"
+                raise ModelError(problem, "correct it, or remove it")
+            kept.add(token_id)
+        padding_id = (self.data.get("padding") or {}).get("pad_id")
+        kept |= {padding_id} & self.tokens.keys()
         kept |= {self.ids[token] for token in self._always_kept(characters)}
         if self.kind == "BPE":
             merges = Merges(self.model, self.stored)

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.errors import SparsebenchError, UnsupportedError, UserError
+from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError, UserError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.topology import NO_TEXT
 from sparsebench.steps.registry import single
 from sparsebench.steps.trim import companions, weights
+from sparsebench.steps.trim.vocabulary import Vocabulary
 from tests.making import make
 from tests.models.model_zoo import CONFIGS, EXPERT_TYPES
 from tests.models.replaying import written
@@ -297,6 +298,31 @@ def test_a_configuration_that_names_a_token_that_is_none_is_refused(tmp_path: Pa
     with pytest.raises(SparsebenchError, match="pad_token_id names token id 100000"):
         trimmed(dense, tmp_path / "out", "decoder")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_that_adds_a_token_that_is_none_is_refused(tmp_path: Path) -> None:
+    dense = bert(tmp_path / "dense")
+    path = dense / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["post_processor"] = {"type": "BertProcessing", "sep": ["[SEP]", 50_300], "cls": ["[CLS]", 2]}
+    vocabulary = Vocabulary(path, tokenizer, load_tokenizer(dense).get_vocab(), frozenset())
+    with pytest.raises(ModelError, match="post_processor names token id 50300, which the tokenizer does not have"):
+        vocabulary.closure([], True)
+
+
+def test_the_token_for_padding_stays_the_same(tmp_path: Path) -> None:
+    dense = llama(tmp_path / "dense")
+    path = dense / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    (token,) = (token for token, number in tokenizer["model"]["vocab"].items() if number == 470)
+    tokenizer["padding"] = {
+        "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 470, "pad_type_id": 0,
+        "pad_token": token,
+    }  # fmt: skip
+    path.write_text(json.dumps(tokenizer))
+    trimmed(dense, tmp_path / "out", "decoder")
+    made = json.loads((tmp_path / "out" / path.name).read_text())
+    assert made["padding"]["pad_id"] == made["model"]["vocab"][token] < 470
 
 
 def test_a_bias_and_a_position_are_no_tokens(tmp_path: Path) -> None:
