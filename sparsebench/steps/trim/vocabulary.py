@@ -108,7 +108,7 @@ class Vocabulary:
         kept |= {padding_id} & self.tokens.keys()
         kept |= {self.ids[token] for token in self._always_kept(characters)}
         if self.kind == "BPE":
-            merges = Merges(self.model, self.stored)
+            merges = Merges(self.model)
             for token in [self.tokens[token_id] for token_id in kept]:
                 kept |= {self.stored[part] for part in merges.merge_path(token) if part in self.stored}
         return sorted(kept, key=lambda token_id: (self.tokens[token_id] not in self.stored, token_id))
@@ -153,7 +153,7 @@ class Vocabulary:
                 token: new_ids[token_id] for token, token_id in self.stored.items() if token in kept_tokens
             }
         if self.kind == "BPE":
-            model["merges"] = Merges(model, self.stored).within(kept_tokens)
+            model["merges"] = Merges(model).within(kept_tokens)
         added = [
             {**entry, "id": new_ids[self.ids[entry["content"]]]}
             for entry in self.data.get("added_tokens") or ()
@@ -167,15 +167,14 @@ class Vocabulary:
 
 
 class Merges:
-    """The merges of a BPE ``model`` in the order of their rank; ``ids`` maps its tokens to ids."""
+    """The merges of a BPE ``model`` in the order of their rank."""
 
-    def __init__(self, model: Mapping[str, Any], ids: Mapping[str, int]) -> None:
+    def __init__(self, model: Mapping[str, Any]) -> None:
         self.written = list(model.get("merges") or ())
         self.pairs = [tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair) for pair in self.written]
         self.prefix = model.get("continuing_subword_prefix") or ""
         self.suffix = model.get("end_of_word_suffix") or ""
         self.ranks = {pair: rank for rank, pair in enumerate(self.pairs)}
-        self.ids = ids
 
     def merge_path(self, token: str) -> set[str]:
         """Return all tokens that arise while the algorithm merges the characters of ``token``, and these."""
