@@ -14,7 +14,7 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.models.files.families import NESTED, transformers_config
 from sparsebench.models.files.text import OFFSET_TYPES, ORIGINAL_IDS, original_ids
-from sparsebench.steps.trim.vocabulary import FILE
+from sparsebench.steps.trim.vocabulary import TOKENIZER_FILE
 from sparsebench.steps.trim.weights import resized
 
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
@@ -71,7 +71,7 @@ def rewrite_companions(folder: Path, new_ids: Mapping[int, int], rows: int, toke
     generation_path = folder / GENERATION
     if generation_path.is_file():
         _write(generation_path, _renumbered(bounded.read_object(generation_path), new_id, str(generation_path)))
-    (folder / FILE).write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    (folder / TOKENIZER_FILE).write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
     tokenizer_path = folder / TOKENIZER
     if tokenizer_path.is_file():
         tokenizer_config = bounded.read_object(tokenizer_path)

@@ -19,7 +19,7 @@ from typing import Any
 from sparsebench import bounded
 from sparsebench.errors import ModelError, UnsupportedError
 
-FILE = "tokenizer.json"
+TOKENIZER_FILE = "tokenizer.json"
 KINDS = ("BPE", "WordPiece", "Unigram", "WordLevel")
 _WAY_OUT = "leave the model out of this step with `models:`"
 _BYTE = re.compile("<0x..>")
@@ -30,12 +30,12 @@ _BYTE = re.compile("<0x..>")
 class Vocabulary:
     """The tokens of one tokenizer.
 
-    ``data`` is its tokenizer.json. ``ids`` are its tokens with their ids, those that its transformers class adds
+    ``content`` is its tokenizer.json. ``ids`` are its tokens with their ids, those that its transformers class adds
     included. ``added`` are the tokens outside of the algorithm: special tokens, and words that are never split.
     """
 
     path: Path
-    data: dict[str, Any]
+    content: dict[str, Any]
     ids: Mapping[str, int]
     added: frozenset[str]
 
@@ -46,14 +46,15 @@ class Vocabulary:
         Raises UnsupportedError for a tokenizer without a tokenizer.json, of an unknown kind, or with other ids than the
         file's.
         """
-        path, name = folder / FILE, type(tokenizer).__name__
+        path, name = folder / TOKENIZER_FILE, type(tokenizer).__name__
         if not path.is_file() or not tokenizer.is_fast:
-            problem = f"{folder}: {name} has no {FILE}, so that its vocabulary cannot be rewritten"
+            problem = f"{folder}: {name} has no {TOKENIZER_FILE}, so that its vocabulary cannot be rewritten"
             raise UnsupportedError(problem, _WAY_OUT)
-        data = bounded.read_object(path, limit=bounded.TOKENIZER_BYTES)
+        content = bounded.read_object(path, limit=bounded.TOKENIZER_BYTES)
         ids = dict(tokenizer.get_vocab())
-        added = {str(entry["content"]) for entry in data.get("added_tokens") or ()} | set(tokenizer.get_added_vocab())
-        vocabulary = cls(path, data, ids, frozenset(added))
+        added = {str(entry["content"]) for entry in content.get("added_tokens") or ()}
+        added |= set(tokenizer.get_added_vocab())
+        vocabulary = cls(path, content, ids, frozenset(added))
         if vocabulary.kind not in KINDS:
             known_kinds = ", ".join(KINDS)
             problem = f"{path}: a tokenizer of kind {vocabulary.kind} is not known: {known_kinds}"
@@ -71,7 +72,7 @@ class Vocabulary:
     @property
     def model(self) -> dict[str, Any]:
         """The file's ``model``: the algorithm's settings and its tokens."""
-        model = self.data.get("model")
+        model = self.content.get("model")
         if not isinstance(model, dict) or "vocab" not in model:
             raise ModelError(f"{self.path}: it has no `model` with a `vocab`", "fetch the file again")
         return model
@@ -99,12 +100,12 @@ class Vocabulary:
         """
         kept = {token_id for token_id in needed if token_id in self.tokens}
         kept |= {self.ids[token] for token in self.added if token in self.ids}
-        for token_id in _template_ids(self.data.get("post_processor")):
+        for token_id in _template_ids(self.content.get("post_processor")):
             if token_id not in self.tokens:
                 problem = f"{self.path}: post_processor names token id {token_id}, which the tokenizer does not have"
                 raise ModelError(problem, "correct it, or remove it")
             kept.add(token_id)
-        padding_id = (self.data.get("padding") or {}).get("pad_id")
+        padding_id = (self.content.get("padding") or {}).get("pad_id")
         kept |= {padding_id} & self.tokens.keys()
         kept |= {self.ids[token] for token in self._always_kept(characters)}
         if self.kind == "BPE":
@@ -125,7 +126,7 @@ class Vocabulary:
             # An unknown character scores ten below the lowest score of all tokens. That token is kept, so that this
             # score stays.
             yield min(entries, key=lambda entry: entry[1])[0]
-        bytewise = _is_bytewise(self.data)
+        bytewise = _is_bytewise(self.content)
         for token in self.stored:
             is_character = len(self._bare(token)) == 1
             is_byte = _BYTE.fullmatch(token) or (bytewise and len(token) == 1)
@@ -156,12 +157,12 @@ class Vocabulary:
             model["merges"] = Merges(model).within(kept_tokens)
         added = [
             {**entry, "id": new_ids[self.ids[entry["content"]]]}
-            for entry in self.data.get("added_tokens") or ()
+            for entry in self.content.get("added_tokens") or ()
             if entry["content"] in kept_tokens
         ]
-        tokenizer = {**self.data, "model": model, "added_tokens": sorted(added, key=lambda entry: entry["id"])}
-        tokenizer["post_processor"] = _renumbered(self.data.get("post_processor"), new_ids)
-        if padding := self.data.get("padding"):
+        tokenizer = {**self.content, "model": model, "added_tokens": sorted(added, key=lambda entry: entry["id"])}
+        tokenizer["post_processor"] = _renumbered(self.content.get("post_processor"), new_ids)
+        if padding := self.content.get("padding"):
             tokenizer["padding"] = {**padding, "pad_id": new_ids.get(padding.get("pad_id"), padding.get("pad_id"))}
         return tokenizer
 
