@@ -39,7 +39,7 @@ class Problem:
     span: int = 1
 
     def render(self) -> str:
-        """Return plain text of at most WIDTH columns. Only the position is never broken: it can be clicked."""
+        """Return plain text, wrapped at WIDTH characters. The position, which can be clicked, and the key are not."""
         position = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
         lines = [f"{position}: {_short(self.key)}" if self.key else position, *_wrapped("  ", self.message)]
         if self.line:
