@@ -81,8 +81,8 @@ class EnergyMeter:
         """Return where the ``joules`` of a training come from, or why there are none although there is a counter."""
         return _UNCOUNTED if joules is None and self.has_counter else self.source
 
-    def joules(self) -> float | None:
-        """Return the joules since it was made or last read; None where there is no counter."""
+    def take_joules(self) -> float | None:
+        """Return the joules since it was made or last asked; None where there is no counter."""
         with self._lock:
             if self._read is None:
                 return None
@@ -102,7 +102,7 @@ class EnergyMeter:
 
     def total(self) -> float | None:
         """Return the joules since it was made; None where there is no counter, or it failed meanwhile."""
-        return None if self.joules() is None else self._total
+        return None if self.take_joules() is None else self._total
 
 
 def energy_meter(device: str, ranks: int = 1) -> EnergyMeter:
@@ -162,7 +162,7 @@ def spending(device: str) -> Iterator[EnergyMeter]:
 
     def keep_reading() -> None:
         while not stopped.wait(READING_SECONDS):
-            meter.joules()
+            meter.take_joules()
 
     if not meter.has_counter:
         yield meter

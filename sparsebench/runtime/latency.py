@@ -163,11 +163,11 @@ def _time_phase(
         for side in sorted(sides, reverse=bool((pair + process) % 2)):
             phase = sides[side]
             phase.begin()
-            meter.joules()  # what was used before does not count
+            meter.take_joules()  # what was used before does not count
             for index in range(block):
                 _, (wall, cpu) = peers.timed(phase.step)
                 samples.append(TimingSample(phase.name, side, pair, index, wall, cpu, process))
-            readings[side].append(meter.joules())
+            readings[side].append(meter.take_joules())
     wall_times = {side: [sample.wall_s for sample in samples if sample.side == side] for side in sides}
     if window_seconds:
         joules = {side: _joules(phase, block, peers, meter, window_seconds) for side, phase in sides.items()}
@@ -180,13 +180,13 @@ def _time_phase(
 def _joules(phase: Phase, block: int, peers: Peers, meter: EnergyMeter, window_seconds: float) -> float | None:
     """Return the joules per step, over as many steps as fill ``window_seconds``; beginning a block counts too."""
     seconds, steps = 0.0, 0
-    meter.joules()  # what was used before does not count
+    meter.take_joules()  # what was used before does not count
     while seconds < window_seconds:
         if steps % block == 0:
             phase.begin()
         seconds += peers.timed(phase.step)[1][0]
         steps += 1
-    return _joules_per_step([meter.joules()], steps)
+    return _joules_per_step([meter.take_joules()], steps)
 
 
 def _joules_per_step(readings: Sequence[float | None], steps: int) -> float | None:

@@ -240,9 +240,9 @@ class StartedRank:
 
     def _timed_load(self, folder: Path, baseline: bool) -> tuple[Any, LoadedModel]:
         """Load a model; return it with its phases and the time and energy of loading."""
-        self.meter.joules()
+        self.meter.take_joules()  # what was used before does not count
         model, seconds = self.peers.timed(lambda: self.load(folder, baseline))
-        joules = self.meter.joules()
+        joules = self.meter.take_joules()
         self.worker.progress("load")
         generate = self.setting.workload.generate
         model_phases = phases(model, self.worker.job.family, self.prompt(folder), generate)

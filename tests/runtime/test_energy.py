@@ -49,24 +49,24 @@ def test_packages_are_summed_and_what_lies_inside_or_around_them_is_not(tmp_path
     assert meter.source == "RAPL package-0, package-1"
     for file in (first, second, inside, around):
         file.write_text(str(int(file.read_text()) + 250_000))
-    assert meter.joules() == pytest.approx(0.5)
-    assert meter.joules() == 0.0
+    assert meter.take_joules() == pytest.approx(0.5)
+    assert meter.take_joules() == 0.0
     first.write_text("400")
-    assert meter.joules() == pytest.approx((LIMIT + 1 - 250_100 + 400) / 1e6), "it wrapped around at its limit"
+    assert meter.take_joules() == pytest.approx((LIMIT + 1 - 250_100 + 400) / 1e6), "it wrapped around at its limit"
 
 
 def test_a_counter_that_wraps_around_often_is_read_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = zone(tmp_path, "intel-rapl:0", "package-0", 0)
     monkeypatch.setattr(energy, "READING_SECONDS", 0.005)
-    counted, expected = energy.EnergyMeter.joules, 0.0
+    counted, expected = energy.EnergyMeter.take_joules, 0.0
     totals: list[float] = [0.0]
 
-    def joules(self: energy.EnergyMeter) -> float | None:
+    def take_joules(self: energy.EnergyMeter) -> float | None:
         spent = counted(self)
         totals.append(totals[-1] + (spent or 0.0))
         return spent
 
-    monkeypatch.setattr(energy.EnergyMeter, "joules", joules)
+    monkeypatch.setattr(energy.EnergyMeter, "take_joules", take_joules)
     with energy.spending("cpu") as spent:
         for value, more in ((900_000, 900_000), (800_000, LIMIT + 1 - 100_000), (700_000, LIMIT + 1 - 100_000)):
             written = tmp_path / "written"
@@ -84,7 +84,7 @@ def test_a_counter_that_wraps_around_often_is_read_often(tmp_path: Path, monkeyp
 
 def test_without_a_counter_there_is_a_reason(tmp_path: Path) -> None:
     meter = energy.energy_meter("cpu")
-    assert (meter.joules(), meter.total(), meter.has_counter) == (None, None, False)
+    assert (meter.take_joules(), meter.total(), meter.has_counter) == (None, None, False)
     assert meter.source == f"none: no RAPL counters in {tmp_path}"
     file = zone(tmp_path, "intel-rapl:0", "package-0", 1)
     file.write_text("nonsense")
@@ -121,13 +121,13 @@ def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> No
     fake = nvml(monkeypatch, "bc", nvmlDeviceGetTotalEnergyConsumption=counters.__getitem__)
     meter = energy.energy_meter("cuda:0", ranks=2)
     counters |= {"GPU-b": 6500, "GPU-c": 7500, "GPU-a": 9000}
-    assert (meter.source, meter.joules(), meter.joules()) == ("NVML, 2 GPUs", 2.0, 0.0)
+    assert (meter.source, meter.take_joules(), meter.take_joules()) == ("NVML, 2 GPUs", 2.0, 0.0)
 
     def refuse() -> None:
         raise RuntimeError("no driver")
 
     fake.nvmlInit = refuse
-    assert (meter.joules(), meter.source, meter.window_seconds) == (None, "none: NVML says: no driver", 0.0)
+    assert (meter.take_joules(), meter.source, meter.window_seconds) == (None, "none: NVML says: no driver", 0.0)
     assert energy.energy_meter("cuda:0").source == "none: NVML says: no driver"
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert "pip install nvidia-ml-py" in energy.energy_meter("cuda:0").source

@@ -81,13 +81,13 @@ def energy(bench: Bench) -> CheckResult:
     while load() - started < 2:  # a card shows the power of the last second
         pass
     started = load()
-    counter.joules()
+    counter.take_joules()
     try:
         while (now := load()) - started < 5:
             with nvml() as library:
                 powers.append(library.nvmlDeviceGetPowerUsage(gpu_handle(library, index)) / 1e3)
     except Unavailable as error:
         raise CheckSkipped(str(error)) from error
-    joules = counter.joules() or 0.0
+    joules = counter.take_joules() or 0.0
     power_joules = (now - started) * sum(powers) / len(powers)
     return abs(joules / power_joules - 1) <= 0.15, {"joules": joules, "power_times_seconds": power_joules}

@@ -106,7 +106,7 @@ class Trainer:
     """Makes the hooks that prune during the training, if any."""
     preparation_seconds: float = 0.0
     """Seconds spent before the training, such as on the teachers' outputs."""
-    joules: Callable[[], float | None] = lambda: None
+    total_joules: Callable[[], float | None] = lambda: None
     """Returns the joules since that preparation began; None without a counter."""
 
     @heap.kept_for_reuse()
@@ -145,11 +145,11 @@ class Trainer:
             state.seconds = time.perf_counter() - began
             self._report_progress(state, len(plan))
             if self.resume_folder and time.perf_counter() - last_saved >= CHECKPOINT_SECONDS:
-                state.joules = energy.joules_in_all(earlier_joules, self.joules())
+                state.joules = energy.joules_in_all(earlier_joules, self.total_joules())
                 self._save(state, leaves, optimizer, scheduler, pruning)
                 last_saved = time.perf_counter()
         state.seconds = time.perf_counter() - began + state.prepared
-        state.joules = energy.joules_in_all(earlier_joules, self.joules())
+        state.joules = energy.joules_in_all(earlier_joules, self.total_joules())
         return state
 
     def _step(

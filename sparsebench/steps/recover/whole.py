@@ -105,7 +105,7 @@ class Training:
                 began = time.perf_counter()
                 trainer = self._make_trainer(model, text, held_samples, resume_folder, teachers)
                 trainer.preparation_seconds = time.perf_counter() - began
-                trainer.joules = spent.total
+                trainer.total_joules = spent.total
                 trained = trainer.run()
         tokens = trained.curve[-1].tokens
         evaluated = len(trained.curve) * sum(text.counts()[-held_samples:])
