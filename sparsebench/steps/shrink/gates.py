@@ -55,34 +55,34 @@ START = log((1 - GAMMA) / (ZETA - 1))
 """The initial log α of every gate: without a draw the gates are then exactly 1, so that the model begins unchanged."""
 
 
-def open_probability(alphas: torch.Tensor) -> torch.Tensor:
+def open_probability(log_alphas: torch.Tensor) -> torch.Tensor:
     """Return P(z ≠ 0) of gates with these log α, of the same shape."""
-    return torch.sigmoid(alphas - BETA * log(-GAMMA / ZETA))
+    return torch.sigmoid(log_alphas - BETA * log(-GAMMA / ZETA))
 
 
-def mean_gates(alphas: torch.Tensor) -> torch.Tensor:
+def mean_gates(log_alphas: torch.Tensor) -> torch.Tensor:
     """Return the gates without a draw, of the same shape: σ(log α), stretched and clipped as a drawn s is."""
-    return (torch.sigmoid(alphas) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+    return (torch.sigmoid(log_alphas) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
-def drawn_gates(alphas: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+def drawn_gates(log_alphas: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Return the gates drawn with ``uniform`` numbers in (0, 1), of the same shape."""
-    s = torch.sigmoid((uniform.log() - (-uniform).log1p() + alphas) / BETA)
+    s = torch.sigmoid((uniform.log() - (-uniform).log1p() + log_alphas) / BETA)
     return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
 class GatePlan:
-    """Which elements may go, and how many of each axis are to stay (``numbers``); ``begin`` puts gates on them.
+    """Which elements may go, and how many of each axis are to stay (``remaining``); ``begin`` puts gates on them.
 
     Raises UnsupportedError where that cannot be reached, or where nothing would go.
     """
 
     def __init__(self, shape: ModelShape, step: Step, seed: int) -> None:
         self.shape, self.seed = shape, seed
-        self.joint = bool(step.settings.uneven)
-        numbers = choosing.remaining_counts(shape, step.settings)
-        self.numbers = {axis: count for axis, count in numbers.items() if self.joint or count < axis.units}
-        if all(count == axis.units for axis, count in numbers.items()):
+        self.uneven = bool(step.settings.uneven)
+        remaining = choosing.remaining_counts(shape, step.settings)
+        self.remaining = {axis: count for axis, count in remaining.items() if self.uneven or count < axis.units}
+        if all(count == axis.units for axis, count in remaining.items()):
             raise UnsupportedError("no neuron and no group of heads would go", "let less stay")
         self.pruning: GatePruning | None = None
 
@@ -101,24 +101,24 @@ class GatePruning(Pruning):
 
     def __init__(self, plan: GatePlan, weights: TrainedWeights, steps: int) -> None:
         self.plan = plan
-        self.units = [axis.units for axis in plan.numbers]
+        self.units = [axis.units for axis in plan.remaining]
         device = weights.leaves[0].device
-        self.alphas = torch.full((sum(self.units),), START, device=device, requires_grad=True)
-        self.optimizer = torch.optim.Adam([self.alphas], lr=RATE)
+        self.log_alphas = torch.full((sum(self.units),), START, device=device, requires_grad=True)
+        self.optimizer = torch.optim.Adam([self.log_alphas], lr=RATE)
         # The state that Adam would make at its first step: a resumed training copies its own into it.
-        self.optimizer.state[self.alphas] = {
+        self.optimizer.state[self.log_alphas] = {
             "step": torch.tensor(0.0, device="cpu"),
-            "exp_avg": torch.zeros_like(self.alphas),
-            "exp_avg_sq": torch.zeros_like(self.alphas),
+            "exp_avg": torch.zeros_like(self.log_alphas),
+            "exp_avg_sq": torch.zeros_like(self.log_alphas),
         }
         tensors = plan.shape.checkpoint.tensors
-        costs = torch.tensor([float(axis.cost(tensors)) for axis in plan.numbers], device="cpu")
+        costs = torch.tensor([float(axis.cost(tensors)) for axis in plan.remaining], device="cpu")
         counts = torch.tensor(self.units, device="cpu")
-        remaining = torch.tensor([*plan.numbers.values()], device="cpu")
-        wholes = (costs * counts).sum() if plan.joint else costs * counts
+        remaining = torch.tensor([*plan.remaining.values()], device="cpu")
+        wholes = (costs * counts).sum() if plan.uneven else costs * counts
         self.shares = (costs / wholes).repeat_interleave(counts).to(device)
         removed_shares = costs * (counts - remaining) / wholes
-        self.target = (removed_shares.sum(0, keepdim=True) if plan.joint else removed_shares).to(device)
+        self.target = (removed_shares.sum(0, keepdim=True) if plan.uneven else removed_shares).to(device)
         self.multipliers = torch.zeros(2, len(self.target), device=device)
         self.multipliers[1] = PENALTY
         self.growing = max(1, round(GROWING * steps))
@@ -126,7 +126,7 @@ class GatePruning(Pruning):
         self.mask: torch.Tensor | None = None
         self.noise: torch.Tensor | None = None
         start = 0
-        for axis in plan.numbers:
+        for axis in plan.remaining:
             gates = slice(start, start + axis.units)
             start += axis.units
             for cut in axis.outputs:
@@ -140,15 +140,15 @@ class GatePruning(Pruning):
         if self.mask is not None:
             gates = self.mask[units]
         else:
-            alphas = self.alphas[units]
-            gates = mean_gates(alphas) if self.noise is None else drawn_gates(alphas, self.noise[units])
+            log_alphas = self.log_alphas[units]
+            gates = mean_gates(log_alphas) if self.noise is None else drawn_gates(log_alphas, self.noise[units])
         return (args[0] * gates.repeat_interleave(size).to(args[0].dtype), *args[1:])
 
     def sparsity(self) -> torch.Tensor:
         """Return the expected share of the parameters that go: (axes,), of each axis, or (1,), of all together."""
-        lost = self.shares * (1 - open_probability(self.alphas))
+        lost = self.shares * (1 - open_probability(self.log_alphas))
         sums = torch.stack([part.sum() for part in lost.split(self.units)])
-        return sums.sum(0, keepdim=True) if self.plan.joint else sums
+        return sums.sum(0, keepdim=True) if self.plan.uneven else sums
 
     def before_gradients(self, step: int) -> None:
         """Draw the step's random numbers, from the seed and the step's number alone, or fix the gates for good."""
@@ -157,8 +157,8 @@ class GatePruning(Pruning):
             self._settle()
             return
         draw = torch.Generator().manual_seed(self.plan.seed + (step + 1) * 1_000_003)
-        uniform = torch.rand(len(self.alphas), generator=draw, device="cpu").clamp(1e-6, 1 - 1e-6)
-        self.noise = uniform.to(self.alphas.device)
+        uniform = torch.rand(len(self.log_alphas), generator=draw, device="cpu").clamp(1e-6, 1 - 1e-6)
+        self.noise = uniform.to(self.log_alphas.device)
 
     def before_update(self, step: int) -> None:
         """Update the gates: log α descends the loss and the Lagrangian, λ1 and λ2 ascend the Lagrangian."""
@@ -178,7 +178,7 @@ class GatePruning(Pruning):
             for axis, units in self.kept().items():
                 masks.append(torch.zeros(axis.units, device="cpu"))
                 masks[-1][units] = 1
-            self.mask = torch.cat(masks).to(self.alphas.device)
+            self.mask = torch.cat(masks).to(self.log_alphas.device)
 
     @contextmanager
     def as_written(self, step: int) -> Iterator[bool]:
@@ -189,16 +189,16 @@ class GatePruning(Pruning):
         yield step >= self.settled
 
     def tensors(self) -> list[torch.Tensor]:
-        return [self.alphas.detach(), *self.optimizer.state[self.alphas].values(), self.multipliers]
+        return [self.log_alphas.detach(), *self.optimizer.state[self.log_alphas].values(), self.multipliers]
 
     def kept(self) -> dict[Axis, list[int]]:
         """Return the elements that stay: as many as were asked for, those with the highest log α."""
-        parts = self.alphas.detach().cpu().double().split(self.units)
-        numbers = self.plan.numbers
-        scores = dict(zip(numbers, parts, strict=True))
-        if self.plan.joint:
-            return choosing.best_across_blocks(numbers, scores, self.plan.shape.checkpoint.tensors, joint=True)
-        return {axis: choosing.best_units(scores[axis], count) for axis, count in numbers.items()}
+        parts = self.log_alphas.detach().cpu().double().split(self.units)
+        remaining = self.plan.remaining
+        scores = dict(zip(remaining, parts, strict=True))
+        if self.plan.uneven:
+            return choosing.best_across_blocks(remaining, scores, self.plan.shape.checkpoint.tensors, joint=True)
+        return {axis: choosing.best_units(scores[axis], count) for axis, count in remaining.items()}
 
     def missed(self) -> float:
         """Return the largest difference between an expected sparsity and its target."""
@@ -241,7 +241,7 @@ def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: N
             check_vocabulary(step, parent, dense)
             plan = GatePlan(shape, step, context.seed)
             # Refuse before the training what could not be written after it.
-            first = {axis: [*range(count)] for axis, count in plan.numbers.items()}
+            first = {axis: [*range(count)] for axis, count in plan.remaining.items()}
             cut_model.complete_and_lay_out(plan.smaller(first), context.family)
             training = GateTraining(dense, parent, step, context, plan.begin, plan=plan)
             emit(step, training.run(folder))

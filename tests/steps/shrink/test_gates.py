@@ -45,14 +45,14 @@ def test_gates_are_hard_concrete() -> None:
     for alpha in (-3.0, -0.5, 0.0, 1.0, 2.4):
         s = 1 / (1 + np.exp(-(np.log(uniform) - np.log(1 - uniform) + alpha) / beta))
         expected = np.clip(s * (zeta - gamma) + gamma, 0, 1)
-        alphas = torch.full((len(uniform),), alpha, dtype=torch.float64)
-        found = gates.drawn_gates(alphas, torch.from_numpy(uniform))
+        log_alphas = torch.full((len(uniform),), alpha, dtype=torch.float64)
+        found = gates.drawn_gates(log_alphas, torch.from_numpy(uniform))
         assert np.allclose(found.numpy(), expected, atol=1e-12)
         is_open = 1 / (1 + np.exp(-(alpha - beta * np.log(-gamma / zeta))))
-        assert float(gates.open_probability(alphas)[0]) == pytest.approx(is_open, abs=1e-12)
+        assert float(gates.open_probability(log_alphas)[0]) == pytest.approx(is_open, abs=1e-12)
         assert float((found != 0).double().mean()) == pytest.approx(is_open, abs=1e-4)
         mean = np.clip(1 / (1 + np.exp(-alpha)) * (zeta - gamma) + gamma, 0, 1)
-        assert float(gates.mean_gates(alphas)[0]) == pytest.approx(mean, abs=1e-12)
+        assert float(gates.mean_gates(log_alphas)[0]) == pytest.approx(mean, abs=1e-12)
     assert float(gates.mean_gates(torch.tensor(gates.START))) == pytest.approx(1, abs=1e-6)
 
 
@@ -72,7 +72,7 @@ def test_open_gates_change_nothing_and_closed_ones_remove(kind: str, tmp_path: P
     assert torch.allclose(said(model), before, atol=1e-5)
     gating.before_gradients(0)
     assert not torch.allclose(said(model), before, atol=1e-2)  # drawn
-    gating.alphas.data.copy_(torch.randn(len(gating.alphas), generator=torch.Generator().manual_seed(2)))
+    gating.log_alphas.data.copy_(torch.randn(len(gating.log_alphas), generator=torch.Generator().manual_seed(2)))
     with gating.as_written(100) as settled:
         closed = said(model)
     assert settled and not torch.allclose(closed, before, atol=1e-2)
@@ -86,27 +86,27 @@ def test_a_step_is_that_of_the_lagrangian(uneven: bool, tmp_path: Path) -> None:
     """Its gradients and multipliers written out in numpy, with an element's parameters counted by hand."""
     folder, family = written("llama", tmp_path / "dense")
     gating = begun(folder, family, load_model(folder, family), parameters=0.6, uneven=uneven)
-    gating.alphas.data.copy_(torch.randn(len(gating.alphas), generator=torch.Generator().manual_seed(2)))
+    gating.log_alphas.data.copy_(torch.randn(len(gating.log_alphas), generator=torch.Generator().manual_seed(2)))
     # 32 wide, heads of 8, two heads to a group: rows of q, k and v with columns of o; of gate and up with a column of down.
     cost = {"heads": 32 * (16 + 8 + 8 + 16), "neurons": 3 * 32}
-    costs = np.concatenate([np.full(axis.units, cost[axis.kind]) for axis in gating.plan.numbers]).astype(float)
-    places = np.concatenate([np.full(axis.units, number) for number, axis in enumerate(gating.plan.numbers)])
+    costs = np.concatenate([np.full(axis.units, cost[axis.kind]) for axis in gating.plan.remaining]).astype(float)
+    places = np.concatenate([np.full(axis.units, number) for number, axis in enumerate(gating.plan.remaining)])
     places = np.zeros_like(places) if uneven else places
     wholes = np.bincount(places, costs)
-    gone = [(axis.units - left) * cost[axis.kind] for axis, left in gating.plan.numbers.items()]
+    gone = [(axis.units - left) * cost[axis.kind] for axis, left in gating.plan.remaining.items()]
     target = np.array([sum(gone)] if uneven else gone) / wholes
-    alphas = gating.alphas.detach().double().numpy()
-    is_open = 1 / (1 + np.exp(-(alphas + 2 / 3 * np.log(11))))
+    log_alphas = gating.log_alphas.detach().double().numpy()
+    is_open = 1 / (1 + np.exp(-(log_alphas + 2 / 3 * np.log(11))))
     excess = np.bincount(places, costs * (1 - is_open)) / wholes - target * 0.4  # the tenth of the 25 steps of growing
     gating.before_gradients(9)
     gating.before_update(9)
     by_sparsity = 0 + 2 * 10 * excess
     expected = by_sparsity[places] * costs / wholes[places] * -is_open * (1 - is_open)
-    assert gating.alphas.grad is not None
-    assert np.allclose(gating.alphas.grad.numpy(), expected, atol=1e-6)
+    assert gating.log_alphas.grad is not None
+    assert np.allclose(gating.log_alphas.grad.numpy(), expected, atol=1e-6)
     assert np.allclose(gating.multipliers.numpy(), [0.1 * excess, 10 + 0.1 * excess**2], atol=1e-6)
     assert np.allclose(
-        gating.alphas.detach().numpy() - alphas, -0.2 * np.sign(expected), atol=1e-3
+        gating.log_alphas.detach().numpy() - log_alphas, -0.2 * np.sign(expected), atol=1e-3
     )  # Adam's first step
 
 
