@@ -177,18 +177,18 @@ class PackedCheckpoint:
         """Every tensor by name, with the shape and dtype of its dense form."""
         return {name: entry.info for name, (_, entry) in self.entries.items()}
 
-    def load(self, name: str, index: int | None = None) -> torch.Tensor:
-        """Load one dense tensor, or its slice ``index``, checked against the tensor's checksum."""
-        if index is not None:
+    def load(self, name: str, expert: int | None = None) -> torch.Tensor:
+        """Load one dense tensor, or its slice ``expert``, checked against the tensor's checksum."""
+        if expert is not None:
             # A tensor is decoded whole, and kept until slices of another one are loaded.
             if self._decoded is None or self._decoded[0] != name:
                 self._decoded = None
                 self._decoded = (name, self.load(name))
-            return self._decoded[1][index]
+            return self._decoded[1][expert]
         file, entry = self.entries[name]
         return _as_tensor(file.load(entry), entry.info.dtype).reshape(entry.info.shape)
 
-    def bitmask(self, name: str) -> tuple[Bytes, Bytes] | None:
+    def mask_and_values(self, name: str) -> tuple[Bytes, Bytes] | None:
         """Return the mask and the values of a tensor as pages of its file; None where it is no bitmask.
 
         No checksum covers this form. Raises StorageError where the file is too short.

@@ -51,7 +51,7 @@ def test_tensors_of_no_elements_come_back(tmp_path: Path) -> None:
     packed = PackedCheckpoint(tmp_path / "packed")
     for name, shape in shapes.items():
         assert packed.load(name).shape == shape and packed.load(name).dtype == torch.bfloat16
-        packed.bitmask(name)
+        packed.mask_and_values(name)
     assert contents(unpack(tmp_path / "packed", tmp_path / "restored")) == contents(folder)
 
 

@@ -179,28 +179,28 @@ class Checkpoint:
         """The names under which the files hold a tensor: its own, or those of its integers, scales and so on."""
         return (name,)
 
-    def load(self, name: str, index: int | None = None) -> torch.Tensor:
-        """Read one tensor, or its slice ``index``, into its own memory (a mapping would count as the file's pages)."""
+    def load(self, name: str, expert: int | None = None) -> torch.Tensor:
+        """Read one tensor, or its slice ``expert``, into its own memory (a mapping would count as the file's pages)."""
         info = self.stored[name]
-        if index is None:
+        if expert is None:
             return _read(self.folder, info, 0, info.nbytes).reshape(info.shape)
         size = info.nbytes // info.shape[0]
-        return _read(self.folder, info, index * size, size).reshape(info.shape[1:])
+        return _read(self.folder, info, expert * size, size).reshape(info.shape[1:])
 
-    def mapped(self, name: str, index: int | None = None) -> torch.Tensor:
+    def mapped(self, name: str, expert: int | None = None) -> torch.Tensor:
         """Return a tensor or its slice; a large one as pages of its file, which are read on access and can be dropped."""
         import torch
 
         info = self.stored.get(name)
         if info is None or info.nbytes < MAPPED_BYTES or info.begin % ELEMENT_BYTES.get(info.dtype, 1):
-            return self.load(name, index)
+            return self.load(name, expert)
         if info.file not in self._pages:
             with (self.folder / info.file).open("rb") as file:
                 # A private, writable mapping because torch has no read-only tensors.
                 self._pages[info.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         pages, dtype = self._pages[info.file], torch_dtype(info.dtype)
         tensor = torch.frombuffer(pages, dtype=dtype, count=info.numel, offset=info.begin).view(info.shape)
-        return tensor if index is None else tensor[index]
+        return tensor if expert is None else tensor[expert]
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
         """Yield one tensor's entries in order, flat, ``PIECE_ENTRIES`` at a time, so that memory stays small."""

@@ -254,10 +254,10 @@ class QuantizedCheckpoint(Checkpoint):
         values = _unpack(words, self.scheme.bits, self._columns(name))
         return Codes(values, super().load(f"{name}_scale"), self.scheme.group)
 
-    def load(self, name: str, index: int | None = None) -> torch.Tensor:
-        """Load one tensor, or its slice ``index``; a quantized one, always a matrix, whole and dequantized."""
+    def load(self, name: str, expert: int | None = None) -> torch.Tensor:
+        """Load one tensor, or its slice ``expert``; a quantized one, always a matrix, whole and dequantized."""
         if name not in self.quantized:
-            return super().load(name, index)
+            return super().load(name, expert)
         weights = self.codes(name).expanded(torch_dtype(self.tensors[name].dtype))
         return weights.T.contiguous() if self.across else weights
 

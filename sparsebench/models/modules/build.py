@@ -44,8 +44,8 @@ class StoredWeights(Protocol):
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor by name."""
 
-    def load(self, name: str, index: int | None = None) -> torch.Tensor:
-        """Load one tensor as dense floats, or its slice ``index``."""
+    def load(self, name: str, expert: int | None = None) -> torch.Tensor:
+        """Load one tensor as dense floats, or its slice ``expert``."""
 
 
 Replace = Callable[[View, Any, Any], Any]

@@ -291,7 +291,7 @@ def _matrix(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Mat
     held = torch.bfloat16 if info.dtype == "BF16" and dtype == torch.float32 else dtype
     whole = not across and view.expert is None and view.rows is None and info.shape[1] % GROUP == 0
     mapped = whole and isinstance(weights, PackedCheckpoint) and torch_dtype(info.dtype) == held
-    if mapped and (parts := weights.bitmask(view.tensor)):  # type: ignore[attr-defined]
+    if mapped and (parts := weights.mask_and_values(view.tensor)):  # type: ignore[attr-defined]
         rows, cols = info.shape
         matrix = bitmask(str(held).removeprefix("torch."), rows, cols, *parts)
         if pays(matrix.value_type, rows, cols, matrix.nonzeros):

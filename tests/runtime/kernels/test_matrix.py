@@ -30,7 +30,7 @@ def packed(tmp_path: Path) -> tuple[Path, torch.Tensor]:
 
 def test_a_files_bitmask_is_mapped_and_multiplied(compiled: Kernels, packed: tuple[Path, torch.Tensor]) -> None:
     folder, weight = packed
-    parts = PackedCheckpoint(folder).bitmask("w")
+    parts = PackedCheckpoint(folder).mask_and_values("w")
     assert parts is not None and not any(part.flags.owndata for part in parts)
     found, own = bitmask("bfloat16", 70, 192, *parts), without_zeros(weight)
     assert all(torch.equal(part, own.tensors[name]) for name, part in found.tensors.items())
@@ -43,11 +43,11 @@ def test_a_file_that_was_cut_short_is_refused_by_name(packed: tuple[Path, torch.
     (path,) = packed[0].glob("*.packed")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(SparsebenchError, match=path.name):
-        PackedCheckpoint(packed[0]).bitmask("w")
+        PackedCheckpoint(packed[0]).mask_and_values("w")
 
 
 def test_a_mask_that_counts_wrong_is_refused(packed: tuple[Path, torch.Tensor]) -> None:
-    parts = PackedCheckpoint(packed[0]).bitmask("w")
+    parts = PackedCheckpoint(packed[0]).mask_and_values("w")
     assert parts is not None
     index, values = parts
     flipped = index.copy()
@@ -80,7 +80,7 @@ def test_a_header_with_offsets_beyond_the_file_is_refused(packed: tuple[Path, to
     text = json.dumps(header, separators=(",", ":")).encode().ljust(size)
     path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
     with pytest.raises(SparsebenchError, match=path.name):
-        PackedCheckpoint(packed[0]).bitmask("w")
+        PackedCheckpoint(packed[0]).mask_and_values("w")
 
 
 def test_only_bfloat16_and_float32_are_held_as_floats() -> None:
