@@ -76,20 +76,20 @@ class Sparse:
 
     def __init__(self) -> None:
         self.kernels: Kernels | Missing = Missing("not started")
-        self.cuda = self.bitmask = False
+        self.cuda = self.has_triton = False
         self.choices = Choices()
-        self.steps: Counter[int] = Counter()
+        self.single_token_steps: Counter[int] = Counter()
         # Names and numbers of the last model only, not its layers: it must be freed before the next one is loaded.
-        self.layers: Counter[tuple[str, str]] = Counter()
+        self.counts_by_kernel: Counter[tuple[str, str]] = Counter()
         self.rounded = ""
-        self.kinds: Counter[tuple[Any, ...]] = Counter()
+        self.timed_kinds: Counter[tuple[Any, ...]] = Counter()
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Compile or load the kernels; notes say what is used instead where there are none."""
         self.cuda = torch.cuda.is_available()
         if self.cuda:
             reason = _no_triton()
-            self.bitmask = not reason
+            self.has_triton = not reason
             others = f"others stay dense, for {reason}" if reason else "others by Triton over a bitmask"
             return (f"2:4 layers by cuSPARSELt, {others}; nobody has tried this on a GPU yet",)
         self.kernels = kernels()
@@ -130,7 +130,7 @@ class Sparse:
             parity = torch_products.check(sparse, source.family, prompt, "a kernel is wrong for it")
         finally:
             self.choices.fastest.clear()  # choices for the few tokens of parity do not hold for the workload
-        return replace(parity, wraps_only=not self.kinds)
+        return replace(parity, wraps_only=not self.timed_kinds)
 
     @property
     def kernel(self) -> str:
@@ -139,17 +139,17 @@ class Sparse:
         The part after the semicolon says with which arithmetic layers multiplied a few tokens, and how many at once.
         """
         roles: dict[str, Counter[str]] = {}
-        for (layer, role), count in sorted(self.layers.items()):
+        for (layer, role), count in sorted(self.counts_by_kernel.items()):
             roles.setdefault(layer, Counter())[role] = count
         dense_last = sorted(roles, key=lambda layer: (layer.startswith("dense torch"), layer))
         parts = [f"{layer} ×{roles[layer].total()} ({_counted(roles[layer])})" for layer in dense_last]
-        single = "".join(f"single tokens: {blocks} blocks in one call" for blocks in self.steps)
+        single = "".join(f"single tokens: {blocks} blocks in one call" for blocks in self.single_token_steps)
         return "; ".join(filter(None, (", ".join(parts), self.rounded, single, self._many_tokens())))
 
     def _many_tokens(self) -> str:
         """Say what multiplied more than FEW tokens: each way with its number of layers."""
         counts: Counter[str] = Counter()
-        for kind, count in self.kinds.items():
+        for kind, count in self.timed_kinds.items():
             ways = {way for key, way in self.choices.fastest.items() if key[: len(kind)] == kind}
             if ways:
                 counts[" or ".join(WAYS[way] for way in sorted(ways))] += count
@@ -157,7 +157,7 @@ class Sparse:
 
     def _assembled(self, source: SavedModel, cut: Callable[[Any], object] = lambda model: None) -> Any:
         weights, replaceable = opened(source), 0
-        self.steps.clear()
+        self.single_token_steps.clear()
         self._check_dtype(source, weights)
 
         def sparse_layer(view: View, module: Any, dtype: Any) -> Any:
@@ -176,7 +176,7 @@ class Sparse:
                 self._replace_dense(self.kernels, model)
             if any(isinstance(layer, KernelLinear) for layer in model.modules()):
                 attention.install(model)
-            decoder.install(model, self.kernels, self.steps)
+            decoder.install(model, self.kernels, self.single_token_steps)
         self._describe(model)
         return model.to("cuda") if self.cuda else model
 
@@ -191,7 +191,7 @@ class Sparse:
 
     def _describe(self, model: Any) -> None:
         """Note what multiplies each of the model's matrices."""
-        self.kinds, self.rounded = Counter(), ""
+        self.timed_kinds, self.rounded = Counter(), ""
         kernel_of = dict.fromkeys((f"{name}.gate_up_proj" for name in still_fused(model)), "dense torch experts")
         for name, module in model.named_modules():
             if type(module).__name__ in topology.LINEAR_TYPES:
@@ -199,9 +199,9 @@ class Sparse:
             elif hasattr(module, "layout") and hasattr(module, "nonzeros"):
                 held = getattr(module, "matrix_type", "")
                 kernel_of[name] = f"{held} {module.layout} {module.instructions}".strip()
-                self.kinds[getattr(module, "kind", (module.layout,))] += 1
+                self.timed_kinds[getattr(module, "kind", (module.layout,))] += 1
                 self.rounded = ROUNDED if held in INTEGERS else self.rounded
-        self.layers = Counter((kernel, topology.role(name)) for name, kernel in kernel_of.items())
+        self.counts_by_kernel = Counter((kernel, topology.role(name)) for name, kernel in kernel_of.items())
 
     def _check_dtype(self, source: SavedModel, weights: StoredWeights) -> None:
         if not self.cuda:  # a GPU's kernels take any dtype
@@ -232,10 +232,10 @@ class Sparse:
     def _on_gpu(self, weight: Any) -> Any:
         """Return the GPU layer for a matrix (out, in), or None where its zeros do not pay."""
         # Where nearly all weights are zero, a matrix may be 2:4 by chance; a bitmask then reads less than half as much.
-        nearly_empty = self.bitmask and int((weight != 0).sum()) * 4 < weight.numel()
+        nearly_empty = self.has_triton and int((weight != 0).sum()) * 4 < weight.numel()
         if not nearly_empty and (regular := semi_structured(weight)):
             return regular
-        if not self.bitmask or weight.numel() >= 2**31:  # the kernel counts nonzeros in 32 bits
+        if not self.has_triton or weight.numel() >= 2**31:  # the kernel counts nonzeros in 32 bits
             return None
         from sparsebench.runtime.kernels.bitmask_gpu import BitmaskLinear
 

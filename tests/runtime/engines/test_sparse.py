@@ -235,7 +235,7 @@ def test_on_a_gpu_without_a_compiler_layers_stay_dense(error: Exception, monkeyp
             found.start(0, 1)
         return
     (note,) = found.start(0, 1)
-    assert not found.bitmask and "stay dense" in note and "(Failed to find C compiler.)" in note
+    assert not found.has_triton and "stay dense" in note and "(Failed to find C compiler.)" in note
 
 
 def test_falcons_layers_are_replaced_and_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

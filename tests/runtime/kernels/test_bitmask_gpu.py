@@ -95,7 +95,7 @@ def test_the_engine_takes_it_where_zeros_pay(kernel: Any, monkeypatch: pytest.Mo
     engine = Sparse()
     many, few = (drawn(64, 512, density, torch.bfloat16) for density in (0.9, 0.4))
     assert engine._on_gpu(few) is None, "no triton"
-    engine.bitmask = True
+    engine.has_triton = True
     assert engine._on_gpu(many) is None
     assert engine._on_gpu(few).layout == "bitmask"
     engine.forced = True
