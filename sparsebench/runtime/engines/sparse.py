@@ -100,7 +100,7 @@ class Sparse:
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Plain:
         """Load the model with sparse layers; a ``baseline`` is the plain dense model, whatever its zeros."""
         if not baseline:
-            return Plain(self._assembled(source))
+            return Plain(self._assembled(source, self._opened(source)))
         packed = is_packed(source.folder)
         model: Any = build_model(opened(source), source.family, source.dtype) if packed else source.load_plain()
         return Plain(model.to("cuda" if self.cuda else "cpu"))
@@ -110,8 +110,7 @@ class Sparse:
 
         Raises UnsupportedError for a dtype without kernels, ParityError above the tolerance.
         """
-        weights = opened(source)
-        self._check_dtype(source, weights)
+        weights = self._opened(source)
         quantized = isinstance(weights, QuantizedCheckpoint)
 
         def plain(dtype: str) -> Any:
@@ -126,7 +125,7 @@ class Sparse:
 
         try:
             torch_products = PlainOutputs.of(plain, "bfloat16" if quantized else source.dtype, source.family, prompt)
-            sparse = self._assembled(source, shorten)
+            sparse = self._assembled(source, weights, shorten)
             parity = torch_products.check(sparse, source.family, prompt, "a kernel is wrong for it")
         finally:
             self.choices.fastest.clear()  # choices for the few tokens of parity do not hold for the workload
@@ -155,10 +154,11 @@ class Sparse:
                 counts[" or ".join(WAYS[way] for way in sorted(ways))] += count
         return f"more than {FEW} tokens: " + ", ".join(f"{way} ×{n}" for way, n in counts.items()) if counts else ""
 
-    def _assembled(self, source: SavedModel, cut: Callable[[Any], object] = lambda model: None) -> Any:
-        weights, replaceable = opened(source), 0
+    def _assembled(
+        self, source: SavedModel, weights: StoredWeights, cut: Callable[[Any], object] = lambda model: None
+    ) -> Any:
+        replaceable = 0
         self.single_token_steps.clear()
-        self._check_dtype(source, weights)
 
         def sparse_layer(view: View, module: Any, dtype: Any) -> Any:
             nonlocal replaceable
@@ -203,9 +203,12 @@ class Sparse:
                 self.rounded = ROUNDED if held in INTEGERS else self.rounded
         self.counts_by_kernel = Counter((kernel, topology.role(name)) for name, kernel in kernel_of.items())
 
-    def _check_dtype(self, source: SavedModel, weights: StoredWeights) -> None:
+    def _opened(self, source: SavedModel) -> StoredWeights:
+        """Open the folder's tensors. Raises UnsupportedError for a dtype without kernels."""
+        weights = opened(source)
         if not self.cuda:  # a GPU's kernels take any dtype
             check_dtype("sparse", precision.resolve(source.dtype, weights.config, weights.tensors))
+        return weights
 
     def _sparse_layer(self, weights: StoredWeights, view: View, module: Any, dtype: Any) -> Any:
         """Make the layer to replace a linear ``module`` by; None where its zeros do not pay."""
