@@ -100,10 +100,10 @@ class Training:
         text = TrainingText(family, calibrated.batch)
         with self._resume_folder(folder) as resume_folder, temporary(folder.parent / ".teachers") as scratch:
             # Before the clock starts: fetching teachers is no part of a training.
-            teachers = self._teacher_folders(scratch)
+            teacher_folders = self._teacher_folders(scratch)
             with energy.spending(self.context.device) as spent:
                 began = time.perf_counter()
-                trainer = self._make_trainer(model, text, held_samples, resume_folder, teachers)
+                trainer = self._make_trainer(model, text, held_samples, resume_folder, teacher_folders)
                 trainer.preparation_seconds = time.perf_counter() - began
                 trainer.total_joules = spent.total
                 trained = trainer.run()
@@ -200,11 +200,11 @@ class Training:
         text: TrainingText,
         held_samples: int,
         resume_folder: ResumeFolder,
-        teachers: Sequence[Path],
+        teacher_folders: Sequence[Path],
     ) -> Trainer:
         """Return the training loop with its loss. Where the teachers' outputs are stored, they are computed here."""
         settings, seed = self.step.settings, self.context.seed
-        family = output_family(self.context.family, self.parent.config)
+        output_kind = output_family(self.context.family, self.parent.config)
         from accelerate import Accelerator
 
         arithmetic = self._arithmetic()
@@ -218,14 +218,14 @@ class Training:
         loss: Distillation | OwnLoss
         identity = {"text": checksum(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}
         identity |= versions()
-        if not teachers:
-            words = WordMasking.of(self.parent.folder, model.config.vocab_size) if family == "encoder" else None
+        if not teacher_folders:
+            words = WordMasking.of(self.parent.folder, model.config.vocab_size) if output_kind == "encoder" else None
             loss = OwnLoss(model, text, device, seed, words)
         else:
-            loss = Distillation(model, [], family, text, settings, device)
+            loss = Distillation(model, [], output_kind, text, settings, device)
             rows = {row for batch in plan for row in batch}
             rows.update(range(text.samples - held_samples, text.samples))
-            identity["teachers"] = self._add_teachers(loss, teachers, sorted(rows), resume_folder, identity)
+            identity["teachers"] = self._add_teachers(loss, teacher_folders, sorted(rows), resume_folder, identity)
             loss.prepare(seed, len(plan))
             extra = list(loss.projections.parameters())
         weights = TrainedWeights(model, self.parent, self.context.family)
@@ -252,7 +252,7 @@ class Training:
     def _add_teachers(
         self,
         loss: Distillation,
-        teachers: Sequence[Path],
+        teacher_folders: Sequence[Path],
         rows: Sequence[int],
         resume_folder: ResumeFolder,
         identity: Mapping[str, Any],
@@ -263,7 +263,7 @@ class Training:
         """
         settings = self.step.settings
         checksums: list[str] = []
-        for folder in teachers:
+        for folder in teacher_folders:
             teacher: Any = load_model(folder, self.context.family, self._arithmetic())
             teacher.requires_grad_(False).to(loss.device)
             loss.parameters += self._parameters_per_token(Checkpoint(folder), loss.text)
