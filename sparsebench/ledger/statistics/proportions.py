@@ -88,8 +88,8 @@ def newcombe(table: PairedCounts, z: float = Z95) -> tuple[float, float]:
     (variant, variant_low, variant_high), (dense, dense_low, dense_high) = _sides(table, z)
     phi = table.correlation()
     difference = variant - dense
-    down = _root(variant - variant_low, dense_high - dense, phi)
-    up = _root(variant_high - variant, dense - dense_low, phi)
+    down = _square_and_add(variant - variant_low, dense_high - dense, phi)
+    up = _square_and_add(variant_high - variant, dense - dense_low, phi)
     return difference - down, difference + up
 
 
@@ -105,32 +105,32 @@ def retained(table: PairedCounts, chance: float) -> tuple[float | None, float | 
     phi = table.correlation()
     variant_gain, dense_gain = variant - chance, dense - chance
 
-    def excess(ratio: float, upper: bool) -> float:
+    def limit(ratio: float, upper: bool) -> float:
         # The end of r x dense that widens the limit. With r < 0 its ends swap, and the correlation changes its sign.
         variant_width = variant_high - variant if upper else variant - variant_low
         dense_width = (dense - dense_low) if upper == (ratio >= 0) else (dense_high - dense)
-        root = _root(variant_width, abs(ratio) * dense_width, phi if ratio >= 0 else -phi)
+        root = _square_and_add(variant_width, abs(ratio) * dense_width, phi if ratio >= 0 else -phi)
         return variant_gain - ratio * dense_gain + (root if upper else -root)
 
     estimate = variant_gain / dense_gain
-    return _end(excess, estimate, upper=False), _end(excess, estimate, upper=True)
+    return _end(limit, estimate, upper=False), _end(limit, estimate, upper=True)
 
 
-def _end(excess: Callable[[float, bool], float], start: float, upper: bool) -> float | None:
+def _end(limit: Callable[[float, bool], float], start: float, upper: bool) -> float | None:
     """Return the ratio r, from ``start`` outwards, where the limit of variant - r dense reaches 0; None if none does.
 
     Going down from the estimate the difference grows, until its lower limit is above 0; going up, the reverse.
     """
     direction = 1.0 if upper else -1.0
     step, near = 1e-3, start
-    while (excess(start + direction * step, upper) > 0) == upper:
+    while (limit(start + direction * step, upper) > 0) == upper:
         near, step = start + direction * step, step * 2
         if step > _FAR:
             return None
     far = start + direction * step
     for _ in range(60):
         middle = (near + far) / 2
-        near, far = (middle, far) if (excess(middle, upper) > 0) == upper else (near, middle)
+        near, far = (middle, far) if (limit(middle, upper) > 0) == upper else (near, middle)
     return far
 
 
@@ -141,5 +141,5 @@ def _sides(table: PairedCounts, z: float = Z95) -> tuple[tuple[float, float, flo
     return variant, dense
 
 
-def _root(a: float, b: float, phi: float) -> float:
+def _square_and_add(a: float, b: float, phi: float) -> float:
     return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
