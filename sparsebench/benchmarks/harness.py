@@ -47,7 +47,7 @@ _LM_EVAL_ERRORS = (
 """Errors that a task file, its Python helpers, a missing package or the hub may raise inside lm-eval."""
 
 
-class _Chosen(NamedTuple):
+class _ChosenMetric(NamedTuple):
     """The metric that counts, and the lm-eval filter whose answers it is computed from."""
 
     metric: str
@@ -61,7 +61,7 @@ class Harness:
         self, folder: Path, family: Family, batch_size: int | None, progress: Progress | None, model: PreTrainedModel
     ) -> None:
         self.batch_size = batch_size or BATCH_SIZE
-        self.exact = batch_size is not None
+        self.keeps_batch_size = batch_size is not None
         self.model = model
         self.lm: MaskedScorer | CausalScorer
         tokenizer: Any = load_tokenizer(folder)
@@ -75,8 +75,8 @@ class Harness:
                     backend="causal" if family == "decoder" else "seq2seq",
                     batch_size=self.batch_size,
                     trust_remote_code=False,
-                    shares_prefixes=not self.exact,
-                    keeps_batch_size=self.exact,
+                    shares_prefixes=not self.keeps_batch_size,
+                    keeps_batch_size=self.keeps_batch_size,
                 )
         self.lm.progress = progress
 
@@ -86,7 +86,9 @@ class Harness:
         Raises BenchmarkError when it cannot be loaded, lm-eval fails on it, or no document has a finite result, and
         UnsupportedError when none of its metrics is a mean over documents.
         """
-        self.lm.sharing = "off: a batch size is given" if self.exact else "off: no log-likelihood is asked for"
+        self.lm.sharing = (
+            "off: a batch size is given" if self.keeps_batch_size else "off: no log-likelihood is asked for"
+        )
         with _quiet(), folder_task.sandboxed() if spec.own else nullcontext(), _templates_once():
             loaded = _load(spec, cache)
             for task in loaded["tasks"].values():
@@ -98,7 +100,7 @@ class Harness:
             return self._result(spec, loaded, results)
 
     def _result(self, spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any]) -> ScoreResult:
-        chosen = _choose(spec, loaded, results)
+        chosen = _choose_metric(spec, loaded, results)
         samples = [
             (name, sample)
             for name in loaded["tasks"]
@@ -133,7 +135,7 @@ class Harness:
         )
 
     def _protocol(
-        self, spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any], chosen: _Chosen
+        self, spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any], chosen: _ChosenMetric
     ) -> dict[str, str | int | float]:
         name, task = next(iter(loaded["tasks"].items()))
         hub = {
@@ -163,12 +165,12 @@ class Harness:
         } | dict(self.lm.notes)
 
 
-class Lengths(Harness):
+class LengthHarness(Harness):
     """lm-eval's tasks with choices, answered by length."""
 
     def __init__(self, sign: int) -> None:
         """``sign`` is 1 for the longest answer, -1 for the shortest."""
-        self.batch_size, self.exact = 1, False
+        self.batch_size, self.keeps_batch_size = 1, False
         self.model: Any = SimpleNamespace(dtype="none")
         self.lm: Any = LengthScorer(sign)
 
@@ -241,14 +243,14 @@ def _evaluate(lm: Any, loaded: dict[str, Any], limit: int | None) -> dict[str, A
     return dict(evaluate(lm, loaded, samples=samples, bootstrap_iters=0, log_samples=True))
 
 
-def _choose(spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any]) -> _Chosen:
+def _choose_metric(spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any]) -> _ChosenMetric:
     """Choose our table's metric, else the first of _PREFERRED that has one number per document in every subtask."""
     reported_keys = [dict.fromkeys(key for key in results["results"][task] if "," in key) for task in loaded["tasks"]]
     for metric in [spec.benchmark.metric] if spec.benchmark and spec.benchmark.metric else _PREFERRED:
         for key in reported_keys[0]:
             label, _, filtered = key.partition(",")
             if label == metric and all(key in keys for keys in reported_keys) and _scalar(loaded, results, metric):
-                return _Chosen(metric, filtered)
+                return _ChosenMetric(metric, filtered)
     raise UnsupportedError(
         f"task {spec.task}: none of its metrics ({', '.join(reported_keys[0])}) is a mean of one number a document",
         "choose a task scored by accuracy or exact match",
@@ -277,7 +279,7 @@ def _non_finite(sample: dict[str, Any]) -> bool:
     return any(isinstance(number, float) and not math.isfinite(number) for number in numbers)
 
 
-def _check_mean(name: str, chosen: _Chosen, score: float, results: dict[str, Any]) -> None:
+def _check_mean(name: str, chosen: _ChosenMetric, score: float, results: dict[str, Any]) -> None:
     """Refuse a metric or a group that lm-eval does not aggregate by a mean over documents."""
     group_results = (results.get("groups") or {}).get(name) or next(iter(results["results"].values()))
     stock = group_results.get(f"{chosen.metric},{chosen.filter}")

@@ -54,9 +54,9 @@ def _score(spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     if spec.adapter in _RANKING_ADAPTERS:
         module: Any = import_module(f"sparsebench.benchmarks.{spec.adapter}")
         return module.score(_WordEncoder(), spec.required_benchmark, spec, cache)
-    from sparsebench.benchmarks.harness import Lengths  # lm-eval takes seconds to import
+    from sparsebench.benchmarks.harness import LengthHarness  # lm-eval takes seconds to import
 
-    results = [Lengths(sign).score(spec, cache) for sign in (-1, 1)]
+    results = [LengthHarness(sign).score(spec, cache) for sign in (-1, 1)]
     return max(results, key=lambda result: result.score)
 
 
