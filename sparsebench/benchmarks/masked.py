@@ -49,7 +49,7 @@ class MaskedScorer(AnswerScorer):
         self.sharing = "off: a masked language model"
         answers = self.scorer.score(texts, self.progress)
         # Read after scoring, which may halve the batches.
-        self.notes = {**self.scorer.protocol, "cut_inputs": sum(text.cut > 0 for text in texts)}
+        self.notes = {**self.scorer.protocol, "cut_inputs": sum(text.cut_tokens > 0 for text in texts)}
         return [(math.fsum(p for p, _ in tokens), all(first for _, first in tokens)) for tokens in answers]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,14 +33,14 @@ BATCH_ROWS = 64
 class PllText:
     """A text as the model sees it, special tokens included; positions ``begin`` to ``end`` (exclusive) are scored.
 
-    ``words`` holds the number of each token's word. ``cut`` tokens at the beginning did not fit.
+    ``words`` holds the number of each token's word. ``cut_tokens`` at the beginning did not fit.
     """
 
     ids: tuple[int, ...]
     words: tuple[int, ...]
     begin: int
     end: int
-    cut: int = 0
+    cut_tokens: int = 0
 
     def masked_positions(self, position: int) -> range:
         """Return the positions that are masked when the token at ``position`` is scored."""
@@ -48,6 +48,14 @@ class PllText:
         while last < self.end and self.words[last] == self.words[position]:
             last += 1
         return range(position, last)
+
+
+class Tokens(NamedTuple):
+    """The ``ids`` of a text's tokens, the number of each one's word, and each one's end in the text."""
+
+    ids: list[int]
+    words: list[int]
+    ends: list[int]
 
 
 class PllTokenizer:
@@ -71,8 +79,8 @@ class PllTokenizer:
         """The most tokens that a text may have besides the special ones."""
         return self.longest - len(self.before) - len(self.after)
 
-    def tokens(self, text: str) -> tuple[list[int], list[int], list[int]]:
-        """Return a text's tokens without special ones, the number of each one's word, and each one's end in the text.
+    def tokens(self, text: str) -> Tokens:
+        """Return a text's tokens without special ones.
 
         Words are what the tokenizer splits a text into before it makes tokens. A word never continues across a space.
         """
@@ -84,7 +92,7 @@ class PllTokenizer:
             is_new = word is None or word != previous_word or text[previous_end:end][:1].isspace()
             words.append(words[-1] + is_new if words else 0)
             previous_word, previous_end = word, end
-        return list(encoded["input_ids"]), words, ends
+        return Tokens(list(encoded["input_ids"]), words, ends)
 
     def continuation(self, context: str, continuation: str) -> PllText:
         """Return a text of which only ``continuation`` is scored; a context that is too long loses its beginning.
@@ -101,14 +109,14 @@ class PllTokenizer:
             raise BenchmarkError(f"the continuation {continuation[:60]!r} {problem}", "choose another task")
         return self.framed(ids[cut:], words[cut:], begin - cut, cut)
 
-    def framed(self, ids: Sequence[int], words: Sequence[int], begin: int = 0, cut: int = 0) -> PllText:
+    def framed(self, ids: Sequence[int], words: Sequence[int], begin: int = 0, cut_tokens: int = 0) -> PllText:
         """Return the tokens between the special ones, scored from ``begin`` on."""
         return PllText(
             ids=(*self.before, *ids, *self.after),
             words=(*[-1] * len(self.before), *words, *[-1] * len(self.after)),
             begin=len(self.before) + begin,
             end=len(self.before) + len(ids),
-            cut=cut,
+            cut_tokens=cut_tokens,
         )
 
 

@@ -48,7 +48,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     for window in scored:
         check_finite(task.name, window.nll, window.number + 1, len(all_windows))
     # Windows have no gaps between them, so their lengths give where each begins in the text.
-    special_tokens, ends = len(reader.before) + len(reader.after), [0, *reader.tokens(running_text.text)[2]]
+    special_tokens, ends = len(reader.before) + len(reader.after), [0, *reader.tokens(running_text.text).ends]
     begins = list(accumulate((len(window.ids) - special_tokens for window in all_windows), initial=0))
     window_texts = (running_text.text[ends[begins[number]] : ends[begins[number + 1]]] for number in numbers)
     size_in_bytes = sum(len(text.encode()) for text in window_texts)

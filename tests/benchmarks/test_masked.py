@@ -87,8 +87,8 @@ def test_a_context_is_cut_at_its_beginning(folder: Path, slow: Slow):
     text = read.continuation(context, " big tree")
     assert len(text.ids) == read.longest == 64
     whole = slow.tokenizer(context + " big tree")["input_ids"]
-    assert text.cut == len(whole) - 64
-    assert list(text.ids[1:-1]) == whole[1:-1][text.cut :]
+    assert text.cut_tokens == len(whole) - 64
+    assert list(text.ids[1:-1]) == whole[1:-1][text.cut_tokens :]
     (answers,) = PllScorer(load_model(folder, "encoder", kind=AutoModelForMaskedLM), load_tokenizer(folder)).score(
         [text]
     )
