@@ -38,7 +38,7 @@ from sparsebench.models.files.checkpoint import (
 )
 from sparsebench.models.files.families import family_of
 from sparsebench.models.files.gguf import load_gguf
-from sparsebench.models.files.masked import MASKED_COUNT, Merged, masked_names
+from sparsebench.models.files.masked import MASKED_COUNT, MergedTensors, masked_names
 from sparsebench.models.files.quantized import scheme_of
 from sparsebench.models.files.safety import refuse_adapter
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
@@ -106,7 +106,7 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
     notes = None
     masked = masked_names(infos, source)
     if masked:
-        merged = Merged(source, masked, infos, load)
+        merged = MergedTensors(source, masked, infos, load)
         merged.drop_ties(meta_model(family, config).all_tied_weights_keys)
         infos, load, notes = merged.infos, merged.load, {MASKED_COUNT: len(masked)}
     layout = [replace(info, name=name, dtype=_target_dtype(info.dtype, dtype)) for name, info in infos.items()]

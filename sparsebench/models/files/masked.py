@@ -64,7 +64,7 @@ def boolean_mask(mask: torch.Tensor, label: str) -> torch.Tensor:
     return kept
 
 
-class Merged:
+class MergedTensors:
     """The tensors of a checkpoint, with its masked weights ``names`` (stored in two parts) under their own names."""
 
     def __init__(
