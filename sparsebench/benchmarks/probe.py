@@ -77,21 +77,21 @@ def split_pool(
     return [all_documents[number] for number in order[:pool]], [all_documents[number] for number in order[pool:]]
 
 
-def training_samples(labels: np.ndarray, task: str, classes: int) -> list[np.ndarray]:
+def training_samples(labels: np.ndarray, task: str, class_count: int) -> list[np.ndarray]:
     """Return the positions of each experiment's training documents, PER_LABEL of each class.
 
     One order is shuffled again for each experiment. Raises BenchmarkError for fewer than two classes, and when a class
     has too few documents.
     """
-    counts = np.bincount(labels, minlength=classes)
-    if classes < 2 or counts.min() < PER_LABEL:
+    counts = np.bincount(labels, minlength=class_count)
+    if class_count < 2 or counts.min() < PER_LABEL:
         fewest = f"{counts.min()} documents of one to train on, {PER_LABEL} needed"
         raise BenchmarkError(
-            f"task {task}: {classes} classes, {fewest}", "give it more documents, of two classes or more"
+            f"task {task}: {class_count} classes, {fewest}", "give it more documents, of two classes or more"
         )
     generator, order, experiments = np.random.RandomState(SEED), np.arange(len(labels)), []
     for _ in range(EXPERIMENTS):
         generator.shuffle(order)
-        of_each_class = [order[labels[order] == label][:PER_LABEL] for label in range(classes)]
+        of_each_class = [order[labels[order] == label][:PER_LABEL] for label in range(class_count)]
         experiments.append(np.concatenate(of_each_class))
     return experiments
