@@ -33,14 +33,15 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     all_documents = documents(task, spec, cache)
     # At least half of a user's own data is scored.
     pool, scored_documents = split_pool(all_documents, min(POOL, len(all_documents) // 2) if task.form else POOL)
-    classes = task.classes or tuple(sorted({str(row[task.fields[1]]) for row in all_documents}))
+    text_column, label_column = (*task.fields, "label")[:2]  # with ``classes`` there is one field beside the label
+    classes = task.classes or tuple(sorted({str(row[label_column]) for row in all_documents}))
     numbers, rows = drawn(scored_documents, spec.limit)
-    texts = [str(row[task.fields[0]]) for row in pool + rows]
+    texts = [str(row[text_column]) for row in pool + rows]
     vectors = encoder.embed(texts)
     check_vectors(vectors, task)
     label_of = {name: number for number, name in enumerate(classes)}
     labels = np.array(
-        [int(row["label"]) if task.classes else label_of[str(row[task.fields[1]])] for row in pool + rows]
+        [int(row[label_column]) if task.classes else label_of[str(row[label_column])] for row in pool + rows]
     )
     correct = np.zeros(len(rows))
     for sample in training_samples(labels[: len(pool)], task.name, len(classes)):
