@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsebench.benchmarks.statistics import Floats, pooled
+from sparsebench.benchmarks.contract import mean_stderr
+from sparsebench.benchmarks.statistics import Floats, pooled, ratio
 from sparsebench.errors import RecordError, SparsebenchError
 from sparsebench.ledger import statistics
 from sparsebench.ledger.statistics import Metric
@@ -105,12 +106,11 @@ def _score_problem(result: Mapping[str, Any]) -> str | None:
 
 
 def _stderr(pooling: str, score: float, values: Floats, labels: Floats) -> float:
-    """Return the standard error of a score as the benchmarks compute it (``sparsebench/benchmarks/statistics.py``)."""
+    """Return the standard error of a score as the benchmarks compute it."""
     if pooling not in WITHOUT_DRAWS:
         return pooled(POOLINGS[pooling], values, labels)[1]
-    n, scale = len(values), 1.0
+    if pooling == "per symbol":
+        return ratio(values.tolist(), labels.tolist())[1]
     if pooling == "per token":
-        values, scale = values / labels, score
-    elif pooling == "per symbol":
-        values, scale = values - score * labels, n / float(labels.sum())
-    return scale * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+        return score * mean_stderr((values / labels).tolist())
+    return mean_stderr(values.tolist())
