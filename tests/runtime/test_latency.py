@@ -183,7 +183,7 @@ class Counter:
     def __init__(self, clock: Clock) -> None:
         self.clock, self.read = clock, 0
 
-    def joules(self) -> float:
+    def take_joules(self) -> float:
         new, self.read = self.clock.steps[self.read :], len(self.clock.steps)
         return sum({"dense": 10.0, "variant": 4.0}[side] for side in new)
 

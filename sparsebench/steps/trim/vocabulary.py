@@ -106,7 +106,7 @@ class Vocabulary:
                 raise ModelError(problem, "correct it, or remove it")
             kept.add(token_id)
         padding_id = (self.content.get("padding") or {}).get("pad_id")
-        kept |= {padding_id} & self.tokens.keys()
+        kept |= self.tokens.keys() & {padding_id}
         kept |= {self.ids[token] for token in self._always_kept(characters)}
         if self.kind == "BPE":
             merges = Merges(self.model)
