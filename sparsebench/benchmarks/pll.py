@@ -50,7 +50,7 @@ class PllText:
         return range(position, last)
 
 
-class Tokens(NamedTuple):
+class TokenizedText(NamedTuple):
     """The ``ids`` of a text's tokens, the number of each one's word, and each one's end in the text."""
 
     ids: list[int]
@@ -79,7 +79,7 @@ class PllTokenizer:
         """The most tokens that a text may have besides the special ones."""
         return self.longest - len(self.before) - len(self.after)
 
-    def tokens(self, text: str) -> Tokens:
+    def tokens(self, text: str) -> TokenizedText:
         """Return a text's tokens without special ones.
 
         Words are what the tokenizer splits a text into before it makes tokens. A word never continues across a space.
@@ -92,7 +92,7 @@ class PllTokenizer:
             is_new = word is None or word != previous_word or text[previous_end:end][:1].isspace()
             words.append(words[-1] + is_new if words else 0)
             previous_word, previous_end = word, end
-        return Tokens(list(encoded["input_ids"]), words, ends)
+        return TokenizedText(list(encoded["input_ids"]), words, ends)
 
     def continuation(self, context: str, continuation: str) -> PllText:
         """Return a text of which only ``continuation`` is scored; a context that is too long loses its beginning.
