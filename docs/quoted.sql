@@ -117,6 +117,9 @@ UNION ALL SELECT 'coder_int8_prefill', format('{:.1f}', 1 / speedup) FROM coder 
 UNION ALL SELECT 'coder_int4_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'int4'
 UNION ALL SELECT 'coder_sparsegpt_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense'
 UNION ALL SELECT 'coder_trained_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense, then reconstruct tokens=16384 epochs=1 batch=1 rate=0.0001'
+UNION ALL SELECT 'pruned_sparsegpt_70', format('{:.1f}', any_value(ratio)) FROM compared WHERE manifest = 'methods' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 70%'
+UNION ALL SELECT 'pruned_alps_70', format('{:.1f}', any_value(ratio)) FROM compared WHERE manifest = 'methods' AND task = 'perplexity' AND recipe = 'alps/layer 70%'
+UNION ALL SELECT 'gemma_trimmed_share', format('{:.0f}%', 100 * any_value(share)) FROM sizes WHERE manifest = 'embeddinggemma' AND format = 'packed' AND parameters_removed IS NOT NULL
 UNION ALL SELECT 'coder_gguf_file', format('{:.0f}%', 100 * any_value(share)) FROM sizes WHERE manifest = 'coder' AND format = 'source'
 UNION ALL SELECT 'coder_int4_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'int4'
 UNION ALL SELECT 'coder_wanda_50_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'wanda/row 50% propagate=dense'
@@ -294,8 +297,8 @@ JOIN (VALUES
     ('smol_q4_request', 'smollm2-135m', 'request', 'gguf Q4_K_M'),
     ('smol_q4_ratio', 'smollm2-135m', 'ratio', 'gguf Q4_K_M'),
     ('smol_q4_file', 'smollm2-135m', 'file', 'gguf Q4_K_M'),
-    ('mpnet_int8_skill', 'mpnet-base', 'skill', 'int8'),
-    ('mpnet_int8_file', 'mpnet-base', 'file', 'int8')
+    ('mpnet_gptq_skill', 'mpnet-base', 'skill', 'int4 rounding=gptq'),
+    ('mpnet_gptq_file', 'mpnet-base', 'file', 'int4 rounding=gptq')
 ) AS asked(key, model, what, recipe) USING (model, what, recipe)
 UNION ALL
 SELECT asked.key, format('{:.3f}', any_value(score))
@@ -349,6 +352,8 @@ JOIN (VALUES
     ('mpnet_blocks_sentiment', 'mpnet', 'sleb -2 blocks', 'sst2_probe'),
     ('mpnet_trimmed_passage', 'mpnet', 'trim data-00000-of-00001.arrow field=passage', 'sciq_retrieval'),
     ('mpnet_trimmed_sentiment', 'mpnet', 'trim data-00000-of-00001.arrow field=passage', 'sst2_probe'),
+    ('gemma_trimmed_passage', 'embeddinggemma', 'trim data-00000-of-00001.arrow field=passage', 'sciq_retrieval'),
+    ('gemma_trimmed_sentiment', 'embeddinggemma', 'trim data-00000-of-00001.arrow field=passage', 'sst2_probe'),
     ('gemma_neurons_passage', 'embeddinggemma', 'taylor/neurons to 0.8 of parameters', 'sciq_retrieval'),
     ('gemma_neurons_sentiment', 'embeddinggemma', 'taylor/neurons to 0.8 of parameters', 'sst2_probe')
 ) AS asked(key, manifest, recipe, task) USING (manifest, recipe, task)
