@@ -29,19 +29,13 @@ WITH asked AS (
     SELECT *, coalesce(passes, false) AS passing
     FROM (FROM asked QUALIFY variant_id = first_value(variant_id) OVER (PARTITION BY model, sparsity ORDER BY whole DESC, variant_id))
     LEFT JOIN (SELECT variant_id, passes FROM gate) USING (variant_id)
-), falls AS (
-    -- The share of the whole fall by an eighth of the tokens.
-    SELECT variant_id, (any_value(before) - arg_min(held_out, abs(tokens / whole - 0.125))) / nullif(any_value(before) - arg_max(held_out, tokens), 0) AS early
-    FROM longest
-    GROUP BY variant_id
 ), passed AS (
     SELECT string_agg(format('{} ({}% zeros)', model, sparsities), ', ' ORDER BY model) FILTER (passing) AS words, bool_or(NOT passing) AS failing
     FROM (SELECT model, passing, string_agg(DISTINCT percent_label(sparsity), ' and ' ORDER BY percent_label(sparsity)) AS sparsities FROM longest GROUP BY ALL)
 )
 SELECT model, tokens / 1000 AS thousands, held_out / before AS share, percent_label(sparsity) || if(passing, '%: passes', '% zeros') AS zeros, NOT passing AS bound,
        dense_rank() OVER (PARTITION BY passing ORDER BY sparsity) + 7 AS place, 1::DOUBLE AS untrained,
-       (SELECT concat('Pruned and trained, ', coalesce(if(failing, 'only ', '') || words, 'no model'), ' passes the quality gate',
-                      (SELECT format('; the first eighth of the training brings {}% of the gain', range_label('{:.0f}', 100 * min(early), 100 * max(early))) FROM falls WHERE early IS NOT NULL HAVING min(early) > 0))
+       (SELECT concat('Pruned and trained, ', coalesce(if(failing, 'only ', '') || words, 'no model'), ' passes the quality gate')
         FROM passed) AS finding
 FROM longest
 WHERE held_out IS NOT NULL AND tokens > 0
