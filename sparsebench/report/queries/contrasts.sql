@@ -35,7 +35,7 @@ WITH scored AS (
 ), intervals AS (
     SELECT record_id, after_id, shift, _ratio_half(rest, windows, tokens) AS half FROM sums
 )
-SELECT ingredient, model, weights, dtype, task, metric, n, subset, num_fewshot, sparsity,
+SELECT ingredient, model, weights, dtype, task, metric, n, subset, num_fewshot, sparsity, if(inputs = '', 'pruned', 'dense') AS inputs,
        concat(label, if(ingredient = 'propagation', '', inputs), if(ingredient <> 'text' AND text_number > 1, ', text ' || text_number, '')) AS label,
        concat(after_label, if(ingredient = 'inputs' AND after_text > 1, ', text ' || after_text, '')) AS after_label, dense_score, score AS before, after,
        text_number AS before_text, after_text, CASE WHEN scale = 'perplexity' THEN score END AS before_perplexity,
