@@ -19,7 +19,7 @@
 -- yshare: yes
 -- xlabel: weight files, zeros packed, % of dense
 -- ylabel: perplexity / dense's
--- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. A GGUF: the 4-bit file that dense came out of. Line: the best that pass. Open marks: a variant on the line is as good and smaller. Whiskers: 95% intervals of the score. Above twice dense's perplexity nothing is shown.
+-- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. A GGUF: the 4-bit file that dense came out of. Line: the best that pass. Open marks: a variant on the line is as good and smaller. Whiskers: 95% intervals of the ratio, window by window. Above twice dense's perplexity nothing is shown.
 -- boundnote: Grey: below the quality gate, 1.1 times dense's perplexity and 95% of its skill; the best at these bytes.
 
 WITH packed AS (
@@ -33,12 +33,13 @@ WITH packed AS (
     WHERE r.variant_id NOT IN (SELECT variant_id FROM sizes WHERE format = 'packed')
     GROUP BY ALL
 ), points AS (
-    SELECT DISTINCT c.model, c.weights, c.variant_id, c.score, c.low, c.high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, bytes,
+    SELECT DISTINCT c.model, c.weights, c.variant_id, c.score, p.low, p.high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, bytes,
            concat(model_label(c.model, c.weights), ', ', n, ' windows') AS panel,
            coalesce(replace(regexp_replace(regexp_replace(words, ' \(text [^)]*\)', ''), 'blocks trained(, distilled)?', 'trained'), ', ', ',' || chr(10)), 'dense') AS label,
            coalesce(kind, 'dense') AS kind
     FROM curves c
     JOIN packed USING (variant_id)
+    LEFT JOIN (SELECT variant_id, score, any_value(ratio_low) AS low, any_value(ratio_high) AS high FROM vs_dense GROUP BY ALL) p ON (p.variant_id, p.score) = (c.variant_id, c.score)
     LEFT JOIN _recipes r ON r.variant_id = c.variant_id AND c.method <> 'dense'
     WHERE scale = 'perplexity' AND NOT coalesce(r.chance, false)
       -- A variant that skips keeps every byte (bytes_read shows it); chains of three kinds crowd the others.
@@ -68,7 +69,7 @@ WITH packed AS (
     FROM told
     HAVING min(bits) IS NOT NULL
 )
-SELECT if(fetched IS NULL, panel, replace(panel, '(dequantized)', format('(dequantized from a GGUF of {:.0f}%)', 100 * fetched))) AS panel, label, if(passes, kind, 'below the gate') AS kind, NOT passes AS bound, round(100 * part, 1) AS share, ratio, low / dense AS low, high / dense AS high, 1.1::DOUBLE AS gate,
+SELECT if(fetched IS NULL, panel, replace(panel, '(dequantized)', format('(dequantized from a GGUF of {:.0f}%)', 100 * fetched))) AS panel, label, if(passes, kind, 'below the gate') AS kind, NOT passes AS bound, round(100 * part, 1) AS share, ratio, low, high, 1.1::DOUBLE AS gate,
        if(passes, _kind_place(kind), 0) AS place, if(passes, false, NULL) AS high_wins, finding
 FROM shown
 JOIN told USING (panel)
