@@ -147,6 +147,24 @@ def read_cell(folder: Path, name: str, status: str) -> dict[str, Any]:
     return record
 
 
+def origin_and_start(path: Path) -> tuple[str, datetime]:
+    """Return the ``origin`` of the record in a file, and when its cell was started, in UTC as the ledger has it.
+
+    Of a record that is as it was made, the result is not parsed: it stands last. Raises RecordError for what is no record.
+    """
+    text = "".join(_texts(path))
+    if provenance.is_untouched(text):
+        text = text.partition(',"result":')[0] + "}"
+        record = bounded.parse_json(text, path, RecordError, _WAY_OUT)
+    else:
+        record = _parse(text, path)
+    try:
+        started = datetime.fromisoformat(record["started_at"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise RecordError(f"{path}: not a record as sparsebench writes it ({error!r})", _WAY_OUT) from error
+    return record.get("origin", ""), (started.astimezone(UTC) if started.tzinfo else started).replace(tzinfo=None)
+
+
 def weight_checksums(folder: Path, makes: Iterable[Cell]) -> dict[str, str]:
     """Return the checksum of each made variant's weights by its id, as the records in ``folder`` of ``makes`` have it.
 

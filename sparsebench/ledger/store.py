@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,16 @@ class Ledger:
             return 0
         with connect.writer(self.path, self.patience) as connection:
             schema.upgrade(connection, self.path)
-            in_ledger = set(connection.execute("SELECT key, status FROM base.records").fetchall())
-        missing = sorted(records.statuses(folder).items() - in_ledger)
-        paths = [folder / f"{key}.{status}.json" for key, status in missing]
+            rows = connection.execute("SELECT key, status, own, started_at FROM base.records").fetchall()
+        known: dict[tuple[str, str], set[tuple[bool, datetime]]] = {}
+        for key, status, own, started_at in rows:
+            known.setdefault((key, status), set()).add((own, started_at))
+        origin = provenance.origin(self.path.parent)
+        paths = [
+            path
+            for key, status in sorted(records.statuses(folder).items())
+            if _is_missing(path := folder / f"{key}.{status}.json", status, known.get((key, status), set()), origin)
+        ]
         return sum(self.take(batch, reject) for batch in _in_batches(records.located_records(paths, reject)))
 
     def rebuild(self, folders: Sequence[Path], reject: Reject = raise_error) -> int:
@@ -121,6 +129,21 @@ class Ledger:
                 return self._add(batch[:half], reject, from_workspace) + self._add(batch[half:], reject, from_workspace)
             reject(RecordError(f"{batch[0][0]}: {error.message}", error.hint))
             return 0
+
+
+def _is_missing(path: Path, status: str, known: Collection[tuple[bool, datetime]], origin: str) -> bool:
+    """Return whether a file's record is not among those ``known`` of its cell and status: whether own, and the start.
+
+    The workspace's own result is taken for the file's: no run makes it again. A stranger's is not, and a cell may
+    fail again. What cannot be read is missing, so that it is reported.
+    """
+    if not known or (status == "done" and any(own for own, _ in known)):
+        return not known
+    try:
+        made_by, started_at = records.origin_and_start(path)
+    except RecordError:
+        return True
+    return (made_by == origin != "", started_at) not in known
 
 
 def _in_batches(stream: Iterable[Located]) -> Iterator[list[Located]]:

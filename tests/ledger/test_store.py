@@ -13,6 +13,7 @@ import duckdb
 import pytest
 import zstandard
 
+from sparsebench import provenance
 from sparsebench.errors import LedgerError, UserError
 from sparsebench.ledger import derive, query
 from sparsebench.ledger.incoming import unbundle
@@ -258,3 +259,40 @@ def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypa
     with pytest.raises(OSError, match="No space"):
         write_whole(tmp_path / "a.done.json", "{}")
     assert not list(tmp_path.iterdir())
+
+
+def test_catching_up_adds_what_a_kill_left_of_a_cell_that_a_stranger_had_done(
+    tmp_path: Path, found: list[dict[str, Any]]
+) -> None:
+    path, folder = tmp_path / "ledger.duckdb", tmp_path / "records"
+    ours, theirs = provenance.origin(tmp_path, create_it=True), "0123456789abcdef"
+    record = next(record for record in found if record.get("stage") == "storage")
+    Ledger(path).ingest([sealed(record | {"origin": theirs})])
+    write(folder, sealed(record | {"origin": ours, "started_at": AT}))
+    assert [Ledger(path).catch_up(folder) for _ in range(2)] == [1, 0]
+    assert query.run(path, "SELECT own FROM base.records ORDER BY ALL").rows == ((False,), (True,))
+
+
+def test_catching_up_leaves_what_a_bundle_brought_to_both(tmp_path: Path, found: list[dict[str, Any]]) -> None:
+    path, folder = tmp_path / "ledger.duckdb", tmp_path / "records"
+    provenance.origin(tmp_path, create_it=True)
+    theirs = sealed(
+        next(record for record in found if record.get("stage") == "storage") | {"origin": "0123456789abcdef"}
+    )
+    Ledger(path).ingest([theirs])
+    write(folder, theirs)
+    assert Ledger(path).catch_up(folder) == 0
+
+
+def test_catching_up_adds_the_second_failure_of_a_cell(tmp_path: Path, found: list[dict[str, Any]]) -> None:
+    path, folder = tmp_path / "ledger.duckdb", tmp_path / "records"
+    origin = provenance.origin(tmp_path, create_it=True)
+    record = next(record for record in found if record.get("stage") == "storage")
+    for number, reason in enumerate(("out of memory", "no space")):
+        started = (samples.START + timedelta(days=number)).isoformat()
+        changes = {"status": "failed", "result": None, "reason": reason, "origin": origin, "started_at": started}
+        write(folder, sealed(record | changes))
+        if not number:
+            Ledger(path).rebuild([folder])
+    assert [Ledger(path).catch_up(folder) for _ in range(2)] == [1, 0]
+    assert query.run(path, "SELECT reason FROM failures").rows == (("no space",),)
