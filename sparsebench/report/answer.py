@@ -73,10 +73,11 @@ class Answer:
     def sweeps(self, count: int, *columns: str) -> Answer:
         """Return the longest sweeps: of each group of rows that agree in ``columns``, those of ``count`` labels.
 
-        Only STEPS sparsities are kept, evenly chosen of those that most of these labels have.
+        Only STEPS sparsities are kept, evenly chosen of those that most of these labels have. Rows whose sparsity is
+        unknown, as that of masks from a file is until the variant is made, are left out.
         """
         longest: list[AnswerRow] = []
-        for _, group in self.groups(*columns):
+        for _, group in self.without(sparsity=None).groups(*columns):
             labels = [rows for _, rows in group.groups("label")]
             for rows in sorted(labels, key=lambda rows: -len(rows.values("sparsity")))[:count]:
                 longest += rows.rows
@@ -109,10 +110,10 @@ class Answer:
     def matrix(self, row_pattern: str, pattern: str, heading: str = "") -> str:
         """Return a pipe table: a row per ``row_pattern``, a column per sparsity, cells ``pattern``; "/" joins several.
 
-        A row without any value is left out; without rows the result is empty.
+        A row without any value, or whose sparsity is unknown, is left out; without rows the result is empty.
         """
         lines: dict[str, dict[float, dict[str, None]]] = {}
-        for row in self.rows:
+        for row in self.without(sparsity=None):
             text = cell(pattern, row)
             if text != DASH:
                 lines.setdefault(cell(row_pattern, row), {}).setdefault(row["sparsity"], {})[text] = None

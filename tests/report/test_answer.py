@@ -88,3 +88,12 @@ def test_what_where_leaves_out() -> None:
 
 def test_collapsed_and_bold_numbers_stand_to_the_right_as_well() -> None:
     assert pipe(["n"], [["**30.16**"], ["collapsed (2.4e5)"], ["–"]]).splitlines()[1] == "| --: |"
+
+
+def test_rows_of_an_unknown_sparsity_have_no_place_in_a_matrix() -> None:
+    """Masks from a file name no sparsity until the variant is made."""
+    rows = [("a", 0.5, 1), ("a", None, 2), ("b", None, 3)]
+    answer = Answer("", tuple({"label": label, "sparsity": sparsity, "v": v} for label, sparsity, v in rows))
+    assert answer.matrix("{label}", "{v}") == "|  | 50% |\n| --- | --: |\n| a | 1 |"
+    assert [row["v"] for row in answer.sweeps(2)] == [1]
+    assert not answer.where(sparsity=None).sweeps(1) and answer.where(sparsity=None).matrix("{label}", "{v}") == ""

@@ -97,3 +97,25 @@ def test_no_sentence_says_nonsense(shape: str, tmp_path: Path) -> None:
     for kind, pattern in NONSENSE.items():
         found = [text[max(0, match.start() - 80) : match.end() + 40] for match in re.finditer(pattern, text)]
         assert not found, f"{kind}: {found[:3]}"
+
+
+@pytest.mark.parametrize("others", [[], [ZEROS]], ids=["masks alone", "masks and others"])
+@pytest.mark.parametrize("measured", [("storage",), ("structure", "storage", "benchmarks", "latency", "memory")])
+def test_masks_whose_making_is_not_recorded_have_no_sparsity_yet(
+    measured: tuple[str, ...], others: list[Any], tmp_path: Path
+) -> None:
+    """Their sparsity is what the masks give, which the record of the making says."""
+    masks = {"prune": "mask", "file": f"path:m.safetensors#sha256={'0' * 64}"}
+    wanted = {"benchmarks": {"decoder": [{"task": "piqa", "limit": 200}]}, "runtime": TIMED}
+    found = samples.sample(samples.manifest(models=DECODER, variants=[masks, *others], **wanted))
+    kept = [
+        record
+        for record in found
+        if record.get("stage") in (None, *measured) or "mask" not in record["variant"]["recipe"]
+    ]
+    assert len(kept) < len(found)
+    Ledger(tmp_path / "ledger.duckdb").ingest(kept)
+    written = whole(build(tmp_path / "ledger.duckdb", tmp_path / "report.md", tmp_path / "figures"))
+    assert "mask" in written and not re.search(
+        NONSENSE["a missing value"], re.sub(r"(?ms)^```.*?^```|`.*?`", "", written)
+    )
