@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import JSON, reads_folder
+from sparsebench.cli.options import JSON, WORK
 from sparsebench.cli.output import emit_json, emit_table, end_with, note
 from sparsebench.errors import UserError
 from sparsebench.manifest.problems import one_of
@@ -27,7 +26,7 @@ def clean(
             help="models, variants, packed, training (interrupted trainings) or leftovers; repeatable. Default: all.",
         ),
     ] = None,
-    work: Annotated[Path | None, reads_folder("The manifest's work_dir. Default: that in the cache.")] = None,
+    work: WORK = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
     as_json: JSON = False,
 ) -> None:

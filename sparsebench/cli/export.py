@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import JSON, LEDGER_ALONE, OFFLINE, check_name, writes_folder
+from sparsebench.cli.options import JSON, LEDGER_ALONE, OFFLINE, WORK, check_name, writes_folder
 from sparsebench.cli.output import emit_json, note
 from sparsebench.cli.pack import folder_bytes
 from sparsebench.errors import SourceError, UserError
@@ -36,6 +36,7 @@ def export(
         str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.", autocompletion=lambda: [*FORMATS])
     ] = "hf",
     ledger: LEDGER_ALONE = None,
+    work: WORK = None,
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
@@ -56,7 +57,7 @@ def export(
         model = prepare_single(variant, None, "auto", Cache(offline=offline))
         folder, family = model.folder, model.family
     else:
-        folder, family = _measured_variant(ledger_path(ledger), variant)
+        folder, family = _measured_variant(ledger_path(ledger), variant, work or Cache().root / "work")
     distance = write(folder, family, out, form)
     if as_json:
         emit_json({"folder": str(out), "format": form, "bytes": folder_bytes(out), "distance": distance})
@@ -76,13 +77,13 @@ def _is_source(text: str) -> bool:
     return True
 
 
-def _measured_variant(ledger: Path, name: str) -> tuple[Path, Family]:
+def _measured_variant(ledger: Path, name: str, work: Path) -> tuple[Path, Family]:
     """Return the folder and family of a variant that a run has made. Raises UserError where its folder is gone."""
     variant = resolve_variant(name, measured_variants(ledger))
     (row,) = query.run(ledger, "SELECT * FROM variants WHERE variant_id = $id", {"id": variant.id}).dicts()
-    folder = variant_folder(Cache().root / "work", variant.id)
+    folder = variant_folder(work, variant.id)
     if folder is None:
         command = make_command(ledger, row) if row["recipe"] != "dense" else f"sparsebench run with {row['source']}"
-        hint = f"make it again, and export its folder: {command}"
-        raise UserError(f"{variant.name}: the run kept no copy of it in the cache", hint)
+        hint = f"name the manifest's work_dir with --work, or make it again and export its folder: {command}"
+        raise UserError(f"{variant.name}: the run kept no copy of it in {work}", hint)
     return folder, row["family"]

@@ -71,6 +71,9 @@ def reads_folder(help_text: str, show_default: bool = False) -> Any:
     return typer.Option(help=help_text, metavar="FOLDER", parser=folder_to_read, show_default=show_default)
 
 
+WORK = Annotated[Path | None, reads_folder("The manifest's work_dir. Default: that in the cache.")]
+
+
 def writes_file(help_text: str) -> Any:
     """Return an option that names a file to write."""
     return typer.Option(help=help_text, metavar="FILE", parser=file_to_write)

@@ -1,6 +1,7 @@
 """What `export` writes is loaded by stock transformers; what no other program can hold is refused by name."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
 from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.ledger import query
+from sparsebench.ledger.store import Ledger
 from sparsebench.models.modules.load import load_model
 from sparsebench.notebook import apply
 from sparsebench.plan.single import SingleModel
@@ -16,6 +19,7 @@ from sparsebench.run import export as exports
 from sparsebench.run.export import export
 from sparsebench.storage import formats
 from tests.command import call
+from tests.ledger import samples
 
 
 def made(folder: Path, family: Any, step: Any, out: Path) -> Path:
@@ -98,3 +102,17 @@ def test_other_outputs_leave_nothing(tiny_bert: Path, tmp_path: Path, monkeypatc
     with pytest.raises(ModelError, match="differ by"):
         export(tiny_bert, "encoder", tmp_path / "out", "hf")
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_variant_lies_in_the_manifests_own_work_folder(tiny_llama: Path, tmp_path: Path) -> None:
+    ledger, work = tmp_path / "ledger.duckdb", tmp_path / "work"
+    Ledger(ledger).ingest(samples.sample(samples.small()))
+    ((variant,),) = query.run(
+        ledger, "SELECT variant_id FROM variants WHERE recipe = 'magnitude/layer 50%' LIMIT 1"
+    ).rows
+    words = ["export", variant, "--ledger", ledger, "--out", tmp_path / "out"]
+    refused = call(*words)
+    assert refused.returncode == 2 and "--work" in refused.stderr
+    shutil.copytree(tiny_llama, work / "variants" / variant)
+    assert call(*words, "--work", work).returncode == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
