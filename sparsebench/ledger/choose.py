@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolv
 from sparsebench.manifest.problems import did_you_mean, one_of
 from sparsebench.plan.checks import flow
 from sparsebench.sources.reference import Reference
+from sparsebench.sources.text import is_plain
 from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import recorded
@@ -102,12 +103,20 @@ def _source(text: str) -> str:
     return next((alias for alias in sources.KNOWN if sources.parse(alias).text == text), text)
 
 
+def _last(words: Sequence[str], fits: Callable[[str], bool]) -> int:
+    """Return the number, from 1, of the last word that ``fits``; 0 if none does."""
+    return max((number for number, word in enumerate(words, start=1) if fits(word)), default=0)
+
+
 def _calibration(described: str) -> str:
     """Return the option for a calibration that is described in one line; empty for the default one."""
     *words, size, _, _ = described.split(" ")
     samples, _, length = size.partition("×")
-    # A source may have spaces; its last word has a dot, a slash or a colon, and names of columns have none.
-    source_end = max(number for number, word in enumerate(words, start=1) if re.search("[./:]", word))
+    # A source may have spaces. Its last word has a slash, a colon or the suffix of a data file, and names of columns
+    # have none; that of plain text, which has no nested columns, may have any suffix.
+    source_end = _last(words, lambda word: "/" in word or ":" in word or not is_plain(Path(word)))
+    if is_plain(Path(" ".join(words[:source_end]))):
+        source_end = max(source_end, _last(words, lambda word: "." in word))
     columns = dict(
         zip(("source", "field", "target"), (" ".join(words[:source_end]), *words[source_end:]), strict=False)
     )

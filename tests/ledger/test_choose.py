@@ -24,3 +24,19 @@ def test_a_text_of_any_name_is_named(source: str, field: str | None, option: str
     row = {"variant_id": "v", "source": "path:m", "model": "m", "recipe": "r", "seed": 0, "dtype": "auto"}
     words = shlex.split(make_command(ledger, {**row, "calibration": described}))
     assert words[words.index("--calibration") + 1] == option
+
+
+@pytest.mark.parametrize(
+    ("source", "field", "expected"),
+    [
+        ("path:q.jsonl", "doc.passage", "source: 'path:q.jsonl', field: doc.passage"),
+        ("path:my q.jsonl.gz", "doc.passage", "source: 'path:my q.jsonl.gz', field: doc.passage"),
+        ("path:my notes.md", None, "source: 'path:my notes.md'"),
+        ("path:notes.md", "text", "source: 'path:notes.md', field: text"),
+    ],
+)
+def test_a_nested_column_is_no_part_of_the_source(source: str, field: str | None, expected: str, ledger: Path) -> None:
+    described = describe_calibration(Calibration(source, DEFAULT.samples, 64, 0, field))
+    row = {"variant_id": "v", "source": "path:m", "model": "m", "recipe": "r", "seed": 0, "dtype": "auto"}
+    words = shlex.split(make_command(ledger, {**row, "calibration": described}))
+    assert words[words.index("--calibration") + 1] == f"{expected}, length: 64"
