@@ -14,6 +14,7 @@ from sparsebench.errors import UserError
 from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve_variant
 from sparsebench.manifest.problems import did_you_mean, one_of
+from sparsebench.paths import ledger_path
 from sparsebench.plan.checks import flow
 from sparsebench.sources.reference import Reference
 from sparsebench.sources.text import is_plain
@@ -45,11 +46,12 @@ def choose(
             f"no variant of {model} was scored, sized{timed}, on a task that dense does better than chance",
             'see what was measured: sparsebench sql "select distinct model, method, task, engine from results"',
         )
+    ledger_option = f" --ledger {shlex.quote(str(ledger))}" if ledger != ledger_path(None) else ""
     for row in rows:
         row["name"] = _name(row, variants)
         row["make"] = make_command(ledger, row)
         format_option = f" --format {row['format']}" if row["format"] else ""
-        command = f"sparsebench export {shlex.quote(row['name'])}{format_option} --out {_folder(row)}"
+        command = f"sparsebench export {shlex.quote(row['name'])}{format_option}{ledger_option} --out {_folder(row)}"
         row["export"] = None if row["ours"] else command
     return rows
 

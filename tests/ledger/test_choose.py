@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench.ledger.choose import make_command
+from sparsebench.ledger.choose import choose, make_command
 from sparsebench.plan.expand import describe_calibration
 from sparsebench.steps.calibration import DEFAULT, Calibration
 
@@ -40,3 +40,13 @@ def test_a_nested_column_is_no_part_of_the_source(source: str, field: str | None
     row = {"variant_id": "v", "source": "path:m", "model": "m", "recipe": "r", "seed": 0, "dtype": "auto"}
     words = shlex.split(make_command(ledger, {**row, "calibration": described}))
     assert words[words.index("--calibration") + 1] == f"{expected}, length: 64"
+
+
+def test_the_command_that_exports_names_a_ledger_that_is_not_the_default(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = choose(ledger, "smol", loss=100.0)
+    words = next(shlex.split(row["export"]) for row in rows if row["export"])
+    assert words[words.index("--ledger") + 1] == str(ledger)
+    monkeypatch.setenv("SPARSEBENCH_LEDGER", str(ledger))
+    assert not [row for row in choose(ledger, "smol", loss=100.0) if "--ledger" in (row["export"] or "")]
