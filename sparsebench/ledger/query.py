@@ -201,7 +201,7 @@ def _explained(error: Exception) -> QueryError:
             "select fewer rows or columns, or aggregate before you join and sort",
         )
     if "read-only mode" in message or "disabled by configuration" in message or "been locked" in message:
-        return QueryError(message, "queries only read this ledger; `sparsebench export` writes other formats")
+        return QueryError(message, "queries only read this ledger; `sparsebench tables` writes files")
     if suggestion := _MEANT.search(text):
         # Names that begin with an underscore are our own steps between views.
         public = [name for name in suggestion[1].strip().rstrip("?").split(", ") if name[:2] != '"_']

@@ -151,3 +151,9 @@ def test_export_to_files(ledger: Path, tmp_path: Path, to: str) -> None:
         found = duckdb.sql(f"SELECT count(*) FROM {reader}('{tmp_path}/out/{name}.{to}')").fetchall()
         relation = name.replace("base_", "base.")
         assert found == list(query.run(ledger, f"SELECT count(*) FROM {relation}").rows)
+
+
+def test_who_would_write_a_file_is_told_what_does(ledger: Path) -> None:
+    with pytest.raises(QueryError) as caught:
+        query.run(ledger, "COPY (FROM scores) TO 'x.csv'")
+    assert "`sparsebench tables`" in (caught.value.hint or "")
