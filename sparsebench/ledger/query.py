@@ -182,7 +182,7 @@ def reader(path: Path, patience: float = PATIENCE, outlet: Path | None = None) -
 @contextmanager
 def _explaining(path: Path) -> Iterator[None]:
     try:
-        with connect.explaining_damage(path):
+        with connect.explaining_damage(path), connect.interruptible():
             yield
     except duckdb.Error as error:
         raise _explained(error) from error
