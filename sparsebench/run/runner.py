@@ -293,9 +293,20 @@ class Runner:
 
     def _retry_lost(self, child: Child) -> bool:
         """Start again what a job on a lost machine had left; False if nothing is left, or after too many losses."""
-        job = child.job
+        job, remaining = child.job, self._remaining(child)
         self.machines_lost[job.id] += 1
-        cells = tuple(cell for cell in job.cells if cell.id not in child.recorded)
+        if self.machines_lost[job.id] > MAX_RESTARTS or not remaining:
+            return False
+        self.display.ended(job, None, None)
+        self.display.line(f"! {visible(job.label)}: {visible(child.task.lost)}: started again", "yellow")
+        self.display.clock.begin([remaining])
+        self.waiting.add([remaining], first=True)
+        self._release(variants_opened(job))
+        return True
+
+    def _remaining(self, child: Child) -> Job | None:
+        """Return the part of a job that it has not done; None if it has done all."""
+        cells = tuple(cell for cell in child.job.cells if cell.id not in child.recorded)
         unrecorded = {cell.variant.id for cell in cells}
 
         def unmade(variant: Variant) -> bool:
@@ -303,20 +314,17 @@ class Runner:
                 return True
             return variant.id not in self.unavailable and not self.workspace.present(variant)
 
-        makes = tuple(filter(unmade, job.makes))
-        if self.machines_lost[job.id] > MAX_RESTARTS or not (cells or makes):
-            return False
-        self.display.ended(job, None, None)
-        self.display.line(f"! {visible(job.label)}: {visible(child.task.lost)}: started again", "yellow")
-        remaining = replace(job, cells=cells, makes=makes)
-        self.display.clock.begin([remaining])
-        self.waiting.add([remaining], first=True)
-        return True
+        makes = tuple(filter(unmade, child.job.makes))
+        return replace(child.job, cells=cells, makes=makes) if cells or makes else None
 
     def _remake(self, child: Child) -> bool:
-        """Make the folders again that a job found damaged, and then do the job; False where that was done before."""
+        """Make the folders again that a job found damaged, and then do the rest of the job.
+
+        False where that was done before, or where the job has nothing left to do: what else reads the folders finds it.
+        """
+        remaining = self._remaining(child)
         remade_before = [self.remade[name] for name in child.damaged if name in self.remade]
-        if any(child.started > remade.removed_at for remade in remade_before):
+        if not remaining or any(child.started > remade.removed_at for remade in remade_before):
             return False
         self.display.ended(child.job, None, None)
         damaged = {name: self.plan.variants[name] for name in child.damaged if name not in self.remade}
@@ -331,10 +339,11 @@ class Runner:
                     self.remade[variant.id] = Remade(checksums[variant.id], job.id, time.monotonic())
         planned = {job.id for job in (*self.waiting, *(other.job for other in self.children))}
         makers = [job for job in makers if job.id not in planned]
-        jobs_behind = [self._behind_makers(job, child.damaged) for job in (child.job, *self.waiting)]
+        jobs_behind = [self._behind_makers(job, child.damaged) for job in (remaining, *self.waiting)]
         self.waiting.clear()
         self.waiting.add([*makers, *jobs_behind])
-        self.display.clock.begin([*makers, child.job])
+        self.display.clock.begin([*makers, remaining])
+        self._release(variants_opened(child.job))
         return True
 
     def _behind_makers(self, job: Job, remade: Iterable[str]) -> Job:

@@ -15,7 +15,7 @@ from sparsebench.run.display import Display
 from sparsebench.run.executor import RunSettings
 from sparsebench.run.recorder import JobSpec
 from tests.run.conftest import planned
-from tests.run.test_executor import done, run
+from tests.run.test_executor import done, run, told
 
 CHAIN = [{"prune": "magnitude", "sparsity": 0.5}, {"recover": "reconstruct"}]
 
@@ -106,3 +106,28 @@ def test_jobs_that_fail_at_once_say_nothing_of_how_long_others_take(
 
     counts, _, _ = run(planned(), settings, monkeypatch, work)
     assert counts["failed"] and "assess" in learned and "benchmarks" not in learned
+
+
+@pytest.mark.parametrize("recorded", [1, 4])
+def test_a_job_that_finds_damage_on_the_way_goes_on_with_what_is_left(
+    recorded: int, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(runtime=None)
+    asked: list[int] = []
+
+    def work(spec: JobSpec, *more: object) -> Iterator[dict[str, Any]]:
+        variant, cells = spec.job.variants[0], spec.job.cells
+        if spec.job.kind == "assess" and not variant.is_dense:
+            asked.append(len(cells))
+            if len(asked) == 1:
+                yield from (told(cell, spec) for cell in cells[:recorded])
+                yield {"event": "damaged", "variants": {variant.id: "it is gone"}}
+                yield {"event": "ended", "code": 0, "log": ""}
+                return
+        yield from done(spec, *more)
+
+    counts, ingested, _ = run(plan, settings, monkeypatch, work)
+    assert counts == {"done": len(plan.cells), "failed": 0, "unsupported": 0, "skipped": 0}
+    assert set(ingested.values()) == {1}
+    assert asked == ([4, 3] if recorded == 1 else [4])
+    assert not [*(settings.workspace.work / "variants").iterdir()], "nothing needs them any more"
