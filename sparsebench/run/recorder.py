@@ -18,6 +18,7 @@ from sparsebench.errors import SparsebenchError, UnsupportedError, redacted
 from sparsebench.manifest.schema import ManifestModel
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
+from sparsebench.plan.stages import needs_dense
 from sparsebench.run.workspace import Workspace
 from sparsebench.sources.cache import Cache
 from sparsebench.steps.calibration import Calibration
@@ -85,10 +86,17 @@ class Recorder:
             self._write(cell, status, None, reason_of(outcome))
 
     def attempt(self, cell: Cell, measure: Callable[[Cell], Any]) -> None:
-        """Record what a measurement gives; an error of ours fails this cell alone."""
+        """Record what a measurement gives; an error of ours fails this cell alone.
+
+        It is raised again where a folder that the cell reads is damaged: the run makes that again, and then does the cell.
+        """
         try:
             outcome = measure(cell)
         except SparsebenchError as error:
+            read = [cell.variant, *([self.spec.dense] if needs_dense(cell) else [])]
+            # What a format or a method cannot do, no other folder changes.
+            if not isinstance(error, UnsupportedError) and any(map(self.spec.workspace.damage, read)):
+                raise
             outcome = error
         self.record(cell, outcome)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sparsebench import runtime
-from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.errors import MeasureError, ModelError, UnsupportedError
 from sparsebench.plan.jobs import jobs
 from sparsebench.run import handlers, worker
 from sparsebench.run.executor import RunSettings
@@ -135,3 +135,28 @@ def test_a_lost_parent_ends_the_worker_and_is_no_error_of_a_cell() -> None:
     with pytest.raises(SystemExit):
         recorder.progress(2, 2)
     os.close(writing)
+
+
+def test_a_measurement_of_a_folder_that_is_removed_under_it_is_no_failure(
+    tiny_llama: Path, settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, space = planned(), settings.workspace
+    dense = plan.dense["m"]
+    shutil.copytree(tiny_llama, space.folder(dense))
+    sums.seal(space.folder(dense))
+    cells = [cell for cell in plan.cells if cell.stage == "structure" and cell.variant == dense]
+    (job,) = jobs(plan, cells, space.present, space.has_packed)
+    spec = specification(plan, settings, job)
+
+    def measure(cell: Any) -> Any:
+        space.discard(space.folder(dense))
+        raise ModelError("it cannot be read")
+
+    monkeypatch.setitem(handlers.HANDLERS, "assess", lambda spec, recorder: recorder.attempt(cells[0], measure))
+    monkeypatch.setattr(worker, "redact_stderr", lambda: None)
+    reading, writing = os.pipe()
+    assert worker.main(spec.save(tmp_path / "spec"), writing) == 0
+    os.close(writing)
+    (event,) = map(json.loads, os.fdopen(reading))
+    assert event["event"] == "damaged" and [*event["variants"]] == [dense.id]
+    assert not [*space.records.glob("*")]
