@@ -13,6 +13,7 @@ from sparsebench import sources
 from sparsebench.errors import UserError
 from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve_variant
+from sparsebench.ledger.query import Session
 from sparsebench.manifest.problems import did_you_mean, one_of
 from sparsebench.paths import ledger_path
 from sparsebench.plan.checks import flow
@@ -34,12 +35,14 @@ def choose(
     the columns of the query, and ``name``, ``make`` and ``export`` (None for what only sparsebench runs). Raises
     UserError for a model or an ``engine`` without such variants.
     """
-    variants = measured_variants(ledger)
-    models = sorted({variant.model for variant in variants})
-    if model not in models:
-        raise UserError(f"no model {model!r} in the ledger", did_you_mean(model, models) or one_of(models))
-    parameters = {"model": model, "share": share, "loss": loss, "engine": engine}
-    rows = query.run(ledger, sqlfiles.read("choose"), parameters).dicts()
+    with query.session(ledger) as ask:
+        variants = measured_variants(ask)
+        models = sorted({variant.model for variant in variants})
+        if model not in models:
+            raise UserError(f"no model {model!r} in the ledger", did_you_mean(model, models) or one_of(models))
+        parameters = {"model": model, "share": share, "loss": loss, "engine": engine}
+        rows = ask(sqlfiles.read("choose"), parameters).dicts()
+        steps = steps_of(ask, [row["variant_id"] for row in rows])
     if not rows:
         timed = f" and timed in {engine}" if engine else ""
         raise UserError(
@@ -49,17 +52,16 @@ def choose(
     ledger_option = f" --ledger {shlex.quote(str(ledger))}" if ledger != ledger_path(None) else ""
     for row in rows:
         row["name"] = _name(row, variants)
-        row["make"] = make_command(ledger, row)
+        row["make"] = make_command(row, steps.get(row["variant_id"], []))
         format_option = f" --format {row['format']}" if row["format"] else ""
         command = f"sparsebench export {shlex.quote(row['name'])}{format_option}{ledger_option} --out {_folder(row)}"
         row["export"] = None if row["ours"] else command
     return rows
 
 
-def make_command(ledger: Path, row: ChosenRow) -> str:
-    """Return the `sparsebench apply` that makes a variant again, by its columns in the view ``variants``."""
-    steps = [_step(step) for step in _steps(ledger, row["variant_id"])]
-    words = ["sparsebench", "apply", _source(row["source"]), *steps, "--out", _folder(row)]
+def make_command(row: ChosenRow, steps: Sequence[Step]) -> str:
+    """Return the `sparsebench apply` that makes a variant again, by its columns in the view ``variants`` and its steps."""
+    words = ["sparsebench", "apply", _source(row["source"]), *map(_step, steps), "--out", _folder(row)]
     words += ["--seed", str(row["seed"])] if row["seed"] else []
     words += ["--dtype", row["dtype"]] if row["dtype"] != "auto" else []
     if row["calibration"] and (text := _calibration(row["calibration"])):
@@ -81,14 +83,19 @@ def _folder(row: ChosenRow) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", f"{row['model']} {row['recipe']}").strip("-")
 
 
-def _steps(ledger: Path, variant_id: str) -> list[Step]:
-    statement = "SELECT position, step, name, field, value FROM base.steps WHERE variant_id = $id ORDER BY position"
-    steps: dict[int, ChosenRow] = {}
-    for row in query.run(ledger, statement, {"id": variant_id}).dicts():
-        step = steps.setdefault(row["position"], {"verb": row["step"], "name": row["name"], "settings": {}})
+def steps_of(ask: Session, variant_ids: Sequence[str]) -> dict[str, list[Step]]:
+    """Return the steps of each of these variants in order, by the variant's id; those without any are left out."""
+    statement = "FROM base.steps WHERE variant_id IN (SELECT unnest($ids::VARCHAR[])) ORDER BY variant_id, position"
+    steps: dict[tuple[str, int], ChosenRow] = {}
+    for row in ask(statement, {"ids": list(variant_ids)}).dicts():
+        place = (row["variant_id"], row["position"])
+        step = steps.setdefault(place, {"verb": row["step"], "name": row["name"], "settings": {}})
         if row["field"] is not None:
             step["settings"][row["field"]] = json.loads(row["value"])
-    return [recorded(step) for step in steps.values()]
+    by_variant: dict[str, list[Step]] = {}
+    for (variant_id, _), step in steps.items():
+        by_variant.setdefault(variant_id, []).append(recorded(step))
+    return by_variant
 
 
 def _step(step: Step) -> str:

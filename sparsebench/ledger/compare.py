@@ -13,6 +13,7 @@ import duckdb
 from sparsebench.errors import UserError
 from sparsebench.ledger import derive, query, sqlfiles, statistics
 from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve_variant
+from sparsebench.ledger.query import Session
 from sparsebench.ledger.statistics import Comparison, Standing
 from sparsebench.manifest.problems import did_you_mean
 
@@ -63,9 +64,14 @@ def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> S
 
     Raises UserError for a name that fits no variant or several, or a task that not both were scored on.
     """
-    variants = measured_variants(ledger)
+    with query.session(ledger) as ask:
+        return _side_by_side(ask, a, b, tasks)
+
+
+def _side_by_side(ask: Session, a: str, b: str, tasks: Collection[str]) -> SideBySide:
+    variants = measured_variants(ask)
     first, second = resolve_variant(a, variants), resolve_variant(b, variants)
-    scores_a, scores_b = (_by_task(_rows(ledger, "scores", {"id": variant.id})) for variant in (first, second))
+    scores_a, scores_b = (_by_task(_rows(ask, "scores", {"id": variant.id})) for variant in (first, second))
     shared = sorted(scores_a.keys() & scores_b.keys())
     shared_tasks = [task for task, _ in shared]
     for task in tasks:
@@ -74,25 +80,22 @@ def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> S
             raise UserError(
                 f"{first.name} and {second.name} do not share a task {task!r}", did_you_mean(task, shared_tasks) or hint
             )
-    with query.reader(ledger) as connection:
-        comparisons = [_compare(connection, *_most_alike(scores_a[key], scores_b[key])) for key in shared]
+    comparisons = [_compare(ask.connection, *_most_alike(scores_a[key], scores_b[key])) for key in shared]
     # Every shared task counts in the correction, whichever are shown.
     verdicts = statistics.judged([task.paired for task in comparisons], [task.standing for task in comparisons])
     tests = sum(p is not None for p, _ in verdicts)
     judged = [
         replace(task, p_holm=p, verdict=verdict) for task, (p, verdict) in zip(comparisons, verdicts, strict=True)
     ]
-    tables = {
-        name: tuple(_rows(ledger, name, {"a": first.id, "b": second.id})) for name in ("sizes", "latency", "memory")
-    }
+    tables = {name: tuple(_rows(ask, name, {"a": first.id, "b": second.id})) for name in ("sizes", "latency", "memory")}
     unshared = {task for task, _ in scores_a.keys() ^ scores_b.keys()} - set(shared_tasks)
     notes = tuple(_notes(first, second, unshared, tables))
     asked_tasks = tuple(task for task in judged if not tasks or task.task in tasks)
     return SideBySide(first, second, asked_tasks, tests, **tables, notes=notes)
 
 
-def _rows(ledger: Path, query_name: str, parameters: dict[str, Any]) -> list[Values]:
-    return query.run(ledger, sqlfiles.read(f"side_by_side/{query_name}"), parameters).dicts()
+def _rows(ask: Session, query_name: str, parameters: dict[str, Any]) -> list[Values]:
+    return ask(sqlfiles.read(f"side_by_side/{query_name}"), parameters).dicts()
 
 
 def _by_task(rows: Sequence[Values]) -> dict[tuple[str, str], list[Values]]:

@@ -9,10 +9,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
-from pathlib import Path
 
 from sparsebench.errors import UserError
-from sparsebench.ledger import query, sqlfiles
+from sparsebench.ledger import sqlfiles
+from sparsebench.ledger.query import Session
 
 _ID = re.compile(r"[0-9a-f]{4,}")
 _SHARE = re.compile(r"(\d*\.?\d+)(%?)")
@@ -63,9 +63,9 @@ class MeasuredVariant:
         return (omitted if recipe_words else 0, not in_order)
 
 
-def measured_variants(ledger: Path) -> list[MeasuredVariant]:
-    """Return the measured variants of a ledger. Raises LedgerError when it cannot be opened."""
-    return [MeasuredVariant(**row) for row in query.run(ledger, sqlfiles.read("side_by_side/variants")).dicts()]
+def measured_variants(ask: Session) -> list[MeasuredVariant]:
+    """Return the measured variants of a ledger."""
+    return [MeasuredVariant(**row) for row in ask(sqlfiles.read("side_by_side/variants")).dicts()]
 
 
 def resolve_variant(text: str, variants: Sequence[MeasuredVariant]) -> MeasuredVariant:

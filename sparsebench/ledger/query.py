@@ -77,20 +77,24 @@ def streaming(
         yield _stream(_Watched(connection, timeout), sql, parameters, set())
 
 
+class Session:
+    """Answers like ``run``, but on one ``connection``, on which each view is made once."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self.connection = connection
+        self.views: set[str] = set()
+
+    def __call__(self, sql: str, parameters: dict[str, Any] | None = None) -> Table:
+        """Return the rows of ``sql``, run with ``parameters``."""
+        stream = _stream(_Watched(self.connection, 0), sql, parameters, self.views)
+        return Table(stream.columns, tuple(stream.rows))
+
+
 @contextmanager
-def session(path: Path) -> Iterator[Callable[[str], Table]]:
-    """Yield a function that answers like ``run``, but on one connection, because a report makes dozens of queries.
-
-    Writers wait as long as it is open.
-    """
+def session(path: Path) -> Iterator[Session]:
+    """Open a ledger for several queries, which all see it as it is now. Writers wait as long as it is open."""
     with reader(Path(path)) as connection:
-        existing: set[str] = set()
-
-        def ask(sql: str) -> Table:
-            stream = _stream(_Watched(connection, 0), sql, None, existing)
-            return Table(stream.columns, tuple(stream.rows))
-
-        yield ask
+        yield Session(connection)
 
 
 def _stream(watched: _Watched, sql: str, parameters: dict[str, Any] | None, existing: set[str]) -> Stream:

@@ -19,10 +19,10 @@ from sparsebench.steps.calibration import DEFAULT, Calibration
         ("path:/my data/x.jsonl", "text", "source: 'path:/my data/x.jsonl', field: text, length: 64"),
     ],
 )
-def test_a_text_of_any_name_is_named(source: str, field: str | None, option: str, ledger: Path) -> None:
+def test_a_text_of_any_name_is_named(source: str, field: str | None, option: str) -> None:
     described = describe_calibration(Calibration(source, DEFAULT.samples, 64, 0, field))
     row = {"variant_id": "v", "source": "path:m", "model": "m", "recipe": "r", "seed": 0, "dtype": "auto"}
-    words = shlex.split(make_command(ledger, {**row, "calibration": described}))
+    words = shlex.split(make_command({**row, "calibration": described}, []))
     assert words[words.index("--calibration") + 1] == option
 
 
@@ -35,10 +35,10 @@ def test_a_text_of_any_name_is_named(source: str, field: str | None, option: str
         ("path:notes.md", "text", "source: 'path:notes.md', field: text"),
     ],
 )
-def test_a_nested_column_is_no_part_of_the_source(source: str, field: str | None, expected: str, ledger: Path) -> None:
+def test_a_nested_column_is_no_part_of_the_source(source: str, field: str | None, expected: str) -> None:
     described = describe_calibration(Calibration(source, DEFAULT.samples, 64, 0, field))
     row = {"variant_id": "v", "source": "path:m", "model": "m", "recipe": "r", "seed": 0, "dtype": "auto"}
-    words = shlex.split(make_command(ledger, {**row, "calibration": described}))
+    words = shlex.split(make_command({**row, "calibration": described}, []))
     assert words[words.index("--calibration") + 1] == f"{expected}, length: 64"
 
 

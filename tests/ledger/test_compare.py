@@ -32,7 +32,8 @@ def worn(ledger: Path) -> SideBySide:
 @pytest.fixture(scope="module")
 def known(ledger: Path) -> list[naming.MeasuredVariant]:
     """The ledger's variants."""
-    return naming.measured_variants(ledger)
+    with query.session(ledger) as ask:
+        return naming.measured_variants(ask)
 
 
 def test_against_dense_it_says_what_the_view_says(ledger: Path, worn: SideBySide) -> None:
