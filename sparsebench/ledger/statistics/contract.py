@@ -153,6 +153,13 @@ class Metric:
 
 def rows_of_views(query: str, **values: object) -> list[tuple[Any, ...]]:
     """Return the rows of a query on the views of metrics and verdicts, which need no ledger."""
-    with interruptible(), duckdb.connect() as connection:
-        connection.execute(sqlfiles.read("views/00_metrics") + sqlfiles.read("views/00_verdict"))
+    with interruptible(), _views().cursor() as connection:
         return connection.execute(query, values).fetchall()
+
+
+@cache
+def _views() -> duckdb.DuckDBPyConnection:
+    """Return a database in memory with these views; a cursor of it may be used in another thread."""
+    connection = duckdb.connect()
+    connection.execute(sqlfiles.read("views/00_metrics") + sqlfiles.read("views/00_verdict"))
+    return connection
