@@ -63,8 +63,6 @@ def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[int, st
     if not tables:
         return 0, ""
     if "base.version" not in tables:
-        if "base.migrations" in tables:
-            raise LedgerError(f"{path}: made by an older version of sparsebench", _REBUILD)
         raise LedgerError(f"{path}: a DuckDB file, but not a ledger of sparsebench", "name another file with --ledger")
     versions = connection.execute("SELECT number, views FROM base.version").fetchall()
     if len(versions) != 1 or not isinstance(versions[0][0], int):

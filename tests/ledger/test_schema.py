@@ -60,7 +60,6 @@ def test_a_schema_that_fails_leaves_the_ledger_as_it_was(
     ("change", "says"),
     [
         ("UPDATE base.version SET number = 99", r"newer sparsebench \(schema 99"),
-        ("ALTER TABLE base.version RENAME TO migrations", "older version"),
         ("DELETE FROM base.version", "which version"),
         ("ALTER TABLE base.version ALTER number DROP NOT NULL; UPDATE base.version SET number = NULL", "which version"),
         ("ALTER TABLE base.version ALTER number TYPE VARCHAR", "which version"),
@@ -74,10 +73,9 @@ def test_another_versions_ledger_stays(found: list[dict[str, Any]], tmp_path: Pa
         connection.execute(change)
     for attempt in (lambda: Ledger(path).ingest(found[:3]), lambda: query.run(path, "SELECT 1")):
         before = path.read_bytes()
-        with pytest.raises(LedgerError, match=says) as caught:
+        with pytest.raises(LedgerError, match=says):
             attempt()
         assert path.read_bytes() == before
-        assert "older" not in says or "sparsebench ingest" in str(caught.value.hint)
 
 
 def test_changed_views_are_reissued_with_their_comments(found: list[dict[str, Any]], tmp_path: Path) -> None:
