@@ -24,6 +24,7 @@ from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
 from sparsebench.errors import BenchmarkError, library_errors
+from sparsebench.models.files.checkpoint import dtype_name
 from sparsebench.models.files.families import has_classifier
 from sparsebench.models.files.text import load_tokenizer, longest_input
 from sparsebench.models.modules.load import load_model
@@ -180,7 +181,7 @@ class Encoder:
             "split": "" if data or task.form else split,
             "chance_rule": task.chance,
             "batch_size": self.batch.most_rows,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "dtype": dtype_name(self.model.dtype),
         }
 
     @property

@@ -26,6 +26,7 @@ from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, drawn
 from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
+from sparsebench.models.files.checkpoint import dtype_name
 from sparsebench.models.files.families import cache_name
 from sparsebench.models.files.text import longest_input
 
@@ -135,7 +136,7 @@ class Generation:
             "max_new_tokens": most_new_tokens,
             "chance_rule": task.chance,
             "batch_size": self.batch.most_rows,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "dtype": dtype_name(self.model.dtype),
         }
 
     def generate(self, texts: Sequence[str], most_new_tokens: int = MOST_NEW_TOKENS) -> list[GeneratedText]:

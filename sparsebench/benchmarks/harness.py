@@ -34,6 +34,7 @@ from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreRes
 from sparsebench.benchmarks.masked import LengthScorer, MaskedScorer
 from sparsebench.errors import BenchmarkError, UnsupportedError
 from sparsebench.manifest.names import Family
+from sparsebench.models.files.checkpoint import dtype_name
 from sparsebench.models.files.text import load_tokenizer
 
 BATCH_SIZE = 16
@@ -141,7 +142,7 @@ class Harness:
         hub = {
             f"{member.config.dataset_path}/{member.config.dataset_name or ''}" for member in loaded["tasks"].values()
         }
-        config, dtype = task.config, str(self.model.dtype).removeprefix("torch.")
+        config, dtype = task.config, dtype_name(self.model.dtype)
         split = config.test_split or config.validation_split or ""
         return {
             "harness": f"lm-eval {version('lm_eval')}",

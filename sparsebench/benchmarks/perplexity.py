@@ -33,6 +33,7 @@ from sparsebench.benchmarks.running_text import (
     window_length,
 )
 from sparsebench.errors import BenchmarkError
+from sparsebench.models.files.checkpoint import dtype_name
 from sparsebench.models.files.text import longest_input, special_tokens, token_ids
 
 CHUNK = 1 << 22
@@ -162,7 +163,7 @@ class Perplexity:
                 "dropped_tokens": all_windows.dropped,
                 "chance_rule": task.chance,
                 "batch_size": batch.most_rows,
-                "dtype": str(self.model.dtype).removeprefix("torch."),
+                "dtype": dtype_name(self.model.dtype),
                 "logits_dtype": "float32",
                 **bits_per_byte_fields(self.tokenizer, running.text, windows, losses),
                 **(divergence.protocol() if divergence else {}),

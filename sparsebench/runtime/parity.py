@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sparsebench.errors import ParityError, UnsupportedError
+from sparsebench.models.files.checkpoint import dtype_name
 from sparsebench.models.files.families import DECODER_LAYERS, LAYERS, cache_name
 from sparsebench.runtime.failures import refused
 from sparsebench.runtime.results import PARITY_BLOCKS, Parity
@@ -105,7 +106,7 @@ class PlainOutputs:
         parity = Parity(
             distance(outputs(model, family, prompt), self.exact),
             ROUNDING * self.rounding + TOLERANCE,
-            str(getattr(model, "module", model).dtype).removeprefix("torch."),  # an engine's wrapper holds the model
+            dtype_name(getattr(model, "module", model).dtype),  # an engine's wrapper holds the model
             self.blocks,
             False,
         )

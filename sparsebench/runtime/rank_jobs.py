@@ -13,6 +13,7 @@ import torch
 
 from sparsebench import bounded, devices, energy
 from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.models.files.checkpoint import dtype_name
 from sparsebench.models.modules.build import meta_model
 from sparsebench.runtime import graphs, latency, machine, memory
 from sparsebench.runtime.channel import Channel
@@ -171,7 +172,7 @@ class StartedRank:
             "threads": torch.get_num_threads(),
             "kernel": "; ".join(filter(None, (self.worker.engine.kernel, variant))),
             "device": self.device.split(":")[0],
-            "dtype": str(dtype).removeprefix("torch."),
+            "dtype": dtype_name(dtype),
             "notes": notes,
         }
 

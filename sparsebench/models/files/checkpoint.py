@@ -292,6 +292,11 @@ def torch_dtype(name: str) -> torch.dtype:
     return getattr(torch, _TORCH_NAMES[name])
 
 
+def dtype_name(dtype: object) -> str:
+    """Return the name of a torch dtype, such as ``bfloat16``; of a text, the name in it."""
+    return str(dtype).removeprefix("torch.")
+
+
 def safetensors_dtype(dtype: torch.dtype, name: str) -> str:
     """Return the safetensors name of ``dtype``, the dtype of tensor ``name``. Raises ModelError for one not handled."""
     for code, torch_name in _TORCH_NAMES.items():

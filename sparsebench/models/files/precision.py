@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.files.checkpoint import TensorInfo
+from sparsebench.models.files.checkpoint import TensorInfo, dtype_name
 from sparsebench.models.files.families import NESTED, text_config
 
 SAFETENSORS_NAMES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -19,7 +19,7 @@ def of_config(config: Mapping[str, Any]) -> str | None:
     for part in (config, text_config(config)):
         stated = part.get("dtype") or part.get("torch_dtype")
         if stated:
-            return str(stated).removeprefix("torch.")
+            return dtype_name(stated)
     return None
 
 

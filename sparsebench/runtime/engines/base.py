@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.checkpoint import Checkpoint, dtype_name
 from sparsebench.models.files.quantized import FLOAT, encoding_of
 from sparsebench.models.modules.load import load_expanded, load_kernels, load_model
 from sparsebench.models.modules.quantized_linear import QuantizedLinear
@@ -28,7 +28,7 @@ KERNEL_DTYPES = ("float32", "bfloat16")
 
 def check_dtype(engine: str, dtype: Any) -> None:
     """Raise UnsupportedError for a dtype, torch's or its name, that our kernels for CPUs do not support."""
-    if (name := str(dtype).removeprefix("torch.")) not in KERNEL_DTYPES:
+    if (name := dtype_name(dtype)) not in KERNEL_DTYPES:
         raise UnsupportedError(f"the {engine} engine does not run in {name} on a CPU", "measure it in bfloat16")
 
 

@@ -12,7 +12,7 @@ import torch
 
 from sparsebench.errors import ModelError, StorageError, UnsupportedError, first_line, out_of_memory
 from sparsebench.models.files import precision
-from sparsebench.models.files.checkpoint import torch_dtype
+from sparsebench.models.files.checkpoint import dtype_name, torch_dtype
 from sparsebench.models.files.quantized import QuantizedCheckpoint, open_checkpoint
 from sparsebench.models.modules.build import StoredWeights, build_model
 from sparsebench.models.modules.experts import still_fused
@@ -296,7 +296,7 @@ def _matrix(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Mat
     mapped = whole and isinstance(weights, PackedCheckpoint) and torch_dtype(info.dtype) == held
     if mapped and (parts := weights.mask_and_values(view.tensor)):  # type: ignore[attr-defined]
         rows, cols = info.shape
-        matrix = bitmask(str(held).removeprefix("torch."), rows, cols, *parts)
+        matrix = bitmask(dtype_name(held), rows, cols, *parts)
         if pays(matrix.value_type, rows, cols, matrix.nonzeros):
             return matrix
     weight = _load_floats(weights, view, held, across)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sparsebench.errors import MeasureError
+from sparsebench.models.files.checkpoint import dtype_name
 from sparsebench.processor import is_emulated
 from sparsebench.runtime.kernels.matrix import LEVELS, TYPES, Kernels, Matrix, MatrixFields
 
@@ -129,7 +130,7 @@ class KernelLinear(MatrixHolder):
         self.register_parameter("bias", None)
         held = torch.float32 if matrix.value_type == "float32" else torch.bfloat16
         # Dense weights times many tokens of their own dtype are torch's: there is nothing to unpack that would be ours.
-        as_stored = matrix.layout == "dense" and matrix.value_type == str(held).removeprefix("torch.")
+        as_stored = matrix.layout == "dense" and matrix.value_type == dtype_name(held)
         self.dense_dtype = held if as_stored and not is_emulated(matrix.value_type) else None
         self.weight = torch.empty((matrix.rows, matrix.cols), dtype=dtype or held, device="meta")
 
@@ -212,7 +213,7 @@ class KernelLinear(MatrixHolder):
         narrow = x.dtype == torch.bfloat16 and self.matrix_type != "float32"
         common = torch.bfloat16 if narrow and not is_emulated("bfloat16") else torch.float32
         dtype, x, bias = x.dtype, x.to(common), None if self.bias is None else self.bias.to(common)
-        if self.layout == "dense" and self.matrix_type == str(common).removeprefix("torch."):
+        if self.layout == "dense" and self.matrix_type == dtype_name(common):
             stored = self.get_buffer("values").view(common)
             return nn.functional.linear(x, stored, bias).to(dtype)
         tiles = -(-self.out_features * self.in_features * common.itemsize // TILE_BYTES)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparsebench.errors import ModelError, StorageError
+from sparsebench.models.files.checkpoint import dtype_name
 from sparsebench.native import Missing, library
 from sparsebench.storage import compiled
 from sparsebench.storage.coding import CodeLayout
@@ -154,7 +155,7 @@ class Matrix:
         """Return what the library is given, where the parts are the tensors ``parts``."""
         address = {name: part.data_ptr() for name, part in parts.items()}
         stride = 0 if "masks" in parts else parts["values"].nbytes // max(1, self.rows)
-        scale = str(parts["scales"].dtype).removeprefix("torch.") if "scales" in parts else "float32"
+        scale = dtype_name(parts["scales"].dtype) if "scales" in parts else "float32"
         return MatrixFields(
             TYPES[self.value_type], self.rows, self.cols, stride, self.nonzeros, address.get("masks"), address.get("starts"),
             address["values"], address.get("scales"), TYPES[scale], self.group or max(1, self.cols),
@@ -195,7 +196,7 @@ def without_zeros(weight: torch.Tensor) -> Matrix:
 
 
 def _float_type(weight: torch.Tensor) -> str:
-    name = str(weight.dtype).removeprefix("torch.")
+    name = dtype_name(weight.dtype)
     if name not in ("bfloat16", "float32"):
         raise ModelError(f"our kernels hold bfloat16 and float32, not {weight.dtype}", "measure it in bfloat16")
     return name

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from sparsebench import processor
+from sparsebench.models.files.checkpoint import dtype_name
 from sparsebench.models.modules.skipping import masked
 from sparsebench.runtime.kernels.linear import CODES, MatrixHolder
 from sparsebench.runtime.kernels.matrix import GROUP, LEVELS, Kernels, Matrix, pays, without_zeros
@@ -169,7 +170,7 @@ def _as_bitmask(kernels: Kernels, matrix: torch.Tensor, panels: int) -> Matrix |
     longer than reading the zeros.
     """
     rows, width = matrix.shape
-    name = str(matrix.dtype).removeprefix("torch.")
+    name = dtype_name(matrix.dtype)
     if not pays(name, rows, width, int(matrix.count_nonzero())) or kernels.library.sparse_level() < HIGHEST_LEVEL:
         return None
     if panels > 1:
