@@ -99,6 +99,15 @@ class MatrixHolder(nn.Module):
             self._known = (addresses, ctypes.pointer(self.describe(self._buffers)))
         return self._known[1]
 
+    def expanded(self, first: int, last: int, out: torch.Tensor) -> torch.Tensor:
+        """Write rows ``first`` up to ``last`` densely into ``out``, bfloat16 or float32, and return it."""
+        as_bfloat16 = out.dtype == torch.bfloat16
+        self.kernels.library.sparse_expand(
+            self.pointer, first, last, out.data_ptr(), as_bfloat16, torch.get_num_threads()
+        )
+        return out
+
+    kernels: Kernels
     describe: Callable[[Any], MatrixFields]
     _known: tuple[list[int], Any]
 
@@ -227,14 +236,6 @@ class KernelLinear(MatrixHolder):
             rows = self.expanded(first, last, room[: last - first])
             y[:, first:last] = nn.functional.linear(x, rows, None if bias is None else bias[first:last])
         return y
-
-    def expanded(self, first: int, last: int, out: torch.Tensor) -> torch.Tensor:
-        """Write rows ``first`` up to ``last`` densely into ``out``, bfloat16 or float32, and return it."""
-        as_bfloat16 = out.dtype == torch.bfloat16
-        self.kernels.library.sparse_expand(
-            self.pointer, first, last, out.data_ptr(), as_bfloat16, torch.get_num_threads()
-        )
-        return out
 
     def extra_repr(self) -> str:
         """Return the description of the layer in ``print(model)``."""

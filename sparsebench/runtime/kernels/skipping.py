@@ -156,11 +156,7 @@ class Skipping(MatrixHolder):
         if not self.bitmask_shape:
             return self.matrix
         weights = torch.empty(self.bitmask_shape, dtype=self.weight.dtype, device="cpu")
-        as_bfloat16 = weights.dtype == torch.bfloat16
-        self.kernels.library.sparse_expand(
-            self.pointer, 0, self.bitmask_shape[0], weights.data_ptr(), as_bfloat16, torch.get_num_threads()
-        )
-        return weights.reshape(self.rows, -1)[:, : self.width]
+        return self.expanded(0, self.bitmask_shape[0], weights).reshape(self.rows, -1)[:, : self.width]
 
 
 def _as_bitmask(kernels: Kernels, matrix: torch.Tensor, panels: int) -> Matrix | None:
