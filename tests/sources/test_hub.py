@@ -84,16 +84,11 @@ def test_a_note_that_cannot_be_written_is_left_out(tmp_path: Path, monkeypatch: 
     assert fetch(parse("hf:org/tiny")) == tmp_path
 
 
-def test_pytorch_weights_only_without_safetensors() -> None:
-    files = {name: data for name, data in FILES.items() if name != "model.safetensors"}
+def test_without_safetensors_it_is_pytorch_weights_and_without_either_an_error() -> None:
     with serving(Served()) as served:
-        hub(served, "org/old", files, revision="v1")
+        hub(served, "org/old", {name: data for name, data in FILES.items() if name != "model.safetensors"}, "v1")
         fetched = ask(served.url, "hf:org/old@v1", "fetch")["fetch"]
-    assert set(fetched) == {"config.json", "pytorch_model.bin", "tokenizer.json", "1_Pooling/config.json"}
-
-
-def test_a_repository_without_weights_is_refused() -> None:
-    with serving(Served()) as served:
+        assert set(fetched) == {"config.json", "pytorch_model.bin", "tokenizer.json", "1_Pooling/config.json"}
         hub(served, "org/none", {"config.json": b"{}", "flax_model.msgpack": b"f"})
         assert "neither safetensors nor PyTorch" in ask(served.url, "hf:org/none", "fetch")["fetch"]["message"]
 

@@ -61,7 +61,6 @@ def test_fields() -> None:
         ("facebook/opt-1.3b", "does not say where", "did you mean hf:facebook/opt-1.3b"),
         ("hff:x/y", "no kind 'hff'", "did you mean hf:"),
         ("random:", "nothing may follow", "the notation is random"),
-        ("random:42", "nothing may follow", "the notation is random"),
         ("rnadom:x", "no kind 'rnadom'", "did you mean random?"),
         ("whl:x", "no kind 'whl'", "wheel:PROJECT==VERSION"),
         ("", "does not say where", "one of"),
@@ -97,18 +96,14 @@ def test_what_is_wrong_is_said_and_what_was_expected(value: str, message: str, h
     assert hint in (caught.value.hint or "")
 
 
-def test_a_bare_path_that_exists_is_recognised(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=f"did you mean path:{tmp_path}"):
-        parse(str(tmp_path))
-
-
-def test_a_bare_name_is_looked_up_where_a_path_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bare_path_or_name_is_looked_up_where_a_path_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("here", "there"):
         (tmp_path / folder).mkdir()
     (tmp_path / "there" / "notes.txt").touch()
     (tmp_path / "here" / "words.txt").touch()
     monkeypatch.chdir(tmp_path / "here")
-    for name, guess in {"notes.txt": "path:notes.txt", "words.txt": "hf:words.txt"}.items():
+    guesses = {"notes.txt": "path:notes.txt", "words.txt": "hf:words.txt", str(tmp_path): f"path:{tmp_path}"}
+    for name, guess in guesses.items():
         with pytest.raises(SourceError, match=re.escape(f"did you mean {guess}?")):
             parse(name, tmp_path / "there")
 

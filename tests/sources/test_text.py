@@ -153,47 +153,43 @@ def test_a_missing_field_names_the_file_the_field_and_what_there_is(name: str, t
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "field", "message"),
+    ("name", "text", "fields", "message"),
     [
-        ("a.jsonl", '{"text": "a"}\n{"text": ', None, r"a\.jsonl:2: not JSON"),
-        ("a.jsonl", "[1, 2]\n", None, r"a\.jsonl:1: a list"),
-        ("a.jsonl", '{"text": 3}', None, "record 1: its field 'text' is a int, not text"),
-        ("a.jsonl", '{"text": "a"}\n{"txt": "b"}', None, "record 2: no field 'text'"),
-        ("a.jsonl", '{"doc": "a"}', "doc.passage", "no field 'doc.passage'"),
-        ("a.jsonl", '"a text"', "passage", "a text by itself"),
-        ("a.json", "{", None, "not JSON"),
-        ("a.txt", "a", "passage", "plain text has no field 'passage'"),
-        ("a.txt", " \n\n", None, "holds no text"),
-        ("a.jsonl", "", None, "holds no text"),
-        ("a.arrow", "no arrow", "text", "not readable as Arrow"),
-        ("a.parquet", "no parquet", "text", "not readable as Parquet"),
+        ("a.jsonl", '{"text": "a"}\n{"text": ', [], r"a\.jsonl:2: not JSON"),
+        ("a.jsonl", "[1, 2]\n", [], r"a\.jsonl:1: a list"),
+        ("a.jsonl", '{"text": 3}', [], "record 1: its field 'text' is a int, not text"),
+        ("a.jsonl", '{"text": "a"}\n{"txt": "b"}', [], "record 2: no field 'text'"),
+        ("a.jsonl", '{"doc": "a"}', ["doc.passage"], "no field 'doc.passage'"),
+        ("a.jsonl", '"a text"', ["passage"], "a text by itself"),
+        ("a.json", '["a text"]', ["text", "target"], "without a field 'target'"),
+        ("a.jsonl", '"a text"', ["text", "target"], "without a field 'target'"),
+        ("a.txt", "a text", ["text", "target"], "no field 'target'"),
+        ("a.json", "{", [], "not JSON"),
+        ("a.txt", "a", ["passage"], "plain text has no field 'passage'"),
+        ("a.txt", " \n\n", [], "holds no text"),
+        ("a.jsonl", "", [], "holds no text"),
+        ("a.arrow", "no arrow", ["text"], "not readable as Arrow"),
+        ("a.parquet", "no parquet", ["text"], "not readable as Parquet"),
+        ("a.jsonl", jsonl([{"text": "x" * 100_001 + " y"}]), [], "record 1: a word of more than 100,000 characters"),
+        ("a.jsonl", jsonl([{"text": "a \ud800 b"}]), [], "half of a surrogate pair"),
     ],
 )
-def test_what_is_wrong_is_said(name: str, text: str, field: str | None, message: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_said(name: str, text: str, fields: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=message):
-        read_texts(text_file(tmp_path / name, text), *([field] if field else []))
-
-
-@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.txt"])
-def test_the_field_that_a_text_by_itself_lacks_is_named(name: str, tmp_path: Path) -> None:
-    text = '["a text"]' if name == "a.json" else '"a text"'
-    with pytest.raises(SourceError, match="no field 'target'|without a field 'target'"):
-        read_texts(text_file(tmp_path / name, text), "text", "target")
+        read_texts(text_file(tmp_path / name, text), *fields)
 
 
 def test_bytes_that_are_no_text_and_folders_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.bin").write_bytes(b"\xff\xfe\x00\x80" * 9)
-    with pytest.raises(SourceError, match=r"model\.bin: not UTF-8"):
-        read_texts(tmp_path / "model.bin")
-    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(jsonl(ROWS).encode())[:40])
-    with pytest.raises(SourceError, match=r"cut\.jsonl\.gz: not a whole gzip file"):
-        read_texts(tmp_path / "cut.jsonl.gz")
-    (tmp_path / "cut.jsonl.zst").write_bytes(zstandard.compress(jsonl(ROWS).encode())[:-3])
-    with pytest.raises(SourceError, match="not a whole zstd file"):
-        read_texts(tmp_path / "cut.jsonl.zst")
-    (tmp_path / "plain.txt.gz").write_bytes(b"not zipped")
-    with pytest.raises(SourceError, match="not a whole gzip file"):
-        read_texts(tmp_path / "plain.txt.gz")
+    rows = jsonl(ROWS).encode()
+    for name, content, message in (
+        ("model.bin", b"\xff\xfe\x00\x80" * 9, r"model\.bin: not UTF-8"),
+        ("cut.jsonl.gz", gzip.compress(rows)[:40], r"cut\.jsonl\.gz: not a whole gzip file"),
+        ("cut.jsonl.zst", zstandard.compress(rows)[:-3], "not a whole zstd file"),
+        ("plain.txt.gz", b"not zipped", "not a whole gzip file"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(SourceError, match=message):
+            read_texts(tmp_path / name)
     with pytest.raises(SourceError, match="a folder"):
         read_texts(tmp_path)
 
@@ -210,16 +206,3 @@ def test_a_time_beyond_all_calendars_is_named(write: Callable[..., None], tmp_pa
 def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
     for path in (arrow(tmp_path / "a.arrow", ROWS), parquet(tmp_path / "a.parquet", ROWS)):
         assert next(iter(read_records(path, "doc.passage"))).keys() == {"doc"}
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("x" * 100_001 + " y", "record 1: a word of more than 100,000 characters"),
-        ("a \ud800 b", "half of a surrogate pair"),
-    ],
-)
-def test_what_no_tokenizer_takes_is_refused(tmp_path: Path, text: str, says: str) -> None:
-    (tmp_path / "text.jsonl").write_text(json.dumps({"text": text}))
-    with pytest.raises(SourceError, match=says):
-        read_texts(tmp_path / "text.jsonl")

