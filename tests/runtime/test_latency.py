@@ -46,14 +46,15 @@ class Scripted(Phase):
     def step(self) -> None: ...
 
 
+def model(side: str, seconds: Callable[[int], float], load: float = 1.0, joules: float | None = None) -> LoadedModel:
+    return LoadedModel([Scripted("forward", side, seconds)], (load, load), joules)
+
+
 def timed(
     dense: Callable[[int], float], variant: Callable[[int], float], process: int = 0, **settings: Any
 ) -> tuple[Any, Any, Clock]:
     clock, setting = Clock(), Setting("hf", 1, Workload(), **{"processes": 1, **settings})
-    sides = {
-        "dense": LoadedModel([Scripted("forward", "dense", dense)], (1.0, 1.0)),
-        "variant": LoadedModel([Scripted("forward", "variant", variant)], (2.0, 2.0)),
-    }
+    sides = {"dense": model("dense", dense), "variant": model("variant", variant, 2.0)}
     samples, steady_phases, _ = time_phases(sides, setting, clock, lambda _: None, EnergyMeter(""), process)
     return samples, steady_phases, clock
 
@@ -69,9 +70,8 @@ def test_a_counter_that_fails_on_the_way_ends_no_timing_and_gives_no_part_of_the
             raise Unavailable("gone") from None
 
     meter = EnergyMeter("RAPL", read, limits=[0])
-    sides = {
-        "dense": LoadedModel([Scripted(phase, "dense", lambda _: 0.01) for phase in ("forward", "prefill")], (1.0, 1.0))
-    }
+    phases = [Scripted(name, "dense", lambda _: 0.01) for name in ("forward", "prefill")]
+    sides = {"dense": LoadedModel(phases, (1.0, 1.0))}
     setting = Setting("hf", 1, Workload(), processes=1, samples=16)
     samples, _, spent = time_phases(sides, setting, Clock(), lambda _: None, meter)
     assert len([one for one in samples if one.phase != "load"]) >= 32
@@ -103,27 +103,21 @@ def test_of_several_processes_each_takes_its_share_and_they_take_turns_in_beginn
     assert {one.process for one in second} == {1}
 
 
-def test_a_slow_phase_of_several_processes_gets_a_pair_of_single_steps_in_each() -> None:
-    samples, _, clock = timed(lambda _: 100.0, lambda _: 100.0, samples=24, processes=5)
-    assert len([one for one in samples if one.phase == "forward"]) == 2
-    assert len(clock.steps) == 4
+@pytest.mark.parametrize(("settings", "pairs"), [({"processes": 5}, 1), ({"phase_seconds": 4.0}, MIN_PAIRS)], ids=str)
+def test_a_slow_phase_gets_the_fewest_pairs_of_single_steps(settings: dict[str, Any], pairs: int) -> None:
+    samples, _, clock = timed(lambda _: 100.0, lambda _: 100.0, samples=24, **settings)
+    assert len([one for one in samples if one.phase == "forward"]) == 2 * pairs
+    assert len(clock.steps) == 2 * pairs + 2
 
 
 @pytest.mark.parametrize(("seconds", "messages"), [(0.01, 1), (100.0, MIN_PAIRS + 1)])
 def test_only_a_slow_phase_tells_the_parent_of_its_pairs(seconds: float, messages: int) -> None:
     told: list[int] = []
     clock = Clock()
-    sides = {"dense": LoadedModel([Scripted("forward", "dense", lambda _: seconds)], (1.0, 1.0))}
+    sides = {"dense": model("dense", lambda _: seconds)}
     setting = Setting("hf", 1, Workload(), processes=1)
     time_phases(sides, setting, clock, lambda _: told.append(len(clock.steps)), EnergyMeter(""))
     assert len(told) == messages and told[-1] == len(clock.steps)
-
-
-def test_a_slow_phase_gets_the_fewest_pairs_of_single_steps() -> None:
-    samples, _, clock = timed(lambda _: 100.0, lambda _: 100.0, samples=24, phase_seconds=4.0)
-    forward = [sample for sample in samples if sample.phase == "forward"]
-    assert len(forward) == 2 * MIN_PAIRS
-    assert len(clock.steps) == 2 * MIN_PAIRS + 2
 
 
 def test_the_cap_in_seconds_ends_sampling_between_pairs() -> None:
@@ -191,18 +185,15 @@ class Counter:
 def test_energy_is_per_step_and_side_without_the_warm_up() -> None:
     clock, setting = Clock(), Setting("hf", 1, Workload(), samples=8, processes=1)
     sides = {
-        "dense": LoadedModel([Scripted("forward", "dense", lambda _: 0.01)], (1.0, 1.0), 70.0),
-        "variant": LoadedModel([Scripted("forward", "variant", lambda _: 0.01)], (2.0, 2.0), 30.0),
+        "dense": model("dense", lambda _: 0.01, joules=70.0),
+        "variant": model("variant", lambda _: 0.01, joules=30.0),
     }
     samples, steady_phases, spent = time_phases(sides, setting, clock, lambda _: None, Counter(clock))
     each = {key: [joules] for key, joules in spent.items()}
     found = {(one.phase, one.side): one.energy_j for one in summaries(samples, Counts(steady_phases), each)}
-    assert found == {
-        ("load", "dense"): 70.0,
-        ("load", "variant"): 30.0,
-        ("forward", "dense"): 10.0,
-        ("forward", "variant"): 4.0,
-    }
+    assert {side: found["load", side] for side in sides} == {"dense": 70.0, "variant": 30.0}
+    assert {side: found["forward", side] for side in sides} == {"dense": 10.0, "variant": 4.0}
+    assert len(found) == 4
     assert {one.energy_j for one in summaries(samples, Counts(steady_phases))} == {None}
 
 
@@ -215,10 +206,7 @@ class Slow(Counter):
 def test_on_a_gpu_a_side_is_timed_for_a_second_and_its_energy_over_the_counters_window() -> None:
     clock, setting = Clock(), Setting("hf", 1, Workload(), samples=8, processes=1)
     clock.cuda = True
-    sides = {
-        "dense": LoadedModel([Scripted("forward", "dense", lambda _: 0.01)], (1.0, 1.0)),
-        "variant": LoadedModel([Scripted("forward", "variant", lambda _: 0.02)], (2.0, 2.0)),
-    }
+    sides = {"dense": model("dense", lambda _: 0.01), "variant": model("variant", lambda _: 0.02)}
     samples, _, spent = time_phases(sides, setting, clock, lambda _: None, Slow(clock))
     forward = [sample for sample in samples if sample.phase == "forward"]
     assert sum(sample.wall_s for sample in forward) >= 2 * GPU_SECONDS

@@ -106,7 +106,7 @@ def test_a_cache_is_counted_to_the_byte(name: str, family: Family, request: pyte
     assert memory.cache_bytes(made["generate"].cache) is None, "it is out of sight"
 
 
-def test_footprint_grows_with_ranks_and_with_a_wider_dtype(tiny_llama: Path) -> None:
+def test_footprint_grows_with_ranks_a_wider_dtype_and_what_a_larger_request_holds(tiny_llama: Path) -> None:
     def need(ranks: int, dtype: str) -> int:
         return footprint(tiny_llama, Setting("deepspeed", ranks, Workload(), dtype))
 
@@ -114,17 +114,15 @@ def test_footprint_grows_with_ranks_and_with_a_wider_dtype(tiny_llama: Path) -> 
     assert need(2, "auto") > need(1, "auto")
     assert need(2, "float32") >= need(2, "bfloat16")
 
-
-def test_a_large_request_needs_its_cache_and_its_activations(tiny_llama: Path) -> None:
-    def need(batch: int, ranks: int = 1) -> int:
+    def of_batch(batch: int, ranks: int = 1) -> int:
         return footprint(tiny_llama, Setting("deepspeed", ranks, Workload(batch, 100, 28), "float32"))
 
     config = Checkpoint(tiny_llama).config
     heads = config["num_key_value_heads"] * config["hidden_size"] // config["num_attention_heads"]
     cache = 2 * config["num_hidden_layers"] * heads * 128 * 4
     passing = 100 * (4 * config["hidden_size"] + 3 * config["intermediate_size"]) * 4
-    assert need(101) - need(1) == 100 * (cache + passing), "a decoder's"
-    assert need(101, 2) - need(1, 2) == 100 * (cache + 2 * passing)
+    assert of_batch(101) - of_batch(1) == 100 * (cache + passing), "a decoder's"
+    assert of_batch(101, 2) - of_batch(1, 2) == 100 * (cache + 2 * passing)
 
 
 def test_a_missing_compiler_is_named_and_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,31 +162,24 @@ def test_a_cache_that_cannot_be_written_is_a_reason_too(tmp_path: Path, monkeypa
     assert str(tmp_path / "file") in (all_reduce.compile_once(Cache(tmp_path / "file")) or "")
 
 
-def test_a_failed_compilation_is_remembered_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(all_reduce, "requirements", tuple)
-    failed = subprocess.CompletedProcess([], 1, "", "building\nerror: unknown flag")
-    monkeypatch.setattr(children, "run", lambda *_, **__: failed)
-    assert "error: unknown flag" in all_reduce.compile_once(Cache())
-    monkeypatch.setattr(children, "run", lambda *_, **__: pytest.fail("it compiled again"))
-    assert "error: unknown flag" in all_reduce.compile_once(Cache())
-
-
 @pytest.mark.parametrize(
-    ("code", "said"), [(-9, ""), (1, "g++: fatal error: Killed signal terminated program cc1plus")]
+    ("code", "said", "again"),
+    [(1, "", False), (-9, "", True), (1, "g++: fatal error: Killed signal terminated program cc1plus", True)],
 )
-def test_a_compilation_that_was_killed_is_tried_again(code: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(all_reduce, "requirements", tuple)
-    found = iter(
-        [subprocess.CompletedProcess([], code, said, "ninja failed"), subprocess.CompletedProcess([], 0, "", "")]
-    )
-    monkeypatch.setattr(children, "run", lambda *_, **__: next(found))
-    assert "ninja failed" in all_reduce.compile_once(Cache())
-    assert all_reduce.compile_once(Cache()) is None
-
-
-def test_a_dead_ranks_lock_is_removed_and_a_living_ones_named(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_failed_compilation_is_remembered_with_its_reason_and_a_killed_one_tried_again(
+    code: int, said: str, again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(all_reduce, "requirements", tuple)
+    failed = subprocess.CompletedProcess([], code, said, "building\nerror: unknown flag")
+    outcomes = [failed, subprocess.CompletedProcess([], 0, "", "")]
+    monkeypatch.setattr(children, "run", lambda *_, **__: outcomes.pop(0))
+    assert "error: unknown flag" in all_reduce.compile_once(Cache())
+    second = all_reduce.compile_once(Cache())
+    assert second is None if again else "error: unknown flag" in second
+    assert len(outcomes) == (0 if again else 1)
+
+
+def test_a_dead_ranks_lock_is_removed_and_a_living_ones_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(all_reduce, "requirements", tuple)
     cache = Cache()
     lock = all_reduce.extensions_dir(cache) / "deepspeed_shm_comm" / "lock"

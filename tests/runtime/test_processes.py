@@ -1,12 +1,11 @@
 """Several processes time a setting: what becomes of their messages, and of the others where one of them fails."""
 
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import pytest
@@ -14,29 +13,27 @@ import pytest
 from sparsebench import children
 from sparsebench.errors import MeasureError, ParityError, SparsebenchError
 from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency
+from sparsebench.runtime.results import TimingSample
 
 STEP = 0.01
 
 
+@dataclass
 class Group:
     """Ranks of which a variant's folder says what it does: ``off`` fails always, ``late`` in process 1, ``added`` in 3.
 
     Process 3 fails after ``ends badly`` has said all.
     """
 
+    job: dict[str, Any]
     began: list[tuple[list[int], list[str]]]
     error: type[MeasureError]
-    said = ""
-
-    def __init__(self, job: dict[str, Any]) -> None:
-        self.job = job
+    said: str
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
     def messages(self) -> Iterator[dict[str, Any]]:
         folders = [Path(folder).name for folder in self.job["variants"]]
@@ -53,67 +50,48 @@ class Group:
 
 def told(index: int, process: int, ratio: float) -> dict[str, Any]:
     samples = [
-        {
-            "phase": "forward",
-            "side": side,
-            "block": block,
-            "index": 0,
-            "wall_s": wall,
-            "cpu_s": wall,
-            "process": process,
-        }
+        asdict(TimingSample("forward", side, block, 0, wall, wall, process))
         for block in range(2)
         for side, wall in (("dense", STEP), ("variant", ratio * STEP))
     ]
-    facts = {
-        "kernel": "k" if ratio < 1.2 else "other tiles",
-        "threads": 1,
-        "device": "cpu",
-        "dtype": "float32",
-        "notes": [],
-        "parity": None,
-    }
-    steady_phases = [("forward", "dense"), ("forward", "variant")]
     return {
-        "kind": "result", "index": index, "process": process, "samples": samples, "steady": steady_phases, "energy": [],
-        "energy_source": "", **facts,
+        "kind": "result", "index": index, "process": process, "samples": samples, "energy": [], "energy_source": "",
+        "steady": [("forward", "dense"), ("forward", "variant")], "kernel": "k" if ratio < 1.2 else "other tiles",
+        "threads": 1, "device": "cpu", "dtype": "float32", "notes": [], "parity": None,
     }  # fmt: skip
 
 
-def measured(
-    monkeypatch: pytest.MonkeyPatch,
-    names: list[str],
-    forks: bool = True,
-    error: type[MeasureError] = MeasureError,
-    said: str = "",
-) -> tuple[dict[str, LatencyResult | str], list[tuple[list[int], list[str]]]]:
-    """What was found of each variant, and the processes and variants of each group that began."""
-    began: list[tuple[list[int], list[str]]] = []
-    monkeypatch.setattr(Group, "began", began, raising=False)
-    monkeypatch.setattr(Group, "error", error, raising=False)
-    monkeypatch.setattr(Group, "said", said)
-    monkeypatch.setattr(measure, "RankGroup", lambda job, setting: Group(job))
-    monkeypatch.setattr(children, "may_fork", lambda: forks)
-    monkeypatch.setattr(measure, "check_folder", lambda *_: None)
-    monkeypatch.setattr(measure, "_measured_family", lambda _, family: family)
-    monkeypatch.setattr(measure, "_check_fits", lambda *_: None)
-    monkeypatch.setattr(measure, "_pair_fits", lambda *_: True)
-    monkeypatch.setattr(measure, "model_bytes", lambda *_: 1)
-    found: dict[str, LatencyResult | str] = {}
-
-    def emit(key: str, one: LatencyResult | SparsebenchError) -> None:
-        found[key] = one.message if isinstance(one, SparsebenchError) else one
-
-    setting = Setting("hf", 1, Workload(), processes=3)
-    measure_latency(Path("dense"), [(name, Path(name)) for name in names], "encoder", setting, emit)
-    return found, began
+Measured = Callable[..., tuple[dict[str, Any], list[tuple[list[int], list[str]]]]]
 
 
-def test_a_precise_variant_needs_no_more_and_a_wide_one_half_as_many_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, began = measured(monkeypatch, ["quick", "varies"])
+@pytest.fixture
+def measured(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measured:
+    """Gives what was found of each variant, and the processes and variants of each group that began."""
+
+    def measure_all(
+        *names: str, forks: bool = True, error: type[MeasureError] = MeasureError, said: str = ""
+    ) -> tuple[dict[str, Any], list[tuple[list[int], list[str]]]]:
+        began: list[tuple[list[int], list[str]]] = []
+        found: dict[str, Any] = {}
+        monkeypatch.setattr(measure, "RankGroup", lambda job, _: Group(job, began, error, said))
+        monkeypatch.setattr(children, "may_fork", lambda: forks)
+        for name in ("dense", *names):
+            (tmp_path / name).symlink_to(tiny_bert)
+
+        def emit(key: str, one: LatencyResult | SparsebenchError) -> None:
+            found[key] = one.message if isinstance(one, SparsebenchError) else one
+
+        setting = Setting("hf", 1, Workload(prompt=8), processes=3)
+        measure_latency(tmp_path / "dense", [(name, tmp_path / name) for name in names], "encoder", setting, emit)
+        return found, began
+
+    return measure_all
+
+
+def test_a_precise_variant_needs_no_more_and_a_wide_one_half_as_many_more(measured: Measured) -> None:
+    found, began = measured("quick", "varies")
     assert began == [([0, 1, 2], ["quick", "varies"]), ([3], ["varies"])]
     quick, varies = found["quick"], found["varies"]
-    assert isinstance(quick, LatencyResult) and isinstance(varies, LatencyResult)
     assert (quick.differences[0].processes, varies.differences[0].processes) == (3, 4)
     assert quick.differences[0].ratio == pytest.approx(0.5)
     assert {one.process for one in varies.samples} == {0, 1, 2, 3}
@@ -121,62 +99,57 @@ def test_a_precise_variant_needs_no_more_and_a_wide_one_half_as_many_more(monkey
     assert "2 of 4 processes ran other tiles" in varies.notes and not any("processes ran" in one for one in quick.notes)
 
 
-def test_where_forks_are_not_safe_every_process_is_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, began = measured(monkeypatch, ["quick"], forks=False)
+def test_where_forks_are_not_safe_every_process_is_a_group(measured: Measured) -> None:
+    found, began = measured("quick", forks=False)
     assert began == [([0], ["quick"]), ([1], ["quick"]), ([2], ["quick"])]
     assert isinstance(found["quick"], LatencyResult)
 
 
 @pytest.mark.parametrize("error", [ParityError, MeasureError])
-def test_a_variant_that_is_off_fails_alone(monkeypatch: pytest.MonkeyPatch, error: type[MeasureError]) -> None:
-    found, began = measured(monkeypatch, ["quick", "off", "quick too"], error=error)
+def test_a_variant_that_is_off_fails_alone(measured: Measured, error: type[MeasureError]) -> None:
+    found, began = measured("quick", "off", "quick too", error=error)
     assert began[:2] == [([0, 1, 2], ["quick", "off", "quick too"]), ([0, 1, 2], ["quick", "quick too"])]
     assert found["off"] == "off is off"
-    assert isinstance(found["quick"], LatencyResult)
     assert sorted({one.process for one in found["quick"].samples}) == [0, 1, 2]
     assert len(found["quick"].samples) == 3 * 4
 
 
-def test_one_that_fails_in_a_later_process_leaves_the_others_what_they_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, began = measured(monkeypatch, ["quick", "late"])
+def test_one_that_fails_in_a_later_process_leaves_the_others_what_they_had(measured: Measured) -> None:
+    found, began = measured("quick", "late")
     assert began == [([0, 1, 2], ["quick", "late"]), ([1, 2], ["quick"])]
     assert found["late"] == "late is off"
-    quick = found["quick"]
-    assert isinstance(quick, LatencyResult)
-    assert len(quick.samples) == 3 * 4
+    assert len(found["quick"].samples) == 3 * 4
 
 
-def test_one_that_fails_in_an_added_process_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, began = measured(monkeypatch, ["varies", "added"])
+def test_one_that_fails_in_an_added_process_keeps_what_it_has(measured: Measured) -> None:
+    found, began = measured("varies", "added")
     assert began[1:] == [([3], ["varies", "added"]), ([3], ["varies"])]
     varies, added = found["varies"], found["added"]
-    assert isinstance(varies, LatencyResult) and isinstance(added, LatencyResult)
     assert [{one.process for one in result.samples} for result in (varies, added)] == [{0, 1, 2, 3}, {0, 1, 2}]
     assert any("added is off" in note for note in added.notes)
     assert not any("is off" in note for note in varies.notes)
 
 
-def test_added_processes_that_end_badly_have_measured_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, began = measured(monkeypatch, ["varies", "ends badly"])
+def test_added_processes_that_end_badly_have_measured_all(measured: Measured) -> None:
+    found, began = measured("varies", "ends badly")
     assert began[1:] == [([3], ["varies", "ends badly"])]
     for result in found.values():
-        assert isinstance(result, LatencyResult) and {one.process for one in result.samples} == {0, 1, 2, 3}
+        assert {one.process for one in result.samples} == {0, 1, 2, 3}
         assert not any("hangs" in note for note in result.notes)
 
 
-def test_kernels_that_read_other_shares_of_the_weights_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    skips = measured(monkeypatch, ["skips"])[0]["skips"]
-    assert isinstance(skips, LatencyResult)
+def test_kernels_that_read_other_shares_of_the_weights_are_one(measured: Measured) -> None:
+    skips = measured("skips")[0]["skips"]
     assert skips.kernel == "skipping (60% read)" and not any("processes ran" in note for note in skips.notes)
 
 
-def test_what_is_not_a_variants_own_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_a_variants_own_ends_the_job(measured: Measured) -> None:
     with pytest.raises(MeasureError, match="no compiler"):
-        measured(monkeypatch, ["off", "off too", "quick"], said="no compiler")
+        measured("off", "off too", "quick", said="no compiler")
 
 
-def test_two_that_fail_alike_around_one_that_does_not_fail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, _ = measured(monkeypatch, ["off", "quick", "off too"], said="out of memory")
+def test_two_that_fail_alike_around_one_that_does_not_fail_alone(measured: Measured) -> None:
+    found, _ = measured("off", "quick", "off too", said="out of memory")
     assert isinstance(found["quick"], LatencyResult)
     assert (found["off"], found["off too"]) == ("out of memory", "out of memory")
 
@@ -204,13 +177,7 @@ sys.exit(code)
     ],
 )
 def test_a_fork_ends_its_parent_as_it_ended(what: str, code: int, said: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FORK.format(what=what)],
-        capture_output=True,
-        text=True,
-        env=dict(os.environ),
-        check=False,
-    )
+    done = subprocess.run([sys.executable, "-c", FORK.format(what=what)], capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert done.stdout.splitlines()[0] == "True"
     assert (said in done.stdout) if said else ("waited" not in done.stdout)
