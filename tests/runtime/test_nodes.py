@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,47 +76,51 @@ def test_a_rank_that_waits_for_another_node_is_left_alone(imitated: None, monkey
     assert time.monotonic() - started > 4, "once the other has ended, after four seconds of work"
 
 
-class Elsewhere(NodeRanks):
-    """A node of which nothing but these events is heard."""
+@pytest.fixture
+def hear(imitated: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets nothing but some events, after a pause, be heard of the second node."""
 
-    heard: tuple[Event, ...] = ()
-    pause = 0.0
+    class Elsewhere(NodeRanks):
+        heard: tuple[Event, ...]
+        pause: float
 
-    def __enter__(self) -> NodeRanks:
-        return self
+        def __enter__(self) -> NodeRanks:
+            return self
 
-    def __exit__(self, *_: object) -> None: ...
+        def __exit__(self, *_: object) -> None: ...
 
-    def events(self) -> Iterator[Event]:
-        time.sleep(self.pause)
-        yield from self.heard
-        time.sleep(3)
+        def events(self) -> Iterator[Event]:
+            time.sleep(self.pause)
+            yield from self.heard
+            time.sleep(3)
 
+    def only(*events: Event, pause: float = 0.0) -> None:
+        Elsewhere.heard, Elsewhere.pause = events, pause
 
-def test_a_node_that_falls_silent_is_named(imitated: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups, "RemoteRanks", Elsewhere)
-    monkeypatch.setattr(Elsewhere, "heard", ({"kind": "idle", "ranks": {}},))
+    return only
+
+
+def test_a_node_that_falls_silent_is_named(hear: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    hear({"kind": "idle", "ranks": {}})
     monkeypatch.setattr(groups, "GONE_SECONDS", 2.0)
     said = f"rank 1 of 2 on {NODES[1]} hangs: .*; rank 1 does not answer"
     with pytest.raises(MeasureError, match=said), group("work", "nothing") as ranks:
         list(ranks.messages())
 
 
-def test_what_a_rank_did_before_it_ended_well_is_forgotten(imitated: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_rank_did_before_it_ended_well_is_forgotten(hear: Callable[..., None]) -> None:
     idle = {"kind": "idle", "ranks": {1: watch.IdleRank("at a.py:1 in f", True, False)}}
     ended = {"kind": "ended", "rank": 1, "code": 0, "lines": [], "out_of_memory": False}
-    monkeypatch.setattr(groups, "RemoteRanks", Elsewhere)
-    monkeypatch.setattr(Elsewhere, "heard", (idle, ended))
+    hear(idle, ended)
     with group("work", "nothing") as ranks:
         assert [message["rank"] for message in ranks.messages()] == [0]
 
 
-def test_a_lost_node_is_blamed_not_the_rank_that_misses_it(imitated: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_node_is_blamed_not_the_rank_that_misses_it(hear: Callable[..., None]) -> None:
     """Ray notices the loss later than the ranks of other nodes do."""
     lost = {"kind": "ended", "rank": 1, "code": -9, "lines": ["node 127.0.0.2 is gone"], "out_of_memory": False}
-    monkeypatch.setattr(groups, "RemoteRanks", Elsewhere)
-    monkeypatch.setattr(Elsewhere, "heard", (lost,))
-    monkeypatch.setattr(Elsewhere, "pause", 5.0)
+    hear(lost, pause=5.0)
     said = f"rank 1 of 2 on {NODES[1]} died of SIGKILL\n.*is gone"
     with pytest.raises(MeasureError, match=said), group("echo", "nothing") as ranks:
         list(ranks.messages())
