@@ -156,25 +156,37 @@ def test_where_a_pair_does_not_fit_each_is_measured_alone(tiny_bert: Path, monke
     assert [(one.phase, one.pairs) for one in found.differences] == [("forward", 0)]
 
 
-def test_a_dense_model_alone_is_loaded_as_the_baseline(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sparse engine would leave out its zeros otherwise."""
+class Started(Exception):
+    """Ranks would have been, for a job."""
 
-    class Seen(Exception):
-        pass
 
+@pytest.fixture
+def no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     def group(job: Mapping[str, Any], setting: Setting) -> Any:
-        raise Seen(job["baseline"], job["variants"])
+        raise Started(job["baseline"], job["variants"])
 
-    monkeypatch.setattr(measure, "_pair_fits", lambda *_: False)
-    monkeypatch.setattr(measure, "_check_fits", lambda *_: None)
     monkeypatch.setattr(measure, "RankGroup", group)
-    with pytest.raises(Seen) as seen:
+
+
+def too_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this model need more memory than there is."""
+    for name in ("model_bytes", "footprint"):
+        monkeypatch.setattr(measure, name, lambda one, _: 2**40 if one == folder else 2**20)
+
+
+def test_a_dense_model_alone_is_loaded_as_the_baseline(
+    tiny_bert: Path, no_ranks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sparse engine would leave out its zeros otherwise."""
+    monkeypatch.setattr(measure, "_pair_fits", lambda *_: False)
+    with pytest.raises(Started) as seen:
         collected(tiny_bert, [("variant", tiny_bert)], "encoder", setting(1, "sparse"))
     assert seen.value.args == (True, (str(tiny_bert),))
 
 
-def test_a_model_that_does_not_fit_is_not_loaded(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
+def test_a_model_that_does_not_fit_is_not_loaded(
+    tiny_bert: Path, no_ranks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(environment, "memory", lambda: (2**31, 2**20))
     said = f"{tiny_bert.name} needs about 0.7 GiB"
     with pytest.raises(MeasureError, match=said) as caught:
@@ -184,35 +196,19 @@ def test_a_model_that_does_not_fit_is_not_loaded(tiny_bert: Path, monkeypatch: p
         collected(tiny_bert, [("variant", tiny_bert)], "encoder", setting(1))
 
 
-def test_a_dense_model_that_does_not_fit_is_refused_beside_a_small_variant(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_dense_model_that_does_not_fit_is_refused_and_a_variant_fails_alone(
+    tiny_bert: Path, no_ranks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = shutil.copytree(tiny_bert, tmp_path / "small")
-    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
-    monkeypatch.setattr(measure, "model_bytes", lambda folder, _: 2**20 if folder == small else 2**40)
-    monkeypatch.setattr(measure, "footprint", lambda folder, _: 2**20 if folder == small else 2**40)
+    other, outcomes = shutil.copytree(tiny_bert, tmp_path / "other"), {}
+    too_large(tiny_bert, monkeypatch)
     with pytest.raises(MeasureError, match=f"{tiny_bert.name} needs about 1024"):
-        collected(tiny_bert, [("variant", small)], "encoder", setting(1, "sparse"))
-
-
-def test_a_variant_that_does_not_fit_fails_alone(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    large = shutil.copytree(tiny_bert, tmp_path / "large")
-    timed: list[str] = []
-
-    def group(job: Mapping[str, Any], setting: Setting) -> Any:
-        timed.extend(job["variants"])
-        raise MeasureError("seen")
-
-    monkeypatch.setattr(measure, "RankGroup", group)
-    monkeypatch.setattr(measure, "model_bytes", lambda folder, _: 2**40 if folder == large else 2**20)
-    monkeypatch.setattr(measure, "footprint", lambda folder, _: 2**40 if folder == large else 2**20)
-    outcomes: dict[str, Any] = {}
-    variants = [("large", large), ("small", tiny_bert)]
-    measure_latency(tiny_bert, variants, "encoder", setting(1), outcomes.__setitem__)
-    assert "large needs about 1024" in outcomes["large"].message
-    assert timed == [str(tiny_bert)] and outcomes["small"].message == "seen"
+        collected(tiny_bert, [("variant", other)], "encoder", setting(1, "sparse"))
+    too_large(other, monkeypatch)
+    variants = [("large", other), ("small", tiny_bert)]
+    with pytest.raises(Started) as seen:
+        measure_latency(tiny_bert, variants, "encoder", setting(1), outcomes.__setitem__)
+    assert "other needs about 1024" in outcomes["large"].message
+    assert seen.value.args == (False, (str(tiny_bert),))
 
 
 def test_what_the_first_rank_says_counts_whichever_is_heard_first(
@@ -233,23 +229,21 @@ def test_what_the_first_rank_says_counts_whichever_is_heard_first(
 
 
 def test_a_model_over_a_gpus_memory_is_refused_with_the_engine_that_offloads(
-    tiny_bert: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch
+    tiny_bert: Path, driver: Driver, no_ranks: None
 ) -> None:
     driver.lists([("GPU-a", H100, "40000"), ("GPU-b", H100, "0")])
-    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     with pytest.raises(MeasureError, match="on each GPU") as caught:
         measure_memory(tiny_bert, "encoder", setting(2))
     assert "deepspeed-zero3" in (caught.value.hint or "")
-    with pytest.raises(pytest.fail.Exception, match="ranks were started"):
+    with pytest.raises(Started):
         measure_memory(tiny_bert, "encoder", setting(2, "deepspeed-zero3"))
     for device in ("cpu", "cuda"):  # one rank is on the first GPU: what the second holds is nothing to it
-        with pytest.raises(pytest.fail.Exception, match="ranks were started"):
+        with pytest.raises(Started):
             measure_memory(tiny_bert, "encoder", replace(setting(1), device=device))
 
 
-def test_more_ranks_than_gpus_are_refused(tiny_bert: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_ranks_than_gpus_are_refused(tiny_bert: Path, driver: Driver, no_ranks: None) -> None:
     driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
-    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     with pytest.raises(UnsupportedError, match="4 ranks need 4 GPUs, but device cuda has 2"):
         measure_memory(tiny_bert, "encoder", replace(setting(4), device="cuda"))
     with pytest.raises(UnsupportedError, match="2 ranks need 2 GPUs, but device cuda:1 has 1"):

@@ -25,14 +25,7 @@ from sparsebench.runtime.workload import Decode, Phase, Prompt, phases
 from tests.models.replaying import written
 from tests.models.test_axes import random_everywhere
 
-ASKS = {
-    "aten::_local_scalar_dense",
-    "aten::nonzero",
-    "aten::is_nonzero",
-    "aten::item",
-    "aten::equal",
-    "aten::lift_fresh",
-}
+ASKS = {f"aten::{name}" for name in ("_local_scalar_dense", "nonzero", "is_nonzero", "item", "equal", "lift_fresh")}
 """Operations that wait for a value of the GPU's, or bring it one of the CPU's: neither can be recorded."""
 TOKENS = 5
 
@@ -70,6 +63,16 @@ def tokens(phase: Any) -> list[Any]:
             phase.step()
             found.append(phase.next_token.tolist())
     return found
+
+
+def refusing(error: Exception) -> Callable[..., Callable[[], None]]:
+    """A recording that breaks off after a step."""
+
+    def record(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+        step()
+        raise error
+
+    return record
 
 
 @pytest.mark.parametrize("kind", ["llama", "opt", "gpt2", "gpt_neox", "t5", "bart"])
@@ -164,28 +167,23 @@ def test_parameters_that_zero_3_gathers_are_not_recorded(tmp_path: Path) -> None
 def test_what_cannot_be_recorded_is_decoded_eagerly_and_says_why(tmp_path: Path) -> None:
     new = made("llama", tmp_path)
 
-    def refused(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
-        step()
-        raise RuntimeError("CUDA error: operation not permitted\nmore")
-
-    def silent(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
-        raise RuntimeError
-
     def other(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
         return lambda: None
 
     with torch.inference_mode():
         expected = tokens(decoding(new()))
         for record, why in (
-            (refused, "CUDA error: operation not permitted"),
-            (silent, "RuntimeError"),
+            (
+                refusing(RuntimeError("CUDA error: operation not permitted\nmore")),
+                "CUDA error: operation not permitted",
+            ),
+            (refusing(RuntimeError()), "RuntimeError"),
             (other, "does not give the logits"),
         ):
             ours = with_recorded_decoding(new(), TOKENS, 1, record)
             assert tokens(phase := decoding(ours)) == expected
-            assert phase.recorded_step is None and not phase.state_after_prompt, (
-                "a cache and its copy would stay in memory"
-            )
+            assert phase.recorded_step is None
+            assert not phase.state_after_prompt, "a cache and its copy would stay in memory"
             assert how_decoded(ours).startswith("decode: eager (not recorded: ")
             assert why in how_decoded(ours)
 
@@ -193,14 +191,10 @@ def test_what_cannot_be_recorded_is_decoded_eagerly_and_says_why(tmp_path: Path)
 def test_beside_a_model_that_is_not_recorded_none_is_replayed(tmp_path: Path) -> None:
     new = made("llama", tmp_path)
 
-    def refused(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
-        raise RuntimeError("not here")
-
     with torch.inference_mode():
         expected = tokens(decoding(new()))
-        dense, variant, good = (
-            with_recorded_decoding(new(), TOKENS, 1, record) for record in (_again, refused, _again)
-        )
+        ways = (_again, refusing(RuntimeError("not here")), _again)
+        dense, variant, good = (with_recorded_decoding(new(), TOKENS, 1, record) for record in ways)
         for other, how in ((variant, "decode: eager (not recorded: not here)"), (good, f"decode: {GRAPH}")):
             make_alike([dense, other])
             assert [how_decoded(one) for one in (dense, other)] == [how, how]
@@ -241,13 +235,9 @@ def test_a_replay_may_round_otherwise_but_not_be_a_token_further(tmp_path: Path)
 
 
 def test_running_out_of_memory_is_no_reason_to_decode_eagerly(tmp_path: Path) -> None:
-    new = made("llama", tmp_path)
-
-    def full(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
+    full = refusing(torch.OutOfMemoryError("CUDA out of memory"))
     with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError):
-        decoding(with_recorded_decoding(new(), TOKENS, 1, full)).begin()
+        decoding(with_recorded_decoding(made("llama", tmp_path)(), TOKENS, 1, full)).begin()
 
 
 @pytest.mark.parametrize(
