@@ -23,20 +23,25 @@ def test_who_cannot_be_calibrated_is_told_why_and_what_to_choose(kind: str) -> N
     refuse_replay({"model_type": "mixtral"})
 
 
-@pytest.mark.parametrize("kind", ["falcon", "gpt_oss", "llama4_text"])
-def test_who_cannot_be_sharded_is_told_so_at_two_ranks_only(kind: str) -> None:
-    setting = Setting("deepspeed", 2, Workload(1, 4, 2))
-    with pytest.raises(UnsupportedError, match=f"{kind} .* 2 ranks"):
-        check_supported({"model_type": kind}, "decoder", setting)
-    check_supported({"model_type": kind}, "decoder", Setting("deepspeed", 1, Workload(1, 4, 2)))
-
-
-def test_a_t5_with_fewer_heads_than_ranks_is_not_sharded() -> None:
+@pytest.mark.parametrize(
+    ("engine", "config", "why"),
+    [
+        *(("deepspeed", {"model_type": kind}, f"{kind} .* 2 ranks") for kind in ("falcon", "gpt_oss", "llama4_text")),
+        (
+            "deepspeed",
+            {"model_type": "llama", "per_layer_config": {"1": {"num_attention_heads": 3}}},
+            "per_layer_config",
+        ),
+        ("deepspeed", {"model_type": "t5", "num_heads": 1}, "whole heads"),
+        ("hf", {"model_type": "llama"}, "hf engine does not run at 2 ranks"),
+    ],
+)
+def test_who_cannot_be_sharded_is_told_so_at_two_ranks_only(engine: str, config: dict[str, Any], why: str) -> None:
+    family: Any = "encoder-decoder" if config["model_type"] == "t5" else "decoder"
+    with pytest.raises(UnsupportedError, match=why):
+        check_supported(config, family, Setting(engine, 2, Workload(1, 4, 2)))
+    check_supported(config, family, Setting(engine, 1, Workload(1, 4, 2)))
     check_supported({"model_type": "t5", "num_heads": 3}, "encoder-decoder", Setting("deepspeed", 2, Workload(1, 4, 2)))
-    with pytest.raises(UnsupportedError, match="whole heads"):
-        check_supported(
-            {"model_type": "t5", "num_heads": 1}, "encoder-decoder", Setting("deepspeed", 2, Workload(1, 4, 2))
-        )
 
 
 @pytest.mark.parametrize("kind", STATE_SPACE)

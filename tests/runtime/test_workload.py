@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sparsebench.energy import EnergyMeter
 from sparsebench.errors import UnsupportedError
-from sparsebench.runtime import Setting, Workload, check_supported, latency
+from sparsebench.runtime import Setting, Workload, latency
 from sparsebench.runtime.channel import Channel
 from sparsebench.runtime.rank_jobs import RankWorker, StartedRank
 from sparsebench.runtime.refusals import check_positions
@@ -51,18 +51,6 @@ def test_positions(config: dict[str, Any], family: str, load: Workload, fits: bo
         return
     with pytest.raises(UnsupportedError, match="does not fit"):
         check_positions(config, family, load)
-
-
-def test_widths_that_differ_are_not_sharded() -> None:
-    config = {"model_type": "llama", "vocab_size": 50, "per_layer_config": {"1": {"num_attention_heads": 3}}}
-    check_supported(config, "decoder", Setting("deepspeed", 1, Workload()))
-    with pytest.raises(UnsupportedError, match="per_layer_config"):
-        check_supported(config, "decoder", Setting("deepspeed", 2, Workload()))
-
-
-def test_the_plain_engine_runs_in_one_process() -> None:
-    with pytest.raises(UnsupportedError, match="hf engine does not run at 2 ranks"):
-        check_supported(CONFIG, "decoder", Setting("hf", 2, Workload()))
 
 
 def test_an_engine_for_cpus_refuses_the_gpu_that_its_rank_finds(monkeypatch: pytest.MonkeyPatch) -> None:
