@@ -8,15 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from transformers import (
-    AutoModelForCausalLM,
-    DynamicCache,
-    LlamaConfig,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
-    SmolLM3Config,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from sparsebench.models.files.families import cache_name
 from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, decoder
@@ -24,13 +16,7 @@ from sparsebench.runtime.kernels.cache import ROOM, GrowingLayer
 from sparsebench.runtime.kernels.matrix import dense, without_zeros
 from tests.runtime.kernels.conftest import levels
 
-CONFIGS = {
-    "llama": LlamaConfig,
-    "mistral": MistralConfig,
-    "qwen2": Qwen2Config,
-    "qwen3": Qwen3Config,
-    "smollm3": SmolLM3Config,
-}
+KINDS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 MORE = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-5}
 """The relative distance (L2) of logits; transformers rounds to the dtype in more places."""
@@ -44,7 +30,7 @@ def made(kind: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
         "eos_token_id": 2,
     } | ({"sliding_window": None} if kind == "mistral" else {})  # fmt: skip
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[kind](**(settings | changes))).to(dtype).eval()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(settings | changes))).to(dtype).eval()
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             parameter.data = (torch.randn(parameter.shape) * 0.5 + ("norm" in name)).to(dtype)
@@ -88,7 +74,7 @@ def distance(found: torch.Tensor, right: torch.Tensor) -> float:
 
 
 @given(
-    kind=st.sampled_from(sorted(CONFIGS)),
+    kind=st.sampled_from(KINDS),
     dtype=st.sampled_from(sorted(CLOSE, key=str)),
     shared=st.sampled_from([1, 2, 3]),
     groups=st.sampled_from([1, 2, 3]),
@@ -127,7 +113,7 @@ def test_steps_equal_transformers(
     assert taken == {2: 4 * len(levels(compiled))}
 
 
-@pytest.mark.parametrize("kind", sorted(CONFIGS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_greedy_tokens_are_transformers(compiled: Kernels, kind: str) -> None:
     plain = made(kind)
     model, taken = with_steps(plain, compiled)
@@ -235,14 +221,11 @@ def test_another_kind_of_decoder_is_left_as_it_is(compiled: Kernels, changes: di
     assert distance(logits(model, ids, 4), logits(plain, ids, 4)) < 1e-5 and not taken
 
 
-def test_a_layer_that_is_not_ours_leaves_the_decoder_as_it_is(compiled: Kernels) -> None:
+def test_a_cache_without_tokens_and_a_model_with_layers_of_others_are_transformers(compiled: Kernels) -> None:
     plain = made("llama")
+    model, taken = with_steps(plain, compiled)
     decoder.install(plain, compiled, Counter())
     assert type(plain.model).__mro__[1] is not decoder._Decoder
-
-
-def test_a_cache_without_tokens_is_transformers(compiled: Kernels) -> None:
-    model, taken = with_steps(made("llama"), compiled)
     with torch.inference_mode():
         out = model(input_ids=tokens(1), use_cache=True, **{cache_name(model): DynamicCache()})
     assert out[cache_name(model)].get_seq_length() == 1 and not taken

@@ -39,13 +39,6 @@ def test_a_files_bitmask_is_mapped_and_multiplied(compiled: Kernels, packed: tup
     assert torch.equal(layers[0](x), layers[1](x))
 
 
-def test_a_file_that_was_cut_short_is_refused_by_name(packed: tuple[Path, torch.Tensor]) -> None:
-    (path,) = packed[0].glob("*.packed")
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(SparsebenchError, match=path.name):
-        PackedCheckpoint(packed[0]).mask_and_values("w")
-
-
 def test_a_mask_that_counts_wrong_is_refused(packed: tuple[Path, torch.Tensor]) -> None:
     parts = PackedCheckpoint(packed[0]).mask_and_values("w")
     assert parts is not None
@@ -70,9 +63,14 @@ def test_scales_that_are_not_finite_or_do_not_fit_are_refused() -> None:
             integers(words, "int4", columns, parts, group)
 
 
-def test_a_header_with_offsets_beyond_the_file_is_refused(packed: tuple[Path, torch.Tensor]) -> None:
+def test_a_file_that_was_cut_short_or_has_offsets_beyond_it_is_refused_by_name(
+    packed: tuple[Path, torch.Tensor],
+) -> None:
     (path,) = packed[0].glob("*.packed")
     data = path.read_bytes()
+    path.write_bytes(data[:-100])
+    with pytest.raises(SparsebenchError, match=path.name):
+        PackedCheckpoint(packed[0]).mask_and_values("w")
     size = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + size])
     begin, end = header["w#values"]["data_offsets"]
