@@ -1,9 +1,12 @@
-"""Model folders with zeros, for the engines' tests."""
+"""Model folders with zeros, for the engines' tests, and engines that have started."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
+from sparsebench.runtime.engines import engine
 from tests.storage.model_folders import prune
 
 FAMILIES = {"tiny_llama": "decoder", "tiny_bert": "encoder", "tiny_t5": "encoder-decoder"}
@@ -19,4 +22,16 @@ def gpt2(folder: Path) -> Path:
     return folder
 
 
-__all__ = ["FAMILIES", "gpt2", "prune"]
+def dense_model(name: str, request: pytest.FixtureRequest, folder: Path) -> tuple[Path, Any]:
+    """One of the tiny models, or a GPT-2 that is made in a folder, and its family."""
+    return (gpt2(folder), "decoder") if name == "gpt2" else (request.getfixturevalue(name), FAMILIES[name])
+
+
+def started(name: str) -> Any:
+    """An engine that is alone, ready to load."""
+    found = engine(name)
+    found.start(0, 1)
+    return found
+
+
+__all__ = ["FAMILIES", "dense_model", "gpt2", "prune", "started"]

@@ -28,12 +28,8 @@ def test_a_file_is_timed_beside_the_dense_model_in_forks_with_several_threads(tm
     dense = tiny("llama", tmp_path / "dense")
     quantized(dense, tmp_path / "q8", type="Q8_0")
     result = measure_pair(dense, tmp_path / "q8", "decoder", setting(processes=2))
-    assert [phase.phase for phase in result.phases if phase.side == "variant"] == [
-        "load",
-        "prefill",
-        "decode",
-        "generate",
-    ]
+    phases = [phase.phase for phase in result.phases if phase.side == "variant"]
+    assert phases == ["load", "prefill", "decode", "generate"]
     assert result.parity is not None and not result.parity.wraps_only and "Q8_0" in result.kernel
     assert any("compiled for" in note for note in result.notes)
     memory = measure_memory(tmp_path / "q8", "decoder", setting())

@@ -17,7 +17,7 @@ from sparsebench.runtime.footprint import model_bytes
 from sparsebench.runtime.workload import draw_prompt
 from sparsebench.steps.contract import Step
 from tests.making import make, quantize_step
-from tests.runtime.engines.pruned import FAMILIES, gpt2, prune
+from tests.runtime.engines.pruned import FAMILIES, dense_model, prune, started
 from tests.sampling import a_third
 
 WORK = Workload(batch=1, prompt=12, generate=4)
@@ -34,13 +34,11 @@ def quantized(dense: Path, family: Family, way: Step, out: Path) -> Path:
     ("name", "bits", "dtype"), a_third(product([*FAMILIES, "gpt2"], WAYS, ["bfloat16", "float32"]))
 )
 def test_hf_runs_integers(name: str, bits: str, dtype: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    dense = gpt2(tmp_path / "gpt2") if name == "gpt2" else request.getfixturevalue(name)
-    family = FAMILIES.get(name, "decoder")
+    dense, family = dense_model(name, request, tmp_path / "gpt2")
     source = SavedModel(quantized(dense, family, WAYS[bits], tmp_path / bits), family, dtype)
-    found = engine("hf")
-    found.start(0, 1)
+    found = started("hf")
     judged = found.parity(source, draw_prompt(Checkpoint(dense).config, WORK))
-    assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance < 0.1 and not judged.wraps_only
+    assert 0 < judged.relative_l2 <= judged.tolerance < 0.1 and not judged.wraps_only
     loaded = found.load(source, 20, False)
     assert loaded.module.dtype == getattr(torch, dtype)
     assert KERNELS[bits] in found.kernel
@@ -54,14 +52,12 @@ def test_hf_runs_integers(name: str, bits: str, dtype: str, request: pytest.Fixt
 def test_the_sparse_engine_multiplies_integers_without_zeros(
     name: str, bits: str, zeros: float, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    dense = gpt2(tmp_path / "gpt2") if name == "gpt2" else request.getfixturevalue(name)
-    family = FAMILIES.get(name, "decoder")
+    dense, family = dense_model(name, request, tmp_path / "gpt2")
     pruned = prune(dense, tmp_path / "pruned", zeros) if zeros else dense
     source = SavedModel(quantized(pruned, family, WAYS[bits], tmp_path / bits), family, "bfloat16")
-    found = engine("sparse")
-    found.start(0, 1)
+    found = started("sparse")
     judged = found.parity(source, draw_prompt(Checkpoint(dense).config, WORK))
-    assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance < 0.1 and not judged.wraps_only
+    assert 0 < judged.relative_l2 <= judged.tolerance < 0.1 and not judged.wraps_only
     loaded = found.load(source, 20, False)
     layout = "bitmask" if zeros else "dense"
     assert f"{bits} {layout} " in found.kernel and "inputs in int8" in found.kernel
@@ -71,10 +67,9 @@ def test_the_sparse_engine_multiplies_integers_without_zeros(
 
 def test_deepspeed_wraps_them_at_one_rank(tiny_llama: Path, tmp_path: Path) -> None:
     source = SavedModel(quantized(tiny_llama, "decoder", WAYS["int8"], tmp_path / "out"), "decoder", "bfloat16")
-    found = engine("deepspeed")
-    found.start(0, 1)
+    found = started("deepspeed")
     judged = found.parity(source, draw_prompt(Checkpoint(tiny_llama).config, WORK))
-    assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance
+    assert 0 < judged.relative_l2 <= judged.tolerance
     found.load(source, 20, False)
     assert "_weight_int8pack_mm" in found.kernel
 
@@ -99,9 +94,8 @@ def test_a_model_without_a_matrix_that_fits_is_refused(tmp_path: Path) -> None:
         "model_type": "bert", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2,
         "vocab_size": 90, "max_position_embeddings": 32,
     }  # fmt: skip
-    folder = quantized(
-        write_random(config, tmp_path / "m", "encoder"), "encoder", quantize_step("int4"), tmp_path / "out"
-    )
+    dense = write_random(config, tmp_path / "m", "encoder")
+    folder = quantized(dense, "encoder", quantize_step("int4"), tmp_path / "out")
     with pytest.raises(UnsupportedError, match="int4 kernel"):
         engine("hf").load(SavedModel(folder, "encoder"), 8, False)
 
@@ -111,9 +105,8 @@ def test_a_model_without_a_matrix_that_fits_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["hf", pytest.param("deepspeed", marks=pytest.mark.long)])
 def test_a_quantized_variant_is_timed_beside_dense_floats(name: str, tiny_llama: Path, tmp_path: Path) -> None:
     folder = quantized(tiny_llama, "decoder", WAYS["int8"], tmp_path / "out")
-    how = Setting(
-        name, 1, WORK, samples=8, threads=1, processes=1, phase_seconds=0.5, timeout_seconds=100, dtype="bfloat16"
-    )
+    few = {"samples": 8, "threads": 1, "processes": 1, "phase_seconds": 0.5, "timeout_seconds": 100}
+    how = Setting(name, 1, WORK, dtype="bfloat16", **few)
     found = {}
     measure_latency(tiny_llama, [("variant", folder)], "decoder", how, found.__setitem__)
     assert "_weight_int8pack_mm" in found["variant"].kernel and found["variant"].baseline == "paired"

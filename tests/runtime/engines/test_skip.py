@@ -19,13 +19,11 @@ from sparsebench.runtime.kernels import Kernels, kernels
 from sparsebench.runtime.workload import draw_prompt
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import single
-from tests.runtime.engines.pruned import FAMILIES, gpt2, prune
+from tests.runtime.engines.pruned import dense_model, prune, started
 from tests.steps.skip.making import made
 
 WORK = Workload(batch=1, prompt=12, generate=4)
 SKIP = SkipThresholds({"layers.0.self_attn.q_proj": 0.1}, {})
-
-
 TEAL, CATS = single("skip", "teal", share=0.5), single("skip", "cats", share=0.5)
 MOEFY = single("moefy", "kmeans", experts=8, active=0.5)
 ORACLE = single("moefy", "kmeans", experts=8, active=0.5, router="oracle")
@@ -48,14 +46,12 @@ ORACLE = single("moefy", "kmeans", experts=8, active=0.5, router="oracle")
 def test_it_is_the_masked_model(
     name: str, step: Step, dtype: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    parent = gpt2(tmp_path / "gpt2") if name == "gpt2" else request.getfixturevalue(name)
-    family: Any = FAMILIES.get(name, "decoder")
+    parent, family = dense_model(name, request, tmp_path / "gpt2")
     made(parent, family, {step: tmp_path / "out"})
-    source = SavedModel(tmp_path / "out", family, dtype)
-    found = engine("skip")
-    found.start(0, 1)
-    judged = found.parity(source, draw_prompt(Checkpoint(parent).config, WORK))
-    assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance and not judged.wraps_only
+    source, prompt = SavedModel(tmp_path / "out", family, dtype), draw_prompt(Checkpoint(parent).config, WORK)
+    found = started("skip")
+    judged = found.parity(source, prompt)
+    assert 0 < judged.relative_l2 <= judged.tolerance and not judged.wraps_only
     loaded = found.load(source, 20, False)
     memory.copy_out(loaded.module)
     assert found.kernel.startswith("skipping ") and "100% of the weights read" in found.kernel
@@ -64,15 +60,12 @@ def test_it_is_the_masked_model(
         with torch.inference_mode():
             loaded.generate(torch.tensor([[5]]), max_new_tokens=3, do_sample=False)
         assert "100%" not in found.kernel
-    assert (
-        engine("skip").parity(SavedModel(parent, family, dtype), draw_prompt(Checkpoint(parent).config, WORK)) is None
-    )
+    assert engine("skip").parity(SavedModel(parent, family, dtype), prompt) is None
 
 
 def test_the_plain_engine_computes_with_all_and_says_so(tiny_llama: Path, tmp_path: Path) -> None:
-    made(tiny_llama, "decoder", {single("skip", "teal", share=0.5): tmp_path / "out"})
-    found = engine("hf")
-    found.start(0, 1)
+    made(tiny_llama, "decoder", {TEAL: tmp_path / "out"})
+    found = started("hf")
     found.load(SavedModel(tmp_path / "out", "decoder"), 20, False)
     assert "masked" in found.kernel
 
@@ -81,10 +74,9 @@ def test_the_plain_engine_computes_with_all_and_says_so(tiny_llama: Path, tmp_pa
 def test_zeros_and_skipping_save_together(step: Step, tiny_llama: Path, tmp_path: Path) -> None:
     prune(tiny_llama, tmp_path / "pruned", 0.6)
     made(tmp_path / "pruned", "decoder", {step: tmp_path / "out"})
-    source, found = SavedModel(tmp_path / "out", "decoder", "float32"), engine("skip")
-    found.start(0, 1)
+    source, found = SavedModel(tmp_path / "out", "decoder", "float32"), started("skip")
     judged = found.parity(source, draw_prompt(Checkpoint(tiny_llama).config, WORK))
-    assert judged is not None and judged.relative_l2 <= judged.tolerance
+    assert judged.relative_l2 <= judged.tolerance
     loaded, kernel = found.load(source, 20, False), kernels()
     assert isinstance(kernel, Kernels)
     with torch.inference_mode():
@@ -99,8 +91,7 @@ def test_zeros_and_skipping_save_together(step: Step, tiny_llama: Path, tmp_path
 
 def test_a_batch_of_a_few_says_what_each_says_alone(tiny_llama: Path, tmp_path: Path) -> None:
     made(tiny_llama, "decoder", {MOEFY: tmp_path / "out"})
-    found, ids = engine("skip"), torch.tensor([[5, 6, 7], [9, 4, 3], [8, 8, 2]])
-    found.start(0, 1)
+    found, ids = started("skip"), torch.tensor([[5, 6, 7], [9, 4, 3], [8, 8, 2]])
     model = found.load(SavedModel(tmp_path / "out", "decoder", "float32"), 20, False).module
 
     def last(rows: torch.Tensor) -> torch.Tensor:
@@ -133,7 +124,7 @@ def test_quantized_weights_are_not_skipped_by_any_engine(name: str) -> None:
 @pytest.mark.long
 @pytest.mark.slow
 def test_it_is_timed_beside_dense(tiny_llama: Path, tmp_path: Path) -> None:
-    made(tiny_llama, "decoder", {single("skip", "teal", share=0.5): tmp_path / "out"})
+    made(tiny_llama, "decoder", {TEAL: tmp_path / "out"})
     how = Setting("skip", 1, WORK, samples=8, threads=1, phase_seconds=0.5, timeout_seconds=100, dtype="bfloat16")
     found: dict[str, Any] = {}
     measure_latency(tiny_llama, [("variant", tmp_path / "out")], "decoder", how, found.__setitem__)

@@ -29,22 +29,14 @@ from sparsebench.storage import pack
 from tests.making import make, prune_step
 from tests.models.replaying import stock, written
 from tests.models.test_experts import stored
-from tests.runtime.engines.pruned import FAMILIES, gpt2, prune
+from tests.runtime.engines.pruned import FAMILIES, dense_model, prune, started
 
 
 @pytest.fixture(params=[*FAMILIES, "gpt2"])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
     """A folder with half of its matrices zero, and its family."""
-    if request.param == "gpt2":
-        return prune(gpt2(tmp_path / "gpt2"), tmp_path / "pruned", 0.5), "decoder"
-    return prune(request.getfixturevalue(request.param), tmp_path / "pruned", 0.5), FAMILIES[request.param]
-
-
-def started() -> Sparse:
-    found = engine("sparse")
-    assert isinstance(found, Sparse)
-    found.start(0, 1)
-    return found
+    dense, family = dense_model(request.param, request, tmp_path / "gpt2")
+    return prune(dense, tmp_path / "pruned", 0.5), family
 
 
 def prompt(config: Mapping[str, Any]) -> Prompt:
@@ -63,10 +55,8 @@ def test_an_assembled_model_is_the_loaded_one(model: tuple[Path, str]) -> None:
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
     told = [{name: one.requires_grad for name, one in made.named_parameters()} for made in (own, reference)]
     assert told[0] == told[1], "torch multiplies by a weight that needs no gradient in another way, at times slowly"
-    words = prompt(own.config.to_dict())
-    assert (
-        distance(outputs(own, family, words), outputs(reference, family, words)) < 1e-6
-    )  # buffers that no file has, too
+    words = prompt(own.config.to_dict())  # buffers that no file has are compared by what is computed with them
+    assert distance(outputs(own, family, words), outputs(reference, family, words)) < 1e-6
     assert memory.tensor_bytes(own) == memory.tensor_bytes(reference)
 
 
@@ -74,24 +64,24 @@ def test_an_assembled_model_is_the_loaded_one(model: tuple[Path, str]) -> None:
 def test_packed_and_dense_load_alike_and_hold_no_dense_matrix(model: tuple[Path, str], tmp_path: Path) -> None:
     folder, family = model
     pack(folder, tmp_path / "packed")
-    dense, packed = (started().load(SavedModel(one, family), 40, False) for one in (folder, tmp_path / "packed"))
+    dense, packed = (
+        started("sparse").load(SavedModel(one, family), 40, False) for one in (folder, tmp_path / "packed")
+    )
     ours, theirs = (dict(one.module.named_buffers()) for one in (dense, packed))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     ours, theirs = (dict(one.module.named_parameters()) for one in (dense, packed))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     layers = sparse_layers(packed.module)
     assert len(layers) >= 8
-    assert all(
-        (isinstance(one, KernelLinear) and not list(one.parameters())) or one.bias is not None
-        for one in layers.values()
-    )
+    for one in layers.values():
+        assert (isinstance(one, KernelLinear) and not list(one.parameters())) or one.bias is not None
     assert memory.tensor_bytes(packed) < 0.8 * memory.tensor_bytes(load_model(folder, family))
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 def test_parity_with_the_plain_model(model: tuple[Path, str], dtype: str) -> None:
     folder, family = model
-    found = started()
+    found = started("sparse")
     judged = found.parity(SavedModel(folder, family, dtype), prompt(Checkpoint(folder).config))
     assert judged is not None and not judged.wraps_only
     assert judged.relative_l2 <= judged.tolerance < 0.05
@@ -104,7 +94,7 @@ def test_in_float32_bfloat16_weights_keep_their_16_bits(tiny_llama: Path, tiny_t
     prepare(tiny_t5, tmp_path / "t5", "encoder-decoder", "bfloat16")
     for place, family in ((tiny_llama, "decoder"), (tmp_path / "t5", "encoder-decoder")):
         folder = prune(place, tmp_path / f"pruned-{family}", 0.9)
-        found, words = started(), prompt(Checkpoint(folder).config)
+        found, words = started("sparse"), prompt(Checkpoint(folder).config)
         loaded = found.load(SavedModel(folder, family, "float32"), 40, False).module
         assert {one.matrix_type for one in sparse_layers(loaded).values()} == {"bfloat16"}
         assert "bfloat16 bitmask " in found.kernel
@@ -114,7 +104,7 @@ def test_in_float32_bfloat16_weights_keep_their_16_bits(tiny_llama: Path, tiny_t
 
 
 def test_a_dense_float32_model_stays_what_it_is_and_says_so(tiny_llama: Path) -> None:
-    found, source = started(), SavedModel(tiny_llama, "decoder", "float32")
+    found, source = started("sparse"), SavedModel(tiny_llama, "decoder", "float32")
     judged = found.parity(source, prompt(Checkpoint(tiny_llama).config))
     assert judged is not None and judged.wraps_only
     assert not sparse_layers(found.load(source, 40, False).module)
@@ -124,7 +114,7 @@ def test_a_dense_float32_model_stays_what_it_is_and_says_so(tiny_llama: Path) ->
 @pytest.mark.parametrize("share", [0.0, 0.1])
 def test_bfloat16_layers_of_few_zeros_are_dense_kernels(tiny_llama: Path, tmp_path: Path, share: float) -> None:
     folder = prune(tiny_llama, tmp_path / "pruned", share) if share else tiny_llama
-    found, source = started(), SavedModel(folder, "decoder", "bfloat16")
+    found, source = started("sparse"), SavedModel(folder, "decoder", "bfloat16")
     if getattr(found.kernels, "level", "") not in TILING:
         assert not sparse_layers(found.load(source, 40, False).module)
         return
@@ -138,11 +128,11 @@ def test_a_baseline_is_dense_whatever_its_zeros(tiny_llama: Path, tmp_path: Path
     folder = prune(tiny_llama, tmp_path / "pruned", 0.9)
     pack(folder, tmp_path / "packed")
     for place in (folder, tmp_path / "packed"):
-        assert not sparse_layers(started().load(SavedModel(place, "decoder"), 40, True).module)
+        assert not sparse_layers(started("sparse").load(SavedModel(place, "decoder"), 40, True).module)
 
 
 def test_the_kernels_are_named_by_layer_class(tiny_llama: Path, tmp_path: Path) -> None:
-    found = started()
+    found = started("sparse")
     folder = prune(tiny_llama, tmp_path / "pruned", 0.99)
     loaded = found.load(SavedModel(folder, "decoder", "bfloat16"), 40, False)
     level = rf"({'|'.join(LEVELS)})"
@@ -162,7 +152,7 @@ def test_a_model_without_any_weight_left_runs(kind: str, tiny_llama: Path, tmp_p
     if kind == "packed":
         place = tmp_path / "packed"
         pack(folder, place)
-    found, words = started(), prompt(Checkpoint(folder).config)
+    found, words = started("sparse"), prompt(Checkpoint(folder).config)
     judged = found.parity(SavedModel(place, "decoder"), words)
     assert judged is not None and not judged.wraps_only and judged.relative_l2 <= judged.tolerance
     layers = sparse_layers(found.load(SavedModel(place, "decoder"), 40, False).module)
@@ -186,9 +176,9 @@ def test_what_it_refuses(tiny_llama: Path, tmp_path: Path) -> None:
         check_supported({}, "decoder", Setting("sparse", 2, Workload()))
     narrow = SavedModel(prune(tiny_llama, tmp_path / "pruned", 0.5), "decoder", "float16")
     with pytest.raises(UnsupportedError, match="float16"):
-        started().load(narrow, 40, False)
+        started("sparse").load(narrow, 40, False)
     with pytest.raises(UnsupportedError, match="float16"):
-        started().parity(narrow, prompt(Checkpoint(tiny_llama).config))
+        started("sparse").parity(narrow, prompt(Checkpoint(tiny_llama).config))
 
 
 @pytest.mark.parametrize("form", ["fused", "published"])
@@ -199,13 +189,11 @@ def test_experts_without_their_zeros_say_what_the_plain_model_says(kind: str, fo
     pack(folder, tmp_path / "packed")
     words = prompt(Checkpoint(folder).config)
     for place in (folder, tmp_path / "packed"):
-        found = started()
+        found = started("sparse")
         judged = found.parity(SavedModel(place, "decoder"), words)
-        assert judged is not None and not judged.wraps_only and judged.relative_l2 < 1e-5
-        loaded = found.load(SavedModel(place, "decoder"), 40, False).module
-        assert (
-            distance(outputs(loaded, "decoder", words), outputs(load_model(folder, "decoder"), "decoder", words)) < 1e-5
-        )
+        assert not judged.wraps_only and judged.relative_l2 < 1e-5
+        loaded, plain = found.load(SavedModel(place, "decoder"), 40, False).module, load_model(folder, "decoder")
+        assert distance(outputs(loaded, "decoder", words), outputs(plain, "decoder", words)) < 1e-5
         layers = [name for name in sparse_layers(loaded) if ".experts." in name]
         assert len(layers) == (24 if (kind, form) == ("mixtral", "published") else 16), "gate and up lie apart there"
         assert "experts" not in found.kernel
@@ -215,34 +203,28 @@ class TritonError(Exception):
     """As Triton's own, which is no RuntimeError."""
 
 
-@pytest.mark.parametrize(
-    "error",
-    [TritonError("Failed to find C compiler.\nmore"), RuntimeError("CUDA out of memory")],
-    ids=["triton", "memory"],
-)
-def test_on_a_gpu_without_a_compiler_layers_stay_dense(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def layer(weight: torch.Tensor, device: str) -> Any:
-        raise error
+def test_on_a_gpu_without_a_compiler_layers_stay_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = [TritonError("Failed to find C compiler.\nmore"), RuntimeError("CUDA out of memory")]
 
-    monkeypatch.setitem(
-        sys.modules, "sparsebench.runtime.kernels.bitmask_gpu", SimpleNamespace(BitmaskLinear=layer, MOST_TOKENS=16)
-    )
+    def layer(weight: torch.Tensor, device: str) -> Any:
+        raise errors.pop(0)
+
+    kernels = SimpleNamespace(BitmaskLinear=layer, MOST_TOKENS=16)
+    monkeypatch.setitem(sys.modules, "sparsebench.runtime.kernels.bitmask_gpu", kernels)
     monkeypatch.setattr("sparsebench.runtime.engines.sparse.find_spec", lambda name: name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     found = Sparse()
-    if "memory" in str(error):
-        with pytest.raises(RuntimeError, match="out of memory"):
-            found.start(0, 1)
-        return
     (note,) = found.start(0, 1)
     assert not found.has_triton and "stay dense" in note and "(Failed to find C compiler.)" in note
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Sparse().start(0, 1)
 
 
 def test_falcons_layers_are_replaced_and_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = prune(written("falcon", tmp_path / "falcon")[0], tmp_path / "pruned", 0.7)
-    found = started()
+    found = started("sparse")
     assert found.parity(SavedModel(folder, "decoder"), prompt(Checkpoint(folder).config)).relative_l2 < 1e-5
     assert len(sparse_layers(found.load(SavedModel(folder, "decoder"), 40, False).module)) == 8
     monkeypatch.setattr("sparsebench.models.modules.build.LINEAR_TYPES", frozenset({"Linear"}))
     with pytest.raises(UnsupportedError, match="falcon: none of its layers"):
-        started().load(SavedModel(folder, "decoder"), 40, False)
+        started("sparse").load(SavedModel(folder, "decoder"), 40, False)
