@@ -24,8 +24,18 @@ EXPERTS = {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}
 ROUTED = {**GROUPED, "moe_intermediate_size": 24, "num_experts_per_tok": 2}
 GPT = {"vocab_size": 96, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
 
+
+def each(names: str, config: Any) -> dict[str, Any]:
+    return dict.fromkeys(names.split(), config)
+
+
 CONFIGS: dict[str, dict[str, Any]] = {
     # decoders
+    **each("falcon gpt_neox phi", COMMON),
+    **each("gemma gemma2 gemma3_text granite llama mistral nemotron olmo olmo2 qwen2 qwen3 stablelm starcoder2", GROUPED),
+    **each("phi3 smollm3", {**GROUPED, "pad_token_id": 0}),
+    **each("granitemoe mixtral phimoe", EXPERTS),
+    **each("gpt2 gpt_bigcode", GPT),
     "bloom": {"vocab_size": 96, "hidden_size": 32, "n_layer": 2, "n_head": 4},
     "codegen": {**GPT, "n_ctx": 64, "rotary_dim": 4},
     "deepseek_v3": {
@@ -33,54 +43,30 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "n_group": 2, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 0, "q_lora_rank": 16,
         "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
     },
-    "falcon": COMMON,
-    "gemma": GROUPED,
-    "gemma2": GROUPED,
-    "gemma3_text": GROUPED,
     "glm4_moe": {**ROUTED, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 0, "pad_token_id": 0},
-    "gpt2": GPT,
-    "gpt_bigcode": GPT,
     "gpt_neo": {
         "vocab_size": 96, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 64,
         "attention_types": [[["global", "local"], 1]],
     },
-    "gpt_neox": COMMON,
     "gpt_oss": {**EXPERTS, "pad_token_id": 0},
     "gptj": {**GPT, "rotary_dim": 4},
-    "granite": GROUPED,
-    "granitemoe": EXPERTS,
-    "llama": GROUPED,
     "llama4_text": {
         **EXPERTS, "num_experts_per_tok": 1, "intermediate_size_mlp": 48, "interleave_moe_layer_step": 1,
         "attention_chunk_size": 32, "pad_token_id": 0,
     },
-    "mistral": GROUPED,
-    "mixtral": EXPERTS,
     "mpt": {"vocab_size": 96, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
-    "nemotron": GROUPED,
-    "olmo": GROUPED,
-    "olmo2": GROUPED,
     "olmoe": {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2},
     "opt": {**COMMON, "ffn_dim": 48, "word_embed_proj_dim": 32, "pad_token_id": 1},
-    "phi": COMMON,
-    "phi3": {**GROUPED, "pad_token_id": 0},
-    "phimoe": EXPERTS,
-    "qwen2": GROUPED,
     "qwen2_moe": {**ROUTED, "num_experts": 4, "shared_expert_intermediate_size": 48},
-    "qwen3": GROUPED,
     "qwen3_moe": {**ROUTED, "num_experts": 4},
-    "smollm3": {**GROUPED, "pad_token_id": 0},
-    "stablelm": GROUPED,
-    "starcoder2": GROUPED,
     "xglm": {
         "vocab_size": 96, "d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4,
         "max_position_embeddings": 64,
     },
     # encoders
-    "albert": {**COMMON, "embedding_size": 16},
-    "bert": COMMON,
-    "camembert": COMMON,
-    "deberta": COMMON,
+    **each("bert camembert deberta ernie megatron-bert mpnet nomic_bert roberta roberta-prelayernorm", COMMON),
+    **each("xlm-roberta xlm-roberta-xl", COMMON),
+    **each("albert electra", {**COMMON, "embedding_size": 16}),
     "deberta-v2": {
         **COMMON, "relative_attention": True, "position_buckets": 8, "pos_att_type": ["c2p", "p2c"],
         "conv_kernel_size": 3, "norm_rel_ebd": "layer_norm", "share_att_key": True,
@@ -88,27 +74,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "distilbert": {
         "vocab_size": 96, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64,
     },
-    "electra": {**COMMON, "embedding_size": 16},
-    "ernie": COMMON,
-    "megatron-bert": COMMON,
     "modernbert": {**COMMON, "pad_token_id": 0},
-    "mpnet": COMMON,
-    "nomic_bert": COMMON,
-    "roberta": COMMON,
-    "roberta-prelayernorm": COMMON,
-    "xlm-roberta": COMMON,
-    "xlm-roberta-xl": COMMON,
     # encoder-decoders
-    "bart": BART,
-    "blenderbot": BART,
-    "blenderbot-small": BART,
-    "longt5": T5,
-    "m2m_100": BART,
+    **each("bart blenderbot blenderbot-small m2m_100 mbart pegasus", BART),
+    **each("longt5 t5", T5),
     "marian": {**BART, "decoder_vocab_size": 96, "pad_token_id": 1},
-    "mbart": BART,
     "mt5": {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
-    "pegasus": BART,
-    "t5": T5,
     "umt5": {**T5, "feed_forward_proj": "gated-gelu"},
     "whisper": {**BART, "max_source_positions": 64, "max_target_positions": 64, "num_mel_bins": 16, "bos_token_id": 1},
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Tiny models of every architecture, calibration batches, and the slow reference: stock transformers with plain hooks."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ def written(shape: str, folder: Path, seed: int = 0, **changes: Any) -> tuple[Pa
     config = small(model_type, **{"initializer_range": 0.2, "init_std": 0.2, **SHAPES.get(shape, {}), **changes})
     family = MODEL_TYPES[model_type]
     return write_random(config, folder, family, "float32", seed), family
+
+
+def rewrite(path: Path, **keys: object) -> None:
+    """Set these keys of a JSON file."""
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(found | keys))
 
 
 def batch(family: str, samples: int = 5, padded: bool = True) -> Batch:

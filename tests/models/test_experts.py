@@ -2,7 +2,7 @@
 
 import json
 import re
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,8 @@ APART = ("deepseek_v3", "glm4_moe", "granitemoe", "mixtral", "olmoe", "phimoe", 
 """Types whose published files have other names or forms than the model: one tensor for each layer of each expert, mostly."""
 STORED = [*((kind, "fused") for kind in EXPERT_TYPES), *((kind, "published") for kind in APART)]
 GRANULARITY = {
-    "magnitude": "layer",
-    "random": "row",
-    "wanda": "row",
-    "ria": "layer",
-    "sparsegpt": "layer",
-    "alps": "layer",
-}
+    "magnitude": "layer", "random": "row", "wanda": "row", "ria": "layer", "sparsegpt": "layer", "alps": "layer",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -83,13 +78,10 @@ class Stock:
         for name, module in self.model.named_modules():
             if is_fused(module):
                 layer = int(re.search(r"layers\.(\d+)", name)[1])
-                module.register_forward_pre_hook(
-                    lambda module, args, layer=layer: self._look(module, args, layer, kept)
-                )
+                module.register_forward_pre_hook(partial(self._look, layer=layer, kept=kept))
         with torch.no_grad():
-            self.final = self.model.base_model(
-                input_ids=given.input_ids, attention_mask=given.attention_mask.long()
-            )[0]  # fmt: skip
+            words = {"input_ids": given.input_ids, "attention_mask": given.attention_mask.long()}
+            self.final = self.model.base_model(**words)[0]
 
     def _look(self, module: Any, args: Any, layer: int, kept: Any) -> None:
         for expert in range(module.gate_up_proj.shape[0]):
@@ -148,11 +140,6 @@ def test_a_changed_expert_is_a_changed_model(model_type: str, form: str, tmp_pat
     assert_close(replay.outputs(0)[mask], Stock(tmp_path / "random", given).final[mask], "outputs")
 
 
-def _copy_with(folder: Path, out: Path, tensors: dict[str, Any]) -> None:
-    shutil.copytree(folder, out)
-    save_file(load_file(folder / "model.safetensors") | tensors, out / "model.safetensors", metadata={"format": "pt"})
-
-
 def tokens() -> Calibrated:
     given = batch("decoder", padded=False)
     return Calibrated(given, "ids", "text", given.input_ids.numel(), (), {"source": "path:x", "samples": 5})
@@ -172,12 +159,10 @@ def test_every_expert_is_pruned_and_no_router(model_type: str, form: str, propag
     targets = [prune_step(name, 0.5, scope, propagate=propagate) for name, scope in GRANULARITY.items()]
     found = sweep(folder, tmp_path, targets)
     model = load_model(folder, "decoder")
-    layers = [
-        m.weight for m in model.model.layers.modules() if type(m).__name__ in LINEAR_TYPES and min(m.weight.shape) > 1
-    ]
-    fused = [
-        tensor for module in model.modules() if is_fused(module) for tensor in module.parameters() if tensor.ndim == 3
-    ]
+    linear = [module.weight for module in model.model.layers.modules() if type(module).__name__ in LINEAR_TYPES]
+    layers = [weight for weight in linear if min(weight.shape) > 1]
+    experts = [module for module in model.modules() if is_fused(module)]
+    fused = [tensor for module in experts for tensor in module.parameters() if tensor.ndim == 3]
     for target, result in found.items():
         assert result.prunable == sum(tensor.numel() for tensor in (*layers, *fused))
         assert result.prunable / result.parameters == pytest.approx(prunable_share(before, "decoder"))
@@ -195,18 +180,15 @@ def test_within_rows_it_is_all_one_how_experts_are_stored(model_type: str, metho
     target = prune_step(method, 0.5, "row")
     for form in ("fused", "published"):
         sweep(stored(model_type, form, tmp_path / form), tmp_path, [target], f"pruned-{form}")
-    one, other = (
-        load_model(tmp_path / f"pruned-{form}" / method, "decoder").state_dict() for form in ("fused", "published")
-    )
+    folders = [tmp_path / f"pruned-{form}" / method for form in ("fused", "published")]
+    one, other = (load_model(folder, "decoder").state_dict() for folder in folders)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("propagate", ["dense", "pruned"])
 def test_what_does_not_fit_is_gathered_in_runs(propagate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, target = (
-        stored("qwen3_moe", "published", tmp_path),
-        prune_step("sparsegpt", 0.5, "layer", propagate=propagate),
-    )
+    folder = stored("qwen3_moe", "published", tmp_path)
+    target = prune_step("sparsegpt", 0.5, "layer", propagate=propagate)
     runs: list[int] = []
     observe = Gatherer.__init__
     monkeypatch.setattr(Gatherer, "__init__", lambda self, *args: (runs.append(1), observe(self, *args))[1])
@@ -222,22 +204,18 @@ def test_what_does_not_fit_is_gathered_in_runs(propagate: str, tmp_path: Path, m
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
 def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude_and_told(method: str, tmp_path: Path) -> None:
     folder = stored("gpt_oss", "fused", tmp_path)
-    name = "model.layers.1.mlp.router.bias"
-    _copy_with(folder, tmp_path / "avoided", {name: torch.tensor([0.0, 0.0, -1e4, 0.0])})
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.router.bias"] = torch.tensor([0.0, 0.0, -1e4, 0.0])
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     targets = [prune_step(name, 0.5, "row", propagate="dense") for name in (method, "magnitude")]
-    found = sweep(tmp_path / "avoided", tmp_path, targets)
-    assert (
-        "2 expert matrices" in found[targets[0]].note and "layers.1.mlp.experts.down_proj[2]" in found[targets[0]].note
-    )
+    found = sweep(folder, tmp_path, targets)
+    note = found[targets[0]].note
+    assert "2 expert matrices" in note and "layers.1.mlp.experts.down_proj[2]" in note
     assert not found[targets[1]].note
     one, other = (Checkpoint(tmp_path / target.name) for target in targets)
     for layer in ("gate_up_proj", "down_proj"):
-        same = [
-            torch.equal(
-                one.load(f"model.layers.1.mlp.experts.{layer}", e), other.load(f"model.layers.1.mlp.experts.{layer}", e)
-            )
-            for e in range(4)
-        ]
+        name = f"model.layers.1.mlp.experts.{layer}"
+        same = [torch.equal(one.load(name, expert), other.load(name, expert)) for expert in range(4)]
         assert same == [False, False, True, False]
     assert "2 expert matrices" in json.loads((tmp_path / method / "sparsebench.json").read_text())["note"]
 
@@ -282,10 +260,8 @@ def test_an_assembled_model_is_the_loaded_one(model_type: str, form: str, tmp_pa
 
 def test_experts_in_an_unknown_form_are_refused_and_not_skipped(tmp_path: Path) -> None:
     folder = stored("mixtral", "fused", tmp_path)
-    tensors = {
-        name.replace("experts.gate_up_proj", "experts.mlp.w1"): t
-        for name, t in load_file(folder / "model.safetensors").items()
-    }
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {name.replace("experts.gate_up_proj", "experts.mlp.w1"): tensor for name, tensor in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UnsupportedError, match=r"experts\.mlp\.w1: how mixtral stores its experts"):
         sweep(folder, tmp_path, [prune_step("magnitude", 0.5, "layer")])

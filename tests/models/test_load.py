@@ -14,6 +14,7 @@ from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.random_weights import write_random
 from tests.models.model_zoo import small
+from tests.models.replaying import rewrite
 
 
 def without(folder: Path, *names: str) -> Path:
@@ -63,9 +64,8 @@ def test_a_tied_head_is_the_table(tmp_path: Path) -> None:
 
 def test_an_encoder_without_pooler_weights_has_no_pooler(tmp_path: Path) -> None:
     whole = load_model(write_random(small("bert"), tmp_path / "whole", "encoder", "float32"), "encoder")
-    bare = load_model(
-        without(write_random(small("bert"), tmp_path / "bare", "encoder", "float32"), "pooler"), "encoder"
-    )
+    folder = without(write_random(small("bert"), tmp_path / "bare", "encoder", "float32"), "pooler")
+    bare = load_model(folder, "encoder")
     tokens = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
         expected, found = whole(tokens), bare(tokens)
@@ -79,18 +79,14 @@ def test_a_classifier_comes_with_its_head(tmp_path: Path) -> None:
     assert model.classifier.out_features == 3 and model.config.id2label[2] == "yes"
 
 
-def test_the_wrong_family_is_an_error(tmp_path: Path) -> None:
+def test_the_wrong_family_and_shapes_that_do_not_fit_are_errors(tmp_path: Path) -> None:
     folder = write_random(small("bert"), tmp_path / "m", "encoder")
     with pytest.raises(ModelError, match="as encoder-decoder"):
         load_model(folder, "encoder-decoder")
     with pytest.raises(ModelError, match="missing"):
         load_model(folder, "decoder")
-
-
-def test_shapes_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
-    folder = write_random(small("llama"), tmp_path / "m", "decoder")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+    folder = write_random(small("llama"), tmp_path / "llama", "decoder")
+    rewrite(folder / "config.json", intermediate_size=64)
     with pytest.raises(ModelError, match="where the model's"):
         load_model(folder, "decoder")
 
@@ -105,6 +101,5 @@ def test_a_tokenizer_is_loaded_or_its_absence_named(tiny_llama: Path, tmp_path: 
 def test_a_tokenizer_beside_widths_that_differ(tiny_llama: Path, tmp_path: Path) -> None:
     """transformers reads config.json for it, and refuses heads of a block's own."""
     folder = shutil.copytree(tiny_llama, tmp_path / "m")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "per_layer_config": {"0": {"num_attention_heads": 1}}}))
+    rewrite(folder / "config.json", per_layer_config={"0": {"num_attention_heads": 1}})
     assert load_tokenizer(folder)("the cat")["input_ids"] == load_tokenizer(tiny_llama)("the cat")["input_ids"]

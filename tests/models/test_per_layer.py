@@ -19,7 +19,7 @@ from sparsebench.models.shape.axes import Axis, shape_of
 from sparsebench.steps.cut_model import without_blocks, write_smaller
 from sparsebench.steps.registry import single
 from tests.making import make
-from tests.models.replaying import batch, written
+from tests.models.replaying import batch, rewrite, written
 from tests.models.test_axes import cut_as_zeros_say, random_everywhere
 from tests.steps.shrink.making import four_blocks, refused, shrunk, text
 
@@ -76,15 +76,10 @@ def test_uneven_widths_are_those_of_one_threshold(tmp_path: Path) -> None:
         assert len(set(widths)) > 1
         if name == "l2":
             assert sum(widths) == 4 * round(0.6 * 48)
-            squares = torch.stack(
-                [
-                    sum(
-                        model.load(f"model.layers.{layer}.mlp.{kind}_proj.weight").square().sum(dim)
-                        for kind, dim in (("gate", 1), ("up", 1), ("down", 0))
-                    )
-                    for layer in range(4)
-                ]
-            )
+            squares = torch.zeros(4, 48)
+            for layer in range(4):
+                for kind, dim in (("gate", 1), ("up", 1), ("down", 0)):
+                    squares[layer] += model.load(f"model.layers.{layer}.mlp.{kind}_proj.weight").square().sum(dim)
             threshold = squares.flatten().sort(descending=True).values[sum(widths) - 1]
             assert widths == (squares >= threshold).sum(1).tolist()
         left = sum(one.numel() for one in load_model(out, family).parameters())
@@ -148,8 +143,7 @@ def test_what_follows_an_uneven_cut(tmp_path: Path) -> None:
 )
 def test_what_config_json_says_wrongly_is_refused_by_block_and_key(said: Any, what: str, tmp_path: Path) -> None:
     folder, family = written("llama", tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "per_layer_config": said}))
+    rewrite(folder / "config.json", per_layer_config=said)
     with pytest.raises(ModelError, match="per_layer_config") as told:
         load_model(folder, family)
     assert what in told.value.message and told.value.hint
@@ -169,8 +163,7 @@ def test_two_stacks_have_no_widths_of_their_own(kind: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("kind", ["mixtral", "olmoe"])
 def test_experts_have_no_widths_of_their_own(kind: str, tmp_path: Path) -> None:
     folder, family = written(kind, tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "per_layer_config": {"0": {"intermediate_size": 8}}}))
+    rewrite(folder / "config.json", per_layer_config={"0": {"intermediate_size": 8}})
     with pytest.raises(UnsupportedError, match="mixture of experts"):
         load_model(folder, family)
 

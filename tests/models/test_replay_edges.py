@@ -2,7 +2,6 @@
 
 import errno
 import gc
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from sparsebench.models.replay.gather import add_gram
 from sparsebench.models.replay.skeleton import build_skeleton
 from sparsebench.models.replay.stack_replay import States
 from tests.models.model_zoo import small
-from tests.models.replaying import Stock, batch, written
+from tests.models.replaying import Stock, batch, rewrite, written
 
 
 def dense(block: Block) -> None:
@@ -158,8 +157,7 @@ def test_a_prefix_more_or_less_makes_no_difference(shape: str, tmp_path: Path) -
 def test_a_model_runs_in_its_precision_and_sums_are_float32(shape: str, dtype: str, tmp_path: Path) -> None:
     folder, family = written(shape, tmp_path / "model")
     rewritten(folder, lambda tensors: tensors.update({k: v.to(getattr(torch, dtype)) for k, v in tensors.items()}))
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
+    rewrite(folder / "config.json", dtype=dtype)
     given = batch(family)
     stock = Stock(folder, family, given)
     seen: dict[str, Any] = {}
@@ -185,8 +183,7 @@ def test_what_float16_cannot_hold_runs_in_float32(tmp_path: Path) -> None:
         tensors["encoder.block.0.layer.1.DenseReluDense.wo.weight"] = scale[:, None].repeat(1, 48)
 
     rewritten(folder, change)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    rewrite(folder / "config.json", dtype="float16")
     given = batch(family)
     replay = Replay(Checkpoint(folder), family, given)
     replay.run(dense)
@@ -213,11 +210,11 @@ def test_a_sample_of_padding_adds_nothing(shape: str, tmp_path: Path, monkeypatc
 def test_progress_counts_both_sides(tmp_path: Path) -> None:
     folder, family = written("t5", tmp_path / "model")
     steps: list[tuple[int, int]] = []
-    order: list[tuple[str, int]] = []
+    order: list[tuple[str, int, bool]] = []
     replay = Replay(Checkpoint(folder), family, batch(family))
-    replay.run(lambda block: order.append((block.stack, block.index)), lambda *step: steps.append(step))
+    replay.run(lambda at: order.append((at.stack, at.index, at.same_inputs)), lambda *step: steps.append(step))
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert order == [("encoder", 0), ("encoder", 1), ("decoder", 0), ("decoder", 1)]
+    assert order == [(side, index, True) for side in ("encoder", "decoder") for index in (0, 1)]
 
 
 def test_every_model_type_is_answered_for_without_weights() -> None:

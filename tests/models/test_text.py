@@ -11,18 +11,7 @@ from sparsebench.models.files.text import longest_input, special_tokens, token_i
 from tests.models.model_zoo import CONFIGS, small
 
 POSITIONED = [name for name in CONFIGS if name != "whisper" and longest_input(small(name)) is not None]
-TABLES = [
-    "bert",
-    "roberta",
-    "mpnet",
-    "camembert",
-    "xlm-roberta",
-    "roberta-prelayernorm",
-    "gpt2",
-    "opt",
-    "gpt_neo",
-    "bart",
-]
+TABLES = "bert roberta mpnet camembert xlm-roberta roberta-prelayernorm gpt2 opt gpt_neo bart".split()
 
 
 @pytest.mark.parametrize("model_type", TABLES)
@@ -38,12 +27,9 @@ def test_a_model_with_a_table_takes_that_many_tokens_and_no_more(model_type: str
             model(input_ids=torch.full((1, limit + 1), 5))
 
 
-@pytest.mark.parametrize("model_type", ["t5", "mt5", "umt5", "longt5", "bloom"])
-def test_relative_positions_have_no_limit(model_type: str) -> None:
-    assert longest_input(small(model_type, n_positions=512)) is None
-
-
-def test_most_types_state_a_limit_and_an_unknown_type_is_an_error() -> None:
+def test_most_types_state_a_limit_but_relative_positions_have_none_and_an_unknown_type_is_an_error() -> None:
+    for model_type in ("t5", "mt5", "umt5", "longt5", "bloom"):
+        assert longest_input(small(model_type, n_positions=512)) is None
     assert len(POSITIONED) > 35
     assert {longest_input(small(name)) for name in POSITIONED} == {64, 62}
     with pytest.raises(ModelError, match="no model type 'gpt9'"):

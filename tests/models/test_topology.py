@@ -1,6 +1,7 @@
 """The topology read from names, against the modules of stock transformers models."""
 
 import re
+from functools import cache
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from sparsebench.models.files.families import MODEL_TYPES
 from sparsebench.models.modules.build import meta_model
 from sparsebench.models.modules.experts import is_fused, is_transposed
 from sparsebench.models.shape.topology import Part, part
-from tests.models.model_zoo import CONFIGS, small
+from tests.models.model_zoo import CONFIGS, each, small
 
 # What each linear layer of a block is, written down from the published architectures: kind=module, per layer.
 LLAMA = "q=self_attn.q_proj k=self_attn.k_proj v=self_attn.v_proj o=self_attn.o_proj "
@@ -31,10 +32,6 @@ def t5_mlp(layer: int, gated: bool) -> str:
     module = f"layer.{layer}.DenseReluDense"
     up = f"gate={module}.wi_0 up={module}.wi_1" if gated else f"up={module}.wi"
     return f"{up} down={module}.wo"
-
-
-def each(names: str, block: str) -> dict[str, str]:
-    return dict.fromkeys(names.split(), block)
 
 
 ATTENTION = " ".join(LLAMA.split()[:4])
@@ -84,6 +81,7 @@ DECODER_BLOCKS = {
 }
 
 
+@cache
 def topology(model_type: str) -> tuple[dict[str, Part], dict[str, bool]]:
     """Every tensor's part, and each linear layer inside a list of blocks, fused experts too, with whether it lies (in, out)."""
     from transformers.pytorch_utils import Conv1D
