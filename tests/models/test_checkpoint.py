@@ -96,23 +96,19 @@ def test_ties_are_found_when_a_tensor_is_stored_again(model_type: str, twins: di
     assert {frozenset([twin, *(name for name in ties if ties[name] == twin)]) for twin in ties.values()} == expected
 
 
-def test_an_untied_head_and_pruned_blocks_are_not_ties(tmp_path: Path) -> None:
-    config = {"vocab_size": 8, "model_type": "llama"}
-    nothing = torch.zeros(8, 4)
-    tensors = {
-        "model.embed_tokens.weight": torch.randn(8, 4), "lm_head.weight": torch.randn(8, 4),
-        "model.layers.0.mlp.up_proj.weight": nothing, "model.layers.1.mlp.up_proj.weight": nothing.clone(),
-    }  # fmt: skip
-    assert write(tmp_path / "model", tensors, config).ties == {}
-
-
-def test_ties_compare_to_the_last_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_differs_in_one_value_and_pruned_blocks_are_not_ties(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sparsebench.models.files.checkpoint._CHUNK_BYTES", 64)
     embedding = torch.randn(50, 4)
     head = embedding.clone()
     head[-1, -1] += 1
-    tensors = {"model.embed_tokens.weight": embedding, "lm_head.weight": head}
-    assert write(tmp_path / "model", tensors, {"vocab_size": 50}).ties == {}
+    nothing = torch.zeros(8, 4)
+    tensors = {
+        "model.embed_tokens.weight": embedding, "lm_head.weight": head,
+        "model.layers.0.mlp.up_proj.weight": nothing, "model.layers.1.mlp.up_proj.weight": nothing.clone(),
+    }  # fmt: skip
+    assert write(tmp_path / "model", tensors, {"vocab_size": 50, "model_type": "llama"}).ties == {}
 
 
 def test_companions_leave_other_weights_behind(tmp_path: Path) -> None:
@@ -137,7 +133,7 @@ def test_a_dtype_that_torch_could_misread_is_refused(tmp_path: Path) -> None:
         checkpoint.load("w")
 
 
-def test_a_tensor_may_be_read_and_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tensor_may_be_read_and_written_in_pieces_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparsebench.models.files.checkpoint.PIECE_ENTRIES", 4)
     tensors = {"a": torch.arange(11.0).to(torch.bfloat16), "b": torch.empty(0, 3), "c": torch.arange(4)}
     layout = lay_out([("a", "BF16", (11,)), ("b", "F32", (0, 3)), ("c", "I64", (4,))])
@@ -154,10 +150,7 @@ def test_a_tensor_may_be_read_and_written_in_pieces(tmp_path: Path, monkeypatch:
     with pytest.raises(ModelError, match="c: 4 entries"):
         copy.write_piece("c", 1, tensors["c"])
     copy.abort()
-
-
-def test_a_slice_is_written_once(tmp_path: Path) -> None:
-    writer = CheckpointWriter(tmp_path / "out", lay_out([("a", "F32", (2, 4))]))
+    writer = CheckpointWriter(tmp_path / "slices", lay_out([("a", "F32", (2, 4))]))
     writer.write("a", torch.ones(4), 0)
     with pytest.raises(ModelError, match="a: 4 entries from entry 0 on were written before"):
         writer.write("a", torch.ones(4), 0)

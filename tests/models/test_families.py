@@ -42,32 +42,27 @@ def test_the_auto_class_fits_family_and_head() -> None:
         auto_class("coder", {})
 
 
+NESTED = {"model_type": "gemma3_text", "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4}
+
+
 @pytest.mark.parametrize(
     ("kind", "config", "expected"),
     [
         ("distilbert", {"dim": 8, "hidden_dim": 40, "n_layers": 3, "n_heads": 4}, (8, 3, 40, 4)),
+        ("distilbert", {"n_heads": 4}, (768, 6, 3072, 4)),  # what transformers takes where nothing is said
         ("mpt", {"d_model": 8, "n_layers": 3, "n_heads": 4}, (8, 3, 32, 4)),
         ("falcon", {"hidden_size": 8, "n_layer": 3, "n_head": 4, "ffn_hidden_size": 40}, (8, 3, 40, 4)),
         ("xglm", {"d_model": 8, "num_layers": 3, "attention_heads": 4, "ffn_dim": 40}, (8, 3, 40, 4)),
+        ("gemma3", {"text_config": {**NESTED, "intermediate_size": 40, "vocab_size": 60}}, (8, 3, 40, 4)),
     ],
 )
 def test_dimensions_by_own_names(kind: str, config: dict[str, Any], expected: tuple[int, int, int, int]) -> None:
     stated = dimensions({"model_type": kind, "vocab_size": 50, **config})
-    assert (stated.hidden, stated.layers, stated.inner, stated.heads) == expected
-
-
-def test_dimensions_that_a_config_leaves_out_are_those_that_transformers_takes() -> None:
-    bare = dimensions({"model_type": "distilbert", "n_heads": 4})
-    assert (bare.hidden, bare.layers, bare.vocabulary, bare.heads) == (768, 6, 30522, 4)
-
-
-def test_dimensions_of_a_multimodal_model_are_its_language_models() -> None:
-    nested = {"model_type": "gemma3_text", "hidden_size": 8, "num_hidden_layers": 3, "vocab_size": 50}
-    stated = dimensions({"model_type": "gemma3", "vocab_size": 60, "text_config": nested})
-    assert (stated.hidden, stated.layers, stated.vocabulary) == (8, 3, 60)
+    assert (stated.hidden, stated.layers, stated.inner, stated.heads, stated.vocabulary) == (*expected, 50)
 
 
 def test_dimensions_that_nobody_states_are_refused() -> None:
+    assert dimensions({"model_type": "distilbert", "n_heads": 4}).vocabulary == 30522
     with pytest.raises(ModelError, match="`hidden_size`"):
         dimensions({"model_type": "clip", "vocab_size": 50})
 

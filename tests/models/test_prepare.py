@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
 from sparsebench.models.random_weights import write_random
 from tests.models.model_zoo import small
+from tests.models.replaying import rewrite
 
 
 def bert(folder: Path) -> Path:
@@ -64,7 +66,9 @@ def test_the_same_precision_keeps_every_byte(tmp_path: Path) -> None:
         ]  # fmt: skip
 
 
-def test_links_are_made_only_when_asked_and_to_the_file_itself(tmp_path: Path) -> None:
+def test_links_are_made_only_when_asked_and_possible_and_to_the_file_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The hub's cache is a folder of symbolic links to blobs."""
     repository = tmp_path / "models--org--name"
     source = bert(repository / "snapshots" / "0123")
@@ -74,23 +78,18 @@ def test_links_are_made_only_when_asked_and_to_the_file_itself(tmp_path: Path) -
     (source / "model.safetensors").symlink_to("../../blobs/abcd")
     linked = prepare(source, tmp_path / "linked", "encoder", "auto", link=True) / "model.safetensors"
     assert linked.samefile(blob) and not linked.is_symlink()
-    copied = prepare(source, tmp_path / "copied", "encoder", "auto") / "model.safetensors"
-    assert not copied.samefile(blob) and not copied.is_symlink()
 
-
-def test_without_hard_links_it_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(os, "link", refuse)
-    source = bert(tmp_path / "source")
-    out = prepare(source, tmp_path / "out", "encoder", "auto", link=True)
-    assert (out / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    for link in (False, True):
+        copied = prepare(source, tmp_path / f"copied-{link}", "encoder", "auto", link=link) / "model.safetensors"
+        assert not copied.samefile(blob) and not copied.is_symlink() and copied.read_bytes() == blob.read_bytes()
+        monkeypatch.setattr(os, "link", refuse)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_conversion_rounds_each_tensor_as_torch_does(dtype: str, tmp_path: Path) -> None:
-
     source = bert(tmp_path / "source")
     out = prepare(source, tmp_path / "out", "encoder", dtype)
     before, after = Checkpoint(source), Checkpoint(out)
@@ -143,7 +142,6 @@ def test_a_value_beyond_float16_is_refused_by_name(other: float, tmp_path: Path)
 @pytest.mark.parametrize(("files", "archive"), [(1, True), (1, False), (3, True)])
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 def test_pytorch_files_become_safetensors(files: int, archive: bool, dtype: str, tmp_path: Path) -> None:
-
     original = write_random(small("t5"), tmp_path / "original", "encoder-decoder", "float32")
     source = as_pickles(original, tmp_path / "source", files, archive)
     out = Checkpoint(prepare(source, tmp_path / "out", "encoder-decoder", dtype))
@@ -159,17 +157,16 @@ def test_pytorch_files_become_safetensors(files: int, archive: bool, dtype: str,
 
 def test_quantized_and_empty_sources_are_refused(tmp_path: Path) -> None:
     source = write_random(small("llama"), tmp_path / "source", "decoder")
-    config = json.loads((source / "config.json").read_text())
-    (source / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    rewrite(source / "config.json", quantization_config={"quant_method": "gptq"})
     with pytest.raises(UnsupportedError, match="gptq"):
         prepare(source, tmp_path / "out", "decoder")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="it has no config.json"):
         prepare(tmp_path / "empty", tmp_path / "out", "decoder")
-    for name in ("a.gguf", "b.gguf"):
-        (tmp_path / "empty" / name).write_bytes(b"GGUF")
-    with pytest.raises(ModelError, match="it has no config.json"):
-        prepare(tmp_path / "empty", tmp_path / "out", "decoder")
+    for name in ("a.gguf", "b.gguf"):  # the source's text must tell that weights are dequantized: a folder's does not
+        write_gguf(tmp_path / "empty" / name)
+        with pytest.raises(ModelError, match="it has no config.json"):
+            prepare(tmp_path / "empty", tmp_path / "out", "decoder")
     (tmp_path / "text").write_text("hello")
     with pytest.raises(ModelError, match="not a GGUF file"):
         prepare(tmp_path / "text", tmp_path / "out", "decoder")
@@ -196,22 +193,15 @@ def write_gguf(path: Path) -> dict:
     import gguf
 
     writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(32)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(64)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(16)
-    writer.add_vocab_size(8)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(["<s>", "</s>", "<unk>", "a", "b", "c", "ab", "Ġ"])
-    writer.add_token_types([3, 3, 2, 1, 1, 1, 1, 1])
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-    writer.add_unk_token_id(2)
+    facts: dict[str, Any] = {
+        "context_length": 64, "embedding_length": 32, "block_count": 1, "feed_forward_length": 64, "head_count": 2,
+        "head_count_kv": 2, "layer_norm_rms_eps": 1e-5, "rope_dimension_count": 16, "vocab_size": 8,
+        "tokenizer_model": "gpt2", "token_list": ["<s>", "</s>", "<unk>", "a", "b", "c", "ab", "Ġ"],
+        "token_types": [3, 3, 2, 1, 1, 1, 1, 1], "token_merges": ["a b"], "bos_token_id": 0, "eos_token_id": 1,
+        "unk_token_id": 2,
+    }  # fmt: skip
+    for name, fact in facts.items():
+        getattr(writer, f"add_{name}")(fact)
     rng = np.random.default_rng(0)
     shapes = {
         "token_embd": (8, 32), "output_norm": (32,), "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,),
@@ -233,7 +223,6 @@ def write_gguf(path: Path) -> dict:
 
 
 def test_a_gguf_file_becomes_an_ordinary_folder(tmp_path: Path) -> None:
-
     stored = write_gguf(tmp_path / "tiny.gguf")
     out = prepare(tmp_path / "tiny.gguf", tmp_path / "out", "decoder")
     checkpoint = Checkpoint(out)
@@ -273,13 +262,6 @@ def test_a_gguf_value_beyond_float16_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.norm\.weight reaches more than float16"):
         prepare(tmp_path / "model.gguf", tmp_path / "out", "decoder", "float16")
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
-
-
-def test_a_folder_around_a_gguf_file_is_refused_by_its_name(tmp_path: Path) -> None:
-    """The source's text must tell that weights are dequantized: a folder's does not."""
-    write_gguf(tmp_path / "tiny.gguf")
-    with pytest.raises(ModelError, match="has no config.json"):
-        prepare(tmp_path, tmp_path / "out", "decoder")
 
 
 @pytest.mark.long

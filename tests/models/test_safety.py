@@ -3,6 +3,7 @@
 import ast
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sparsebench.models.prepare import prepare
 from sparsebench.storage.archive import CODING
 from sparsebench.storage.folders import store
 from tests.models.model_zoo import small
+from tests.models.replaying import rewrite
 from tests.models.test_prepare import write_gguf
 
 PACKAGE = Path(sparsebench.__file__).parent
@@ -29,11 +31,6 @@ PLACES = {
 }
 
 
-def rewrite(path: Path, **keys: object) -> None:
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps(found | keys))
-
-
 def copied(folder: Path, out: Path, **keys: object) -> Path:
     """The model folder, with these keys in its config.json."""
     shutil.copytree(folder, out)
@@ -41,6 +38,7 @@ def copied(folder: Path, out: Path, **keys: object) -> Path:
     return out
 
 
+@cache
 def calls() -> list[tuple[str, str, dict[str, Any]]]:
     """(file, name, constant keywords) of every call in the package."""
     found = []
