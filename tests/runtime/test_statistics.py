@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sparsebench.runtime.intervals import (
-    any_is_wide,
     differences,
     disagreement_notes,
     last_windows_agree,
@@ -159,14 +158,6 @@ def test_medians_that_say_something_else_than_pairs_are_noted() -> None:
     (note,) = disagreement_notes(summaries(processes, {}), differences(processes, True))
     assert "in decode" in note and "0.333 by medians and 1.000 by pairs" in note
     assert differences(both, True)[0].pairs == 11
-
-
-def test_a_wide_interval_asks_for_more() -> None:
-    dense = several("dense", [[1.0] * 3] * 3, block=1)
-    tight = paired_ratio("decode", dense, several("variant", [[0.5] * 3] * 3, block=1))
-    loose = paired_ratio("decode", dense, several("variant", [[0.5] * 3, [0.6] * 3, [0.7] * 3], block=1))
-    assert not any_is_wide([tight], 0.02)
-    assert any_is_wide([tight, loose], 0.02)
 
 
 def test_warm_up_is_steady_when_two_windows_agree() -> None:

@@ -11,11 +11,12 @@ import torch
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.runtime import Setting, Workload, measure_latency, measure_memory, memory
-from sparsebench.runtime.engines import engine, engines
+from sparsebench.runtime.engines import engines
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.zero3 import NOTE, Zero3, cut_parameters
 from sparsebench.runtime.footprint import footprint
 from sparsebench.runtime.workload import draw_prompt
+from tests.runtime.engines.pruned import started
 
 pytestmark = pytest.mark.slow
 
@@ -38,10 +39,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def alone(group_of_one: None) -> Zero3:
     """The engine in a group of one, in this process."""
-    found = engine("deepspeed-zero3")
-    assert isinstance(found, Zero3)
-    found.start(0, 1)
-    return found
+    return started("deepspeed-zero3")
 
 
 def test_parameters_are_gathered_for_a_layer_and_let_go(wide: Path, alone: Zero3) -> None:
@@ -91,19 +89,11 @@ def test_a_refusal_of_deepspeeds_is_unsupported(wide: Path, alone: Zero3, monkey
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "family", "ranks"), [("wide", "decoder", 2), ("tiny_bert", "encoder", 2)])
-def test_two_ranks_share_the_parameters(name: str, family: str, ranks: int, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(("name", "family"), [("wide", "decoder"), ("tiny_bert", "encoder")])
+def test_two_ranks_share_the_parameters(name: str, family: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(name)
-    setting = Setting(
-        "deepspeed-zero3",
-        ranks,
-        Workload(1, 12, 4),
-        samples=4,
-        threads=1,
-        processes=1,
-        phase_seconds=0.3,
-        timeout_seconds=300,
-    )
+    how = {"samples": 4, "threads": 1, "processes": 1, "phase_seconds": 0.3, "timeout_seconds": 300}
+    setting = Setting("deepspeed-zero3", 2, Workload(1, 12, 4), **how)
     timed: list[Any] = []
     measure_latency(folder, [("it", folder)], family, setting, lambda _, result: timed.append(result))
     assert timed[0].parity.relative_l2 < 1e-6

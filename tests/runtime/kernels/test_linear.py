@@ -29,20 +29,12 @@ def test_any_batch_shape_as_the_dense_layer(compiled: Kernels, layout: Callable[
     pruned(plain, 0.7)
     layer, exact = KernelLinear(compiled, layout(plain.weight), Choices()), copy.deepcopy(plain).double()
     layer.register_parameter("bias", plain.bias)
-    for shape in BATCHES:
-        x = torch.randn(*shape, 80).bfloat16()
+    for x in (*(torch.randn(*shape, 80).bfloat16() for shape in BATCHES), torch.randn(80, 3).bfloat16().t()):
         found, reference, wanted = layer(x), plain(x), exact(x.double())
         assert (found.shape, found.dtype) == (reference.shape, reference.dtype)
         mine, theirs = ((one.double() - wanted).norm() / wanted.norm() for one in (found, reference))
-        assert mine <= 1.2 * theirs + 1e-6, shape
+        assert mine <= 1.2 * theirs + 1e-6, (x.shape, x.stride())
     assert layer(torch.empty(0, 80, dtype=torch.bfloat16)).shape == (0, 96)
-
-
-def test_a_view_that_is_not_contiguous(compiled: Kernels) -> None:
-    weight = torch.randn(32, 64)
-    layer = KernelLinear(compiled, without_zeros(weight), Choices())
-    x = torch.randn(64, 3).t()
-    assert torch.allclose(layer(x), x @ weight.T, atol=1e-5)
 
 
 def test_what_it_cannot_multiply_is_named(compiled: Kernels) -> None:
@@ -128,7 +120,6 @@ def test_torchs_csr_gives_the_same(dtype: torch.dtype) -> None:
     for shape in BATCHES:
         x = torch.randn(*shape, 80).to(dtype)
         assert layer(x).dtype == dtype
-        assert torch.allclose(
-            layer(x).float(), dense(x).float(), rtol=2**-7, atol=2**-6 if dtype != torch.float32 else 1e-5
-        )
+        close = 2**-6 if dtype != torch.float32 else 1e-5
+        assert torch.allclose(layer(x).float(), dense(x).float(), rtol=2**-7, atol=close)
     assert all(buffer.untyped_storage().nbytes() == buffer.nbytes for buffer in layer.buffers())
