@@ -10,7 +10,8 @@ import pytest
 from sparsebench.storage import compiled
 from sparsebench.storage.compiled import CompiledKernels, NumpyKernels
 
-NAMES = ["numpy", "compiled", "128-bit checksum", "vectors"]
+CODERS = ["numpy", "compiled", "vectors"]
+NAMES = [*CODERS, "128-bit checksum"]
 
 
 @contextmanager

@@ -40,8 +40,11 @@ def test_round_trip_is_exact(
     assert (stored < 0.7 * dense) == (sparsity >= 0.5)
 
 
-def test_tensors_of_no_elements_come_back(tmp_path: Path) -> None:
-    shapes = {"none": (0, 4), "empty": (0,), "one": (4,)}
+def test_tensors_of_no_elements_and_large_ones_of_zeros_alone_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded, "TENSOR_BYTES", 1000)  # above which a tensor may not come of next to nothing
+    shapes = {"none": (0, 4), "empty": (0,), "one": (4,), "large": (64, 64)}
     folder = tmp_path / "dense"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -52,7 +55,18 @@ def test_tensors_of_no_elements_come_back(tmp_path: Path) -> None:
     for name, shape in shapes.items():
         assert packed.load(name).shape == shape and packed.load(name).dtype == torch.bfloat16
         packed.mask_and_values(name)
+    kept = {
+        entry.info.name: entry.encoding
+        for entry in read(tmp_path / "packed" / "model.safetensors.packed", CODING).entries
+    }
+    assert kept["large"] == "bitmask"
     assert contents(unpack(tmp_path / "packed", tmp_path / "restored")) == contents(folder)
+
+
+def restored(folder: Path, tmp_path: Path) -> Path:
+    """What is packed and unpacked again."""
+    pack(folder, tmp_path / "packed")
+    return unpack(tmp_path / "packed", tmp_path / "restored")
 
 
 @pytest.fixture
@@ -67,10 +81,8 @@ def sharded(tiny_t5: Path, tmp_path: Path) -> Path:
 def test_shards_are_mirrored(sharded: Path, tmp_path: Path) -> None:
     files = Checkpoint(sharded).files
     assert len(files) > 1
-    pack(sharded, tmp_path / "packed")
+    assert contents(restored(sharded, tmp_path)) == contents(sharded)
     assert {f"{file}.packed" for file in files} | {f"{INDEX}.packed"} < set(contents(tmp_path / "packed"))
-    unpack(tmp_path / "packed", tmp_path / "restored")
-    assert contents(tmp_path / "restored") == contents(sharded)
 
 
 def test_a_missing_shard_is_named(sharded: Path, tmp_path: Path) -> None:
@@ -107,10 +119,8 @@ def test_a_file_with_holes_keeps_its_tensors(tiny_llama: Path, tmp_path: Path) -
     text = json.dumps(header).encode()
     data = b"junk" + struct.pack("<2f", 1, -0.0) + b"junk" + struct.pack("<f", 3)
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
-    pack(folder, tmp_path / "packed")
-    unpack(tmp_path / "packed", tmp_path / "restored")
-    restored = (tmp_path / "restored" / "model.safetensors").read_bytes()
-    assert restored == struct.pack("<Q", len(text)) + text + data.replace(b"junk", bytes(4))
+    found = (restored(folder, tmp_path) / "model.safetensors").read_bytes()
+    assert found == struct.pack("<Q", len(text)) + text + data.replace(b"junk", bytes(4))
 
 
 def test_the_same_weights_in_another_format_are_left_out(tiny_bert: Path, tmp_path: Path) -> None:
@@ -118,9 +128,7 @@ def test_the_same_weights_in_another_format_are_left_out(tiny_bert: Path, tmp_pa
     shutil.copytree(tiny_bert, folder)
     for name in ("pytorch_model.bin", "tf_model.h5", ".gitattributes"):
         (folder / name).write_bytes(b"x")
-    pack(folder, tmp_path / "packed")
-    unpack(tmp_path / "packed", tmp_path / "restored")
-    assert contents(tmp_path / "restored") == contents(tiny_bert)
+    assert contents(restored(folder, tmp_path)) == contents(tiny_bert)
 
 
 def test_an_existing_folder_is_not_overwritten(tiny_bert: Path, tmp_path: Path) -> None:
@@ -185,16 +193,3 @@ def test_memory_is_bounded_by_one_tensor(tiny_bert: Path, tmp_path: Path) -> Non
         tracemalloc.stop()
         assert peak < 4 * size
     assert contents(tmp_path / "restored") == contents(folder)
-
-
-def test_a_large_tensor_of_zeros_alone_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "dense"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    save_file({"weight": torch.zeros(64, 64)}, folder / "model.safetensors")
-    monkeypatch.setattr(bounded, "TENSOR_BYTES", 1000)  # above which a tensor may not come of next to nothing
-    pack(folder, tmp_path / "packed")
-    assert [entry.encoding for entry in read(tmp_path / "packed" / "model.safetensors.packed", CODING).entries] == [
-        "bitmask"
-    ]
-    assert contents(unpack(tmp_path / "packed", tmp_path / "restored")) == contents(folder)

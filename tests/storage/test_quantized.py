@@ -4,9 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from sparsebench.cli.app import app
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.quantized import QuantizedCheckpoint
 from sparsebench.models.random_weights import write_random
@@ -14,7 +12,6 @@ from sparsebench.runtime.measure import measure_latency
 from sparsebench.runtime.results import Setting, Workload
 from sparsebench.storage import measure, pack
 from tests.making import make, prune_step, quantize_step
-from tests.storage.model_folders import contents
 from tests.storage.test_storage_measure import _entropy
 
 LLAMA = {
@@ -68,22 +65,8 @@ def test_sizes_and_bounds(quantized: dict[str, Path], tmp_path: Path) -> None:
         assert entropy <= archive.prunable_bytes <= 1.05 * entropy, way
 
 
-def test_a_folder_goes_through_the_command_line(quantized: dict[str, Path], tmp_path: Path) -> None:
-    folder = quantized["int4"]
-    for form in ("packed", "archive"):
-        stored, back = tmp_path / form, tmp_path / f"{form}-back"
-        for words in (
-            ["pack", str(folder), "--format", form, "--out", str(stored)],
-            ["unpack", str(stored), "--out", str(back)],
-        ):
-            told = CliRunner().invoke(app, words)
-            assert told.exit_code == 0, told.output
-        assert contents(back) == contents(folder)
-
-
-@pytest.mark.parametrize("engine", ["sparse", "hf"])
-def test_no_engine_runs_packed_codes(engine: str, quantized: dict[str, Path], tmp_path: Path) -> None:
+def test_not_even_the_sparse_engine_runs_packed_codes(quantized: dict[str, Path], tmp_path: Path) -> None:
     pack(quantized["int8"], tmp_path / "packed")
-    setting = Setting(engine, 1, Workload(prompt=4, generate=2), processes=1)
+    setting = Setting("sparse", 1, Workload(prompt=4, generate=2), processes=1)
     with pytest.raises(UnsupportedError, match="packed int8"):
         measure_latency(tmp_path / "packed", [("packed", tmp_path / "packed")], "decoder", setting, lambda *_: None)
