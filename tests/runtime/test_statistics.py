@@ -147,17 +147,12 @@ def test_medians_that_say_something_else_than_pairs_are_noted() -> None:
     # A quarter of the pairs is three times as slow on both sides, but the variant's median lies among them.
     dense = [1.0] * 6 + [3.0] * 5
     variant = [1.0] * 5 + [3.0] * 6
-    both = [*samples("dense", dense, 1), *samples("variant", [one * 1.0 for one in variant], 1)]
     calm = [*samples("dense", [1.0] * 8, 1), *samples("variant", [0.5] * 8, 1)]
     assert not [*disagreement_notes(summaries(calm, {}), differences(calm, True))]
-    processes = [
-        one
-        for number in range(4)
-        for one in [*samples("dense", dense, 1, number), *samples("variant", variant, 1, number)]
-    ]
+    processes = [*several("dense", [dense] * 4, 1), *several("variant", [variant] * 4, 1)]
     (note,) = disagreement_notes(summaries(processes, {}), differences(processes, True))
     assert "in decode" in note and "0.333 by medians and 1.000 by pairs" in note
-    assert differences(both, True)[0].pairs == 11
+    assert differences(processes, True)[0].pairs == 4 * 11
 
 
 def test_warm_up_is_steady_when_two_windows_agree() -> None:
