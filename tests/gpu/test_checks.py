@@ -45,34 +45,29 @@ def test_no_check_says_no_on_a_cpu() -> None:
     assert sum(check.verdict == "yes" for check in found) == 8
 
 
-def test_checks_are_shown_and_a_no_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    quick = {name: gpu.CHECKS[name] for name in ("pruning", "energy")}
-    monkeypatch.setattr(gpu, "CHECKS", quick)
+def test_checks_are_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gpu, "CHECKS", {name: gpu.CHECKS[name] for name in ("pruning", "energy")})
     shown = CliRunner().invoke(app, [*DOCTOR, "--out", str(tmp_path / "found.json")])
     assert shown.exit_code == 0, shown.output
     assert [line.split()[:2] for line in shown.output.splitlines()] == [["yes", "1"], ["skip", "2"]]
     written = json.loads((tmp_path / "found.json").read_text())
     assert written["where"]["device"] == "cpu" and written["checks"][0]["numbers"]["same"] >= 0.995
 
+
+def test_a_no_is_an_error_and_a_number_that_json_does_not_have_a_word(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def wrong(bench: Bench) -> CheckResult:
         raise RuntimeError("no kernel image is available")
 
-    monkeypatch.setattr(gpu, "CHECKS", {"a check": wrong})
-    shown = CliRunner().invoke(app, [*DOCTOR, "--json"])
-    assert shown.exit_code == 1
-    (check,) = json.loads(shown.stdout)["checks"]
-    assert (check["verdict"], check["reason"]) == ("no", "RuntimeError: no kernel image is available")
-
-
-def test_a_number_that_json_does_not_have_is_a_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    numbers = {"opt x2": math.inf, "t5 x2": math.nan, "share": 0.5}
-    monkeypatch.setattr(gpu, "CHECKS", {"a check": lambda _: (False, numbers)})
-    out = tmp_path / "found.json"
+    numbers, out = {"opt x2": math.inf, "t5 x2": math.nan, "share": 0.5}, tmp_path / "found.json"
+    monkeypatch.setattr(gpu, "CHECKS", {"one": wrong, "other": lambda _: (False, numbers)})
     shown = CliRunner().invoke(app, [*DOCTOR, "--json", "--out", str(out)])
     assert shown.exit_code == 1
     for text in (shown.stdout, out.read_text()):
-        (check,) = json.loads(text, parse_constant=pytest.fail)["checks"]
-        assert check["numbers"] == {"opt x2": "inf", "t5 x2": "nan", "share": 0.5}
+        one, other = json.loads(text, parse_constant=pytest.fail)["checks"]
+        assert (one["verdict"], one["reason"]) == ("no", "RuntimeError: no kernel image is available")
+        assert other["numbers"] == {"opt x2": "inf", "t5 x2": "nan", "share": 0.5}
 
 
 def test_without_a_gpu_that_torch_sees_it_says_so(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:

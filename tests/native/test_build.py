@@ -10,6 +10,7 @@ from sparsebench.native import Missing, build
 from sparsebench.sources import Cache
 
 ADD = 'extern "C" int add(int a, int b) { return a + b; }\n'
+ADD_BY_HEADER = '#include "add/sum.h"\n' + ADD.replace("a + b", "SUM")
 
 
 @pytest.fixture
@@ -19,38 +20,28 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.skipif(not build.shutil.which("g++"), reason="no g++")
-def test_compiled_once_and_again_when_the_source_changes(source: Path, tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache")
+needs_compiler = pytest.mark.skipif(not build.shutil.which("g++"), reason="no g++")
+
+
+@needs_compiler
+def test_compiled_once_and_again_when_the_source_or_a_header_of_its_folder_changes(
+    source: Path, tmp_path: Path
+) -> None:
+    cache, header = Cache(tmp_path / "cache"), tmp_path / "add" / "sum.h"
     killed = cache.root / "native" / ".compiling-killed"
     killed.mkdir(parents=True)
-    first = build._compile(source, "g++", build.FLAGS, cache)
-    assert isinstance(first, Path)
-    assert not killed.exists()
-    stamp = first.stat().st_mtime_ns
-    assert build._compile(source, "g++", build.FLAGS, cache) == first
-    assert first.stat().st_mtime_ns == stamp
-    assert build.ctypes.CDLL(str(first)).add(2, 3) == 5
-    source.write_text(ADD.replace("a + b", "a - b"))
-    second = build._compile(source, "g++", build.FLAGS, cache)
-    assert second != first
-    assert build.ctypes.CDLL(str(second)).add(2, 3) == -1
-
-
-@pytest.mark.skipif(not build.shutil.which("g++"), reason="no g++")
-def test_compiled_again_when_a_header_of_its_folder_changes(source: Path, tmp_path: Path) -> None:
-    header = tmp_path / "add" / "sum.h"
     header.parent.mkdir()
-    source.write_text('#include "add/sum.h"\n' + ADD.replace("a + b", "SUM"))
-    answers = []
-    for text in ("a + b", "a - b"):
+    made = []
+    for code, text in ((ADD, ""), (ADD, ""), (ADD_BY_HEADER, "a - b"), (ADD_BY_HEADER, "a * b")):
         header.write_text(f"#define SUM {text}\n")
-        made = build._compile(source, "g++", build.FLAGS, Cache(tmp_path / "cache"))
-        answers.append(build.ctypes.CDLL(str(made)).add(2, 3))
-    assert answers == [5, -1]
+        source.write_text(code)
+        made.append(build._compile(source, "g++", build.FLAGS, cache))
+    stamps = [one.stat().st_mtime_ns for one in made]
+    assert made[0] == made[1] and stamps[0] == stamps[1] and not killed.exists()
+    assert [build.ctypes.CDLL(str(one)).add(2, 3) for one in made] == [5, 5, -1, 6]
 
 
-@pytest.mark.skipif(not build.shutil.which("g++"), reason="no g++")
+@needs_compiler
 def test_two_processes_at_once_leave_one_library(source: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from sparsebench.native import build; from sparsebench.sources import Cache;"
@@ -63,7 +54,7 @@ def test_two_processes_at_once_leave_one_library(source: Path, tmp_path: Path) -
     assert [path.name for path in (tmp_path / "cache" / "native").iterdir()] == [Path(answers.pop()).name]
 
 
-@pytest.mark.skipif(not build.shutil.which("g++"), reason="no g++")
+@needs_compiler
 def test_a_source_that_does_not_compile_is_explained(source: Path, tmp_path: Path) -> None:
     source.write_text("int add( {")
     made = build._compile(source, "g++", build.FLAGS, Cache(tmp_path / "cache"))
@@ -89,7 +80,7 @@ def test_without_a_compiler_the_reason_names_the_fix(monkeypatch: pytest.MonkeyP
     build.library.cache_clear()
 
 
-@pytest.mark.skipif(not build.shutil.which("g++"), reason="no g++")
+@needs_compiler
 def test_a_cache_that_cannot_be_written_is_a_reason_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").touch()
     monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path / "cache"))

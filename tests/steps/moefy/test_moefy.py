@@ -1,5 +1,8 @@
-"""Neurons in experts: all of them are the model, an oracle is nearer than chance, and groups are of one size."""
+"""Neurons in experts: all of them are the model, an oracle is nearer than chance, and groups are of one size, METIS' too."""
 
+import json
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -7,33 +10,27 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench import environment
+from sparsebench.errors import ModelError, UnsupportedError, UserError
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import EXPERTS_KEY, ROUTERS, experts_of
-from sparsebench.models.shape.topology import Part, prunable_parts
+from sparsebench.models.shape.topology import prunable_parts
+from sparsebench.plan.fingerprint import step_id
 from sparsebench.steps.moefy.activity import coactivation_inside, share_inside
-from sparsebench.steps.moefy.grouping import group_neurons
+from sparsebench.steps.moefy.grouping import even_groups, group_neurons, metis_groups
 from sparsebench.steps.moefy.settings import COUNTED
-from sparsebench.steps.registry import single
+from sparsebench.steps.registry import label, recorded, single
 from tests.models.replaying import written
 from tests.steps.shrink import making
 from tests.steps.skip.making import answer, made, said
-
-KINDS = ["llama", "bert", "t5", "phi3"]
 
 
 def error(folder: Path, dense: torch.Tensor, family: Any) -> float:
     return float((said(folder, family) - dense).norm() / dense.norm())
 
 
-def prunable_matrices(folder: Path, family: Any) -> list[tuple[TensorInfo, Part]]:
-    checkpoint = Checkpoint(folder)
-    found = prunable_parts(checkpoint, family)
-    return [(checkpoint.tensors[name], part) for name, part in found.items() if part.prunable]
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["llama", "bert", "t5", "phi3"])
 def test_all_experts_are_the_model_and_the_oracle_is_nearer_than_chance(kind: str, tmp_path: Path) -> None:
     parent, family = written(kind, tmp_path / "parent")
     dense = said(parent, family)
@@ -53,7 +50,8 @@ def test_all_experts_are_the_model_and_the_oracle_is_nearer_than_chance(kind: st
     assert all("2 of 8 experts" in one.note for one in found.values())
     assert all(f"{one.read_share:.1%} of the blocks' weights" in one.note for one in found.values())
     stored = Checkpoint(tmp_path / "oracle-2")
-    matrices = [(part.kind, info.numel) for info, part in prunable_matrices(parent, family)]
+    found_parts = prunable_parts(Checkpoint(parent), family)
+    matrices = [(one.kind, Checkpoint(parent).tensors[name].numel) for name, one in found_parts.items() if one.prunable]
     whole_size = sum(size for _, size in matrices)
     skipped = 0.75 * sum(size for name, size in matrices if name in ("gate", "up", "gate_up", "down"))
     # The centroid's tables are rows of as many inputs as the first layer has, one for each expert.
@@ -65,10 +63,8 @@ def test_all_experts_are_the_model_and_the_oracle_is_nearer_than_chance(kind: st
     assert all(torch.equal(tensor, stored.load(info.name)) for info, tensor in Checkpoint(parent).items())
     how = experts_of(stored.config)
     assert how and how.active == 2
-    for part in how.parts:
-        assert set(stored.load(part.name("assignment")).bincount().tolist()) == {
-            len(stored.load(part.name("assignment"))) // 8
-        }
+    for assignment in (stored.load(part.name("assignment")) for part in how.parts):
+        assert set(assignment.bincount().tolist()) == {len(assignment) // 8}
 
 
 @pytest.mark.parametrize("way", ["coactivation", "cmoe", "kmeans"])
@@ -107,9 +103,8 @@ def test_how_evenly_experts_are_used_is_what_the_written_model_chooses(tmp_path:
         assignment = Checkpoint(folder).load(f"{rows[0].module}.moe.assignment").long()
         shares = [float(neurons[assignment == expert].mean()) for expert in range(1, 8)]
         assert rows[0].uses == pytest.approx(shares, abs=1e-6)
-    assert not made(parent, family, {single("moefy", "random", active=0.5, experts=8): tmp_path / "r"})[
-        single("moefy", "random", active=0.5, experts=8)
-    ].activity
+    (random,) = made(parent, family, {single("moefy", "random", active=0.5, experts=8): tmp_path / "r"}).values()
+    assert not random.activity
 
 
 def test_a_representative_is_its_neuron_with_its_biases(tmp_path: Path) -> None:
@@ -144,20 +139,14 @@ def test_neurons_of_an_expert_go_together() -> None:
 def test_every_way_and_router_makes_a_model(way: str, tmp_path: Path) -> None:
     parent, family = written("llama", tmp_path / "parent")
     dense = said(parent, family)
-    errors: dict[str, float] = {}
     for text in (False, True):
         steps = {router: single("moefy", way, experts=8, active=0.5, router=router) for router in ROUTERS}
         targets = {step: tmp_path / router for router, step in steps.items() if step.settings.reads_text() == text}
         if targets:
             made(parent, family, targets)
-    for router in ROUTERS:
-        errors[router] = error(tmp_path / router, dense, family)
+    errors = {router: error(tmp_path / router, dense, family) for router in ROUTERS}
     assert 0 < errors["oracle"] <= min(errors.values())
     assert len(set(errors.values())) == len(errors)
-
-
-def spread(points: torch.Tensor, groups: torch.Tensor) -> float:
-    return sum(float((points[groups == one] - points[groups == one].mean(0)).square().sum()) for one in groups.unique())
 
 
 def test_shared_experts_hold_the_neurons_that_are_active_most_often() -> None:
@@ -187,16 +176,16 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("router", ["centroid", "representative", "learned"])
-@pytest.mark.parametrize("rows", [0, 3])
-def test_a_router_without_its_tensors_is_refused_when_it_is_loaded(router: str, rows: int, tmp_path: Path) -> None:
+def test_a_router_without_its_tensors_is_refused_when_it_is_loaded(router: str, tmp_path: Path) -> None:
     parent, family = written("llama", tmp_path / "parent")
-    step = single("moefy", "kmeans", experts=4, active=0.5, router=router)
-    made(parent, family, {step: tmp_path / "out"})
-    weights = load_file(tmp_path / "out" / "model.safetensors")
-    damaged = {name: tensor[:rows] if ".moe.router." in name else tensor for name, tensor in weights.items()}
-    save_file({name: tensor for name, tensor in damaged.items() if len(tensor)}, tmp_path / "out" / "model.safetensors")
-    with pytest.raises(ModelError, match=r"moe\.router\.\w+ has no row for each of 4 experts"):
-        load_model(tmp_path / "out", family)
+    made(parent, family, {single("moefy", "kmeans", experts=4, active=0.5, router=router): tmp_path / "out"})
+    file = tmp_path / "out" / "model.safetensors"
+    weights = load_file(file)
+    for rows in (3, 0):
+        damaged = {name: tensor[:rows] if ".moe.router." in name else tensor for name, tensor in weights.items()}
+        save_file({name: tensor for name, tensor in damaged.items() if len(tensor)}, file)
+        with pytest.raises(ModelError, match=r"moe\.router\.\w+ has no row for each of 4 experts"):
+            load_model(tmp_path / "out", family)
 
 
 @pytest.mark.parametrize(
@@ -215,3 +204,89 @@ def test_what_a_plan_refuses_by_config_json_a_job_refuses_too_and_nothing_else(k
             assert words
         else:
             assert not words
+
+
+ABSENT = "METIS is not installed: pip install 'pymetis>=2025.2'"
+PARTITIONS = ["balanced", pytest.param("metis", marks=pytest.mark.skipif(not find_spec("pymetis"), reason=ABSENT))]
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_a_planted_structure_is_found_exactly(partition: str) -> None:
+    """Neurons that are active with their own group most of the time and seldom with others."""
+    draw = torch.Generator().manual_seed(0)
+    group = torch.arange(6).repeat_interleave(20)[torch.randperm(120, generator=draw)]
+    noise = torch.rand(120, 120, generator=draw) * 0.2
+    gram = (torch.where(group[:, None] == group, 0.7, 0.1) + (noise + noise.T) / 2).fill_diagonal_(1)
+    # k-means depends on where it starts: the draw that holds most inside.
+    tries = [group_neurons("coactivation", gram, 6, 0, seed, partition).assignment for seed in range(5)]
+    found = max(tries, key=lambda one: share_inside(gram, one) or 0)
+    assert found.bincount().tolist() == [20] * 6
+    assert all(len(set(group[found == one].tolist())) == 1 for one in range(6))
+
+
+def test_groups_are_evened_by_the_fewest_moves_that_cost_least() -> None:
+    gram = torch.zeros(9, 9)
+    bound = [(0, 1, 5), (0, 2, 5), (1, 2, 5), (0, 3, 2), (3, 7, 4), (3, 5, 1), (4, 8, 3), (5, 6, 2)]
+    for one, other, weight in bound:
+        gram[one, other] = gram[other, one] = weight
+    # One neuron too many in group 0 and one too few in 2: neuron 3 loses 2 there and gains 4.
+    assert even_groups(gram, torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2]), 3).tolist() == [0, 0, 0, 2, 1, 1, 1, 2, 2]
+    # Two too many, and both others lack one: 4 gains 3 in group 2, so that 3 must go to 1.
+    assert even_groups(gram, torch.tensor([0, 0, 0, 0, 0, 1, 1, 2, 2]), 3).tolist() == [0, 0, 0, 1, 2, 1, 1, 2, 2]
+    even = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2])
+    assert torch.equal(even_groups(gram, even, 3), even)
+
+
+def test_the_seed_alone_decides_and_groups_are_equal_whatever_the_graph() -> None:
+    pytest.importorskip("pymetis", reason=ABSENT)
+    draw = torch.Generator().manual_seed(1)
+    random = torch.rand(96, 96, generator=draw)
+    # Neurons that are never active have no edge, and a graph may have none at all.
+    silent = torch.zeros(96, 96)
+    silent[:40, :40] = random[:40, :40]
+    found = []
+    for gram in (random + random.T, silent + silent.T, torch.zeros(96, 96), torch.eye(96)):
+        for groups in (1, 8, 12, 96):
+            one, again = (metis_groups(gram, groups, torch.Generator().manual_seed(0)) for _ in range(2))
+            assert torch.equal(one, again) and one.bincount().tolist() == [96 // groups] * groups
+        found.append([metis_groups(gram, 12, torch.Generator().manual_seed(seed)) for seed in (0, 1)])
+    assert not torch.equal(*found[0])
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_the_partition_is_recorded_with_what_lies_inside(partition: str, tmp_path: Path) -> None:
+    parent, family = written("llama", tmp_path / "parent")
+    step = single("moefy", "coactivation", experts=8, active=0.5, partition=partition)
+    (told,) = made(parent, family, {step: tmp_path / "out"}).values()
+    shares = [row.inside for row in told.activity if row.inside is not None]
+    # By chance 5 of the 47 others are in a neuron's expert of 6.
+    assert len(shares) == len(told.activity) > 0 and all(5 / 47 < one < 1 for one in shares)
+    assert f"{sum(shares) / len(shares):.1%} of co-activation lies inside experts" in told.note
+    assert ("METIS" in told.note) == (partition == "metis")
+    assert json.loads((tmp_path / "out" / "sparsebench.json").read_text())["partition"] == partition
+    stored = Checkpoint(tmp_path / "out")
+    how = experts_of(stored.config)
+    assert how and all(set(stored.load(part.name("assignment")).bincount().tolist()) == {6} for part in how.parts)
+
+
+def test_the_version_of_pymetis_is_part_of_what_it_made_and_of_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = single("moefy", "coactivation", active=0.5)
+    written = {key: value for key, value in usual.settings.record().items() if key != "partition"}
+    before = recorded({**usual.record(), "settings": written})
+    metis = single("moefy", "coactivation", active=0.5, partition="metis")
+    ids: dict[str, list[str]] = {}
+    for version in ("absent", "2025.2.2", "2026.1"):
+        monkeypatch.setitem(environment.versions(), "pymetis", version)
+        for name, step in (("before", before), ("balanced", usual), ("metis", metis)):
+            ids.setdefault(name, []).append(step_id("parent", step, 0, {}, {}))
+    assert ids["balanced"] == ids["before"] and len(set(ids["balanced"])) == 1
+    assert len(set(ids["metis"])) == 3 and not {*ids["metis"]} & {*ids["balanced"]}
+    assert label(before) == label(usual) != label(metis) and "metis" in label(metis)
+    assert usual.settings.pass_key() != metis.settings.pass_key()
+
+
+def test_without_pymetis_a_pass_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymetis", None)
+    with pytest.raises(UserError, match="pymetis cannot be imported") as caught:
+        metis_groups(torch.eye(8), 2, torch.Generator())
+    assert "pip install 'pymetis>=2025.2'" in str(caught.value)
