@@ -29,6 +29,11 @@ def passages(count: int, longest: int = 40, seed: int = 1) -> list[str]:
     return found
 
 
+def in_order(seed: int) -> list[str]:
+    """The passages of ``text`` as a seed orders them."""
+    return sorted(passages(60), key=lambda passage: hashlib.sha256(f"{seed}\x1f{passage}".encode()).digest())
+
+
 def model(folder: Path, config: dict[str, Any], frame: str = "$A", pad: bool = True, limit: int = 300) -> Path:
     """A folder with a config.json and a tokenizer that puts ``frame`` around a text."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -81,8 +86,7 @@ def test_a_decoder_reads_windows_of_the_joined_texts_in_seeded_order(frame: str,
     assert found.batch.attention_mask.all() and found.batch.decoder_input_ids is None
     assert found.tokens == 4 * 16
     # The slow, obvious way.
-    ordered = sorted(passages(60), key=lambda passage: hashlib.sha256(f"5\x1f{passage}".encode()).digest())
-    stream = "\n\n".join(ordered).split()
+    stream = "\n\n".join(in_order(5)).split()
     first = ["<s>"] if frame.startswith("<s>") else []
     room = 16 - len(first)
     for place, window in enumerate(ids):
@@ -109,20 +113,16 @@ def test_an_encoder_reads_a_passage_a_sample_padded_on_the_right(pad: bool, text
     folder = model(tmp_path / "model", small("bert"), CLS, pad)
     found = calibrated(folder, "encoder", text, samples=12, length=24)
     ids, mask = found.batch.input_ids, found.batch.attention_mask
-    ordered = sorted(passages(60), key=lambda passage: hashlib.sha256(f"0\x1f{passage}".encode()).digest())
+    ordered = in_order(0)
     assert {len(passage.split()) > 22 for passage in ordered[:12]} == {True, False}
     for row, kept, passage in zip(ids, mask, ordered[:12], strict=True):
         assert words(folder, row[kept]) == ["<s>", *passage.split()[:22], "</s>"]
         assert set(words(folder, row[~kept])) <= {"<pad>" if pad else "</s>"}
         assert kept.tolist() == sorted(kept.tolist(), reverse=True)
-    assert ids.shape[1] <= 24
     assert found.tokens == int(mask.sum()) < mask.numel()
-
-
-def test_an_encoders_samples_are_no_longer_than_the_longest(tmp_path: Path) -> None:
-    folder = model(tmp_path / "model", small("bert"), CLS)
-    source = written(tmp_path / "t.jsonl", [{"passage": "the cat sat"}, {"passage": "a dog"}])
-    assert calibrated(folder, "encoder", source, samples=2, length=64).batch.input_ids.shape == (2, 5)
+    # Samples are no longer than the longest.
+    whole = calibrated(folder, "encoder", text, samples=12, length=64).batch.input_ids
+    assert whole.shape[1] == max(len(passage.split()) for passage in ordered[:12]) + 2 > ids.shape[1] == 24
 
 
 @pytest.mark.parametrize(("model_type", "start"), [("t5", 0), ("bart", 2)])
@@ -132,7 +132,7 @@ def test_both_stacks_read_one_half(model_type: str, start: int, text: str, tmp_p
     found = calibrated(folder, "encoder-decoder", text, samples=9, length=17)
     batch = found.batch
     assert batch.decoder_input_ids is not None and batch.decoder_attention_mask is not None
-    ordered = sorted(passages(60), key=lambda passage: hashlib.sha256(f"0\x1f{passage}".encode()).digest())
+    ordered = in_order(0)
     before = ["<s>"] * (model_type == "bart")
     room = 17 - 1 - len(before)
     for place, passage in enumerate(ordered[:9]):
@@ -143,6 +143,14 @@ def test_both_stacks_read_one_half(model_type: str, start: int, text: str, tmp_p
         assert int(ids[0]) == start
         assert words(folder, ids[1:]) == [*before, *second[:room]]
     assert found.tokens == int(batch.attention_mask.sum() + batch.decoder_attention_mask.sum())
+    # What is trained on has the token that comes last too.
+    asked, cache = Calibration(text, 5, 64, field="passage"), sources.Cache()
+    plain, whole = (tokens(folder, "encoder-decoder", asked, cache, training=on).batch for on in (False, True))
+    for sample in range(5):
+        shorter, longer = (
+            one.decoder_input_ids[sample][one.decoder_attention_mask[sample]].tolist() for one in (plain, whole)
+        )
+        assert longer[:-1] == shorter and words(folder, longer[-1:]) == ["</s>"]
 
 
 def test_the_decoder_reads_what_transformers_would_shift(tmp_path: Path) -> None:
@@ -195,14 +203,13 @@ print(found.sha256, found.text_sha256)
     assert other.sha256 != here.sha256 and other.text_sha256 != here.text_sha256
 
 
-@pytest.mark.parametrize("change", ["input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"])
-def test_the_hash_covers_every_part(change: str, text: str, tmp_path: Path) -> None:
-    folder = model(tmp_path / "model", small("t5"), "$A </s>")
-    found = calibrated(folder, "encoder-decoder", text)
+def test_the_hash_covers_every_part(text: str, tmp_path: Path) -> None:
+    found = calibrated(model(tmp_path / "model", small("t5"), "$A </s>"), "encoder-decoder", text)
     assert fingerprint(found.batch) == found.sha256
-    tensor = getattr(found.batch, change).clone()
-    tensor[0, 0] = not tensor[0, 0] if tensor.dtype == torch.bool else tensor[0, 0] + 1
-    assert fingerprint(replace(found.batch, **{change: tensor})) != found.sha256
+    for name, tensor in vars(found.batch).items():
+        changed = tensor.clone()
+        changed[0, 0] = not tensor[0, 0] if tensor.dtype == torch.bool else tensor[0, 0] + 1
+        assert fingerprint(replace(found.batch, **{name: changed})) != found.sha256
 
 
 @pytest.mark.parametrize(
@@ -282,14 +289,3 @@ def test_what_is_trained_on_is_as_much_as_there_is(text: str, tmp_path: Path) ->
             assert len(found.batch.input_ids) == 60
         whole = sum(len(passage.split()) for passage in passages(60))
         assert found.tokens > whole - 16 if family == "decoder" else found.tokens > 60
-
-
-def test_what_is_trained_on_has_the_token_that_comes_last(text: str, tmp_path: Path) -> None:
-    cache = sources.Cache(tmp_path / "cache")
-    folder = model(tmp_path / "t5", small("t5"), "$A </s>")
-    asked = Calibration(text, 5, 64, field="passage")
-    plain, whole = (tokens(folder, "encoder-decoder", asked, cache, training=on).batch for on in (False, True))
-    for sample in range(5):
-        shorter = plain.decoder_input_ids[sample][plain.decoder_attention_mask[sample]].tolist()
-        longer = whole.decoder_input_ids[sample][whole.decoder_attention_mask[sample]].tolist()
-        assert longer[:-1] == shorter and longer[-1] == 2  # </s>

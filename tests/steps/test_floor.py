@@ -10,16 +10,11 @@ import torch
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
-from sparsebench.steps.contract import Step, StepReport
 from sparsebench.steps.registry import single
 from tests.making import make
 
-
-def made(parent: Path, family: str, folder: Path, *steps: Step) -> list[tuple[Path, StepReport]]:
-    targets = {step: folder / str(number) for number, step in enumerate(steps)}
-    reports = make(parent, family, targets)
-    assert all(isinstance(report, StepReport) for report in reports.values())
-    return [(targets[step], report) for step, report in reports.items()]
+ZEROS = single("floor", "zero-weights")
+DRAWN, OTHER = (single("floor", "random-weights", seed=seed) for seed in (0, 1))
 
 
 @pytest.mark.parametrize(
@@ -28,42 +23,32 @@ def made(parent: Path, family: str, folder: Path, *steps: Step) -> list[tuple[Pa
 def test_floors_are_models_of_the_same_shapes_that_have_learned_nothing(
     model: str, family: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    parent: Path = request.getfixturevalue(model)
-    (parent / "tokenizer_config.json").touch()
-    steps = [single("floor", "zero-weights"), *(single("floor", "random-weights", seed=seed) for seed in (0, 1))]
-    (zeros, emptied), (first, drawn), (second, _) = made(parent, family, tmp_path, *steps)
-    dense = Checkpoint(parent)
-    for folder in (zeros, first, second):
+    parent = shutil.copytree(request.getfixturevalue(model), tmp_path / "parent")
+    # Where the config states no precision, it is that of the tensors.
+    config = json.loads((parent / "config.json").read_text())
+    (parent / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key != "dtype"}))
+    folders = {step: tmp_path / name for step, name in ((ZEROS, "zeros"), (DRAWN, "one"), (OTHER, "other"))}
+    found = make(parent, family, folders)
+    true = Checkpoint(parent)
+    for folder in folders.values():
         own = Checkpoint(folder)
         assert {n: (i.shape, i.dtype) for n, i in own.tensors.items()} == {
-            n: (i.shape, i.dtype) for n, i in dense.tensors.items()
+            n: (i.shape, i.dtype) for n, i in true.tensors.items()
         }
         assert (folder / "tokenizer_config.json").is_file()
         load_model(folder, family)
-    assert emptied.achieved_all == 1 and drawn.achieved_all < 0.2
-    assert emptied.parameters == emptied.total_zeros == drawn.parameters
-    one, other, true = (Checkpoint(folder) for folder in (first, second, parent))
+    assert found[ZEROS].achieved_all == 1 and found[DRAWN].achieved_all < 0.2
+    assert found[ZEROS].parameters == found[ZEROS].total_zeros == found[DRAWN].parameters
+    make(parent, family, {DRAWN: tmp_path / "again"})
     name = max(true.tensors, key=lambda name: true.tensors[name].numel)
-    assert not torch.equal(one.load(name), other.load(name)) and not torch.equal(one.load(name), true.load(name))
+    one, again, other = (Checkpoint(tmp_path / folder).load(name) for folder in ("one", "again", "other"))
+    assert torch.equal(one, again) and not torch.equal(one, other) and not torch.equal(one, true.load(name))
     with pytest.raises(UnsupportedError, match="no weights"):
-        made(parent, family, tmp_path / "none", single("floor", "heuristic"))
-    again = made(parent, family, tmp_path / "again", steps[1])[0][0]
-    assert torch.equal(Checkpoint(again).load(name), one.load(name))
+        make(parent, family, {single("floor", "heuristic"): tmp_path / "none"})
 
 
 def test_a_quantized_model_of_zeros_keeps_its_shapes(tiny_llama: Path, tmp_path: Path) -> None:
     make(tiny_llama, "decoder", {single("quantize", "int4"): tmp_path / "int4"})
-    ((zeros, report),) = made(tmp_path / "int4", "decoder", tmp_path / "floors", single("floor", "zero-weights"))
+    report = make(tmp_path / "int4", "decoder", {ZEROS: tmp_path / "zeros"})[ZEROS]
     assert report.achieved_all == 1 and report.parameters > 0
-    assert not any(bool(tensor.any()) for tensor in load_model(zeros, "decoder").parameters())
-
-
-def test_random_weights_have_the_precision_of_tensors_where_the_config_states_none(
-    tiny_llama: Path, tmp_path: Path
-) -> None:
-    parent = shutil.copytree(tiny_llama, tmp_path / "parent")
-    config = json.loads((parent / "config.json").read_text())
-    del config["dtype"]
-    (parent / "config.json").write_text(json.dumps(config))
-    ((drawn, _),) = made(parent, "decoder", tmp_path / "floors", single("floor", "random-weights"))
-    assert {info.dtype for info in Checkpoint(drawn).tensors.values()} == {"BF16"}
+    assert not any(bool(tensor.any()) for tensor in load_model(tmp_path / "zeros", "decoder").parameters())

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsebench.manifest.schema import Manifest
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.plan.expand import expand
-from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import kinds, label, single
 from tests.making import make
 from tests.manifest.loading import load_text
@@ -31,24 +29,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     sys.modules.pop("sparsebench_halve", None)
 
 
-def manifest() -> Manifest:
-    return load_text(HEAD + block(PAGE, "yaml"), "page.yaml").manifest
-
-
-def made(parent: Path, folder: Path, *firsts: int) -> dict[int, tuple[Path, StepReport]]:
-    """The page's step in one pass, by its setting."""
-    steps = {single("halve", "depth", first=first): folder / str(first) for first in firsts}
-    reports = make(parent, "decoder", steps)
-    assert all(isinstance(report, StepReport) for report in reports.values())
-    return {step.settings.first: (steps[step], report) for step, report in reports.items()}
-
-
-def test_forty_lines() -> None:
-    assert length(PAGE) <= 40
-
-
 def test_the_chain_on_the_page_gets_its_variants(installed: None) -> None:
-    plan = expand(manifest(), "page", {"m": "r"})
+    assert length(PAGE) <= 40
+    manifest = load_text(HEAD + block(PAGE, "yaml"), "page.yaml").manifest
+    plan = expand(manifest, "page", {"m": "r"})
     lines = sorted(tuple(label(step) for step in variant.steps) for variant in plan.variants.values())
     assert lines == [
         (), ("depth",), ("depth", "magnitude/layer 50%"), ("depth", "magnitude/layer 90%"), ("depth first=1",),
@@ -60,10 +44,15 @@ def test_the_chain_on_the_page_gets_its_variants(installed: None) -> None:
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_half_of_the_blocks_is_a_model(installed: None, tiny_llama: Path, tmp_path: Path, first: int) -> None:
+def test_half_of_the_blocks_is_a_model_that_can_be_pruned(
+    installed: None, tiny_llama: Path, tmp_path: Path, first: int
+) -> None:
     from transformers import AutoModelForCausalLM
 
-    folder, evidence = made(tiny_llama, tmp_path, 0, 1)[first]
+    # Both in one pass.
+    steps = [single("halve", "depth", first=number) for number in (0, 1)]
+    folder = tmp_path / str(first)
+    evidence = make(tiny_llama, "decoder", {step: tmp_path / str(step.settings.first) for step in steps})[steps[first]]
     model, told = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(told.values()), told
     before = json.loads((tiny_llama / "config.json").read_text())
@@ -77,10 +66,6 @@ def test_half_of_the_blocks_is_a_model(installed: None, tiny_llama: Path, tmp_pa
     assert torch.equal(kept, original)
     assert evidence.parameters == sum(tensor.numel() for tensor in model.parameters())
     assert evidence.prunable and not evidence.zeros and evidence.seconds > 0
-
-
-def test_what_it_makes_can_be_pruned(installed: None, tiny_llama: Path, tmp_path: Path) -> None:
-    folder, halved = made(tiny_llama, tmp_path, 0)[0]
     step = single("prune", "magnitude", sparsity=0.5)
     found = make(folder, "decoder", {step: tmp_path / "pruned"})[step]
-    assert found.prunable == halved.prunable and found.achieved == pytest.approx(0.5, abs=0.01)
+    assert found.prunable == evidence.prunable and found.achieved == pytest.approx(0.5, abs=0.01)

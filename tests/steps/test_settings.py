@@ -1,5 +1,7 @@
-"""The settings of every step: what does not go together, the labels, and what text, seed and training decide."""
+"""The settings of every step: what does not go together, labels and records, and what text, seed and training decide."""
 
+import json
+import pickle
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import DEFAULT
-from sparsebench.steps.registry import combinations, details, fitted_to, label, single
+from sparsebench.steps.registry import combinations, details, fitted_to, known, label, recorded, single, with_text
 
 FILE = str(Reference("units.json", "1" * 64))
 OWN = {"source": "path:/b/a.txt"}
@@ -116,6 +118,15 @@ LABELS: list[tuple[str, dict[str, Any], str, bool, bool]] = [
     ("shrink gates", {"keep": 0.5, "of": "heads", "tokens": 7}, "gates/heads to 0.5, tokens=7", False, True),
     ("recover reconstruct", {}, "reconstruct", True, True),
     ("recover distill", {}, "distill", False, True),
+    (
+        "recover distill",
+        {"student": {"layers": [0, 4], "hidden": 64}},
+        "distill into layers=0,4 hidden=64",
+        False,
+        True,
+    ),
+    ("recover distill", {"qat": "int4", "group": 32}, "distill qat=int4 group=32", False, True),
+    ("recover finetune", {"qat": "int8", "group": 32}, "finetune qat=int8", False, True),
     ("recover finetune", {"tokens": 5, "rate": 1e-3}, "finetune tokens=5 rate=0.001", False, True),
     ("recover finetune", {**OWN, "field": "f"}, "finetune a.txt", False, True),
     ("moefy kmeans", {"experts": 8, "active": 0.5}, "kmeans/representative 4 of 8 experts", False, True),
@@ -153,3 +164,46 @@ def test_a_pattern_fixes_the_sparsity_and_a_schedule_its_settings() -> None:
     swept = combinations("prune", "gradual", {"pattern": ["2:4", "unstructured"], "sparsity": [0.5, 0.8]})
     assert sorted(map(label, swept)) == ["gradual 2:4 50%", "gradual 50%", "gradual 80%"]
     assert single("prune", "wanda", pattern="columns", sparsity=0.5).settings.granularity == "layer"
+
+
+@pytest.mark.parametrize(
+    ("written", "filled"),
+    [
+        ({"trim": "corpus"}, {"source": "path:usual", "field": "f", "target": "t"}),
+        ({"trim": "corpus", "field": "own"}, {"source": "path:usual", "target": "t"}),
+        ({"trim": "corpus", "source": "path:own"}, {}),
+        ({"shrink": "taylor", "units": "neurons"}, {}),  # must name its text
+    ],
+)
+def test_a_step_without_a_text_gets_the_usual_one(written: dict[str, Any], filled: dict[str, Any]) -> None:
+    assert with_text(written, "path:usual", ("f", "t")) == written | filled
+
+
+def test_a_record_with_a_setting_that_is_no_more_reads_as_before() -> None:
+    planned = single("shrink", "l2", keep=0.5, compensation="least_squares")
+    old = planned.record() | {"settings": planned.settings.record() | {"damping": 0.01}}
+    assert recorded(old) == planned
+    # With another value it is shown with all that it says.
+    other = recorded(old | {"settings": planned.settings.record() | {"damping": 0.5}})
+    assert not known(other) and "damping=0.5" in label(other) and "damping=0.5" in details(other)
+
+
+def test_a_step_is_the_same_after_a_record_and_after_another_process() -> None:
+    asked = {"student": {"layers": [0, 2]}, "teacher": ["dense", "path:/t"], "alpha": 0.5}
+    for step in (single("prune", "wanda", pattern="2:4"), single("recover", "distill", **asked)):
+        assert recorded(json.loads(json.dumps(step.record()))) == step == pickle.loads(pickle.dumps(step))
+
+
+@pytest.mark.parametrize(
+    ("step", "settings", "unused"),
+    [
+        ("quantize int8", {"damping": 0.5}, {"damping"}),
+        ("recover finetune", {"group": 32}, {"qat", "group"}),
+        ("recover distill", {"group": 32}, {"qat", "group", "layers", "alpha_schedule", "student"}),
+        ("recover distill", {"qat": "int4"}, {"match_weight"}),
+    ],
+)
+def test_settings_without_effect_are_not_recorded(step: str, settings: dict[str, Any], unused: set[str]) -> None:
+    found = single(*step.split(), **settings)
+    assert not unused & set(found.settings.record())
+    assert "qat" in settings or found == single(*step.split())
