@@ -24,11 +24,6 @@ from tests.models.test_gguf_writer import ABSENT, tiny
 from tests.runtime.engines.pruned import prune
 
 
-@pytest.fixture(autouse=True)
-def _installed() -> None:
-    pytest.importorskip("xllamacpp", reason=ABSENT)
-
-
 def quantized(parent: Path, out: Path, text: Calibrated | None = None, **settings: Any) -> StepReport:
     """Make one variant of ``parent`` in ``out``; return its report or raise its error."""
     wanted = single("quantize", "gguf", **settings)
@@ -36,8 +31,14 @@ def quantized(parent: Path, out: Path, text: Calibrated | None = None, **setting
     return report
 
 
-def test_the_floats_are_those_of_the_file(tmp_path: Path) -> None:
-    dense, out = tiny("llama", tmp_path / "dense"), tmp_path / "out"
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("xllamacpp", reason=ABSENT)
+    return tiny("llama", tmp_path_factory.mktemp("models") / "dense")
+
+
+def test_the_floats_and_the_size_are_those_of_the_file_and_no_step_goes_on_from_it(dense: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     report = quantized(dense, out, type="Q8_0")
     file = gguf_file(out)
     assert file is not None and encoding_of(Checkpoint(out).config) == "gguf"
@@ -46,31 +47,27 @@ def test_the_floats_are_those_of_the_file(tmp_path: Path) -> None:
     assert all(bool((read.state_dict()[name] == tensor).all()) for name, tensor in floats.items())
     assert report.bits == 8.5 and 0 < report.relative_error < 0.01
     assert "Q8_0" in report.note
+    result = measure(out, "decoder", ("dense", "packed"), tmp_path / "work", tmp_path / "kept")
+    assert {size.bytes for size in result.sizes} == {file.stat().st_size}
+    assert not (tmp_path / "kept").exists()
+    with pytest.raises(ModelError, match="gguf"):
+        float_checkpoint(out, "prune first")
+    # A folder that is a source keeps its file, and one without is named.
+    kept = gguf_file(one_model(str(out), None, "auto", Cache(tmp_path / "cache")).folder)
+    assert kept is not None and kept.read_bytes() == file.read_bytes()
+    file.unlink()
+    with pytest.raises(ModelError, match=r"model\.gguf"):
+        gguf_file(out)
 
 
-def test_zeros_of_q8_0_stay_and_those_of_a_mixture_are_said_to_be_lost(tmp_path: Path) -> None:
-    pruned = prune(tiny("llama", tmp_path / "dense"), tmp_path / "pruned", 0.5)
+def test_zeros_of_q8_0_stay_and_those_of_a_mixture_are_said_to_be_lost(dense: Path, tmp_path: Path) -> None:
+    pruned = prune(dense, tmp_path / "pruned", 0.5)
     kept, lost = (quantized(pruned, tmp_path / type, type=type) for type in ("Q8_0", "Q4_K_M"))
     assert kept.achieved >= 0.5 and kept.already_zero >= kept.prunable // 2
     assert lost.achieved < 0.5 and "zeros of the parent" in lost.note
 
 
-def test_its_size_is_the_files_in_every_format(tmp_path: Path) -> None:
-    dense, out = tiny("llama", tmp_path / "dense"), tmp_path / "out"
-    quantized(dense, out, type="Q4_0")
-    result = measure(out, "decoder", ("dense", "packed"), tmp_path / "work", tmp_path / "kept")
-    assert {size.bytes for size in result.sizes} == {(out / "model.gguf").stat().st_size}
-    assert not (tmp_path / "kept").exists()
-
-
-def test_no_step_goes_on_from_the_floats(tmp_path: Path) -> None:
-    quantized(tiny("llama", tmp_path / "dense"), tmp_path / "out", type="Q8_0")
-    with pytest.raises(ModelError, match="gguf"):
-        float_checkpoint(tmp_path / "out", "prune first")
-
-
-def test_importance_weights_the_errors_of_rounding(tmp_path: Path) -> None:
-    dense = tiny("llama", tmp_path / "dense")
+def test_importance_weights_the_errors_of_rounding(dense: Path, tmp_path: Path) -> None:
     ids = torch.randint(5, 90, (4, 32), generator=torch.Generator().manual_seed(1))
     text = Calibrated.of(Batch(ids, torch.ones_like(ids)), [], (), {})
     plain = quantized(dense, tmp_path / "plain", type="Q4_0")
@@ -79,20 +76,8 @@ def test_importance_weights_the_errors_of_rounding(tmp_path: Path) -> None:
     assert weighted.relative_error != plain.relative_error
 
 
-def test_a_text_that_fails_takes_no_variant_that_reads_none(tmp_path: Path) -> None:
-    dense = tiny("llama", tmp_path / "dense")
+def test_a_text_that_fails_takes_no_variant_that_reads_none(dense: Path, tmp_path: Path) -> None:
     plain, weighted = (single("quantize", "gguf", type="Q8_0", importance=importance) for importance in (False, True))
     results = make(dense, "decoder", {weighted: tmp_path / "weighted", plain: tmp_path / "plain"})
     assert isinstance(results[plain], StepReport) and gguf_file(tmp_path / "plain")
     assert isinstance(results[weighted], ModelError) and not (tmp_path / "weighted").exists()
-
-
-def test_a_folder_that_is_a_source_keeps_its_file_and_one_without_is_named(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    quantized(tiny("llama", tmp_path / "dense"), out, type="Q8_0")
-    again = one_model(str(out), None, "auto", Cache(tmp_path / "cache"))
-    kept = gguf_file(again.folder)
-    assert kept is not None and kept.read_bytes() == (out / "model.gguf").read_bytes()
-    (out / "model.gguf").unlink()
-    with pytest.raises(ModelError, match=r"model\.gguf"):
-        gguf_file(out)

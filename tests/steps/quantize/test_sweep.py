@@ -1,4 +1,4 @@
-"""Folders of quantized models: written, counted, reloaded bit for bit by our loader and by stock transformers."""
+"""Folders of quantized models: written, counted, reloaded bit for bit by our loader and by stock transformers; experts too."""
 
 import json
 from dataclasses import asdict
@@ -7,22 +7,24 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import auto_class
-from sparsebench.models.files.quantized import KEY, QuantizedCheckpoint, encoding_of, open_checkpoint, scheme_of
+from sparsebench.models.files.quantized import KEY, QuantizedCheckpoint, Scheme, encoding_of, open_checkpoint, scheme_of
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.modules.load import load_kernels, load_model
-from sparsebench.models.modules.quantized_linear import QuantizedLinear
+from sparsebench.models.modules.quantized_linear import Int8Linear, QuantizedLinear
 from sparsebench.models.replay.batch import Batch
-from sparsebench.models.shape.topology import parts
+from sparsebench.models.shape.topology import View, parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Step, StepReport
 from sparsebench.steps.grid import nearest
 from sparsebench.steps.quantize.writers import QuantizedWriters
 from sparsebench.structure.assess import assess
 from tests.making import make, prune_step, quantize_step
+from tests.models.test_experts import stored, tokens
 from tests.runtime.engines.pruned import FAMILIES, gpt2
 from tests.structure.test_assess import _changed
 
@@ -53,11 +55,17 @@ def said(model: torch.nn.Module, family: str) -> torch.Tensor:
     return (out.logits if hasattr(out, "logits") else out.last_hidden_state).float()
 
 
-@pytest.fixture(params=[*FAMILIES, "gpt2"])
-def model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+@pytest.fixture(scope="module", params=[*FAMILIES, "gpt2"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     if request.param == "gpt2":
-        return gpt2(tmp_path / "gpt2"), "decoder"
+        return gpt2(tmp_path_factory.mktemp("models") / "gpt2"), "decoder"
     return request.getfixturevalue(request.param), FAMILIES[request.param]
+
+
+@pytest.fixture(scope="module")
+def quantized(model: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> dict[Step, tuple[Path, StepReport]]:
+    """The model in integers, each rounded to the nearest."""
+    return made(*model, NEAREST, tmp_path_factory.mktemp("quantized"))
 
 
 @pytest.fixture
@@ -97,24 +105,21 @@ def test_every_way_keeps_zeros_and_says_what_it_did(pruned: tuple[Path, str], tm
         assert evidence.bits == pytest.approx(8 * stored / evidence.prunable)
         assert evidence.bits < (9.5 if way.name == "int8" else 6.5)
         assert evidence.calibration_tokens == (144 if way.settings.rounding == "gptq" else 0)
-        text = json.loads((out / "sparsebench.json").read_text())
-        assert (
-            text["name"] == way.name
-            and text["zeros"] == evidence.zeros
-            and text["rounded_to_zero"] == evidence.rounded_to_zero
-            and "transformers" in text["stock"]
-        )
+        told = json.loads((out / "sparsebench.json").read_text())
+        counts = (way.name, evidence.zeros, evidence.rounded_to_zero)
+        assert (told["name"], told["zeros"], told["rounded_to_zero"]) == counts and "transformers" in told["stock"]
+        found = [tensor for tensor in assess(out, family, [], []).tensors if tensor.prunable]
+        assert sum(tensor.count for tensor in found) == evidence.prunable
+        assert sum(tensor.zeros for tensor in found) == evidence.zeros
         json.dumps(asdict(evidence), allow_nan=False)
 
 
-def test_our_loader_gives_the_very_weights(model: tuple[Path, str], tmp_path: Path) -> None:
+def test_our_loader_gives_the_very_weights(model: tuple[Path, str], quantized: Any) -> None:
     folder, family = model
     before = Checkpoint(folder)
-    for way, (out, _) in made(folder, family, NEAREST, tmp_path / "out").items():
-        assert (
-            encoding_of(open_checkpoint(out).config) == way.name
-            and scheme_of(open_checkpoint(out).config) == way.settings.scheme
-        )
+    for way, (out, _) in quantized.items():
+        config = open_checkpoint(out).config
+        assert (encoding_of(config), scheme_of(config)) == (way.name, way.settings.scheme)
         for dtype in ("auto", "float32"):
             loaded = load_model(out, family, dtype)
             held = {name: tensor for name, tensor in loaded.state_dict().items() if tensor.ndim == 2}
@@ -129,45 +134,38 @@ def test_our_loader_gives_the_very_weights(model: tuple[Path, str], tmp_path: Pa
 
 
 @pytest.mark.parametrize("way", NEAREST[:2])
-def test_kernels_say_what_the_floats_say(model: tuple[Path, str], tmp_path: Path, way: Step) -> None:
-    folder, family = model
-    ((out, _),) = made(folder, family, [way], tmp_path / "out").values()
-    running, floats = load_kernels(out, family, "bfloat16"), load_model(out, family, "float32")
+def test_kernels_say_what_the_floats_say(model: tuple[Path, str], quantized: Any, way: Step) -> None:
+    (out, _), family = quantized[way], model[1]
+    running = load_kernels(out, family, "bfloat16")
     layers = [one for one in running.modules() if isinstance(one, QuantizedLinear)]
     assert len(layers) == len(open_checkpoint(out).quantized)
-    rounding = said(load_model(out, family, "bfloat16"), family) - said(floats, family)
-    difference = said(running, family) - said(floats, family)
-    assert float(difference.norm()) <= 2 * float(rounding.norm()) + 1e-4 * float(said(floats, family).norm())
-    assert sum(tensor.nbytes for layer in layers for tensor in layer.buffers()) < 0.8 * sum(
-        2 * layer.in_features * layer.out_features for layer in layers
-    )
+    floats = said(load_model(out, family, "float32"), family)
+    rounding = said(load_model(out, family, "bfloat16"), family) - floats
+    assert float((said(running, family) - floats).norm()) <= 2 * float(rounding.norm()) + 1e-4 * float(floats.norm())
+    held = sum(tensor.nbytes for layer in layers for tensor in layer.buffers())
+    assert held < 0.8 * sum(2 * layer.in_features * layer.out_features for layer in layers)
 
 
-@pytest.mark.parametrize("way", NEAREST[:2])
-def test_stock_transformers_says_the_same(model: tuple[Path, str], tmp_path: Path, way: Step) -> None:
+@pytest.mark.parametrize("way", NEAREST)
+def test_stock_transformers_says_the_same(model: tuple[Path, str], quantized: Any, way: Step) -> None:
     pytest.importorskip("compressed_tensors")
-    folder, family = model
-    ((out, evidence),) = made(folder, family, [way], tmp_path / "out").values()
+    (out, evidence), family = quantized[way], model[1]
     config = json.loads((out / "config.json").read_text())
     if config["model_type"] == "gpt2":
         assert "Conv1D" in evidence.note
-        return
-    assert not evidence.note
-    stock = auto_class(family, config).from_pretrained(str(out), dtype="auto").eval()
-    assert torch.equal(said(stock, family), said(load_model(out, family), family))
-
-
-def test_a_group_that_does_not_divide_is_said_to_be_ours_alone(tiny_llama: Path, tmp_path: Path) -> None:
-    ((_, evidence),) = made(tiny_llama, "decoder", [quantize_step("int4", 20)], tmp_path / "out").values()
-    assert "groups of 20" in evidence.note
+    elif way == NEAREST[2]:
+        assert "groups of 20" in evidence.note  # which do not divide a row: ours alone
+    else:
+        assert not evidence.note
+        stock = auto_class(family, config).from_pretrained(str(out), dtype="auto").eval()
+        assert torch.equal(said(stock, family), said(load_model(out, family), family))
 
 
 def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path: Path) -> None:
     ((out, _),) = made(tiny_llama, "decoder", [quantize_step()], tmp_path / "out").values()
     with pytest.raises(ModelError, match=r"out/0: its weights are quantized already \(int8\)"):
         make(out, "decoder", {quantize_step("int4"): tmp_path / "again"})
-    bare = tmp_path / "bare"
-    whole = Checkpoint(tiny_llama)
+    bare, whole = tmp_path / "bare", Checkpoint(tiny_llama)
     layout = [info for info in whole.tensors.values() if "layers" not in info.name]
     with CheckpointWriter(bare, layout, tiny_llama) as writer:
         for info in layout:
@@ -208,16 +206,75 @@ def test_nan_weights_are_named(tiny_bert: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_structure_counts_the_zeros_of_a_quantized_folder(tiny_bert: Path, tmp_path: Path) -> None:
-    ((out, evidence),) = made(tiny_bert, "encoder", [quantize_step("int4", 32)], tmp_path / "out").values()
-    found = [tensor for tensor in assess(out, "encoder", [], []).tensors if tensor.prunable]
-    assert sum(tensor.count for tensor in found) == evidence.prunable
-    assert sum(tensor.zeros for tensor in found) == evidence.zeros
-
-
 def test_a_folder_that_cannot_be_begun_leaves_no_other_behind(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folders = {quantize_step(): tmp_path / "made" / "int8", quantize_step("int4"): tmp_path / "file" / "int4"}
     with pytest.raises(NotADirectoryError):
         make(tiny_llama, "decoder", folders)
     assert not [*(tmp_path / "made").iterdir()]
+
+
+EXPERTS = [quantize_step(), quantize_step(rounding="gptq"), quantize_step("int4", 16, "gptq")]
+
+
+def of_experts(folder: Path, out: Path, ways: list[Step]) -> dict[Step, Any]:
+    return make(folder, "decoder", {way: out / str(number) for number, way in enumerate(ways)}, tokens())
+
+
+def test_experts_apart_are_quantized_and_run(tmp_path: Path) -> None:
+    folder = stored("mixtral", "published", tmp_path)
+    ids = tokens().batch.input_ids
+    dense = load_model(folder, "decoder")
+    found = of_experts(folder, tmp_path, EXPERTS)
+    for number, way in enumerate(EXPERTS):
+        assert found[way].prunable and found[way].relative_error > 0
+        model = load_model(tmp_path / str(number), "decoder")
+        name = "model.layers.1.mlp.experts.gate_up_proj"
+        error = (model.get_parameter(name) - dense.get_parameter(name)).norm() / dense.get_parameter(name).norm()
+        assert 0 < error < (0.02 if way.name == "int8" else 0.8)
+    with torch.no_grad():
+        kernels = load_kernels(tmp_path / "0", "decoder")
+        experts = [name for name, module in kernels.named_modules() if isinstance(module, Int8Linear)]
+        assert sum(".experts." in name for name in experts) == 2 * 4 * 3
+        mine, floats = kernels(input_ids=ids).logits, load_model(tmp_path / "0", "decoder")(input_ids=ids).logits
+    assert (mine - floats).norm() < 0.03 * floats.norm()
+
+
+def test_an_expert_without_tokens_is_rounded_to_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, way = stored("mixtral", "published", tmp_path), quantize_step(rounding="gptq")
+    tensors = load_file(folder / "model.safetensors")
+    path = "model.layers.1.block_sparse_moe"
+    if f"{path}.gate.weight" not in tensors:
+        path = "model.layers.1.mlp"
+    tensors[f"{path}.gate.weight"] = torch.zeros_like(tensors[f"{path}.gate.weight"])  # ties go to the first two
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    found = of_experts(folder, tmp_path, [way])[way]
+    assert "expert matrices" in found.note and "rounded to the nearest" in found.note
+    after = QuantizedCheckpoint(tmp_path / "0")
+    same = []
+    for name in sorted(after.quantized):
+        if path in name and "experts" in name and name.endswith("w1.weight"):
+            want = nearest(tensors[name], way.settings.scheme)
+            same.append(torch.equal(after.codes(name).values, want.values))
+    assert len(same) == 4 and sum(same) == 2
+    unreached = f"{path}.experts.3.w1.weight"
+    tensors[unreached][0, 0] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=unreached):
+        of_experts(folder, tmp_path / "nan", [way])
+
+
+def test_experts_in_one_tensor_are_refused_by_name_before_anything_is_written(tmp_path: Path) -> None:
+    folder = stored("mixtral", "fused", tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UnsupportedError, match=r"experts\.gate_up_proj holds several experts"):
+        of_experts(folder, tmp_path, EXPERTS)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_some_rows_of_a_quantized_matrix_are_those_of_the_whole() -> None:
+    weights = torch.randn(8, 32)
+    for scheme in (Scheme(8, None), Scheme(4, 16)):
+        codes, view = nearest(weights, scheme), View("w", rows=(2, 5))
+        assert view.rows is not None
+        assert torch.equal(codes.cut(view.rows).expanded(torch.float32), view.shaped(codes.expanded(torch.float32)))
