@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from transformers import AutoTokenizer, ByT5Tokenizer, RobertaConfig, RobertaModel
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError, UserError
 from sparsebench.models.files.checkpoint import Checkpoint
@@ -32,11 +34,14 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def loaded(folder: Path, kind: str) -> tuple[Any, Any]:
-    import transformers
-
     model, info = getattr(transformers, MODELS[kind][2]).from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["mismatched_keys"] and not info["unexpected_keys"]
-    return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change what a JSON file says."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 USUAL = ("bart", "bert", "electra", "gpt2", "llama", "mixtral", "roberta", "t5")
@@ -108,8 +113,6 @@ def test_the_file_is_smaller_by_the_tokens(pair: tuple[str, Path, Path, Any]) ->
 
 def test_ids_are_those_of_the_new_tokens_everywhere(pair: tuple[str, Path, Path, Any]) -> None:
     _, dense, folder, _ = pair
-    from transformers import AutoTokenizer
-
     old, new = (AutoTokenizer.from_pretrained(one) for one in (dense, folder))
     for name in ("config.json", "generation_config.json"):
         if not (dense / name).is_file():
@@ -124,8 +127,6 @@ def test_ids_are_those_of_the_new_tokens_everywhere(pair: tuple[str, Path, Path,
 
 
 def test_any_other_text_can_still_be_written(pair: tuple[str, Path, Path, Any]) -> None:
-    from transformers import AutoTokenizer
-
     _, dense, folder, _ = pair
     old, new = (AutoTokenizer.from_pretrained(one) for one in (dense, folder))
     for text in [*OTHER, *LEARNED]:
@@ -149,8 +150,6 @@ def test_rarer_tokens_go_and_what_that_costs_is_told(kind: str, tmp_path: Path) 
 
 
 def test_without_single_characters_only_what_the_text_needs_stays(tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
     dense = bert(tmp_path / "dense")
     trimmed(dense, tmp_path / "whole", "encoder", ["the dog"])
     trimmed(dense, tmp_path / "bare", "encoder", ["the dog"], characters=False)
@@ -161,44 +160,39 @@ def test_without_single_characters_only_what_the_text_needs_stays(tmp_path: Path
 
 
 def test_a_list_of_tokens_decides(tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
     dense = llama(tmp_path / "dense", tied=False)
     names = tmp_path / "tokens.txt"
     names.write_text("Ġriver\nĠhouse\n", encoding="utf-8")
     step_of("trim", "list", dense, tmp_path / "out", "decoder", file=str(names))
     found = AutoTokenizer.from_pretrained(tmp_path / "out").tokenize("the river, the house")
     assert {"Ġriver", "Ġhouse"} <= set(found) and "Ġthe" not in found
+    made = Checkpoint(tmp_path / "out")
+    assert made.tensors["lm_head.weight"].shape[0] == made.config["vocab_size"]  # a head of its own is cut too
     names.write_text("Ġriver\nĠlighthouse\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"tokens.txt:2.*Ġlighthouse"):
         step_of("trim", "list", dense, tmp_path / "wrong", "decoder", file=str(names))
     assert not (tmp_path / "wrong").exists()
 
 
-CHAINS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
-    "trim and prune": [("trim", "corpus", {}), ("prune", "magnitude", {"sparsity": 0.5})],
-    "trim and quantize": [("trim", "corpus", {}), ("quantize", "int8", {})],
-    "trim and shrink": [("trim", "corpus", {}), ("shrink", "l2", {"keep": 0.5, "of": "neurons"})],
-}
-
-
-@pytest.mark.parametrize("chain", CHAINS)
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_chain_gives_one_folder_that_loads(chain: str, kind: str, tmp_path: Path) -> None:
-    """In either order the same model: what a chain ends in says of a text what its reverse says."""
-    build, family, _ = MODELS[kind]
-    dense, outputs = build(tmp_path / "dense"), []
-    for name, steps in (("there", CHAINS[chain]), ("back", CHAINS[chain][::-1])):
-        last = dense
-        for number, (verb, way, given) in enumerate(steps):
-            folder = tmp_path / f"{name}{number}"
-            if verb == "trim":
-                trimmed(last, folder, family)
-            else:
-                step_of(verb, way, last, folder, family, **given)
-            last = folder
-        model: Any = load_model(last, family)
-        given = load_tokenizer(last)(TEXT[1], return_tensors="pt")
+@pytest.mark.parametrize(
+    ("verb", "name", "settings"),
+    [
+        ("prune", "magnitude", {"sparsity": 0.5}),
+        ("quantize", "int8", {}),
+        ("shrink", "l2", {"keep": 0.5, "of": "neurons"}),
+    ],
+)
+def test_a_chain_in_either_order_gives_the_same_model(
+    verb: str, name: str, settings: Any, pair: tuple[str, Path, Path, Any], tmp_path: Path
+) -> None:
+    kind, dense, trimmed_first, _ = pair
+    family, outputs = MODELS[kind][1], []
+    step_of(verb, name, trimmed_first, tmp_path / "there", family, **settings)
+    step_of(verb, name, dense, tmp_path / "first", family, **settings)
+    trimmed(tmp_path / "first", tmp_path / "back", family)
+    for folder in (tmp_path / "there", tmp_path / "back"):
+        model: Any = load_model(folder, family)
+        given = load_tokenizer(folder)(TEXT[1], return_tensors="pt")
         extra = {"decoder_input_ids": given["input_ids"]} if kind == "unigram" else {}
         with torch.inference_mode():
             outputs.append(model(**given, **extra)[0])
@@ -207,8 +201,6 @@ def test_a_chain_gives_one_folder_that_loads(chain: str, kind: str, tmp_path: Pa
 
 def test_bytes_write_what_no_token_does(tmp_path: Path) -> None:
     """BPE with byte fallback, as Llama 2 has it: bytes and the merges on the way stay; rare characters are written in bytes."""
-    from transformers import AutoTokenizer
-
     dense = byte_fallback(tmp_path / "dense")
     evidence = trimmed(dense, tmp_path / "out", "decoder", [*TEXT, "naïve 雪"])
     assert "the same as before" in evidence.note
@@ -223,14 +215,6 @@ def test_bytes_write_what_no_token_does(tmp_path: Path) -> None:
             assert tokenizer.unk_token not in tokens
             assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]).strip() == text
     assert {*"雪".encode()} <= {int(token[3:5], 16) for token in new.tokenize("雪") if token in fallback}
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_tied_and_untied_heads_are_cut_alike(tied: bool, tmp_path: Path) -> None:
-    trimmed(llama(tmp_path / "dense", tied), tmp_path / "out", "decoder")
-    checkpoint = Checkpoint(tmp_path / "out")
-    heads = [info.shape[0] for info in checkpoint.tensors.values() if info.name == "lm_head.weight"]
-    assert heads == ([] if tied else [checkpoint.config["vocab_size"]])
 
 
 def test_an_added_token_behind_the_last_row_stays_behind_it(tmp_path: Path) -> None:
@@ -253,8 +237,6 @@ def test_an_added_token_behind_the_last_row_stays_behind_it(tmp_path: Path) -> N
 
 def test_positions_behind_the_padding_token_keep_their_numbers(tmp_path: Path) -> None:
     """RoBERTa's positions begin at the padding token's number and one: that number must not change."""
-    from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
-
     source = bert(tmp_path / "bert")
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.pad_token = "[PAD]"
@@ -270,16 +252,13 @@ def test_positions_behind_the_padding_token_keep_their_numbers(tmp_path: Path) -
     trimmed(folder, tmp_path / "out", "encoder")
     results = []
     for one in (folder, tmp_path / "out"):
-        model = AutoModel.from_pretrained(one).eval()
+        given = AutoTokenizer.from_pretrained(one)(TEXT[0], return_tensors="pt", return_token_type_ids=False)
         with torch.inference_mode():
-            given = AutoTokenizer.from_pretrained(one)(TEXT[0], return_tensors="pt")
-            results.append(model(input_ids=given["input_ids"], attention_mask=given["attention_mask"])[0])
+            results.append(load_model(one, "encoder")(**given)[0])
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-6)
 
 
 def test_tokenizers_that_cannot_be_rewritten_are_named(tmp_path: Path) -> None:
-    from transformers import ByT5Tokenizer
-
     dense = t5(tmp_path / "dense")
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (dense / file).unlink()
@@ -293,8 +272,7 @@ def test_tokenizers_that_cannot_be_rewritten_are_named(tmp_path: Path) -> None:
 
 def test_a_configuration_that_names_a_token_that_is_none_is_refused(tmp_path: Path) -> None:
     dense = llama(tmp_path / "dense")
-    path = dense / "generation_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token_id": 100_000}))
+    edit(dense / "generation_config.json", pad_token_id=100_000)
     with pytest.raises(SparsebenchError, match="pad_token_id names token id 100000"):
         trimmed(dense, tmp_path / "out", "decoder")
     assert not (tmp_path / "out").exists()
@@ -302,36 +280,30 @@ def test_a_configuration_that_names_a_token_that_is_none_is_refused(tmp_path: Pa
 
 def test_a_tokenizer_that_adds_a_token_that_is_none_is_refused(tmp_path: Path) -> None:
     dense = bert(tmp_path / "dense")
-    path = dense / "tokenizer.json"
-    tokenizer = json.loads(path.read_text())
-    tokenizer["post_processor"] = {"type": "BertProcessing", "sep": ["[SEP]", 50_300], "cls": ["[CLS]", 2]}
-    vocabulary = Vocabulary(path, tokenizer, load_tokenizer(dense).get_vocab(), frozenset())
+    path, known = dense / "tokenizer.json", load_tokenizer(dense).get_vocab()
+    edit(path, post_processor={"type": "BertProcessing", "sep": ["[SEP]", 50_300], "cls": ["[CLS]", 2]})
+    vocabulary = Vocabulary(path, json.loads(path.read_text()), known, frozenset())
     with pytest.raises(ModelError, match="post_processor names token id 50300, which the tokenizer does not have"):
         vocabulary.closure([], True)
 
 
 def test_the_token_for_padding_stays_the_same(tmp_path: Path) -> None:
     dense = llama(tmp_path / "dense")
-    path = dense / "tokenizer.json"
-    tokenizer = json.loads(path.read_text())
-    token, old_id = max(tokenizer["model"]["vocab"].items(), key=lambda entry: int(entry[1]))
-    tokenizer["padding"] = {
-        "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": old_id, "pad_type_id": 0,
-        "pad_token": token,
-    }  # fmt: skip
-    path.write_text(json.dumps(tokenizer))
+    vocabulary = json.loads((dense / "tokenizer.json").read_text())["model"]["vocab"]
+    token, old_id = max(vocabulary.items(), key=lambda entry: int(entry[1]))
+    padding = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_type_id": 0}
+    edit(dense / "tokenizer.json", padding=padding | {"pad_id": old_id, "pad_token": token})
     trimmed(dense, tmp_path / "out", "decoder")
-    made = json.loads((tmp_path / "out" / path.name).read_text())
+    made = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
     assert made["padding"]["pad_id"] == made["model"]["vocab"][token] < old_id
 
 
 def test_a_bias_and_a_position_are_no_tokens(tmp_path: Path) -> None:
     dense = llama(tmp_path / "dense")
-    path = dense / "generation_config.json"
     given = {"sequence_bias": [[[1, 2], 5], [[300], 470]], "forced_decoder_ids": [[471, 300], [472, None]]}
-    path.write_text(json.dumps({**json.loads(path.read_text()), **given}))
+    edit(dense / "generation_config.json", **given)
     trimmed(dense, tmp_path / "out", "decoder")
-    made = json.loads((tmp_path / "out" / path.name).read_text())
+    made = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     ids = [ids for ids, _ in made["sequence_bias"]]
     assert ids[0] == [1, 2] and ids[1] != [300]
     assert [bias for _, bias in made["sequence_bias"]] == [5, 470]

@@ -24,7 +24,7 @@ OTHER = ["Fishermen keep fewer vocabularies beneath the tree."]
 def llama(folder: Path, tied: bool = True) -> Path:
     """A decoder with byte-level BPE; ids 0 to 2 are special, and configurations name them."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -34,18 +34,14 @@ def llama(folder: Path, tied: bool = True) -> Path:
     core.train_from_iterator(LEARNED, trainer)
     core.add_special_tokens(["<|im_start|>"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-    config = LlamaConfig(
-        vocab_size=len(tokenizer) + 5, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, bos_token_id=1, pad_token_id=0,
-        eos_token_id=[2, tokenizer.convert_tokens_to_ids("<|im_start|>")],
-    )  # fmt: skip
-    return _saved(LlamaForCausalLM, config, tokenizer, folder)
+    ends = [2, tokenizer.convert_tokens_to_ids("<|im_start|>")]
+    return _decoder(tokenizer, folder, 5, tie_word_embeddings=tied, pad_token_id=0, eos_token_id=ends)
 
 
 def byte_fallback(folder: Path) -> Path:
     """A decoder with BPE of characters as Llama 2 has it: what no token writes is written in bytes, ``<0x0A>``."""
     from tokenizers import Tokenizer, decoders, models, normalizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -58,11 +54,7 @@ def byte_fallback(folder: Path) -> Path:
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     core.decoder = decoders.Sequence(steps)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    return _saved(LlamaForCausalLM, config, tokenizer, folder)
+    return _decoder(tokenizer, folder)
 
 
 def bert(folder: Path) -> Path:
@@ -105,6 +97,17 @@ def t5(folder: Path) -> Path:
         decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
     return _saved(T5ForConditionalGeneration, config, tokenizer, folder)
+
+
+def _decoder(tokenizer: Any, folder: Path, unused: int = 0, **changes: Any) -> Path:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer) + unused, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        **{"bos_token_id": 1, "eos_token_id": 2, **changes},
+    )  # fmt: skip
+    return _saved(LlamaForCausalLM, config, tokenizer, folder)
 
 
 def _saved(kind: Any, config: Any, tokenizer: Any, folder: Path) -> Path:
