@@ -1,14 +1,17 @@
-"""Calibrated sweeps on whole checkpoints: every family, every method; sharing a pass changes no number."""
+"""Calibrated sweeps on whole checkpoints: every family, every method; sharing a pass changes no number; and allocations."""
 
 import json
 import re
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError, UnsupportedError
@@ -18,17 +21,14 @@ from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Step, StepReport
-from sparsebench.steps.prune import blockwise
-from sparsebench.steps.prune.contract import Solution
-from sparsebench.steps.prune.methods import sparsegpt
+from sparsebench.steps.prune.blockwise import count_outliers, owl_sparsities
+from sparsebench.steps.prune.contract import Layer, Quota, Solution
+from sparsebench.steps.prune.methods import alps, sparsegpt
 from sparsebench.steps.registry import single
 from tests.making import make, prune_step
+from tests.steps.prune.methods.synthetic import activations, layer_of, weights_of
 
-FAMILIES: list[tuple[str, Family]] = [
-    ("tiny_llama", "decoder"),
-    ("tiny_bert", "encoder"),
-    ("tiny_t5", "encoder-decoder"),
-]
+FAMILIES: list[Any] = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
 GRANULARITY = {"wanda": "row", "ria": "layer", "sparsegpt": "layer", "alps": "layer"}
 
 
@@ -161,13 +161,6 @@ def test_without_text_a_calibrated_method_is_refused_and_nothing_is_left(tiny_ll
     assert not list(tmp_path.iterdir())
 
 
-def test_a_nan_in_an_encoders_last_norm_is_named_and_not_the_decoder(tiny_t5: Path, tmp_path: Path) -> None:
-    name = "encoder.final_layer_norm.weight"
-    folder, targets = broken(tiny_t5, tmp_path, name), [prune_step("wanda", 0.5, "row")]
-    with pytest.raises(ModelError, match=re.escape(f"{name}: NaN")):
-        swept(folder, "encoder-decoder", tmp_path, targets)
-
-
 def broken(model: Path, folder: Path, name: str) -> Path:
     """A copy of a model in which every third value of a tensor is NaN."""
     shutil.copytree(model, folder / "broken")
@@ -177,23 +170,24 @@ def broken(model: Path, folder: Path, name: str) -> Path:
     return folder / "broken"
 
 
-UP, NORM, TABLE = (
-    "model.layers.1.mlp.up_proj.weight",
-    "model.layers.0.input_layernorm.weight",
-    "model.embed_tokens.weight",
-)
-
-
 @pytest.mark.parametrize(
-    ("method", "name"),
-    [*((method, UP) for method in (*GRANULARITY, "magnitude", "random")), ("wanda", NORM), ("sparsegpt", TABLE)],
+    ("method", "place", "name"),
+    [
+        *((method, 0, "model.layers.1.mlp.up_proj.weight") for method in (*GRANULARITY, "magnitude", "random")),
+        ("wanda", 0, "model.layers.0.input_layernorm.weight"),
+        ("sparsegpt", 0, "model.embed_tokens.weight"),
+        ("wanda", 2, "encoder.final_layer_norm.weight"),
+    ],
 )
-def test_nan_weights_are_named_and_no_folder_is_left(tiny_llama: Path, tmp_path: Path, method: str, name: str) -> None:
-    """Magnitude and random read only what they prune."""
-    folder, out = broken(tiny_llama, tmp_path, name), tmp_path / "out"
+def test_nan_weights_are_named_and_no_folder_is_left(
+    method: str, place: int, name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Magnitude and random read only what they prune; what an encoder gives is not laid to the decoder."""
+    (model, family), out = FAMILIES[place], tmp_path / "out"
+    folder = broken(request.getfixturevalue(model), tmp_path, name)
     out.mkdir()
     with pytest.raises(ModelError, match=re.escape(f"{name}: NaN")):
-        swept(folder, "decoder", out, [prune_step(method, 0.5, GRANULARITY.get(method, "layer"))])
+        swept(folder, family, out, [prune_step(method, 0.5, GRANULARITY.get(method, "layer"))])
     assert not list(out.iterdir())
 
 
@@ -239,16 +233,10 @@ def test_a_share_of_outliers_counts_what_is_left_where_zeros_are_kept(tiny_llama
 
 def test_a_solver_that_revives_zeros_fails(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin's solver need not have heard of the setting."""
-
-    class Deaf:
-        name, needs, consumes, score, solve = "alps", "gram", False, "", "here"
-
-        def load_solve(self) -> Any:
-            return lambda layers, quotas: [[Solution(layer.weights + 1) for _ in quotas] for layer in layers]
-
     make(tiny_bert, "encoder", {prune_step("random", 0.5, "layer"): tmp_path / "first"}, seed=3)
-    known = {**blockwise.methods(), "alps": Deaf()}
-    monkeypatch.setattr(blockwise, "methods", lambda: known)
+    monkeypatch.setattr(
+        alps, "solve", lambda layers, quotas: [[Solution(layer.weights + 1) for _ in quotas] for layer in layers]
+    )
     with pytest.raises(UnsupportedError, match="weight"):
         swept(tmp_path / "first", "encoder", tmp_path / "out", [prune_step("alps", 0.5, "layer", keep_zeros=True)])
     assert not (tmp_path / "out" / "0").exists()
@@ -260,24 +248,56 @@ def test_a_version_whose_activations_break_fails_alone(
 ) -> None:
     """The first one, whose states are those that a decoder would begin with."""
 
-    class Exploding:
-        name, needs, consumes, score, solve = "alps", "gram", False, "", "here"
+    def exploding(layers: list[Layer], quotas: list[Quota]) -> list[list[Solution]]:
+        factors = [1e30 if quota.sparsity == 0.9 else 0.5 for quota in quotas]
+        return [[Solution(layer.weights * factor) for factor in factors] for layer in layers]
 
-        def load_solve(self) -> Any:
-            return lambda layers, quotas: [
-                [Solution(layer.weights * (1e30 if quota.sparsity == 0.9 else 0.5)) for quota in quotas]
-                for layer in layers
-            ]
-
-    known = {**blockwise.methods(), "alps": Exploding()}
-    monkeypatch.setattr(blockwise, "methods", lambda: known)
-    dense, breaking, whole = (
-        request.getfixturevalue(model),
-        prune_step("alps", 0.9, "layer"),
-        prune_step("alps", 0.5, "layer"),
-    )
+    monkeypatch.setattr(alps, "solve", exploding)
+    dense = request.getfixturevalue(model)
+    breaking, whole = (prune_step("alps", share, "layer") for share in (0.9, 0.5))
     found: dict[Step, Any] = swept(dense, family, tmp_path / "both", [breaking, whole])
     assert isinstance(found[breaking], ModelError) and "block 0: what it returns is NaN" in str(found[breaking])
     assert isinstance(found[whole], StepReport) and not (tmp_path / "both" / "0").exists()
     swept(dense, family, tmp_path / "alone", [whole])
     assert same_weights(tmp_path / "both" / "1", tmp_path / "alone" / "0")
+
+
+blocks = st.lists(st.tuples(st.floats(0, 1), st.integers(1, 10**9)), min_size=1, max_size=40)
+
+
+@settings(max_examples=300, deadline=None)
+@given(blocks, st.floats(0, 1), st.floats(0, 2))
+@example([(0.0, 1)] * 10 + [(1.0, 33636355)], 1e-05, 1.0)
+def test_owl_keeps_whole_bounds_and_order(drawn: list[tuple[float, int]], sparsity: float, spread: float) -> None:
+    shares, sizes = [share for share, _ in drawn], [size for _, size in drawn]
+    found = owl_sparsities(shares, sizes, sparsity, spread)
+    assert all(0 <= value <= 1 for value in found)
+    whole = sum(value * size for value, size in zip(found, sizes, strict=True))
+    # As near as doubles come: a small sparsity is what is left of numbers as large as the spread.
+    assert whole == pytest.approx(sparsity * sum(sizes), rel=1e-12, abs=1e-15 * (1 + 2 * spread) * sum(sizes))
+    ordered = sorted(zip(shares, found, strict=True))
+    assert all(later[1] <= earlier[1] + 1e-15 for earlier, later in pairwise(ordered))
+    assert max(found) - min(found) <= 2 * spread + 1e-12
+
+
+def test_owl_is_the_published_rule_where_blocks_are_alike() -> None:
+    shares = [0.02, 0.05, 0.01, 0.03]
+    moved = [(share - 0.01) / 0.04 * 0.16 for share in shares]
+    expected = [0.7 + sum(moved) / 4 - value for value in moved]
+    assert owl_sparsities(shares, [10] * 4, 0.7) == pytest.approx(expected, abs=1e-14)
+
+
+def test_outliers_are_counted_over_the_whole_block() -> None:
+    read = activations(48, 300)
+    layers = [layer_of(weights_of(20, 48) ** 3, read), layer_of(weights_of(9, 48, 1) / 4, read)]
+    scores = torch.cat([(layer.weights.abs() * read.norm(dim=0).float()).flatten() for layer in layers])
+    outliers = count_outliers(layers, [3, 5])
+    assert outliers == {limit: int((scores > limit * scores.mean()).sum()) for limit in (3, 5)}
+    assert outliers[3] > outliers[5] > 0
+
+
+def test_broken_weights_are_refused_by_name() -> None:
+    weights = weights_of(4, 8)
+    weights[1, 1] = float("inf")
+    with pytest.raises(ModelError, match=r"layers\.2\.k"):
+        count_outliers([Layer("layers.2.k", weights, 0, layer_of(weights, activations(8, 20)).inputs)], [5])

@@ -1,16 +1,20 @@
-"""What holds for every method that gets layers one by one: shapes, precision, dead inputs, and errors that name the tensor."""
+"""What holds for every method that gets layers one by one, the table of methods, and scores against their formulas."""
+
+import math
 
 import pytest
 import torch
 
-from sparsebench.errors import ModelError
+from sparsebench.errors import ModelError, UserError
 from sparsebench.steps.prune.blockwise import solve_quotas
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
-from sparsebench.steps.prune.registry import Method, methods
+from sparsebench.steps.prune.methods import scores
+from sparsebench.steps.prune.registry import BUILT_IN, Method, methods
 from tests.steps.prune.methods.synthetic import activations, inputs_of, layer_of, weights_of
 
 METHODS = [pytest.param(method, id=name) for name, method in methods().items() if not method.run]
 CALIBRATED = [parameter for parameter in METHODS if parameter.values[0].needs]
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 EVERY = pytest.mark.parametrize("method", METHODS)
 
 
@@ -25,7 +29,7 @@ def solved(method: Method, layers: list[Layer], quotas: list[Quota]) -> list[lis
 
 
 @EVERY
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_checkpoints_precision_is_kept_and_its_weights_are_not_modified(method: Method, dtype: torch.dtype) -> None:
     weights = weights_of(16, 50, dtype=dtype)
     before = weights.clone()
@@ -79,3 +83,59 @@ def test_broken_inputs_and_none_are_refused_by_name(method: Method, bad: float) 
         solved(method, [layer_of(weights_of(4, 8), read, "layers.5.up")], [Quota(0.5, "layer")])
     with pytest.raises(ValueError, match="w: no statistics"):
         solved(method, [Layer("w", weights_of(2, 2))], [Quota(0.5, "layer")])
+
+
+def test_defaults_are_as_published() -> None:
+    assert {method.name: (method.granularities[0], method.needs) for method in BUILT_IN if method.granularities} == {
+        "random": ("layer", ""),
+        "magnitude": ("layer", ""),
+        "wanda": ("row", "squares"),
+        "ria": ("layer", "squares"),
+        "sparsegpt": ("layer", "gram"),
+        "alps": ("layer", "gram"),
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"score": "a:b", "solve": "a:b"},
+        {"score": "a:b", "needs": "everything"},
+        {"score": "a:b", "granularities": ()},
+        {"score": "a:b", "granularities": ("column",)},
+    ],
+)
+def test_a_row_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="method mine"):
+        Method("mine", summary="", **wrong)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_magnitude_is_exact(dtype: torch.dtype) -> None:
+    weights = weights_of(7, 9, dtype=dtype)
+    found = scores.magnitude_scores(Layer("w", weights))
+    assert found.dtype == dtype
+    assert found.tolist() == [[abs(value) for value in row] for row in weights.tolist()]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_wanda_and_ria_are_their_formulas(dtype: torch.dtype) -> None:
+    layer = layer_of(weights_of(12, 40, dtype=dtype), read := activations(40, 100))
+    size = [[abs(value) for value in row] for row in layer.weights.float().tolist()]
+    columns = [sum(column) for column in zip(*size, strict=True)]
+    norms = [math.sqrt(sum(value * value for value in column)) for column in read.T.tolist()]
+    wanda = [[w * norm for w, norm in zip(row, norms, strict=True)] for row in size]
+    ria = [[(w / columns[j] + w / sum(row)) * norms[j] ** 0.5 for j, w in enumerate(row)] for row in size]
+    assert torch.allclose(scores.wanda_scores(layer), torch.tensor(wanda), rtol=1e-6)
+    assert torch.allclose(scores.ria_scores(layer), torch.tensor(ria), rtol=1e-5)
+
+
+def test_rows_and_columns_of_zeros_share_nothing() -> None:
+    weights = weights_of(6, 8)
+    weights[2], weights[:, 5] = 0, 0
+    found = scores.ria_scores(layer_of(weights, activations(8, 30)))
+    assert bool(torch.isfinite(found).all())
+    assert not found[2].any()
+    assert not found[:, 5].any()
+    assert not scores.ria_scores(layer_of(torch.zeros(3, 8), activations(8, 30))).any()

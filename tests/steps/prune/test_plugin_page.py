@@ -32,17 +32,11 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     registry.methods.cache_clear()
 
 
-def test_forty_lines() -> None:
+def test_the_method_joins_the_table_without_torch_and_the_manifest_on_the_page_is_valid(installed: None) -> None:
     assert length(SECTION) <= 40
-
-
-def test_the_method_joins_the_table_without_torch(installed: None) -> None:
     assert list(registry.methods())[-1] == "rescaled"
     assert registry.methods()["rescaled"].load_solve().__name__ == "solve"
     assert not re.search(r"^import torch", block(SECTION, "python"), re.MULTILINE)
-
-
-def test_the_manifest_on_the_page_is_valid(installed: None) -> None:
     head = "version: 1\nmodels:\n- {name: m, source: hf:a/m, family: decoder}\n"
     manifest = load_text(head + block(SECTION, "yaml"), "page.yaml").manifest
     found = [step for entry in manifest.variants for (step,) in recipes(entry)]

@@ -1,8 +1,13 @@
-"""Layers with inputs like those of a transformer: correlated, of very different sizes."""
+"""Layers with inputs like those of a transformer: correlated, of very different sizes; and what holds for a pruned model."""
+
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.gather import InputStatistics
+from sparsebench.models.shape.topology import parts
 from sparsebench.steps.prune.contract import Layer
 
 
@@ -33,3 +38,11 @@ def layer_of(weights: torch.Tensor, read: torch.Tensor, name: str = "model.layer
 def layer_error(dense: torch.Tensor, pruned: torch.Tensor, read: torch.Tensor) -> float:
     """‖X (Ŵ − W)ᵀ‖², in float64."""
     return float((read @ (dense.double() - pruned.double()).T).square().sum())
+
+
+def two_of_four(folder: Path, family: Any) -> None:
+    """Each group of four weights of an output has two zeros."""
+    model = Checkpoint(folder)
+    for name, part in parts(model, family).items():
+        for view in part.views:
+            assert ((view.shaped(model.load(name)).reshape(-1, 4) == 0).sum(1) == 2).all(), name

@@ -16,17 +16,10 @@ from sparsebench.steps.prune.trained import Elsa
 from sparsebench.steps.recover.weights import MaskedParameter
 from sparsebench.steps.registry import single
 from tests.models.replaying import written
+from tests.steps.prune.methods.synthetic import two_of_four
 from tests.steps.recover.making import made, step
 
-SETTINGS = {"tokens": 6000, "batch": 4, "rate": 3e-3, "held_out": 0.1, "evaluations": 3, "interval": 4, "penalty": 0.1}
-
-
-def exactly(share: float, folder: Path, family: Any) -> None:
-    """Each prunable matrix of a model has so many zeros, to the weight."""
-    model = Checkpoint(folder)
-    for name, part in parts(model, family).items():
-        if part.prunable:
-            assert int((model.load(name) == 0).sum()) == round(share * model.tensors[name].numel), name
+SETTINGS = {"tokens": 1500, "batch": 4, "rate": 3e-3, "held_out": 0.1, "evaluations": 3, "interval": 4, "penalty": 0.1}
 
 
 def counting(samples: int) -> Calibrated:
@@ -40,37 +33,31 @@ def counting(samples: int) -> Calibrated:
     return Calibrated(Batch(given, mask), "sha", "text", int(mask.sum()), ())
 
 
-def learned(kind: str, folder: Path) -> tuple[Path, Any]:
-    """A tiny decoder that has learned to count, so that there is something to lose."""
-    start, family = written(kind, folder / "start")
-    asked = step("finetune", tokens=30000, rate=1e-2, held_out=0.1, batch=16)
-    made(start, family, folder / "dense", asked, start, training_tokens=lambda wanted: counting(400))
-    return folder / "dense", family
-
-
-def pruned(folder: Path, dense: Path, family: Any, **changes: Any) -> Any:
-    """What came of a short run."""
-    return made(dense, family, folder, single("prune", "elsa", **{**SETTINGS, "sparsity": 0.7, **changes}), dense)
-
-
 def test_it_beats_the_cut_alone_and_the_zeros_are_exact(tmp_path: Path) -> None:
-    dense, family = learned("llama", tmp_path)
-    asked = single("prune", "elsa", **{**SETTINGS, "sparsity": 0.7, "tokens": 20000})
-    found = made(dense, family, tmp_path / "out", asked, dense, training_tokens=lambda wanted: counting(400))
+    start, family = written("llama", tmp_path / "start")
+    dense, text = tmp_path / "dense", {"training_tokens": lambda wanted: counting(400)}
+    # It has learned to count, so that there is something to lose.
+    made(start, family, dense, step("finetune", tokens=30000, rate=1e-2, held_out=0.1, batch=16), start, **text)
+    asked = single("prune", "elsa", **{**SETTINGS, "sparsity": 0.7, "tokens": 10000})
+    found = made(dense, family, tmp_path / "out", asked, dense, **text)
     cut = made(dense, family, tmp_path / "cut", single("prune", "magnitude", sparsity=0.7), dense)
     still = step("finetune", rate=1e-9, held_out=0.1, tokens=64)
-    told = made(tmp_path / "cut", family, tmp_path / "same", still, dense, training_tokens=lambda wanted: counting(400))
+    told = made(tmp_path / "cut", family, tmp_path / "same", still, dense, **text)
     # What is looked at first is the cut by magnitude, before any step.
     assert found.curve[0].held_out == pytest.approx(told.curve[0].held_out, rel=1e-4)
     assert found.curve[-1].held_out < 0.8 * found.curve[0].held_out
-    exactly(0.7, tmp_path / "out", family)
-    assert found.zeros == cut.zeros and found.trained_tokens >= 20000
+    new = Checkpoint(tmp_path / "out")
+    for name, part in parts(new, family).items():
+        if part.prunable:
+            assert int((new.load(name) == 0).sum()) == round(0.7 * new.tensors[name].numel), name
+    assert found.zeros == cut.zeros and found.trained_tokens >= 10000
     assert "the published run read 67,108,864" in found.note
 
 
 def test_an_encoder_decoder_is_pruned_too(tmp_path: Path) -> None:
     dense, family = written("t5", tmp_path / "dense")
-    found = pruned(tmp_path / "out", dense, family)
+    asked = single("prune", "elsa", **{**SETTINGS, "tokens": 6000}, sparsity=0.7)
+    found = made(dense, family, tmp_path / "out", asked, dense)
     assert found.achieved == pytest.approx(0.7, abs=1e-3)
     assert min(point.held_out for point in found.curve) < found.curve[0].held_out
 
@@ -78,18 +65,15 @@ def test_an_encoder_decoder_is_pruned_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_a_pattern_is_that_of_every_group(kind: str, tmp_path: Path) -> None:
     dense, family = written(kind, tmp_path / "dense")
-    pruned(tmp_path / "out", dense, family, sparsity=None, pattern="2:4")
-    new = Checkpoint(tmp_path / "out")
-    for name, part in parts(new, family).items():
-        for view in part.views:
-            groups = view.shaped(new.load(name)).reshape(-1, 4)
-            assert ((groups == 0).sum(1) == 2).all(), name
+    made(dense, family, tmp_path / "out", single("prune", "elsa", **SETTINGS, pattern="2:4"), dense)
+    two_of_four(tmp_path / "out", family)
 
 
 def test_zeros_of_before_stay(tmp_path: Path) -> None:
     dense, family = written("llama", tmp_path / "dense")
     made(dense, family, tmp_path / "cut", single("prune", "magnitude", sparsity=0.5), dense)
-    found = made(tmp_path / "cut", family, tmp_path / "out", single("prune", "elsa", **SETTINGS, sparsity=0.7), dense)
+    asked = single("prune", "elsa", **SETTINGS, sparsity=0.7)
+    found = made(tmp_path / "cut", family, tmp_path / "out", asked, dense)
     assert found.already_zero == pytest.approx(0.5 * found.prunable, rel=1e-2)
     assert found.achieved == pytest.approx(0.7, abs=2e-3)
 

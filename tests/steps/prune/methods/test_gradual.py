@@ -14,17 +14,10 @@ from sparsebench.steps.prune.trained import Gradual
 from sparsebench.steps.recover.weights import MaskedParameter
 from sparsebench.steps.registry import single
 from tests.models.replaying import written
+from tests.steps.prune.methods.synthetic import two_of_four
 from tests.steps.recover.making import made
 
-SETTINGS = {
-    "tokens": 1500,
-    "batch": 2,
-    "rate": 3e-3,
-    "held_out": 0.2,
-    "evaluations": 3,
-    "frequency": 2,
-    "sparsity": 0.6,
-}
+SETTINGS = {"tokens": 1500, "batch": 2, "rate": 3e-3, "held_out": 0.2, "evaluations": 3, "frequency": 2}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +48,7 @@ def test_the_whole_sparsity_is_there_before_the_end() -> None:
 
 def test_the_smallest_weights_go_little_by_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense, family = written("llama", tmp_path / "dense")
-    step = single("prune", "gradual", **SETTINGS)
+    step = single("prune", "gradual", **SETTINGS, sparsity=0.6)
     shares: list[float] = []
     plain = torch.optim.AdamW.step
 
@@ -79,7 +72,7 @@ def test_the_smallest_weights_go_little_by_little(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_a_pattern_is_reached_on_the_way(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense, family = written(kind, tmp_path / "dense")
-    step = single("prune", "gradual", **{**SETTINGS, "sparsity": None, "pattern": "2:4"})
+    step = single("prune", "gradual", **SETTINGS, pattern="2:4")
     shares, full = list[float](), list[bool]()
     plain = GradualPruning.before_gradients
 
@@ -93,11 +86,7 @@ def test_a_pattern_is_reached_on_the_way(kind: str, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(GradualPruning, "before_gradients", watched)
     made(dense, family, tmp_path / "out", step, dense)
     assert shares == sorted(shares) and len(set(shares)) > 4 and all(full)
-    new = Checkpoint(tmp_path / "out")
-    for name, part in parts(new, family).items():
-        for view in part.views:
-            groups = view.shaped(new.load(name)).reshape(-1, 4)
-            assert ((groups == 0).sum(1) == 2).all(), name
+    two_of_four(tmp_path / "out", family)
 
 
 def test_of_a_pattern_the_smallest_go_first() -> None:
@@ -117,7 +106,7 @@ def test_of_a_pattern_the_smallest_go_first() -> None:
 
 def test_all_at_once(tmp_path: Path) -> None:
     dense, family = written("llama", tmp_path / "dense")
-    step = single("prune", "gradual", **{**SETTINGS, "rate": 1e-9, "schedule": "constant"})
+    step = single("prune", "gradual", **{**SETTINGS, "rate": 1e-9}, sparsity=0.6, schedule="constant")
     made(dense, family, tmp_path / "out", step, dense)
     made(dense, family, tmp_path / "cut", single("prune", "magnitude", sparsity=0.6), dense)
     one, other = Checkpoint(tmp_path / "out"), Checkpoint(tmp_path / "cut")

@@ -15,11 +15,8 @@ from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import single
 from tests.making import attempt
 
-UP, DOWN, TABLE = (
-    "model.layers.0.mlp.up_proj.weight",
-    "model.layers.1.mlp.down_proj.weight",
-    "model.embed_tokens.weight",
-)
+UP, DOWN = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight"
+TABLE = "model.embed_tokens.weight"
 
 
 def drawn(dense: Path, *names: str) -> dict[str, torch.Tensor]:

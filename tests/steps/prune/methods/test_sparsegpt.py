@@ -17,17 +17,7 @@ QUOTAS = [
     *(Quota(0.6, granularity, "4x4") for granularity in ("layer", "row")),
     Quota(0.5, "layer", "3x20"),
 ]
-WIDTHS = {
-    "2:4": 128,
-    "4:8": 128,
-    "1:10": 130,
-    "1:20": 120,
-    "1:100": 100,
-    "3:7": 126,
-    "1:150": 150,
-    "4x4": 128,
-    "3x20": 120,
-}
+WIDTHS = {"1:10": 130, "1:20": 120, "1:100": 100, "3:7": 126, "1:150": 150, "3x20": 120}
 
 
 def lowest(scores: torch.Tensor, share: float) -> torch.Tensor:
