@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated, Calibration
 from sparsebench.steps.contract import Step, StepReport
+from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.registry import single
 from tests.making import make
 from tests.models.replaying import batch, written
@@ -72,3 +76,12 @@ def zeros_stay(parent: Path, folder: Path, family: Any, found: StepReport) -> No
             changed += int((one != other).sum())
     assert changed > found.prunable / 4
     assert found.already_zero == found.zeros >= found.prunable // 2
+
+
+def held_out_loss(folder: Path, family: Any) -> float:
+    """The loss of stock transformers' model on the samples that ``step`` holds out."""
+    model, text = load_model(folder, family), TrainingText(family, training_text(family).batch)
+    rows = range(SAMPLES - round(0.2 * SAMPLES), SAMPLES)
+    with torch.no_grad():
+        logits = model(**text.inputs(rows)).logits
+    return float(torch.nn.functional.cross_entropy(logits.transpose(1, 2), text.next_tokens(rows)))

@@ -14,7 +14,7 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.steps.recover import student
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.teacher import Distillation
-from sparsebench.steps.registry import label, single
+from sparsebench.steps.registry import single
 from tests.models.replaying import batch, written
 from tests.steps.recover.making import made, step
 
@@ -32,13 +32,9 @@ def test_a_decoder_takes_heads_with_their_groups_and_every_so_manyeth_number(tmp
     old, new = Checkpoint(dense), Checkpoint(tmp_path / "out")
     # Two heads of the first of two groups that share keys and values; of each head of 8 numbers every other one.
     heads = [0, 2, 4, 6, 8, 10, 12, 14]
-    rows = {
-        "self_attn.q_proj": heads,
-        "self_attn.k_proj": heads[:4],
-        "self_attn.v_proj": heads[:4],
-        "self_attn.o_proj": EVERY,
-    }
-    rows |= dict.fromkeys(("mlp.gate_proj", "mlp.up_proj"), range(0, 48, 2)) | {"mlp.down_proj": EVERY}
+    rows = {"self_attn.q_proj": heads, "self_attn.o_proj": EVERY, "mlp.down_proj": EVERY}
+    rows |= dict.fromkeys(("self_attn.k_proj", "self_attn.v_proj"), heads[:4])
+    rows |= dict.fromkeys(("mlp.gate_proj", "mlp.up_proj"), range(0, 48, 2))
     columns = {"self_attn.o_proj": heads, "mlp.down_proj": range(0, 48, 2)}
     for block, source in enumerate((1, 4)):
         for module, row in rows.items():
@@ -162,9 +158,3 @@ def test_what_cannot_be_a_student_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="no key for it"):
         made(other, family, tmp_path / "out", step("distill", student={"head_size": 4}), other)
     assert not (tmp_path / "out").exists()
-
-
-def test_what_a_student_is_called() -> None:
-    asked = single("recover", "distill", student={"layers": [0, 4], "hidden": 64})
-    assert label(asked) == "distill into layers=0,4 hidden=64"
-    assert "student" not in single("recover", "distill").settings.record()

