@@ -17,7 +17,7 @@ from sparsebench.steps.shrink.whole import WholeModel
 from tests.models.replaying import written
 from tests.models.test_axes import with_zeros
 from tests.models.test_experts import APART, Stock, stored
-from tests.steps.shrink.making import four_blocks, refused, shrunk, text
+from tests.steps.shrink.making import refused, shrunk, slow_taylor, text
 
 FORMS = [("gpt_oss", "fused"), ("llama4_text", "fused"), ("mixtral", "published"), ("granitemoe", "published")]
 EVERY = [
@@ -91,20 +91,8 @@ def test_taylor_is_weights_times_gradients_of_the_stock_model(kind: str, form: s
     slow.model = load_model(tmp_path / "fused", "decoder")
     if slow.model._can_set_experts_implementation():
         slow.model.set_experts_implementation("eager")
-    slow.model.requires_grad_(True)
     fused = [axis for axis in shape_of(Checkpoint(tmp_path / "fused"), "decoder").axes if axis.kind == "neurons"]
-    expected = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in fused}
-    for rows in slow.groups(scores.TOKENS):
-        slow.model.zero_grad()
-        scores._group_loss(slow, rows, "text", torch.Generator(), {}).backward()
-        for axis in fused:
-            sums = []
-            for cut in axis.cuts:
-                values = slow.model.get_parameter(cut.tensor)
-                both, dim = cut.part_of((values * values.grad).double().detach())
-                both = both.movedim(dim, 0).reshape(both.shape[dim], -1).sum(1)
-                sums.append(both[cut.offset : cut.offset + axis.units * cut.size].reshape(axis.units, -1).sum(1))
-            expected[axis] += sums[-1].abs() + sum(sums[:-1]).abs()
+    expected = slow_taylor(slow, fused, "text", even=True)
     own = {(axis.layers, axis.expert): scored for axis, scored in told.items()}
     assert len(own) == len(fused) and {axis.expert for axis in fused} > {"experts.0"}
     for axis in fused:
@@ -225,41 +213,32 @@ def test_groups_and_choices_of_a_router_bound_the_experts_that_stay(tmp_path: Pa
     assert (config["n_routed_experts"], config["n_group"]) == (4, 2) and load_model(out, "decoder")
     for count in (2, 5, 9):
         wrong = refused(folder, "decoder", tmp_path / "wrong", "l2", experts=count)
-        assert (
-            isinstance(wrong, UnsupportedError)
-            and f"experts: {count}" in wrong.message
-            and "from 4 to 8" in str(wrong.hint)
-        )
+        assert f"experts: {count}" in wrong.message and "from 4 to 8" in str(wrong.hint)
     file = tmp_path / "gone.json"
     file.write_text(json.dumps({"experts": {block: {"go": [0, 1]} for block in ("0", "1")}}))
     uneven = refused(folder, "decoder", tmp_path / "wrong", "list", file=str(file))
-    assert isinstance(uneven, UnsupportedError) and "groups" in str(uneven.hint)
+    assert "groups" in str(uneven.hint)
     file.write_text(json.dumps({"experts": {block: {"go": [0, 5]} for block in ("0", "1")}}))
     out, result = shrunk(folder, "decoder", tmp_path / "listed", "list", file=str(file))
     assert "6 of 8 experts" in result.note and load_model(out, "decoder")
 
 
 def test_what_a_mixture_cannot_be_asked_for_is_refused_by_name(tmp_path: Path) -> None:
-    folder = stored("qwen2_moe", "fused", tmp_path)
-    table: list[tuple[str, dict[str, Any], str]] = [
-        ("l2", {"keep": 0.5, "of": "neurons", "uneven": True}, "uneven"),
-        ("l2", {"neurons": 16}, "24 and 48 wide"),
-        ("flap", {"keep": 0.5, "of": "neurons"}, "no bias beside"),
-    ]
-    for name, settings, what in table:
-        wrong = refused(folder, "decoder", tmp_path / "wrong", name, **settings)
-        assert isinstance(wrong, UnsupportedError) and what in wrong.message and wrong.hint, wrong
+    shared = stored("qwen2_moe", "fused", tmp_path)
     mixtral = stored("mixtral", "fused", tmp_path / "mixtral")
-    wrong = refused(mixtral, "decoder", tmp_path / "wrong", "l2", neurons=12)
-    assert isinstance(wrong, UnsupportedError) and "multiples of 8" in str(wrong.hint)
-    wrong = refused(mixtral, "decoder", tmp_path / "wrong", "l2", parameters=0.01, of="experts")
-    assert isinstance(wrong, UnsupportedError) and "a share above" in str(wrong.hint) and "both" not in str(wrong.hint)
     narrow, _ = written("mixtral", tmp_path / "narrow", intermediate_size=4)
-    wrong = refused(narrow, "decoder", tmp_path / "wrong", "l2", neurons=2)
-    assert isinstance(wrong, UnsupportedError) and "an expert has 4" in wrong.message
     biased = stored("gpt_oss", "fused", tmp_path / "gpt_oss")
-    wrong = refused(biased, "decoder", tmp_path / "wrong", "flap", keep=0.5, of="neurons")
-    assert isinstance(wrong, UnsupportedError) and "experts.down_proj_bias" in wrong.message
-    llama, _ = four_blocks("llama", tmp_path / "llama")
-    wrong = refused(llama, "decoder", tmp_path / "wrong", "l2", experts=2)
-    assert isinstance(wrong, UnsupportedError) and "no experts" in wrong.message
+    llama, _ = written("llama", tmp_path / "llama")
+    table: list[tuple[Path, str, dict[str, Any], str]] = [
+        (shared, "l2", {"keep": 0.5, "of": "neurons", "uneven": True}, "uneven"),
+        (shared, "l2", {"neurons": 16}, "24 and 48 wide"),
+        (shared, "flap", {"keep": 0.5, "of": "neurons"}, "no bias beside"),
+        (mixtral, "l2", {"neurons": 12}, "multiples of 8"),
+        (mixtral, "l2", {"parameters": 0.01, "of": "experts"}, "a share above"),
+        (narrow, "l2", {"neurons": 2}, "an expert has 4"),
+        (biased, "flap", {"keep": 0.5, "of": "neurons"}, "experts.down_proj_bias"),
+        (llama, "l2", {"experts": 2}, "no experts"),
+    ]
+    for folder, name, settings, what in table:
+        wrong = refused(folder, "decoder", tmp_path / "wrong", name, **settings)
+        assert isinstance(wrong, UnsupportedError) and wrong.hint and what in f"{wrong.message} {wrong.hint}", wrong

@@ -16,13 +16,12 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.labels import class_numbers, head_outputs
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.axes import shape_of
-from sparsebench.sources.text import read_labelled
 from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.registry import label, single
 from sparsebench.steps.shrink import labelled, scores
-from sparsebench.steps.shrink.whole import module_of
 from tests.making import attempt, make
 from tests.models.replaying import written
+from tests.steps.shrink.making import taylor_sums
 
 NAMES = {"0": "calm", "1": "glad", "2": "sad"}
 WORDS, FIRST = [f"w{number}" for number in range(80)], 4
@@ -34,12 +33,8 @@ def classifier(kind: str, folder: Path) -> tuple[Path, Any]:
     head = {"bert": "Bert", "roberta": "Roberta"}[kind]
     more = {"architectures": [f"{head}ForSequenceClassification"], "id2label": NAMES, "pad_token_id": 0}
     out, family = written(kind, folder, **more)
-    core = Tokenizer(
-        models.WordLevel(
-            {name: number for number, name in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS])},
-            unk_token="[UNK]",
-        )
-    )
+    names = {name: number for number, name in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS])}
+    core = Tokenizer(models.WordLevel(names, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
     PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]").save_pretrained(out)
@@ -95,35 +90,25 @@ def test_scores_are_those_of_single_documents_and_the_same_elements_stay(kind: s
             loss = torch.nn.functional.cross_entropy(model(input_ids=own[None]).logits, torch.tensor([wanted]))
             (loss / len(batch)).backward()
         for axis in axes:
-            for cut in axis.outputs:
-                weight = module_of(model, cut.tensor).weight
-                both = (weight * weight.grad).double().detach().movedim(cut.dim, -1)
-                expected[axis] += both.reshape(len(both), axis.units, -1).sum((0, 2)).abs()
-    for kind_of in ("heads", "neurons"):
-        every = torch.cat([expected[axis] for axis in axes if axis.kind == kind_of])
-        left = shape_of(Checkpoint(out), family)
-        kept = sum(axis.units for axis in left.axes if axis.kind == kind_of)
-        threshold = every.sort(descending=True).values[kept - 1]
-        chosen = [
-            [unit for unit in range(axis.units) if expected[axis][unit] >= threshold]
-            for axis in axes
-            if axis.kind == kind_of
-        ]
-        for axis, stay in zip([axis for axis in axes if axis.kind == kind_of], chosen, strict=True):
-            (cut,) = axis.outputs
-            old, new = Checkpoint(folder).load(cut.tensor), Checkpoint(out).load(cut.tensor)
-            columns = torch.tensor(stay or [int(expected[axis].argmax())])
-            columns = (columns[:, None] * cut.size + torch.arange(cut.size)).flatten()
-            assert torch.equal(new, old[:, columns]), (axis.kind, axis.layers)
+            expected[axis] += taylor_sums(model, axis)
+    left = shape_of(Checkpoint(out), family).axes
+    for axis in axes:
+        every = torch.cat([expected[one] for one in axes if one.kind == axis.kind])
+        threshold = every.sort(descending=True).values[sum(one.units for one in left if one.kind == axis.kind) - 1]
+        stay = [unit for unit in range(axis.units) if expected[axis][unit] >= threshold]
+        (cut,) = axis.outputs
+        old, new = Checkpoint(folder).load(cut.tensor), Checkpoint(out).load(cut.tensor)
+        columns = torch.tensor(stay or [int(expected[axis].argmax())])
+        columns = (columns[:, None] * cut.size + torch.arange(cut.size)).flatten()
+        assert torch.equal(new, old[:, columns]), (axis.kind, axis.layers)
 
 
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_even_widths_and_cuts_in_turn_are_made_of_labels_too(iterations: int, tmp_path: Path) -> None:
     folder, family = classifier("bert", tmp_path / "model")
     source = f"path:{documents(tmp_path / 'train.jsonl', 'mood')}"
-    result = shrunk(
-        folder, tmp_path / "out", source=source, label="mood", neurons=24, iterations=iterations, documents=5
-    )
+    asked: dict[str, Any] = {"source": source, "label": "mood", "documents": 5}
+    result = shrunk(folder, tmp_path / "out", **asked, neurons=24, iterations=iterations)
     assert "labels of 5 documents" in result.note
     assert load_model(tmp_path / "out", family).config.intermediate_size == 24
     told = json.loads((tmp_path / "out" / "sparsebench.json").read_text())
@@ -138,12 +123,14 @@ def test_even_widths_and_cuts_in_turn_are_made_of_labels_too(iterations: int, tm
         ([{"text": "w1 w2", "label": 1.5}], SourceError, "a float as its 'label'"),
         ([{"text": "w1 w2"}], SourceError, "no field 'label'"),
         ([{"text": "", "label": 1}], SourceError, "no text with a label"),
+        ("w1 w2", SourceError, "no field 'label'"),
     ],
 )
-def test_unlabelled_documents_are_refused(lines: list[Any], error: type[Exception], what: str, tmp_path: Path) -> None:
+def test_unlabelled_documents_are_refused(lines: Any, error: type[Exception], what: str, tmp_path: Path) -> None:
     folder, _ = classifier("bert", tmp_path / "model")
-    path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plain = isinstance(lines, str)
+    path = tmp_path / ("notes.txt" if plain else "train.jsonl")
+    path.write_text(lines if plain else "".join(json.dumps(line) + "\n" for line in lines))
     good = f"path:{documents(tmp_path / 'good.jsonl')}"
     steps = [single("shrink", "taylor", neurons=24, labels="task", source=source) for source in (f"path:{path}", good)]
     targets = {step: tmp_path / f"out{number}" for number, step in enumerate(steps)}
@@ -151,12 +138,6 @@ def test_unlabelled_documents_are_refused(lines: list[Any], error: type[Exceptio
     wrong, neighbour = (found[step] for step in steps)
     assert isinstance(wrong, error) and what in str(wrong) and not targets[steps[0]].exists()
     assert isinstance(neighbour, StepReport) and load_model(targets[steps[1]], "encoder").config.intermediate_size == 24
-
-
-def test_plain_text_has_no_labels(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("w1 w2\n")
-    with pytest.raises(SourceError, match="no field 'label'"):
-        read_labelled(tmp_path / "notes.txt", None, "label")
 
 
 def test_a_model_without_a_head_is_refused_by_name(tmp_path: Path) -> None:
@@ -170,17 +151,8 @@ def test_what_labels_mean_and_what_the_plan_is_told() -> None:
     assert class_numbers([*NAMES.values()], ["Sad", "0", "glad "]) == [2, 0, 1]
     step = single("shrink", "taylor", keep=0.5, labels="task", source="path:/data/train.jsonl")
     assert label(step) == "taylor/both to 0.5, labels=task, train.jsonl"
-    assert (step.settings.reads_text(), step.settings.draws(), step.settings.forward_tokens(0) > 0) == (
-        False,
-        True,
-        True,
-    )
-    assert step.settings.refuses({"model_type": "bert"}) and not single("shrink", "l2", keep=0.5).settings.refuses(
-        {"model_type": "bert"}
-    )
-    assert (
-        set(single("shrink", "taylor", keep=0.5).settings.record()) & {"source", "label", "documents", "field"} == set()
-    )
+    assert not step.settings.reads_text() and step.settings.draws() and step.settings.forward_tokens(0) > 0
+    assert not {"source", "label", "documents", "field"} & set(single("shrink", "taylor", keep=0.5).settings.record())
     for settings, key in (({"labels": "task"}, "labels"), ({"source": "path:x"}, "source")):
         with pytest.raises(PydanticCustomError) as told:
             single("shrink", "taylor", keep=0.5, **settings)

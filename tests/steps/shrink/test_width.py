@@ -14,10 +14,10 @@ from sparsebench.models.shape.axes import shape_of
 from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import combinations, label, single
 from sparsebench.steps.shrink import compensation, scores
-from sparsebench.steps.shrink.whole import WholeModel, module_of
+from sparsebench.steps.shrink.whole import WholeModel
 from tests.making import attempt, make
 from tests.models.replaying import Stock, written
-from tests.steps.shrink.making import refused, shrunk, text
+from tests.steps.shrink.making import refused, shrunk, slow_taylor, text
 
 
 def read(folder: Path, family: Any, tensor: str) -> torch.Tensor:
@@ -51,30 +51,10 @@ def test_taylor_is_textpruners_score_of_weights_and_gradients(kind: str, even: b
     """Of a batch |Σ W·∂L| of the columns that read an element; where widths stay even, |Σ V·∂L + b·∂b| of a neuron's rows too."""
     folder, family = written(kind, tmp_path / "model")
     labels = "own" if family == "encoder" else "text"
-    found = shape_of(Checkpoint(folder), family)
-    axes = list(found.axes)
-    model = WholeModel.load(folder, family, text(family).batch, "auto")
+    axes = list(shape_of(Checkpoint(folder), family).axes)
+    model, slow = (WholeModel.load(folder, family, text(family).batch, "auto") for _ in range(2))
     told = scores.taylor(model, axes, labels, 0, even=even)
-    slow = WholeModel.load(folder, family, text(family).batch, "auto")
-    slow.model.requires_grad_(True)
-    generator = torch.Generator().manual_seed(0)
-    expected = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
-    for rows in slow.groups(scores.TOKENS):
-        slow.model.zero_grad()
-        scores._group_loss(slow, rows, labels, generator, {}).backward()
-        for axis in axes:
-            for cut in axis.outputs:
-                weight = module_of(slow.model, cut.tensor).weight
-                both = (weight * weight.grad).double().detach().movedim(cut.dim, -1)
-                expected[axis] += both.reshape(len(both), axis.units, -1).sum((0, 2)).abs()
-            if even and axis.kind == "neurons":
-                own = torch.zeros(axis.units, dtype=torch.float64)
-                for cut in set(axis.cuts) - set(axis.outputs):
-                    module, kept = cut.tensor.rpartition(".")[::2]
-                    values = getattr(module_of(slow.model, module), kept)
-                    both = (values * values.grad).double().detach().movedim(cut.dim, 0)
-                    own += both.reshape(len(both), -1).sum(1)[cut.offset : cut.offset + axis.units]
-                expected[axis] += own.abs()
+    expected = slow_taylor(slow, axes, labels, even)
     for axis in axes:
         assert torch.allclose(told[axis], expected[axis], rtol=1e-3, atol=1e-6)
         assert told[axis].argsort().tolist() == expected[axis].argsort().tolist()
@@ -84,51 +64,36 @@ def test_taylor_is_textpruners_score_of_weights_and_gradients(kind: str, even: b
 def test_taylor_knows_whether_widths_stay_even(tmp_path: Path) -> None:
     """Both in one pass; the even one has another version, so that older results are not taken for its."""
     folder, family = written("llama", tmp_path / "model", intermediate_size=200)
-    steps = [
-        single("shrink", "taylor", keep=0.5, of="neurons", labels="text", uneven=uneven) for uneven in (False, True)
-    ]
-    apart = [
-        shrunk(folder, family, tmp_path / f"{step.settings.uneven}", "taylor", **step.settings.record())[0]
-        for step in steps
-    ]
+    kinds = [{"keep": 0.5, "of": "neurons", "labels": "text", "uneven": uneven} for uneven in (False, True)]
+    steps = [single("shrink", "taylor", **kind) for kind in kinds]
     together = {step: tmp_path / f"both{number}" for number, step in enumerate(steps)}
     attempt(folder, family, together, text(family))
-    for alone, step in zip(apart, steps, strict=True):
+    for number, kind in enumerate(kinds):
+        alone, _ = shrunk(folder, family, tmp_path / str(number), "taylor", **kind)
         name = "model.layers.0.mlp.down_proj.weight"
-        assert torch.equal(Checkpoint(alone).load(name), Checkpoint(together[step]).load(name))
-    assert [step.settings.version() for step in steps] == [2, 1] and single(
-        "shrink", "l2", keep=0.5
-    ).settings.version() == 1
+        assert torch.equal(Checkpoint(alone).load(name), Checkpoint(tmp_path / f"both{number}").load(name))
+    versions = [step.settings.version() for step in (*steps, single("shrink", "l2", keep=0.5))]
+    assert versions == [2, 1, 1]
 
 
-def test_flap_adds_the_mean_of_what_went_as_a_bias(tmp_path: Path) -> None:
-    folder, family = written("llama", tmp_path / "model")
-    out, _ = shrunk(folder, family, tmp_path / "out", "flap", keep=0.5)
-    config = json.loads((out / "config.json").read_text())
-    assert config["attention_bias"] and config["mlp_bias"]
-    assert (config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]) == (2, 1, 8)
-    name = "model.layers.0.self_attn.o_proj"
-    weights, kept = Checkpoint(folder).load(f"{name}.weight"), Checkpoint(out).load(f"{name}.weight")
-    first = bool(torch.equal(kept, weights[:, :16]))
-    assert first or torch.equal(kept, weights[:, 16:])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("llama", "model.layers.0.self_attn.o_proj"), ("gpt2", "transformer.h.0.mlp.c_proj")]
+)
+def test_flap_adds_the_mean_of_what_went_to_the_bias_or_as_one(kind: str, name: str, tmp_path: Path) -> None:
+    folder, family = written(kind, tmp_path / "model")
+    out, _ = shrunk(folder, family, tmp_path / "out", "flap", keep=0.5, of="both" if kind == "llama" else "neurons")
+    before, after = Checkpoint(folder), Checkpoint(out)
+    weights, kept = (one.load(f"{name}.weight") for one in (before, after))
+    weights, kept = (weights.T, kept.T) if kind == "llama" else (weights, kept)
     mean = read(folder, family, f"{name}.weight").mean(0)
-    gone = slice(16, None) if first else slice(0, 16)
-    expected = (weights.double()[:, gone] @ mean[gone]).float()
-    assert torch.allclose(Checkpoint(out).load(f"{name}.bias"), expected, atol=1e-6)
-    assert not Checkpoint(out).load("model.layers.0.self_attn.q_proj.bias").any()
-    load_model(out, family)
-
-
-def test_a_bias_that_is_there_is_added_to(tmp_path: Path) -> None:
-    folder, family = written("gpt2", tmp_path / "model")
-    out, _ = shrunk(folder, family, tmp_path / "out", "flap", keep=0.5, of="neurons")
-    name = "transformer.h.0.mlp.c_proj"
-    bias = Checkpoint(out).load(f"{name}.bias") - Checkpoint(folder).load(f"{name}.bias")
-    weights, kept = Checkpoint(folder).load(f"{name}.weight"), Checkpoint(out).load(f"{name}.weight")
-    stay = [index for index in range(len(weights)) if any(torch.equal(weights[index], row) for row in kept)]
-    mean = read(folder, family, f"{name}.weight").mean(0)
-    mean[stay] = 0
-    assert torch.allclose(bias, (mean @ weights.double()).float(), atol=1e-6)
+    mean[[number for number, row in enumerate(weights) if any(torch.equal(row, one) for one in kept)]] = 0
+    old = before.load(f"{name}.bias") if kind == "gpt2" else 0
+    assert torch.allclose(after.load(f"{name}.bias") - old, (mean @ weights.double()).float(), atol=1e-6)
+    assert load_model(out, family) and len(kept) < len(weights)
+    if kind == "llama":
+        keys = ("attention_bias", "mlp_bias", "num_attention_heads", "num_key_value_heads", "head_dim")
+        assert [after.config[key] for key in keys] == [True, True, 2, 1, 8]
+        assert not after.load("model.layers.0.self_attn.q_proj.bias").any()
 
 
 def test_least_squares_is_the_solution_of_damped_least_squares() -> None:
@@ -211,6 +176,8 @@ def test_the_share_of_the_blocks_parameters_is_met(tmp_path: Path) -> None:
     assert json.loads((many / "config.json").read_text())["intermediate_size"] == 64
     alone = shrunk(folder, family, tmp_path / "one", "l2", keep=0.0001, of="both")[0]
     assert json.loads((alone / "config.json").read_text())["intermediate_size"] == 1
+    error = refused(folder, family, tmp_path / "none", "l2", parameters=0.1, of="neurons")
+    assert isinstance(error, UnsupportedError) and "of the blocks' parameters" in error.message and error.hint
 
 
 def test_heads_and_neurons_stay_by_number(tmp_path: Path) -> None:
@@ -227,51 +194,29 @@ def test_heads_and_neurons_stay_by_number(tmp_path: Path) -> None:
     for settings, what in (({"neurons": 49}, "neurons: 49"), ({"heads": 3}, "heads: 3")):
         wrong = refused(folder, family, tmp_path / "wrong", "l2", **settings)
         assert isinstance(wrong, UnsupportedError) and what in wrong.message and wrong.hint
-    t5, family = written("t5", tmp_path / "t5")
-    out, _ = shrunk(t5, family, tmp_path / "t5-out", "l2", heads=3)
-    assert json.loads((out / "config.json").read_text())["num_heads"] == 3 and load_model(out, family)
-
-
-def test_heads_whose_number_transformers_would_refuse_are_not_left(tmp_path: Path) -> None:
-    # 48 is a multiple of 4 and of 6 heads, not of 5.
-    folder, family = written("llama", tmp_path / "model", hidden_size=48, num_attention_heads=6, num_key_value_heads=6)
-    out, result = shrunk(folder, family, tmp_path / "out", "l2", keep=0.8, of="heads")
-    assert "4 of 6 heads" in result.note
-    load_model(out, family)
+    # 48 is a multiple of 4 and of 6 heads, not of 5: transformers would refuse them.
+    six, family = written("llama", tmp_path / "six", hidden_size=48, num_attention_heads=6, num_key_value_heads=6)
+    out, result = shrunk(six, family, tmp_path / "four", "l2", keep=0.8, of="heads")
+    assert "4 of 6 heads" in result.note and load_model(out, family)
 
 
 def test_t5_keeps_the_same_heads_in_every_block_of_a_stack(tmp_path: Path) -> None:
     folder, family = written("t5", tmp_path / "model")
-    out, _ = shrunk(folder, family, tmp_path / "out", "random", keep=0.5, of="heads")
-    stayed = set()
+    out, _ = shrunk(folder, family, tmp_path / "out", "random", heads=3)
+    assert json.loads((out / "config.json").read_text())["num_heads"] == 3 and load_model(out, family)
+    before, after = Checkpoint(folder), Checkpoint(out)
+    table = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    old, new = before.load(table).T, after.load(table).T
+    heads = [index for index, one in enumerate(old) if any(torch.equal(one, left) for left in new)]
+    assert torch.equal(new, old[heads])
     for layer in range(2):
         name = f"encoder.block.{layer}.layer.0.SelfAttention.q.weight"
-        old, new = Checkpoint(folder).load(name).reshape(4, 8, -1), Checkpoint(out).load(name).reshape(2, 8, -1)
-        stayed.add(tuple(index for index in range(4) if any(torch.equal(old[index], one) for one in new)))
-    assert len(stayed) == 1
-    table = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    (heads,) = stayed
-    assert torch.equal(Checkpoint(out).load(table), Checkpoint(folder).load(table)[:, list(heads)])
-    load_model(out, family)
+        assert torch.equal(after.load(name).unflatten(0, (3, 8)), before.load(name).unflatten(0, (4, 8))[heads])
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "settings", "what"),
     [
-        ("bart", "l2", {"keep": 0.5, "of": "heads"}, "no heads"),
-        ("llama", "l2", {"parameters": 0.1, "of": "neurons"}, "of the blocks' parameters"),
-    ],
-)
-def test_what_cannot_be_is_refused(kind: str, name: str, settings: dict[str, Any], what: str, tmp_path: Path) -> None:
-    folder, family = written(kind, tmp_path / "model")
-    error = refused(folder, family, tmp_path / "out", name, **settings)
-    assert isinstance(error, UnsupportedError) and what in error.message and error.hint
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "settings", "what"),
-    [
-        ("albert", "sleb", {"blocks": 1}, "nothing can be cut"),
         ("jamba", "first", {"blocks": 1}, "no blocks"),
         ("bart", "l2", {"keep": 0.5}, "no heads"),
         ("bloom", "l2", {"keep": 0.5, "of": "heads"}, "no heads"),
@@ -286,7 +231,6 @@ def test_what_cannot_be_is_refused(kind: str, name: str, settings: dict[str, Any
         ("mixtral", "l2", {"keep": 0.5, "uneven": True}, "uneven"),
         ("mixtral", "gates", {"keep": 0.5}, "gates are not learned"),
         ("bert", "taylor", {"keep": 0.5, "labels": "text"}, "labels: text"),
-        ("bert", "taylor", {"keep": 0.5, "labels": "task", "source": "path:a.jsonl"}, "classification head"),
     ],
 )
 def test_the_plan_knows_what_a_type_cannot_take(kind: str, name: str, settings: dict[str, Any], what: str) -> None:
@@ -303,17 +247,13 @@ def test_a_text_that_fails_takes_no_step_that_reads_none(tmp_path: Path) -> None
     def failing() -> Any:
         raise ModelError("text.jsonl: no text in it", "another text")
 
-    steps = [
-        single("shrink", "random", blocks=1),
-        single("shrink", "random", keep=0.5),
-        single("shrink", "random", keep=0.5, compensation="least_squares"),
-    ]
+    asked: list[dict[str, Any]] = [{"blocks": 1}, {"keep": 0.5}, {"keep": 0.5, "compensation": "least_squares"}]
+    steps = [single("shrink", "random", **settings) for settings in asked]
     targets = {step: tmp_path / str(number) for number, step in enumerate(steps)}
     found = attempt(folder, family, targets, calibration_tokens=failing)
     for step in steps[:2]:
         assert isinstance(found[step], StepReport) and targets[step].exists()
-    for step in steps[2:]:
-        assert isinstance(found[step], ModelError) and "text.jsonl" in found[step].message
+    assert isinstance(found[steps[2]], ModelError) and "text.jsonl" in found[steps[2]].message
     found = attempt(folder, family, targets, text(family))
     assert [bool(found[step].calibration_tokens) for step in steps] == [False, False, True]
 
