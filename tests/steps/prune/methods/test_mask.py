@@ -116,13 +116,6 @@ def test_a_byte_beyond_one_is_no_boolean(tiny_llama: Path, tmp_path: Path) -> No
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_what_is_no_safetensors_file_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
-    (tmp_path / "m").write_bytes(b"\xff" * 100)
-    for name in ("m", "absent", "."):
-        (found,) = made(tiny_llama, tmp_path / "out", str(tmp_path / name))
-        assert isinstance(found, ModelError) and str(tmp_path) in found.message
-
-
 def test_a_file_that_has_changed_since_it_was_planned_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     """Its result would stand under the id of the old content."""
     path = tmp_path / "m"
@@ -133,3 +126,8 @@ def test_a_file_that_has_changed_since_it_was_planned_is_refused(tiny_llama: Pat
     save_file(drawn(tiny_llama, DOWN), path)
     (found,) = made(tiny_llama, tmp_path / "again", planned)
     assert isinstance(found, ModelError) and str(path) in found.message
+    # Nor is one that is no safetensors file, none at all, or a folder.
+    path.write_bytes(b"\xff" * 100)
+    for name in ("m", "absent", "."):
+        (found,) = made(tiny_llama, tmp_path / "none", str(tmp_path / name))
+        assert isinstance(found, ModelError) and str(tmp_path) in found.message
