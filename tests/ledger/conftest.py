@@ -12,17 +12,17 @@ import pytest
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from tests.ledger import samples
-from tests.ledger.made import Ask, Hold, of
+from tests.ledger.made import Ask, Hold, Records, Scored, of
 
 
 @pytest.fixture(scope="session")
-def found() -> list[dict[str, Any]]:
+def found() -> Records:
     """The plan's record and one record a cell."""
     return samples.sample(samples.small())
 
 
 @pytest.fixture(scope="session")
-def ledger(found: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ledger(found: Records, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger of all of them. Not to be written to."""
     path = tmp_path_factory.mktemp("ledger") / "sample.duckdb"
     Ledger(path).ingest(found)
@@ -30,13 +30,19 @@ def ledger(found: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def scored(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The dense model's and one variant's record of one task, outcomes to be set."""
-    dense, variant = (
-        copy.deepcopy(of(found, stage="benchmarks", model="smol", method=method, sparsity=sparsity)[0])
-        for method, sparsity in (("dense", 0.0), ("magnitude", 0.5))
-    )
-    return [dense, variant]
+def scored(found: Records) -> Scored:
+    """Makes the dense model's and one variant's record of one task, with these results in place of the sample's."""
+
+    def made(dense: dict[str, Any] | None = None, variant: dict[str, Any] | None = None) -> Records:
+        records = [
+            copy.deepcopy(of(found, stage="benchmarks", model="smol", method=method, sparsity=sparsity)[0])
+            for method, sparsity in (("dense", 0.0), ("magnitude", 0.5))
+        ]
+        for record, result in zip(records, (dense, variant), strict=True):
+            record["result"] = result or record["result"]
+        return records
+
+    return made
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,16 @@ from typing import Any
 from sparsebench.ledger.query import Table
 from tests.ledger import samples
 
+Records = list[dict[str, Any]]
 Ask = Callable[[str], Table]
 """Asks a ledger in SQL."""
 Hold = Callable[[Iterable[dict[str, Any]]], Ask]
 """Makes a new ledger of records."""
+Scored = Callable[..., Records]
+"""Makes the records of the dense model and of a variant with two results."""
 
 
-def of(found: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+def of(found: Records, **wanted: Any) -> Records:
     """The records with these values of stage, or of the variant's fields."""
     return [
         record
@@ -24,14 +27,28 @@ def of(found: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
     ]
 
 
+def _result(values: Iterable[float], label: float | None, **said: Any) -> dict[str, Any]:
+    documents = [
+        {"doc_id": str(at), "doc_hash": f"h{at}", "value": value, "label": label} for at, value in enumerate(values)
+    ]
+    fixed = {"stderr": 0.0, "limited": False, "chance": None, "protocol": {}, "n": len(documents)}
+    return fixed | said | {"outcomes": documents}
+
+
 def outcomes(values: list[int], task: str = "piqa") -> dict[str, Any]:
     """A benchmark's result with these 0/1 outcomes."""
-    documents = [
-        {"doc_id": str(at), "doc_hash": f"h{at}", "value": value, "label": None} for at, value in enumerate(values)
-    ]
-    score = sum(values) / len(values)
-    fixed = {"metric": "acc", "stderr": 0.0, "limited": False, "chance": 0.5, "protocol": {}}
-    return fixed | {"task": task, "score": score, "n": len(values), "outcomes": documents}
+    return _result(values, None, task=task, metric="acc", chance=0.5, score=sum(values) / len(values))
+
+
+def errors(wrong: list[float]) -> dict[str, Any]:
+    """A phoneme error rate's result over words of 10 phonemes each, of which so many are ``wrong``."""
+    return _result(wrong, 10.0, task="g2p_per", metric="per", score=sum(wrong) / (10 * len(wrong)))
+
+
+def windows(values: list[float]) -> dict[str, Any]:
+    """Perplexity's result over windows of 100 tokens each."""
+    score = math.exp(sum(values) / (100 * len(values)))
+    return _result(values, 100.0, task="perplexity", metric="perplexity", score=score)
 
 
 def elsewhere(record: dict[str, Any], machine: str, days: int = 1) -> dict[str, Any]:
@@ -51,25 +68,6 @@ def without_skill(record: dict[str, Any], name: str, values: list[int] | dict[st
     step = {"verb": "floor", "name": name, "settings": {}}
     made["variant"] |= {"id": name, "method": name, "recipe": name, "sparsity": 0.0, "granularity": "", "steps": [step]}
     return made
-
-
-def errors(wrong: list[float]) -> dict[str, Any]:
-    """A phoneme error rate's result over words of 10 phonemes each, of which so many are ``wrong``."""
-    documents = [
-        {"doc_id": str(at), "doc_hash": f"h{at}", "value": value, "label": 10.0} for at, value in enumerate(wrong)
-    ]
-    fixed = {"metric": "per", "stderr": 0.0, "limited": False, "chance": None, "protocol": {}, "task": "g2p_per"}
-    return fixed | {"score": sum(wrong) / (10 * len(wrong)), "n": len(wrong), "outcomes": documents}
-
-
-def windows(values: list[float]) -> dict[str, Any]:
-    """Perplexity's result over windows of 100 tokens each."""
-    documents = [
-        {"doc_id": str(at), "doc_hash": f"h{at}", "value": value, "label": 100.0} for at, value in enumerate(values)
-    ]
-    score = math.exp(sum(values) / (100 * len(values)))
-    fixed = {"metric": "perplexity", "stderr": 0.0, "limited": False, "chance": None, "protocol": {}}
-    return fixed | {"task": "perplexity", "score": score, "n": len(values), "outcomes": documents}
 
 
 def recovered(record: dict[str, Any]) -> dict[str, Any]:

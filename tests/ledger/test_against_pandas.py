@@ -17,7 +17,7 @@ from scipy.stats import binomtest, false_discovery_control
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from tests.ledger import samples
-from tests.ledger.made import of, outcomes
+from tests.ledger.made import Records, of, outcomes
 
 FEW = settings(max_examples=settings.default.max_examples // 25)
 """Each example is a ledger or two."""
@@ -25,7 +25,7 @@ TASKS = ("a", "b", "c")
 KEYS = ["variant_id", "task"]
 
 
-def generated(found: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+def generated(found: Records, seed: int) -> list[dict[str, Any]]:
     """A score of each variant of one model on several tasks, some measured again, each on documents of its own."""
     draw = np.random.default_rng(seed)
     made = []
@@ -70,7 +70,7 @@ def compared(records: list[dict[str, Any]]) -> pd.DataFrame:
 
 @FEW
 @given(seed=st.integers(0, 10**6), batches=st.integers(1, 4), order=st.randoms(use_true_random=False))
-def test_variants_are_compared_with_dense(seed: int, batches: int, order: Any, found: list[dict[str, Any]]) -> None:
+def test_variants_are_compared_with_dense(seed: int, batches: int, order: Any, found: Records) -> None:
     records = generated(found, seed)
     shuffled = order.sample(records, len(records))
     batched = [shuffled[batch::batches] for batch in range(batches)]
@@ -97,7 +97,7 @@ def test_variants_are_compared_with_dense(seed: int, batches: int, order: Any, f
 
 @FEW
 @given(seed=st.integers(0, 10**6))
-def test_the_front_is_what_no_other_variant_beats(seed: int, found: list[dict[str, Any]]) -> None:
+def test_the_front_is_what_no_other_variant_beats(seed: int, found: Records) -> None:
     records = generated(found, seed) + of(found, stage="storage", model="smol")
     with TemporaryDirectory() as folder:
         Ledger(Path(folder) / "l.duckdb").ingest(records)

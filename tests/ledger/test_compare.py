@@ -18,7 +18,7 @@ from sparsebench.errors import UserError
 from sparsebench.ledger import naming, query, scored
 from sparsebench.ledger.compare import SideBySide, side_by_side
 from sparsebench.ledger.store import Ledger
-from tests.ledger.made import elsewhere, of, outcomes, windows, without_skill
+from tests.ledger.made import Records, elsewhere, of, outcomes, windows, without_skill
 
 WORN = "smol/magnitude/layer/90%"
 
@@ -58,7 +58,7 @@ def test_against_dense_it_says_what_the_view_says(ledger: Path, worn: SideBySide
     ],
 )  # fmt: skip
 def test_what_overrides_a_test_in_the_view_does_so_here(
-    found: list[dict[str, Any]], tmp_path: Path, dense: Any, variant: Any, floor: Any, verdict: str
+    found: Records, tmp_path: Path, dense: Any, variant: Any, floor: Any, verdict: str
 ) -> None:
     base, made = (
         copy.deepcopy(of(found, stage="benchmarks", model="smol", method=method)[0])
@@ -72,7 +72,7 @@ def test_what_overrides_a_test_in_the_view_does_so_here(
     assert one.verdict == verdict
 
 
-def test_scores_of_one_machine_are_compared_where_there_are(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_scores_of_one_machine_are_compared_where_there_are(found: Records, tmp_path: Path) -> None:
     dense, made = (
         copy.deepcopy(of(found, stage="benchmarks", model="smol", method=method)[0])
         for method in ("dense", "magnitude")
@@ -213,7 +213,7 @@ def test_a_variant_that_is_not_just_a_pruning_is_named_by_its_recipe(name: str, 
 
 
 @pytest.fixture
-def two_models(found: list[dict[str, Any]], tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
+def two_models(found: Records, tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
     """Two dense models' records of piqa: B was shown fewer documents, and one in other words."""
     first = copy.deepcopy(of(found, stage="benchmarks", model="smol", method="dense")[0])
     second = copy.deepcopy(first) | {"cell_id": "other"}
@@ -284,9 +284,7 @@ def test_on_the_command_line(ledger: Path) -> None:
     assert {"difference", "low", "high", "detectable", "retained_low"} <= set(loaded["scores"][0]["paired"])
 
 
-def test_a_correction_counts_the_tests_of_all_shared_tasks_and_no_invalid_one(
-    found: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_correction_counts_the_tests_of_all_shared_tasks_and_no_invalid_one(found: Records, tmp_path: Path) -> None:
     base, made = (of(found, stage="benchmarks", model="smol", method=method)[0] for method in ("dense", "magnitude"))
     scored_tasks = {
         "piqa": ([1] * 90 + [0] * 10, [0] * 6 + [1] * 84 + [0] * 10),
@@ -316,7 +314,7 @@ DENSE = result([1.0] * 90 + [0.0] * 10)
 POORER = result([0.0] * 20 + [1.0] * 70 + [0.0] * 10)
 
 
-def test_a_row_says_what_the_ledger_says(found: list[dict], tmp_path: Path) -> None:
+def test_a_row_says_what_the_ledger_says(found: Records, tmp_path: Path) -> None:
     dense, variant = (
         of(found, stage="benchmarks", model="smol", method=method)[0] for method in ("dense", "magnitude")
     )

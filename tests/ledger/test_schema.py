@@ -10,6 +10,7 @@ import pytest
 from sparsebench.errors import LedgerError
 from sparsebench.ledger import connect, query, schema, sqlfiles
 from sparsebench.ledger.store import Ledger
+from tests.ledger.made import Records
 
 
 def upgrade(path: Path) -> None:
@@ -33,7 +34,7 @@ def step(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return add
 
 
-def test_a_later_schema_is_added(found: list[dict[str, Any]], tmp_path: Path, step: Callable[[str], None]) -> None:
+def test_a_later_schema_is_added(found: Records, tmp_path: Path, step: Callable[[str], None]) -> None:
     path = tmp_path / "l.duckdb"
     Ledger(path).ingest(found[:3])
     step("ALTER TABLE base.plans ADD COLUMN later INTEGER")
@@ -43,7 +44,7 @@ def test_a_later_schema_is_added(found: list[dict[str, Any]], tmp_path: Path, st
 
 
 def test_a_schema_that_fails_leaves_the_ledger_as_it_was(
-    found: list[dict[str, Any]], tmp_path: Path, step: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    found: Records, tmp_path: Path, step: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "kept.duckdb"
     Ledger(path).ingest(found[:3])
@@ -66,7 +67,7 @@ def test_a_schema_that_fails_leaves_the_ledger_as_it_was(
         ("DROP TABLE base.version", "not a ledger"),
     ],
 )
-def test_another_versions_ledger_stays(found: list[dict[str, Any]], tmp_path: Path, change: str, says: str) -> None:
+def test_another_versions_ledger_stays(found: Records, tmp_path: Path, change: str, says: str) -> None:
     path = tmp_path / "other.duckdb"
     Ledger(path).ingest(found[:2])
     with duckdb.connect(str(path)) as connection:
@@ -78,7 +79,7 @@ def test_another_versions_ledger_stays(found: list[dict[str, Any]], tmp_path: Pa
         assert path.read_bytes() == before
 
 
-def test_changed_views_are_reissued_with_their_comments(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_changed_views_are_reissued_with_their_comments(found: Records, tmp_path: Path) -> None:
     path = tmp_path / "views.duckdb"
     Ledger(path).ingest(found[:2])
     with duckdb.connect(str(path)) as connection:

@@ -22,6 +22,7 @@ from sparsebench.paths import write_whole
 from sparsebench.provenance import sealed
 from sparsebench.records import bundle, read, statuses, write
 from tests.ledger import samples
+from tests.ledger.made import Records
 
 DUMPED = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base' AND table_name <> 'version'"
 
@@ -33,7 +34,7 @@ def contents(path: Path) -> dict[str, list[str]]:
         return {name: sorted(map(str, connection.execute(f"FROM base.{name}").fetchall())) for name in names}
 
 
-def test_the_same_records_again_change_nothing(found: list[dict[str, Any]], ledger: Path, tmp_path: Path) -> None:
+def test_the_same_records_again_change_nothing(found: Records, ledger: Path, tmp_path: Path) -> None:
     path = tmp_path / "again.duckdb"
     assert Ledger(path).ingest(found) == len(found)
     before = contents(path)
@@ -45,13 +46,13 @@ def test_the_same_records_again_change_nothing(found: list[dict[str, Any]], ledg
     assert contents(path) == before == contents(ledger)
 
 
-def test_a_record_twice_in_one_call_comes_in_once(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_record_twice_in_one_call_comes_in_once(found: Records, tmp_path: Path) -> None:
     path = tmp_path / "twice.duckdb"
     assert Ledger(path).ingest([found[1], found[1], found[0], found[0]]) == 2
     assert query.run(path, "SELECT count(*) FROM base.records").rows == ((1,),)
 
 
-def test_rebuilt_in_any_order_it_is_equal(found: list[dict[str, Any]], ledger: Path, tmp_path: Path) -> None:
+def test_rebuilt_in_any_order_it_is_equal(found: Records, ledger: Path, tmp_path: Path) -> None:
     loose, rest, packed = tmp_path / "loose", tmp_path / "rest", tmp_path / "packed"
     for folder, part in ((loose, found[::2]), (rest, found[1::2])):
         folder.mkdir()
@@ -65,7 +66,7 @@ def test_rebuilt_in_any_order_it_is_equal(found: list[dict[str, Any]], ledger: P
 
 
 def test_what_is_derived_is_the_same_however_few_documents_are_held_at_once(
-    found: list[dict[str, Any]], ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    found: Records, ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(derive, "DOCUMENTS_AT_ONCE", 1)
     path = tmp_path / "parts.duckdb"
@@ -73,7 +74,7 @@ def test_what_is_derived_is_the_same_however_few_documents_are_held_at_once(
     assert contents(path) == contents(ledger)
 
 
-def test_a_bundle_is_small_and_the_same_every_time(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_bundle_is_small_and_the_same_every_time(found: Records, tmp_path: Path) -> None:
     folder = tmp_path / "records"
     folder.mkdir()
     for number, record in enumerate(found):
@@ -85,7 +86,7 @@ def test_a_bundle_is_small_and_the_same_every_time(found: list[dict[str, Any]], 
     assert len(first) < sum(path.stat().st_size for path in folder.iterdir()) / 5
 
 
-def test_a_result_counts_before_a_failure_at_any_clock(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_result_counts_before_a_failure_at_any_clock(found: Records, tmp_path: Path) -> None:
     score = next(record for record in found if record.get("stage") == "benchmarks")
     failed = copy.deepcopy(score) | {"status": "failed", "reason": "out of memory", "result": None}
     failed["started_at"] = (samples.START + timedelta(days=365)).isoformat()
@@ -100,7 +101,7 @@ def test_a_result_counts_before_a_failure_at_any_clock(found: list[dict[str, Any
     assert query.run(path, "SELECT reason FROM failures").rows == ()
 
 
-def test_of_two_results_the_one_that_arrived_last_counts(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_of_two_results_the_one_that_arrived_last_counts(found: Records, tmp_path: Path) -> None:
     score = next(record for record in found if record.get("stage") == "benchmarks")
     path = tmp_path / "twice.duckdb"
     early, late = copy.deepcopy(score), copy.deepcopy(score)
@@ -110,7 +111,7 @@ def test_of_two_results_the_one_that_arrived_last_counts(found: list[dict[str, A
     assert query.run(path, "SELECT score FROM scores").rows == ((0.25,),)
 
 
-def test_the_weights_of_a_result_count_before_those_of_a_failure(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_weights_of_a_result_count_before_those_of_a_failure(found: Records, tmp_path: Path) -> None:
     score = next(record for record in found if record.get("stage") == "benchmarks")
     failed = score | {"status": "failed", "reason": "cut off", "result": None, "content": "other", "cell_id": "other"}
     failed["started_at"] = (samples.START - timedelta(days=365)).isoformat()
@@ -135,7 +136,7 @@ def test_a_locked_ledger_names_the_process_that_holds_it(tmp_path: Path) -> None
         holder.wait()
 
 
-def test_two_writers_wait_for_each_other(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_two_writers_wait_for_each_other(found: Records, tmp_path: Path) -> None:
     path = tmp_path / "shared.duckdb"
     cells = [record for record in found if record.get("stage") in ("storage", "make")][:4]
     script = (
@@ -151,7 +152,7 @@ def test_two_writers_wait_for_each_other(found: list[dict[str, Any]], tmp_path: 
     assert query.run(path, "SELECT count(*) FROM base.records").rows == ((len(cells),),)
 
 
-def test_what_is_not_a_ledger_is_refused(tmp_path: Path, found: list[dict[str, Any]]) -> None:
+def test_what_is_not_a_ledger_is_refused(tmp_path: Path, found: Records) -> None:
     text, foreign = tmp_path / "notes.duckdb", tmp_path / "foreign.duckdb"
     text.write_text("not a database, but long enough to have a header of some kind" * 100)
     duckdb.connect(str(foreign)).execute("CREATE TABLE mine (a INTEGER)").close()
@@ -196,7 +197,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         Ledger(tmp_path / "x.duckdb").rebuild([tmp_path / "nowhere"])
 
 
-def failed(found: list[dict[str, Any]], cell: str) -> dict[str, Any]:
+def failed(found: Records, cell: str) -> dict[str, Any]:
     """The record, without a checksum, of a cell of this id that failed."""
     record = next(record for record in found if record.get("stage") == "storage")
     kept = {key: value for key, value in record.items() if key not in ("checksum", "origin")}
@@ -206,7 +207,7 @@ def failed(found: list[dict[str, Any]], cell: str) -> dict[str, Any]:
 AT = "2026-01-02T03:04:05.000+00:00"
 
 
-def test_a_bundle_holds_what_its_manifest_asks_for(tmp_path: Path, found: list[dict[str, Any]]) -> None:
+def test_a_bundle_holds_what_its_manifest_asks_for(tmp_path: Path, found: Records) -> None:
     folder = tmp_path / "records"
     folder.mkdir()
     for name, cells in {"one": ["a", "b"], "two": ["b", "c"]}.items():
@@ -230,13 +231,13 @@ def test_a_bundle_holds_what_its_manifest_asks_for(tmp_path: Path, found: list[d
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_bundle_in_the_folder_that_it_is_of_does_not_hold_itself(tmp_path: Path, found: list[dict[str, Any]]) -> None:
+def test_a_bundle_in_the_folder_that_it_is_of_does_not_hold_itself(tmp_path: Path, found: Records) -> None:
     write(tmp_path, failed(found, "a"))
     out = tmp_path / "all.jsonl.zst"
     assert [bundle(tmp_path, out) for _ in range(2)] == [1, 1]
 
 
-def test_a_run_goes_on_from_what_a_bundle_holds(tmp_path: Path, found: list[dict[str, Any]]) -> None:
+def test_a_run_goes_on_from_what_a_bundle_holds(tmp_path: Path, found: Records) -> None:
     first = next(record for record in found if record.get("stage") == "storage")
     second = next(record for record in found if record.get("stage") == "latency")
     cut = [sealed(record | {"status": "failed", "result": None}) for record in (first, second)]

@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pytest
@@ -15,6 +14,7 @@ from sparsebench.errors import LedgerError, RecordError, SparsebenchError
 from sparsebench.ledger import connect, query, schema, sqlfiles
 from sparsebench.ledger.query import export
 from sparsebench.ledger.store import Ledger
+from tests.ledger.made import Records
 from tests.strangers import CANARY
 
 
@@ -74,7 +74,7 @@ def test_our_views_are_asked_whatever_the_file_calls_so(ledger: Path, theirs: Pa
         query.run(theirs, "FROM stolen")
 
 
-def test_nothing_of_it_is_read_while_records_come_in(theirs: Path, found: list[dict[str, Any]], secret: Path) -> None:
+def test_nothing_of_it_is_read_while_records_come_in(theirs: Path, found: Records, secret: Path) -> None:
     record = next(record for record in found if record.get("stage") == "benchmarks")
     again = record | {"started_at": "2027-01-01T00:00:00+00:00", "cell_id": "another"}
     assert Ledger(theirs).ingest([again]) == 1
@@ -121,7 +121,7 @@ def test_an_export_reaches_its_own_folder_only(theirs: Path, secret: Path, tmp_p
     ],
 )
 def test_what_stands_in_for_duckdb_s_own_is_refused(
-    changed: Callable[..., Path], found: list[dict[str, Any]], statement: str, culprit: str
+    changed: Callable[..., Path], found: Records, statement: str, culprit: str
 ) -> None:
     path = changed(statement)
     for attempt in (lambda: query.run(path, "SELECT 1"), lambda: Ledger(path).ingest(found[:1])):
@@ -130,7 +130,7 @@ def test_what_stands_in_for_duckdb_s_own_is_refused(
         assert culprit in caught.value.message and str(path) in caught.value.message
 
 
-def test_a_trigger_is_refused(tmp_path: Path, found: list[dict[str, Any]]) -> None:
+def test_a_trigger_is_refused(tmp_path: Path, found: Records) -> None:
     path = tmp_path / "triggered.duckdb"
     try:
         with duckdb.connect(str(path), config={"storage_compatibility_version": "v2.0.0"}) as connection:
@@ -158,7 +158,7 @@ def test_a_name_in_the_file_is_no_statement(changed: Callable[..., Path]) -> Non
     assert query.run(path, "SELECT count(*) FROM base.plans").rows == ((1,),)
 
 
-def test_what_is_not_a_ledgers_is_named(changed: Callable[..., Path], found: list[dict[str, Any]]) -> None:
+def test_what_is_not_a_ledgers_is_named(changed: Callable[..., Path], found: Records) -> None:
     path = changed("DROP VIEW results", "CREATE TABLE results (a INTEGER)", "UPDATE base.version SET views = 'older'")
     with pytest.raises(LedgerError, match="results"):
         Ledger(path).ingest(found[:1])
@@ -177,7 +177,7 @@ def test_every_definition_stands_by_itself(ledger: Path) -> None:
                 assert alone.execute(columns[0]).fetchall() == alone.execute(columns[1]).fetchall()
 
 
-def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path, found: list[dict[str, Any]]) -> None:
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path, found: Records) -> None:
     theirs, mine = tmp_path / "theirs", tmp_path / "mine"
     for folder in (theirs, mine):
         folder.mkdir()
@@ -201,7 +201,7 @@ def test_a_pipe_is_no_record(tmp_path: Path) -> None:
     assert list(records.read([tmp_path])) == []
 
 
-def test_an_id_is_no_path(tmp_path: Path, found: list[dict[str, Any]]) -> None:
+def test_an_id_is_no_path(tmp_path: Path, found: Records) -> None:
     (tmp_path / "in").mkdir()
     for one, cell in enumerate(("../../escaped", "/escaped", "a/b")):
         names = {"cell_id": cell, "key": cell}

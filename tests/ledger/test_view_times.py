@@ -3,17 +3,16 @@
 import copy
 import math
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from tests.ledger import samples
-from tests.ledger.made import Ask, Hold, elsewhere, of, other_cell
+from tests.ledger.made import Ask, Hold, Records, elsewhere, of, other_cell
 
 
-def test_times_that_were_taken_beside_other_jobs_say_so(found: list[dict[str, Any]], hold: Hold) -> None:
+def test_times_that_were_taken_beside_other_jobs_say_so(found: Records, hold: Hold) -> None:
     noisy = {"alone": "device"}
     records = [
         one | ({"settings": one["settings"] | noisy} if "engine" in one.get("settings", {}) else {})
@@ -78,7 +77,7 @@ def test_noise_floors_hold_95_of_100_comparisons_with_95_percent_confidence(ask:
         assert confidence < 0.955, "no wider than it says"
 
 
-def test_latency_verdicts_follow_the_interval_and_the_noise(found: list[dict[str, Any]], hold: Hold) -> None:
+def test_latency_verdicts_follow_the_interval_and_the_noise(found: Records, hold: Hold) -> None:
     timed = copy.deepcopy([*of(found, stage="latency", model="mini")])
     timed = [record for record in timed if record["settings"]["ranks"] == 1]
     ratios = {0.0: (1.0, 0.95, 1.05), 0.5: (0.97, 0.96, 0.98), 0.9: (0.5, 0.4, 0.6)}
@@ -108,7 +107,7 @@ def test_latency_verdicts_follow_the_interval_and_the_noise(found: list[dict[str
     assert [row[2:] for row in alone] == [("no noise floor", None, None)], "nothing tells chance by"
 
 
-def test_a_speedup_is_the_kernels_part_times_the_zeros(found: list[dict[str, Any]], hold: Hold) -> None:
+def test_a_speedup_is_the_kernels_part_times_the_zeros(found: Records, hold: Hold) -> None:
     timed = copy.deepcopy([*of(found, stage="latency", model="mini")])
     timed = [one for one in timed if one["settings"]["ranks"] == 1 and one["variant"]["sparsity"] in (0.0, 0.9)]
     dense = next(one for one in timed if one["variant"]["sparsity"] == 0)
@@ -141,7 +140,7 @@ def test_a_speedup_is_the_kernels_part_times_the_zeros(found: list[dict[str, Any
     [((0.5, 2.0), "not steady"), ((0.97, 0.99), "not steady"), ((0.4, 0.6), "faster"), ((1.5, 1.7), "slower")],
 )
 def test_a_phase_that_did_not_settle_decides_nothing_unless_all_of_its_interval_lies_beyond_the_noise(
-    found: list[dict[str, Any]], hold: Hold, ends: tuple[float, float], verdict: str
+    found: Records, hold: Hold, ends: tuple[float, float], verdict: str
 ) -> None:
     timed = copy.deepcopy([*of(found, stage="latency", model="mini")])
     timed = [one for one in timed if one["settings"]["ranks"] == 1 and one["variant"]["sparsity"] in (0.0, 0.5)]
@@ -156,7 +155,7 @@ def test_a_phase_that_did_not_settle_decides_nothing_unless_all_of_its_interval_
 
 
 @pytest.mark.parametrize("processes", [1, 5])
-def test_each_phase_of_several_processes_has_its_noise(found: list[dict[str, Any]], hold: Hold, processes: int) -> None:
+def test_each_phase_of_several_processes_has_its_noise(found: Records, hold: Hold, processes: int) -> None:
     itself = next(
         record
         for record in copy.deepcopy([*of(found, stage="latency", model="smol")])
@@ -172,7 +171,7 @@ def test_each_phase_of_several_processes_has_its_noise(found: list[dict[str, Any
     assert noise["decode"] == noise["prefill"] == pytest.approx(quiet if processes > 1 else worst, rel=1e-4)
 
 
-def test_zeros_give_no_more_than_the_bytes_that_they_save(found: list[dict[str, Any]], hold: Hold) -> None:
+def test_zeros_give_no_more_than_the_bytes_that_they_save(found: Records, hold: Hold) -> None:
     timed = [one for one in of(found, stage="latency", model="smol") if one["settings"]["ranks"] == 1]
     timed = copy.deepcopy([one for one in timed if one["variant"]["sparsity"] in (0.0, 0.9)])
     stored = of(found, stage="storage", model="smol")
@@ -202,7 +201,7 @@ def test_zeros_give_no_more_than_the_bytes_that_they_save(found: list[dict[str, 
     assert {bound for _, bound in rows} == {None}, "the files are in another number format"
 
 
-def test_engines_share_a_panel_though_one_ran_in_two_formats(found: list[dict[str, Any]], hold: Hold) -> None:
+def test_engines_share_a_panel_though_one_ran_in_two_formats(found: Records, hold: Hold) -> None:
     timed = [one for one in of(found, stage="latency", model="mini") if one["settings"]["ranks"] == 1]
     others = []
     for engine, dtype in (("sparse", "bfloat16"), ("sparse", "float32")):
@@ -215,7 +214,7 @@ def test_engines_share_a_panel_though_one_ran_in_two_formats(found: list[dict[st
     ]  # fmt: skip
 
 
-def test_memory_is_compared_with_that_of_its_own_place(found: list[dict[str, Any]], hold: Hold) -> None:
+def test_memory_is_compared_with_that_of_its_own_place(found: Records, hold: Hold) -> None:
     """One kind of machine with two versions of CUDA: each variant has one row, beside the dense model of its own version."""
     weighed = [one for one in of(found, stage="memory", model="mini") if one["settings"]["ranks"] == 1]
     there = copy.deepcopy(weighed)
@@ -237,7 +236,7 @@ def test_memory_is_per_rank_summed_and_overall(ask: Ask) -> None:
     }  # fmt: skip
 
 
-def test_what_gpus_processes_hold_is_summed_only_where_all_are_known(found: list[dict[str, Any]], hold: Hold) -> None:
+def test_what_gpus_processes_hold_is_summed_only_where_all_are_known(found: Records, hold: Hold) -> None:
     weighed = copy.deepcopy([one for one in of(found, stage="memory", model="mini") if one["settings"]["ranks"] == 2])[
         :1
     ]
@@ -253,7 +252,7 @@ def test_a_workload_says_on_how_many_nodes_its_ranks_were(placed: str, where: st
     assert list(ask(f"SELECT _workload('{settings}'::JSON)").rows) == [(f"b1 p128 g16{where}",)]
 
 
-def test_memory_of_another_machine_does_not_stand_beside_times(found: list[dict[str, Any]], hold: Hold) -> None:
+def test_memory_of_another_machine_does_not_stand_beside_times(found: Records, hold: Hold) -> None:
     records = copy.deepcopy(of(found, model="mini", method="dense"))
     away = [elsewhere(one, "second") for one in records if one["stage"] == "memory"]
     asked = "SELECT DISTINCT machine, prefill_ms IS NULL, peak_bytes IS NULL FROM results"
@@ -263,7 +262,7 @@ def test_memory_of_another_machine_does_not_stand_beside_times(found: list[dict[
     assert ask(asked).rows == ((here, False, True),)
 
 
-def test_a_range_without_numbers_is_none(found: list[dict[str, Any]], hold: Hold) -> None:
+def test_a_range_without_numbers_is_none(found: Records, hold: Hold) -> None:
     pairs = ("1e0, 2e0", "1.1e0, 1.2e0", "NULL::DOUBLE, NULL::DOUBLE")
     asked = "SELECT " + ", ".join(f"range_label('{{:.0f}}', {pair})" for pair in pairs)
     assert hold(found[:1])(asked).rows == (("1 to 2", "1", None),)
@@ -285,7 +284,7 @@ def test_every_speed_stands_beside_the_fastest_engine_for_the_dense_model(ask: A
     assert {test for *_, test in rows} == {"pp 32", "tg", "32 + 8"}
 
 
-def test_the_units_of_a_rounded_variant(found: list[dict[str, Any]], hold: Hold) -> None:
+def test_the_units_of_a_rounded_variant(found: Records, hold: Hold) -> None:
     """Its file's bits over all parameters, the bytes that a token reads, and its place among the dense models."""
     kept = [
         copy.deepcopy(record)

@@ -4,39 +4,37 @@ import copy
 import math
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from tests.ledger import samples
-from tests.ledger.made import Ask, Hold, elsewhere, of, outcomes, recovered, windows
+from tests.ledger.made import Ask, Hold, Records, Scored, elsewhere, of, outcomes, recovered, windows
 
 
-def test_the_share_of_parameters_that_is_gone(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_share_of_parameters_that_is_gone(found: Records, tmp_path: Path) -> None:
     path = tmp_path / "removed.duckdb"
-    whole = next(one for one in of(found, stage="structure", model="smol", method="dense"))
-    made = copy.deepcopy(of(found, stage="make", model="smol")[:2])
+    (whole,) = of(found, stage="structure", model="smol", method="dense")
+    made = copy.deepcopy(of(found, stage="make", model="smol")[:3])
     parameters = sum(tensor["count"] for tensor in whole["result"]["tensors"])
-    for record, kept in zip(made, (0.75, 1.0), strict=True):
+    for record, kept in zip(made, (0.75, 1.0, 0.5), strict=True):
         record["result"]["parameters"] = round(parameters * kept)
+    made[2]["variant"] |= {"model": "the same checkpoint by another name"}
     Ledger(path).ingest(made)
     asked = "SELECT variant_id, parameters_removed FROM variants"
     assert {share for _, share in query.run(path, asked).rows} == {None}, "nothing says how many the dense model has"
     Ledger(path).ingest([whole])
     shares = dict(query.run(path, asked).rows)
     ids = [record["variant"]["id"] for record in (*made, whole)]
-    assert [shares[one] for one in ids] == pytest.approx([0.25, 0, 0], abs=1e-4)
+    assert [shares[one] for one in ids] == pytest.approx([0.25, 0, 0.5, 0], abs=1e-4)
 
 
-def test_operations_of_a_token_are_those_of_the_latest_structure(found: list[dict[str, Any]], tmp_path: Path) -> None:
-    whole = copy.deepcopy(next(one for one in of(found, stage="structure", model="smol", method="dense")))
-    path = tmp_path / "operations.duckdb"
-    old = copy.deepcopy(whole)
-    del old["result"]["operations_token"]  # as records from before have it
-    Ledger(path).ingest([old])
-    asked = "SELECT operations_token FROM variants"
+def test_operations_of_a_token_are_those_of_the_latest_structure(found: Records, tmp_path: Path) -> None:
+    path, asked = tmp_path / "operations.duckdb", "SELECT operations_token FROM variants"
+    (whole,) = copy.deepcopy(of(found, stage="structure", model="smol", method="dense"))
+    del whole["result"]["operations_token"]  # as records from before have it
+    Ledger(path).ingest([whole])
     assert query.run(path, asked).rows == ((None,),)
     whole["result"]["operations_token"] = 2.5e8
     whole["started_at"] = (samples.START + timedelta(days=1)).isoformat()
@@ -44,17 +42,16 @@ def test_operations_of_a_token_are_those_of_the_latest_structure(found: list[dic
     assert query.run(path, asked).rows == ((2.5e8,),)
 
 
-def test_weights_that_a_token_leaves_out_are_no_operations(found: list[dict[str, Any]], hold: Hold) -> None:
-    making = copy.deepcopy(next(one for one in of(found, stage="make", model="smol")))
-    its = [one for one in of(found, stage="structure", model="smol") if one["variant"] == making["variant"]]
-    structure = copy.deepcopy(its[0])
+def test_weights_that_a_token_leaves_out_are_no_operations(found: Records, hold: Hold) -> None:
+    making = copy.deepcopy(of(found, stage="make", model="smol")[0])
+    structure = copy.deepcopy(of(found, stage="structure", model="smol", variant=making["variant"])[0])
     making["result"] |= {"read_share": 0.75, "prunable": 1000}
     structure["result"]["operations_token"] = 5000.0
     # A quarter of the 1,000 weights is neither multiplied nor added.
     assert hold([making, structure])("SELECT operations_token FROM variants").rows == ((4500.0,),)
 
 
-def test_what_a_token_reads_is_all_but_where_its_making_says_otherwise(found: list[dict[str, Any]], hold: Hold) -> None:
+def test_what_a_token_reads_is_all_but_where_its_making_says_otherwise(found: Records, hold: Hold) -> None:
     old, skipping = (copy.deepcopy(one) for one in of(found, stage="make", model="smol")[:2])
     old["result"].pop("read_share", None)  # as records from before have it
     skipping["result"]["read_share"] = 0.6
@@ -85,7 +82,7 @@ def test_labels_mark_weights_that_are_not_real(ask: Ask) -> None:
     assert ask(asked).rows == (("m", "m (random weights)", "m (dequantized)", "dense", "wanda 2:4"),)
 
 
-def test_an_archive_shows_beside_the_unpruned_model_in_the_same_format(found: list[dict[str, Any]], hold: Hold) -> None:
+def test_an_archive_shows_beside_the_unpruned_model_in_the_same_format(found: Records, hold: Hold) -> None:
     changed = copy.deepcopy(found)
     for record in changed:
         if record.get("stage") == "storage":
@@ -122,23 +119,14 @@ def test_where_nothing_is_sparse_the_dense_model_has_a_point_of_its_own(hold: Ho
     ],
 )
 def test_what_a_recovery_gave_back(
-    results: list[dict[str, Any]],
-    share: float | None,
-    gained: float | None,
-    found: list[dict[str, Any]],
-    scored: list[dict[str, Any]],
-    hold: Hold,
+    results: Records, share: float | None, gained: float | None, found: Records, scored: Scored, hold: Hold
 ) -> None:
     """Of a score in its own unit, of a perplexity in logarithms; per hour that the making took."""
-    dense, pruned = scored
-    for record, result in zip(scored, results, strict=False):
-        record["result"] = result
-    after = recovered(pruned)
-    after["result"] = results[2]
+    dense, pruned = scored(*results[:2])
+    after = recovered(pruned) | {"result": results[2]}
     making = recovered(next(one for one in of(found, stage="make") if one["variant"]["id"] == pruned["variant"]["id"]))
     making["result"] |= {"seconds": 1800.0, "trained_tokens": 65_536, "joules": 5e4, "energy_source": "RAPL package-0"}
-    ask = hold([dense, pruned, after, making])
-    (row,) = ask("FROM recovered").dicts()
+    (row,) = hold([dense, pruned, after, making])("FROM recovered").dicts()
     assert row["recipe"].endswith(", then reconstruct")
     assert (row["before"], row["after"], row["dense_score"]) == tuple(results[place]["score"] for place in (1, 2, 0))
     assert row["regained"] == pytest.approx(share)
@@ -148,7 +136,7 @@ def test_what_a_recovery_gave_back(
     assert (row["trained_tokens"], row["hours"]) == (65_536, 0.5)
 
 
-def test_how_a_training_went(found: list[dict[str, Any]], hold: Hold, tmp_path: Path) -> None:
+def test_how_a_training_went(found: Records, hold: Hold) -> None:
     making = copy.deepcopy(next(one for one in of(found, stage="make") if one["variant"]["sparsity"] == 0.5))
     making["result"] |= {"operations": 3e12, "trained_tokens": 80}
     making["result"]["curve"] = [
@@ -161,17 +149,15 @@ def test_how_a_training_went(found: list[dict[str, Any]], hold: Hold, tmp_path: 
     assert rows == ((recipe, 0, 0, None, 4.0), (recipe, 10, 80, 3.5, 3.25))
     assert ask("SELECT operations, joules, energy_source FROM variants").rows == ((3e12, None, None),)
     making["result"] |= {"joules": None, "energy_source": "none: no RAPL counters"}
-    Ledger(tmp_path / "counted.duckdb").ingest([making])
-    said = query.run(tmp_path / "counted.duckdb", "SELECT joules, energy_source FROM variants").rows
-    assert said == ((None, "none: no RAPL counters"),)
     earlier = copy.deepcopy(making) | {"started_at": "2000-01-01T00:00:00+00:00"}
-    earlier["where"] = {**earlier["where"], "id": "elsewhere"}
+    earlier["where"] |= {"id": "elsewhere"}
     earlier["result"] |= {"joules": 5e4, "energy_source": "RAPL package-0"}
-    Ledger(tmp_path / "counted.duckdb").ingest([earlier])
-    assert query.run(tmp_path / "counted.duckdb", "SELECT joules, energy_source FROM variants").rows == said
+    for records in ([making], [making, earlier]):
+        said = hold(records)("SELECT joules, energy_source FROM variants").rows
+        assert said == ((None, "none: no RAPL counters"),)
 
 
-def test_how_evenly_experts_are_used_and_what_is_near_zero(found: list[dict[str, Any]], hold: Hold) -> None:
+def test_how_evenly_experts_are_used_and_what_is_near_zero(found: Records, hold: Hold) -> None:
     making = copy.deepcopy(next(one for one in of(found, stage="make")))
     skip = {"threshold": 0.25, "skipped": 0.4, "uses": None, "together": None}
     experts = {"threshold": None, "skipped": None, "together": 1.5, "inside": 0.25}
@@ -220,17 +206,7 @@ def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(hold: Hold) -> None:
     )
 
 
-def test_the_parameters_of_a_checkpoint_are_known_under_any_name(found: list[dict[str, Any]], hold: Hold) -> None:
-    whole = next(one for one in of(found, stage="structure", model="smol", method="dense"))
-    made = copy.deepcopy(of(found, stage="make", model="smol")[0])
-    made["variant"] |= {"model": "called otherwise"}
-    made["result"]["parameters"] = sum(tensor["count"] for tensor in whole["result"]["tensors"]) // 2
-    asked = "SELECT parameters_removed FROM variants WHERE recipe <> 'dense'"
-    ((share,),) = hold([made, whole])(asked).rows
-    assert share == pytest.approx(0.5, abs=1e-4)
-
-
-def test_the_weights_of_the_first_result_count_at_any_clock(scored: list[dict[str, Any]], hold: Hold) -> None:
-    first = scored[0] | {"content": "own", "started_at": (samples.START + timedelta(days=9)).isoformat()}
+def test_the_weights_of_the_first_result_count_at_any_clock(scored: Scored, hold: Hold) -> None:
+    first = scored()[0] | {"content": "own", "started_at": (samples.START + timedelta(days=9)).isoformat()}
     late = elsewhere(first, "second", days=1) | {"content": "other"}
     assert hold([first, late])("SELECT content FROM variants").rows == (("own",),)
