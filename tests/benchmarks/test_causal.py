@@ -20,27 +20,34 @@ from tests.benchmarks.test_prefixes import GROUPED, make
 
 
 def requests(n: int, longest: int) -> list[Any]:
-    """(context, continuation) pairs: shared contexts, answers of one token and of many, some too long for the model."""
+    """Shared contexts, answers of one token and of many, some too long for the model."""
     draw = random.Random(0)
-    pairs = []
+    made = []
     for place in range(n):
         context = sentence(draw, 1, longest)
-        answers = ["cat", "dog"] if place % 3 == 0 else [sentence(draw, 1, 12) for _ in range(3)]
-        pairs += [SimpleNamespace(args=(context, " " + answer)) for answer in answers]
-    return pairs
+        made += answers(context, *(["cat", "dog"] if place % 3 == 0 else [sentence(draw, 1, 12) for _ in range(3)]))
+    return made
 
 
-def both(folder: Path, family: Any, backend: str, dtype: str, batch: int) -> tuple[Any, Any]:
+def answers(context: str, *given: str) -> list[Any]:
+    """Requests for the likelihoods of these answers."""
+    return [SimpleNamespace(args=(context, f" {answer}")) for answer in given]
+
+
+def stock(folder: Path, model: Any, asked: list[Any], batch: int = 4) -> list[Any]:
     from lm_eval.models.huggingface import HFLM
 
-    model, tokenizer = load_model(folder, family, dtype), load_tokenizer(folder)
-    asked = requests(14, 90 if family == "decoder" else 20)
-    scorers = (
-        cls(pretrained=model, tokenizer=tokenizer, backend=backend, batch_size=batch, max_length=60)
-        for cls in (CausalScorer, HFLM)
-    )
-    lean, stock = (scorer.loglikelihood(asked, disable_tqdm=True) for scorer in scorers)
-    return lean, stock
+    scorer = HFLM(pretrained=model, tokenizer=load_tokenizer(folder), backend="causal", batch_size=batch, max_length=60)
+    return list(scorer.loglikelihood(asked, disable_tqdm=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("batch", [1, 5, 16])
+def test_decoder_is_stock_to_the_bit(tiny_llama: Path, dtype: str, batch: int):
+    model, asked = load_model(tiny_llama, "decoder", dtype), requests(14, 90)
+    lean = sharing(tiny_llama, model, batch_size=batch, shares_prefixes=False).loglikelihood(asked, disable_tqdm=True)
+    assert lean == stock(tiny_llama, model, asked, batch)
+    assert len({likelihood for likelihood, _ in lean}) > 20
 
 
 @pytest.mark.parametrize("tokens", [[], [3] * 61])
@@ -52,46 +59,19 @@ def test_an_answer_that_stock_would_not_take_is_refused(tiny_llama: Path, tokens
         scorer._loglikelihood_tokens(asked)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("batch", [1, 5, 16])
-def test_decoder_is_stock_to_the_bit(tiny_llama: Path, dtype: str, batch: int):
-    lean, stock = both(tiny_llama, "decoder", "causal", dtype, batch)
-    assert lean == stock
-    assert len({likelihood for likelihood, _ in lean}) > 20
-
-
-@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 1e-6), ("bfloat16", 2**-8)])
-def test_a_decoder_that_cannot_share_is_stock(
-    tiny_llama: Path, dtype: str, rounding: float, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(prefixes, "tree_problem", lambda model: "it is told so")
-    asked, model = requests(14, 90), load_model(tiny_llama, "decoder", dtype)
-    scorer = sharing(tiny_llama, model)
-    assert_equal(scorer.loglikelihood(asked), stock(tiny_llama, model, asked), {"rel": rounding})
-    assert scorer.sharing == "off: it is told so"
-
-
-def test_encoder_decoder_is_stock(tiny_t5: Path):
-    lean, stock = both(tiny_t5, "encoder-decoder", "seq2seq", "float32", 5)
-    assert lean == stock
-
-
 def test_the_head_sees_continuation_tokens_only(tiny_llama: Path):
     model = load_model(tiny_llama, "decoder")
     seen: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, out: seen.append(out.shape[:-1].numel()))
-    scorer = sharing(tiny_llama, model)
-    asked = [SimpleNamespace(args=("the cat sat on", " mat mat")), SimpleNamespace(args=("a", " dog ran on it"))]
-    scorer.loglikelihood(asked)
+    sharing(tiny_llama, model).loglikelihood([*answers("the cat sat on", "mat mat"), *answers("a", "dog ran on it")])
     assert set(seen) == {2 + 4}
 
 
 def test_a_head_that_is_not_called_is_noticed(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
     model = load_model(tiny_llama, "decoder")
     monkeypatch.setattr(model, "get_output_embeddings", lambda: torch.nn.Linear(2, 2))
-    scorer = sharing(tiny_llama, model)
     with pytest.raises(BenchmarkError, match="output head"):
-        scorer.loglikelihood([SimpleNamespace(args=("the cat", " sat"))])
+        sharing(tiny_llama, model).loglikelihood(answers("the cat", "sat"))
 
 
 def sharing(folder: Path, model: Any, **settings: Any) -> Any:
@@ -100,35 +80,20 @@ def sharing(folder: Path, model: Any, **settings: Any) -> Any:
     return CausalScorer(pretrained=model, tokenizer=load_tokenizer(folder), **options)
 
 
-def test_an_option_that_there_is_not_is_refused(tiny_llama: Path) -> None:
-    with pytest.raises(TypeError, match="'share'"):
-        sharing(tiny_llama, load_model(tiny_llama, "decoder"), share=True)
-
-
 def test_trees_that_were_halved_for_want_of_memory_are_recorded(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
-    model = load_model(tiny_llama, "decoder")
-    asked = [
-        SimpleNamespace(args=("the cat sat on a", f" {word} mat")) for word in ("cat", "dog", "tree", "big", "red")
-    ]
-    scorer = sharing(tiny_llama, model)
-    whole, answers = scorer.loglikelihood(asked), scorer._answers
+    asked = answers("the cat sat on a", *(f"{word} mat" for word in ("cat", "dog", "tree", "big", "red")))
+    scorer = sharing(tiny_llama, load_model(tiny_llama, "decoder"))
+    whole, compute = scorer.loglikelihood(asked), scorer._answers
     assert scorer.sharing == "on" and scorer.notes == {}
 
     def short(rows: list[Any], asked: Any, together: bool) -> Any:
         if together and len(rows) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return answers(rows, asked, together)
+        return compute(rows, asked, together)
 
     monkeypatch.setattr(scorer, "_answers", short)
     assert_equal(scorer.loglikelihood(asked), whole, {"rel": 1e-5})
     assert scorer.notes == {"prefix_batch_size": 2}
-
-
-def stock(folder: Path, model: Any, asked: list[Any]) -> list[Any]:
-    from lm_eval.models.huggingface import HFLM
-
-    scorer = HFLM(pretrained=model, tokenizer=load_tokenizer(folder), backend="causal", batch_size=4, max_length=60)
-    return list(scorer.loglikelihood(asked, disable_tqdm=True))
 
 
 def assert_equal(found: list[Any], known: list[Any], tolerance: dict[str, float]) -> None:
@@ -138,14 +103,11 @@ def assert_equal(found: list[Any], known: list[Any], tolerance: dict[str, float]
     assert [greedy for _, greedy in found] == [greedy for _, greedy in known]
 
 
-@pytest.fixture
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefixes, "NODES", 90)
-
-
-@pytest.mark.usefixtures("small_batches")
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", {"abs": 1e-4}), ("bfloat16", {"rel": 2**-7})])
-def test_shared_beginnings_change_no_number(tiny_llama: Path, dtype: str, tolerance: dict[str, float]):
+def test_shared_beginnings_change_no_number(
+    tiny_llama: Path, dtype: str, tolerance: dict[str, float], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(prefixes, "NODES", 90)
     asked = requests(14, 90)
     model = load_model(tiny_llama, "decoder", dtype)
     scorer = sharing(tiny_llama, model)
@@ -159,10 +121,7 @@ def test_shared_beginnings_change_no_number(tiny_llama: Path, dtype: str, tolera
 def test_what_an_input_shares_is_computed_once(tiny_llama: Path):
     model = load_model(tiny_llama, "decoder", "float32")
     scorer = sharing(tiny_llama, model)
-    asked = [
-        SimpleNamespace(args=("the cat sat on the red mat", f" {answer}"))
-        for answer in ("dog ran", "dog sat", "tree is in it", "house", "mat")
-    ]
+    asked = answers("the cat sat on the red mat", "dog ran", "dog sat", "tree is in it", "house", "mat")
     scorer.loglikelihood(asked)
     seen: list[int] = []
     model.model.layers[0].mlp.register_forward_hook(lambda module, args, out: seen.append(out.shape[:-1].numel()))
@@ -218,12 +177,8 @@ def test_inputs_beyond_a_sliding_window_are_computed_apart(tiny_llama: Path):
 
 def test_a_token_that_overflows_spoils_no_other_input(tiny_llama: Path):
     model, words = load_model(tiny_llama, "decoder", "float32"), load_tokenizer(tiny_llama)
-    asked = [
-        SimpleNamespace(args=(f"the cat sat {place}", f" {answer} mat"))
-        for place in ("on", "in")
-        # "red" comes first in the tree: it is computed with the beginning that the others share.
-        for answer in ("red", "blue", "big")
-    ]
+    # "red" comes first in the tree: it is computed with the beginning that the others share.
+    asked = [one for place in ("on", "in") for one in answers(f"the cat sat {place}", "red mat", "blue mat", "big mat")]
     scorer = sharing(tiny_llama, model)
     scorer.loglikelihood(asked)
     model.config.tie_word_embeddings = False

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from sparsebench import sources
-from sparsebench.benchmarks import FittedTexts, ScoredModel, ScoreResult, TaskSpec, all_tasks, data_sources, score
+from sparsebench.benchmarks import FittedTexts, ScoreResult, TaskSpec, all_tasks, data_sources
 from sparsebench.benchmarks import overlap as room
 from sparsebench.benchmarks.overlap import RUN, copied
-from sparsebench.errors import BenchmarkError, SparsebenchError
+from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.sources.text import read_records, read_texts
 from sparsebench.steps.calibration import DEFAULT, Calibration, sample_texts, tokens
+from tests.benchmarks.conftest import score_all
 
 PASSAGE = (
     "The mill stood where the river bends for the last time before the sea, and nobody in the village could remember "
@@ -103,16 +104,10 @@ def test_texts_too_short_to_be_cut_in_two_count_as_no_sample(tiny_t5: Path, tmp_
 
 @pytest.mark.long
 def test_a_score_on_copied_documents_is_refused_or_says_so(tiny_llama: Path) -> None:
-    found: list[ScoreResult | SparsebenchError] = []
-    for allowed in (False, True):
-        fitted = FittedTexts(documents("perplexity")[:2], allowed)
-        specs = [TaskSpec("perplexity", limit=1)]
-        score(
-            ScoredModel(tiny_llama, "decoder"), specs, sources.Cache(), lambda _, got: found.append(got), fitted=fitted
-        )
-    refused, granted = found
-    assert isinstance(refused, BenchmarkError)
-    assert (
-        "perplexity" in str(refused) and "documents, word for word" in str(refused) and "allow_overlap" in str(refused)
+    stolen, specs = documents("perplexity")[:2], [TaskSpec("perplexity", limit=1)]
+    refused, granted = (
+        score_all(tiny_llama, "decoder", specs, fitted=FittedTexts(stolen, allowed))[0] for allowed in (False, True)
     )
+    assert isinstance(refused, BenchmarkError)
+    assert all(word in str(refused) for word in ("perplexity", "documents, word for word", "allow_overlap"))
     assert isinstance(granted, ScoreResult) and int(granted.protocol["calibration_copies"]) >= 2

@@ -13,7 +13,7 @@ from sparsebench import sources
 from sparsebench.benchmarks import all_tasks, cmudict
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
-from tests.benchmarks.conftest import Run
+from tests.benchmarks.conftest import run
 
 FOLDER = Path(__file__).parents[2] / "examples" / "g2p"
 CACHE = sources.Cache()
@@ -81,7 +81,7 @@ def test_the_model_in_the_repository_is_small_and_whole() -> None:
 
 
 @pytest.mark.long
-def test_the_model_writes_as_well_as_its_card_says(run: Run) -> None:
+def test_the_model_writes_as_well_as_its_card_says() -> None:
     card = (FOLDER / "model" / "README.md").read_text()
     stated = re.search(r"bfloat16, as saved[^|]*\| ([\d.]+)% \| ([\d.]+)%", card)
     assert stated

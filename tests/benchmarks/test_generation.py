@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from statistics import pstdev
 from typing import Any
 
 import pytest
@@ -13,15 +14,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import ScoredModel, TaskSpec, cmudict, generation, scorers, squad
+from sparsebench import sources
+from sparsebench.benchmarks import TaskSpec, cmudict, generation, scorers, squad
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.generation import MOST_NEW_TOKENS, edit_distance
 from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
-from tests.benchmarks.conftest import Run
+from tests.benchmarks.conftest import run, score_all
 from tests.conftest import WORDS
 
 SYMBOLS = st.lists(st.sampled_from("abc"), max_size=6)
@@ -120,14 +121,11 @@ def tokens(model: Any, tokenizer: Any, text: str, longest: int = MOST_NEW_TOKENS
     return written
 
 
-def plain(model: Any, tokenizer: Any, text: str) -> tuple[str, ...]:
-    return tuple(tokenizer.decode(tokens(model, tokenizer, text), skip_special_tokens=True).split())
-
-
 def test_the_tasks_are_a_loop_over_generation(speller: Path, dictionary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = load_model(speller, "encoder-decoder"), load_tokenizer(speller)
     words = cmudict.split(cmudict.read(dictionary), "test")
-    written = [plain(model, tokenizer, word.spelling) for word in words]
+    ids = [tokens(model, tokenizer, word.spelling) for word in words]
+    written = [tuple(tokenizer.decode(one, skip_special_tokens=True).split()) for one in ids]
     assert len(set(written)) > 3
     # The first word's answer is what the model writes: a random model gets nothing right.
     right = cmudict.Word(words[0].spelling, (written[0],))
@@ -137,23 +135,10 @@ def test_the_tasks_are_a_loop_over_generation(speller: Path, dictionary: Path, m
     monkeypatch.setattr(
         type(model), "generate", lambda self, **given: calls.append(1) or original(self, **given), raising=False
     )
-    found: dict[str, Any] = {}
-    specs = [TaskSpec("g2p"), TaskSpec("g2p_per")]
-    benchmarks.score(
-        ScoredModel(speller, "encoder-decoder"),
-        specs[:1],
-        sources.Cache(),
-        lambda spec, result: found.update({spec.task: result}),
-    )
+    run(speller, "encoder-decoder", "g2p")
     once = len(calls)
-    benchmarks.score(
-        ScoredModel(speller, "encoder-decoder"),
-        specs,
-        sources.Cache(),
-        lambda spec, result: found.update({spec.task: result}),
-    )
+    exact, rate = score_all(speller, "encoder-decoder", [TaskSpec("g2p"), TaskSpec("g2p_per")])
     assert len(calls) == 2 * once, "both tasks of a job are served by one generation"
-    exact, rate = found["g2p"], found["g2p_per"]
     assert [outcome.value for outcome in exact.outcomes] == [1.0] + [0.0] * (len(words) - 1)
     assert (exact.score, exact.metric, exact.chance, exact.n) == (1 / len(words), "exact_match", 0.0, len(words))
     wanted = [(0, len(written[0]))] + [
@@ -171,7 +156,7 @@ def test_the_tasks_are_a_loop_over_generation(speller: Path, dictionary: Path, m
 
 
 def test_outputs_are_cut_off_where_no_end_is_among_the_tokens_that_they_may_have(
-    speller: Path, dictionary: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    speller: Path, dictionary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = load_model(speller, "encoder-decoder"), load_tokenizer(speller)
     words = cmudict.split(cmudict.read(dictionary), "test")
@@ -181,7 +166,7 @@ def test_outputs_are_cut_off_where_no_end_is_among_the_tokens_that_they_may_have
     assert run(speller, "encoder-decoder", "g2p").protocol["cut_off"] == len(ended) - sum(ended)
 
 
-def test_limit_draws_words(speller: Path, dictionary: Path, run: Run) -> None:
+def test_limit_draws_words(speller: Path, dictionary: Path) -> None:
     seen: list[tuple[int, int]] = []
     whole = run(speller, "encoder-decoder", "g2p_per")
     some = run(speller, "encoder-decoder", "g2p_per", limit=7, progress=lambda *done: seen.append(done))
@@ -193,16 +178,16 @@ def test_limit_draws_words(speller: Path, dictionary: Path, run: Run) -> None:
 def test_the_standard_error_is_that_of_many_draws() -> None:
     draw = random.Random(1)
     rows = [(float(draw.randint(0, length)), float(length)) for length in draw.choices(range(1, 12), k=200)]
-    found = [
-        (lambda some: sum(a for a, _ in some) / sum(b for _, b in some))(draw.choices(rows, k=200)) for _ in range(3000)
-    ]
-    mean = sum(found) / len(found)
+
+    def whole(some: list[tuple[float, float]]) -> float:
+        return sum(edits for edits, _ in some) / sum(length for _, length in some)
+
     rate, stderr = ratio([edits for edits, _ in rows], [length for _, length in rows])
-    assert rate == sum(edits for edits, _ in rows) / sum(length for _, length in rows)
-    assert stderr == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in found) / len(found)), rel=0.1)
+    assert rate == whole(rows)
+    assert stderr == pytest.approx(pstdev(whole(draw.choices(rows, k=200)) for _ in range(3000)), rel=0.1)
 
 
-def test_damaged_models_are_errors(speller: Path, dictionary: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_models_are_errors(speller: Path, dictionary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(speller, "encoder-decoder")
     torch.nn.init.constant_(model.shared.weight, math.nan)
     monkeypatch.setattr(scorers, "load_model", lambda *_: model)
@@ -229,7 +214,7 @@ def questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str,
 
 @pytest.mark.parametrize("shared", [64, 10_000])
 def test_squad_is_a_plain_loop_whether_or_not_what_inputs_share_is_read_once(
-    shared: int, tiny_llama: Path, questions: list[dict[str, Any]], run: Run, monkeypatch: pytest.MonkeyPatch
+    shared: int, tiny_llama: Path, questions: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generation, "FEWEST_SHARED", shared)
     model, tokenizer = load_model(tiny_llama, "decoder").float(), load_tokenizer(tiny_llama)
@@ -241,21 +226,19 @@ def test_squad_is_a_plain_loop_whether_or_not_what_inputs_share_is_read_once(
     wanted = []
     for row in questions:
         ids = tokenizer(row["request"]["context"], return_tensors="pt")["input_ids"]
+        shown = ids.shape[1]
         for _ in range(24):
             with torch.no_grad():
                 ids = torch.cat([ids, model(input_ids=ids).logits[:, -1].argmax(-1, keepdim=True)], 1)
             if int(ids[0, -1]) == model.config.eos_token_id:
                 break
-        text = tokenizer.decode(
-            ids[0, len(tokenizer(row["request"]["context"])["input_ids"]) :], skip_special_tokens=True
-        )
+        text = tokenizer.decode(ids[0, shown:], skip_special_tokens=True)
         wanted.append(squad.words(text.partition("\n")[0]))
     assert len(set(wanted)) > 1
     answers = [squad.words(answer) for answer in questions[0]["label"]]
+    best = [max(squad.f1(words, answer) for answer in answers) for words in wanted]
     assert [outcome.value for outcome in found[0].outcomes] == [float(words in answers) for words in wanted]
-    assert [outcome.value for outcome in found[1].outcomes] == [
-        max(squad.f1(words, answer) for answer in answers) for words in wanted
-    ]
+    assert [outcome.value for outcome in found[1].outcomes] == best
     clusters = [outcome.cluster for outcome in found[0].outcomes]
     assert clusters[0] == clusters[1] and len(set(clusters)) == len(questions) - 1
     assert (found[0].metric, found[0].chance, found[1].metric) == ("exact_match", 0.0, "f1")

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.tasks import TaskManager
 
-from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import OwnData, ScoredModel, TaskSpec, all_tasks
+from sparsebench import benchmarks
+from sparsebench.benchmarks import OwnData, ScoreResult, TaskSpec, all_tasks
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.harness import _set_fewshot
 from sparsebench.benchmarks.index import tasks_folder
@@ -17,17 +19,13 @@ from sparsebench.errors import BenchmarkError, UnsupportedError
 from sparsebench.manifest.names import LM_EVAL
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
-from tests.benchmarks.conftest import Run
+from tests.benchmarks.conftest import Documents, hub, run, score_all
 
-Documents = dict[str, list[dict[str, Any]]]
 STOCK = {"piqa": ("piqa/piqa.yaml", "piqa"), "arc_easy": ("arc/arc_easy.yaml", "ARC-Easy")}
 
 
-def stock(folder: Path, task: str, data: Path, **settings: Any) -> dict[str, Any]:
+def stock(folder: Path, task: str, data: Path, batch: int, **settings: Any) -> dict[str, Any]:
     """What a user of lm-eval alone gets, on the same documents."""
-    from lm_eval.evaluator import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
     include, name = STOCK[task]
     own = {
         "include": str(tasks_folder() / include),
@@ -41,53 +39,46 @@ def stock(folder: Path, task: str, data: Path, **settings: Any) -> dict[str, Any
     (data / "stock" / "task.yaml").write_text(yaml.safe_dump(own))
     manager = TaskManager(include_path=str(data / "stock"), include_defaults=False)
     arguments = {"pretrained": str(folder), "dtype": "auto", "device": "cpu"}
-    found = simple_evaluate(
-        model="hf", model_args=arguments, tasks=[task], batch_size=16, task_manager=manager, **settings
-    )
-    assert found is not None
-    return dict(found)
+    return simple_evaluate("hf", arguments, tasks=[task], batch_size=batch, task_manager=manager, **settings)
 
 
 @pytest.mark.parametrize(
-    ("model", "family", "task", "settings"),
+    ("model", "family", "task", "limit"),
     [
-        ("tiny_llama", "decoder", "piqa", {}),
-        ("tiny_llama", "decoder", "arc_easy", {"limit": 16}),
-        ("tiny_t5", "encoder-decoder", "piqa", {}),
-        ("tiny_t5", "encoder-decoder", "arc_easy", {}),
+        ("tiny_llama", "decoder", "piqa", None),
+        ("tiny_llama", "decoder", "arc_easy", 16),
+        ("tiny_t5", "encoder-decoder", "piqa", None),
+        ("tiny_t5", "encoder-decoder", "arc_easy", None),
     ],
 )
 def test_every_number_is_stock_lm_evals(
     documents: Documents,
-    run: Run,
     tmp_path: Path,
     request: pytest.FixtureRequest,
     model: str,
     family: str,
     task: str,
-    settings: dict[str, int],
+    limit: int | None,
 ):
     folder = request.getfixturevalue(model)
-    ours = run(folder, family, task, batch_size=16, **settings)
+    ours = run(folder, family, task, batch_size=16, limit=limit)
     every = documents[STOCK[task][1]]
-    theirs = stock(folder, task, tmp_path, samples={task: sampled(len(every), settings.get("limit"))})
+    theirs = stock(folder, task, tmp_path, 16, samples={task: sampled(len(every), limit)})
     assert str(ours.protocol["prefix_sharing"]).startswith("off: ")
     metric = all_tasks()[task].metric
     reported, samples = theirs["results"][task], theirs["samples"][task]
-    assert ours.metric == metric
-    assert ours.score == reported[f"{metric},none"]
+    assert (ours.metric, ours.score) == (metric, reported[f"{metric},none"])
     assert ours.stderr == reported[f"{metric}_stderr,none"]
-    assert {outcome.doc_id: outcome.value for outcome in ours.outcomes} == {
-        str(sample["doc_id"]): sample[metric] for sample in samples
-    }
+    values = {str(sample["doc_id"]): sample[metric] for sample in samples}
+    assert {outcome.doc_id: outcome.value for outcome in ours.outcomes} == values
     assert 0 < ours.score < 1
-    assert ours.n == len(ours.outcomes) == settings.get("limit", len(every))
-    assert ours.limited == ("limit" in settings)
+    assert ours.n == len(ours.outcomes) == (limit or len(every))
+    assert ours.limited == (limit is not None)
     assert ours.protocol["documents"] == len(every)
 
 
 def test_protocol_says_whether_beginnings_are_shared(
-    tiny_llama: Path, tiny_t5: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, tiny_t5: Path, documents: Documents, monkeypatch: pytest.MonkeyPatch
 ):
     def sharing(*model: Any, **settings: Any) -> Any:
         return run(*model, "piqa", limit=3, **settings).protocol["prefix_sharing"]
@@ -99,50 +90,36 @@ def test_protocol_says_whether_beginnings_are_shared(
     assert sharing(tiny_llama, "decoder") == "off: it was told not to"
 
 
-def test_chance_is_the_mean_over_documents_of_one_over_the_choices(tiny_llama: Path, documents: Documents, run: Run):
+def test_chance_is_the_mean_over_documents_of_one_over_the_choices(tiny_llama: Path, documents: Documents):
     rows = [documents["ARC-Easy"][p] for p in sampled(len(documents["ARC-Easy"]), 7)]
     expected = sum(1 / len(row["choices"]["text"]) for row in rows) / len(rows)
     assert run(tiny_llama, "decoder", "arc_easy", limit=7).chance == pytest.approx(expected)
     assert run(tiny_llama, "decoder", "piqa", limit=3).chance == 0.5
 
 
-def test_outcomes_are_paired_by_prompt(
-    tiny_llama: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
-):
+def test_outcomes_are_paired_by_prompt(tiny_llama: Path, documents: Documents):
     whole = run(tiny_llama, "decoder", "piqa")
     part = run(tiny_llama, "decoder", "piqa", limit=5, batch_size=2)
     assert part.outcomes == tuple(whole.outcomes[p] for p in sampled(whole.n, 5))
     assert len({outcome.doc_hash for outcome in whole.outcomes}) == whole.n
     assert not run(tiny_llama, "decoder", "piqa", limit=1000).limited
-    hub(monkeypatch, {"train": documents["piqa"][5:], "validation": documents["piqa"]})
-    examples = run(tiny_llama, "decoder", "piqa", limit=5, num_fewshot=1)
-    assert not {o.doc_hash for o in examples.outcomes} & {o.doc_hash for o in whole.outcomes}
 
 
-def test_protocol_says_how(tiny_llama: Path, documents: Documents, run: Run):
+def test_protocol_says_how(tiny_llama: Path, documents: Documents):
     protocol = run(tiny_llama, "decoder", "piqa", limit=3, batch_size=4).protocol
-    assert protocol["data"] == benchmarks.data_sources("piqa")[0]
-    wanted = {"task_version": "1.0", "split": "validation", "num_fewshot": 0, "fewshot_split": ""}
-    wanted |= {
-        "batch_size": 4,
-        "dtype": "bfloat16",
-        "softmax_dtype": "bfloat16",
-        "non_finite": 0,
-        "chance_rule": "1/choices",
-    }
+    wanted = {"task_version": "1.0", "split": "validation", "num_fewshot": 0, "fewshot_split": "", "batch_size": 4}
+    wanted |= {"dtype": "bfloat16", "softmax_dtype": "bfloat16", "non_finite": 0, "chance_rule": "1/choices"}
+    wanted |= {"data": benchmarks.data_sources("piqa")[0]}
     assert {key: protocol[key] for key in wanted} == wanted
     assert protocol["harness"].startswith("lm-eval 0.")
 
 
-def test_documents_have_hashes(tiny_llama: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch):
+def test_documents_have_hashes(tiny_llama: Path, documents: Documents, monkeypatch: pytest.MonkeyPatch):
     first = run(tiny_llama, "decoder", "piqa", limit=5).protocol
     drawn = [documents["piqa"][place] for place in sampled(len(documents["piqa"]), 5)]
     hub(monkeypatch, {"validation": [drawn[place] for place in (1, 0, 2, 3, 4)]})
     other = run(tiny_llama, "decoder", "piqa").protocol
-    assert (
-        len({first["documents_sha256"], other["documents_sha256"], first["prompts_sha256"], other["prompts_sha256"]})
-        == 4
-    )
+    assert len({one[f"{kind}_sha256"] for one in (first, other) for kind in ("documents", "prompts")}) == 4
     hub(monkeypatch, {"validation": drawn})
     same, again = (run(tiny_llama, "decoder", "piqa").protocol for _ in range(2))
     assert same["documents_sha256"] == first["documents_sha256"]
@@ -150,38 +127,22 @@ def test_documents_have_hashes(tiny_llama: Path, documents: Documents, run: Run,
 
 
 def test_each_task_has_its_own_batch(tiny_llama: Path, documents: Documents):
-    found: list[Any] = []
-    specs = [
-        TaskSpec("piqa", 3, batch=2),
-        TaskSpec("arc_easy", 3),
-        TaskSpec("arc_easy", 3, batch=2),
-        TaskSpec("perplexity", batch=2),
-    ]
-    benchmarks.score(
-        ScoredModel(tiny_llama, "decoder"), specs, sources.Cache(), lambda spec, result: found.append((spec, result))
-    )
-    assert {spec for spec, _ in found} == set(specs)
-    sizes = {spec: result.protocol["batch_size"] for spec, result in found if not isinstance(result, Exception)}
-    assert sizes == {specs[0]: 2, specs[1]: 16, specs[2]: 2}
-    (error,) = (result for _, result in found if isinstance(result, Exception))
+    specs = [TaskSpec("piqa", 3, batch=2), TaskSpec("arc_easy", 3), TaskSpec("arc_easy", 3, batch=2)]
+    found = score_all(tiny_llama, "decoder", [*specs, TaskSpec("perplexity", batch=2)])
+    (error,) = (result for result in found if isinstance(result, Exception))
+    sizes = sorted((result.task, result.protocol["batch_size"]) for result in found if result is not error)
+    assert sizes == [("arc_easy", 2), ("arc_easy", 16), ("piqa", 2)]
     assert "remove `batch`" in (error.hint or "")
 
 
 def test_a_failing_task_does_not_stop_the_others(tiny_llama: Path, documents: Documents):
-    found: dict[str, Any] = {}
     specs = [TaskSpec(name, limit=2) for name in ("mrpc_pair", "piqa", "no_such_task", "arc_easy")]
-    cache = sources.Cache()
-    benchmarks.score(
-        ScoredModel(tiny_llama, "decoder"), specs, cache, lambda spec, result: found.update({spec.task: result})
-    )
-    assert {name for name, result in found.items() if isinstance(result, BenchmarkError)} == {
-        "mrpc_pair",
-        "no_such_task",
-    }
-    assert found["piqa"].n == found["arc_easy"].n == 2
+    found = score_all(tiny_llama, "decoder", specs)
+    assert sum(isinstance(result, BenchmarkError) for result in found) == 2
+    assert {(one.task, one.n) for one in found if isinstance(one, ScoreResult)} == {("piqa", 2), ("arc_easy", 2)}
 
 
-def test_progress_is_not_printed(tiny_llama: Path, documents: Documents, run: Run, capfd: pytest.CaptureFixture[str]):
+def test_progress_is_not_printed(tiny_llama: Path, documents: Documents, capfd: pytest.CaptureFixture[str]):
     from tqdm.std import tqdm
 
     start, steps = tqdm.__init__, []
@@ -206,7 +167,7 @@ def poisoned(folder: Path, out: Path, word: str | None) -> Path:
     return out
 
 
-def test_a_document_without_likelihoods_is_wrong(tiny_llama: Path, documents: Documents, run: Run, tmp_path: Path):
+def test_a_document_without_likelihoods_is_wrong(tiny_llama: Path, documents: Documents, tmp_path: Path):
     whole = run(tiny_llama, "decoder", "piqa")
     broken = run(poisoned(tiny_llama, tmp_path / "nan", "cat"), "decoder", "piqa")
     hit = {
@@ -221,24 +182,12 @@ def test_a_document_without_likelihoods_is_wrong(tiny_llama: Path, documents: Do
         assert after.value == (0.0 if after.doc_id in hit else before.value)
 
 
-def test_a_model_without_likelihoods_fails(tiny_llama: Path, documents: Documents, run: Run, tmp_path: Path):
+def test_a_model_without_likelihoods_fails(tiny_llama: Path, documents: Documents, tmp_path: Path):
     with pytest.raises(BenchmarkError, match="piqa.*not finite on any of 24"):
         run(poisoned(tiny_llama, tmp_path / "nan", None), "decoder", "piqa")
 
 
-def hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, list[dict[str, Any]]] | None) -> None:
-    """A hub that serves these rows whatever is asked, or none."""
-    import datasets
-
-    def load_dataset(path: str, *_: Any, **__: Any) -> Any:
-        if splits is None:
-            raise ConnectionError(f"couldn't reach {path}")
-        return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-
-
-def test_any_lm_eval_task_by_name(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
+def test_any_lm_eval_task_by_name(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
     rows = [{"text": f"the cat sat on the {word}"} for word in ("mat", "house", "tree")]
     hub(monkeypatch, {"validation": rows, "test": rows})
     found = run(tiny_llama, "decoder", "lambada_standard")
@@ -246,37 +195,35 @@ def test_any_lm_eval_task_by_name(tiny_llama: Path, run: Run, monkeypatch: pytes
     assert found.protocol["data"].startswith("hub ")
 
 
-def test_examples_come_with_the_task(tiny_llama: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch):
-    hub(monkeypatch, {"train": documents["piqa"][10:], "validation": documents["piqa"][:10]})
-    found = run(tiny_llama, "decoder", "piqa", num_fewshot=2)
-    assert found.n == 10
+def test_examples_come_with_the_task(tiny_llama: Path, documents: Documents, monkeypatch: pytest.MonkeyPatch):
+    rows = documents["piqa"][:10]
+    hub(monkeypatch, {"train": documents["piqa"][10:], "validation": rows})
+    plain, found = (run(tiny_llama, "decoder", "piqa", num_fewshot=number) for number in (None, 2))
+    assert plain.n == found.n == 10
+    assert not {one.doc_hash for one in found.outcomes} & {one.doc_hash for one in plain.outcomes}
     protocol = {"data": "hub baber/piqa/", "num_fewshot": 2, "fewshot_split": "train", "fewshot_seed": 1234}
     assert found.protocol | protocol == found.protocol
-
-
-def test_examples_without_the_hub_are_an_error(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
     hub(monkeypatch, None)
     with pytest.raises(BenchmarkError, match="piqa: the examples come from a split that only the hub has") as caught:
         run(tiny_llama, "decoder", "piqa", num_fewshot=2)
-    assert "remove `num_fewshot`" in (caught.value.hint or "")
-    assert "mmlu" in (caught.value.hint or "")
+    assert "remove `num_fewshot`" in (caught.value.hint or "") and "mmlu" in (caught.value.hint or "")
 
 
-def test_a_constant_answer_is_the_chance_of_classes(tiny_llama: Path, documents: Documents, run: Run):
+def test_a_constant_answer_is_the_chance_of_classes(tiny_llama: Path, documents: Documents):
     found = run(tiny_llama, "decoder", "mrpc", limit=25)
     positive = sum(documents["mrpc"][p]["label"] for p in sampled(len(documents["mrpc"]), 25)) / 25
     assert found.chance == pytest.approx(max(positive, 1 - positive)) != 0.5
     assert found.protocol["chance_rule"] == "majority"
 
 
-def test_a_task_without_outcomes_is_unsupported(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
+def test_a_task_without_outcomes_is_unsupported(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
     rows = [{"page": "the cat sat on the mat"}]
     hub(monkeypatch, {"train": rows, "validation": rows, "test": rows})
     with pytest.raises(UnsupportedError, match="wikitext.*word_perplexity"):
         run(tiny_llama, "decoder", "wikitext")
 
 
-def test_without_the_hub_the_error_names_the_ways_out(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
+def test_without_the_hub_the_error_names_the_ways_out(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
     hub(monkeypatch, None)
     with pytest.raises(BenchmarkError) as caught:
         run(tiny_llama, "decoder", "commonsense_qa")
@@ -287,7 +234,7 @@ def test_without_the_hub_the_error_names_the_ways_out(tiny_llama: Path, run: Run
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_group_is_the_mean_over_its_documents(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
+def test_a_group_is_the_mean_over_its_documents(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
     row = {"question": "the cat", "choices": ["sat", "ran on", "a dog", "it was"], "answer": 1, "subject": "x"}
     rows = [
         {**row, "question": f"the {word}", "answer": place} for place, word in enumerate(("cat", "dog", "mat", "tree"))

@@ -12,7 +12,7 @@ from sparsebench.benchmarks import all_tasks
 from sparsebench.benchmarks.classification import head_labels, match
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import load_tokenizer
-from tests.benchmarks.conftest import Documents, Run, serve
+from tests.benchmarks.conftest import Documents, hub, run, serve
 
 NLI = ("entailment", "neutral", "contradiction")
 Names = tuple[str, ...]
@@ -65,7 +65,7 @@ def answers(folder: Path, texts: list[tuple[str, ...]]) -> list[int]:
     ],
 )
 def test_accuracy_of_a_head(
-    classifier: Any, documents: Documents, run: Run, model_type: str, task: str, names: Names, meaning: tuple[int, ...]
+    classifier: Any, documents: Documents, model_type: str, task: str, names: Names, meaning: tuple[int, ...]
 ):
     folder = classifier(names, model_type)
     found = run(folder, "encoder", task, batch_size=6)
@@ -79,7 +79,7 @@ def test_accuracy_of_a_head(
     assert (found.metric, found.protocol["labels"]) == ("acc", ", ".join(names))
 
 
-def test_labels_of_the_manifest_stand_in_for_numbers(classifier: Any, documents: Documents, run: Run):
+def test_labels_of_the_manifest_stand_in_for_numbers(classifier: Any, documents: Documents):
     folder = classifier(("LABEL_0", "LABEL_1", "LABEL_2"))
     with pytest.raises(BenchmarkError) as caught:
         run(folder, "encoder", "glue_rte")
@@ -90,9 +90,7 @@ def test_labels_of_the_manifest_stand_in_for_numbers(classifier: Any, documents:
         run(folder, "encoder", "glue_rte", labels=("not_entailment", "entailment"))
 
 
-def test_mnli_comes_from_the_hub(classifier: Any, run: Run, monkeypatch: pytest.MonkeyPatch):
-    import datasets
-
+def test_mnli_comes_from_the_hub(classifier: Any, monkeypatch: pytest.MonkeyPatch):
     rows = [{"premise": "the cat sat", "hypothesis": f"the {word} ran", "label": 2} for word in ("dog", "cat", "mat")]
     asked = serve(monkeypatch, rows)
     folder = classifier(NLI)
@@ -101,10 +99,7 @@ def test_mnli_comes_from_the_hub(classifier: Any, run: Run, monkeypatch: pytest.
     assert [outcome.value for outcome in found.outcomes] == expected
     assert asked == [("nyu-mll/glue", "mnli", "validation_matched")]
 
-    def unreachable(*_: Any, **__: Any) -> Any:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    hub(monkeypatch, None)
     with pytest.raises(BenchmarkError, match="glue_mnli.*hub"):
         run(folder, "encoder", "glue_mnli")
 
@@ -157,7 +152,7 @@ def test_numbers_are_not_names(config: dict[str, Any]):
         head_labels(config, None)
 
 
-def test_logits_that_are_not_finite(classifier: Any, documents: Documents, run: Run):
+def test_logits_that_are_not_finite(classifier: Any, documents: Documents):
     folder = classifier(("negative", "positive"))
     whole = run(folder, "encoder", "glue_sst2")
     tensors = load_file(folder / "model.safetensors")

@@ -11,10 +11,8 @@ from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import ScoreResult, TaskSpec, heuristics
 from sparsebench.benchmarks.statistics import average_precision
 from sparsebench.errors import UnsupportedError
-from tests.benchmarks.conftest import Run
+from tests.benchmarks.conftest import Documents, run
 from tests.ledger import samples
-
-Documents = dict[str, list[dict[str, Any]]]
 
 
 def scored(task: str) -> ScoreResult:
@@ -30,7 +28,7 @@ def shown(result: ScoreResult) -> list[tuple[str, str]]:
     return [(one.doc_id, one.doc_hash) for one in result.outcomes]
 
 
-def test_of_choices_the_shorter_or_the_longer_is_the_answer(tiny_llama: Path, documents: Documents, run: Run) -> None:
+def test_of_choices_the_shorter_or_the_longer_is_the_answer(tiny_llama: Path, documents: Documents) -> None:
     found = scored("piqa")
     right = {}
     for name, choose in (("the shortest answer", min), ("the longest answer", max)):
@@ -56,7 +54,7 @@ def test_a_longer_answer_stays_longer_where_lm_eval_divides_by_the_length(docume
     assert found.score == pytest.approx(max(right) / len(documents["ARC-Easy"]))
 
 
-def test_pairs_and_passages_are_ranked_by_shared_words(tiny_bert: Path, documents: Documents, run: Run) -> None:
+def test_pairs_and_passages_are_ranked_by_shared_words(tiny_bert: Path, documents: Documents) -> None:
     def cosine(one: str, other: str) -> float:
         first, second = set(one.split()), set(other.split())
         return len(first & second) / math.sqrt(len(first) * len(second))

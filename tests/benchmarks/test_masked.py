@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
-from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import ScoredModel, TaskSpec
+from sparsebench import sources
+from sparsebench.benchmarks import TaskSpec
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.masked import MaskedScorer
 from sparsebench.benchmarks.pll import PllScorer, PllTokenizer
@@ -23,12 +23,11 @@ from sparsebench.errors import BenchmarkError, ModelError, UnsupportedError
 from sparsebench.models.files.families import MODEL_TYPES, has_masked_lm, transformers_config
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
-from tests.benchmarks.conftest import Run, sentence
+from tests.benchmarks.conftest import Documents, hub, run, score_all, sentence
 from tests.benchmarks.masked_models import Slow, save
 from tests.models.model_zoo import small
 from tests.steps.trim.tiny import bert, step_of
 
-Documents = dict[str, list[dict[str, Any]]]
 ENCODERS = sorted(name for name, family in MODEL_TYPES.items() if family == "encoder")
 
 
@@ -117,7 +116,7 @@ def test_the_head_sees_chosen_places_of_every_architecture(model_type: str):
     assert float(expected.std()) > 1e-3
 
 
-def test_multiple_choice_tasks_of_lm_eval(folder: Path, slow: Slow, documents: Documents, run: Run):
+def test_multiple_choice_tasks_of_lm_eval(folder: Path, slow: Slow, documents: Documents):
     found = run(folder, "encoder", "piqa")
     for outcome, row in zip(found.outcomes, documents["piqa"], strict=True):
         sums = [
@@ -134,13 +133,10 @@ def test_multiple_choice_tasks_of_lm_eval(folder: Path, slow: Slow, documents: D
     assert run(folder, "encoder", "piqa", limit=2, batch_size=3).protocol["batch_size"] == 3
 
 
-def test_minimal_pairs_of_blimp(folder: Path, slow: Slow, run: Run, monkeypatch: pytest.MonkeyPatch):
-    import datasets
-
+def test_minimal_pairs_of_blimp(folder: Path, slow: Slow, monkeypatch: pytest.MonkeyPatch):
     draw = random.Random(8)
     rows = [{"sentence_good": sentence(draw), "sentence_bad": sentence(draw)} for _ in range(30)]
-    served = datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)})
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: served)
+    hub(monkeypatch, {"train": rows})
     found = run(folder, "encoder", "blimp_adjunct_island")
     expected = [
         float(sum(slow.continuation("", row["sentence_good"])) > sum(slow.continuation("", row["sentence_bad"])))
@@ -170,7 +166,7 @@ def passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-def test_pseudo_perplexity(folder: Path, slow: Slow, passages: list[str], run: Run):
+def test_pseudo_perplexity(folder: Path, slow: Slow, passages: list[str]):
     found = run(folder, "encoder", "pseudo_perplexity", limit=3)
     text = "\n\n".join(passages)
     told = slow.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -193,7 +189,7 @@ def test_pseudo_perplexity(folder: Path, slow: Slow, passages: list[str], run: R
     assert found.protocol["bits_per_byte"] == pytest.approx(total / math.log(2) / read, rel=1e-5)
 
 
-def test_a_trimmed_model_is_compared_on_windows_of_the_same_tokens(passages: list[str], run: Run, tmp_path: Path):
+def test_a_trimmed_model_is_compared_on_windows_of_the_same_tokens(passages: list[str], tmp_path: Path):
     step_of(
         "trim", "corpus", bert(tmp_path / "dense"), tmp_path / "own", "encoder", source="path:any", field="doc.story"
     )
@@ -217,7 +213,7 @@ def test_windows_hold_whole_words_and_all_of_the_text(folder: Path):
         windows(read, "", 32)
 
 
-def test_a_model_that_knows_nothing_has_its_vocabulary(folder: Path, passages: list[str], run: Run, tmp_path: Path):
+def test_a_model_that_knows_nothing_has_its_vocabulary(folder: Path, passages: list[str], tmp_path: Path):
     flat = changed(folder, tmp_path / "flat", lambda name, tensor: tensor.zero_())
     size = json.loads((flat / "config.json").read_text())["vocab_size"]
     assert run(flat, "encoder", "pseudo_perplexity", limit=2).score == pytest.approx(size, rel=1e-5)
@@ -236,18 +232,15 @@ def changed(folder: Path, out: Path, change: Any) -> Path:
     return out
 
 
-def test_the_encoder_under_the_head_embeds_as_before(folder: Path, documents: Documents, run: Run):
+def test_the_encoder_under_the_head_embeds_as_before(folder: Path, documents: Documents):
     alone = run(folder, "encoder", "mrpc_pair")
-    found: list[Any] = []
-    specs = [TaskSpec(name, limit=10) for name in ("piqa", "mrpc_pair")]
-    benchmarks.score(ScoredModel(folder, "encoder"), specs, sources.Cache(), lambda _, result: found.append(result))
-    assert [result.metric for result in found] == ["acc", "ap"]
-    assert [o.value for o in found[1].outcomes] == pytest.approx(
-        [alone.outcomes[place].value for place in sampled(40, 10)], abs=1e-6
-    )
+    first, pairs = score_all(folder, "encoder", [TaskSpec(name, limit=10) for name in ("piqa", "mrpc_pair")])
+    assert (first.metric, pairs.metric) == ("acc", "ap")
+    before = [alone.outcomes[place].value for place in sampled(40, 10)]
+    assert [outcome.value for outcome in pairs.outcomes] == pytest.approx(before, abs=1e-6)
 
 
-def test_a_head_that_the_files_lack(folder: Path, documents: Documents, run: Run, tmp_path: Path):
+def test_a_head_that_the_files_lack(folder: Path, documents: Documents, tmp_path: Path):
     headless = Path(shutil.copytree(folder, tmp_path / "headless"))
     tensors = load_file(headless / "model.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(("cls.", "lm_head."))}
@@ -258,7 +251,7 @@ def test_a_head_that_the_files_lack(folder: Path, documents: Documents, run: Run
     assert run(headless, "encoder", "mrpc_pair").n == 40
 
 
-def test_a_task_for_another_head_is_refused(tiny_bert: Path, folder: Path, documents: Documents, run: Run):
+def test_a_task_for_another_head_is_refused(tiny_bert: Path, folder: Path, documents: Documents):
     for task in ("piqa", "pseudo_perplexity", "blimp"):
         with pytest.raises(BenchmarkError, match=f"{task} needs a masked-language-model head") as caught:
             run(tiny_bert, "encoder", task)
@@ -269,19 +262,19 @@ def test_a_task_for_another_head_is_refused(tiny_bert: Path, folder: Path, docum
 
 
 @pytest.mark.parametrize(
-    ("config", "has"),
+    ("model_type", "head", "has"),
     [
-        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, True),
-        ({"model_type": "bert", "architectures": ["BertForPreTraining"]}, True),
-        ({"model_type": "bert", "architectures": ["BertModel"]}, False),
-        ({"model_type": "bert"}, False),
-        ({"model_type": "electra", "architectures": ["ElectraForPreTraining"]}, False),
-        ({"model_type": "electra", "architectures": ["ElectraForMaskedLM"]}, True),
-        ({"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"]}, False),
+        ("bert", "BertForMaskedLM", True),
+        ("bert", "BertForPreTraining", True),
+        ("bert", "BertModel", False),
+        ("electra", "ElectraForPreTraining", False),
+        ("electra", "ElectraForMaskedLM", True),
+        ("roberta", "RobertaForSequenceClassification", False),
     ],
 )
-def test_which_checkpoints_say_that_they_have_the_head(config: dict[str, Any], has: bool):
-    assert has_masked_lm(config) is has
+def test_which_checkpoints_say_that_they_have_the_head(model_type: str, head: str, has: bool):
+    assert has_masked_lm({"model_type": model_type, "architectures": [head]}) is has
+    assert not has_masked_lm({"model_type": model_type})
 
 
 def test_a_tokenizer_without_a_mask_is_named(tiny_bert: Path):

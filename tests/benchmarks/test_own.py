@@ -16,29 +16,24 @@ from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from typer.testing import CliRunner
 
-from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import ScoredModel, TaskSpec
+from sparsebench import sources
 from sparsebench.benchmarks.choices import documents
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.generation import GeneratedText, Generation
 from sparsebench.benchmarks.own import content
 from sparsebench.benchmarks.running_text import wikitext
 from sparsebench.cli.app import app
-from sparsebench.errors import BenchmarkError, SourceError, UserError
+from sparsebench.errors import BenchmarkError, SourceError, SparsebenchError, UserError
 from sparsebench.manifest.problems import ManifestError
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
 from sparsebench.plan import single
 from sparsebench.plan.single import SingleModel
-from tests.benchmarks.conftest import sentence
+from tests.benchmarks.conftest import run, sentence
 from tests.benchmarks.own_data import DRAW, own, scored, written
 from tests.benchmarks.test_generation import speller  # noqa: F401
 from tests.benchmarks.test_perplexity import with_bos
 from tests.conftest import WORDS
-
-
-def text_of(records: list[str]) -> str:
-    return "\n\n".join(record for record in records if record)
 
 
 def test_perplexity_of_a_text_is_a_loop_over_overlapping_windows(tiny_llama: Path, tmp_path: Path) -> None:
@@ -47,7 +42,7 @@ def test_perplexity_of_a_text_is_a_loop_over_overlapping_windows(tiny_llama: Pat
     path = written(tmp_path / "notes.jsonl", [{"body": text} for text in texts])
     found = scored(tiny_llama, "decoder", "perplexity", path, field="body", length=64, stride=24)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama).float(), load_tokenizer(tiny_llama)
-    ids = tokenizer(text_of(texts), add_special_tokens=False)["input_ids"]
+    ids = tokenizer("\n\n".join(text for text in texts if text), add_special_tokens=False)["input_ids"]
     total = count = 0.0
     for begin in range(0, len(ids) - 64 + 1, 24):
         window = torch.tensor([ids[begin : begin + 64]])
@@ -237,35 +232,28 @@ def test_a_probe_takes_classes_by_name(tiny_bert: Path, tmp_path: Path) -> None:
 def test_data_that_change_after_the_plan_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text(sentence(DRAW, 80, 90))
-    planned = TaskSpec("notes", own=own("perplexity", path, length=16))
+    planned = own("perplexity", path, length=16)
     path.write_text(sentence(DRAW, 80, 90))
-    found: list[Any] = []
-    benchmarks.score(
-        ScoredModel(tiny_llama, "decoder"), [planned], sources.Cache(), lambda _, result: found.append(result)
-    )
-    assert "path:notes.txt: it has changed" in str(found[0])
+    with pytest.raises(SparsebenchError, match="path:notes.txt: it has changed"):
+        run(tiny_llama, "decoder", "notes", own=planned)
 
 
 def test_the_content_and_the_suffix_are_what_identifies_data_and_not_the_path(tmp_path: Path) -> None:
-    def hashed(name: str, text: str) -> str:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-        return content(sources.parse(f"path:{tmp_path / name}"), sources.Cache())
+    def hashed(source: str, text: str = "") -> str:
+        if text:
+            (tmp_path / source).parent.mkdir(exist_ok=True)
+            (tmp_path / source).write_text(text)
+            source = f"path:{tmp_path / source}"
+        return content(sources.parse(source), sources.Cache())
 
     assert hashed("notes.jsonl", '"a"') == hashed("there/v1.others.jsonl", '"a"')
     assert len({hashed("a.jsonl", '"a"'), hashed("b.jsonl", '"b"'), hashed("a.txt", '"a"')}) == 3
-
-
-def test_what_a_packages_file_is_called_says_how_it_is_read() -> None:
-    notation = "wheel:pack==1.0!pack/notes.bin#sha256=" + "a" * 64
-    named = {
-        content(sources.parse(notation + name), sources.Cache()) for name in ("", " as notes.csv", " as notes.txt")
-    }
-    assert len(named) == 3
+    packaged = "wheel:pack==1.0!pack/notes.bin#sha256=" + "a" * 64
+    assert len({hashed(packaged + name) for name in ("", " as notes.csv", " as notes.txt")}) == 3
 
 
 @pytest.mark.parametrize(
-    ("metric", "written", "target", "wanted"),
+    ("metric", "text", "target", "wanted"),
     [
         ("f1", "The cat sat.", "a cat", 2 * 0.5 * 1 / 1.5),
         ("rouge_l", "the cat sat", "the dog sat", 2 / 3),
@@ -275,43 +263,34 @@ def test_what_a_packages_file_is_called_says_how_it_is_read() -> None:
 )
 def test_an_answer_is_compared_as_asked(
     metric: str,
-    written: str,
+    text: str,
     target: str,
     wanted: float,
     tiny_llama: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answer = GeneratedText(tuple(written.split()), ended=True)
+    answer = GeneratedText(tuple(text.split()), ended=True)
     monkeypatch.setattr(Generation, "generate", lambda _, texts, most_new_tokens: [answer] * len(texts))
-    path = tmp_path / "facts.jsonl"
-    path.write_text(
-        "".join(json.dumps({"input": f"the {n}", "target": ["or so many words", target]}) + "\n" for n in range(3))
-    )
-    if metric == "word_error_rate":
-        path.write_text(path.read_text().replace("or so many words", target))
+    is_rate = metric == "word_error_rate"
+    targets = [target, target] if is_rate else ["or so many words", target]
+    path = written(tmp_path / "facts.jsonl", [{"input": f"the {n}", "target": targets} for n in range(3)])
     found = scored(tiny_llama, "decoder", "generation", path, metric=metric)
     assert found.score == pytest.approx(wanted) and found.metric == metric
-    assert [outcome.value for outcome in found.outcomes] == [
-        pytest.approx(2.0 if metric == "word_error_rate" else wanted)
-    ] * 3
+    assert [outcome.value for outcome in found.outcomes] == [pytest.approx(2.0 if is_rate else wanted)] * 3
 
 
 def test_examples_are_other_records(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.api.instance import Instance
 
     records = [{"context": word, "choices": ["cat", "dog"], "gold": place % 2} for place, word in enumerate(WORDS)]
-    path, shown = written(tmp_path / "quiz.jsonl", records), []
+    data, shown = own("choices", written(tmp_path / "quiz.jsonl", records)), []
     made = Instance.__init__
     monkeypatch.setattr(
         Instance, "__init__", lambda self, *args, **more: (made(self, *args, **more), shown.append(self.args))[0]
     )
-    spec = TaskSpec("choices", num_fewshot=3, own=own("choices", path))
-    found: list[Any] = []
-    benchmarks.score(
-        ScoredModel(tiny_llama, "decoder"), [spec], sources.Cache(), lambda _, result: found.append(result)
-    )
-    assert found[0].n == len(records) and found[0].protocol["num_fewshot"] == 3
+    found = run(tiny_llama, "decoder", "choices", num_fewshot=3, own=data)
+    assert found.n == len(records) and found.protocol["num_fewshot"] == 3
     answers = {record["context"]: record["choices"][record["gold"]] for record in records}
     assert len(shown) == 2 * len(records)
     for prompt, _ in shown:
@@ -319,9 +298,8 @@ def test_examples_are_other_records(tiny_llama: Path, tmp_path: Path, monkeypatc
         assert len(examples) == 3 and asked in answers
         assert all(example.split() == [word, answers[word]] for example in examples for word in [example.split()[0]])
         assert asked not in {example.split()[0] for example in examples}
-    few = TaskSpec("choices", num_fewshot=len(records), own=own("choices", path))
-    benchmarks.score(ScoredModel(tiny_llama, "decoder"), [few], sources.Cache(), lambda _, result: found.append(result))
-    assert isinstance(found[1], BenchmarkError) and f"there are {len(records)} records" in found[1].message
+    with pytest.raises(BenchmarkError, match=f"there are {len(records)} records"):
+        run(tiny_llama, "decoder", "choices", num_fewshot=len(records), own=data)
 
 
 def test_score_takes_a_manifests_tasks(tiny_llama: Path, tmp_path: Path) -> None:

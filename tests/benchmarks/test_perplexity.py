@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from sparsebench import sources
-from sparsebench.benchmarks import ScoredModel, TaskSpec, scorers, scoring
+from sparsebench.benchmarks import TaskSpec, scorers, scoring
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.perplexity import (
@@ -33,7 +34,7 @@ from sparsebench.models.files.families import MODEL_TYPES, transformers_config
 from sparsebench.models.files.text import load_tokenizer, token_ids
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
-from tests.benchmarks.conftest import Run, sentence
+from tests.benchmarks.conftest import run, score_all, sentence
 from tests.models.model_zoo import small
 from tests.steps.trim.tiny import llama, step_of
 from tests.storage.model_folders import prune
@@ -54,9 +55,7 @@ def wide_logits(model: Any, shown: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def plain(
-    model: Any, ids: list[int], window: int, before: list[int], precision: torch.dtype = torch.float64
-) -> list[float]:
+def plain(model: Any, ids: list[int], window: int, before: list[int]) -> list[float]:
     """The mean negative log-likelihood of each whole window, the slow, obvious way."""
     found = []
     room = window - len(before)
@@ -64,7 +63,7 @@ def plain(
         shown = torch.tensor([before + ids[begin : begin + room]])
         with torch.no_grad():
             logits = wide_logits(model, shown)
-        found.append(float(F.cross_entropy(logits[:-1].to(precision), shown[0, 1:])))
+        found.append(float(F.cross_entropy(logits[:-1].double(), shown[0, 1:])))
     return found
 
 
@@ -92,15 +91,7 @@ def with_bos(folder: Path, out: Path) -> Path:
 
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_task_is_a_plain_loop(
-    bos: bool,
-    dtype: str,
-    tiny_llama: Path,
-    stories: list[str],
-    run: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_task_is_a_plain_loop(bos: bool, dtype: str, tiny_llama: Path, stories: list[str], tmp_path: Path) -> None:
     folder = prepare(tiny_llama, tmp_path / "model", "decoder", dtype)
     folder = with_bos(folder, tmp_path / "bos") if bos else folder
     found = run(folder, "decoder", "perplexity")
@@ -114,16 +105,12 @@ def test_the_task_is_a_plain_loop(
     assert found.n == len(wanted) == len({outcome.doc_hash for outcome in found.outcomes}) > 5
     assert (found.metric, found.chance, found.limited) == ("perplexity", None, False)
     assert found.score == pytest.approx(math.exp(sum(o.value for o in found.outcomes) / (255 * found.n)), rel=1e-12)
-    protocol = found.protocol
-    assert (protocol["window"], protocol["stride"], protocol["bos"]) == (
-        256,
-        255 if bos else 256,
-        "<s>" if bos else "none",
-    )
-    assert protocol["dropped_tokens"] == len(ids) - found.n * (255 if bos else 256)
-    assert protocol["scored_tokens"] == 255 * found.n
-    assert (protocol["dtype"], protocol["logits_dtype"], protocol["passages"]) == (dtype, "float32", len(stories))
-    json.dumps(protocol)
+    stride = 255 if bos else 256
+    protocol = {"window": 256, "stride": stride, "bos": "<s>" if bos else "none", "passages": len(stories)}
+    protocol |= {"dropped_tokens": len(ids) - found.n * stride, "scored_tokens": 255 * found.n}
+    protocol |= {"dtype": dtype, "logits_dtype": "float32"}
+    assert protocol.items() <= found.protocol.items()
+    json.dumps(found.protocol)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -131,23 +118,18 @@ def test_the_task_is_a_plain_loop(
 def test_every_decoder_is_scored_by_the_loop(
     model_type: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import AutoModelForCausalLM
-
     monkeypatch.setattr("sparsebench.benchmarks.perplexity.CHUNK", 1000)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(transformers_config(small(model_type)), dtype=dtype).eval()
-    ids = [5 + (place * 37) % 90 for place in range(100)]
+    ids, batch = [5 + (place * 37) % 90 for place in range(100)], BatchSize(3)
     found = window_losses(model, windows_of(ids, 32))
-    batch = BatchSize(3)
-    assert (
-        window_losses(model, windows_of(ids, 32), batch=batch) == pytest.approx(found, rel=1e-6)
-        and batch.most_rows == 3
-    )
+    assert window_losses(model, windows_of(ids, 32), batch=batch) == pytest.approx(found, rel=1e-6)
+    assert batch.most_rows == 3
     assert [value / 31 for value in found] == pytest.approx(plain(model, ids, 32, []), rel=1e-5)
     assert len(set(found)) == 3
 
 
-def test_a_model_of_16_bits_calculates_as_told(tiny_llama: Path, tmp_path: Path, stories: list[str], run: Run) -> None:
+def test_a_model_of_16_bits_calculates_as_told(tiny_llama: Path, tmp_path: Path, stories: list[str]) -> None:
     wide = tmp_path / "wide"
     load_model(tiny_llama, "decoder", "float32").save_pretrained(wide)
     load_tokenizer(tiny_llama).save_pretrained(wide)
@@ -160,8 +142,6 @@ def test_a_model_of_16_bits_calculates_as_told(tiny_llama: Path, tmp_path: Path,
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_wide_head_is_as_exact_as_float32(dtype: torch.dtype) -> None:
     """Its logits are off by float32's sums alone: float16 is not rounded to bfloat16, as a product that is fast may do."""
-    from transformers import AutoModelForCausalLM
-
     torch.manual_seed(0)
     config = transformers_config(small("llama", hidden_size=256, vocab_size=3001))
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -174,7 +154,7 @@ def test_the_wide_head_is_as_exact_as_float32(dtype: torch.dtype) -> None:
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_limit_counts_windows(tiny_llama: Path, stories: list[str], run: Run) -> None:
+def test_limit_counts_windows(tiny_llama: Path, stories: list[str]) -> None:
     seen: list[tuple[int, int]] = []
     whole = run(tiny_llama, "decoder", "perplexity")
     some = run(tiny_llama, "decoder", "perplexity", limit=3, progress=lambda *done: seen.append(done))
@@ -189,14 +169,11 @@ def test_perplexity_shares_its_model(tiny_llama: Path, stories: list[str], monke
     loaded = []
     original = scorers.load_model
     monkeypatch.setattr(scorers, "load_model", lambda *given: loaded.append(given) or original(*given))
-    found: list[Any] = []
     specs = [TaskSpec("perplexity", limit=2), TaskSpec("no_such_task"), TaskSpec("perplexity", limit=1)]
-    scoring.score(
-        ScoredModel(tiny_llama, "decoder"), specs, sources.Cache(), lambda spec, result: found.append((spec, result))
-    )
+    found = score_all(tiny_llama, "decoder", specs)
     assert len(loaded) == 1
-    assert [spec for spec, _ in found] == specs
-    assert [type(result).__name__ for _, result in found] == ["ScoreResult", "BenchmarkError", "ScoreResult"]
+    assert [getattr(result, "n", None) for result in found] == [2, None, 1]
+    assert isinstance(found[1], BenchmarkError)
 
 
 def test_a_model_that_overflows_is_named(tiny_llama: Path) -> None:
@@ -246,9 +223,7 @@ def test_tokens_before_a_text_or_a_window_stand_for_no_bytes(tiny_llama: Path) -
             assert bits_per_byte_fields(tokenizer, text, windows, [1.0])["scored_bytes"] == len(text[:end].encode())
 
 
-def test_a_trimmed_model_is_compared_on_windows_of_the_same_tokens(
-    run: Run, stories: list[str], tmp_path: Path
-) -> None:
+def test_a_trimmed_model_is_compared_on_windows_of_the_same_tokens(stories: list[str], tmp_path: Path) -> None:
     dense = llama(tmp_path / "dense")
     (tmp_path / "tokens").write_text("Ġriver")
     text = {"source": "path:stories", "field": "doc.story"}  # the fixture serves them for any source
@@ -270,20 +245,15 @@ def test_a_trimmed_model_is_compared_on_windows_of_the_same_tokens(
 
 def test_the_divergence_from_dense_is_of_the_same_pass(tiny_llama: Path, stories: list[str], tmp_path: Path) -> None:
     pruned = prune(tiny_llama, tmp_path / "pruned", 0.5)
-    plain_spec, asked = TaskSpec("perplexity", limit=2), TaskSpec("perplexity", limit=2, divergence=True)
 
-    def scored(spec: TaskSpec, dense: Path | None) -> Any:
-        found: list[Any] = []
-        scoring.score(
-            ScoredModel(pruned, "decoder", dense=dense), [spec], sources.Cache(), lambda _, result: found.append(result)
-        )
-        return found[0]
+    def scored(divergence: bool, dense: Path | None) -> Any:
+        (found,) = score_all(pruned, "decoder", [TaskSpec("perplexity", limit=2, divergence=divergence)], dense=dense)
+        return found
 
-    alone, beside = scored(plain_spec, tiny_llama), scored(asked, tiny_llama)
+    alone, beside = scored(False, tiny_llama), scored(True, tiny_llama)
     assert beside.score == alone.score and "divergence" not in alone.protocol
-    assert "divergence" not in scored(asked, None).protocol, "the dense model itself has none"
-    running = perplexity_text(stories, tiny_llama)
-    windows = windows_of(running, 256)
+    assert "divergence" not in scored(True, None).protocol, "the dense model itself has none"
+    windows = windows_of(token_ids(load_tokenizer(tiny_llama), "\n\n".join(stories)), 256)
     total = same = tokens = 0.0
     models = [load_model(folder, "decoder") for folder in (tiny_llama, pruned)]
     for number in sampled(len(windows.ids), 2):
@@ -304,8 +274,7 @@ def test_a_pass_is_sized_when_both_models_are_there(
     monkeypatch.setattr(scorers, "load_model", lambda *given: order.append("load") or load(*given))
     place = "sparsebench.benchmarks.perplexity.tokens_at_once"
     monkeypatch.setattr(place, lambda _, least: order.append("size") or least)
-    asked = TaskSpec("perplexity", limit=1, divergence=True)
-    scoring.score(ScoredModel(tiny_llama, "decoder", dense=tiny_llama), [asked], sources.Cache(), lambda *_: None)
+    score_all(tiny_llama, "decoder", [TaskSpec("perplexity", limit=1, divergence=True)], dense=tiny_llama)
     assert order == ["load", "load", "size"]
 
 
@@ -328,11 +297,6 @@ def test_a_pass_that_is_made_again_counts_once(tiny_llama: Path, monkeypatch: py
     window_losses(pruned, windows, batch=batch, divergence=again)
     assert batch.most_rows == 2 and again.tokens == alone.tokens == 36
     assert again.same == alone.same and again.total == pytest.approx(alone.total, rel=1e-5)
-
-
-def perplexity_text(stories: list[str], folder: Path) -> list[int]:
-    """The tokens of the task's text, as the task reads it."""
-    return token_ids(load_tokenizer(folder), "\n\n".join(stories))
 
 
 def test_only_a_perplexity_has_a_divergence() -> None:

@@ -13,7 +13,7 @@ from sparsebench.errors import SourceError
 from sparsebench.manifest.schema import ManifestModel
 from sparsebench.models.prepare import obtain
 from sparsebench.steps.calibration import DEFAULT, tokens
-from tests.benchmarks.conftest import Run
+from tests.benchmarks.conftest import run
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
-def test_minilm_ranks_paraphrases(minilm: Path, run: Run):
+def test_minilm_ranks_paraphrases(minilm: Path):
     found = run(minilm, "encoder", "mrpc_pair", cache=CACHE)
     assert found.score == pytest.approx(0.8492, abs=5e-4)
     assert found.chance == pytest.approx(279 / 408)
@@ -59,7 +59,7 @@ def test_minilm_ranks_paraphrases(minilm: Path, run: Run):
 
 
 @pytest.mark.long
-def test_minilm_finds_passages(minilm: Path, run: Run):
+def test_minilm_finds_passages(minilm: Path):
     found = run(minilm, "encoder", "sciq_retrieval", cache=CACHE, limit=200)
     assert found.score == pytest.approx(0.8, abs=0.1)
     assert found.chance == 1 / 887

@@ -2,27 +2,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench.benchmarks.contract import mean_stderr
 from sparsebench.benchmarks.statistics import average_precision, pooled
-
-RANKED = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=1, max_size=40)
-
-
-@given(RANKED)
-def test_average_precision_is_sklearns(pairs: list[tuple[int, int]]):
-    from sklearn.metrics import average_precision_score
-
-    scores, labels = (np.array(column) for column in zip(*pairs, strict=True))
-    assume(labels.any())
-    found, _ = pooled(average_precision, scores / 3, labels)
-    assert found == pytest.approx(average_precision_score(labels, scores / 3), abs=1e-12)
-
-
-def test_average_precision_without_a_positive_is_nan():
-    assert np.isnan(average_precision(np.array([1.0, 2.0]), np.array([0, 0]), np.ones((3, 2)))).all()
 
 
 @given(st.lists(st.integers(0, 1), min_size=2, max_size=60))

@@ -18,9 +18,6 @@ PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "own-benchmark.md").read_
 TASK = PAGE.split("~~~yaml\n")[1].split("~~~")[0].replace(": answer", ": right")
 TASK = TASK.replace("{{question}}", "{{q}} {{'the' if q else ''}}")
 """The page's task over records with a question ``q`` and an answer ``right``."""
-TASK = PAGE.split("~~~yaml\n")[1].split("~~~")[0].replace(": answer", ": right")
-TASK = TASK.replace("{{question}}", "{{q}} {{'the' if q else ''}}")
-"""The page's task over records with a question ``q`` and an answer ``right``."""
 
 
 @pytest.fixture
