@@ -10,14 +10,17 @@ ROWS = Answer(
 )
 
 
-def test_numbers_stand_to_the_right_and_pipes_are_escaped() -> None:
-    shown = pipe(["a|b", "n"], [["x|y", "−1.5"], ["z", "<0.1%"]])
-    assert shown.splitlines() == ["| a\\|b | n |", "| --- | --: |", "| x\\|y | −1.5 |", "| z | <0.1% |"]
-
-
-def test_a_column_of_numbers_with_many_words_stands_to_the_left() -> None:
+def test_numbers_stand_to_the_right_and_a_cell_is_one_line_without_pipes() -> None:
+    shown = pipe(["a|b", "n"], [["x|y", "−1.5"], ["it broke\n  → mend it", "<0.1%"]])
+    assert shown.splitlines() == [
+        "| a\\|b | n |",
+        "| --- | --: |",
+        "| x\\|y | −1.5 |",
+        "| it broke → mend it | <0.1% |",
+    ]
     few, many = "×1.81 (hf)", "×1.44 (hf, AVX-512 BF16; none shown on AVX2)"
     assert pipe(["few", "many"], [[few, many], [few, few]]).splitlines()[1] == "| --: | --- |"
+    assert pipe(["n"], [["**30.16**"], ["collapsed (2.4e5)"], ["–"]]).splitlines()[1] == "| --: |"
 
 
 def test_a_column_in_which_nothing_is_known_is_left_out() -> None:
@@ -33,39 +36,23 @@ def test_a_setting_that_is_the_same_in_many_rows_is_told_once() -> None:
     assert Answer("", many.rows[:3]).table(columns).splitlines()[0] == "| model | number format | verdict |"
 
 
-def test_groups_keep_the_order_of_appearance() -> None:
+def test_rows_are_chosen_and_keep_their_order() -> None:
     assert [(first["model"], len(part)) for first, part in ROWS.groups("model")] == [("a", 2), ("b", 1)]
+    assert [row["model"] for row in ROWS.rehearsed(True)] == ["b"] and len(ROWS.rehearsed(False)) == 2
+    assert [row["sparsity"] for row in ROWS.few(1, "model")] == [0.5, 0.5]
+    assert [row["sparsity"] for row in ROWS.without(model="a", sparsity=0.5)] == [0.5, 0.1]
 
 
-def test_rehearsals_are_told_apart() -> None:
-    assert [row["model"] for row in ROWS.rehearsed(True)] == ["b"]
-    assert len(ROWS.rehearsed(False)) == 2
-
-
-def test_a_matrix_has_sparsities_across_in_order() -> None:
+def test_a_matrix_has_sparsities_across_and_each_known_value_of_a_place_once() -> None:
     assert ROWS.where(model="a").matrix("{model}", "{score:.2f}", "model") == (
         "| model | 10% | 50% |\n| --- | --: | --: |\n| a | 0.75 | 0.70 |"
     )
-
-
-def test_two_values_in_one_place_of_a_matrix_are_both_shown() -> None:
     twice = Answer("", ({"m": "a", "sparsity": 0.5, "v": 1}, {"m": "a", "sparsity": 0.5, "v": 2}))
     assert "| a | 1 / 2 |" in twice.matrix("{m}", "{v}")
-
-
-def test_equal_values_in_one_place_are_shown_once_and_unknown_ones_not_at_all() -> None:
     rows = [("a", 0.1, 1), ("a", 0.1, 1), ("a", 0.1, None), ("b", 0.1, None), ("b", 0.5, None)]
     answer = Answer("", tuple({"m": m, "sparsity": s, "v": v} for m, s, v in rows))
     assert answer.matrix("{m}", "{v}") == "|  | 10% |\n| --- | --: |\n| a | 1 |"
     assert answer.where(m="b").matrix("{m}", "{v}") == ""
-
-
-def test_a_cell_of_several_lines_becomes_one() -> None:
-    assert pipe(["why"], [["it broke\n  → mend it"]]).splitlines()[-1] == "| it broke → mend it |"
-
-
-def test_a_few_rows_of_each_group() -> None:
-    assert [row["sparsity"] for row in ROWS.few(1, "model")] == [0.5, 0.5]
 
 
 def test_the_longest_sweeps_at_the_usual_sparsities() -> None:
@@ -75,19 +62,6 @@ def test_the_longest_sweeps_at_the_usual_sparsities() -> None:
     kept = Answer("", rows).sweeps(2)
     assert kept.values("label") == ["long", "second"]
     assert kept.values("sparsity") == [0.1, 0.5, 0.7, 0.95], "0.99 is one label's alone"
-
-
-def test_an_answer_without_rows_is_false() -> None:
-    assert not Answer("", ())
-    assert ROWS
-
-
-def test_what_where_leaves_out() -> None:
-    assert [row["sparsity"] for row in ROWS.without(model="a", sparsity=0.5)] == [0.5, 0.1]
-
-
-def test_collapsed_and_bold_numbers_stand_to_the_right_as_well() -> None:
-    assert pipe(["n"], [["**30.16**"], ["collapsed (2.4e5)"], ["–"]]).splitlines()[1] == "| --: |"
 
 
 def test_rows_of_an_unknown_sparsity_have_no_place_in_a_matrix() -> None:

@@ -9,7 +9,7 @@ from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.store import Ledger
 from sparsebench.report.lookup import query_named
 from tests.ledger import samples
-from tests.report.experiment import SMALL
+from tests.report.experiment import SMALL, fill
 
 DENSE = [("torch", 100.0, 40.0), ("llama.cpp", 300.0, 10.0), ("ours", 90.0, None)]
 SPEEDUPS = [("int4", 1.0, 2.0), ("gguf", 0.5, 2.5), ("untimed", 1.0, None)]
@@ -17,33 +17,24 @@ SPEEDUPS = [("int4", 1.0, 2.0), ("gguf", 0.5, 2.5), ("untimed", 1.0, None)]
 
 def test_a_long_answer_takes_its_prompt_and_its_tokens() -> None:
     """Dense: 300 + 200 x 10 ms by llama.cpp, not 100 + 200 x 40. The prompt's fastest engine writes tokens too."""
+    where = ("m", "real", "here")
+    dense = [
+        (*where, "b1 p128 g16", phase, name, ms)
+        for name, *times in DENSE
+        for phase, ms in zip(("prefill", "decode"), times, strict=True)
+    ]
+    sped = [
+        (name, *where, "sparse", "b1 p128 g16", name, "quantized", 1, 2, phase, speedup, True)
+        for name, *speeds in SPEEDUPS
+        for phase, speedup in zip(("prefill", "decode"), speeds, strict=True)
+    ]
     with duckdb.connect() as connection:
         connection.execute("""
             CREATE TABLE _dense_times (model TEXT, weights TEXT, machine TEXT, workload TEXT, phase TEXT, name TEXT, ms DOUBLE);
             CREATE TABLE _headlines (variant_id TEXT, model TEXT, weights TEXT, machine TEXT, engine TEXT, workload TEXT,
                 record_id TEXT, method TEXT, ranks INTEGER, rivals INTEGER, phase TEXT, speedup DOUBLE, gains BOOLEAN)""")
-        for name, *times in DENSE:
-            for phase, ms in zip(("prefill", "decode"), times, strict=True):
-                row = ["m", "real", "here", "b1 p128 g16", phase, name, ms]
-                connection.execute("INSERT INTO _dense_times VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-        for name, *speeds in SPEEDUPS:
-            for phase, speedup in zip(("prefill", "decode"), speeds, strict=True):
-                row = [
-                    name,
-                    "m",
-                    "real",
-                    "here",
-                    "sparse",
-                    "b1 p128 g16",
-                    name,
-                    "quantized",
-                    1,
-                    2,
-                    phase,
-                    speedup,
-                    True,
-                ]
-                connection.execute(f"INSERT INTO _headlines VALUES ({', '.join('?' * len(row))})", row)
+        fill(connection, "_dense_times", dense)
+        fill(connection, "_headlines", sped)
         connection.execute(f"CREATE {sqlfiles.definitions()['_long_answers']}")
         found = connection.execute("SELECT variant_id, ms, dense_ms, speedup FROM _long_answers ORDER BY ms").fetchall()
     assert [row[0] for row in found] == ["gguf", "int4"]

@@ -13,7 +13,7 @@ from sparsebench import report
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.report import build, words
-from sparsebench.report.build import ROOM
+from sparsebench.report.lookup import query_named
 from sparsebench.steps.prune.registry import BUILT_IN
 from tests.report import calibrated
 from tests.report.calibrated import TOKENS
@@ -78,23 +78,16 @@ def test_a_perplexity_above_ten_thousand_is_collapsed_and_never_merely_worse(
     asked = query.run(calibrated_ledger, "SELECT score, verdict FROM results WHERE collapsed ORDER BY score").rows
     assert [f"{score:.1e}" for score, _ in asked] == ["1.2e+05", "2.4e+05", "2.2e+06"]
     assert {verdict for _, verdict in asked} == {"collapsed"}
-    lines = [line for line in prose(calibrated_report).splitlines() if re.search(r"(1\.2e5|2\.4e5|2\.2e6)", line)]
+    scores = "1.2e5|2.4e5|2.2e6"
+    lines = [line for line in prose(calibrated_report).splitlines() if re.search(scores, line)]
     assert len(lines) >= 4
     for line in lines:
-        assert len(re.findall(r"collapsed \((1\.2e5|2\.4e5|2\.2e6)\)", line)) == len(
-            re.findall(r"1\.2e5|2\.4e5|2\.2e6", line)
-        )
+        assert len(re.findall(rf"collapsed \(({scores})\)", line)) == len(re.findall(scores, line))
         assert "worse" not in line
         assert "↓" not in line.split("collapsed", 1)[1]
     wide = next(table for table in tables(calibrated_report) if table[0][-1] == "verdict" and "times dense" in table[0])
     assert {row[-1] for row in wide[2:] if row[0] == "random/layer"} == {"collapsed"}
-    assert next(row for row in wide if row[0] == "magnitude/layer" and row[1] == "90%")[2:] == [
-        "collapsed (2.4e5)",
-        "–",
-        "–",
-        "–",
-        "collapsed",
-    ]
+    assert ["magnitude/layer", "90%", "collapsed (2.4e5)", "–", "–", "–", "collapsed"] in wide
     assert not re.search(r"\d{6,}\.\d|e\+\d", prose(calibrated_report.split("## 9.")[0]))
 
 
@@ -121,7 +114,7 @@ def test_what_falls_first_is_told(calibrated_report: str) -> None:
 
 def test_methods_are_compared_window_by_window(calibrated_ledger: Path) -> None:
     """Against the slow way: the ratio of the two perplexities, and its spread over windows."""
-    rows = query.run(calibrated_ledger, (ROOM / "queries" / "comparison.sql").read_text()).dicts()
+    rows = query.run(calibrated_ledger, query_named("comparison")).dicts()
     asked = """
         SELECT method || '/' || granularity, list(value ORDER BY position)
         FROM scores
@@ -129,7 +122,9 @@ def test_methods_are_compared_window_by_window(calibrated_ledger: Path) -> None:
         WHERE task = 'perplexity' AND pattern = 'unstructured' AND sparsity = 0.9
         GROUP BY ALL"""
     values = {label: np.array(nats) / TOKENS for label, nats in query.run(calibrated_ledger, asked).rows}
-    at = {row["label"]: row for row in rows if row["sparsity"] == 0.9 and row["pattern"] == "unstructured"}
+    # A pattern that only one method has is no contest, and equal sparsity does not mix patterns.
+    assert {row["pattern"] for row in rows} == {"unstructured"}
+    at = {row["label"]: row for row in rows if row["sparsity"] == 0.9}
     assert [label for label, row in at.items() if row["best"]] == ["alps/layer"]
     assert {label for label, row in at.items() if row["collapsed"]} == {"magnitude/layer", "random/layer"}
     for label in ("sparsegpt/layer", "wanda/row", "ria/layer", "wanda+owl/row"):
@@ -140,8 +135,6 @@ def test_methods_are_compared_window_by_window(calibrated_ledger: Path) -> None:
         assert at[label]["times_high"] == pytest.approx(math.exp(shift.mean() + half), rel=1e-3)
         assert not at[label]["tied"]
     assert at["magnitude/layer"]["times"] is None
-    # A pattern that only one method has is no contest, and equal sparsity does not mix patterns.
-    assert {row["pattern"] for row in rows} == {"unstructured"}
 
 
 def test_which_method(calibrated_report: str) -> None:
@@ -170,23 +163,18 @@ def test_patterns_and_blocks_stand_beside_their_own_method_without_one(calibrate
     rows = {tuple(row[2:4]): row[4:] for row in found[2:] if row[1] == "perplexity"}
     assert (len(rows), len(found) - 2) == (3, 6)
     block, free, granularity, _ = rows["sparsegpt/layer 4x4", "90%"]
-    assert granularity == "layer"
-    assert block.startswith("5,390 [")
-    assert free.startswith("1,161 [")
+    assert (block.split(" [")[0], free.split(" [")[0], granularity) == ("5,390", "1,161", "layer")
     block, free, granularity, dense = rows["wanda 2:4", "50%"]
-    assert granularity == "row"
-    assert block.startswith("37.06 [")
-    assert free.startswith("33.12 [")
-    assert dense == "25.00"
+    assert (block.split(" [")[0], free.split(" [")[0], granularity, dense) == ("37.06", "33.12", "row", "25.00")
 
 
 def test_what_an_ingredient_is_worth(calibrated_ledger: Path, calibrated_report: str) -> None:
     """Each pair that is shown differs in that one ingredient, and holds the two variants' own scores."""
     scores = {
         (row["task"], row["label"], row["sparsity"]): row["score"]
-        for row in query.run(calibrated_ledger, (ROOM / "queries" / "scores.sql").read_text()).dicts()
+        for row in query.run(calibrated_ledger, query_named("scores")).dicts()
     }
-    rows = query.run(calibrated_ledger, (ROOM / "queries" / "contrasts.sql").read_text()).dicts()
+    rows = query.run(calibrated_ledger, query_named("contrasts")).dicts()
     pairs = {(row["ingredient"], row["label"], row["after_label"]) for row in rows}
     assert {
         ("inputs", "magnitude/layer", "wanda/row"),
@@ -202,13 +190,8 @@ def test_what_an_ingredient_is_worth(calibrated_ledger: Path, calibrated_report:
         assert row["lead"] == more * row["sound"]
         if row["task"] == "perplexity":
             assert row["sound"] == (min(row["after"], row["before"]) <= 1e4)
-    shown = next(
-        row
-        for table in tables(calibrated_report)
-        for row in table
-        if "perplexity: magnitude/layer → wanda/row" in row[0]
-    )
-    known = next(
-        row for row in rows if row["ingredient"] == "inputs" and row["sparsity"] == 0.5 and row["task"] == "perplexity"
-    )
+    name = "perplexity: magnitude/layer → wanda/row"
+    shown = next(row for table in tables(calibrated_report) for row in table if name in row[0])
+    at = {"ingredient": "inputs", "sparsity": 0.5, "task": "perplexity"}
+    known = next(row for row in rows if at.items() <= row.items())
     assert shown[1] == f"{words.perplexity(known['before'])} → {words.perplexity(known['after'])}"

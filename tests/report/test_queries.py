@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.store import Ledger
 from sparsebench.plan.cells import Cell
 from sparsebench.report import build
-from sparsebench.report.build import ROOM
+from sparsebench.report.lookup import query_named
 from sparsebench.storage import Size
 from tests.ledger import samples
+from tests.ledger.made import elsewhere
 from tests.report import calibrated
 from tests.report.calibrated import TOKENS
-from tests.report.experiment import SMALL
+from tests.report.experiment import SMALL, faster, fill
 
 CHAIN = [{"prune": "magnitude", "sparsity": [0.5]}, {"quantize": "int8"}]
 PATTERN = [{"prune": "magnitude", "pattern": "2:4"}, {"quantize": "int8"}]
@@ -30,7 +30,7 @@ Asked = Callable[..., list[dict[str, Any]]]
 
 def asked(ledger: Path, name: str) -> list[dict[str, Any]]:
     """The rows of one of the report's queries."""
-    return query.run(ledger, (ROOM / "queries" / f"{name}.sql").read_text()).dicts()
+    return query.run(ledger, query_named(name)).dicts()
 
 
 @pytest.fixture
@@ -39,32 +39,11 @@ def small(tmp_path: Path) -> Callable[..., Path]:
 
     def written(machine: str = "AMD EPYC (AVX-512) ×2, 8 GiB", day: int = 0, **changes: Any) -> Path:
         path = tmp_path / "small.duckdb"
-        records = samples.sample(samples.manifest(**(SMALL | changes)))
-        Ledger(path).ingest([moved(record, machine, day) for record in records])
+        plan, *cells = samples.sample(samples.manifest(**(SMALL | changes)))
+        Ledger(path).ingest([plan, *(elsewhere(record, machine, day) for record in cells)])
         return path
 
     return written
-
-
-def moved(record: dict[str, Any], machine: str, day: int) -> dict[str, Any]:
-    """The record of the same cell on ``machine``."""
-    if record.get("kind") == "plan":
-        return record
-    there = {"id": machine, "machine": machine}
-    started_at = (samples.START + timedelta(days=day)).isoformat()
-    return record | {
-        "started_at": started_at,
-        "where": record["where"] | there,
-        "environment": record["environment"] | there,
-    }
-
-
-def chained(cell: Cell) -> bool:
-    return len(cell.variant.steps) > 1
-
-
-def quantized(cell: Cell) -> bool:
-    return "int8" in cell.variant.recipe
 
 
 def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,26 +51,11 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = samples.stored
 
     def sized(cell: Cell) -> Any:
-        found = stored(cell)
-        half = [replace(one, bytes=one.bytes // 2) if quantized(cell) else one for one in found.sizes]
+        found, scale = stored(cell), 2 if "int8" in cell.variant.recipe else 1
         source = [Size("source", 100_000_000, 0, 0.0, None)] if cell.variant.is_dense else []
-        return replace(found, sizes=(*half, *source))
+        return replace(found, sizes=(*(replace(one, bytes=one.bytes // scale) for one in found.sizes), *source))
 
     monkeypatch.setattr(samples, "stored", sized)
-
-
-def faster(monkeypatch: pytest.MonkeyPatch, how: Callable[[Cell, str], float]) -> None:
-    """Each phase of a variant takes ``how`` times less."""
-    timed = samples.timed
-
-    def sped(cell: Cell) -> Any:
-        found = timed(cell)
-        by = [how(cell, one.phase) for one in found.differences]
-        pairs = zip(found.differences, by, strict=True)
-        more = tuple(replace(d, ratio=d.ratio / b, low=d.low / b, high=d.high / b) for d, b in pairs)
-        return replace(found, differences=more)
-
-    monkeypatch.setattr(samples, "timed", sped)
 
 
 def test_chains_are_no_pruning_alone(small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +76,7 @@ def test_chains_are_no_pruning_alone(small: Callable[..., Path], monkeypatch: py
 
 
 def test_the_best_names_all_of_a_chain(small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    faster(monkeypatch, lambda cell, phase: 2 if chained(cell) else 1)
+    faster(monkeypatch, lambda cell, phase: 2 if len(cell.variant.steps) > 1 else 1)
     rows = asked(small(variants=[CHAIN], structure=None), "findings_latency")
     assert {row["best_what"] for row in rows} == {"of magnitude 50%, int8"}
 
@@ -207,46 +171,46 @@ def test_deepspeed_has_times_and_memory_of_dense_and_of_each_sparsity(small: Cal
 
 def test_a_headline_is_over_the_fastest_dense_engine() -> None:
     """Our kernels read the prompt fastest, llama.cpp writes a token fastest; of torch the median of its jobs counts."""
+    rows = [
+        ("decode", "hf", "dense", 40.0, 40.0, 1.0), ("decode", "sparse", "dense", 30.0, 30.0, 1.0),
+        ("decode", "llamacpp", "dense", 10.0, 10.0, 1.0),
+        ("prefill", "hf", "dense", 100.0, 100.0, 1.0), ("prefill", "llamacpp", "dense", 300.0, 300.0, 1.0),
+        ("decode", "hf", "int8", 20.0, 40.0, 2.0), ("decode", "llamacpp", "gguf", 8.0, 10.0, 1.25),
+        ("prefill", "hf", "int8", 125.0, 125.0, 1.0), ("prefill", "llamacpp", "gguf", 200.0, 300.0, 1.5),
+        ("decode", "llamacpp", "float16", 8.0, 12.0, 1.5),
+        ("decode", "llamacpp", "unsure", 10.5, 10.0, 0.95), ("decode", "llamacpp", "worse", 12.5, 10.0, 0.8),
+    ]  # fmt: skip
+    verdicts = {"unsure": "", "worse": "slower"}
+    times = [
+        ("m", "real", "here", "w", phase, engine, method, ms, dense, *[speedup] * 3,
+         verdicts.get(method, "faster" if speedup > 1 else ""), "float16" if method == "float16" else "bfloat16", 1, 2)
+        for phase, engine, method, ms, dense, speedup in rows
+    ]  # fmt: skip
     with duckdb.connect() as connection:
         connection.execute("""
             CREATE TABLE latency (model TEXT, weights TEXT, machine TEXT, workload TEXT, phase TEXT, engine TEXT, method TEXT,
                 ms DOUBLE, dense_ms DOUBLE, speedup DOUBLE, speedup_low DOUBLE, speedup_high DOUBLE, verdict TEXT, dtype TEXT,
-                ranks INT, threads INT)""")
-        connection.execute("""
+                ranks INT, threads INT);
             CREATE TABLE _own_dense AS
             SELECT 'm' AS model, 'real' AS weights, 'here' AS machine, 'w' AS workload, phase, ms, 'bfloat16' AS dtype,
                    1 AS ranks, 2 AS threads
             FROM (VALUES ('prefill', 80.0), ('decode', 12.0)) AS times(phase, ms)""")
         for name in ("_dense_engine", "_dense_times", "_headlines"):
             connection.execute(f"CREATE {sqlfiles.definitions()[name]}")
-        rows = [
-            ("decode", "hf", "dense", 40.0, 40.0, 1.0), ("decode", "sparse", "dense", 30.0, 30.0, 1.0),
-            ("decode", "llamacpp", "dense", 10.0, 10.0, 1.0),
-            ("prefill", "hf", "dense", 100.0, 100.0, 1.0), ("prefill", "llamacpp", "dense", 300.0, 300.0, 1.0),
-            ("decode", "hf", "int8", 20.0, 40.0, 2.0), ("decode", "llamacpp", "gguf", 8.0, 10.0, 1.25),
-            ("prefill", "hf", "int8", 125.0, 125.0, 1.0), ("prefill", "llamacpp", "gguf", 200.0, 300.0, 1.5),
-            ("decode", "llamacpp", "float16", 8.0, 12.0, 1.5),
-            ("decode", "llamacpp", "unsure", 10.5, 10.0, 0.95), ("decode", "llamacpp", "worse", 12.5, 10.0, 0.8),
-        ]  # fmt: skip
-        for phase, engine, method, ms, dense, speedup in rows:
-            verdict = "faster" if speedup > 1 else "slower" if method == "worse" else ""
-            dtype = "float16" if method == "float16" else "bfloat16"
-            times = [ms, dense, speedup, speedup, speedup, verdict]
-            row = ["m", "real", "here", "w", phase, engine, method, *times, dtype, 1, 2]
-            connection.execute(f"INSERT INTO latency VALUES ({', '.join('?' * len(row))})", row)
+        fill(connection, "latency", times)
         torch = "SELECT ms FROM _dense_times WHERE name = 'plain torch' AND phase = 'decode'"
         assert connection.execute(torch).fetchall() == [(40.0,)]  # the median of its three jobs
         columns = "phase, method, rival, rivals, paired, speedup, gains, shown"
         found = connection.execute(f"SELECT {columns} FROM _headlines WHERE method <> 'dense' ORDER BY ALL").fetchall()
-        assert [(*row[:5], pytest.approx(row[5]), *row[6:]) for row in found] == [
-            ("decode", "float16", "llama.cpp", 2, 1.5, 1.25, True, "×1.25"),
-            ("decode", "gguf", "llama.cpp", 2, 1.25, 1.25, True, "×1.25"),
-            ("decode", "int8", "llama.cpp", 2, 2.0, 0.5, False, "×0.50"),
-            ("decode", "unsure", "llama.cpp", 2, 0.95, 0.95, False, "×0.95?"),
-            ("decode", "worse", "llama.cpp", 2, 0.8, 0.8, False, "×0.80"),
-            ("prefill", "gguf", "our dense kernels", 2, 1.5, 0.4, False, "×0.40"),
-            ("prefill", "int8", "our dense kernels", 2, 1.0, 0.64, False, "×0.64"),
-        ]  # fmt: skip
+    assert [(*row[:5], pytest.approx(row[5]), *row[6:]) for row in found] == [
+        ("decode", "float16", "llama.cpp", 2, 1.5, 1.25, True, "×1.25"),
+        ("decode", "gguf", "llama.cpp", 2, 1.25, 1.25, True, "×1.25"),
+        ("decode", "int8", "llama.cpp", 2, 2.0, 0.5, False, "×0.50"),
+        ("decode", "unsure", "llama.cpp", 2, 0.95, 0.95, False, "×0.95?"),
+        ("decode", "worse", "llama.cpp", 2, 0.8, 0.8, False, "×0.80"),
+        ("prefill", "gguf", "our dense kernels", 2, 1.5, 0.4, False, "×0.40"),
+        ("prefill", "int8", "our dense kernels", 2, 1.0, 0.64, False, "×0.64"),
+    ]  # fmt: skip
 
 
 def test_a_floor_is_told_from_chance(small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,28 +221,20 @@ def test_a_floor_is_told_from_chance(small: Callable[..., Path], monkeypatch: py
     assert row["floor"] == row["chance"] > 0.5 and not row["blind"]
 
 
-def test_a_calibration_text_has_a_short_name(calibrated_ledger: Path) -> None:
-    assert {row["short"] for row in asked(calibrated_ledger, "calibrations")} == {"boolq passage 8×64"}
-
-
 def test_a_contrast_has_a_paired_interval(calibrated_ledger: Path) -> None:
     """Against the slow way: the mean of the windows' differences, and Student's t."""
     rows = asked(calibrated_ledger, "contrasts")
     at = {"ingredient": "update", "sparsity": 0.9, "task": "perplexity"}
     (row,) = (row for row in rows if at.items() <= row.items())
-    values = {
-        method: np.array(nats) / TOKENS
-        for method, nats in query.run(
-            calibrated_ledger,
-            "SELECT method, list(value ORDER BY position) FROM scores JOIN base.outcomes USING (record_id) "
-            "WHERE task = 'perplexity' AND method IN ('wanda', 'sparsegpt') AND pattern = 'unstructured' AND sparsity = 0.9 "
-            "GROUP BY ALL",
-        ).rows
-    }
+    by_method = """
+        SELECT method, list(value ORDER BY position) FROM scores JOIN base.outcomes USING (record_id)
+        WHERE task = 'perplexity' AND method IN ('wanda', 'sparsegpt') AND pattern = 'unstructured' AND sparsity = 0.9
+        GROUP BY ALL"""
+    values = {method: np.array(nats) / TOKENS for method, nats in query.run(calibrated_ledger, by_method).rows}
     shift = values["sparsegpt"] - values["wanda"]
     half = stats.t.ppf(0.975, len(shift) - 1) * shift.std(ddof=1) / np.sqrt(len(shift))
-    assert row["times_low"] == pytest.approx(np.exp(shift.mean() - half), rel=1e-3)
-    assert row["times_high"] == pytest.approx(np.exp(shift.mean() + half), rel=1e-3)
+    ends = (np.exp(shift.mean() - half), np.exp(shift.mean() + half))
+    assert (row["times_low"], row["times_high"]) == pytest.approx(ends, rel=1e-3)
     assert {row["times_low"] for row in rows if row["task"] != "perplexity"} == {None}
 
 
