@@ -1,5 +1,6 @@
 """Names of shipped figures, rows to draw, and what overlaps in a picture."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 
 from sparsebench.ledger.query import Table
 
+Drawn = Callable[..., Any]
+"""Draws rows by a figure made for them."""
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
 NAMES = [
     "allocation", "block_error", "bytes_read", "calibration", "engines", "failures", "kinds", "kinds_time", "magnitudes",

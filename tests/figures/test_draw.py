@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
+from matplotlib.axes import Axes
 
 from sparsebench.errors import QueryError, UserError
 from sparsebench.figures import draw as drawing
@@ -15,7 +17,7 @@ from sparsebench.figures.names import apart
 from sparsebench.figures.spec import SHIPPED, listing, parse
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
-from tests.figures.pictures import NAMES, SAMPLED, SPECS, exploding, table
+from tests.figures.pictures import NAMES, SAMPLED, SPECS, Drawn, exploding, table
 from tests.ledger import samples
 from tests.report import calibrated
 
@@ -27,7 +29,7 @@ def render(*asked: Any, **settings: Any) -> list[Rendered]:
     return list(drawing.render(*asked, **settings))
 
 
-SAMPLE = ("engines",)
+SAMPLE = ("engines", "size")
 """The others are looked at by the long tests."""
 
 
@@ -35,24 +37,17 @@ SAMPLE = ("engines",)
     "name", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.long) for name in SAMPLED]
 )
 def test_a_shipped_figure_is_rendered_the_same_every_time(name: str, ledger: Path, tmp_path: Path) -> None:
+    """Whatever a person's own matplotlib settings are."""
     written = []
-    for folder in ("first", "second"):
-        (done,) = render(ledger, [name], tmp_path / folder, ("png", "svg", "pdf"), NOWHERE)
+    for folder, own in (("first", {}), ("second", {"font.size": 20, "axes.facecolor": "red"})):
+        with matplotlib.rc_context(own):
+            (done,) = render(ledger, [name], tmp_path / folder, ("png", "svg", "pdf"), NOWHERE)
+            assert own.items() <= matplotlib.rcParams.items()
         assert done.skipped == ""
         assert [path.name for path in done.paths] == [f"{name}.{end}" for end in ("png", "svg", "pdf")]
         written.append([path.read_bytes() for path in done.paths])
     assert written[0] == written[1]
     assert all(len(file) > 5000 for file in written[0])
-
-
-def test_a_person_s_own_matplotlib_settings_do_not_change_a_figure(ledger: Path, tmp_path: Path) -> None:
-    import matplotlib
-
-    plain = render(ledger, ["size"], tmp_path / "plain", ("png",), NOWHERE)[0].paths[0].read_bytes()
-    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "text.usetex": False}):
-        other = render(ledger, ["size"], tmp_path / "other", ("png",), NOWHERE)[0].paths[0].read_bytes()
-        assert matplotlib.rcParams["font.size"] == 20
-    assert plain == other
 
 
 @pytest.mark.long
@@ -99,19 +94,6 @@ def test_a_wrong_query_is_named_with_its_line(ledger: Path, tmp_path: Path, figu
         render(ledger, ["bad"], tmp_path, ("png",), tmp_path / "figures")
 
 
-def test_a_figure_of_one_s_own_is_rendered(ledger: Path, tmp_path: Path, figure: Callable[..., Any]) -> None:
-    text = """-- title: Bytes by model
--- kind: bars
--- x: model
--- y: bytes
-
-SELECT model, max(bytes_dense) AS bytes FROM results GROUP BY model ORDER BY model
-"""
-    figure(text, "bytes")
-    done = render(ledger, ["bytes"], tmp_path / "out", ("svg",), tmp_path / "figures")
-    assert done[0].paths[0].read_text().startswith("<?xml")
-
-
 def test_a_log_axis_that_panels_share_holds_all_of_them(tmp_path: Path) -> None:
     path = tmp_path / "perplexity.sql"
     path.write_text((SPECS / "levels.sql").read_text().replace("-- yscale: log", "-- yscale: log\n-- yshare: yes"))
@@ -120,11 +102,13 @@ def test_a_log_axis_that_panels_share_holds_all_of_them(tmp_path: Path) -> None:
     assert len(figure.axes) == 2 and all(axes.get_ylim()[1] > 1e3 for axes in figure.axes)
 
 
-def test_bars_below_zero_are_drawn_whole(figure: Callable[[str], Any]) -> None:
-    spec = figure("-- title: t\n-- kind: bars\n-- x: x\n-- y: y\nSELECT 1")
+def test_bars_below_zero_are_drawn_whole_and_those_on_a_log_axis_begin_below_the_lowest(drawn: Drawn) -> None:
     for low, bottom in ((-3.0, -3.0), (2.0, 0.0)):
-        (axes,) = draw(spec, query.Table(("x", "y"), ((1, low), (2, 4.0))), []).axes
+        (axes,) = drawn("bars", "x y", [(1, low), (2, 4.0)]).axes
         assert bottom - 1 < axes.get_ylim()[0] <= bottom
+    (axes,) = drawn("bars", "x y", [("a", 10.0), ("b", 200.0)], yscale="log").axes
+    low, high = axes.get_ylim()
+    assert 5 < low < 10 < 200 < high < 400
 
 
 @pytest.mark.parametrize("apart", [0, 1])
@@ -203,50 +187,35 @@ def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path
     assert {row["line"] for row in rows if row["bound"]} == {"random/layer"}
 
 
-def test_a_line_over_words_goes_in_their_order(figure: Callable[..., Any]) -> None:
-    spec = figure("-- title: T\n-- kind: line\n-- x: x\n-- y: y\n-- xscale: category\nSELECT 1")
-    rows = tuple((word, float(place)) for place, word in enumerate(("low", "mid", "high")))
-    drawn = draw(spec, query.Table(("x", "y"), rows), [])
-    assert [list(line.get_xdata()) for line in drawn.axes[0].lines if len(line.get_xdata()) == 3] == [[0, 1, 2]]
+def test_a_line_over_words_goes_in_their_order(drawn: Drawn) -> None:
+    rows = [(word, float(place)) for place, word in enumerate(("low", "mid", "high"))]
+    (axes,) = drawn("line", "x y", rows, xscale="category").axes
+    assert [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 3] == [[0, 1, 2]]
 
 
-def test_a_curve_has_its_band_where_an_end_is_not_known(figure: Callable[..., Any]) -> None:
-    spec = figure("-- title: T\n-- kind: curve\n-- x: x\n-- y: y\n-- low: low\n-- high: high\nSELECT 1")
-    rows = tuple((float(x), 1.0, None if x == 3 else 0.5, 1.5) for x in range(6))
-    assert draw(spec, query.Table(("x", "y", "low", "high"), rows), []).axes[0].collections
+def test_a_curve_has_its_band_where_an_end_is_not_known(drawn: Drawn) -> None:
+    rows = [(float(x), 1.0, None if x == 3 else 0.5, 1.5) for x in range(6)]
+    assert drawn("curve", "x y low high", rows, low="low", high="high").axes[0].collections
 
 
-def test_a_series_and_a_panel_that_are_null_have_no_name(figure: Callable[..., Any]) -> None:
-    spec = figure("-- title: T\n-- kind: line\n-- x: x\n-- y: y\n-- series: s\n-- facet: f\nSELECT 1")
-    rows = tuple((x, x, name, name) for name in ("a", None) for x in (1, 2))
-    drawn = draw(spec, query.Table(("x", "y", "s", "f"), rows), [])
-    assert [axes.get_title("left") for axes in drawn.axes] == ["a", ""]
-    assert "None" not in {text.get_text() for axes in drawn.axes for text in axes.texts}
+def test_a_series_and_a_panel_that_are_null_have_no_name(drawn: Drawn) -> None:
+    panels = drawn("line", "x y s f", [(x, x, n, n) for n in ("a", None) for x in (1, 2)], series="s", facet="f").axes
+    assert [axes.get_title("left") for axes in panels] == ["a", ""]
+    assert "None" not in {text.get_text() for axes in panels for text in axes.texts}
 
 
-def test_only_lines_say_that_their_intervals_are_left_out(figure: Callable[..., Any]) -> None:
-    rows = tuple(
-        (x, x + number, x + number - 0.5, x + number + 0.5, str(number)) for number in range(13) for x in (1, 2)
-    )
-    said = {}
-    for kind in ("line", "curve"):
-        header = f"-- title: T\n-- kind: {kind}\n-- x: x\n-- y: y\n-- low: low\n-- high: high\n-- series: s\n"
-        drawn = draw(figure(f"{header}SELECT 1"), query.Table(("x", "y", "low", "high", "s"), rows), [])
-        said[kind] = any("not drawn" in text.get_text() for text in drawn.texts), len(drawn.axes[0].collections)
-    assert said == {"line": (True, 0), "curve": (False, 13)}
+def test_only_lines_say_that_their_intervals_are_left_out(drawn: Drawn) -> None:
+    rows = [(x, x + number, x + number - 0.5, x + number + 0.5, str(number)) for number in range(13) for x in (1, 2)]
+    for kind, said, bands in (("line", True, 0), ("curve", False, 13)):
+        found = drawn(kind, "x y low high s", rows, low="low", high="high", series="s")
+        assert any("not drawn" in text.get_text() for text in found.texts) is said
+        assert len(found.axes[0].collections) == bands
 
 
 @pytest.mark.parametrize("kind", ["heatmap", "scatter"])
-def test_a_text_may_be_the_number_0(kind: str, figure: Callable[..., Any]) -> None:
-    spec = figure(f"-- title: T\n-- kind: {kind}\n-- x: x\n-- y: y\n-- value: v\n-- text: n\nSELECT 1")
-    drawn = draw(spec, query.Table(("x", "y", "v", "n"), ((1, 1, 1.0, 0), (2, 2, 2.0, 7), (3, 3, 3.0, None))), [])
-    assert {text.get_text() for text in drawn.axes[0].texts} - {""} == {"0", "7"}
-
-
-def test_bars_on_a_log_axis_begin_below_the_lowest(figure: Callable[..., Any]) -> None:
-    spec = figure("-- title: T\n-- kind: bars\n-- x: x\n-- y: y\n-- yscale: log\nSELECT 1")
-    low, high = draw(spec, query.Table(("x", "y"), (("a", 10.0), ("b", 200.0))), []).axes[0].get_ylim()
-    assert 5 < low < 10 < 200 < high < 400
+def test_a_text_may_be_the_number_0(kind: str, drawn: Drawn) -> None:
+    found = drawn(kind, "x y v n", [(1, 1, 1.0, 0), (2, 2, 2.0, 7), (3, 3, 3.0, None)], value="v", text="n")
+    assert {text.get_text() for text in found.axes[0].texts} - {""} == {"0", "7"}
 
 
 @pytest.mark.parametrize(("kind", "scale"), [("line", "yscale"), ("forest", "xscale")])
@@ -276,20 +245,11 @@ def test_a_number_is_labelled_whatever_its_size(value: float, label: str) -> Non
     assert style.number(value) == label
 
 
-def test_up_to_forty_series_all_look_different() -> None:
-    found = style.series_styles([str(number) for number in range(40)])
-    assert len({(look.colour, look.marker, str(look.dashes)) for look in found.values()}) == 40
-    first = list(found.values())[:8]
-    assert len({look.colour for look in first}) == len({look.marker for look in first}) == 8
-
-
-def test_neighbouring_series_differ_in_grey_as_well() -> None:
-    first = list(style.series_styles([str(number) for number in range(10)]).values())
-    assert all(
-        (a.marker, str(a.dashes)) != (b.marker, str(b.dashes))
-        for place, a in enumerate(first)
-        for b in first[place + 1 :]
-    )
+def test_up_to_forty_series_all_look_different_and_neighbours_in_grey_as_well() -> None:
+    found = list(style.series_styles([str(number) for number in range(40)]).values())
+    assert len({(look.colour, look.marker, str(look.dashes)) for look in found}) == 40
+    assert len({look.colour for look in found[:8]}) == len({look.marker for look in found[:8]}) == 8
+    assert len({(look.marker, str(look.dashes)) for look in found[:10]}) == 10
 
 
 def test_every_engine_is_drawn_against_the_fastest_dense_model(ask: Callable[[str], query.Table]) -> None:
@@ -308,16 +268,15 @@ def test_every_engine_is_drawn_against_the_fastest_dense_model(ask: Callable[[st
 
 def test_a_paper_gets_the_height_and_no_words_that_it_does_not_want(ask: Callable[[str], query.Table]) -> None:
     sheet = style.Sheet(height=4.0, font="DejaVu Serif", title=False, note=False)
-    scores = ask(parse(SHIPPED / "score.sql").sql)
-    figure = draw(parse(SHIPPED / "size.sql"), ask(parse(SHIPPED / "size.sql").sql), [], 3.3, sheet)
+    size, score = (parse(SHIPPED / f"{name}.sql") for name in ("size", "score"))
+    figure, scores = draw(size, ask(size.sql), [], 3.3, sheet), ask(score.sql)
     assert tuple(figure.get_size_inches()) == (3.3, 4.0)
     assert {text.get_fontname() for text in figure.texts} == {"DejaVu Serif"}
-    assert all(parse(SHIPPED / "size.sql").title[:20] not in text.get_text() for text in figure.texts)
+    assert all(size.title[:20] not in text.get_text() for text in figure.texts)
     assert scores.rows
-    with pytest.raises(UserError, match="too low"):
-        draw(parse(SHIPPED / "score.sql"), scores, [], 3.3, style.Sheet(height=1.0))
-    with pytest.raises(UserError, match="Nonesuch"):
-        draw(parse(SHIPPED / "score.sql"), scores, [], 3.3, style.Sheet(font="Nonesuch"))
+    for wrong, culprit in ((style.Sheet(height=1.0), "too low"), (style.Sheet(font="Nonesuch"), "Nonesuch")):
+        with pytest.raises(UserError, match=culprit):
+            draw(score, scores, [], 3.3, wrong)
 
 
 def test_a_label_is_a_text_whatever_it_holds(figure: Callable[[str], Any], tmp_path: Path) -> None:
@@ -346,18 +305,15 @@ def test_what_a_figure_has_found_is_its_title(ledger: Path, tmp_path: Path) -> N
 
 
 def test_a_level_crosses_the_group_that_shares_it_and_else_its_own_bar(
-    figure: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Drawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from matplotlib.axes import Axes
-
-    drawn: list[tuple[float, float, float]] = []
-    monkeypatch.setattr(Axes, "hlines", lambda _, y, begin, end, **__: drawn.append((y, begin, end)))
-    spec = figure("-- kind: bars\n-- title: t\n-- x: x\n-- y: y\n-- series: s\n-- reference: level = l\nSELECT 1")
-    rows = (("one", 3, "a", 1), ("one", 3, "b", 1), ("two", 3, "a", 1), ("two", 3, "b", 2))
-    draw(spec, query.Table(("x", "y", "s", "level"), rows), [tmp_path / "f.png"])
-    whole = {(y, round(begin, 2), round(end, 2)) for y, begin, end in drawn if begin < 0.5}
+    lines: list[tuple[float, float, float]] = []
+    monkeypatch.setattr(Axes, "hlines", lambda _, y, begin, end, **__: lines.append((y, begin, end)))
+    rows = [("one", 3, "a", 1), ("one", 3, "b", 1), ("two", 3, "a", 1), ("two", 3, "b", 2)]
+    drawn("bars", "x y s level", rows, series="s", reference="level = l")
+    whole = {(y, round(begin, 2), round(end, 2)) for y, begin, end in lines if begin < 0.5}
     assert whole == {(1, -0.41, 0.41)}
-    first, second = sorted(line for line in drawn if line[1] > 0.5)
+    first, second = sorted(line for line in lines if line[1] > 0.5)
     assert (first[0], second[0]) == (1, 2) and 0.59 <= first[1] < first[2] <= second[1] < second[2] <= 1.41
 
 

@@ -17,6 +17,7 @@ from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.store import Ledger
 from tests.figures.pictures import SPECS, overlaps, rows_of, table
 from tests.ledger import samples
+from tests.report.experiment import fill
 
 SIZES = pytest.mark.parametrize(("series", "width"), [(3, style.WIDTH), (40, style.COLUMN)])
 
@@ -45,25 +46,23 @@ def test_points_and_their_texts_clip_and_overlap_nothing(series: int, width: flo
         assert 1 <= len([text for text in axes.texts if text.get_text().isdigit()]) <= 7
 
 
-def test_the_front_is_what_no_other_point_beats() -> None:
-    points = ((3, 0.5), (1, 0.2), (1, 0.1), (2, 0.2), (4, 0.5), (2.5, 0.45))
+@pytest.mark.parametrize(
+    ("better", "expected"),
+    [
+        ("more", [(1, 0.2), (2.5, 0.45), (3, 0.5)]),
+        ("less", [(1, 0.1), (1, 0.1)]),  # points that coincide are on the front together
+        ("high", [(0.5, 0.9)]),
+        ("", []),
+    ],
+)
+def test_the_front_is_what_no_other_point_beats(better: str, expected: list[tuple[float, float]]) -> None:
+    points = ((3, 0.5), (1, 0.2), (1, 0.1), (1, 0.1), (2, 0.2), (4, 0.5), (2.5, 0.45))
     rows: list[dict[str, Any]] = [{"megabytes": x, "score": y, "more": True, "less": False} for x, y in points]
     rows.insert(0, {"megabytes": 0.5, "score": 0.9, "more": None, "less": None})  # stands beside the front
-    up, down = [(1, 0.2), (2.5, 0.45), (3, 0.5)], [(1, 0.1)]
-    for better, expected in (("more", up), ("less", down), ("high", [(0.5, 0.9)]), ("", [])):
-        spec = parse(SPECS / "pareto.sql")
-        values = {key: spec.values[key] for key in ("title", "kind", "x", "y")} | {"front": better}
-        only = type(spec)(spec.name, spec.path, values, {}, "")
-        assert [(row["megabytes"], row["score"]) for row in front(rows, only)] == expected
-
-
-def test_points_that_coincide_are_on_the_front_together() -> None:
     spec = parse(SPECS / "pareto.sql")
-    values = {key: spec.values[key] for key in ("title", "kind", "x", "y")} | {"front": "high"}
-    points = ((1, 0.9, "a"), (2, 0.9, "dearer"), (1, 0.9, "b"), (1, 0.8, "worse"))
-    rows: list[dict[str, Any]] = [{"megabytes": x, "score": y, "name": name} for x, y, name in points]
+    values = {key: spec.values[key] for key in ("title", "kind", "x", "y")} | {"front": better}
     found = front(rows, type(spec)(spec.name, spec.path, values, {}, ""))
-    assert [row["name"] for row in found] == ["a", "b"]
+    assert [(row["megabytes"], row["score"]) for row in found] == expected
 
 
 def test_colours_around_a_middle_are_as_far_below_it_as_above() -> None:
@@ -207,14 +206,26 @@ def test_lines_begin_at_dense(ask: Callable[[str], query.Table]) -> None:
 
 
 def test_in_time_a_variant_stands_where_most_engines_ran_dense_and_it_is_fastest() -> None:
-    variants = [
-        # variant, kind, perplexity over 10, passes, engine, gains, rivals, speed-up with interval
-        ("int8", "bits", 10.1, True, "hf", True, 1, (1.4, 1.3, 1.5)),
-        ("Q8_0", "bits", 10.1, True, "llamacpp", True, 2, (1.25, 1.2, 1.3)),
-        ("Q8_0", "bits", 10.1, True, "llamacpp", True, 1, (1.9, 1.8, 2.0)),
-        ("saves", "zeros", 20.0, False, "sparse", True, 1, (2.0, 1.9, 2.1)),
-        ("saves", "zeros", 20.0, False, "hf", False, 1, (2.3, 0.8, 2.9)),
-        ("ruined", "zeros", 31.0, False, "sparse", True, 1, (4.0, 3.9, 4.1)),
+    kinds = {
+        # variant: kind, perplexity over 10, passes
+        "int8": ("bits", 10.1, True),
+        "Q8_0": ("bits", 10.1, True),
+        "saves": ("zeros", 20.0, False),
+        "ruined": ("zeros", 31.0, False),
+    }
+    timed = [
+        # variant, engine, gains, rivals, speed-up with interval
+        ("int8", "hf", True, 1, (1.4, 1.3, 1.5)),
+        ("Q8_0", "llamacpp", True, 2, (1.25, 1.2, 1.3)),
+        ("Q8_0", "llamacpp", True, 1, (1.9, 1.8, 2.0)),
+        ("saves", "sparse", True, 1, (2.0, 1.9, 2.1)),
+        ("saves", "hf", False, 1, (2.3, 0.8, 2.9)),
+        ("ruined", "sparse", True, 1, (4.0, 3.9, 4.1)),
+    ]
+    where = ("decode", 1, "any", "real", "CPU (AVX) ×2, 9 GiB", "b1 p16 g8")
+    headlines = [
+        (name, engine, gains, "torch", rivals, *speedup, *where, str(number))
+        for number, (name, engine, gains, rivals, speedup) in enumerate(timed)
     ]
     with duckdb.connect() as connection:
         for name in ("_kind_place", "machine_label", "model_label", "range_label"):
@@ -227,16 +238,11 @@ def test_in_time_a_variant_stands_where_most_engines_ran_dense_and_it_is_fastest
                 dense DOUBLE, scale TEXT);
             CREATE TABLE gate (variant_id TEXT, passes BOOL);
             CREATE TABLE _recipes (variant_id TEXT, kind TEXT, words TEXT, chance BOOL)""")
-        for number, (name, kind, score, passes, engine, gains, rivals, speedup) in enumerate(variants):
-            where = ("decode", 1, "any", "real", "CPU (AVX) ×2, 9 GiB", "b1 p16 g8")
-            row = [name, engine, gains, "torch", rivals, *speedup, *where, str(number)]
-            connection.execute(f"INSERT INTO _headlines VALUES ({', '.join('?' * len(row))})", row)
-            if not connection.execute("FROM gate WHERE variant_id = ?", [name]).fetchall():
-                connection.execute(
-                    "INSERT INTO curves VALUES (?, 'm', 'real', 24, ?, 0, 99, 10, 'perplexity')", [name, score]
-                )
-                connection.execute("INSERT INTO _recipes VALUES (?, ?, ?, false)", [name, kind, name])
-                connection.execute("INSERT INTO gate VALUES (?, ?)", [name, passes])
+        fill(connection, "_headlines", headlines)
+        for name, (kind, score, passes) in kinds.items():
+            fill(connection, "curves", [(name, "m", "real", 24, score, 0, 99, 10, "perplexity")])
+            fill(connection, "_recipes", [(name, kind, name, False)])
+            fill(connection, "gate", [(name, passes)])
         rows = connection.execute(parse(SHIPPED / "kinds_time.sql").sql).df().to_dict("records")
     found = {row["label"]: (row["relative"], row["bound"]) for row in rows}
     assert found == {
@@ -265,12 +271,9 @@ def test_what_is_skipped_is_not_read() -> None:
                 method TEXT);
             CREATE TABLE _recipes (variant_id TEXT, kind TEXT, words TEXT, chance BOOL)""")
         for name, kind, score, method, share, size in variants:
-            connection.execute(
-                "INSERT INTO curves VALUES (?, 'p', ?, 0, 99, 10, 'perplexity', ?)", [name, score, method]
-            )
-            read = size * 1e6 * (1 - 0.8 * (1 - share))
-            connection.execute("INSERT INTO sizes VALUES (?, 'packed', ?)", [name, read])
-            connection.execute("INSERT INTO _recipes VALUES (?, ?, ?, false)", [name, kind, name])
+            fill(connection, "curves", [(name, "p", score, 0, 99, 10, "perplexity", method)])
+            fill(connection, "sizes", [(name, "packed", size * 1e6 * (1 - 0.8 * (1 - share)))])
+            fill(connection, "_recipes", [(name, kind, name, False)])
         rows = connection.execute(parse(SHIPPED / "bytes_read.sql").sql).df().to_dict("records")
     assert {row["label"]: row["megabytes"] for row in rows} == pytest.approx(
         {"dense": 200, "int8": 100, "teal": 160, "cats": 120}

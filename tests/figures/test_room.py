@@ -1,9 +1,7 @@
 """Room in pictures: axes, names and lines that clip and overlap nothing, however many series."""
 
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from sparsebench.figures.names import apart
 from sparsebench.figures.spec import SHIPPED, parse
 from sparsebench.ledger import query
 from sparsebench.ledger.statistics import Metric
-from tests.figures.pictures import SAMPLED, SPARSITIES, SPECS, exploding, labels, overlaps, rows_of, table
+from tests.figures.pictures import SAMPLED, SPARSITIES, SPECS, Drawn, exploding, labels, overlaps, rows_of, table
 
 
 @pytest.mark.parametrize("across", [1, 3])
@@ -59,10 +57,8 @@ def test_a_log_axis_has_labels_however_short_or_long_it_is(worst: float, shown: 
 
 
 def test_the_axis_is_packed_together_from_where_models_have_collapsed() -> None:
-    knee = parse(SPECS / "levels.sql").get("knee")
-    assert (
-        float(knee) == Metric.named("perplexity").collapsed_above == Metric.named("pseudo_perplexity").collapsed_above
-    )
+    knee = float(parse(SPECS / "levels.sql").get("knee"))
+    assert {Metric.named(name).collapsed_above for name in ("perplexity", "pseudo_perplexity")} == {knee}
 
 
 @pytest.mark.parametrize("knee", [1e4, float("inf")])
@@ -84,26 +80,18 @@ def test_names_are_moved_apart_no_further_than_needed(wanted: list[float]) -> No
     assert far <= 0.06 * (len(wanted) - 1) / 2 + 1e-9
 
 
-def test_the_names_of_levels_stand_in_the_order_of_their_levels(figure: Callable[..., Any]) -> None:
-    header = "-- title: T\n-- kind: line\n-- x: x\n-- y: y\n-- facet: f\n-- reference: gate = gate; dense = dense\n"
-    rows = tuple((x, y, f, 1.0, 1.1) for f in "ab" for x, y in ((0.0, 1.0), (9.0, 30.0)))
-    for axes in draw(figure(f"{header}SELECT 1"), query.Table(("x", "y", "f", "dense", "gate"), rows), []).axes:
+def test_the_names_of_levels_stand_in_the_order_of_their_levels(drawn: Drawn) -> None:
+    rows = [(x, y, f, 1.0, 1.1) for f in "ab" for x, y in ((0.0, 1.0), (9.0, 30.0))]
+    for axes in drawn("line", "x y f dense gate", rows, facet="f", reference="gate = gate; dense = dense").axes:
         heights = {text.get_text(): text.get_window_extent().y0 for text in axes.texts}
         assert heights["dense"] < heights["gate"]
 
 
-def test_no_line_runs_through_the_name_of_another(figure: Callable[..., Any]) -> None:
+def test_no_line_runs_through_the_name_of_another(drawn: Drawn) -> None:
     """A line that ends early, below another that goes on: its name stands before its end."""
-    spec = figure("-- title: T\n-- kind: line\n-- x: x\n-- y: y\n-- series: s\nSELECT 1")
-    rows = (
-        (0.0, 0.0, "low"),
-        (5.0, 0.0, "low"),
-        (0.0, -1.0, "high"),
-        (9.0, 1.0, "high"),
-        (4.9, -0.5, "early"),
-        (5.0, 0.24, "early"),
-    )
-    (axes,) = draw(spec, query.Table(("x", "y", "s"), rows), []).axes
+    ends = {"low": ((0.0, 0.0), (5.0, 0.0)), "high": ((0.0, -1.0), (9.0, 1.0)), "early": ((4.9, -0.5), (5.0, 0.24))}
+    rows = [(x, y, name) for name, points in ends.items() for x, y in points]
+    (axes,) = drawn("line", "x y s", rows, series="s").axes
     (early,) = (text for text in axes.texts if text.get_text() == "early")
     (high,) = (line for line in axes.lines if list(line.get_ydata()) == [-1.0, 1.0])
     path = high.get_transform().transform_path(high.get_path())
@@ -127,35 +115,31 @@ def test_shipped_figures_clip_and_overlap_nothing(answers: dict[str, query.Table
 
 @pytest.mark.parametrize(("layers", "models"), [(6, 1), (48, 3)])
 def test_heatmaps_clip_and_overlap_nothing(layers: int, models: int) -> None:
-    kinds = ["encoder q", "encoder k", "decoder cross_q", "decoder gate_up", "decoder down"]
-    rows = tuple(
-        (layer, kind, 0.08 + 0.001 * layer, f"model-{model}")
+    rows = [
+        {
+            "layer": layer, "kind": kind, "near_share": 0.08 + 0.001 * layer, "facet": f"model-{model}",
+            "left_out": "Not drawn: model-9.", "finding": None,
+        }
         for model in range(models)
-        for kind in kinds
+        for kind in ("encoder q", "encoder k", "decoder cross_q", "decoder gate_up", "decoder down")
         for layer in range(layers)
-    )
-    columns = ("layer", "kind", "near_share", "facet", "left_out", "finding")
-    asked = query.Table(columns, tuple((*row, "Not drawn: model-9.", None) for row in rows))
-    figure = draw(parse(SHIPPED / "structure.sql"), asked, [])
+    ]  # fmt: skip
+    figure = draw(parse(SHIPPED / "structure.sql"), table(rows), [])
     assert overlaps(figure) == []
     assert any(text.get_text().endswith("Not drawn: model-9.") for text in figure.texts)
 
 
-def test_cells_have_their_numbers_in_all_panels_or_in_none(figure: Callable[..., Any]) -> None:
-    spec = figure("-- title: T\n-- kind: heatmap\n-- x: x\n-- y: y\n-- value: v\n-- facet: f\nSELECT 1")
+def test_cells_have_their_numbers_in_all_panels_or_in_none(drawn: Drawn) -> None:
     for blocks, written in ((6, True), (30, False)):
-        rows = tuple((x, "q", 0.1 * x, f) for f, most in (("small", 6), ("large", blocks)) for x in range(most))
-        panels = [axes for axes in draw(spec, query.Table(("x", "y", "v", "f"), rows), []).axes if axes.images]
+        rows = [(x, "q", 0.1 * x, f) for f, most in (("small", 6), ("large", blocks)) for x in range(most)]
+        panels = [axes for axes in drawn("heatmap", "x y v f", rows, value="v", facet="f").axes if axes.images]
         assert [bool(axes.texts) for axes in panels] == [written, written]
 
 
 @pytest.mark.parametrize("scale", ["linear", "log", "category", "sparsity"])
 @pytest.mark.parametrize("points", [1, 4])
-def test_lines_on_every_scale_with_any_number_of_points(figure: Callable[..., Any], scale: str, points: int) -> None:
-    spec = figure(
-        f"-- title: T\n-- kind: line\n-- x: x\n-- y: y\n-- series: s\n-- xscale: {scale}\n-- yscale: log\nSELECT 1"
-    )
-    rows = tuple((0.2 * (place + 1), 10.0 ** (place - 2), name) for place in range(points) for name in "ab")
-    drawn = draw(spec, query.Table(("x", "y", "s"), rows), [])
-    assert overlaps(drawn) == []
-    assert {text.get_text() for text in drawn.axes[0].texts} == {"a", "b"}
+def test_lines_on_every_scale_with_any_number_of_points(drawn: Drawn, scale: str, points: int) -> None:
+    rows = [(0.2 * (place + 1), 10.0 ** (place - 2), name) for place in range(points) for name in "ab"]
+    found = drawn("line", "x y s", rows, series="s", xscale=scale, yscale="log")
+    assert overlaps(found) == []
+    assert {text.get_text() for text in found.axes[0].texts} == {"a", "b"}

@@ -50,25 +50,15 @@ def test_a_wrong_line_is_named(figure: Callable[[str], Any], tmp_path: Path, wro
     assert hint in (caught.value.hint or "")
 
 
-def test_two_scales_of_one_colour_are_refused(figure: Callable[[str], Any]) -> None:
+def test_the_scale_of_colours_is_one_and_in_order_and_no_line_s(figure: Callable[[str], Any]) -> None:
     with pytest.raises(UserError, match=r"line 7: both `range` \(line 6\) and `middle`"):
         figure(f"{HEATMAP}-- range: 0 1\n-- middle: 0.5 2\nSELECT 1")
-
-
-def test_a_range_begins_with_its_lowest_value(figure: Callable[[str], Any]) -> None:
     with pytest.raises(UserError, match=r"line 6: `range` is '1 0'\n  → the lowest value comes first"):
         figure(f"{HEATMAP}-- range: 1 0\nSELECT 1")
-
-
-def test_a_middle_of_colours_means_nothing_to_a_line(figure: Callable[[str], Any]) -> None:
-    spec = figure(GOOD.replace("-- note: one", "-- middle: 1 2"))
-    assert len(drawable(spec, Table(("a", "b"), ((0.5, 2),))).rows) == 1
-
-
-def test_a_log_colour_takes_no_zero(figure: Callable[[str], Any]) -> None:
-    spec = figure(f"{HEATMAP}-- middle: 1 2\nSELECT 1")
     with pytest.raises(UserError, match="column 'c' gives float 0.0"):
-        drawable(spec, Table(("a", "b", "c"), ((1, "q", 0.0),)))
+        drawable(figure(f"{HEATMAP}-- middle: 1 2\nSELECT 1"), Table(("a", "b", "c"), ((1, "q", 0.0),)))
+    line = figure(GOOD.replace("-- note: one", "-- middle: 1 2"))
+    assert len(drawable(line, Table(("a", "b"), ((0.5, 2),))).rows) == 1
 
 
 @pytest.mark.parametrize(("kind", "missing"), [("line", "y"), ("bars", "x"), ("scatter", "y"), ("heatmap", "value")])
