@@ -205,20 +205,33 @@ def test_two_headings_have_an_anchor_each_and_a_formula_that_cannot_be_read_stay
     assert "<code>" in html
 
 
-def test_the_verb(ledger: Path, report: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def verb(ledger: Path, *options: str) -> str:
+    """What the verb prints."""
     app = typer.Typer()
     app.command()(verbs.report)
+    return CliRunner().invoke(app, ["--ledger", str(ledger), *options], catch_exceptions=False).stdout
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("options", "printed"),
+    [
+        ("--format html --out a/r.md", "a/r.html\n"),
+        ("--format md", "report.md\nreport-results.md\n"),
+        ("--brief --results x.md", "report.md\n"),
+    ],
+)
+def test_formats(ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, printed: str) -> None:
     monkeypatch.chdir(tmp_path)
+    assert verb(ledger, *options.split()) == printed
+    assert set(tmp_path.rglob("*.*")) == {tmp_path / name for name in printed.split()}
 
-    def run(*options: str) -> str:
-        return CliRunner().invoke(app, ["--ledger", str(ledger), *options], catch_exceptions=False).stdout
 
-    assert run("--out", "out/page.md") == "out/page.md\nout/page-results.md\nout/page.html\n"
+def test_the_verb(ledger: Path, report: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert verb(ledger, "--out", "out/page.md") == "out/page.md\nout/page-results.md\nout/page.html\n"
     made = whole([tmp_path / "out" / name for name in ("page.md", "page-results.md")])
     assert made.replace("page-results.md", "report-results.md") == report
-    assert run("--format", "html", "--out", "a/r.md") == "a/r.html\n"
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["r.html"]
-    assert run("--brief", "--results", "x.md") == "report.md\n"
 
 
 def test_a_brief_report_is_the_first_page_alone(ledger: Path, report: str, tmp_path: Path) -> None:

@@ -22,17 +22,16 @@ CANARY_CODED = (base64.b64encode(CANARY)[:40], base64.b64encode(b"  " + CANARY)[
 
 def written(folder: Path, suffix: str) -> Path:
     """A report, in both forms, on a bundle whose texts end in ``suffix``, with a secret beside it."""
-    (folder / "theirs").mkdir(parents=True)
-    (folder / "theirs" / "all.jsonl.zst").write_bytes(zstandard.compress(lines(suffix)))
-    for place in (folder, folder / "out", folder / "theirs", folder / "out" / "figures"):
+    theirs, out = folder / "theirs", folder / "out"
+    for place in (folder, theirs, out, out / "figures"):
         place.mkdir(exist_ok=True)
-        for name in ("secret.png", "secret.svg") if place.name != "figures" else ():
-            (place / name).write_bytes(CANARY)
-    ledger = folder / "theirs.duckdb"
-    Ledger(ledger).rebuild([folder / "theirs"])
-    (folder / "out" / "figures" / "score.png").write_bytes(b"a picture of ours")
-    build(ledger, folder / "out" / "report.md", folder / "out" / "figures", formats=("md", "html"))
-    return folder / "out"
+    (theirs / "all.jsonl.zst").write_bytes(zstandard.compress(lines(suffix)))
+    for secret in (place / f"secret.{end}" for place in (folder, theirs, out) for end in ("png", "svg")):
+        secret.write_bytes(CANARY)
+    Ledger(folder / "theirs.duckdb").rebuild([theirs])
+    (out / "figures" / "score.png").write_bytes(b"a picture of ours")
+    build(folder / "theirs.duckdb", out / "report.md", out / "figures", formats=("md", "html"))
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +54,9 @@ def kinds(path: Path) -> Counter[str]:
     said = Counter(token.type for token in every)
     said.update(f"{t.type} {t.tag} {t.attrs.get('href', '')}" for t in every if t.type in ("heading_open", "link_open"))
     said.update(token.content for token in every if token.type.startswith("html"))
-    return Counter(
-        {kind: n for kind, n in said.items() if kind not in ("text", "text_special", "code_inline", "softbreak")}
-    )
+    for kind in ("text", "text_special", "code_inline", "softbreak"):
+        said.pop(kind, None)
+    return said
 
 
 class Tags(HTMLParser):
