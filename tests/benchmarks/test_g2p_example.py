@@ -85,10 +85,8 @@ def test_the_model_writes_as_well_as_its_card_says() -> None:
     card = (FOLDER / "model" / "README.md").read_text()
     stated = re.search(r"bfloat16, as saved[^|]*\| ([\d.]+)% \| ([\d.]+)%", card)
     assert stated
-    rates = [float(number) / 100 for number in stated.groups()]
-    found = [
-        run(FOLDER / "model", "encoder-decoder", task, limit=1500, cache=CACHE).score for task in ("g2p_per", "g2p")
-    ]
+    per, wer = (float(number) / 100 for number in stated.groups())
     # Three standard errors of a sample of 1,500 words.
-    assert found[0] == pytest.approx(rates[0], abs=0.012)
-    assert 1 - found[1] == pytest.approx(rates[1], abs=0.037)
+    for task, wanted, error in (("g2p_per", per, 0.012), ("g2p", 1 - wer, 0.037)):
+        found = run(FOLDER / "model", "encoder-decoder", task, limit=1500, cache=CACHE)
+        assert found.score == pytest.approx(wanted, abs=error)

@@ -106,10 +106,9 @@ def test_mnli_comes_from_the_hub(classifier: Any, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("order", list(itertools.permutations(NLI)))
 def test_order_of_the_outputs_does_not_matter(order: Names):
+    cb = all_tasks()["superglue_cb"]
     assert [NLI[place] for place in match(order, all_tasks()["glue_mnli"])] == list(order)
-    assert [all_tasks()["superglue_cb"].classes[place] for place in match(order, all_tasks()["superglue_cb"])] == list(
-        order
-    )
+    assert [cb.classes[place] for place in match(order, cb)] == list(order)
     assert match(order, all_tasks()["glue_rte"]) == [int(name != "entailment") for name in order]
 
 
@@ -117,7 +116,7 @@ def test_order_of_the_outputs_does_not_matter(order: Names):
     ("task", "names"),
     [
         ("glue_mnli", ("entailment", "not_entailment")),
-        ("glue_mnli", ("entailment", "neutral", "contradiction", "other")),
+        ("glue_mnli", (*NLI, "other")),
         ("glue_rte", ("neutral", "contradiction")),
         ("superglue_cb", ("entailment", "not_entailment")),
         ("glue_sst2", ("1 star", "2 stars", "3 stars")),
@@ -125,9 +124,8 @@ def test_order_of_the_outputs_does_not_matter(order: Names):
     ],
 )
 def test_a_head_for_something_else_is_refused(task: str, names: Names):
-    with pytest.raises(BenchmarkError) as caught:
+    with pytest.raises(BenchmarkError, match=task) as caught:
         match(names, all_tasks()[task])
-    assert task in caught.value.message
     assert names[0] in caught.value.message
 
 
@@ -138,25 +136,18 @@ def test_spellings():
     assert head_labels({"id2label": {"1": "b", "0": "a"}}, None) == ("a", "b")
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        {},
-        {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}},
-        {"id2label": {"0": "0", "1": "1"}},
-        {"id2label": {"0": "a", "10": "k"}},
-    ],
-)
-def test_numbers_are_not_names(config: dict[str, Any]):
+@pytest.mark.parametrize("names", [None, {"0": "LABEL_0", "1": "LABEL_1"}, {"0": "0", "1": "1"}, {"0": "a", "10": "k"}])
+def test_numbers_are_not_names(names: dict[str, str] | None):
     with pytest.raises(BenchmarkError, match="does not name"):
-        head_labels(config, None)
+        head_labels({"id2label": names} if names else {}, None)
 
 
 def test_logits_that_are_not_finite(classifier: Any, documents: Documents):
     folder = classifier(("negative", "positive"))
     whole = run(folder, "encoder", "glue_sst2")
     tensors = load_file(folder / "model.safetensors")
-    tensors["bert.embeddings.word_embeddings.weight"][load_tokenizer(folder).convert_tokens_to_ids("cat")] = torch.nan
+    cat = load_tokenizer(folder).convert_tokens_to_ids("cat")
+    tensors["bert.embeddings.word_embeddings.weight"][cat] = torch.nan
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     broken = run(folder, "encoder", "glue_sst2")
     hit = ["cat" in row["sentence"].split() for row in documents["sst2"]]

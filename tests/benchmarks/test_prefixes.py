@@ -16,14 +16,8 @@ PLAIN = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "i
 GROUPED = {**PLAIN, "num_key_value_heads": 2}
 GPT = {"n_embd": 32, "n_layer": 3, "n_head": 4}
 FAMILY: list[TokenIds] = [
-    (1, 2, 3),
-    (1, 2, 3, 4, 5),
-    (1, 2, 3, 4, 6, 7),
-    (1, 2, 3, 9),
-    (8,),
-    (8, 1, 1, 1, 1, 1, 1),
-    (8, 1),
-]
+    (1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3, 4, 6, 7), (1, 2, 3, 9), (8,), (8, 1, 1, 1, 1, 1, 1), (8, 1),
+]  # fmt: skip
 """Nested inputs, one of one token, one that is the next one's beginning, one that is the last one's."""
 
 
@@ -39,30 +33,6 @@ def make(model_type: str, **settings: Any) -> Any:
             if weights.ndim > 1:
                 weights.mul_(8)
     return model
-
-
-def one_by_one(model: Any, rows: list[TokenIds]) -> list[torch.Tensor]:
-    with torch.no_grad():
-        return [model(torch.tensor([row])).logits[0] for row in rows]
-
-
-@given(rows_of_tokens)
-def test_every_input_is_a_path_and_no_beginning_is_there_twice(rows: list[TokenIds]):
-    rows = sorted(set(rows))
-    tree = Tree(rows)
-    tokens, positions = tree.tokens[0], tree.positions[0]
-    assert [tuple(tokens[path].tolist()) for path in tree.paths] == rows
-    assert all(positions[path].tolist() == list(range(len(path))) for path in tree.paths)
-    assert len(tokens) == len({row[:end] for row in rows for end in range(1, len(row) + 1)})
-
-
-@given(rows_of_tokens, st.integers(1, 40), st.integers(1, 60))
-def test_batches_hold_every_input_once_and_keep_to_the_limit(rows: list[TokenIds], nodes: int, most: int):
-    batches = arrange(set(rows), most, nodes)
-    assert sorted(row for batch in batches for row in batch) == sorted(set(rows))
-    for batch in batches:
-        size = Tree(batch).tokens.numel()
-        assert len(batch) == 1 or size <= min(most, max(nodes, 2 * max(map(len, batch))))
 
 
 @pytest.mark.parametrize(
@@ -88,9 +58,30 @@ def test_logits_are_those_of_inputs_computed_one_by_one(model_type: str, setting
     for inputs in (FAMILY, rows, rows[:1]):
         tree = Tree(inputs)
         logits = prefixes.compute(model, tree)[0]
-        for path, known in zip(tree.paths, one_by_one(model, inputs), strict=True):
+        for path, row in zip(tree.paths, inputs, strict=True):
+            with torch.no_grad():
+                known = model(torch.tensor([row])).logits[0]
             torch.testing.assert_close(logits[path], known, rtol=1e-4, atol=1e-4)
     assert model.config._attn_implementation == "sdpa"
+
+
+@given(rows_of_tokens)
+def test_every_input_is_a_path_and_no_beginning_is_there_twice(rows: list[TokenIds]):
+    rows = sorted(set(rows))
+    tree = Tree(rows)
+    tokens, positions = tree.tokens[0], tree.positions[0]
+    assert [tuple(tokens[path].tolist()) for path in tree.paths] == rows
+    assert all(positions[path].tolist() == list(range(len(path))) for path in tree.paths)
+    assert len(tokens) == len({row[:end] for row in rows for end in range(1, len(row) + 1)})
+
+
+@given(rows_of_tokens, st.integers(1, 40), st.integers(1, 60))
+def test_batches_hold_every_input_once_and_keep_to_the_limit(rows: list[TokenIds], nodes: int, most: int):
+    batches = arrange(set(rows), most, nodes)
+    assert sorted(row for batch in batches for row in batch) == sorted(set(rows))
+    for batch in batches:
+        size = Tree(batch).tokens.numel()
+        assert len(batch) == 1 or size <= min(most, max(nodes, 2 * max(map(len, batch))))
 
 
 @given(rows_of_tokens)

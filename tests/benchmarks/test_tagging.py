@@ -77,21 +77,17 @@ def test_a_model_agrees_with_itself_and_f1_counts_what_it_misses(tagger: Path, t
     data = records(tagger)
     right = [entities(one["tags"]) for one in data]
     assert sum(map(len, right)) > 10
-    found = scored(tagger, "encoder", "tags", written(tmp_path / "all.jsonl", data))
-    assert (found.metric, found.score, found.chance, found.n) == ("entity_f1", 1.0, 0.0, 12)
+    spaced = [one | {"tokens": [f" {word}" for word in one["tokens"]]} for one in data]
+    for written_as in (data, spaced):
+        found = scored(tagger, "encoder", "tags", written(tmp_path / "all.jsonl", written_as))
+        assert (found.metric, found.score, found.chance, found.n) == ("entity_f1", 1.0, 0.0, 12)
+        assert found.protocol["cut_words"] == 0
     # Data where half of the sentences have no entity: all that is found there is wrong.
     for one in data[::2]:
         one["tags"] = ["O"] * len(one["tokens"])
     found = scored(tagger, "encoder", "tags", written(tmp_path / "half.jsonl", data))
     true, both = sum(map(len, right[1::2])), sum(map(len, right))
     assert found.score == pytest.approx(2 * true / (true + both))
-    assert found.protocol["cut_words"] == 0
-
-
-def test_a_word_may_begin_with_a_space(tagger: Path, tmp_path: Path) -> None:
-    data = [{**record, "tokens": [f" {word}" for word in record["tokens"]]} for record in records(tagger)]
-    result = scored(tagger, "encoder", "tags", written(tmp_path / "spaces.jsonl", data))
-    assert (result.score, result.protocol["cut_words"]) == (1.0, 0)
 
 
 def test_words_and_tags_may_be_texts_under_other_names_and_long_sentences_are_cut(tagger: Path, tmp_path: Path) -> None:
@@ -117,15 +113,15 @@ def test_what_cannot_be_scored_is_named(record: dict[str, Any], message: str, ta
         scored(tagger, "encoder", "tags", written(tmp_path / "data.jsonl", [record]))
 
 
-def test_a_tokenizer_without_places_is_refused(tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_without_places_and_an_encoder_without_such_a_head_are_refused(
+    tagger: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = written(tmp_path / "data.jsonl", [{"tokens": ["a"], "tags": ["B-PER"]}])
+    with pytest.raises(BenchmarkError, match="a token-classification head"):
+        scored(tiny_bert, "encoder", "tags", data)
     monkeypatch.setattr("transformers.PreTrainedTokenizerFast.is_fast", False)
     with pytest.raises(BenchmarkError, match="does not say where in a text a token stands"):
-        scored(tagger, "encoder", "tags", written(tmp_path / "data.jsonl", [{"tokens": ["a"], "tags": ["B-PER"]}]))
-
-
-def test_an_encoder_without_such_a_head_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
-    with pytest.raises(BenchmarkError, match="a token-classification head"):
-        scored(tiny_bert, "encoder", "tags", written(tmp_path / "data.jsonl", [{"tokens": ["a"], "tags": ["B-PER"]}]))
+        scored(tagger, "encoder", "tags", data)
 
 
 def test_the_comparison_divides_each_side_by_its_own_entities() -> None:
