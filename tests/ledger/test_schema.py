@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pytest
@@ -18,10 +17,6 @@ def upgrade(path: Path) -> None:
         schema.upgrade(connection, path)
 
 
-def tables(path: Path) -> tuple[tuple[Any, ...], ...]:
-    return query.run(path, "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base' ORDER BY 1").rows
-
-
 @pytest.fixture
 def step(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Adds a file of SQL to the schema, as a later version would."""
@@ -34,9 +29,14 @@ def step(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return add
 
 
-def test_a_later_schema_is_added(found: Records, tmp_path: Path, step: Callable[[str], None]) -> None:
-    path = tmp_path / "l.duckdb"
-    Ledger(path).ingest(found[:3])
+@pytest.fixture
+def path(found: Records, tmp_path: Path) -> Path:
+    """A ledger of two records."""
+    Ledger(tmp_path / "l.duckdb").ingest(found[:3])
+    return tmp_path / "l.duckdb"
+
+
+def test_a_later_schema_is_added(path: Path, step: Callable[[str], None]) -> None:
     step("ALTER TABLE base.plans ADD COLUMN later INTEGER")
     assert query.run(path, "SELECT later FROM base.plans").rows == ((None,),)
     assert len(query.run(path, "FROM base.records").rows) == 2
@@ -44,16 +44,15 @@ def test_a_later_schema_is_added(found: Records, tmp_path: Path, step: Callable[
 
 
 def test_a_schema_that_fails_leaves_the_ledger_as_it_was(
-    found: Records, tmp_path: Path, step: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    path: Path, step: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "kept.duckdb"
-    Ledger(path).ingest(found[:3])
-    before = tables(path)
+    tables = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base' ORDER BY 1"
+    before = query.run(path, tables)
     step("CREATE TABLE base.half (a INTEGER); ALTER TABLE base.absent ADD COLUMN b INTEGER;")
     with pytest.raises(LedgerError, match="absent"):
         upgrade(path)
     monkeypatch.undo()
-    assert tables(path) == before
+    assert query.run(path, tables) == before
     assert len(query.run(path, "FROM base.records").rows) == 2
 
 
@@ -67,28 +66,23 @@ def test_a_schema_that_fails_leaves_the_ledger_as_it_was(
         ("DROP TABLE base.version", "not a ledger"),
     ],
 )
-def test_another_versions_ledger_stays(found: Records, tmp_path: Path, change: str, says: str) -> None:
-    path = tmp_path / "other.duckdb"
-    Ledger(path).ingest(found[:2])
+def test_another_versions_ledger_stays(found: Records, path: Path, change: str, says: str) -> None:
     with duckdb.connect(str(path)) as connection:
         connection.execute(change)
-    for attempt in (lambda: Ledger(path).ingest(found[:3]), lambda: query.run(path, "SELECT 1")):
-        before = path.read_bytes()
+    before = path.read_bytes()
+    for attempt in (lambda: Ledger(path).ingest(found[3:4]), lambda: query.run(path, "SELECT 1")):
         with pytest.raises(LedgerError, match=says):
             attempt()
         assert path.read_bytes() == before
 
 
-def test_changed_views_are_reissued_with_their_comments(found: Records, tmp_path: Path) -> None:
-    path = tmp_path / "views.duckdb"
-    Ledger(path).ingest(found[:2])
+def test_changed_views_are_reissued_with_their_comments(path: Path) -> None:
     with duckdb.connect(str(path)) as connection:
         connection.execute("CREATE OR REPLACE VIEW failures AS SELECT 1 AS one")
         connection.execute("UPDATE base.version SET views = 'older'")
     assert query.run(path, "FROM failures").columns[0] == "manifest"
-    assert ("failures", "", "", "cells without a result, with the reason") in query.run(
-        path, sqlfiles.read("describe")
-    ).rows
+    comment = ("failures", "", "", "cells without a result, with the reason")
+    assert comment in query.run(path, sqlfiles.read("describe")).rows
 
 
 def test_older_clients_can_open_it(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Records in, once: idempotent, in any order, from any machine, and never from a newer program; and in bundles."""
 
-import copy
 import json
 import os
 import subprocess
@@ -22,7 +21,7 @@ from sparsebench.paths import write_whole
 from sparsebench.provenance import sealed
 from sparsebench.records import bundle, read, statuses, write
 from tests.ledger import samples
-from tests.ledger.made import Records
+from tests.ledger.made import Hold, Records, Scored
 
 DUMPED = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base' AND table_name <> 'version'"
 
@@ -36,30 +35,25 @@ def contents(path: Path) -> dict[str, list[str]]:
 
 def test_the_same_records_again_change_nothing(found: Records, ledger: Path, tmp_path: Path) -> None:
     path = tmp_path / "again.duckdb"
-    assert Ledger(path).ingest(found) == len(found)
+    assert Ledger(path).ingest([*found[:3], *found]) == len(found)
     before = contents(path)
-    assert [table for table in before if not before[table]] == ["activity", "curves", "outputs"], (
-        "nothing in it is trained"
-    )
+    assert [table for table in before if not before[table]] == ["activity", "curves", "outputs"], "nothing is trained"
     assert Ledger(path).ingest(found) == 0
-    assert Ledger(path).ingest([*found[:3], *found[:3]]) == 0
     assert contents(path) == before == contents(ledger)
 
 
-def test_a_record_twice_in_one_call_comes_in_once(found: Records, tmp_path: Path) -> None:
-    path = tmp_path / "twice.duckdb"
-    assert Ledger(path).ingest([found[1], found[1], found[0], found[0]]) == 2
-    assert query.run(path, "SELECT count(*) FROM base.records").rows == ((1,),)
-
-
 def test_rebuilt_in_any_order_it_is_equal(found: Records, ledger: Path, tmp_path: Path) -> None:
+    """Of a bundle, which is small and the same every time, and of loose files."""
     loose, rest, packed = tmp_path / "loose", tmp_path / "rest", tmp_path / "packed"
     for folder, part in ((loose, found[::2]), (rest, found[1::2])):
         folder.mkdir()
         for number, record in enumerate(reversed(part)):
             (folder / f"{number:03d}.done.json").write_text(json.dumps(record))
     (loose / ".half.json.123").write_text('{"format": 2, ')
-    assert bundle(rest, packed / "rest.jsonl.zst") == len(found[1::2])
+    for name in ("packed", "again"):
+        assert bundle(rest, tmp_path / name / "rest.jsonl.zst") == len(found[1::2])
+    first, again = ((tmp_path / name / "rest.jsonl.zst").read_bytes() for name in ("packed", "again"))
+    assert first == again and len(first) < sum(path.stat().st_size for path in rest.iterdir()) / 5
     path = tmp_path / "rebuilt.duckdb"
     assert Ledger(path).rebuild([packed, loose]) == len(found)
     assert contents(path) == contents(ledger)
@@ -74,50 +68,34 @@ def test_what_is_derived_is_the_same_however_few_documents_are_held_at_once(
     assert contents(path) == contents(ledger)
 
 
-def test_a_bundle_is_small_and_the_same_every_time(found: Records, tmp_path: Path) -> None:
-    folder = tmp_path / "records"
-    folder.mkdir()
-    for number, record in enumerate(found):
-        (folder / f"{number}.done.json").write_text(json.dumps(record))
-    for name in ("a", "b"):
-        bundle(folder, tmp_path / f"{name}.jsonl.zst")
-    first, second = ((tmp_path / f"{name}.jsonl.zst").read_bytes() for name in ("a", "b"))
-    assert first == second
-    assert len(first) < sum(path.stat().st_size for path in folder.iterdir()) / 5
+def at(days: int) -> dict[str, str]:
+    return {"started_at": (samples.START + timedelta(days=days)).isoformat()}
 
 
-def test_a_result_counts_before_a_failure_at_any_clock(found: Records, tmp_path: Path) -> None:
-    score = next(record for record in found if record.get("stage") == "benchmarks")
-    failed = copy.deepcopy(score) | {"status": "failed", "reason": "out of memory", "result": None}
-    failed["started_at"] = (samples.START + timedelta(days=365)).isoformat()
+def test_a_result_counts_before_a_failure_at_any_clock(scored: Scored, tmp_path: Path) -> None:
+    score, _ = scored()
+    failed = score | {"status": "failed", "reason": "out of memory", "result": None}
     path = tmp_path / "retry.duckdb"
-    Ledger(path).ingest([failed])
+    Ledger(path).ingest([failed | at(365)])
     assert query.run(path, "SELECT reason FROM failures").rows == (("out of memory",),)
     Ledger(path).ingest([score])
     assert query.run(path, "SELECT reason FROM failures").rows == ()
     assert query.run(path, "SELECT count(*) FROM scores").rows == ((1,),)
     assert query.run(path, "SELECT count(*) FROM base.records").rows == ((2,),)
-    Ledger(path).ingest([failed | {"started_at": (samples.START + timedelta(days=366)).isoformat()}])
+    Ledger(path).ingest([failed | at(366)])
     assert query.run(path, "SELECT reason FROM failures").rows == ()
 
 
-def test_of_two_results_the_one_that_arrived_last_counts(found: Records, tmp_path: Path) -> None:
-    score = next(record for record in found if record.get("stage") == "benchmarks")
-    path = tmp_path / "twice.duckdb"
-    early, late = copy.deepcopy(score), copy.deepcopy(score)
-    early["started_at"] = (samples.START - timedelta(days=365)).isoformat()
+def test_of_two_results_the_one_that_arrived_last_counts(scored: Scored, hold: Hold) -> None:
+    early, late = scored()[0] | at(-365), scored()[0]
     early["result"]["score"], late["result"]["score"] = 0.25, 0.75
-    Ledger(path).ingest([late, early])
-    assert query.run(path, "SELECT score FROM scores").rows == ((0.25,),)
+    assert hold([late, early])("SELECT score FROM scores").rows == ((0.25,),)
 
 
-def test_the_weights_of_a_result_count_before_those_of_a_failure(found: Records, tmp_path: Path) -> None:
-    score = next(record for record in found if record.get("stage") == "benchmarks")
+def test_the_weights_of_a_result_count_before_those_of_a_failure(scored: Scored, hold: Hold) -> None:
+    score, _ = scored()
     failed = score | {"status": "failed", "reason": "cut off", "result": None, "content": "other", "cell_id": "other"}
-    failed["started_at"] = (samples.START - timedelta(days=365)).isoformat()
-    path = tmp_path / "weights.duckdb"
-    Ledger(path).ingest([failed, score | {"content": "own"}])
-    assert query.run(path, "SELECT count(*) FROM scores").rows == ((1,),)
+    assert hold([failed | at(-365), score | {"content": "own"}])("SELECT count(*) FROM scores").rows == ((1,),)
 
 
 def test_a_locked_ledger_names_the_process_that_holds_it(tmp_path: Path) -> None:
@@ -190,9 +168,6 @@ def test_a_damaged_file_of_records_is_named(tmp_path: Path, name: str, content: 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(LedgerError, match=rf"{name}.*{words}"):
         Ledger(tmp_path / "x.duckdb").rebuild([tmp_path])
-
-
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="nowhere: does not exist"):
         Ledger(tmp_path / "x.duckdb").rebuild([tmp_path / "nowhere"])
 

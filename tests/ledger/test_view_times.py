@@ -13,12 +13,9 @@ from tests.ledger.made import Ask, Hold, Records, elsewhere, of, other_cell
 
 
 def test_times_that_were_taken_beside_other_jobs_say_so(found: Records, hold: Hold) -> None:
-    noisy = {"alone": "device"}
-    records = [
-        one | ({"settings": one["settings"] | noisy} if "engine" in one.get("settings", {}) else {})
-        for one in found[1:]
-    ]
-    ask = hold(records)
+    timed = [one for one in found if "engine" in one.get("settings", {})]
+    noisy = [one | {"settings": one["settings"] | {"alone": "device"}} for one in timed]
+    ask = hold([*(one for one in found[1:] if one not in timed), *noisy])
     for view in ("latency", "memory", "results WHERE engine IS NOT NULL"):
         assert ask(f"SELECT DISTINCT workload FROM {view}").rows == (("b1 p32 g8 beside other jobs",),)
 
@@ -77,13 +74,26 @@ def test_noise_floors_hold_95_of_100_comparisons_with_95_percent_confidence(ask:
         assert confidence < 0.955, "no wider than it says"
 
 
+def on_one_rank(found: Records, model: str, *sparsities: float) -> Records:
+    """A model's records of times on one rank, to be changed."""
+    timed = copy.deepcopy(of(found, stage="latency", model=model))
+    return [
+        one
+        for one in timed
+        if one["settings"]["ranks"] == 1 and one["variant"]["sparsity"] in (sparsities or (0, 0.5, 0.9))
+    ]
+
+
+def differing(ratio: float, low: float, high: float) -> Records:
+    """What a forward pass differs from dense by in four pairs."""
+    return [{"phase": "forward", "ratio": ratio, "low": low, "high": high, "pairs": 4}]
+
+
 def test_latency_verdicts_follow_the_interval_and_the_noise(found: Records, hold: Hold) -> None:
-    timed = copy.deepcopy([*of(found, stage="latency", model="mini")])
-    timed = [record for record in timed if record["settings"]["ranks"] == 1]
+    timed = on_one_rank(found, "mini")
     ratios = {0.0: (1.0, 0.95, 1.05), 0.5: (0.97, 0.96, 0.98), 0.9: (0.5, 0.4, 0.6)}
     for record in timed:
-        ratio, low, high = ratios[record["variant"]["sparsity"]]
-        record["result"]["differences"] = [{"phase": "forward", "ratio": ratio, "low": low, "high": high, "pairs": 4}]
+        record["result"]["differences"] = differing(*ratios[record["variant"]["sparsity"]])
     ask = hold(timed)
     asked = "SELECT sparsity, speedup, verdict, noise, resolution FROM latency ORDER BY 1"
     runs = "SELECT DISTINCT noise_runs FROM latency"
@@ -99,34 +109,29 @@ def test_latency_verdicts_follow_the_interval_and_the_noise(found: Records, hold
     ask = hold(timed)
     assert ask(runs).rows == ((6,),)
     same = ask(asked).rows[2][3]
-    next(one for one in timed if one["variant"]["sparsity"] == 0.9)["result"]["differences"][0]["processes"] = 3
+    pruned = [one for one in timed if one["variant"]["sparsity"] == 0.9]
+    pruned[0]["result"]["differences"][0]["processes"] = 3
     fewer = hold(timed)(asked).rows[2][3]
     assert math.log1p(fewer) == pytest.approx(2**0.5 * math.log1p(same)), "half as many processes vary more"
-    ask = hold([one for one in timed if one["variant"]["sparsity"] == 0.9])
-    alone = ask(asked).rows
+    alone = hold(pruned)(asked).rows
     assert [row[2:] for row in alone] == [("no noise floor", None, None)], "nothing tells chance by"
 
 
 def test_a_speedup_is_the_kernels_part_times_the_zeros(found: Records, hold: Hold) -> None:
-    timed = copy.deepcopy([*of(found, stage="latency", model="mini")])
-    timed = [one for one in timed if one["settings"]["ranks"] == 1 and one["variant"]["sparsity"] in (0.0, 0.9)]
-    dense = next(one for one in timed if one["variant"]["sparsity"] == 0)
-    forced = copy.deepcopy(dense)
-    forced["cell_id"] += "-forced"
-    forced["settings"]["forced"] = True
-    ratios = {"forced": (0.8, 0.78, 0.82), 0.0: (1.0, 0.99, 1.01), 0.9: (0.4, 0.38, 0.42)}
-    for record in [*timed, forced]:
-        ratio, low, high = ratios["forced" if record is forced else record["variant"]["sparsity"]]
-        record["result"]["differences"] = [{"phase": "forward", "ratio": ratio, "low": low, "high": high, "pairs": 4}]
+    timed = on_one_rank(found, "mini", 0.0, 0.9)
+    dense, pruned = timed
+    forced = other_cell(dense, "forced", copy.deepcopy(dense["result"]), forced=True)
+    for record, ratio, half in ((dense, 1.0, 0.01), (pruned, 0.4, 0.02), (forced, 0.8, 0.02)):
+        record["result"]["differences"] = differing(ratio, ratio - half, ratio + half)
     ask = hold([*timed, forced])
     asked = (
         "SELECT sparsity, speedup, kernel_speedup, zeros_speedup, noise FROM latency WHERE phase = 'forward' ORDER BY 1"
     )
-    dense_row, pruned = ask(asked).rows
-    assert dense_row[1:3] == pytest.approx((1.0, 1.25)) and dense_row[3] is None
-    assert pruned[1:4] == pytest.approx((2.5, 1.25, 2.0))
+    without, zeros = ask(asked).rows
+    assert without[1:3] == pytest.approx((1.0, 1.25)) and without[3] is None
+    assert zeros[1:4] == pytest.approx((2.5, 1.25, 2.0))
     noise = math.exp(noise_bound(math.log(1.01 / 0.99) / 2, 4)) - 1
-    assert pruned[4] == pytest.approx(noise, rel=1e-4), "the kernel's own gain is no noise"
+    assert zeros[4] == pytest.approx(noise, rel=1e-4), "the kernel's own gain is no noise"
     drawn = ask("SELECT speedup FROM speedups WHERE sparsity = 0").rows
     assert drawn == ((pytest.approx(1.25),),), "a line of such an engine begins at what its kernel does"
     for record in timed:
@@ -142,12 +147,10 @@ def test_a_speedup_is_the_kernels_part_times_the_zeros(found: Records, hold: Hol
 def test_a_phase_that_did_not_settle_decides_nothing_unless_all_of_its_interval_lies_beyond_the_noise(
     found: Records, hold: Hold, ends: tuple[float, float], verdict: str
 ) -> None:
-    timed = copy.deepcopy([*of(found, stage="latency", model="mini")])
-    timed = [one for one in timed if one["settings"]["ranks"] == 1 and one["variant"]["sparsity"] in (0.0, 0.5)]
+    timed = on_one_rank(found, "mini", 0.0, 0.5)
     for record in timed:
         low, high = (0.95, 1.05) if record["variant"]["sparsity"] == 0 else ends
-        middle = (low * high) ** 0.5
-        record["result"]["differences"] = [{"phase": "forward", "ratio": middle, "low": low, "high": high, "pairs": 4}]
+        record["result"]["differences"] = differing((low * high) ** 0.5, low, high)
         for phase in record["result"]["phases"]:
             phase["steady"] = record["variant"]["sparsity"] == 0 or phase["side"] == "variant"
     rows = hold(timed)("SELECT verdict, steady FROM latency WHERE sparsity = 0.5 AND phase = 'forward'").rows
@@ -156,11 +159,7 @@ def test_a_phase_that_did_not_settle_decides_nothing_unless_all_of_its_interval_
 
 @pytest.mark.parametrize("processes", [1, 5])
 def test_each_phase_of_several_processes_has_its_noise(found: Records, hold: Hold, processes: int) -> None:
-    itself = next(
-        record
-        for record in copy.deepcopy([*of(found, stage="latency", model="smol")])
-        if record["variant"]["sparsity"] == 0 and record["settings"]["ranks"] == 1
-    )
+    (itself,) = on_one_rank(found, "smol", 0.0)
     for difference in itself["result"]["differences"]:
         wide = 1.1 if difference["phase"] == "generate" else 1.02
         difference |= {"ratio": 1.0, "low": 1 / wide, "high": wide, "pairs": 5, "processes": processes}
@@ -172,41 +171,37 @@ def test_each_phase_of_several_processes_has_its_noise(found: Records, hold: Hol
 
 
 def test_zeros_give_no_more_than_the_bytes_that_they_save(found: Records, hold: Hold) -> None:
-    timed = [one for one in of(found, stage="latency", model="smol") if one["settings"]["ranks"] == 1]
-    timed = copy.deepcopy([one for one in timed if one["variant"]["sparsity"] in (0.0, 0.9)])
-    stored = of(found, stage="storage", model="smol")
-    dense = next(one for one in timed if one["variant"]["sparsity"] == 0)
-    forced = other_cell(dense, "forced", dense["result"], forced=True)
-    ask = hold([*timed, forced, *stored])
+    timed = on_one_rank(found, "smol", 0.0, 0.9)
+    forced = other_cell(timed[0], "forced", timed[0]["result"], forced=True)
+    records = [*timed, forced, *of(found, stage="storage", model="smol")]
     asked = "SELECT phase, zeros_bound FROM latency WHERE sparsity = {} AND phase IN ('prefill', 'decode')"
-    bounds = dict(ask(asked.format(0.9)).rows)
     size = (
         "(SELECT prunable_bytes FROM sizes WHERE model = 'smol' AND method = '{}' AND format = '{}' AND sparsity = {})"
     )
-    ratio = f"SELECT {size.format('dense', 'dense', 0)} / {size.format('magnitude', 'packed', 0.9)}"
-    assert bounds == {"prefill": None, "decode": pytest.approx(ask(ratio).rows[0][0])}
+    whole, packed = size.format("dense", "dense", 0), size.format("magnitude", "packed", 0.9)
+    ask = hold(records)
+    bounds = dict(ask(asked.format(0.9)).rows)
+    assert bounds == {"prefill": None, "decode": pytest.approx(ask(f"SELECT {whole} / {packed}").rows[0][0])}
     assert dict(ask(asked.format(0.0)).rows) == {"prefill": None, "decode": None}
-    parts = of(found, stage="structure", model="smol")
-    ask = hold([*timed, forced, *stored, *parts])
+    ask = hold([*records, *of(found, stage="structure", model="smol")])
     head = "(SELECT 2 * count FROM tensors WHERE model = 'smol' AND method = 'dense' AND kind = 'embedding')"
-    ratio = (
-        f"SELECT ({size.format('dense', 'dense', 0)} + {head}) / ({size.format('magnitude', 'packed', 0.9)} + {head})"
-    )
     with_head = dict(ask(asked.format(0.9)).rows)["decode"]
-    assert with_head == pytest.approx(ask(ratio).rows[0][0]), "a token reads the output head too"
+    wanted = ask(f"SELECT ({whole} + {head}) / ({packed} + {head})").rows[0][0]
+    assert with_head == pytest.approx(wanted), "a token reads the output head too"
     assert with_head < bounds["decode"]
     for record in timed:
         record["result"]["dtype"] = "float32"
-    rows = hold([*timed, forced, *stored])(asked.format(0.9)).rows
+    rows = hold(records)(asked.format(0.9)).rows
     assert {bound for _, bound in rows} == {None}, "the files are in another number format"
 
 
 def test_engines_share_a_panel_though_one_ran_in_two_formats(found: Records, hold: Hold) -> None:
-    timed = [one for one in of(found, stage="latency", model="mini") if one["settings"]["ranks"] == 1]
-    others = []
-    for engine, dtype in (("sparse", "bfloat16"), ("sparse", "float32")):
-        result = {"engine": engine, "dtype": dtype}
-        others += [other_cell(one, engine + dtype, one["result"] | result, engine=engine, dtype=dtype) for one in timed]
+    timed = on_one_rank(found, "mini")
+    others = [
+        other_cell(one, dtype, one["result"] | {"engine": "sparse", "dtype": dtype}, engine="sparse", dtype=dtype)
+        for dtype in ("bfloat16", "float32")
+        for one in timed
+    ]
     asked = "SELECT panel, list(DISTINCT engine ORDER BY engine) FROM speedups GROUP BY panel ORDER BY panel"
     rows = hold([*timed, *others])(asked).rows
     assert [(panel.rpartition(", ")[2], engines) for panel, engines in rows] == [
@@ -237,13 +232,13 @@ def test_memory_is_per_rank_summed_and_overall(ask: Ask) -> None:
 
 
 def test_what_gpus_processes_hold_is_summed_only_where_all_are_known(found: Records, hold: Hold) -> None:
-    weighed = copy.deepcopy([one for one in of(found, stage="memory", model="mini") if one["settings"]["ranks"] == 2])[
-        :1
-    ]
-    for row in weighed[0]["result"]["per_rank"]:
+    weighed = copy.deepcopy(
+        next(one for one in of(found, stage="memory", model="mini") if one["settings"]["ranks"] == 2)
+    )
+    for row in weighed["result"]["per_rank"]:
         row["cuda_process_bytes"] = 5 if row["rank"] == 0 or row["phase"] == "load" else None
     asked = "SELECT phase, cuda_process_bytes FROM memory WHERE rank IS NULL AND phase <> 'overall' ORDER BY 1"
-    assert hold(weighed)(asked).rows == (("forward", None), ("load", 10))
+    assert hold([weighed])(asked).rows == (("forward", None), ("load", 10))
 
 
 @pytest.mark.parametrize(("placed", "where"), [("", ""), (', "nodes": 2', " on 2 nodes")])
@@ -262,10 +257,10 @@ def test_memory_of_another_machine_does_not_stand_beside_times(found: Records, h
     assert ask(asked).rows == ((here, False, True),)
 
 
-def test_a_range_without_numbers_is_none(found: Records, hold: Hold) -> None:
+def test_a_range_without_numbers_is_none(ask: Ask) -> None:
     pairs = ("1e0, 2e0", "1.1e0, 1.2e0", "NULL::DOUBLE, NULL::DOUBLE")
     asked = "SELECT " + ", ".join(f"range_label('{{:.0f}}', {pair})" for pair in pairs)
-    assert hold(found[:1])(asked).rows == (("1 to 2", "1", None),)
+    assert ask(asked).rows == (("1 to 2", "1", None),)
 
 
 def test_every_speed_stands_beside_the_fastest_engine_for_the_dense_model(ask: Ask) -> None:
@@ -286,18 +281,13 @@ def test_every_speed_stands_beside_the_fastest_engine_for_the_dense_model(ask: A
 
 def test_the_units_of_a_rounded_variant(found: Records, hold: Hold) -> None:
     """Its file's bits over all parameters, the bytes that a token reads, and its place among the dense models."""
-    kept = [
-        copy.deepcopy(record)
-        for record in found
-        if record.get("variant", {}).get("model") == "smol" and record["stage"] in ("make", "storage", "latency")
-    ]
+    kept = copy.deepcopy([one for one in of(found, model="smol") if one["stage"] in ("make", "storage", "latency")])
     for record in kept:
         if record["variant"]["steps"]:
             settings = {"type": "Q4_K_M", "importance": False}
             record["variant"]["steps"] = [{"verb": "quantize", "name": "gguf", "settings": settings}]
     asked = "SELECT t.*, f.dense_bytes, f.parameters FROM throughput t JOIN _formats f USING (variant_id) WHERE phase = 'decode'"
-    answer = hold(kept)(asked)
-    rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+    rows = hold(kept)(asked).dicts()
     rounded = [row for row in rows if row["method"] != "dense"]
     assert rounded
     for row in rows:
