@@ -16,7 +16,7 @@ from scipy.stats import binomtest, spearmanr
 from sparsebench.benchmarks.statistics import spearman
 from sparsebench.ledger import statistics
 from sparsebench.ledger.connect import interruptible
-from sparsebench.ledger.statistics import Pairs, proportions, resampling
+from sparsebench.ledger.statistics import Comparison, Pairs, proportions, resampling
 from sparsebench.ledger.statistics.proportions import PairedCounts
 
 NO_LABELS = np.full(1, np.nan)
@@ -31,11 +31,6 @@ def test_sign_flips_of_single_documents_are_scipy_s_binomial_test(gained: int, l
     assert (found == 1) == (abs(gained - lost) <= 1)
 
 
-@pytest.mark.parametrize("n", [4 / 1.3, 5 / 1.0000001, 30.0])
-def test_wilson_s_interval_of_no_success_begins_at_0(n: float) -> None:
-    assert proportions.wilson(0.0, n)[0] == 0
-
-
 @pytest.mark.parametrize(("gained", "lost"), [(4000, 6000), (0, 1100), (0, 5000)])
 def test_a_p_value_of_thousands_of_documents_is_small_and_not_0(gained: int, lost: int) -> None:
     for documents in (1, 2):
@@ -47,6 +42,8 @@ def test_a_p_value_of_thousands_of_documents_is_small_and_not_0(gained: int, los
 def test_wilson_is_scipy_s(counts: tuple[int, int]) -> None:
     wanted = binomtest(*counts).proportion_ci(method="wilson")
     assert proportions.wilson(*counts) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
+    for n in (4 / 1.3, 5 / 1.0000001, 30.0):
+        assert proportions.wilson(0.0, n)[0] == 0
 
 
 def test_newcombe_s_published_example() -> None:
@@ -152,10 +149,7 @@ def test_a_correlation_has_an_interval_and_is_compared_on_the_same_pairs() -> No
     assert around.low is not None and around.high is not None and around.low < score < around.high
     found = statistics.compare("spearman", Pairs(worse, dense, labels))
     assert found.high is not None and found.high < 0 and found.p is not None and found.p < 0.01
-    assert (
-        found.higher_is_better
-        and not statistics.compare("pseudo_perplexity", Pairs(dense, dense, labels)).higher_is_better
-    )
+    assert found.higher_is_better
 
 
 @settings(deadline=None)
@@ -173,23 +167,23 @@ def test_pairs_of_equal_answers_count_once() -> None:
     generator = np.random.default_rng(4)
     dense = (generator.random(200) < 0.7).astype(float)
     variant = np.where(generator.random(200) < 0.15, 1 - dense, dense)
-    labels, twice = np.full(200, np.nan), np.repeat(np.arange(200), 2)
-    once = statistics.compare("acc", Pairs(variant, dense, labels), 0.5)
-    double = statistics.compare(
-        "acc", Pairs(np.repeat(variant, 2), np.repeat(dense, 2), np.repeat(labels, 2), twice), 0.5
-    )
+    labels, clusters = np.full(400, np.nan), np.repeat(np.arange(200), 2)
+
+    def twice(metric: str, factor: float, clusters: np.ndarray | None) -> Comparison:
+        pairs = Pairs(np.repeat(variant * factor, 2), np.repeat(dense, 2), labels, clusters)
+        return statistics.compare(metric, pairs, 0.5 if metric == "acc" else None)
+
+    once, double = statistics.compare("acc", Pairs(variant, dense, labels[:200]), 0.5), twice("acc", 1, clusters)
     assert (once.clusters, double.clusters, double.n) == (200, 200, 400)
     assert double.p == pytest.approx(once.p) and double.difference == once.difference
     for name in ("low", "high", "detectable", "retained_low", "retained_high"):
         assert getattr(double, name) == pytest.approx(getattr(once, name), abs=0.01)
-    alone = statistics.compare("acc", Pairs(np.repeat(variant, 2), np.repeat(dense, 2), np.repeat(labels, 2)), 0.5)
+    alone = twice("acc", 1, None)
     assert alone.high - alone.low < 0.8 * (double.high - double.low)
     assert "200 clusters" in double.method and "McNemar" in alone.method
-    graded = [statistics.compare("f1", Pairs(np.repeat(variant * 0.9, 2), np.repeat(dense, 2), np.repeat(labels, 2), c))
-              for c in (None, twice)]  # fmt: skip
-    assert (graded[1].high - graded[1].low) / (graded[0].high - graded[0].low) == pytest.approx(math.sqrt(2), rel=0.1)
-    score = float(dense.mean())
-    wide = statistics.interval("acc", score, np.repeat(dense, 2), np.repeat(labels, 2), twice)
+    widths = [found.high - found.low for found in (twice("f1", 0.9, clusters), twice("f1", 0.9, None))]
+    assert widths[0] / widths[1] == pytest.approx(math.sqrt(2), rel=0.1)
+    wide = statistics.interval("acc", float(dense.mean()), np.repeat(dense, 2), labels, clusters)
     assert (wide.low, wide.high) == pytest.approx(proportions.wilson(dense.sum(), 200), abs=1e-3)
 
 
@@ -202,11 +196,9 @@ def test_documents_of_one_cluster_have_no_interval() -> None:
     assert (pair.n, pair.clusters, pair.p, pair.low) == (100, 1, None, None)
     alone = statistics.interval("acc", 1.0, np.ones(1), NO_LABELS)
     assert alone.low is not None, "a document of its own has one"
-
-
-def test_clusters_are_numbered_as_they_come_and_only_where_some_are_shared() -> None:
-    found = statistics.codes(["b", None, "a", "b", None])
-    assert found is not None and found.tolist() == [0, 1, 2, 0, 3]
+    # Clusters are numbered as they come, and only where some are shared.
+    numbered = statistics.codes(["b", None, "a", "b", None])
+    assert numbered is not None and numbered.tolist() == [0, 1, 2, 0, 3]
     assert statistics.codes(["a", None, "b"]) is None
 
 
@@ -226,16 +218,20 @@ def test_holm_is_its_rule_written_out(ps: list[float | None]) -> None:
         assert sum(a is not None and a < level for a in adjusted) == rejected
 
 
-def test_an_invalid_task_counts_in_no_family() -> None:
-    found = [replace(statistics.not_compared(""), p=p, difference=-0.1) for p in (0.03, 0.04)]
-    stood = [statistics.Standing(), statistics.Standing(separable=False)]
-    assert statistics.judged(found, stood) == [(0.03, "worse"), (None, "invalid")]
-
-
-def test_what_is_shown_to_be_better_is_not_at_chance() -> None:
-    found = [replace(statistics.not_compared(""), p=p, difference=0.1) for p in (0.001, 0.5)]
-    stood = [statistics.Standing(at_chance=True)] * 2
-    assert [verdict for _, verdict in statistics.judged(found, stood)] == ["better", "at chance"]
+@pytest.mark.parametrize(
+    ("ps", "difference", "standing", "said"),
+    [
+        ((0.03, 0.04), -0.1, {"separable": False}, [(0.03, "worse"), (None, "invalid")]),
+        ((0.04, 0.001), 0.1, {"at_chance": True}, [(0.04, "better"), (0.002, "better")]),
+        ((0.04, 0.5), 0.1, {"at_chance": True}, [(0.08, "no difference detected"), (0.5, "at chance")]),
+    ],
+)
+def test_an_invalid_task_counts_in_no_family_and_what_is_shown_to_be_better_is_not_at_chance(
+    ps: tuple[float, float], difference: float, standing: dict[str, bool], said: list[tuple[float | None, str]]
+) -> None:
+    """The second of two tasks stands otherwise than the first."""
+    found = [replace(statistics.not_compared(""), p=p, difference=difference) for p in ps]
+    assert statistics.judged(found, [statistics.Standing(), statistics.Standing(**standing)]) == said
 
 
 @pytest.mark.parametrize(

@@ -109,17 +109,13 @@ def test_an_export_reaches_its_own_folder_only(theirs: Path, secret: Path, tmp_p
         ('CREATE MACRO "List_Sort"(x) AS 42', "macro List_Sort"),
         ('CREATE MACRO "+"(a, b) AS 42', "macro +"),
         ("CREATE MACRO lower(x) AS 'none'", "macro lower"),
-        (
-            "CREATE MACRO duckdb_tables() AS TABLE SELECT 'base' AS schema_name, 'version' AS table_name",
-            "macro duckdb_tables",
-        ),
-        (
-            "CREATE MACRO duckdb_functions() AS TABLE SELECT 'none' AS function_name, false AS internal",
-            "macro duckdb_functions",
-        ),
+        ("CREATE MACRO duckdb_tables() AS TABLE SELECT 'base' AS schema_name, 'version' AS table_name",
+         "macro duckdb_tables"),
+        ("CREATE MACRO duckdb_functions() AS TABLE SELECT 'none' AS function_name, false AS internal",
+         "macro duckdb_functions"),
         ("CREATE TYPE json AS ENUM ('a')", "type json"),
     ],
-)
+)  # fmt: skip
 def test_what_stands_in_for_duckdb_s_own_is_refused(
     changed: Callable[..., Path], found: Records, statement: str, culprit: str
 ) -> None:
@@ -128,6 +124,12 @@ def test_what_stands_in_for_duckdb_s_own_is_refused(
         with pytest.raises(LedgerError) as caught:
             attempt()
         assert culprit in caught.value.message and str(path) in caught.value.message
+
+
+def test_what_is_not_a_ledgers_is_named(changed: Callable[..., Path], found: Records) -> None:
+    path = changed("DROP VIEW results", "CREATE TABLE results (a INTEGER)", "UPDATE base.version SET views = 'older'")
+    with pytest.raises(LedgerError, match="results"):
+        Ledger(path).ingest(found[:1])
 
 
 def test_a_trigger_is_refused(tmp_path: Path, found: Records) -> None:
@@ -144,24 +146,16 @@ def test_a_trigger_is_refused(tmp_path: Path, found: Records) -> None:
         Ledger(path).ingest(found[:1])
 
 
-def test_a_macro_and_a_view_of_ones_own_stay(changed: Callable[..., Path]) -> None:
-    path = changed("CREATE MACRO twice(x) AS 2 * x", "CREATE VIEW mine AS SELECT twice(21) AS a")
-    assert query.run(path, "FROM mine").rows == ((42,),)
-
-
-def test_a_name_in_the_file_is_no_statement(changed: Callable[..., Path]) -> None:
+def test_a_macro_and_a_view_of_ones_own_stay_and_a_name_is_no_statement(changed: Callable[..., Path]) -> None:
     path = changed(
+        "CREATE MACRO twice(x) AS 2 * x",
+        "CREATE VIEW mine AS SELECT twice(21) AS a",
         "CREATE VIEW sly AS SELECT 1 AS manifest",
         """CREATE VIEW "sly.manifest IS 'a'; DELETE FROM base.plans; --" AS SELECT 2 AS manifest""",
         "UPDATE base.version SET views = 'older'",
     )
+    assert query.run(path, "FROM mine").rows == ((42,),)
     assert query.run(path, "SELECT count(*) FROM base.plans").rows == ((1,),)
-
-
-def test_what_is_not_a_ledgers_is_named(changed: Callable[..., Path], found: Records) -> None:
-    path = changed("DROP VIEW results", "CREATE TABLE results (a INTEGER)", "UPDATE base.version SET views = 'older'")
-    with pytest.raises(LedgerError, match="results"):
-        Ledger(path).ingest(found[:1])
 
 
 def test_every_definition_stands_by_itself(ledger: Path) -> None:
@@ -177,7 +171,7 @@ def test_every_definition_stands_by_itself(ledger: Path) -> None:
                 assert alone.execute(columns[0]).fetchall() == alone.execute(columns[1]).fetchall()
 
 
-def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path, found: Records) -> None:
+def test_a_link_out_of_the_folder_and_a_pipe_are_no_records(tmp_path: Path, found: Records) -> None:
     theirs, mine = tmp_path / "theirs", tmp_path / "mine"
     for folder in (theirs, mine):
         folder.mkdir()
@@ -190,15 +184,11 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path, found: Records
         with pytest.raises(LedgerError, match=r"plan-a\.json"):
             attempt()
     (theirs / "plan-a.json").unlink()
+    os.mkfifo(theirs / "never.done.json")
     (theirs / "real").write_text(json.dumps(found[1]))
     (theirs / "inside.json").symlink_to("real")
     (theirs / "below").symlink_to(mine, target_is_directory=True)
     assert len(list(records.read([theirs]))) == 1
-
-
-def test_a_pipe_is_no_record(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "never.done.json")
-    assert list(records.read([tmp_path])) == []
 
 
 def test_an_id_is_no_path(tmp_path: Path, found: Records) -> None:

@@ -17,38 +17,21 @@ from tests.report.reading import whole
 
 ENCODER = [{"name": "mini", "source": "path:mini", "family": "encoder", "dtype": "float32"}]
 DECODER = [{"name": "smol", "source": "path:smol", "family": "decoder", "dtype": "bfloat16"}]
-OWN = {"task": "classify", "source": "path:reviews.csv#content=ab", "name": "classify-reviews"}
-RETRIEVAL = {"task": "sciq_retrieval", "limit": 200}
+OWN = {"encoder": [{"task": "classify", "source": "path:reviews.csv#content=ab", "name": "classify-reviews"}]}
 ZEROS = {"prune": "magnitude", "sparsity": [0.3, 0.5, 0.9]}
-TIMED = {"engines": ["hf"], "workloads": [{"prompt": 32, "generate": 8}]}
+GLOBAL = {"prune": "magnitude", "granularity": "global", "sparsity": 0.5}
+INT8, INT4 = {"quantize": "int8"}, {"quantize": "int4"}
+TIMED = {"runtime": {"engines": ["hf"], "workloads": [{"prompt": 32, "generate": 8}]}}
+UNTIMED: dict[str, Any] = {"runtime": None}
+CHOICES = {"decoder": [{"task": "piqa", "limit": 200}]}
+RETRIEVAL = {"encoder": [{"task": "sciq_retrieval", "limit": 200}]}
 SHAPES: dict[str, dict[str, Any]] = {
-    "bits only": {
-        "models": DECODER,
-        "variants": [{"quantize": "int8"}, {"quantize": "int4"}],
-        "benchmarks": {"decoder": [{"task": "piqa", "limit": 200}]},
-        "runtime": TIMED,
-    },
-    "own data only": {
-        "models": ENCODER,
-        "variants": [ZEROS, {"quantize": "int8"}],
-        "benchmarks": {"encoder": [OWN]},
-        "runtime": TIMED,
-    },
-    "no scores": {"models": ENCODER, "variants": [ZEROS], "benchmarks": {}, "runtime": TIMED},
-    "sizes only": {
-        "models": DECODER,
-        "variants": [{"quantize": "int8"}],
-        "benchmarks": {},
-        "runtime": None,
-        "structure": None,
-    },
-    "dense only": {"models": ENCODER, "variants": [], "benchmarks": {"encoder": [RETRIEVAL]}, "runtime": TIMED},
-    "global and bits": {
-        "models": ENCODER,
-        "variants": [{"prune": "magnitude", "granularity": "global", "sparsity": 0.5}, {"quantize": "int4"}],
-        "benchmarks": {"encoder": [OWN]},
-        "runtime": None,
-    },
+    "bits only": {"models": DECODER, "variants": [INT8, INT4], "benchmarks": CHOICES, **TIMED},
+    "own data only": {"models": ENCODER, "variants": [ZEROS, INT8], "benchmarks": OWN, **TIMED},
+    "no scores": {"models": ENCODER, "variants": [ZEROS], "benchmarks": {}, **TIMED},
+    "sizes only": {"models": DECODER, "variants": [INT8], "benchmarks": {}, "structure": None, **UNTIMED},
+    "dense only": {"models": ENCODER, "variants": [], "benchmarks": RETRIEVAL, **TIMED},
+    "global and bits": {"models": ENCODER, "variants": [GLOBAL, INT4], "benchmarks": OWN, **UNTIMED},
 }
 NONSENSE = {
     "a missing value": r"\b(None|nan|NaN|inf|NULL|undefined)\b",
