@@ -18,6 +18,7 @@ from sparsebench.manifest.published import starter
 from sparsebench.manifest.recipes import models_of
 from sparsebench.manifest.schema import Manifest, pattern_sparsity
 from sparsebench.plan.expand import recipes
+from tests.manifest.broken import ENTRY, HEAD
 from tests.manifest.loading import load_text
 
 SCALARS = {
@@ -38,9 +39,8 @@ def test_scalars_follow_yaml_1_2(text: str) -> None:
     assert type(data["a"]) is type(SCALARS[text])
 
 
-@pytest.mark.parametrize("tag", ["null", "bool", "int", "float"])
-def test_a_line_break_is_no_part_of_a_tagged_scalar(tag: str) -> None:
-    written = {"null": "~", "bool": "true", "int": "5", "float": "0.5"}[tag]
+@pytest.mark.parametrize(("tag", "written"), [("null", "~"), ("bool", "true"), ("int", "5"), ("float", "0.5")])
+def test_a_line_break_is_no_part_of_a_tagged_scalar(tag: str, written: str) -> None:
     _, _, (problem,) = read_yaml(f"a: !!{tag} |\n  {written}\n", "m.yaml")
     assert problem.message == f"`!{tag}` does not fit here"
 
@@ -68,9 +68,7 @@ def test_a_single_value_stands_for_a_list_of_one() -> None:
     assert [(step.settings.pattern, step.settings.sparsity) for (step,) in recipes(second)] == [("1:10", 0.9)]
     assert manifest.benchmarks.of("encoder")[0].models == ["m"]
     assert [(one.ranks, one.workloads[0].batch) for one in manifest.runtime or []] == [([2], 4)]
-    assert manifest.structure is not None
-    assert manifest.structure.absolute == [1e-4]
-    assert manifest.storage is None
+    assert manifest.structure and manifest.structure.absolute == [1e-4] and manifest.storage is None
 
 
 @pytest.mark.parametrize(
@@ -98,12 +96,9 @@ def test_a_list_is_a_chain_and_every_field_of_every_step_is_swept() -> None:
 
 
 def test_a_setting_that_is_null_is_left_out() -> None:
-    text = "version: 1\nmodels: [{name: m, source: hf:a/m, family: decoder}]\nvariants:\n"
-    steps = "{trim: corpus, source: null}\n  - [{prune: random, sparsity: 0.5, models: ~}]\n"
-    assert load_text(f"{text}  - {steps}", "m.yaml").manifest.variants == [
-        {"trim": "corpus"},
-        [{"prune": "random", "sparsity": 0.5}],
-    ]
+    text = ENTRY + "{trim: corpus, source: null}\n  - [{prune: random, sparsity: 0.5, models: ~}]\n"
+    (trim, chain) = load_text(text, "m.yaml").manifest.variants
+    assert (trim, chain) == ({"trim": "corpus"}, [{"prune": "random", "sparsity": 0.5}])
 
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True)
@@ -159,10 +154,9 @@ def test_a_valid_manifest_round_trips(data: dict[str, Any]) -> None:
 
 
 def test_names_and_places() -> None:
-    text = "version: 1\nmodels:\n- {name: m, source: hf:a/m, family: decoder}\n"
-    loaded = load_text("\ufeff" + text.replace("\n", "\r\n"), "some/lab.yaml")
+    loaded = load_text("\ufeff" + HEAD.replace("\n", "\r\n"), "some/lab.yaml")
     assert (loaded.name, str(loaded.folder)) == ("lab", "some")
-    assert load_text(text + "name: mine\n", "lab.yaml").name == "mine"
+    assert load_text(HEAD + "name: mine\n", "lab.yaml").name == "mine"
 
 
 def test_the_starter_loads() -> None:
@@ -171,14 +165,7 @@ def test_the_starter_loads() -> None:
     # What is commented out must be right as well.
     examples = re.sub(r"^( *)# (- \{|calibration:|  \w+: )", r"\1\2", starter(), flags=re.MULTILINE)
     whole = load_text(examples, "starter.yaml").manifest
-    assert [entry["prune"] for entry in whole.variants] == [
-        "magnitude",
-        "magnitude",
-        "random",
-        "wanda",
-        "sparsegpt",
-        "alps",
-    ]
+    assert " ".join(entry["prune"] for entry in whole.variants) == "magnitude magnitude random wanda sparsegpt alps"
     assert whole.variants[5]["pattern"] == ["2:4", "4x4"]
     assert [task.task for task in whole.benchmarks.decoder] == ["piqa", "perplexity"]
     assert (whole.calibration.field, whole.calibration.samples, whole.calibration.length) == ("text", 128, 512)
@@ -193,9 +180,8 @@ def test_pattern_sparsity() -> None:
 
 def test_loading_is_quick_and_light(tmp_path: Path) -> None:
     lines = "".join(f"      key_{number}: 1e-{number}\n" for number in range(100))
-    text = starter().replace(
-        "    family: encoder\n", "    family: encoder\n    architecture:\n      model_type: bert\n" + lines
-    )
+    family = "    family: encoder\n"
+    text = starter().replace(family, f"{family}    architecture:\n      model_type: bert\n{lines}")
     times = []
     for _ in range(5):
         begin = time.process_time()
