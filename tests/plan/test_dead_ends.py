@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sparsebench import environment, processor
+from tests.adversarial import benign
 from tests.command import call
 
 MANIFEST = (
@@ -22,33 +23,22 @@ def planned(folder: Path, source: str, family: str, task: str) -> Any:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A folder with a headless BERT, one with a head, one whose head gives a number, and files of data."""
-    bert = {
-        "model_type": "bert",
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "vocab_size": 128,
-    }
+    head = {"architectures": ["BertForSequenceClassification"]}
     heads = {
         "plain": {"architectures": ["BertModel"]},
-        "head": {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "negative", "1": "positive"}},
-        "number": {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}},
-        "several": {
-            "architectures": ["BertForSequenceClassification"],
-            "problem_type": "multi_label_classification",
-            "id2label": {"0": "a", "1": "b"},
-        },
+        "head": head | {"id2label": {"0": "negative", "1": "positive"}},
+        "number": head | {"id2label": {"0": "LABEL_0"}},
+        "several": head | {"problem_type": "multi_label_classification", "id2label": {"0": "a", "1": "b"}},
         "bits": {"quantization_config": {"quant_method": "gptq"}},
     }
-    for name, head in heads.items():
+    for name, changes in heads.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps(bert | head))
+        (tmp_path / name / "config.json").write_text(json.dumps(benign.BERT | changes))
         (tmp_path / name / "model.safetensors").write_bytes(b"")
-    (tmp_path / "reviews.csv").write_text("text,label\na cat,positive\n")
-    (tmp_path / "angry.csv").write_text("text,label\na cat,positive\na dog,angry\n")
-    (tmp_path / "other.csv").write_text("review,stars\na cat,5\n")
-    (tmp_path / "empty.csv").write_text("text,label\n")
-    (tmp_path / "empty.txt").write_text("")
+    files = {"reviews.csv": "text,label\na cat,positive\n", "angry.csv": "text,label\na cat,positive\na dog,angry\n",
+             "other.csv": "review,stars\na cat,5\n", "empty.csv": "text,label\n", "empty.txt": ""}  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
     return tmp_path
 
 

@@ -1,5 +1,6 @@
 """What a plan takes jobs to cost, in time and in memory, and how finished jobs correct it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,15 +8,7 @@ import pytest
 
 from sparsebench import devices, environment, processor
 from sparsebench.plan.cells import Cell, Job, Variant
-from sparsebench.plan.estimate import (
-    DAMPING_SECONDS,
-    Estimate,
-    ModelSize,
-    job_seconds,
-    pace_of,
-    silence_seconds,
-    tokens,
-)
+from sparsebench.plan.estimate import DAMPING_SECONDS, Estimate, ModelSize, job_seconds, silence_seconds, tokens
 from sparsebench.plan.jobs import jobs, remaking_jobs
 from sparsebench.plan.resources import job_bytes, memory_shortages
 from sparsebench.plan.stages import READINGS
@@ -23,14 +16,12 @@ from sparsebench.steps.registry import single
 from tests.plan.planning import bare
 
 SIZE = ModelSize(10**8, 2 * 10**8)
-
-
 MODEL = Variant("v", "m", "decoder", "path:m", "r", "real", "bfloat16")
 
 
 def making(verb: str, name: str, text: int = 8192, family: str = "decoder", **settings: Any) -> Job:
     """The job of one variant, with a calibration text of so many tokens."""
-    made = Variant("v", "m", family, "path:m", "r", "real", "bfloat16", steps=(single(verb, name, **settings),))
+    made = replace(MODEL, family=family, steps=(single(verb, name, **settings),))
     read = {"samples": 16, "length": text // 16} if text else {}
     return Job("a", "make", (Cell("a", "make", made, read),), (made,))
 
@@ -99,13 +90,12 @@ def test_what_finished_jobs_took_corrects_those_of_their_pace() -> None:
     assert estimate.seconds(jobs[0]) == pytest.approx(ratio * expected)
     assert 3 < ratio < 4, "so little says that the first jobs may have fetched something"
     rounded, trained = making("quantize", "int8", text=0), making("recover", "finetune", text=0)
-    assert pace_of(rounded) != pace_of(trained)
     estimate.learn(rounded, 1000.0)
     assert estimate.seconds(trained) == job_seconds(trained, sizes), "a rounding says nothing of a training"
 
 
 def test_a_job_may_be_silent_for_an_hour_or_for_ten_times_its_estimate() -> None:
-    job = Job("a", "benchmarks", (Cell("a", "benchmarks", MODEL, {"task": "piqa"}),))
+    job = making("recover", "finetune", text=0)
     small, large = ({"m": ModelSize(count, 4 * count)} for count in (1_000_000, 10_000_000_000))
     assert 10 * job_seconds(job, small) < 3600 == silence_seconds(job, small)
     assert silence_seconds(job, large) == 10 * job_seconds(job, large) > 3600
@@ -154,12 +144,8 @@ def test_a_gpu_that_is_too_small_is_known_before_anything_is_loaded(monkeypatch:
         return [(one.alone, one.needed, one.gpu) for one in memory_shortages(ready, found)]
 
     def of(engine: str, ranks: int) -> list[Job]:
-        return [
-            job
-            for job in work
-            if job.kind == "latency"
-            and (job.cells[0].settings["engine"], job.cells[0].settings["ranks"]) == (engine, ranks)
-        ]
+        timed = [(job.cells[0].settings, job) for job in work if job.kind == "latency"]
+        return [job for asked, job in timed if (asked["engine"], asked["ranks"]) == (engine, ranks)]
 
     scores = [job for job in work if job.kind == "benchmarks"]
     assert short(30 * 10**9, scores) == [] == short(None, scores)

@@ -46,9 +46,8 @@ def test_the_labs_plan_says_how_long_each_kind_of_job_takes_side_by_side(
     stated = {model.name: model.architecture for model in load(LAB).manifest.models}
     monkeypatch.setattr(sources, "fingerprint", lambda source, *_: f"of {source.text}")
     monkeypatch.setattr(sources, "size", lambda *_: 10**9)
-    monkeypatch.setattr(
-        sources, "read_config", lambda source, *_: next(one for name, one in stated.items() if name in source.text)
-    )
+    config = lambda source, *_: next(one for name, one in stated.items() if name in source.text)  # noqa: E731
+    monkeypatch.setattr(sources, "read_config", config)
     monkeypatch.setattr("sparsebench.plan.resolve.Lock.pin", lambda lock, source, *_, **__: source)
     ready = prepare(PlanRequest(LAB, ledger=tmp_path / "l.duckdb", device="cuda"))
     announce(ready, list(ready.plan.cells))
@@ -78,33 +77,24 @@ runtime:
 """
 
 
-def test_an_engine_for_cpus_is_refused(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
-    driver.lists([("GPU-a", H100, "80000")])
-    path = tmp_path / "m.yaml"
-    path.write_text(MIXED.replace("quantize: int8", "prune: magnitude, sparsity: 0.5").replace("deepspeed", "skip"))
-    ready = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb", device="cuda"))
-    refused = {
-        cell.settings["engine"] for cell in ready.plan.cells if cell.id in ready.refused and cell.settings["ranks"] == 1
-    }
-    assert refused == {"skip"}
-    assert "the skip engine runs on a CPU only" in {problem.message for problem in ready.refused.values()}
-
-
 def test_what_gpus_cannot_do_is_said_at_its_line_and_never_made(
     driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
     driver.lists([("GPU-a", H100, "80000")])
     path = tmp_path / "m.yaml"
+    path.write_text(MIXED.replace("quantize: int8", "prune: magnitude, sparsity: 0.5").replace("deepspeed", "skip"))
+    ready = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb", device="cuda"))
+    refused = [cell.settings for cell in ready.plan.cells if cell.id in ready.refused]
+    assert {one["engine"] for one in refused if one["ranks"] == 1} == {"skip"}
+    assert "the skip engine runs on a CPU only" in {problem.message for problem in ready.refused.values()}
     path.write_text(MIXED)
     ready = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb", device="cuda"))
     show(ready, as_json=False)
     out, err = capsys.readouterr()
-    assert re.search(
-        r"m\.yaml:11: 2 ranks need 2 GPUs, but device cuda has 1: \d+ cells cannot run", " ".join(err.split())
-    )
-    assert re.search(r"m\.yaml:10: int8 weights are run on a CPU only", " ".join(err.split()))
+    said = " ".join(err.split())
+    assert "m.yaml:11: 2 ranks need 2 GPUs, but device cuda has 1" in said
+    assert "m.yaml:10: int8 weights are run on a CPU only" in said
     assert "no\tunsupported: 2 ranks need" in out
     runs = {one.cell.id: one.runs for one in decisions(ready, tmp_path / "records", False)}
     for cell in ready.plan.cells:
@@ -155,7 +145,5 @@ def test_timing_beside_other_jobs_is_refused_on_a_cpu(driver: Driver, tmp_path: 
     ready = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb"))
     timed = {cell.id for cell in ready.plan.cells if "engine" in cell.settings}
     assert timed == ready.refused.keys()
-    assert {cell.label.partition("b1 ")[2] for cell in ready.plan.cells if cell.id in timed} == {
-        "p128 g16 beside other jobs"
-    }
+    assert all(cell.label.endswith(" beside other jobs") for cell in ready.plan.cells if cell.id in timed)
     assert {(one.line, one.message.partition(":")[0]) for one in ready.refused.values()} == {(12, "alone")}

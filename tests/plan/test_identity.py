@@ -1,6 +1,8 @@
 """What changes an id and what does not."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -19,9 +21,7 @@ def test_ids_do_not_depend_on_what_cannot_change_a_result() -> None:
     renamed = planned(models=[{"name": "other", "source": "path:m", "family": "decoder"}])
     assert len(base.cells) == len(ids(base))
     assert not ids(base) - ids(planned(name="another", ledger="x.duckdb", work_dir="elsewhere"))
-    assert {cell.variant.id for cell in renamed.cells} >= {
-        cell.variant.id for cell in base.cells if cell.variant.is_dense
-    }
+    assert base.dense["m"].id == renamed.dense["other"].id
 
 
 @pytest.mark.parametrize(
@@ -49,53 +49,47 @@ def test_the_order_in_which_formats_and_thresholds_are_written_moves_no_id() -> 
     assert ids(base) == ids(other)
 
 
-def test_archive_cells_depend_on_its_compressor_and_no_other_cell_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    def both() -> tuple[set[str], set[str]]:
-        return ids(planned(), "storage"), ids(planned(storage={"formats": ["dense", "packed", "archive"]}), "storage")
-
-    before = both()
-    assert not before[0] & before[1]
+def changed(name: str) -> Any:
+    """What gives another version of a library, and the same of all others."""
     true = environment.major_minor
-    monkeypatch.setattr(environment, "major_minor", lambda name: "99.0" if name == "zstandard" else true(name))
-    after = both()
-    assert after[0] == before[0]
-    assert not after[1] & before[1]
+    return lambda one: "99.0" if one == name else true(one)
 
 
-def test_an_engine_whose_code_changed_is_measured_anew_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+FORMATS = [{"storage": {"formats": ["dense", "packed", *more]}} for more in ([], ["archive"])]
+CHANGES: list[tuple[Callable[[pytest.MonkeyPatch], None], Any, set[str]]] = [
+    (lambda patch: patch.setattr(environment, "major_minor", changed("zstandard")), FORMATS[0], set()),
+    (lambda patch: patch.setattr(environment, "major_minor", changed("zstandard")), FORMATS[1], {"storage"}),
+    (
+        lambda patch: patch.setitem(engines(), "sparse", replace(engines()["sparse"], version=1000)),
+        {"runtime": {"engines": ["hf", "sparse"], "ranks": 1}},
+        {"latency sparse", "memory sparse"},
+    ),
+    (lambda patch: patch.setattr("sparsebench.runtime.MEMORY_VERSION", 1000), {}, {"memory deepspeed"}),
+    (
+        lambda patch: patch.setitem(all_tasks(), "piqa", replace(all_tasks()["piqa"], version=1000)),
+        {},
+        {"benchmarks piqa"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "asked", "moved"), CHANGES)
+def test_what_changed_is_measured_anew_and_nothing_else(
+    change: Callable[[pytest.MonkeyPatch], None], asked: Any, moved: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def found() -> dict[str, set[str]]:
-        cells = planned(runtime={"engines": ["hf", "sparse"], "ranks": 1}).cells
-        timed = [cell for cell in cells if cell.stage in ("latency", "memory")]
-        return {engine: {cell.id for cell in timed if cell.settings["engine"] == engine} for engine in ("hf", "sparse")}
+        """The ids of each stage, and of each engine or task of it."""
+        ids_of: dict[str, set[str]] = {}
+        for cell in planned(**asked).cells:
+            name = f"{cell.stage} {cell.settings.get('engine', cell.settings.get('task', ''))}".strip()
+            ids_of.setdefault(name, set()).add(cell.id)
+        return ids_of
 
-    before, rows = found(), dict(engines())
-    rows["sparse"] = replace(rows["sparse"], version=rows["sparse"].version + 1)
-    monkeypatch.setattr("sparsebench.plan.stages.engines", lambda: rows)
+    before = found()
+    change(monkeypatch)
     after = found()
-    assert before["hf"] and before["hf"] == after["hf"]
-    assert before["sparse"] and not before["sparse"] & after["sparse"]
-
-
-def test_memory_is_measured_anew_when_its_measuring_changed_and_time_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    def found(stage: str) -> set[str]:
-        return {cell.id for cell in planned(runtime={"engines": ["hf"], "ranks": 1}).cells if cell.stage == stage}
-
-    before = found("latency"), found("memory")
-    monkeypatch.setattr("sparsebench.runtime.MEMORY_VERSION", 1000)
-    assert found("latency") == before[0] and not found("memory") & before[1]
-
-
-def test_a_task_whose_code_changed_is_scored_anew_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    def found() -> dict[str, set[str]]:
-        cells = planned(benchmarks={"decoder": [{"task": "perplexity"}, {"task": "piqa"}]}).cells
-        scored = [cell for cell in cells if cell.stage == "benchmarks"]
-        return {task: {cell.id for cell in scored if cell.settings["task"] == task} for task in ("perplexity", "piqa")}
-
-    before, task = found(), all_tasks()["perplexity"]
-    monkeypatch.setitem(all_tasks(), "perplexity", replace(task, version=task.version + 1))
-    after = found()
-    assert before["piqa"] and before["piqa"] == after["piqa"]
-    assert before["perplexity"] and not before["perplexity"] & after["perplexity"]
+    assert {name for name, ids_of in after.items() if ids_of.isdisjoint(before[name])} == moved
+    assert {name for name, ids_of in after.items() if ids_of != before[name]} == moved
 
 
 @pytest.mark.parametrize(
@@ -122,12 +116,10 @@ def test_keeping_zeros_is_another_variant_and_not_keeping_them_the_one_that_it_w
 
     plain, said, kept = (made({"sparsity": 0.7, **more}) for more in ({}, {"keep_zeros": False}, {"keep_zeros": True}))
     assert ids(plain) == ids(said)
-    assert {cell.variant.recipe for cell in kept.cells if cell.id not in ids(plain)} == {
-        "magnitude/layer 50%, then wanda/row 70% of what is left"
-    }
-    last = [
-        next(reversed(plan.variants.values())) for plan in (plain, kept, made({"pattern": "2:4", "keep_zeros": True}))
-    ]
+    (moved,) = {cell.variant.recipe for cell in kept.cells if cell.id not in ids(plain)}
+    assert moved == "magnitude/layer 50%, then wanda/row 70% of what is left"
+    every = plain, kept, made({"pattern": "2:4", "keep_zeros": True})
+    last = [next(reversed(plan.variants.values())) for plan in every]
     assert [variant.record()["sparsity"] for variant in last] == [0.7, 0.85, None]
 
 
@@ -143,8 +135,7 @@ def test_hyperparameters_are_part_of_an_id_where_they_are_not_the_defaults() -> 
 @pytest.mark.parametrize("library", ["torch", "transformers", "tokenizers", "scipy"])
 def test_libraries_move_what_they_can_change(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = planned(variants=CALIBRATED, runtime=None)
-    true = environment.major_minor
-    monkeypatch.setattr(environment, "major_minor", lambda name: "99.0" if name == library else true(name))
+    monkeypatch.setattr(environment, "major_minor", changed(library))
     after = planned(variants=CALIBRATED, runtime=None)
     moved = {cell.variant.method for cell in after.cells if cell.stage == "make" and cell.id not in ids(before)}
     assert moved >= {"wanda", "sparsegpt"}
