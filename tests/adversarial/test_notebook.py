@@ -36,8 +36,13 @@ CALLS: dict[str, list[Call]] = {
     ],
     "against": [lambda: score(GONE, "piqa", "model"), lambda: measure(GONE, against="model")],
     "recipe": [lambda recipe=recipe: apply(GONE, recipe, "out") for recipe in (5, "prune", [None], {5: 6})],
+    "without a step": [lambda: apply(GONE, [], "out")],
+    "verbs": [lambda: apply(GONE, {"sparsity": 0.5}, "out")],
+    "2 variants": [lambda: apply(GONE, {**HALF, "sparsity": [0.5, 0.9]}, "out")],
+    "magnitud": [lambda: apply(GONE, {**HALF, "prune": "magnitud"}, "out")],
+    "cannot follow skip: teal": [lambda: apply(GONE, [{"skip": "teal", "share": 0.4}, HALF], "out")],
     "prune": [lambda name=name: apply(GONE, {"prune": name}, "out") for name in (5, ["magnitude"], None)],
-    "sparsity": [lambda share=share: apply(GONE, {**HALF, "sparsity": share}, "out") for share in (NAN, -1, True)],
+    "sparsity": [lambda share=share: apply(GONE, {**HALF, "sparsity": share}, "out") for share in (NAN, -1, 2.0, True)],
     "group": [lambda group=group: apply(GONE, {**INT4, "group": group}, "out") for group in (0, 1.5)],
     "out": [lambda out=out: apply(GONE, HALF, out) for out in ("", None, b"out")],
     "missing": [lambda: apply(GONE, HALF), lambda: load()],
@@ -139,13 +144,8 @@ def test_what_a_killed_chain_has_left_is_removed_by_the_next(home: Path) -> None
     ended.wait()
     left = home / partial_of(Path("out.steps")).name.replace(str(os.getpid()), str(ended.pid))
     (left / "1").mkdir(parents=True)
-    apply(dense, [HALF, INT4], "out")
+    apply(dense, [HALF, {**INT4, "group": 64}], "out")
     assert sorted(path.name for path in home.iterdir()) == ["file", "model", "out"]
-
-
-def test_groups_that_a_matrix_can_have_are_made(home: Path) -> None:
-    made = apply(load(benign.model(home / "model")), {**INT4, "group": 64}, "out")
-    assert made.folder.is_dir()
 
 
 def test_what_a_function_accepts_reaches_it(home: Path) -> None:

@@ -35,8 +35,4 @@ def test_commands_are_understood(page: Path) -> None:
             assert verb in ("--version", "--install-completion", "--show-completion")
         else:
             VERBS[verb].make_context(verb, words)
-
-
-def test_the_pages_have_commands_at_all() -> None:
-    assert len(commands(ROOT / "README.md")) > 8
-    assert len(commands(ROOT / "docs" / "tutorial.md")) > 10
+    assert len(commands(page)) > {"README.md": 8, "tutorial.md": 10}.get(page.name, -1), "the check must see them"

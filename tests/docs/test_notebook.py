@@ -12,17 +12,12 @@ import pytest
 
 import sparsebench
 from sparsebench import notebook
-from sparsebench.errors import UserError
 from sparsebench.ledger import connect, schema
 from sparsebench.plan.single import SingleModel
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "notebook.md").read_text(encoding="utf-8")
+BLOCKS: list[str] = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
 HALF = {"prune": "magnitude", "sparsity": 0.5}
-
-
-def blocks() -> list[str]:
-    found: list[str] = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
-    return found
 
 
 @pytest.fixture
@@ -37,7 +32,7 @@ def test_the_page_as_it_stands(home: Path, tiny_llama: Path, monkeypatch: pytest
     asked: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
     for name in ("score", "measure"):
         monkeypatch.setattr(notebook, name, lambda *words, _name=name, **named: asked.append((_name, words, named)))
-    first, second, _ = blocks()
+    first, second, _ = BLOCKS
     space: dict[str, Any] = {}
     exec(first.replace('"smollm2-135m"', repr(str(tiny_llama))), space)
     shares = eval(second.splitlines()[0], space).set_index("scope")["zeros"]
@@ -56,7 +51,7 @@ def test_sql_gives_frames_and_arrow(home: Path) -> None:
     with connect.writer(path, 1.0) as connection:
         schema.upgrade(connection, path)
     space: dict[str, Any] = {}
-    (page,) = [block for block in blocks() if "import sql" in block]
+    (page,) = [block for block in BLOCKS if "import sql" in block]
     exec(page, space)
     views = space["sql"]()
     assert {"results", "scores", "latency"} <= set(views["view"])
@@ -68,25 +63,7 @@ def test_a_chain_is_made_and_nothing_else_is_left(home: Path, tiny_llama: Path) 
     dense = sparsebench.load(str(tiny_llama))
     chain = sparsebench.apply(dense, [HALF, {"quantize": "int8"}], home / "made" / "both")
     assert isinstance(chain, SingleModel) and [path.name for path in (home / "made").iterdir()] == ["both"]
-    zeros = sparsebench.inspect(chain).set_index("scope")["zeros"]
-    assert zeros["prunable"] >= 0.5 - 1e-3
-
-
-@pytest.mark.parametrize(
-    ("recipe", "culprit"),
-    [
-        ({"prune": "magnitud", "sparsity": 0.5}, "magnitud"),
-        ({"prune": "magnitude", "sparsity": [0.5, 0.9]}, "2 variants"),
-        ({"prune": "magnitude", "sparsity": 2.0}, "sparsity"),
-        ({"sparsity": 0.5}, "verbs"),
-        ([], "without a step"),
-    ],
-)
-def test_a_recipe_that_is_none_is_refused(home: Path, recipe: Any, culprit: str) -> None:
-    model = SingleModel("m", home, "decoder")
-    with pytest.raises(UserError, match=culprit):
-        sparsebench.apply(model, recipe, home / "out")
-    assert not (home / "out").exists()
+    assert sparsebench.inspect(chain).set_index("scope")["zeros"]["prunable"] >= 0.5 - 1e-3
 
 
 @pytest.mark.long
@@ -105,10 +82,3 @@ def test_importing_the_package_imports_nothing_of_it() -> None:
     assert set(notebook.__all__) | {"__version__"} == set(sparsebench.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         _ = sparsebench.nothing
-
-
-def test_what_belongs_to_its_weights_lets_no_step_follow(tiny_llama: Path, home: Path) -> None:
-    dense = notebook.load(str(tiny_llama))
-    with pytest.raises(UserError, match="prune: magnitude cannot follow skip: teal"):
-        notebook.apply(dense, [{"skip": "teal", "share": 0.4}, HALF], home / "out")
-    assert not (home / "out").exists()

@@ -17,24 +17,15 @@ from sparsebench.steps.prune.registry import BUILT_IN
 from tests.manifest.loading import load_text
 
 ROOT = Path(__file__).parents[2]
-PAGES = [
-    "README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "SECURITY.md",
-    *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md"))),
-]
+PAGES = [str(path.relative_to(ROOT)) for path in (*ROOT.glob("[A-Z]*.md"), *sorted((ROOT / "docs").rglob("*.md")))]
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 HEAD = "version: 1\nmodels:\n- {name: m, source: hf:a/m, family: decoder}\n"
 
 
 def rows(text: str) -> dict[str, list[str]]:
     """The rows of a page's tables whose first cell is a name in backticks."""
-    found = [
-        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        for line in text.splitlines()
-        if line.startswith("| `")
-    ]
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    found = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     return {name: cells[1:] for cells in found for name in re.findall(r"`([^`]+)`", cells[0])}
 
 
@@ -56,39 +47,40 @@ def test_the_table_of_tasks_is_the_catalog() -> None:
         assert metric == all_tasks()[name].metric
         assert f"{all_tasks()[name].n:,}" in count
     page = " ".join((ROOT / "docs" / "benchmarks.md").read_text().split())
-    assert f"windows of {WINDOW:,} tokens" in page
-    assert f"in windows of {MASKED_WINDOW} tokens" in page
-    probed = f"each trained on {probe.PER_LABEL} documents of either class"
-    assert f"at most {probe.MAX_ITER} iterations) on the vectors, {probed}" in page
-    assert f"so {probe.POOL} documents of the validation split" in page
-    assert f"the other {all_tasks()['sst2_probe'].n} are scored" in page
+    for said in (
+        f"windows of {WINDOW:,} tokens",
+        f"in windows of {MASKED_WINDOW} tokens",
+        f"at most {probe.MAX_ITER} iterations) on the vectors, each trained on {probe.PER_LABEL} documents of either class",
+        f"so {probe.POOL} documents of the validation split",
+        f"the other {all_tasks()['sst2_probe'].n} are scored",
+    ):
+        assert said in page
 
 
 def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
-    page = " ".join(METHODS.split())
-    assert JOINER == "\n\n"
-    default = calibration.DEFAULT
-    assert "boolq/none/validation" in default.source
-    assert f"samples: {default.samples} " in page
-    assert f"default: {calibration.LENGTH}, or the model's maximum" in page
-    assert factor.DAMPING == (0.01, 0.1, 1.0, 10.0)
-    assert "is 0.01 of the mean diagonal; where H cannot be factorised, 0.1, then 1, then 10" in page
-    assert f"panels of {sparsegpt.WIDTH}." in page
-    widths = {pattern: sparsegpt.block_width(pattern) for pattern in ("1:10", "1:200")}
-    assert f"{widths['1:10']} for 1:10, {widths['1:200']} for 1:200" in page
+    page, default = " ".join(METHODS.split()), calibration.DEFAULT
+    assert (JOINER, factor.DAMPING, "boolq/none/validation" in default.source) == ("\n\n", (0.01, 0.1, 1.0, 10.0), True)
     assert (alps.DAMPING, alps.SOFTER, alps.PERIOD, alps.REFINE) == (0.01, 5.0, 3, 10)
+    widths = {pattern: sparsegpt.block_width(pattern) for pattern in ("1:10", "1:200")}
     much, some, little = (growth for _, growth in alps.GROWTH)
-    assert f"ρ = {alps.PENALTY}; every third step ρ grows by {much}, {some} or {little}" in page
-    assert "divided by 5 instead" in page
-    assert f"after {alps.STEPS} steps" in page
-    assert f"above {settings.OUTLIER:g} times the block's mean" in page
-    assert f"· {2 * settings.SPREAD:g} " in METHODS
+    for said in (
+        f"samples: {default.samples} ",
+        f"default: {calibration.LENGTH}, or the model's maximum",
+        "is 0.01 of the mean diagonal; where H cannot be factorised, 0.1, then 1, then 10",
+        f"panels of {sparsegpt.WIDTH}.",
+        f"{widths['1:10']} for 1:10, {widths['1:200']} for 1:200",
+        f"ρ = {alps.PENALTY}; every third step ρ grows by {much}, {some} or {little}",
+        "divided by 5 instead",
+        f"after {alps.STEPS} steps",
+        f"above {settings.OUTLIER:g} times the block's mean",
+        f"· {2 * settings.SPREAD:g} ",
+    ):
+        assert said in page
 
 
 def test_manifests_on_the_pages_are_valid(tmp_path: Path) -> None:
-    blocks = [
-        block for page in PAGES for block in re.findall(r"```yaml\n(.+?)```", (ROOT / page).read_text(), re.DOTALL)
-    ]
+    texts = ((ROOT / page).read_text() for page in PAGES)
+    blocks = [block for text in texts for block in re.findall(r"```yaml\n(.+?)```", text, re.DOTALL)]
     plain = [block for block in blocks if not re.search("prune: rescaled|halve: depth", block)]
     assert len(plain) == len(blocks) - 3 >= 5
     for block in plain:
@@ -128,10 +120,3 @@ def test_every_page_is_in_the_table_of_contents() -> None:
             names = [line for line in tree.splitlines() if line and not line.startswith(":")]
             found |= {(path.parent / name).relative_to(docs).as_posix() for name in names}
     assert found == pages
-
-
-def test_a_method_in_a_command_exists() -> None:
-    text = "\n".join((ROOT / page).read_text() for page in PAGES)
-    found = re.findall(r'sparsebench apply [^\n]*?"prune: ([\w-]+)', text)
-    assert len(found) > 1
-    assert set(found) <= {method.name for method in BUILT_IN} | {"rescaled"}

@@ -6,8 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("## To add")[2]
@@ -70,13 +69,9 @@ assert all("newest" in table for table in (all_tasks(), engines(), formats(), [s
 """
 
 
-@pytest.fixture(scope="module")
-def added(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package with one of each added."""
-    root = tmp_path_factory.mktemp("added")
-    ignored = shutil.ignore_patterns("__pycache__", "*.png", "*.svg")
-    shutil.copytree(ROOT / "sparsebench", root / "sparsebench", ignore=ignored)
-    package = root / "sparsebench"
+def test_one_of_each_is_there_after_the_files_that_the_page_names(tmp_path: Path) -> None:
+    package, ignored = tmp_path / "sparsebench", shutil.ignore_patterns("__pycache__", "*.png", "*.svg")
+    shutil.copytree(ROOT / "sparsebench", package, ignore=ignored)
     for name, text in NEW.items():
         (package / name).write_text(text)
     for name, row in ROWS.items():
@@ -85,23 +80,9 @@ def added(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = text.replace("\nBUILT_IN = (\n", f"\nBUILT_IN = (\n    {row}\n")
         text = text.replace("\nfrom sparsebench", f"\n{IMPORTS.get(name, '')}from sparsebench", 1)
         (package / name).write_text(text)
-    return root
-
-
-def test_one_of_each_is_there_after_the_files_that_the_page_names(added: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CHECK],
-        cwd=added,
-        env=os.environ | {"PYTHONPATH": str(added)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    where: dict[str, Any] = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(tmp_path)}}
+    done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True, check=False, **where)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "['newest/layer 50%', 'only by=0.25', 'only by=0.75']"
-
-
-def test_the_page_names_the_file_of_each_table() -> None:
     named = re.findall(r"`([\w/]+\.py)`", PAGE)
-    assert set(ROWS) <= set(named)
-    assert all((ROOT / "sparsebench" / name).is_file() for name in named)
+    assert set(ROWS) <= set(named) and all((ROOT / "sparsebench" / name).is_file() for name in named)

@@ -33,6 +33,12 @@ variants:
 )
 
 
+def of(folder: Path, text: str, **asked: bool) -> PlanRequest:
+    """What asks for the plan of a manifest with this text."""
+    (folder / "mine.yaml").write_text(text)
+    return PlanRequest(folder / "mine.yaml", **asked)
+
+
 @pytest.mark.parametrize(
     ("method", "more", "refused"), [("wanda", "", True), ("wanda", ", models: plain", False), ("magnitude", "", False)]
 )
@@ -40,16 +46,13 @@ def test_what_cannot_be_calibrated_is_refused_with_its_line(
     tmp_path: Path, method: str, more: str, refused: bool
 ) -> None:
     (tmp_path / "text.txt").write_text("some words\n")
-    path = tmp_path / "mine.yaml"
-    path.write_text(MANIFEST.format(method=method, more=more))
+    text = MANIFEST.format(method=method, more=more)
     if not refused:
-        assert prepare(PlanRequest(path)).plan.cells
+        assert prepare(of(tmp_path, text)).plan.cells
         return
-    with pytest.raises(ManifestError) as caught:
-        prepare(PlanRequest(path))
-    said = str(caught.value)
-    assert "shared: albert cannot be calibrated block by block" in said and "mine.yaml:14" in said
-    assert "plain:" not in said
+    with pytest.raises(ManifestError, match="shared: albert cannot be calibrated block by block") as caught:
+        prepare(of(tmp_path, text))
+    assert "mine.yaml:14" in str(caught.value) and "plain:" not in str(caught.value)
 
 
 STEP = """version: 1
@@ -95,8 +98,7 @@ def planned(folder: Path, model: str, step: str, before: str = "prune: magnitude
     for name in ("train", "scored"):
         (folder / f"{name}.jsonl").write_text('{"text": "some words", "label": 1}\n' * 3)
     family = family_of({"model_type": model.partition(",")[0]}) or "decoder"
-    (folder / "mine.yaml").write_text(STEP.format(model=model, step=step, before=before, family=family))
-    return prepare(PlanRequest(folder / "mine.yaml")).plan
+    return prepare(of(folder, STEP.format(model=model, step=step, before=before, family=family))).plan
 
 
 @pytest.mark.parametrize(("model", "step", "said"), STEPS)
@@ -131,8 +133,7 @@ def masked(folder: Path, one: str, other: str, contents: tuple[bytes, bytes]) ->
     (folder / "deep").mkdir(parents=True, exist_ok=True)
     for name, content in zip((one, other), contents, strict=True):
         (folder / name).write_bytes(content)
-    (folder / "m.yaml").write_text(MASKED.format(one=one, other=other))
-    return prepare(PlanRequest(folder / "m.yaml")).plan
+    return prepare(of(folder, MASKED.format(one=one, other=other))).plan
 
 
 def test_a_variant_is_known_by_the_content_of_the_file_that_its_step_names(tmp_path: Path) -> None:
@@ -166,13 +167,10 @@ def trimmed(folder: Path, contents: dict[str, str], more: str = "", samples: int
     for name, content in contents.items():
         (folder / name).write_text(content)
     names = dict(zip(("calibration", "one", "other"), contents, strict=True))
-    (folder / "m.yaml").write_text(TRIMMED.format(**names, samples=samples) + more)
-    return prepare(PlanRequest(folder / "m.yaml")).plan
+    return prepare(of(folder, TRIMMED.format(**names, samples=samples) + more)).plan
 
 
-def test_a_trimmed_variant_is_known_by_the_content_of_its_text(
-    tmp_path: Path,
-) -> None:
+def test_a_trimmed_variant_is_known_by_the_content_of_its_text(tmp_path: Path) -> None:
     first = trimmed(tmp_path / "a", {"text": "x", "one": "y", "deep/other": "z"})
     ids = [*first.variants]
     assert len(set(ids)) == 6  # dense, the calibration text's, two of their own, and a pruned one behind either
@@ -187,15 +185,12 @@ def test_a_trimmed_variant_is_known_by_the_content_of_its_text(
 
 def test_paths_start_from_the_manifests_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    texts, read = {"text": "x", "one": "y", "other": "z"}, "  - {prune: wanda, sparsity: 0.5}\n"
-    relative, absolute = (trimmed(folder, texts, read) for folder in (Path("a"), tmp_path / "a"))
+    texts = {"text": "x", "one": "y", "other": "z"}
+    more = "  - {prune: wanda, sparsity: 0.5}\nruntime: {select: {source: 'path:other'}}\n"
+    relative, absolute = (trimmed(folder, texts, more) for folder in (Path("a"), tmp_path / "a"))
     assert [*relative.variants] == [*absolute.variants]
-
-
-def test_a_text_can_be_selected_as_it_is_written(tmp_path: Path) -> None:
-    plan = trimmed(tmp_path, {"text": "x", "one": "y", "other": "z"}, "runtime: {select: {source: 'path:other'}}\n")
-    timed = {cell.variant.recipe for cell in plan.cells if cell.stage == "latency"}
-    assert timed == {"dense", "trim other min_count=2, then magnitude/layer 50%"}
+    timed = {cell.variant.recipe for cell in relative.cells if cell.stage == "latency"}
+    assert timed == {"dense", "trim other min_count=2, then magnitude/layer 50%"}, "selected as it is written"
 
 
 def test_a_file_that_is_null_is_none_and_an_empty_item_among_texts_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -207,17 +202,24 @@ def test_a_file_that_is_null_is_none_and_an_empty_item_among_texts_is_refused_wi
     assert plain == null
     with pytest.raises(ManifestError, match="an empty item in a list of texts") as caught:
         trimmed(tmp_path, contents, "  - {recover: finetune, source: [null, 'path:one']}\n")
-    assert "m.yaml:13" in str(caught.value)
+    assert "mine.yaml:13" in str(caught.value)
 
 
-def test_a_source_without_its_kind_is_looked_up_in_the_manifests_folder(tmp_path: Path) -> None:
+READ = "calibration: {{source: {}}}\nvariants: [{{prune: wanda, sparsity: 0.5}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (ONE.format() + READ.format("notes.txt"), r"did you mean path:notes\.txt\?"),
+        (ONE.format().replace("random", "notes.txt"), r"did you mean path:notes\.txt\?"),
+        (ONE.format() + READ.format("random"), r"mine\.yaml:8:(.|\n)*random: untrained weights"),
+    ],
+)
+def test_what_is_no_source_is_refused_with_what_is_meant(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("some words\n")
-    path = tmp_path / "m.yaml"
-    read = "calibration: {source: notes.txt}\nvariants: [{prune: wanda, sparsity: 0.5}]\n"
-    for text in (ONE.format() + read, ONE.format().replace("random", "notes.txt")):
-        path.write_text(text)
-        with pytest.raises(UserError, match=r"did you mean path:notes\.txt\?"):
-            prepare(PlanRequest(path))
+    with pytest.raises(UserError, match=said):
+        prepare(of(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -229,23 +231,19 @@ def test_a_source_without_its_kind_is_looked_up_in_the_manifests_folder(tmp_path
     ],
 )
 def test_a_rehearsal_takes_a_sparsity_that_was_asked_for(tmp_path: Path, entries: str, rehearsed: float) -> None:
-    path = tmp_path / "m.yaml"
-    path.write_text(f"{ONE.format()}variants: [{entries}]\n")
-    plan = prepare(PlanRequest(path, rehearse=True)).plan
+    plan = prepare(of(tmp_path, f"{ONE.format()}variants: [{entries}]\n", rehearse=True)).plan
     assert [variant.record()["sparsity"] for variant in plan.variants.values()] == [0, rehearsed]
 
 
 def test_random_weights_of_one_shape_are_one_checkpoint_and_are_rehearsed_under_each_name(tmp_path: Path) -> None:
-    path = tmp_path / "m.yaml"
-    path.write_text(TWO.replace("albert", "bert").format())
+    text = TWO.replace("albert", "bert").format()
     with pytest.raises(ManifestError, match="`plain` is the same checkpoint as `shared`") as caught:
-        prepare(PlanRequest(path))
-    assert "m.yaml:9:" in str(caught.value)
+        prepare(of(tmp_path, text))
+    assert "mine.yaml:9:" in str(caught.value)
     for full in (False, True):
-        plan = prepare(PlanRequest(path, rehearse=True, full=full)).plan
+        plan = prepare(of(tmp_path, text, rehearse=True, full=full)).plan
         assert {cell.variant.model for cell in plan.cells} == {"plain", "shared"}
-    path.write_text(TWO.format())
-    assert prepare(PlanRequest(path)).plan.cells
+    assert prepare(of(tmp_path, TWO.format())).plan.cells
 
 
 def test_a_model_of_the_command_line_has_a_name_that_a_manifest_may_give(tmp_path: Path) -> None:
@@ -274,9 +272,8 @@ def test_a_training_is_known_by_its_text_and_takes_time_by_its_tokens(tmp_path: 
         "distill one tokens=1000", "distill one tokens=50000000", "finetune text",
     ]  # fmt: skip
     sizes = {"plain": ModelSize(10_000_000, 20_000_000)}
-    made = {
-        job.makes[0].recipe: job_seconds(job, sizes) for job in jobs(first, first.cells, lambda _: False) if job.makes
-    }
+    making = [job for job in jobs(first, first.cells, lambda _: False) if job.makes]
+    made = {job.makes[0].recipe: job_seconds(job, sizes) for job in making}
     trained = made["finetune text"] - made["trim text"]  # on the default million tokens
     assert made["distill one tokens=1000"] == pytest.approx(50 * trained, rel=0.1)  # both in one pass
 
@@ -284,18 +281,8 @@ def test_a_training_is_known_by_its_text_and_takes_time_by_its_tokens(tmp_path: 
 def test_a_calibration_s_columns_come_with_its_text(tmp_path: Path) -> None:
     """What an encoder-decoder writes is a part of it: without the target its tokens would go."""
     (tmp_path / "pairs.jsonl").write_text('{"word": "cat", "sounds": "K AE T"}\n')
-    path = tmp_path / "m.yaml"
     text = TRIMMED.format(calibration="pairs.jsonl", one="pairs.jsonl", other="pairs.jsonl", samples=1)
     more = "  - {trim: corpus, field: sounds}\n"
-    path.write_text(text.replace("samples: 1", "field: word, target: sounds") + more)
-    plan = prepare(PlanRequest(path)).plan
+    plan = prepare(of(tmp_path, text.replace("samples: 1", "field: word, target: sounds") + more)).plan
     steps = [variant.steps[0].settings for variant in plan.variants.values() if len(variant.steps) == 1]
     assert [(own.field, own.target) for own in steps] == [("word", "sounds"), (None, None), ("sounds", "sounds")]
-
-
-def test_random_weights_are_no_calibration_text(tmp_path: Path) -> None:
-    variants = "variants:\n  - {prune: wanda, sparsity: 0.5}\n"
-    (tmp_path / "mine.yaml").write_text(ONE.format() + f"calibration: {{source: random}}\n{variants}")
-    with pytest.raises(ManifestError, match="random: untrained weights") as caught:
-        prepare(PlanRequest(tmp_path / "mine.yaml"))
-    assert "mine.yaml:8:" in str(caught.value)
