@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,14 +15,16 @@ import pytest
 from sparsebench import children
 
 
+def seeing(folder: Path) -> dict[str, str]:
+    """The environment of a process that finds modules in a folder."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(Path(children.__file__).parents[1])])}
+
+
 def test_what_a_command_says_is_kept() -> None:
     said = "import os, sys; print(os.environ['WORD']); sys.exit('no')"
     done = children.run([sys.executable, "-c", said], 60, {"WORD": "yes"})
     assert (done.returncode, done.stdout, done.stderr) == (1, "yes\n", "no\n")
-
-
-def test_a_command_may_say_what_is_no_utf_8() -> None:
-    """A compiler does, of a path or in the words of another locale."""
+    # A compiler says what is no UTF-8, of a path or in the words of another locale.
     done = children.run([sys.executable, "-c", r"import os; os.write(2, b'Datei \xfcber'); os._exit(1)"], 60)
     assert (done.returncode, done.stderr) == (1, "Datei \ufffdber")
 
@@ -55,10 +58,8 @@ def test_a_module_ends_with_its_parent_while_it_still_imports(tmp_path: Path) ->
         "import os, subprocess; from sparsebench import children\n"
         "subprocess.run(children.module_command('endless'), env=os.environ | children.import_variables())"
     )
-    paths = os.pathsep.join([str(tmp_path), str(Path(children.__file__).parents[1])])
-    parent = subprocess.Popen(
-        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", program]
+    parent = subprocess.Popen(command, env=seeing(tmp_path), stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
     parent.send_signal(signal.SIGKILL)
@@ -71,22 +72,14 @@ def test_a_module_does_not_begin_whose_parent_was_gone_before(tmp_path: Path) ->
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     words = [str(gone.pid) if word == str(os.getpid()) else word for word in children.module_command("begun")]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(children.__file__).parents[1])])}
-    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "begun" not in done.stdout
-    ours = subprocess.run(children.module_command("begun"), env=env, capture_output=True, text=True, check=False)
-    assert (ours.returncode, ours.stdout) == (0, "begun\n")
+    for command, ending in ((words, (1, "")), (children.module_command("begun"), (0, "begun\n"))):
+        done = subprocess.run(command, env=seeing(tmp_path), capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == ending
 
 
 def _alive(words: str) -> list[psutil.Process]:
-    return [one for one in psutil.process_iter() if _words(one) == words.split()]
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+    # What has ended meanwhile has no command line.
+    return [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == words.split()]
 
 
 @pytest.mark.parametrize("whose", ["command", "shell"])
@@ -113,14 +106,8 @@ def test_what_a_killed_process_leaves_stays_below_the_one_that_began_it(tmp_path
     (tmp_path / "driver.py").write_text(
         "import subprocess\nsubprocess.run(['/bin/sh', '-c', 'sleep 600 & echo $! $$; wait'])\ninput()"
     )
-    paths = os.pathsep.join([str(tmp_path), str(Path(children.__file__).parents[1])])
-    with subprocess.Popen(
-        children.module_command("driver"),
-        env=os.environ | {"PYTHONPATH": paths},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as begun:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(children.module_command("driver"), env=seeing(tmp_path), **pipes) as begun:
         assert begun.stdout is not None
         sleeper, shell = map(int, begun.stdout.readline().split())
         killed = psutil.Process(shell)

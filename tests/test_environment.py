@@ -45,21 +45,16 @@ def test_pytorch_says_the_same_of_this_machine() -> None:
     assert processor.is_emulated("float16") is not torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
-def test_a_class_of_machines_has_one_set_of_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor, "instructions", lambda: "AVX2")
-    one = environment.hardware_class.__wrapped__()
-    monkeypatch.setattr(processor, "instructions", lambda: "AVX-512 BF16")
-    assert one != environment.hardware_class.__wrapped__()
+def test_a_class_of_machines_has_one_set_of_instructions_and_one_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def named(instructions: str, generation: str) -> str:
+        monkeypatch.setattr(processor, "instructions", lambda: instructions)
+        monkeypatch.setattr(processor, "generation", lambda: generation)
+        return str(environment.hardware_class.__wrapped__())
 
-
-def test_generations_of_one_name_are_two_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor, "generation", lambda: "25.17")
-    one = environment.hardware_class.__wrapped__()
-    assert "model 25.17) ×" in one
-    monkeypatch.setattr(processor, "generation", lambda: "26.2")
-    assert one.replace("25.17", "26.2") == environment.hardware_class.__wrapped__()
-    monkeypatch.setattr(processor, "generation", lambda: "")
-    assert "model" not in environment.hardware_class.__wrapped__()
+    one = named("AVX2", "25.17")
+    assert "model 25.17) ×" in one and one != named("AVX-512 BF16", "25.17")
+    assert one.replace("25.17", "26.2") == named("AVX2", "26.2")
+    assert "model" not in named("AVX2", "")
 
 
 def test_files_that_were_read_do_not_count_as_used(tmp_path: Path) -> None:

@@ -77,7 +77,6 @@ def test_it_is_the_installed_program_that_runs(program: Path, tmp_path: Path) ->
     assert Path(found.strip()).is_relative_to(program.parent.parent)
 
 
-@pytest.mark.long
 def test_it_plans_figures_and_reports_far_from_the_checkout(program: Path, tmp_path: Path) -> None:
     call(program, tmp_path, "init", "mine.yaml")
     shutil.copy(ROOT / "quickstart.yaml", tmp_path)
@@ -90,7 +89,6 @@ def test_it_plans_figures_and_reports_far_from_the_checkout(program: Path, tmp_p
     assert json.loads(call(program, tmp_path, "score", "--list", "--json"))
 
 
-@pytest.mark.long
 def test_its_native_code_and_templates_are_found(program: Path, tmp_path: Path, tiny_llama: Path) -> None:
     call(program, tmp_path, "apply", str(tiny_llama), "prune: magnitude, sparsity: 0.5", "--out", "made")
     call(program, tmp_path, "pack", "made")
