@@ -22,14 +22,11 @@ def shown(markdown: str) -> tuple[set[str], str]:
 
 @given(MARKS)
 def test_markdown_says_the_same_and_does_nothing(text: str) -> None:
-    kinds, said = shown(f"{escape.markdown(text)}x")
+    line = f"{escape.markdown(text)}x"
+    kinds, said = shown(line)
     assert kinds <= {"text", "text_special"}
     assert said == escape.visible(re.sub(r"\s+", " ", text)).lstrip() + "x"
-    assert [token.type for token in PARSER.parse(f"{escape.markdown(text)}x")] == [
-        "paragraph_open",
-        "inline",
-        "paragraph_close",
-    ]
+    assert [token.type for token in PARSER.parse(line)] == ["paragraph_open", "inline", "paragraph_close"]
 
 
 @given(MARKS, MARKS)
@@ -37,17 +34,11 @@ def test_cells_stay_cells(first: str, second: str) -> None:
     for write in (escape.markdown, escape.code):
         tokens = PARSER.parse(f"| h | h |\n| - | - |\n| {write(first)} | {write(second)} |\n")
         cells = [token for token in tokens if token.type == "inline"]
-        assert len(cells) == 4
-        assert {child.type for cell in cells for child in cell.children or []} <= {
-            "text",
-            "text_special",
-            "code_inline",
-        }
+        kinds = {child.type for cell in cells for child in cell.children or []}
+        assert len(cells) == 4 and kinds <= {"text", "text_special", "code_inline"}
 
 
-@pytest.mark.parametrize(
-    "text", ["arc_easy", "3.11.7", "-1.5", "wanda/row 2:4", "+0.3", "torch 2.8.0+cpu", "é – ×", "(a)"]
-)
+@pytest.mark.parametrize("text", ["arc_easy", "3.11.7", "-1.5", "wanda/row 2:4", "+0.3", "2.8.0+cpu", "é – ×", "(a)"])
 def test_what_is_harmless_stays_as_it_is(text: str) -> None:
     assert escape.markdown(text) == text == escape.visible(text)
     assert escape.code(text) == f"`{text}`"

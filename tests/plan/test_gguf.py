@@ -38,19 +38,16 @@ def planned(path: Path, rest: str, kind: str = "llama", family: str = "decoder")
         (["shrink: l2, keep: 0.5, uneven: true", GGUF], "llama", "uneven"),
         ([GGUF, "prune: magnitude, sparsity: 0.5"], "llama", "no step may follow"),
         (["quantize: gguf"], "llama", "type"),
+        (["shrink: l2, keep: 0.5", "prune: magnitude, sparsity: 0.5", GGUF], "llama", ""),
     ],
 )
 def test_a_chain_that_no_file_holds_is_refused(steps: list[str], kind: str, named: str, tmp_path: Path) -> None:
-    chain = "".join(
-        f"\n  {'- ' if first else '  '}- {{{step}}}" for first, step in zip([True, False], steps, strict=False)
-    )
+    request = planned(tmp_path / "m.yaml", f"variants: [[{', '.join(f'{{{step}}}' for step in steps)}]]\n", kind)
+    if not named:
+        assert prepare(request).plan.cells, "it may follow zeros and even shapes"
+        return
     with pytest.raises(ManifestError, match=named):
-        prepare(planned(tmp_path / "m.yaml", f"variants:{chain}\n", kind))
-
-
-def test_it_may_follow_zeros_and_even_shapes(tmp_path: Path) -> None:
-    steps = f"  - - {{shrink: l2, keep: 0.5}}\n    - {{prune: magnitude, sparsity: 0.5}}\n    - {{{GGUF}}}\n"
-    assert prepare(planned(tmp_path / "m.yaml", f"variants:\n{steps}")).plan.cells
+        prepare(request)
 
 
 def test_without_the_package_step_and_engine_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,12 @@
 """What shares a process, what follows what, and what is made again."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
 from sparsebench import environment
-from sparsebench.plan.cells import Cell
+from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import jobs, remaking_jobs, runs_alone
@@ -29,10 +30,9 @@ def test_what_is_timed_otherwise_is_timed_in_a_job_of_its_own(other: dict[str, o
 def test_jobs_share_what_is_expensive_and_follow_their_makers() -> None:
     plan = planned()
     found = jobs(plan, plan.cells, present=lambda variant: False)
-    kinds = [job.kind for job in found]
-    assert kinds.count("prepare") == 1
-    assert kinds.count("make") == 2, "one sweep per granularity; the pattern shares the layer sweep"
-    assert kinds.count("benchmarks") == 6
+    kinds = Counter(job.kind for job in found)
+    assert (kinds["prepare"], kinds["benchmarks"]) == (1, 6)
+    assert kinds["make"] == 2, "one sweep per granularity; the pattern shares the layer sweep"
     assert sum(len(job.cells) for job in found) == len(plan.cells)
     place = {job.id: number for number, job in enumerate(found)}
     for job in found:
@@ -43,15 +43,12 @@ def test_jobs_share_what_is_expensive_and_follow_their_makers() -> None:
 
 def test_versions_on_dense_activations_share_one_process() -> None:
     plan = planned(variants=CALIBRATED, runtime=None)
-    makes = [
-        sorted(
-            f"{variant.method} {variant.pruning_setting('allocation')} {variant.pruning_setting('propagate')}"
-            for variant in job.makes
-        )
-        for job in jobs(plan, plan.cells, lambda variant: variant.is_dense)
-        if job.kind == "make"
-    ]
-    assert makes == [
+
+    def named(variant: Variant) -> str:
+        return f"{variant.method} {variant.pruning_setting('allocation')} {variant.pruning_setting('propagate')}"
+
+    making = [job for job in jobs(plan, plan.cells, lambda variant: variant.is_dense) if job.kind == "make"]
+    assert [sorted(map(named, job.makes)) for job in making] == [
         ["magnitude uniform "],
         ["sparsegpt uniform dense"] * 2 + ["wanda uniform dense"] * 2,
         ["wanda uniform pruned"] * 2,
@@ -64,14 +61,9 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
     plan = planned(runtime={"ranks": [1]}, benchmarks={})
     work = jobs(plan, plan.cells, lambda variant: True)
     ready = SimpleNamespace(
-        device="cpu",
-        sizes={"m": ModelSize(5 * 10**9, 10**10)},
-        manifest=SimpleNamespace(storage=None),
-        keep="none",
-        request=SimpleNamespace(jobs=None),
-        plan=plan,
-        has=lambda _: True,
-    )
+        device="cpu", sizes={"m": ModelSize(5 * 10**9, 10**10)}, manifest=SimpleNamespace(storage=None), keep="none",
+        request=SimpleNamespace(jobs=None), plan=plan, has=lambda _: True,
+    )  # fmt: skip
 
     def short(free: int) -> list[tuple[str, bool]]:
         monkeypatch.setattr(environment, "memory", lambda: (2**40, free))

