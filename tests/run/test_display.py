@@ -35,12 +35,12 @@ def test_the_pace_of_one_kind_of_job_says_nothing_about_another() -> None:
     assert clock.seconds_left() == pytest.approx(rate * scoring / 2 + timing)
 
 
-def test_it_begins_with_what_the_plan_learned() -> None:
-    jobs, estimate = [scored("a"), timed("c")], Estimate(SIZES)
+def test_it_begins_with_what_the_plan_learned_and_calculating_jobs_wait_for_the_only_gpu() -> None:
+    jobs, estimate = [scored("a"), scored("b"), timed("c")], Estimate(SIZES)
     estimate.learn(jobs[0], 1e6)
-    clock = Clock(estimate)
+    clock = Clock(estimate, slots=4, gpus=1)
     clock.begin(jobs)
-    assert clock.seconds_left() == pytest.approx(estimate.seconds(jobs[0]) + job_seconds(jobs[1], SIZES))
+    assert clock.seconds_left() == pytest.approx(2 * estimate.seconds(jobs[0]) + job_seconds(jobs[2], SIZES))
     assert estimate.seconds(jobs[0]) > 100 * job_seconds(jobs[0], SIZES)
 
 
@@ -90,12 +90,6 @@ def test_what_is_done_of_a_cell_tells_how_long_the_rest_takes(monkeypatch: pytes
     assert clock.seconds_left() == pytest.approx(expected)
 
 
-def test_jobs_that_calculate_wait_for_the_only_gpu() -> None:
-    clock, jobs = Clock(Estimate(SIZES), slots=4, gpus=1), [scored("a"), scored("b"), timed("c")]
-    clock.begin(jobs)
-    assert clock.seconds_left() == pytest.approx(2 * job_seconds(jobs[0], SIZES) + job_seconds(jobs[2], SIZES))
-
-
 def test_a_log_says_something_at_least_every_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now, stream = 0.0, io.StringIO()
     monkeypatch.setattr("time.monotonic", lambda: now)
@@ -111,13 +105,6 @@ def test_a_log_says_something_at_least_every_half_a_minute(monkeypatch: pytest.M
     assert shown.due() == SILENCE_SECONDS / 2
 
 
-def test_a_line_above_the_bar_is_the_line_that_was_given() -> None:
-    """rich knows ``:100:`` as an emoji, ``[/b]`` as markup, and numbers as something to colour."""
-    console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    LiveDisplay(Clock(Estimate(SIZES)), console).line("load.py:100: no [/b] of 12", "dim")
-    assert "load.py:100: no [/b] of 12" in console.file.getvalue()
-
-
 def test_how_a_job_without_cells_died_moves_no_cursor() -> None:
     """What a process said last is the text of others."""
     stream, job = io.StringIO(), Job("a", "make", (), makes=(MODEL,))
@@ -127,13 +114,14 @@ def test_how_a_job_without_cells_died_moves_no_cursor() -> None:
     assert stream.getvalue() == "✗ make: the job's process died; it said last: \\x1b[2J\n"
 
 
-def test_the_bar_shows_names_as_they_are() -> None:
-    """To rich ``[/b]`` is the end of something that never began."""
+def test_the_bar_and_the_lines_above_it_show_names_as_they_are() -> None:
+    """rich knows ``:100:`` as an emoji, ``[/b]`` as the end of what never began, and numbers as something to colour."""
     named = replace(MODEL, model="a[/b]\x1b[2J")
     job = Job("a", "benchmarks", (Cell("a", "benchmarks", named, {"task": "piqa"}),))
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     shown = LiveDisplay(Clock(Estimate(SIZES | {named.model: SIZES["m"]})), console)
     shown.begin(list(job.cells), [job])
     shown.started(job)
+    shown.line("load.py:100: no [/b] of 12", "dim")
     shown.end()
-    assert "a[/b]\\x1b[2J" in console.file.getvalue()
+    assert "a[/b]\\x1b[2J" in console.file.getvalue() and "load.py:100: no [/b] of 12" in console.file.getvalue()

@@ -59,9 +59,8 @@ def test_what_calculates_has_a_gpu_to_itself_and_the_others_see_none(runner: Any
     scored = [one for one in runner.started if one[0] == "benchmarks"]
     assert scored == [("benchmarks", "GPU-a", "GPU-a", "cuda"), ("benchmarks", "GPU-b", "GPU-b", "cuda")]
     assert {one[1:] for one in runner.started if one[0] != "benchmarks"} == {("", "", "cpu")}
-    assert {concurrent_jobs(child.task.job, 8, 2) for child in runner.children if child.task.own_gpus} == {2}, (
-        "as the plan has it"
-    )
+    on_gpus = [child.task.job for child in runner.children if child.task.own_gpus]
+    assert {concurrent_jobs(job, 8, 2) for job in on_gpus} == {2}, "as the plan has it"
     assert [job.kind for job in runner.waiting] == ["benchmarks"], "the third model waits for a GPU, not for a slot"
     runner.children = [child for child in runner.children if child.task.own_gpus != "GPU-a"]
     runner._start_ready()
@@ -75,11 +74,6 @@ def test_jobs_on_the_cpu_take_no_slot_of_those_on_gpus(runner: Any) -> None:
     runner.waiting = Queue([*runner.waiting, *(job for job in runner.every if job.kind == "benchmarks")])
     runner._start_ready()
     assert [one[:2] for one in runner.started[2:]] == [("benchmarks", "GPU-a"), ("benchmarks", "GPU-b")]
-
-
-def test_a_timed_job_has_the_machine_with_all_its_gpus(runner: Any) -> None:
-    wanted(runner, "latency")
-    assert runner.started == [("latency", "", None, "cuda")]
 
 
 def test_times_that_accept_noise_are_taken_on_different_gpus_at_once(runner: Any) -> None:
@@ -101,15 +95,16 @@ def test_times_that_accept_noise_are_taken_on_different_gpus_at_once(runner: Any
     assert not runner.executor.room(runtime()[0], [child.task for child in runner.children]), "the usual ones are alone"
 
 
-def test_memory_is_measured_on_a_gpu_of_its_own(runner: Any) -> None:
+def test_a_timed_job_has_the_machine_and_memory_is_measured_on_a_gpu_of_its_own(runner: Any, driver: Driver) -> None:
+    wanted(runner, "latency")
+    assert runner.started == [("latency", "", None, "cuda")]
+    runner.children, runner.started = [], []
     wanted(runner, "memory")
     assert [one[:3] for one in runner.started] == [("memory", "GPU-a", "GPU-a"), ("memory", "GPU-b", "GPU-b")]
-
-
-def test_memory_is_measured_alone_where_gpus_differ(runner: Any, driver: Driver) -> None:
+    runner.children, runner.started = [], []
     driver.lists([("GPU-a", H100, "80000"), ("GPU-b", "NVIDIA T400", "4000")])
     wanted(runner, "memory")
-    assert runner.started == [("memory", "", None, "cuda")], "its record is filed under both names, as the run's"
+    assert runner.started == [("memory", "", None, "cuda")], "where GPUs differ it is filed under both names"
 
 
 def test_on_a_cpu_no_job_sees_a_gpu(runner: Any) -> None:
@@ -175,18 +170,14 @@ def test_what_the_plan_refuses_is_recorded_once_and_asked_again_with_other_gpus(
 
     driver.lists([("GPU-a", H100, "80000")])
     assert "2 unsupported" in called("run", "--only", "ranks=2").stderr
-    states = {
-        row["stage"]: (row["unsupported"], row["left"])
-        for row in json.loads(called("status", "--json").stdout)["stages"]
-    }
-    assert states["latency"] == states["memory"] == (1, 1)
+    stages = json.loads(called("status", "--json").stdout)["stages"]
+    timed = [(row["unsupported"], row["left"]) for row in stages if row["stage"] in ("latency", "memory")]
+    assert timed == [(1, 1)] * 2
     assert "2 ranks need 2 GPUs" in called("status").stderr
     only_ones = called("run", "--only", "ranks=2").stderr
     assert "every cell that --only asks for has its result but 2, which cannot run here" in only_ones
-    rows = query.run(
-        tmp_path / "l.duckdb", "SELECT DISTINCT status, reason LIKE '2 ranks need%' FROM base.records"
-    ).rows
-    assert list(rows) == [("unsupported", True)]
+    asked = "SELECT DISTINCT status, reason LIKE '2 ranks need%' FROM base.records"
+    assert list(query.run(tmp_path / "l.duckdb", asked).rows) == [("unsupported", True)]
 
     def runs() -> set[tuple[bool, str]]:
         ready = prepare(PlanRequest(path, device="cuda", only=(("ranks", "2"),)))

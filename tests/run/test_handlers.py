@@ -21,19 +21,12 @@ from tests.run.conftest import planned, specification
 
 def job(names: list[str]) -> Any:
     settings = {"engine": "hf", "ranks": 1, "workload": {"batch": 1, "prompt": 8, "generate": 2}, "dtype": "float32"}
-    cells = [
-        SimpleNamespace(
-            stage="latency", variant=SimpleNamespace(id=name), settings=settings, compute_dtype=lambda device: "float32"
-        )
-        for name in names
-    ]
+    usual: dict[str, Any] = {"stage": "latency", "settings": settings, "compute_dtype": lambda device: "float32"}
+    cells = [SimpleNamespace(variant=SimpleNamespace(id=name), **usual) for name in names]
     return SimpleNamespace(
-        device="cpu",
-        job=SimpleNamespace(cells=cells),
-        dense=SimpleNamespace(id="dense"),
-        model=SimpleNamespace(family="decoder"),
-        workspace=SimpleNamespace(folder=lambda variant: Path(variant.id)),
-    )
+        device="cpu", job=SimpleNamespace(cells=cells), dense=SimpleNamespace(id="dense"),
+        model=SimpleNamespace(family="decoder"), workspace=SimpleNamespace(folder=lambda variant: Path(variant.id)),
+    )  # fmt: skip
 
 
 class Kept(Recorder):
@@ -49,9 +42,8 @@ class Kept(Recorder):
 
 
 def test_a_variant_that_cannot_be_timed_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measured(
-        dense: Path, variants: list[tuple[str, Path]], family: str, setting: object, emit: Any, _: Any
-    ) -> None:
+    def measured(dense: Path, variants: list[tuple[str, Path]], *asked: Any) -> None:
+        emit = asked[2]
         for key, folder in variants:
             emit(key, MeasureError(f"{folder} is off") if key == "off" else f"{folder} beside {dense}")
 

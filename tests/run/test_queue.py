@@ -39,12 +39,8 @@ def test_a_job_without_room_holds_up_its_own_kind_alone() -> None:
 
 
 def test_what_is_timed_comes_after_all_else_that_may_start() -> None:
-    assert drained(Queue([job("a", kind="memory"), job("b", kind="latency"), job("c", "a"), job("d")])) == [
-        "d",
-        "a",
-        "c",
-        "b",
-    ]
+    queue = Queue([job("a", kind="memory"), job("b", kind="latency"), job("c", "a"), job("d")])
+    assert drained(queue) == ["d", "a", "c", "b"]
 
 
 def test_a_folder_is_needed_until_all_jobs_that_use_it_have_ended() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsebench.plan.cells import Cell
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.run.select import Why, decisions
 
@@ -14,12 +15,17 @@ models:
     source: random
     family: decoder
     architecture: {model_type: llama, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 64}
-variants:
-  - {prune: mask, file: mask.bin}
 structure: {}
 storage: null
 runtime: {engines: [hf], workloads: [{batch: 1, prompt: 8, generate: 4}], samples: 20, dtype: float32}
 """
+
+
+def left(folder: Path, entries: list[str], *only: tuple[str, str]) -> list[Cell]:
+    """The cells of a plan of these variants that ``only`` does not leave out."""
+    (folder / "m.yaml").write_text(MANIFEST + "variants:\n" + "".join(f"  - {one}\n" for one in entries))
+    found = decisions(prepare(PlanRequest(folder / "m.yaml", only=only)), folder / "records", False)
+    return [one.cell for one in found if one.why != Why.LEFT_OUT]
 
 
 @pytest.mark.parametrize(
@@ -33,19 +39,13 @@ runtime: {engines: [hf], workloads: [{batch: 1, prompt: 8, generate: 4}], sample
 def test_a_setting_is_meant_as_a_manifest_writes_it(key: str, word: str, met: set[str], tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("some words\n")
     steps = "{prune: wanda, sparsity: 0.5, keep_zeros: true}", "{prune: magnitude, pattern: '1:4'}"
-    entries = [*steps, "{recover: finetune, source: 'path:text.txt'}"]
-    text = MANIFEST.replace("  - {prune: mask, file: mask.bin}\n", "")
-    path = tmp_path / "m.yaml"
-    path.write_text(text.replace("variants:\n", "variants:\n" + "".join(f"  - {one}\n" for one in entries)))
-    ready = prepare(PlanRequest(path, only=((key, word), ("stage", "structure"))))
-    found = decisions(ready, tmp_path / "records", False)
-    assert {one.cell.variant.steps[0].name for one in found if one.why != Why.LEFT_OUT} == met
+    found = left(
+        tmp_path, [*steps, "{recover: finetune, source: 'path:text.txt'}"], (key, word), ("stage", "structure")
+    )
+    assert {cell.variant.steps[0].name for cell in found} == met
 
 
 def test_cells_that_lack_a_key_match_none_of_its_values(tmp_path: Path) -> None:
     (tmp_path / "mask.bin").write_bytes(b"1")
-    (tmp_path / "m.yaml").write_text(MANIFEST)
     for value, met in (("hf", {"latency", "memory"}), ("None", set[str]())):
-        ready = prepare(PlanRequest(tmp_path / "m.yaml", only=(("engine", value),)))
-        found = decisions(ready, tmp_path / "records", False)
-        assert {one.cell.stage for one in found if one.why != Why.LEFT_OUT} == met
+        assert {cell.stage for cell in left(tmp_path, ["{prune: mask, file: mask.bin}"], ("engine", value))} == met

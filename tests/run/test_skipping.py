@@ -26,41 +26,36 @@ def written(experiment: Experiment, old: str = "", new: str = "") -> Path:
     return experiment.write(CALIBRATION + OWN + REST.replace(old, new))
 
 
-@pytest.mark.parametrize("last", ["{skip: cats, share: 0.5}", "{moefy: kmeans, active: 0.5}"])
-def test_nothing_may_follow(last: str, experiment: Experiment) -> None:
-    path = written(experiment, "    - {skip: cats, share: 0.5}", f"    - {last}\n    - {{quantize: int8}}")
-    with pytest.raises(ManifestError, match=r"last step of its recipe") as caught:
-        prepare(PlanRequest(path, offline=True))
-    assert last.partition(":")[0][1:] in str(caught.value)
-
-
-def test_blocks_of_grouped_neurons_may_be_recovered_and_nothing_else_follows(experiment: Experiment) -> None:
-    def planned(steps: str) -> set[str]:
-        path = written(experiment, "    - {skip: cats, share: 0.5}", steps)
-        return {cell.variant.recipe for cell in prepare(PlanRequest(path, offline=True)).plan.cells}
-
-    moefied = "    - {moefy: kmeans, active: 0.5}\n    - {recover: reconstruct}"
-    assert any(recipe.endswith(", then reconstruct") for recipe in planned(moefied))
-    for others in (
-        moefied + "\n    - {quantize: int8}",
-        moefied.replace("reconstruct", "distill"),
-        moefied.replace("moefy: kmeans, active", "skip: cats, share"),
-    ):
-        with pytest.raises(ManifestError, match=r"last step of its recipe"):
-            planned(others)
-
-
 @pytest.mark.parametrize(
-    ("first", "key"),
-    [("moefy: kmeans, active: 0.5, router: [centroid, oracle]", "router"), ("floor: heuristic", "floor")],
+    ("steps", "key", "said"),
+    [
+        ("moefy: kmeans, active: 0.5; recover: reconstruct", "", ""),
+        ("skip: cats, share: 0.5; quantize: int8", "skip", "last step of its recipe"),
+        ("skip: cats, share: 0.5; recover: reconstruct", "skip", "last step of its recipe"),
+        ("moefy: kmeans, active: 0.5; quantize: int8", "moefy", "last step of its recipe"),
+        ("moefy: kmeans, active: 0.5; recover: distill", "moefy", "last step of its recipe"),
+        ("moefy: kmeans, active: 0.5; recover: reconstruct; quantize: int8", "moefy", "last step of its recipe"),
+        (
+            "moefy: kmeans, active: 0.5, router: [centroid, oracle]; recover: reconstruct",
+            "router",
+            "no step may follow",
+        ),
+        ("floor: heuristic; recover: reconstruct", "floor", "no step may follow"),
+    ],
 )
-def test_an_oracles_choice_is_not_recovered(first: str, key: str, experiment: Experiment) -> None:
-    steps = f"    - {{{first}}}\n    - {{recover: reconstruct}}"
-    path = written(experiment, "    - {skip: cats, share: 0.5}", steps)
+def test_blocks_of_grouped_neurons_may_be_recovered_and_nothing_else_follows(
+    steps: str, key: str, said: str, experiment: Experiment
+) -> None:
+    lines = "\n".join(f"    - {{{step}}}" for step in steps.split("; "))
+    path = written(experiment, "    - {skip: cats, share: 0.5}", lines)
+    if not said:
+        cells = prepare(PlanRequest(path, offline=True)).plan.cells
+        assert any(cell.variant.recipe.endswith(", then reconstruct") for cell in cells)
+        return
     with pytest.raises(ManifestError) as caught:
         prepare(PlanRequest(path, offline=True))
     (problem,) = caught.value.problems
-    assert f"{key}: " in path.read_text().splitlines()[problem.line - 1] and "no step may follow" in problem.message
+    assert f"{key}: " in path.read_text().splitlines()[problem.line - 1] + problem.message and said in str(problem)
 
 
 def test_metis_is_asked_for_by_name_and_refused_with_its_line_where_it_is_not_installed(

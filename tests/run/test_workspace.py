@@ -55,8 +55,7 @@ def test_a_folder_stays_while_another_run_leases_it_and_no_longer(space: Workspa
     with Leases(space, [DENSE, PRUNED]) as ours:
         ours.release(DENSE)
         ours.release(PRUNED)
-    assert space.present(DENSE) and not space.folder(PRUNED).exists()
-    assert [path.name for path in (space.work / "variants").iterdir()] == []
+    assert space.present(DENSE) and not [*(space.work / "variants").iterdir()]
 
 
 def test_what_dead_processes_left_half_done_is_swept_and_what_living_ones_make_is_not(
