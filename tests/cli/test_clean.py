@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from sparsebench.cli import app
 from sparsebench.manifest.schema import Manifest, ManifestModel
 from sparsebench.paths import PARTIAL, leftovers
 from sparsebench.plan.expand import expand
 from sparsebench.run.workspace import Leases, Workspace
 from sparsebench.storage import sums
+from tests.command import call
 
 MARK = f"{PARTIAL}{socket.gethostname()}+"
 
@@ -32,19 +31,19 @@ def dead() -> int:
     return done.pid
 
 
-def clean(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, int]:
-    """Runs the verb; what it names, with its bytes."""
-    monkeypatch.setattr(sys, "argv", ["sparsebench", "clean", "--json", *words])
-    with pytest.raises(SystemExit) as end:
-        app.main()
-    assert end.value.code == 0
-    return {row["path"]: row["bytes"] for row in json.loads(capsys.readouterr().out)["paths"]}
-
-
-def test_what_can_go_goes_and_what_is_used_stays(
-    dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+
+
+def clean(*words: object) -> dict[str, int]:
+    """Runs the verb; what it names, with its bytes."""
+    done = call("clean", "--json", *words)
+    assert done.returncode == 0, done.stderr
+    return {row["path"]: row["bytes"] for row in json.loads(done.stdout)["paths"]}
+
+
+def test_what_can_go_goes_and_what_is_used_stays(dead: int, tmp_path: Path) -> None:
     work = tmp_path / "work"
     model = ManifestModel(name="m", source="path:m", family="decoder")
     plan = expand(Manifest(version=1, models=[model]), "x", {"m": "1"})
@@ -64,27 +63,24 @@ def test_what_can_go_goes_and_what_is_used_stays(
         command = [sys.executable, "-m", "sparsebench", "clean", "--json", "--work", str(work)]
         seen = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     assert str(held) not in [row["path"] for row in seen["paths"]]
-    found = clean(capsys, monkeypatch, "--work", str(work), "--only", "leftovers", "--only", "packed")
+    found = clean("--work", work, "--only", "leftovers", "--only", "packed")
     assert sorted(found) == sorted(map(str, [ranks, partial, free[1]])) and min(found.values()) >= 5000
     assert all(folder.exists() for folder in (*stays, ranks, partial, *free)), "shown, not removed"
-    clean(capsys, monkeypatch, "--work", str(work), "--only", "leftovers", "--only", "packed", "--yes")
+    clean("--work", work, "--only", "leftovers", "--only", "packed", "--yes")
     assert not ranks.exists() and not partial.exists() and not free[1].exists() and free[0].exists()
-    clean(capsys, monkeypatch, "--work", str(work), "--yes")
+    clean("--work", work, "--yes")
     assert not free[0].exists() and not sums.checksum_file(free[0]).exists()
     assert mine.exists() and (tmp_path / "sources").exists()
 
 
-def test_files_count_their_bytes_and_links_go_alone(
-    dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+def test_files_count_their_bytes_and_links_go_alone(dead: int, tmp_path: Path) -> None:
     file, link = (tmp_path / "variants" / f"{name}{MARK}{dead}-1a2b3c" for name in "ab")
     target = tmp_path / "target"
     for folder in (file.parent, target):
         folder.mkdir()
     file.write_bytes(b"x" * 5000)
     link.symlink_to(target)
-    found = clean(capsys, monkeypatch, "--work", str(tmp_path), "--yes")
+    found = clean("--work", tmp_path, "--yes")
     assert sorted(found) == [str(file), str(link)] and found[str(file)] >= 5000
     assert not file.exists() and not link.is_symlink() and target.is_dir()
 
@@ -99,21 +95,19 @@ def test_what_another_machine_left_stays(dead: int, tmp_path: Path, monkeypatch:
     assert sorted(leftovers(tmp_path)) == sorted(ours) and [*leftovers(tmp_path, "x")] == ours[:1]
 
 
-def test_the_command_that_removes_names_the_same(dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+def test_the_command_that_removes_names_the_same(dead: int, tmp_path: Path) -> None:
     work = tmp_path / "my work"
     left, model = work / "variants" / f"a{MARK}{dead}", work / "models" / ("1" * 20)
     for folder in (left, model):
         folder.mkdir(parents=True)
-    shown = CliRunner().invoke(app.app, ["clean", "--only", "leftovers", "--work", str(work)])
+    shown = call("clean", "--only", "leftovers", "--work", work)
     again = shlex.split(shown.stderr.replace("\n", " ").partition("remove it: ")[2])
     assert again == ["sparsebench", "clean", "--only", "leftovers", "--work", str(work), "--yes"]
-    assert CliRunner().invoke(app.app, again[1:]).exit_code == 0
+    assert call(*again[1:]).returncode == 0
     assert model.exists() and not left.exists()
 
 
 def test_what_cannot_be_removed_stays_alone(dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     held, gone, free = (tmp_path / "variants" / f"{name}{MARK}{dead}" for name in "abc")
     for folder in (held, gone, free):
         folder.mkdir(parents=True)
@@ -125,6 +119,6 @@ def test_what_cannot_be_removed_stays_alone(dead: int, tmp_path: Path, monkeypat
         real(path, **more)
 
     monkeypatch.setattr(shutil, "rmtree", refused)
-    done = CliRunner().invoke(app.app, ["clean", "--work", str(tmp_path), "--yes"])
-    assert done.exit_code == 1 and held.name in done.stderr.replace("\n", "") and not free.exists()
+    done = call("clean", "--work", tmp_path, "--yes")
+    assert done.returncode == 1 and held.name in done.stderr.replace("\n", "") and not free.exists()
     assert done.stdout.count(".partial-") == 1, "what another process removed was not removed here"

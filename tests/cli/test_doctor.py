@@ -16,6 +16,7 @@ from sparsebench.run import doctor
 from sparsebench.run.doctor import Finding
 from sparsebench.runtime import Setting
 from sparsebench.runtime import group as groups
+from tests.command import call
 from tests.gpus import H100, Driver
 from tests.sources.servers import Served, serving
 
@@ -47,17 +48,13 @@ def test_a_terminal_gets_columns_that_stay_whole() -> None:
     ]
 
 
-def test_a_pipe_gets_a_line_each() -> None:
-    shown = CliRunner().invoke(app, ["doctor"])
-    assert len(shown.stdout.splitlines()) == len(FINDINGS)
-    assert shown.stdout.splitlines()[1].endswith("plain gloo  → install g++")
-
-
-def test_a_script_gets_json_and_what_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_gets_a_line_each_a_script_json_and_what_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = call("doctor").stdout.splitlines()
+    assert len(lines) == len(FINDINGS) and lines[1].endswith("plain gloo  → install g++")
     lost = Finding("two ranks", "missing", "no answer", "see the log")
     monkeypatch.setattr("sparsebench.cli.doctor.examine", lambda offline: iter((*FINDINGS, lost)))
-    shown = CliRunner().invoke(app, ["doctor", "--json"])
-    assert shown.exit_code == 1
+    shown = call("doctor", "--json")
+    assert shown.returncode == 1
     assert [row["state"] for row in json.loads(shown.stdout)] == ["ok", "slower", "absent", "missing"]
 
 
@@ -120,9 +117,7 @@ def test_without_torch_every_check_has_a_finding(monkeypatch: pytest.MonkeyPatch
 def test_without_a_compiler_packing_is_slower_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "library", lambda name: native.Missing("no C++ compiler"))
     found = doctor._packing()
-    assert found.state == "slower"
-    assert "numpy" in found.detail
-    assert "g++" in found.fix
+    assert found.state == "slower" and "numpy" in found.detail and "g++" in found.fix
 
 
 def test_a_gpu_that_torch_does_not_see_is_missing(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:

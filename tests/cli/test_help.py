@@ -34,12 +34,8 @@ def test_help_fits_eighty_columns(verb: str) -> None:
     shown = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"})
     assert shown.exit_code == 0
     lines = shown.output.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert "\x1b" not in shown.output
-    assert "``" not in shown.output
-    assert not [line for line in lines if "…" in line and "path:…" not in line and "hf:…" not in line], (
-        "something is cut"
-    )
+    assert max(map(len, lines)) <= 80 and "\x1b" not in shown.output and "``" not in shown.output
+    assert [line for line in lines if "…" in line and "path:…" not in line and "hf:…" not in line] == [], "it is cut"
     text = inspect.getdoc(ROOT.commands[verb].callback) or ""
     for paragraph in text.partition("\b")[0].strip().split("\n\n"):
         if "\n" in paragraph:  # its line breaks are kept
@@ -55,19 +51,14 @@ def test_a_command_without_a_manifest_does_not_speak_of_its_ledger(verb: str) ->
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_examples_are_understood(verb: str) -> None:
+def test_examples_are_understood_and_the_list_of_verbs_has_the_first_line(verb: str) -> None:
     found = list(examples(verb))
+    assert LISTED[verb].help == (inspect.getdoc(ROOT.commands[verb].callback) or "").splitlines()[0]
     assert any(f"sparsebench {verb}" in example for example in found)
     for example in found:
         program, name, *words = shlex.split(example.partition(" > ")[0])
         assert program == "sparsebench"
         ROOT.commands[name].make_context(name, words)
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_the_list_of_verbs_has_the_first_line_of_each(verb: str) -> None:
-    text = inspect.getdoc(ROOT.commands[verb].callback) or ""
-    assert LISTED[verb].help == text.splitlines()[0]
 
 
 def test_a_verb_imports_no_other_verbs_module() -> None:
@@ -78,30 +69,23 @@ def test_a_verb_imports_no_other_verbs_module() -> None:
 
 
 def test_python_dash_m_is_the_same_program() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sparsebench", "--version"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, f"sparsebench {__version__}\n")
+    command = [sys.executable, "-m", "sparsebench", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"sparsebench {__version__}\n"
 
 
 def completed(words: str, shell: str) -> str:
     """What ``--install-completion`` installs calls the program like this at every tab."""
     ask = {
-        "_SPARSEBENCH_COMPLETE": f"complete_{shell}",
-        "COMP_WORDS": words,
-        "COMP_CWORD": str(len(words.split(" ")) - 1),
-        "_TYPER_COMPLETE_ARGS": words,
-        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
-    }
+        "_SPARSEBENCH_COMPLETE": f"complete_{shell}", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1),
+        "_TYPER_COMPLETE_ARGS": words, "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }  # fmt: skip
     return CliRunner().invoke(app, [], prog_name="sparsebench", env=ask).output
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_completes_verbs(shell: str) -> None:
     shown = completed("sparsebench in", shell)
-    for verb in ("init", "ingest", "inspect"):
-        assert verb in shown
-    assert "apply" not in shown
+    assert [verb in shown for verb in ("init", "ingest", "inspect", "apply")] == [True, True, True, False]
 
 
 @pytest.mark.parametrize(

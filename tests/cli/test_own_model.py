@@ -59,6 +59,16 @@ def reviews(folder: Path, path: Path, documents: int = 60) -> Path:
     return path
 
 
+def chosen(home: Path, *words: str) -> Any:
+    """The rows that are chosen, the smallest first."""
+    asked = call("choose", *words, "--json", cwd=home)
+    assert asked.returncode == 0, asked.stderr
+    rows = json.loads(asked.stdout)
+    shares = [round(row["share"], 2) for row in rows]
+    assert rows and shares == sorted(shares)
+    return rows
+
+
 @pytest.mark.long  # a minute: eight variants are made, scored and exported
 def test_from_a_model_and_a_file_to_the_variant_that_fits(bert: Path, tmp_path: Path) -> None:
     home = bert.parent
@@ -74,11 +84,8 @@ def test_from_a_model_and_a_file_to_the_variant_that_fits(bert: Path, tmp_path: 
     (home / "mine.yaml").write_text(yaml.safe_dump(written))
     ran = call("run", "mine.yaml", cwd=home)
     assert ran.returncode == 0, ran.stderr
-    chosen = call("choose", "--model", "my-bert", "--max-bytes", "90%", "--max-loss", "100", "--json", cwd=home)
-    assert chosen.returncode == 0, chosen.stderr
-    rows = json.loads(chosen.stdout)
-    assert rows and all(row["share"] <= 0.9 and row["loss"] <= 100 for row in rows)
-    assert [round(row["share"], 2) for row in rows] == sorted(round(row["share"], 2) for row in rows)
+    rows = chosen(home, "--model", "my-bert", "--max-bytes", "90%", "--max-loss", "100")
+    assert all(row["share"] <= 0.9 and row["loss"] <= 100 for row in rows)
     again = shlex.split(rows[0]["make"])
     assert call(*again[1:-1], tmp_path / "again", cwd=home).returncode == 0, again
     for row in {row["name"]: row for row in rows if row is rows[0] or "int8" in row["name"]}.values():
@@ -102,11 +109,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_fits_comes_smallest_first(measured: Path) -> None:
-    asked = call("choose", "--model", "smol", "--max-bytes", "95%", "--max-loss", "60", "--json", cwd=measured)
-    rows = json.loads(asked.stdout)
-    assert asked.returncode == 0 and rows
+    rows = chosen(measured, "--model", "smol", "--max-bytes", "95%", "--max-loss", "60")
     assert all(row["share"] <= 0.95 and row["loss"] <= 60 and "random" not in row["recipe"] for row in rows)
-    assert [round(row["share"], 2) for row in rows] == sorted(round(row["share"], 2) for row in rows)
     assert all("sparsebench apply" in row["make"] and "sparsebench export" in row["export"] for row in rows)
 
 
@@ -138,15 +142,10 @@ COLUMNS = {
 @pytest.mark.parametrize(
     ("model", "kind"),
     [
-        ("bert", "classify"),
-        ("tiny_bert", "probe"),
-        ("tiny_bert", "similarity"),
-        ("tiny_llama", "choices"),
-        ("tiny_llama", "generation"),
-        ("tiny_llama", "perplexity"),
-        ("tiny_t5", "generation"),
+        ("bert", "classify"), ("tiny_bert", "probe"), ("tiny_bert", "similarity"), ("tiny_llama", "choices"),
+        ("tiny_llama", "generation"), ("tiny_llama", "perplexity"), ("tiny_t5", "generation"),
     ],
-)
+)  # fmt: skip
 def test_the_task_follows_from_model_and_columns(model: str, kind: str, request: Any, tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text(COLUMNS[kind])
     source, data = parse(f"path:{request.getfixturevalue(model)}"), parse(f"path:{tmp_path / 'data.csv'}")
@@ -199,7 +198,6 @@ def test_a_text_alone_is_a_perplexity(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "Model.GGUF").write_bytes(b"GGUF")
     gguf = call("init", "gguf.yaml", "--model", "path:Model.GGUF", "--data", "notes.txt", cwd=tmp_path)
     assert gguf.returncode == 0, gguf.stderr
-    encoder = call(
-        "init", "it.yaml", "--model", str(tiny_llama), "--family", "encoder", "--data", "notes.txt", cwd=tmp_path
-    )
+    words = ("--model", str(tiny_llama), "--family", "encoder", "--data", "notes.txt")
+    encoder = call("init", "it.yaml", *words, cwd=tmp_path)
     assert encoder.returncode == 2 and "no columns" in encoder.stderr

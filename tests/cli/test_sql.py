@@ -66,7 +66,7 @@ def ended(process: subprocess.Popen[str], before: float) -> tuple[int, str]:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("asked", [*[CROSS] * 2, *[pytest.param(CROSS, marks=pytest.mark.long)] * 8, DEAF])
+@pytest.mark.parametrize("asked", [CROSS, *[pytest.param(CROSS, marks=pytest.mark.long)] * 9, DEAF])
 def test_an_interrupt_ends_a_query(asked: str, ledger: Path) -> None:
     process = started(ledger, asked)
     watched = at_work(process)
@@ -143,16 +143,19 @@ def test_a_query_may_begin_with_a_comment(ledger: Path) -> None:
         assert json.loads(done.stdout) == [{"answer": 42}], done.output
 
 
-def test_a_file_without_a_query_is_refused(ledger: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty.sql").write_text("")
-    done = call("sql", "--file", tmp_path / "empty.sql", "--ledger", ledger)
-    assert (done.returncode, done.stdout) == (2, "") and "no query" in done.stderr
-
-
-def test_a_file_that_is_too_long_for_a_query_is_no_json(ledger: Path, tmp_path: Path) -> None:
-    (tmp_path / "long.sql").write_text("-" * (bounded.QUERY_CHARACTERS + 1))
-    done = call("sql", "--file", tmp_path / "long.sql", "--ledger", ledger)
-    assert done.returncode == 2 and "long.sql" in done.stderr and "JSON" not in done.stderr
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        *(("-" * (bounded.QUERY_CHARACTERS + 1), "q.sql: "), ("", "no query")),
+        *((nothing, "") for nothing in (";", "-- nothing", "/* */")),
+    ],
+    ids=len,
+)
+def test_a_file_without_a_query_is_refused(text: str, says: str, ledger: Path, tmp_path: Path) -> None:
+    (tmp_path / "q.sql").write_text(text)
+    done = call("sql", "--file", tmp_path / "q.sql", "--ledger", ledger)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr and says in done.stderr and "JSON" not in done.stderr
 
 
 @pytest.mark.parametrize("standard_input", ["< bad.sql", "<&-"])
