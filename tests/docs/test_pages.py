@@ -1,14 +1,17 @@
-"""What the pages say of methods and tasks is what the tables and the code say."""
+"""What the pages say of methods and tasks is what the tables and the code say, and their commands are understood."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 
 from sparsebench.benchmarks import probe
 from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.own import MASKED_WINDOW
 from sparsebench.benchmarks.perplexity import WINDOW
+from sparsebench.cli.app import app
 from sparsebench.models.files.text import JOINER
 from sparsebench.steps import calibration, factor
 from sparsebench.steps.prune import settings
@@ -19,6 +22,7 @@ from tests.manifest.loading import load_text
 ROOT = Path(__file__).parents[2]
 PAGES = [str(path.relative_to(ROOT)) for path in (*ROOT.glob("[A-Z]*.md"), *sorted((ROOT / "docs").rglob("*.md")))]
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+VERBS = typer.main.get_command(app).commands
 HEAD = "version: 1\nmodels:\n- {name: m, source: hf:a/m, family: decoder}\n"
 
 
@@ -120,3 +124,27 @@ def test_every_page_is_in_the_table_of_contents() -> None:
             names = [line for line in tree.splitlines() if line and not line.startswith(":")]
             found |= {(path.parent / name).relative_to(docs).as_posix() for name in names}
     assert found == pages
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of each call in the page's shell blocks, behind ``sparsebench``."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = []
+    for line in lines:
+        for part in re.split(r"&&|\|", line) if '"' not in line else [line]:
+            words = shlex.split(part.partition(" > ")[0], comments=True)
+            places = [place for place, word in enumerate(words) if word.split("/")[-1] == "sparsebench"]
+            if places and "install" not in words[: places[0]] and "=" not in words[places[0]]:
+                found.append(words[places[0] + 1 :])
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_are_understood(page: str) -> None:
+    for verb, *words in commands(page):
+        if verb.startswith("--"):
+            assert verb in ("--version", "--install-completion", "--show-completion")
+        else:
+            VERBS[verb].make_context(verb, words)
+    assert len(commands(page)) > {"README.md": 8, "docs/tutorial.md": 10}.get(page, -1), "the check must see them"

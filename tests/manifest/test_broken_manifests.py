@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.manifest.broken import ENTRY, HEAD, MODEL, problems_of
+from tests.manifest.loading import ENTRY, HEAD, MODEL, problems_of
 
 BROKEN = [
     (HEAD + "▸sed: 3", "unknown key `sed`", "mean `seed`?"),
@@ -107,35 +107,23 @@ def test_one_problem_with_its_place(case: tuple[str, ...]) -> None:
 
 
 def test_all_problems_at_once_in_the_order_of_the_file() -> None:
-    shape = """version: 1
-seed: 1
-seed: x
-models:
-  - {name: m, source: fh:x, family: decoder, dtyp: auto}
+    shape = f"""seed: 1\nseed: x
+{MODEL}{{name: m, source: fh:x, family: decoder, dtyp: auto}}
 benchmarks:
-  decoder: [{task: nope, limit: 0, models: n}]
+  decoder: [{{task: nope, limit: 0, models: n}}]
 """
     error = problems_of(shape)
-    assert [(problem.line, problem.key) for problem in error.problems] == [
-        (3, "seed"),
-        (5, "models[0].dtyp"),
-        (7, "benchmarks.decoder[0].limit"),
-    ]
-    assert str(error).startswith("3 problems in m.yaml\n\nm.yaml:3:1: seed\n")
-    assert error.exit_code == 2
-    names = """version: 1
-models:
-  - {name: m, source: fh:x, family: decoder}
+    found = [(problem.line, problem.key) for problem in error.problems]
+    assert found == [(2, "seed"), (5, "models[0].dtyp"), (7, "benchmarks.decoder[0].limit")]
+    assert str(error).startswith("3 problems in m.yaml\n\nm.yaml:2:1: seed\n") and error.exit_code == 2
+    names = f"""{MODEL}{{name: m, source: fh:x, family: decoder}}
 variants:
-  - {prune: magnitud, pattern: 2:4, sparsity: 0.7, granularty: row}
+  - {{prune: magnitud, pattern: 2:4, sparsity: 0.7, granularty: row}}
 benchmarks:
-  decoder: [{task: nope, limit: 1, models: n}]
-runtime: {engines: deepsped}
+  decoder: [{{task: nope, limit: 1, models: n}}]
+runtime: {{engines: deepsped}}
 """
     assert [(problem.line, problem.key) for problem in problems_of(names).problems] == [
-        (3, "models[0].source"),
-        (5, "variants[0].prune"),
-        (7, "benchmarks.decoder[0].task"),
-        (7, "benchmarks.decoder[0].models"),
-        (8, "runtime.engines"),
-    ]
+        (3, "models[0].source"), (5, "variants[0].prune"), (7, "benchmarks.decoder[0].task"),
+        (7, "benchmarks.decoder[0].models"), (8, "runtime.engines"),
+    ]  # fmt: skip

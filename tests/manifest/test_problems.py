@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from sparsebench.manifest.problems import ManifestError, Problem
 from sparsebench.plan.checks import families_against_configs, load
-from tests.manifest.broken import ENTRY, HEAD, MODEL, problems_of
-from tests.manifest.loading import load_text
+from tests.manifest.loading import ENTRY, HEAD, MODEL, load_text, problems_of
 
 
 def test_what_a_person_sees() -> None:

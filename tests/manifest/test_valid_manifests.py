@@ -18,8 +18,7 @@ from sparsebench.manifest.published import starter
 from sparsebench.manifest.recipes import models_of
 from sparsebench.manifest.schema import Manifest, pattern_sparsity
 from sparsebench.plan.expand import recipes
-from tests.manifest.broken import ENTRY, HEAD
-from tests.manifest.loading import load_text
+from tests.manifest.loading import ENTRY, HEAD, load_text
 
 SCALARS = {
     "1e-4": 1e-4, "1E3": 1e3, "-1.5e+2": -150.0, ".5": 0.5, "5.": 5.0, "-.inf": float("-inf"), "0.10": 0.1,

@@ -4,6 +4,14 @@ from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.expand import Plan, expand
 
+RANDOM = """\
+version: 1
+models:
+  - {name: m, source: random, family: decoder,
+     architecture: {model_type: llama, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 64}}
+"""
+"""The first four lines of a manifest, of a model that needs no folder."""
+
 
 def planned(revision: str = "r1", **changes: object) -> Plan:
     content: dict[str, object] = {

@@ -16,7 +16,7 @@ from sparsebench.plan.jobs import jobs, runs_alone, uses_device
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.run.select import decisions
 from tests.gpus import H100, Driver
-from tests.plan.planning import bare
+from tests.plan.planning import RANDOM, bare
 
 LAB = Path(__file__).parent.parent.parent / "experiments.yaml"
 SEVEN = ModelSize(6_740_000_000, 13_480_000_000)
@@ -62,15 +62,9 @@ def test_the_labs_plan_says_how_long_each_kind_of_job_takes_side_by_side(
     assert re.search(r"shares of what is prunable: \d\d% of deberta-v2-xxlarge-mnli, 92% of opt-1.3b", told)
 
 
-MIXED = """\
-version: 1
-models:
-  - name: m
-    source: random
-    family: decoder
-    architecture: {model_type: llama, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 64}
-variants:
-  - {quantize: int8}
+MIXED = f"""\
+{RANDOM}variants:
+  - {{quantize: int8}}
 runtime:
   engines: [hf, deepspeed]
   ranks: [1, 2]
@@ -93,8 +87,8 @@ def test_what_gpus_cannot_do_is_said_at_its_line_and_never_made(
     show(ready, as_json=False)
     out, err = capsys.readouterr()
     said = " ".join(err.split())
-    assert "m.yaml:11: 2 ranks need 2 GPUs, but device cuda has 1" in said
-    assert "m.yaml:10: int8 weights are run on a CPU only" in said
+    assert "m.yaml:9: 2 ranks need 2 GPUs, but device cuda has 1" in said
+    assert "m.yaml:8: int8 weights are run on a CPU only" in said
     assert "no\tunsupported: 2 ranks need" in out
     runs = {one.cell.id: one.runs for one in decisions(ready, tmp_path / "records", False)}
     for cell in ready.plan.cells:
@@ -146,4 +140,4 @@ def test_timing_beside_other_jobs_is_refused_on_a_cpu(driver: Driver, tmp_path: 
     timed = {cell.id for cell in ready.plan.cells if "engine" in cell.settings}
     assert timed == ready.refused.keys()
     assert all(cell.label.endswith(" beside other jobs") for cell in ready.plan.cells if cell.id in timed)
-    assert {(one.line, one.message.partition(":")[0]) for one in ready.refused.values()} == {(12, "alone")}
+    assert {(one.line, one.message.partition(":")[0]) for one in ready.refused.values()} == {(10, "alone")}

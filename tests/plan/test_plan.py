@@ -9,7 +9,7 @@ from sparsebench.plan.estimate import PACKAGED_PARAMETERS, UNKNOWN_PARAMETERS, m
 from sparsebench.plan.expand import count_cells, expand
 from sparsebench.plan.jobs import jobs, nodes_of, runs_alone
 from sparsebench.plan.preflight import PlanRequest, prepare
-from tests.plan.planning import ids, planned
+from tests.plan.planning import RANDOM, ids, planned
 
 pytestmark = pytest.mark.usefixtures("every_precision")
 
@@ -71,13 +71,9 @@ def test_ranks_on_several_nodes_of_a_cluster_are_named_so_and_are_cells_of_their
     assert all(runs_alone(job, on_gpu=True) for job in every if nodes_of(job) == 2), "they have whole nodes"
 
 
-NODES = """\
-version: 1
-models:
-  - {name: m, source: random, family: decoder, architecture: {model_type: llama, hidden_size: 64, intermediate_size: 128,
-     num_hidden_layers: 2, num_attention_heads: 4, vocab_size: 128}}
-runtime:
-  - {engines: deepspeed, ranks: 1}
+NODES = f"""\
+{RANDOM}runtime:
+  - {{engines: deepspeed, ranks: 1}}
   - engines: deepspeed
     ranks: 4
     nodes: 2

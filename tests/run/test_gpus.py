@@ -25,6 +25,7 @@ from sparsebench.run.runner import Runner
 from sparsebench.run.select import Why, decisions
 from sparsebench.run.workspace import Workspace
 from tests.gpus import H100, Driver
+from tests.plan.planning import RANDOM
 from tests.run.conftest import planned
 
 
@@ -133,7 +134,7 @@ def test_the_plan_names_gpus_and_learns(driver: Driver, tmp_path: Path, monkeypa
     monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
     driver.lists([(f"GPU-{name}", H100, "80000") for name in "abcdefgh"])
     path = tmp_path / "m.yaml"
-    path.write_text(REFUSED.format(home=tmp_path) + "variants: [{prune: magnitude, sparsity: 0.5}]\n")
+    path.write_text(RANDOM + REFUSED.format(home=tmp_path) + "variants: [{prune: magnitude, sparsity: 0.5}]\n")
     seen = CliRunner().invoke(app, ["plan", str(path), "--device", "cuda"]).stderr
     assert "8 GPUs" in seen
     learned = Estimate.ratio
@@ -144,14 +145,8 @@ def test_the_plan_names_gpus_and_learns(driver: Driver, tmp_path: Path, monkeypa
 
 
 REFUSED = """\
-version: 1
 ledger: {home}/l.duckdb
 work_dir: {home}/work
-models:
-  - name: m
-    source: random
-    family: decoder
-    architecture: {{model_type: llama, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 64}}
 runtime: {{engines: [deepspeed], ranks: [1, 2]}}
 """
 
@@ -161,7 +156,7 @@ def test_what_the_plan_refuses_is_recorded_once_and_asked_again_with_other_gpus(
 ) -> None:
     monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
     path = tmp_path / "m.yaml"
-    path.write_text(REFUSED.format(home=tmp_path))
+    path.write_text(RANDOM + REFUSED.format(home=tmp_path))
 
     def called(verb: str, *words: str) -> Any:
         done = CliRunner().invoke(app, [verb, str(path), "--device", "cuda", *words])

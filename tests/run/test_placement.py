@@ -5,7 +5,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -27,16 +26,12 @@ from sparsebench.run.recorder import JobSpec
 from tests.run.conftest import specification
 from tests.run.test_executor import FakeRay, done, run
 
-SPREAD = {
-    "version": 1,
-    "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
-    "runtime": {"engines": ["deepspeed"], "ranks": [1, 4], "nodes": 2},
-}
-
 
 @pytest.fixture
 def plan() -> Plan:
-    return expand(Manifest.model_validate(SPREAD), "test", {"m": "r"})
+    models = [{"name": "m", "source": "path:m", "family": "decoder"}]
+    runtime = {"engines": ["deepspeed"], "ranks": [1, 4], "nodes": 2}
+    return expand(Manifest.model_validate({"version": 1, "models": models, "runtime": runtime}), "test", {"m": "r"})
 
 
 class Groups(FakeRay):
@@ -85,9 +80,7 @@ def node(name: str, **resources: float) -> dict[str, Any]:
     ],
 )
 def test_the_largest_nodes_are_asked_for_or_named(wanted: int, ranks: int, gpu: bool, found: object) -> None:
-    known = [
-        node("head"), node("c", CPU=2.0), node("a", CPU=8.0, GPU=2.0), node("b", CPU=16.0, GPU=8.0, memory=9.0)
-    ]  # fmt: skip
+    known = [node("head"), node("c", CPU=2.0), node("a", CPU=8.0, GPU=2.0), node("b", CPU=16.0, GPU=8.0, memory=9.0)]
     if isinstance(found, str):
         with pytest.raises(UserError, match=f"^nodes: {wanted}: {found}"):
             bundles(known, wanted, ranks, gpu)
@@ -110,9 +103,8 @@ def spread(
 def test_a_job_has_whole_nodes_to_its_end(plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[str] = []
 
-    def work(
-        spec: JobSpec, settings: RunSettings, cpus: int, same: NodeIdentity, group: str, start: Path
-    ) -> Iterator[dict[str, Any]]:
+    def work(spec: JobSpec, *told: Any) -> Iterator[dict[str, Any]]:
+        group: str = told[3]
         given.append(group)
         assert bool(group) == (nodes_of(spec.job) == 2)
         yield from done(spec)

@@ -1,4 +1,4 @@
-"""What a run does where something that a job needs is gone, without Ray and without models."""
+"""Which job starts next, and what a run does where something that it needs is gone, without Ray and without models."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from sparsebench.plan.cells import Variant
+from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import Estimate
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
 from sparsebench.run.display import Display
 from sparsebench.run.executor import RunSettings
+from sparsebench.run.queue import Queue
 from sparsebench.run.recorder import JobSpec
 from tests.run.conftest import planned
 from tests.run.test_executor import done, run, told
@@ -85,7 +86,7 @@ def test_an_answer_is_shown_once_before_the_timing(settings: RunSettings, monkey
     run(plan, settings, monkeypatch, work, lambda model: asked.append((model, [*begun])) or f"{model}: 3 rows")
     ((model, before),) = asked
     untimed = {job.kind for job in jobs(plan, plan.cells, lambda _: True)} - {"latency", "memory"}
-    assert model == "m" and {"benchmarks", "assess"} < untimed | {"make"}
+    assert model == "m" and {"benchmarks", "assess"} <= untimed
     assert all(before.count(kind) == begun.count(kind) for kind in untimed)
     assert [text for text in shown if "3 rows" in text] == ["m: 3 rows"]
     assert [text for text in shown if "busy" in text] == ["! busy"] and len(begun) > 1
@@ -131,3 +132,64 @@ def test_a_job_that_finds_damage_on_the_way_goes_on_with_what_is_left(
     assert set(ingested.values()) == {1}
     assert asked == ([4, 3] if recorded == 1 else [4])
     assert not [*(settings.workspace.work / "variants").iterdir()], "nothing needs them any more"
+
+
+DENSE = Variant("d", "m", "decoder", "path:m", "r", "real", "float32")
+OTHER = replace(DENSE, id="o", parents=("d",))
+
+
+def job(name: str, *after: str, kind: str = "assess", variant: Variant = DENSE) -> Job:
+    return Job(name, kind, (Cell(f"c{name}", "structure", variant),), after=after)
+
+
+def drained(queue: Queue) -> list[str]:
+    """The order in which jobs start where each ends at once."""
+    found = []
+    while one := queue.take(lambda _: True):
+        found.append(one.id)
+        queue.end(one)
+    return found
+
+
+def test_jobs_start_in_order_once_those_before_them_have_ended() -> None:
+    queue = Queue([job("b", "a"), job("a"), job("c", "a", "b"), job("d", kind="benchmarks")])
+    assert [one.id for one in queue] == ["b", "a", "c", "d"] and len(queue) == 4
+    first = queue.take(lambda _: True)
+    assert first and first.id == "a"
+    assert drained(queue) == ["d"], "a has not ended"
+    queue.end(first)
+    assert drained(queue) == ["b", "c"] and not queue
+
+
+def test_a_job_without_room_holds_up_its_own_kind_alone() -> None:
+    queue = Queue([job("a", kind="latency"), job("b"), job("c", kind="benchmarks")])
+    assert [one.id for one in iter(lambda: queue.take(lambda job: job.kind != "latency"), None)] == ["b", "c"]
+    assert [one.id for one in queue] == ["a"]
+
+
+def test_what_is_timed_comes_after_all_else_that_may_start() -> None:
+    queue = Queue([job("a", kind="memory"), job("b", kind="latency"), job("c", "a"), job("d")])
+    assert drained(queue) == ["d", "a", "c", "b"]
+
+
+def test_a_folder_is_needed_until_all_jobs_that_use_it_have_ended() -> None:
+    queue = Queue([job("a"), job("b", variant=OTHER), job("c", variant=OTHER)])
+    first = queue.take(lambda _: True)
+    assert first and queue.needs(DENSE), "it was taken, and has not ended"
+    queue.end(first)
+    assert not queue.needs(DENSE) and queue.needs(OTHER)
+    taken = queue.take(lambda _: True)
+    queue.clear()
+    assert not queue and taken and queue.needs(OTHER), "b goes on"
+    queue.end(taken)
+    assert not queue.needs(OTHER)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_job_that_was_taken_can_wait_again(first: bool) -> None:
+    queue = Queue([job("a"), job("b"), job("c", "a")])
+    taken = queue.take(lambda _: True)
+    assert taken
+    queue.add([taken], first=first)
+    assert drained(queue) == (["a", "b", "c"] if first else ["b", "a", "c"])
+    assert not queue.needs(DENSE)

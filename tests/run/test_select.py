@@ -7,17 +7,12 @@ import pytest
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.run.select import Why, decisions
+from tests.plan.planning import RANDOM
 
-MANIFEST = """\
-version: 1
-models:
-  - name: m
-    source: random
-    family: decoder
-    architecture: {model_type: llama, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 64}
-structure: {}
+MANIFEST = f"""\
+{RANDOM}structure: {{}}
 storage: null
-runtime: {engines: [hf], workloads: [{batch: 1, prompt: 8, generate: 4}], samples: 20, dtype: float32}
+runtime: {{engines: [hf], workloads: [{{batch: 1, prompt: 8, generate: 4}}], samples: 20, dtype: float32}}
 """
 
 
