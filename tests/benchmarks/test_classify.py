@@ -108,8 +108,7 @@ def test_a_configuration_may_say_minus_1_for_no_padding(classifier: Any, tmp_pat
     tokenizer = load_tokenizer(folder)
     tokenizer.pad_token, tokenizer.eos_token = None, "</s>"
     tokenizer.save_pretrained(folder)
-    gold = logits(folder, TEXTS).argmax(axis=1)
-    rows = [(text, NAMES[label]) for text, label in zip(TEXTS, gold, strict=True)]
+    rows = [(text, NAMES[label]) for text, label in zip(TEXTS, logits(folder, TEXTS).argmax(axis=1), strict=True)]
     assert scored(folder, family, "classify", table(tmp_path / "reviews.csv", ["text", "label"], rows)).score == 1
 
 
@@ -164,6 +163,38 @@ def test_sentence_vectors_come_without_the_head(classifier: Any, tmp_path: Path)
     assert 0 <= scored(folder, family, "probe", written(tmp_path / "data.jsonl", records)).score <= 1
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"prune": "magnitude", "sparsity": 0.5},
+        {"prune": "wanda", "sparsity": 0.5},
+        {"quantize": "int8"},
+        {"shrink": "taylor", "keep": 0.5},
+        {"recover": "distill", "tokens": 512},
+    ],
+    ids=lambda step: " ".join(map(str, step.values())),
+)
+def test_steps_keep_the_head_bit_for_bit(kind: str, step: Any, classifier: Any, tmp_path: Path) -> None:
+    folder, family = classifier(kind)
+    text = written(tmp_path / "text.jsonl", [{"text": f"{text} {other}"} for text in TEXTS for other in TEXTS[:4]])
+
+    def make() -> Path:
+        calibration = {"source": f"path:{text}", "samples": 8, "length": 16}
+        return apply(SingleModel(kind, folder, family), step, tmp_path / "out", calibration=calibration).folder
+
+    if kind == "t5" and ("recover" in step or "shrink" in step):
+        with pytest.raises(UnsupportedError, match="head for classes"):
+            make()
+        return
+    made = make()
+    before, after = Checkpoint(folder), open_checkpoint(made)
+    heads = [name for name in before.tensors if "classif" in name or name.startswith("score")]
+    assert heads and all(torch.equal(before.load(name), after.load(name)) for name in heads)
+    data = written(tmp_path / "data.jsonl", [{"text": text, "label": "good"} for text in TEXTS])
+    assert scored(made, family, "classify", data).n == 40
+
+
 def test_resampled_metrics_follow_scikit_learn_and_scipy() -> None:
     generator = np.random.default_rng(0)
     chosen, gold = generator.integers(-1, 4, 30).astype(float), generator.integers(0, 4, 30).astype(float)
@@ -176,30 +207,3 @@ def test_resampled_metrics_follow_scikit_learn_and_scipy() -> None:
     for row, draw in zip(pearson(values, gold, weights), draws, strict=True):
         assert row == pytest.approx(pearsonr(values[draw], gold[draw]).statistic)
     assert pearson(np.full(30, 0.1), gold, weights).tolist() == [0.0] * 5
-
-
-STEPS = [
-    {"prune": "magnitude", "sparsity": 0.5},
-    {"prune": "wanda", "sparsity": 0.5},
-    {"quantize": "int8"},
-    {"shrink": "taylor", "keep": 0.5},
-    {"recover": "distill", "tokens": 512},
-]
-
-
-@pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: " ".join(map(str, step.values())))
-def test_steps_keep_the_head_bit_for_bit(kind: str, step: Any, classifier: Any, tmp_path: Path) -> None:
-    folder, family = classifier(kind)
-    text = written(tmp_path / "text.jsonl", [{"text": f"{text} {other}"} for text in TEXTS for other in TEXTS[:4]])
-    calibration = {"source": f"path:{text}", "samples": 8, "length": 16}
-    if kind == "t5" and ("recover" in step or "shrink" in step):
-        with pytest.raises(UnsupportedError, match="head for classes"):
-            apply(SingleModel("t5", folder, family), step, tmp_path / "out", calibration=calibration)
-        return
-    made = apply(SingleModel(kind, folder, family), step, tmp_path / "out", calibration=calibration)
-    before, after = Checkpoint(folder), open_checkpoint(made.folder)
-    heads = [name for name in before.tensors if "classif" in name or name.startswith("score")]
-    assert heads and all(torch.equal(before.load(name), after.load(name)) for name in heads)
-    data = written(tmp_path / "data.jsonl", [{"text": text, "label": "good"} for text in TEXTS])
-    assert scored(made.folder, family, "classify", data).n == 40

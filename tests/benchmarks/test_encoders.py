@@ -155,18 +155,17 @@ def altered(folder: Path, out: Path, value: float) -> Path:
     return out
 
 
-def test_a_collapsed_encoder_is_at_chance(tiny_bert: Path, documents: Documents, tmp_path: Path):
-    folder = altered(tiny_bert, tmp_path / "zero", 0.0)
-    pairs = run(folder, "encoder", "mrpc_pair", batch_size=100)
+def test_a_collapsed_encoder_is_at_chance_and_infinite_vectors_have_no_rank(
+    tiny_bert: Path, documents: Documents, tmp_path: Path
+):
+    zero, infinite = (altered(tiny_bert, tmp_path / str(value), value) for value in (0.0, float("nan")))
+    pairs = run(zero, "encoder", "mrpc_pair", batch_size=100)
     assert pairs.chance is not None
     assert pairs.score == pytest.approx(pairs.chance, abs=0.15)
-    assert run(folder, "encoder", "sciq_retrieval", batch_size=100).score < 0.1
-
-
-@pytest.mark.parametrize("task", ["mrpc_pair", "sciq_retrieval"])
-def test_infinite_vectors_have_no_rank(tiny_bert: Path, documents: Documents, tmp_path: Path, task: str):
-    with pytest.raises(BenchmarkError, match=f"{task}.*not finite"):
-        run(altered(tiny_bert, tmp_path / "nan", float("nan")), "encoder", task)
+    assert run(zero, "encoder", "sciq_retrieval", batch_size=100).score < 0.1
+    for task in ("mrpc_pair", "sciq_retrieval"):
+        with pytest.raises(BenchmarkError, match=f"{task}.*not finite"):
+            run(infinite, "encoder", task)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -203,13 +202,20 @@ def sentence_transformer(folder: Path, pooling: dict[str, Any], *kinds: str) -> 
     return folder
 
 
-def test_pooling_is_read_from_the_checkpoint(tmp_path: Path):
+def test_pooling_is_read_from_the_checkpoint(tiny_bert: Path, documents: Documents, tmp_path: Path):
     assert read_pooling(tmp_path) == Pooling("mean", normalize=False)
     cls = {"word_embedding_dimension": 64, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
-    folder = sentence_transformer(tmp_path / "model", cls)
+    folder = sentence_transformer(Path(shutil.copytree(tiny_bert, tmp_path / "model")), cls)
+    mean, first = (run(one, "encoder", "mrpc_pair") for one in (tiny_bert, folder))
+    assert (mean.protocol["pooling"], first.protocol["pooling"]) == ("mean", "cls")
+    assert [outcome.value for outcome in mean.outcomes] != [outcome.value for outcome in first.outcomes]
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 9, "do_lower_case": true}')
     assert read_pooling(folder) == Pooling("cls", normalize=True, max_length=9, lower_case=True)
     assert read_pooling(sentence_transformer(folder, {"pooling_mode": "max"}, "Pooling")).mode == "max"
+    settings = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    with pytest.raises(UnsupportedError, match="prompt"):
+        read_pooling(folder)
 
 
 @pytest.mark.parametrize(
@@ -258,23 +264,6 @@ def test_layers_behind_the_pooling_are_run(tmp_path: Path):
         read("Softplus")
     with pytest.raises(ModelError, match=r"2_Dense.*\(6, 5\)"):
         read("Identity", 5)
-
-
-def test_a_default_prompt_is_refused(tmp_path: Path):
-    folder = sentence_transformer(tmp_path / "model", {"pooling_mode_mean_tokens": True})
-    settings = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
-    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
-    with pytest.raises(UnsupportedError, match="prompt"):
-        read_pooling(folder)
-
-
-def test_the_checkpoints_pooling_changes_the_scores(tiny_bert: Path, documents: Documents, tmp_path: Path):
-    folder = Path(shutil.copytree(tiny_bert, tmp_path / "model"))
-    mean = run(folder, "encoder", "mrpc_pair")
-    sentence_transformer(folder, {"pooling_mode_cls_token": True})
-    cls = run(folder, "encoder", "mrpc_pair")
-    assert (mean.protocol["pooling"], cls.protocol["pooling"]) == ("mean", "cls")
-    assert [outcome.value for outcome in mean.outcomes] != [outcome.value for outcome in cls.outcomes]
 
 
 @pytest.mark.parametrize(

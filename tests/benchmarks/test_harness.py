@@ -167,9 +167,11 @@ def poisoned(folder: Path, out: Path, word: str | None) -> Path:
     return out
 
 
-def test_a_document_without_likelihoods_is_wrong(tiny_llama: Path, documents: Documents, tmp_path: Path):
+def test_a_document_without_likelihoods_is_wrong_and_a_model_without_them_fails(
+    tiny_llama: Path, documents: Documents, tmp_path: Path
+):
     whole = run(tiny_llama, "decoder", "piqa")
-    broken = run(poisoned(tiny_llama, tmp_path / "nan", "cat"), "decoder", "piqa")
+    broken = run(poisoned(tiny_llama, tmp_path / "cat", "cat"), "decoder", "piqa")
     hit = {
         str(place)
         for place, row in enumerate(documents["piqa"])
@@ -180,11 +182,8 @@ def test_a_document_without_likelihoods_is_wrong(tiny_llama: Path, documents: Do
     assert broken.protocol["non_finite"] == len(hit)
     for before, after in zip(whole.outcomes, broken.outcomes, strict=True):
         assert after.value == (0.0 if after.doc_id in hit else before.value)
-
-
-def test_a_model_without_likelihoods_fails(tiny_llama: Path, documents: Documents, tmp_path: Path):
     with pytest.raises(BenchmarkError, match="piqa.*not finite on any of 24"):
-        run(poisoned(tiny_llama, tmp_path / "nan", None), "decoder", "piqa")
+        run(poisoned(tiny_llama, tmp_path / "every", None), "decoder", "piqa")
 
 
 def test_any_lm_eval_task_by_name(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
@@ -249,12 +248,8 @@ def test_a_group_is_the_mean_over_its_documents(tiny_llama: Path, monkeypatch: p
 
 
 def test_a_folder_of_task_files_may_have_more_examples_than_documents():
-    task = SimpleNamespace(
-        get_config=lambda key: None,
-        set_config=lambda key, value: None,
-        set_fewshot_seed=lambda seed: None,
-        eval_docs=[{}, {}],
-    )
+    task = SimpleNamespace(eval_docs=[{}, {}], get_config=lambda key: None, set_fewshot_seed=lambda seed: None)
+    task.set_config = lambda key, value: None
     _set_fewshot(task, TaskSpec("quiz", num_fewshot=3, own=OwnData(LM_EVAL, "")))
     for kind, given in ((LM_EVAL, None), ("choices", 0)):
         task.eval_docs = []

@@ -42,16 +42,11 @@ def test_groups_includes_and_examples_of_a_folder_are_lm_evals(tiny_llama: Path,
     (folder / "_base.yaml").write_text((folder / "capitals.yaml").read_text().replace("task: capitals\n", ""))
     (folder / "capitals.yaml").unlink()
     for name in ("one", "two"):
-        (folder / f"{name}.yaml").write_text(
-            f"include: _base.yaml\ntask: {name}\ntag: tagged\ndescription: '{name} '\n"
-        )
-    (folder / "both.yaml").write_text(
-        "group: both\ntask: [one, {task: two, num_fewshot: 2, fewshot_split: test}]\n"
-        "aggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
-    )
-    (folder / "each.yaml").write_text(
-        "group: each\ntask: [tagged]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
-    )
+        text = f"include: _base.yaml\ntask: {name}\ntag: tagged\ndescription: '{name} '\n"
+        (folder / f"{name}.yaml").write_text(text)
+    for name, tasks in {"both": "[one, {task: two, num_fewshot: 2, fewshot_split: test}]", "each": "[tagged]"}.items():
+        metric = "aggregate_metric_list: [{metric: acc, weight_by_size: true}]"
+        (folder / f"{name}.yaml").write_text(f"group: {name}\ntask: {tasks}\n{metric}\n")
     alone = {name: scored(tiny_llama, "decoder", name, folder) for name in ("one", "two", "both", "each")}
     assert [alone[name].n for name in alone] == [9, 9, 18, 18]
     shown = {name: [outcome.doc_hash for outcome in alone[name].outcomes] for name in alone}
@@ -71,30 +66,24 @@ ROWS = [
 def test_a_folder_is_read_as_datasets_reads_it(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    flat = [{key: row[key] for key in ("q", "right", "share", "told")} for row in ROWS]
-    settings: dict[str, Any] = {}
-    path = tmp_path / "x.jsonl"
+    rows = datasets.Dataset.from_list(ROWS)
+    flat = rows.remove_columns(["options", "more"]).to_pandas()
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    settings: dict[str, Any] = {"tsv": {"delimiter": "\t"}, "no header": {"column_names": [*"abcd"], "header": None}}
+    settings = settings.get(kind, {})
+    names = {"json": "x.jsonl", "json list": "x.json", "json.gz": "x.jsonl.gz", "no header": "x.csv", "text": "x.txt"}
+    path = tmp_path / names.get(kind, f"x.{kind}")
     if kind == "json.gz":
-        path = tmp_path / "x.jsonl.gz"
         path.write_bytes(gzip.compress(lines.encode()))
-    elif kind.startswith("json"):
-        path = path.with_suffix(".json" if "list" in kind else ".jsonl")
-        path.write_text(json.dumps(ROWS) if kind == "json list" else lines)
-    elif kind in ("csv", "tsv", "no header"):
-        path = tmp_path / f"x.{'tsv' if kind == 'tsv' else 'csv'}"
-        settings = {"tsv": {"delimiter": "\t"}, "no header": {"column_names": [*"abcd"], "header": None}}.get(kind, {})
-        table = datasets.Dataset.from_list(flat).to_pandas()
-        table.to_csv(path, index=False, sep=settings.get("delimiter", ","), header=kind != "no header")
+    elif kind in ("json", "json list", "text"):
+        path.write_text({"json": lines, "json list": json.dumps(ROWS), "text": "one\n\n two \n"}[kind])
     elif kind == "parquet":
-        path = tmp_path / "x.parquet"
-        datasets.Dataset.from_list(ROWS).to_parquet(path)
+        rows.to_parquet(path)
     elif kind == "arrow":
-        datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+        rows.save_to_disk(tmp_path / "saved")
         (path,) = (tmp_path / "saved").glob("*.arrow")
     else:
-        path = tmp_path / "x.txt"
-        path.write_text("one\n\n two \n")
+        flat.to_csv(path, index=False, sep=settings.get("delimiter", ","), header=kind != "no header")
     builder = kind.split()[0].removesuffix(".gz") if kind not in ("tsv", "no header") else "csv"
     monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
     wanted = datasets.load_dataset(builder, data_files={"test": str(path)}, cache_dir=str(tmp_path / "c"), **settings)
@@ -121,8 +110,7 @@ def test_a_hint_names_each_kind_of_value_once(tmp_path: Path) -> None:
 
 
 def test_the_last_suffix_decides_how_a_table_is_split(tmp_path: Path) -> None:
-    for name, mark in (("answers.tsv.cleaned.csv", ","), ("answers.csv.TSV", "\t")):
-        (tmp_path / name).write_text(f"q{mark}right\nwhy{mark}1\n")
+    for name, mark in (("answers.tsv.cleaned.csv", ","), ("answers.csv.TSV", "\t"), ("answers.tsv.gz", "\t")):
+        content = f"q{mark}right\nwhy{mark}1\n".encode()
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
         assert read_table(tmp_path / name, "csv", {}).to_list() == [{"q": "why", "right": 1}]
-    (tmp_path / "answers.tsv.gz").write_bytes(gzip.compress(b"q\tright\nwhy\t1\n"))
-    assert read_table(tmp_path / "answers.tsv.gz", "csv", {}).to_list() == [{"q": "why", "right": 1}]
