@@ -24,11 +24,12 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import Replay
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.registry import combinations, kinds, single
+from sparsebench.steps.contract import Step, StepReport
+from sparsebench.steps.registry import single
 from sparsebench.structure.outputs import compare_outputs
 from tests.benchmarks.masked_models import save
 from tests.elsewhere import DEVICE, There, elsewhere
+from tests.making import attempt
 from tests.steps.recover import test_whole as whole_model
 
 
@@ -41,19 +42,18 @@ def calibrated(family: str) -> Calibrated:
     return Calibrated(both if family == "encoder-decoder" else Batch(ids, mask), "ids", "text", int(mask.sum()), ())
 
 
+def step_of(asked: dict[str, Any], **usual: Any) -> Step:
+    """The step of a manifest's entry, whose verb comes first."""
+    (verb, name), *settings = asked.items()
+    return single(verb, name, **usual | dict(settings))
+
+
 def made(
     folder: Path, family: Any, steps: list[Step], out: Path, device: str, dense: Path | None = None
 ) -> dict[Step, Path]:
-    context = Context(
-        family, dtype="float32", calibration_tokens=lambda: calibrated(family), device=device, dense=dense
-    )
     folders = {step: out / device / str(number) for number, step in enumerate(steps)}
-    failed: list[Any] = []
-    verb = steps[0].verb
-    kinds()[verb].load()(
-        folder, folders, context, lambda _, found: failed.extend([found] * isinstance(found, Exception))
-    )
-    assert failed == []
+    found = attempt(folder, family, folders, calibrated(family), dtype="float32", device=device, dense=dense)
+    assert [one for one in found.values() if isinstance(one, Exception)] == []
     return folders
 
 
@@ -89,12 +89,9 @@ def test_what_reads_text_is_made_on_the_device_and_is_the_same(
 ) -> None:
     folder = {"decoder": tiny_llama, "encoder": tiny_bert}[family]
     asked = STEPS[verb] if family == "decoder" else STEPS[verb][:1]
-    steps = [
-        step for one in asked for step in combinations(verb, one[verb], {k: v for k, v in one.items() if k != verb})
-    ]
-    groups = [[step for step in steps if getattr(step.settings, "propagate", "") != "dense"]]
-    groups += [[step for step in steps if getattr(step.settings, "propagate", "") == "dense"]]
-    for group in filter(None, groups):
+    steps = [step_of(one) for one in asked]
+    first = [step for step in steps if getattr(step.settings, "propagate", "") != "dense"]
+    for group in filter(None, (first, [step for step in steps if step not in first])):
         here = made(folder, family, group, tmp_path, "cpu")
         with elsewhere() as device:
             there = made(folder, family, group, tmp_path, device)
@@ -118,10 +115,9 @@ BLOCKWISE: list[dict[str, Any]] = [
 def test_what_replays_blocks_does_so_on_the_device_and_is_the_same(
     asked: dict[str, Any], tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    verb, name = next(iter(asked.items()))
-    step = single(verb, name, **{key: value for key, value in asked.items() if key != verb})
-    half = single("prune", "magnitude", sparsity=0.5)
-    parent = made(tiny_llama, "decoder", [half], tmp_path / "half", "cpu")[half] if verb == "recover" else tiny_llama
+    step, half = step_of(asked), single("prune", "magnitude", sparsity=0.5)
+    recovers = step.verb == "recover"
+    parent = made(tiny_llama, "decoder", [half], tmp_path / "half", "cpu")[half] if recovers else tiny_llama
     here = made(parent, "decoder", [step], tmp_path, "cpu", dense=tiny_llama)[step]
     walk, walked = Replay.walk, set()
     monkeypatch.setattr(Replay, "walk", lambda self: walked.add(self.device) or walk(self))
@@ -135,7 +131,7 @@ def test_what_replays_blocks_does_so_on_the_device_and_is_the_same(
         assert torch.equal(theirs == 0, ours == 0) and float((theirs - ours).norm()) <= 1e-3 * float(ours.norm()), (
             tensor
         )
-    assert other.config == one.config or verb == "skip"
+    assert other.config == one.config or step.verb == "skip"
     assert thresholds(other.config) == pytest.approx(thresholds(one.config), rel=1e-2)
 
 
@@ -195,29 +191,23 @@ def thresholds(config: Any) -> dict[str, float]:
     return found
 
 
-def test_scores_are_computed_on_the_device(tiny_llama: Path, tiny_t5: Path) -> None:
+def shared(folder: Path, device: str) -> list[float]:
+    """Likelihoods of answers that share their questions, as the harness asks for them."""
     words = "the a of to and in is it was that cat dog".split()
-    asked = [
-        SimpleNamespace(args=(" ".join(words[n % 3 :]), f" {words[answer]} tree"))
-        for n in range(6)
-        for answer in range(4)
-    ]
+    pairs = [(" ".join(words[n % 3 :]), f" {words[answer]} tree") for n in range(6) for answer in range(4)]
+    decoder = "t5" not in folder.name
+    model = load_model(folder, "decoder" if decoder else "encoder-decoder", "float32", device)
+    assert {one.device.type for one in model.parameters()} == {device}
+    options: dict[str, Any] = {"backend": "causal" if decoder else "seq2seq", "batch_size": 16, "shares_prefixes": True}
+    scorer = CausalScorer(pretrained=model, tokenizer=load_tokenizer(folder), **options)
+    found = [value for value, _ in scorer.loglikelihood([SimpleNamespace(args=pair) for pair in pairs])]
+    assert scorer.sharing.startswith("on" if decoder else "off: lm-eval's own loop")
+    return found
 
-    def scored(device: str, family: Any, folder: Path) -> tuple[list[float], str]:
-        model = load_model(folder, family, "float32", device)
-        assert {one.device.type for one in model.parameters()} == {device}
-        backend = "causal" if family == "decoder" else "seq2seq"
-        options: dict[str, Any] = {"backend": backend, "batch_size": 16, "shares_prefixes": True}
-        scorer = CausalScorer(pretrained=model, tokenizer=load_tokenizer(folder), **options)
-        return [value for value, _ in scorer.loglikelihood(asked)], scorer.sharing
 
-    for family, folder in (("decoder", tiny_llama), ("encoder-decoder", tiny_t5)):
-        here, sharing = scored("cpu", family, folder)
-        with elsewhere() as device:
-            there, also = scored(device, family, folder)
-        assert there == pytest.approx(here, rel=1e-4)
-        assert sharing == also
-        assert sharing.startswith("on" if family == "decoder" else "off: lm-eval's own loop")
+def embedded(folder: Path, device: str) -> list[float]:
+    texts = ["the cat sat", "on the mat", "a big red house is that"]
+    return list(Encoder(folder, None, None, device=device).embed(texts).flatten())
 
 
 def perplexities(folder: Path, device: str) -> list[float]:
@@ -252,11 +242,14 @@ def generated(folder: Path, device: str) -> list[float]:
 
 
 SCORED: dict[str, Any] = {
+    "answers of a decoder": ("tiny_llama", shared),
+    "answers of an encoder-decoder": ("tiny_t5", shared),
+    "embeddings": ("tiny_bert", embedded),
     "perplexity": ("tiny_llama", perplexities),
     "pseudo-likelihoods": ("tiny_masked", pseudo_likelihoods),
     "generation": ("tiny_t5", generated),
 }
-"""Ways to score beside the harness and embeddings: the model's fixture, and what gives numbers of it on a device."""
+"""Ways to score: the model's fixture, and what gives numbers of it on a device."""
 
 
 @pytest.fixture(scope="session")
@@ -266,21 +259,13 @@ def tiny_masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("way", SCORED)
-def test_other_scores_are_computed_on_the_device(way: str, request: pytest.FixtureRequest) -> None:
+def test_scores_are_computed_on_the_device(way: str, request: pytest.FixtureRequest) -> None:
     fixture, scored = SCORED[way]
     folder = request.getfixturevalue(fixture)
     here = scored(folder, "cpu")
     with elsewhere() as device:
         there = scored(folder, device)
-    assert len(set(here)) > 2 and there == pytest.approx(here, rel=1e-4)
-
-
-def test_an_encoder_embeds_on_the_device(tiny_bert: Path) -> None:
-    texts = ["the cat sat", "on the mat", "a big red house is that"]
-    here = Encoder(tiny_bert, None, None).embed(texts)
-    with elsewhere() as device:
-        there = Encoder(tiny_bert, None, None, device=device).embed(texts)
-    assert abs(here - there).max() < 1e-5
+    assert len(set(here)) > 2 and there == pytest.approx(here, rel=1e-4, abs=1e-5 if way == "embeddings" else None)
 
 
 def test_blocks_are_compared_on_the_device(tiny_llama: Path, tiny_t5: Path, tmp_path: Path) -> None:
@@ -314,22 +299,20 @@ class Accelerator:
 
 
 @pytest.mark.parametrize(
-    ("kind", "asked"),
+    "asked",
     [
-        ("llama", {"recover": "distill", "top_k": 8, "rate": 1e-2}),
-        ("llama", {"recover": "distill", "top_k": 0, "alpha": 0.5, "match": "cos"}),
-        ("llama", {"prune": "gradual", "sparsity": 0.6, "frequency": 2}),
-        ("llama", {"prune": "elsa", "sparsity": 0.6, "interval": 2}),
-        ("llama", {"shrink": "gates", "keep": 0.5}),
+        {"recover": "distill", "top_k": 8, "rate": 1e-2},
+        {"recover": "distill", "top_k": 0, "alpha": 0.5, "match": "cos"},
+        {"prune": "gradual", "sparsity": 0.6, "frequency": 2},
+        {"prune": "elsa", "sparsity": 0.6, "interval": 2},
+        {"shrink": "gates", "keep": 0.5},
     ],
 )
 def test_a_whole_model_is_trained_on_the_device_and_is_the_same(
-    kind: str, asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dense, parent, family = whole_model.pruned(kind, tmp_path)
-    verb, name = next(iter(asked.items()))
-    usual = {"tokens": 500, "batch": 4, "rate": 3e-3, "held_out": 0.2, "evaluations": 2}
-    step = single(verb, name, **{**usual, **{key: value for key, value in asked.items() if key != verb}})
+    dense, parent, family = whole_model.pruned("llama", tmp_path)
+    step = step_of(asked, tokens=500, batch=4, rate=asked.get("rate", 3e-3), held_out=0.2, evaluations=2)
 
     def trained(device: str) -> tuple[Checkpoint, list[float]]:
         found = whole_model.made(parent, family, tmp_path / device, step, dense, device=device)

@@ -73,11 +73,10 @@ def test_what_is_damaged_is_made_again(manifest: Path, tmp_path: Path) -> None:
     manifest.write_text(manifest.read_text() + "storage: {formats: [dense, packed, archive]}\n")
     again = call("run", manifest, "--only", "stage=storage")
     assert again.returncode == 0, again.stderr
-    assert f"{model}" in again.stderr and packed[0].name in again.stderr
-    assert again.stderr.count("made again") == 2
+    assert f"{model}" in again.stderr and packed[0].name in again.stderr and again.stderr.count("made again") == 2
     assert model.read_bytes() == good
-    assert {content for _, status, content in rows(ledger)} == {content for _, _, content in before}
-    assert {status for _, status, _ in rows(ledger)} == {"done"}
+    after = rows(ledger)
+    assert {row[1:] for row in after} == {row[1:] for row in before} and {row[1] for row in after} == {"done"}
 
 
 @pytest.mark.long
@@ -109,9 +108,7 @@ def test_weights_that_are_made_again_otherwise_than_recorded_are_told(manifest: 
 def test_one_model_without_a_manifest(tiny_llama: Path) -> None:
     first = call("inspect", tiny_llama, "--json")
     (model,) = weights(Path(os.environ["SPARSEBENCH_CACHE"]) / "work" / "models")
-    assert sums.noted_checksum(model.parent) == sums.weights_checksum(model.parent), (
-        "a run in the same cache records it"
-    )
+    assert sums.noted_checksum(model.parent) == sums.weights_checksum(model.parent), "a run in this cache records it"
     flip(model)
     second = call("inspect", tiny_llama, "--json")
     assert first.stdout == second.stdout and second.returncode == 0

@@ -17,9 +17,11 @@ from sparsebench.notebook import apply
 from sparsebench.plan.single import SingleModel
 from sparsebench.run import export as exports
 from sparsebench.run.export import export
-from sparsebench.storage import formats
+from sparsebench.storage import pack
 from tests.command import call
 from tests.ledger import samples
+
+HALF = {"prune": "magnitude", "sparsity": 0.5}
 
 
 def made(folder: Path, family: Any, step: Any, out: Path) -> Path:
@@ -31,10 +33,10 @@ def logits(model: Any) -> torch.Tensor:
         return next(iter(model(input_ids=torch.arange(4, 20)[None]).values())).float()
 
 
-@pytest.mark.parametrize("step", [{"prune": "magnitude", "sparsity": 0.5}, {"quantize": "int8"}], ids=str)
+@pytest.mark.parametrize("step", [HALF, {"quantize": "int8"}], ids=str)
 def test_stock_transformers_gives_the_variants_outputs(step: Any, tiny_llama: Path, tmp_path: Path) -> None:
     folder = made(tiny_llama, "decoder", step, tmp_path / "made")
-    for name in ["hf", *(["compressed-tensors"] if "quantize" in step else [])]:
+    for name in ["hf", "compressed-tensors"] if "quantize" in step else ["hf"]:
         if name != "hf":
             pytest.importorskip("compressed_tensors")
         distance = export(folder, "decoder", tmp_path / name, name)
@@ -44,40 +46,32 @@ def test_stock_transformers_gives_the_variants_outputs(step: Any, tiny_llama: Pa
     assert "quantization_config" not in json.loads((tmp_path / "hf" / "config.json").read_text())
 
 
-def test_llama_cpp_loads_the_file_and_gives_the_variants_outputs(tiny_llama: Path, tmp_path: Path) -> None:
+def test_llama_cpp_loads_the_file_and_a_gguf_variant_is_exported_as_its_floats(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("xllamacpp", reason="llama.cpp is not installed: pip install '.[llamacpp]'")
-    folder = made(tiny_llama, "decoder", {"prune": "magnitude", "sparsity": 0.5}, tmp_path / "made")
+    folder = made(tiny_llama, "decoder", HALF, tmp_path / "made")
     assert export(folder, "decoder", tmp_path / "gguf", "gguf") < 0.02
     (file,) = (tmp_path / "gguf").iterdir()
     assert file.read_bytes()[:4] == b"GGUF"
-
-
-def test_a_gguf_variant_is_exported_as_its_floats(tiny_llama: Path, tmp_path: Path) -> None:
-    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed: pip install '.[llamacpp]'")
-    folder = made(tiny_llama, "decoder", {"quantize": "gguf", "type": "Q8_0"}, tmp_path / "made")
+    folder = made(tiny_llama, "decoder", {"quantize": "gguf", "type": "Q8_0"}, tmp_path / "gguf-made")
     export(folder, "decoder", tmp_path / "hf", "hf")
     assert "gguf" not in json.loads((tmp_path / "hf" / "config.json").read_text())
     assert not [*(tmp_path / "hf").glob("*.gguf")]
 
 
-def test_a_source_is_exported_as_a_folder_is(tiny_bert: Path, tmp_path: Path) -> None:
+def test_a_source_or_a_file_is_exported_as_a_folder_is(tiny_bert: Path, tmp_path: Path) -> None:
     assert call("export", f"path:{tiny_bert}", "--out", tmp_path / "out").returncode == 0
-    assert torch.equal(
-        logits(AutoModel.from_pretrained(tmp_path / "out").eval()), logits(load_model(tiny_bert, "encoder"))
-    )
-
-
-def test_a_file_is_a_source_as_elsewhere(tmp_path: Path) -> None:
+    stock = AutoModel.from_pretrained(tmp_path / "out").eval()
+    assert torch.equal(logits(stock), logits(load_model(tiny_bert, "encoder")))
     (tmp_path / "mine.gguf").write_text("no such file")
-    refused = call("export", "mine.gguf", "--out", "out", cwd=tmp_path)
+    refused = call("export", "mine.gguf", "--out", "gguf", cwd=tmp_path)
     assert refused.returncode == 2 and "mine.gguf: not a GGUF file" in refused.stderr
 
 
 def test_a_packed_folder_is_unpacked_on_the_way(tiny_bert: Path, tmp_path: Path) -> None:
     folder = made(tiny_bert, "encoder", {"prune": "magnitude", "sparsity": 0.9}, tmp_path / "made")
-    write = formats()["packed"].write
-    assert write
-    write(folder, tmp_path / "small")
+    pack(folder, tmp_path / "small")
     assert call("export", tmp_path / "small", "--out", tmp_path / "out").returncode == 0
     stock = AutoModel.from_pretrained(tmp_path / "out").eval()
     assert torch.equal(logits(stock), logits(load_model(folder, "encoder")))
@@ -89,7 +83,7 @@ def test_a_packed_folder_is_unpacked_on_the_way(tiny_bert: Path, tmp_path: Path)
     [({}, "compressed-tensors", "floats"), ({"per_layer_config": {"0": {"intermediate_size": 8}}}, "hf", "width")],
 )
 def test_what_no_format_holds_is_refused(change: Any, form: str, culprit: str, tiny_bert: Path, tmp_path: Path) -> None:
-    folder = made(tiny_bert, "encoder", {"prune": "magnitude", "sparsity": 0.5}, tmp_path / "made")
+    folder = made(tiny_bert, "encoder", HALF, tmp_path / "made")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(UnsupportedError, match=culprit):

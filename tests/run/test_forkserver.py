@@ -17,7 +17,6 @@ from sparsebench.cli.app import app
 from sparsebench.errors import SourceError
 from sparsebench.records import statuses
 from sparsebench.run.forkserver import Forked, ForkServer
-from sparsebench.run.handlers import HANDLERS, LIBRARIES
 from sparsebench.sources import Cache
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +40,12 @@ def forks(request: pytest.FixtureRequest) -> Iterator[ForkServer]:
     made = ForkServer(["no_such_library", *libraries], {**os.environ, "OMP_NUM_THREADS": "2", "MINE": "yes"})
     yield made
     made.close()
+
+
+def importing(folder: Path, name: str, text: str) -> ForkServer:
+    """A server that imports a module with this text."""
+    (folder / f"{name}.py").write_text(text)
+    return ForkServer([name], {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"})
 
 
 def start(forks: ForkServer, folder: Path, program: str | None) -> Forked:
@@ -85,33 +90,34 @@ def test_a_process_has_its_own_variables_threads_log_and_code(forks: ForkServer,
     assert process.wait() == 1
     assert (tmp_path / "found").read_text().split() == ["True", "yes", "2", "2"]
     assert "said in the log" in (tmp_path / "log").read_text()
-
-
-def test_an_error_is_in_the_log(forks: ForkServer, tmp_path: Path) -> None:
     assert start(forks, tmp_path, "raise ValueError('something unforeseen')").wait() == 1
     assert "ValueError: something unforeseen" in (tmp_path / "log").read_text()
 
 
-def test_jobs_end_with_the_server(forks: ForkServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_jobs_end_with_the_server_and_one_that_was_stopped_is_not_waited_for(
+    number: signal.Signals, forks: ForkServer, tmp_path: Path
+) -> None:
     process = start(forks, tmp_path, None)
     pid = forked(process)
-    assert forks.alive
-    forks.process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert not forks.alive and gone(pid)
-    assert start(forks, tmp_path / "..", "pass").wait() == -signal.SIGKILL
+    assert forks.alive and process.poll() is None
+    os.kill(forks.process.pid, number)
+    assert process.wait() == -signal.SIGKILL and gone(pid)
+    if number == signal.SIGKILL:
+        assert not forks.alive and start(forks, tmp_path / "..", "pass").wait() == -signal.SIGKILL
 
 
 def test_a_job_that_cannot_be_forked_fails_alone(tmp_path: Path) -> None:
-    (tmp_path / "full.py").write_text(
+    forks = importing(
+        tmp_path,
+        "full",
         "import os; plain, calls = os.fork, []\n"
         "def fork():\n"
         "    calls.append(1)\n"
         "    if len(calls) == 2: raise BlockingIOError(11, 'no process is left')\n"
         "    return plain()\n"
-        "os.fork = fork\n"
+        "os.fork = fork\n",
     )
-    forks = ForkServer(["full"], {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     for name in ("waits", "fails", "runs"):
         (tmp_path / name).mkdir()
     waiting = start(forks, tmp_path / "waits", None)
@@ -124,27 +130,13 @@ def test_a_job_that_cannot_be_forked_fails_alone(tmp_path: Path) -> None:
     forks.close()
 
 
-def test_a_server_that_was_stopped_is_not_waited_for(forks: ForkServer, tmp_path: Path) -> None:
-    process = start(forks, tmp_path, None)
-    pid = forked(process)
-    assert process.poll() is None
-    os.kill(forks.process.pid, signal.SIGSTOP)
-    assert process.wait() == -signal.SIGKILL
-    assert gone(pid)
-
-
 def test_a_job_of_a_server_that_still_imports_ends_with_it(tmp_path: Path) -> None:
-    (tmp_path / "endless.py").write_text("import time; time.sleep(600)")
-    forks = ForkServer(["endless"], {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    forks = importing(tmp_path, "endless", "import time; time.sleep(600)")
     process = start(forks, tmp_path, "pass")
     assert forks.alive and process.pid == forks.process.pid and process.poll() is None
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait() == -signal.SIGTERM
     forks.close()
-
-
-def test_every_kind_that_has_libraries_exists() -> None:
-    assert set(LIBRARIES) <= set(HANDLERS)
 
 
 MANIFEST = """\

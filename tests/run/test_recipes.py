@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,50 +34,35 @@ def test_a_recipe_from_manifest_to_ledger(experiment: Experiment) -> None:
     done, rows = call("run", experiment.write(CALIBRATION + REST)), experiment.rows
     # Quantizing what is quantized already fails, alone, and says so.
     assert done.returncode == 1, done.stderr
-    assert rows("SELECT recipe, stage, status FROM cells WHERE status <> 'done' ORDER BY ALL") == [
-        ("magnitude/layer 50%, then int4 rounding=gptq group=16, then int8", "make", "failed"),
-        ("magnitude/layer 50%, then int4 rounding=gptq group=16, then int8", "outputs", "skipped"),
-        ("magnitude/layer 50%, then int4 rounding=gptq group=16, then int8", "storage", "skipped"),
-    ]
+    twice = "magnitude/layer 50%, then int4 rounding=gptq group=16, then int8"
+    left = [(twice, "make", "failed"), (twice, "outputs", "skipped"), (twice, "storage", "skipped")]
+    assert rows("SELECT recipe, stage, status FROM cells WHERE status <> 'done' ORDER BY ALL") == left
     ((why,),) = rows("SELECT reason FROM failures WHERE stage = 'make'")
     assert "quantized already (int4)" in str(why)
     found = {row[0]: row[1:] for row in rows("SELECT recipe, zeros / prunable, bits, rounded_to_zero FROM variants")}
     assert found["magnitude/layer 50%"][:2] == (pytest.approx(0.5), None)
     zeros, bits, rounded = found["magnitude/layer 90%, then int8"]
-    assert zeros >= 0.9 and 8 < bits < 10 and zeros == pytest.approx(0.9 + rounded / _prunable(experiment), abs=1e-3)
+    ((prunable,),) = rows("SELECT max(prunable) FROM variants")
+    assert zeros >= 0.9 and 8 < bits < 10 and zeros == pytest.approx(0.9 + rounded / prunable, abs=1e-3)
     assert 4 < found["magnitude/layer 50%, then int4 rounding=gptq group=16"][1] < 8
     # Of the dense model nobody asks how far it is from itself; of each variant both blocks are compared.
-    errors = {
-        row[0]: row[1:] for row in rows("SELECT recipe, count(*), min(own), max(error) FROM outputs GROUP BY ALL")
-    }
+    compared = rows("SELECT recipe, count(*), min(own), max(error) FROM outputs GROUP BY ALL")
+    errors: dict[Any, Any] = {row[0]: row[1:] for row in compared}
     assert set(errors) == {"magnitude/layer 50%, then int8", "magnitude/layer 90%, then int8"}
     assert all(count == 2 and own > 0 for count, own, _ in errors.values())
     assert errors["magnitude/layer 90%, then int8"][2] > errors["magnitude/layer 50%, then int8"][2]
     # The prefix is made once, and only what an entry ends with is measured.
     making = rows("SELECT recipe FROM cells WHERE stage = 'make'")
     assert len(making) == len(set(making)) == 6
-    assert {name for (name,) in rows("SELECT DISTINCT recipe FROM results")} >= {
-        "dense",
-        "magnitude/layer 50%, then int8",
-    }
-    assert {(step, field) for step, field in rows("SELECT step, field FROM steps") if step == "quantize"} >= {
-        ("quantize", "rounding"), ("quantize", "group"),
-    }  # fmt: skip
-    parents = rows(
-        "SELECT p.recipe FROM variants v JOIN variants p ON p.variant_id = v.parent WHERE v.recipe LIKE '%90%, then int8'"
-    )
-    assert parents == [("magnitude/layer 90%",)]
+    assert {("dense",), ("magnitude/layer 50%, then int8",)} <= {*rows("SELECT DISTINCT recipe FROM results")}
+    assert {("rounding",), ("group",)} <= {*rows("SELECT field FROM steps WHERE step = 'quantize'")}
+    joined = "variants v JOIN variants p ON p.variant_id = v.parent WHERE v.recipe LIKE '%90%, then int8'"
+    assert rows(f"SELECT p.recipe FROM {joined}") == [("magnitude/layer 90%",)]
     names = ("tiny/magnitude/0.9/int8", "tiny/magnitude/0.5/int8")
     pair = json.loads(call("compare", *names, "--json", "--ledger", experiment.ledger).stdout)
     told = [pair[side]["recipe"] for side in "ab"]
     assert told == ["magnitude/layer 90%, then int8", "magnitude/layer 50%, then int8"]
     assert [row["format"] for row in pair["sizes"]] == ["dense"]
-
-
-def _prunable(experiment: Experiment) -> int:
-    ((found,),) = experiment.rows("SELECT max(prunable) FROM variants")
-    assert isinstance(found, int)
-    return found
 
 
 MASKS = """\
@@ -101,14 +87,15 @@ def test_masks_and_zeros_that_stay_from_manifest_to_ledger(experiment: Experimen
     done = call("run", experiment.write(MASKS))
     assert done.returncode == 0, done.stderr
     found = rows("SELECT recipe, sparsity, achieved_sparsity FROM results WHERE method <> 'dense' ORDER BY ALL")
-    assert [
-        (recipe, pytest.approx(share, abs=1e-3), pytest.approx(given, abs=1e-3)) for recipe, share, given in found
-    ] == [
-        ("magnitude/layer 50%", 0.5, 0.5),
-        ("magnitude/layer 50%, then magnitude/layer 50% of what is left", 0.75, 0.75),
-        ("mask quarter.safetensors", 0.25, 0.25),
-        ("mask quarter.safetensors, then magnitude/layer 50% of what is left", 0.625, 0.625),
-    ]
+    wanted = {
+        "magnitude/layer 50%": 0.5,
+        "magnitude/layer 50%, then magnitude/layer 50% of what is left": 0.75,
+        "mask quarter.safetensors": 0.25,
+        "mask quarter.safetensors, then magnitude/layer 50% of what is left": 0.625,
+    }
+    assert {recipe: shares for recipe, *shares in found} == {
+        recipe: [pytest.approx(share, abs=1e-3)] * 2 for recipe, share in wanted.items()
+    }
     shares = rows("SELECT recipe, already_zero / prunable FROM variants WHERE parent IS NOT NULL ORDER BY ALL")
     assert [share for _, share in shares] == [pytest.approx(share, abs=1e-3) for share in (0, 0.5, 0, 0.25)]
 
@@ -184,9 +171,8 @@ from results where task is not null order by task, sparsity
 @pytest.mark.long
 def test_a_text_and_questions_of_ones_own(manifest: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("the cat sat on the mat of a big red house\n" * 40)
-    records = [
-        {"context": f"the cat {place}", "choices": ["sat", "ran", "mat"], "gold": place % 3} for place in range(12)
-    ]
+    choices = {"choices": ["sat", "ran", "mat"]}
+    records = [{"context": f"the cat {place}", **choices, "gold": place % 3} for place in range(12)]
     (tmp_path / "quiz.jsonl").write_text("\n".join(map(json.dumps, records)))
     manifest.write_text(manifest.read_text() + MORE)
     run = call("run", manifest)
