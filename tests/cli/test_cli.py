@@ -16,7 +16,7 @@ from tests.cli.conftest import HALF
 from tests.command import call
 
 ONE = 'version: 1\nmodels: [{{name: a, source: "path:{}", family: decoder}}]\n'
-LONG = f"wheel:{' + '.join(f'{name}==1!{name}.1#sha256={chr(48) * 64}' for name in 'abcd')} as x"
+LONG = "wheel:" + " + ".join(f"{name}==1!{name}.1#sha256={'0' * 64}" for name in "abcd") + " as x"
 """A source may be longer than a file's name."""
 
 
