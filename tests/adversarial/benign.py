@@ -21,50 +21,7 @@ BERT = {
     "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64, "type_vocab_size": 2,
     "torch_dtype": "float32", "pad_token_id": 0,
 }  # fmt: skip
-_LLAMA_MATRICES = {
-    "self_attn.q_proj": (8, 8), "self_attn.k_proj": (8, 8), "self_attn.v_proj": (8, 8), "self_attn.o_proj": (8, 8),
-    "mlp.gate_proj": (16, 8), "mlp.up_proj": (16, 8), "mlp.down_proj": (8, 16), "input_layernorm": (8,),
-    "post_attention_layernorm": (8,),
-}  # fmt: skip
-_BERT_LAYERS = {
-    "attention.self.query": (8, 8), "attention.self.key": (8, 8), "attention.self.value": (8, 8),
-    "attention.output.dense": (8, 8), "attention.output.LayerNorm": (8,), "intermediate.dense": (16, 8),
-    "output.dense": (8, 16), "output.LayerNorm": (8,),
-}  # fmt: skip
 WORDS = "<pad> <s> </s> <unk> the a of to and in is it was that cat dog sat ran on mat".split()
-
-
-def llama_shapes() -> dict[str, tuple[int, ...]]:
-    """The tensors of ``LLAMA``."""
-    block = {f"model.layers.0.{name}.weight": shape for name, shape in _LLAMA_MATRICES.items()}
-    return {"model.embed_tokens.weight": (32, 8), "model.norm.weight": (8,), **block}
-
-
-def bert_shapes() -> dict[str, tuple[int, ...]]:
-    """The tensors of ``BERT``."""
-    found: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (32, 8), "embeddings.position_embeddings.weight": (64, 8),
-        "embeddings.token_type_embeddings.weight": (2, 8), "embeddings.LayerNorm.weight": (8,),
-        "embeddings.LayerNorm.bias": (8,), "pooler.dense.weight": (8, 8), "pooler.dense.bias": (8,),
-    }  # fmt: skip
-    for name, shape in _BERT_LAYERS.items():
-        found[f"encoder.layer.0.{name}.weight"] = shape
-        found[f"encoder.layer.0.{name}.bias"] = (shape[0],)
-    return found
-
-
-def safetensors(shapes: Mapping[str, tuple[int, ...]], **changes: Any) -> bytes:
-    """A whole safetensors file of float32 weights; ``changes`` replace or add entries of its header."""
-    header: dict[str, Any] = {}
-    data = bytearray()
-    for name, shape in shapes.items():
-        count = 1
-        for size in shape:
-            count *= size
-        begin = len(data)
-        data += b"".join(struct.pack("<f", 0.01 * ((7 * place) % 11 - 5)) for place in range(count))
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, len(data)]}
-    return container(json.dumps({**header, **changes}).encode(), bytes(data))
 
 
 def container(header: bytes, data: bytes = b"", length: int | None = None) -> bytes:
@@ -73,12 +30,14 @@ def container(header: bytes, data: bytes = b"", length: int | None = None) -> by
 
 
 def model(folder: Path, config: Mapping[str, Any] = LLAMA, weights: bool = True) -> Path:
-    """A model folder with a tokenizer; a Llama or a BERT by its configuration."""
-    folder.mkdir(parents=True)
-    shapes = bert_shapes() if config["model_type"] == "bert" else llama_shapes()
+    """A model folder with a tokenizer; a Llama or a BERT by its configuration, whose sizes its weights do not follow."""
+    from sparsebench.models.random_weights import write_random
+
+    base, family = (BERT, "encoder") if config["model_type"] == "bert" else (LLAMA, "decoder")
+    write_random(base, folder, family, "float32")
     (folder / "config.json").write_text(json.dumps(config))
-    if weights:
-        (folder / "model.safetensors").write_bytes(safetensors(shapes))
+    if not weights:
+        (folder / "model.safetensors").unlink()
     vocabulary = {word: place for place, word in enumerate(WORDS)}
     tokenizer: dict[str, Any] = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
@@ -89,16 +48,6 @@ def model(folder: Path, config: Mapping[str, Any] = LLAMA, weights: bool = True)
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
     return folder
-
-
-def sharded(folder: Path, weight_map: Mapping[str, str]) -> Path:
-    """A model whose weights are named by an index, with these file names in place of what it would say."""
-    made = model(folder, weights=False)
-    whole = dict.fromkeys(llama_shapes(), "model-00001-of-00001.safetensors")
-    (made / "model-00001-of-00001.safetensors").write_bytes(safetensors(llama_shapes()))
-    index = {"metadata": {"total_size": 0}, "weight_map": {**whole, **weight_map}}
-    (made / "model.safetensors.index.json").write_text(json.dumps(index))
-    return made
 
 
 def records(repository: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
 from sparsebench.ledger.store import Ledger
 from tests.adversarial import benign
 from tests.adversarial.sandbox import Sandbox
@@ -80,7 +83,7 @@ def pickled_weights(box: Sandbox, how: tuple[str, bool]) -> Commands:
 def pickled_shard(box: Sandbox, index: str) -> Commands:
     model = benign.model(box.input / "model", weights=False)
     (model / "weights.bin").write_bytes(pickled(box))
-    (model / index).write_text(json.dumps({"weight_map": dict.fromkeys(benign.llama_shapes(), "weights.bin")}))
+    (model / index).write_text(json.dumps({"weight_map": {"model.norm.weight": "weights.bin"}}))
     yield "apply", model, HALF, "--out", box.out / "pruned"
 
 
@@ -144,7 +147,8 @@ def escapes(box: Sandbox, where: str) -> Commands:
     name = "\x1b[2J\x1b]0;hostile\x07"
     model = box.model(**({"model_type": name} if where == "model_type" else {}))
     if where == "a tensor":
-        (model / "model.safetensors").write_bytes(benign.safetensors({**benign.llama_shapes(), name: (8,)}))
+        weights = model / "model.safetensors"
+        save_file({**load_file(weights), name: np.ones(8, np.float32)}, weights)
     elif where == "a file's name":
         (model / f"{name}.txt").write_text("x")
     yield "inspect", model, "--tensors"
@@ -156,12 +160,10 @@ def escapes(box: Sandbox, where: str) -> Commands:
 def own_code(box: Sandbox, model_type: str) -> Commands:
     """It stands in every place that transformers or sentence-transformers would take it from."""
     model = benign.model(box.input / "model", {**benign.BERT, "model_type": "bert"})
-    names = ("configuration_evil.py", "modeling_evil.py", "tokenization_evil.py", "custom_generate/generate.py")
-    for name in names:
+    for name in ("configuration_evil.py", "modeling_evil.py", "tokenization_evil.py", "custom_generate/generate.py"):
         box.write(f"model/{name}", "open('MARKER', 'w')\nclass Evil:\n    pass\n")
-    code = dict.fromkeys(
-        ("AutoConfig", "AutoModel", "AutoModelForMaskedLM", "AutoFeatureExtractor"), "modeling_evil.Evil"
-    )
+    classes = ("AutoConfig", "AutoModel", "AutoModelForMaskedLM", "AutoFeatureExtractor")
+    code = dict.fromkeys(classes, "modeling_evil.Evil")
     edit(model / "config.json", model_type=model_type, auto_map=code, _attn_implementation="evil/kernels")
     pair = ["tokenization_evil.Evil", "tokenization_evil.Evil"]
     # AutoTokenizer takes any name of transformers for a tokenizer's: an auto class would ask for consent to code.
@@ -177,9 +179,8 @@ def own_code(box: Sandbox, model_type: str) -> Commands:
     yield "measure", model, "--family", "encoder", "--engine", "hf", "--samples", 4, "--prompt", 8
     yield "pack", model, "--out", box.out / "packed"
     left = json.loads((box.out / "packed" / "sparsebench.json").read_text())["left_out"]
-    assert {"tokenizer_config.json: auto_map", "custom_generate/generate.py"} <= {*left} and not [
-        *box.out.rglob("*.py")
-    ]
+    assert {"tokenizer_config.json: auto_map", "custom_generate/generate.py"} <= {*left}
+    assert not [*box.out.rglob("*.py")]
 
 
 @cases(
@@ -222,20 +223,19 @@ def figure(box: Sandbox, sql: str) -> Commands:
 
 @cases("a figure that is a link to", "SECRET")
 def linked_figure(box: Sandbox, _: str) -> Commands:
+    box.work = box.input
     (box.input / "figures").mkdir()
     (box.input / "figures/own.sql").symlink_to(box.canary)
-    box.work = box.input
     yield "figures", "--list"
 
 
 @cases("a lock that", "leads out", "is a link")
 def lock(box: Sandbox, how: str) -> Commands:
     manifest = box.write("m.yaml", "version: 1\nmodels: [{name: m, source: hf:a/b@main, family: decoder}]\n")
-    path = box.input / "m.lock"
     if how == "is a link":
-        path.symlink_to(box.canary)
+        (box.input / "m.lock").symlink_to(box.canary)
     else:
-        path.write_text('{"hf:a/b@main": "../../../../outside"}')
+        box.write("m.lock", '{"hf:a/b@main": "../../../../outside"}')
     yield "plan", manifest, "--offline", "--ledger", box.out / "ledger.duckdb"
 
 

@@ -45,7 +45,7 @@ def changed(**values: Any) -> Forgery:
 
 def result(**values: Any) -> Forgery:
     """Other values in its result."""
-    return lambda record, _: text_of(record | {"result": record["result"] | values})
+    return within("result", **values)
 
 
 def of_other(*names: str) -> Forgery:
@@ -70,9 +70,14 @@ def text(change: Callable[[str], str]) -> Forgery:
     return lambda record, _: change(text_of(record))
 
 
+def within(part: str, **values: Any) -> Forgery:
+    """Other values in a part of the record."""
+    return lambda record, _: text_of(record | {part: record[part] | values})
+
+
 def times(name: str, factor: float) -> Forgery:
     """A number of the result times a factor."""
-    return lambda record, _: text_of(record | {"result": record["result"] | {name: record["result"][name] * factor}})
+    return lambda record, other: result(**{name: record["result"][name] * factor})(record, other)
 
 
 def _set(position: int, **values: Any) -> Callable[[list[Record]], None]:
@@ -113,9 +118,7 @@ ACCURACY: dict[str, Forgery] = {
     "score infinite": text(lambda said: text_of(json.loads(said.replace('"score":', '"score":1e400,"was":')))),
     "score huge": result(score=10**400),
     "score a text": result(score="high"),
-    "score in a list": lambda record, _: text_of(
-        record | {"result": record["result"] | {"score": [record["result"]["score"]]}}
-    ),
+    "score in a list": result(score=[0.5]),
     "no documents": result(n=0, outcomes=[]),
     "no outcomes": result(outcomes=[]),
     "outcomes null": result(outcomes=None),
@@ -126,10 +129,8 @@ ACCURACY: dict[str, Forgery] = {
     "outcomes without values": outcomes(lambda given: [{"doc_id": one["doc_id"]} for one in given]),
     "another metric": result(metric="nll"),
     "another task": result(task="piqa"),
-    "a task in the settings": lambda record, _: text_of(record | {"settings": record["settings"] | {"task": "piqa"}}),
-    "fewer documents in the settings": lambda record, _: text_of(
-        record | {"settings": record["settings"] | {"limit": 1}}
-    ),
+    "a task in the settings": within("settings", task="piqa"),
+    "fewer documents in the settings": within("settings", limit=1),
 }
 """For a record of an accuracy."""
 ONCE: dict[str, Forgery] = {
@@ -145,10 +146,8 @@ ONCE: dict[str, Forgery] = {
     "of another format": changed(format=3),
     "format a text": changed(format="2"),
     "of an unknown kind": changed(kind="note"),
-    "environment of another id": lambda record, _: text_of(
-        record | {"environment": record["environment"] | {"machine": "EPYC ×128"}}
-    ),
-    "place of another machine": lambda record, _: text_of(record | {"where": record["where"] | {"machine": "other"}}),
+    "environment of another id": within("environment", machine="EPYC ×128"),
+    "place of another machine": within("where", machine="other"),
     "where a list": changed(where=[], environment={}),
     "no origin": lambda record, _: text_of({key: value for key, value in record.items() if key != "origin"}),
     "checksum null": lambda record, _: json.dumps({**record, "checksum": None}),

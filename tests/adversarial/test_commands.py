@@ -116,8 +116,6 @@ class Endless(io.TextIOBase):
 def test_a_query_has_an_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Endless())
     refused(home, ["sql", "-f", "-"], "--file")
-    (home.parent / "long.sql").write_text(" " * (bounded.QUERY_CHARACTERS + 1))
-    refused(home, ["sql", "-f", "../long.sql"], "long.sql")
 
 
 @pytest.mark.parametrize("taken", ["r-results.md", "r.html"])

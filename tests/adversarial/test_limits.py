@@ -12,6 +12,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -94,12 +95,9 @@ def test_of_many_problems_some_are_shown_and_the_rest_counted(tmp_path: Path) ->
 
 
 def test_lists_that_multiply_are_refused_before_they_are_written_out(tmp_path: Path) -> None:
-    path = tmp_path / "m.yaml"
-    path.write_text(
-        HEAD
-        + f"variants: [{{prune: magnitude, sparsity: {[n / 2000 for n in range(1, 1500)]}, granularity: [row, layer]}}]\n"
-        f"runtime: {{ranks: {list(range(1, 200))}}}\n"
-    )
+    path, shares = tmp_path / "m.yaml", [n / 2000 for n in range(1, 1500)]
+    swept = f"variants: [{{prune: magnitude, sparsity: {shares}, granularity: [row, layer]}}]\n"
+    path.write_text(f"{HEAD}{swept}runtime: {{ranks: {list(range(1, 200))}}}\n")
     with refused(path, "variants", "cells", kind=ManifestError):
         preflight(PlanRequest(path))
 
@@ -124,13 +122,9 @@ def test_a_plan_may_be_longer_than_records_and_a_run_not(tmp_path: Path, monkeyp
         run(path, ledger=tmp_path / "l.duckdb", device="cpu")
 
 
-def deep(bracket: str) -> str:
-    return bracket * 200_000
-
-
 JSONS = {
-    "lists": deep("["),
-    "objects": deep('{"a":'),
+    "lists": "[" * 200_000,
+    "objects": '{"a":' * 200_000,
     "closed lists": "[" * 900 + "]" * 900,
     "values": "[" + "[]," * 10_000_000 + "[]]",
     "size": '{"a": "' + "x" * 101_000_000 + '"}',
@@ -177,7 +171,7 @@ def test_finalizers_of_others_do_not_run_where_recursion_ends(tmp_path: Path, mo
     failed: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", failed.append)
     path = tmp_path / "config.json"
-    path.write_text(deep("["))
+    path.write_text(JSONS["lists"])
     often = gc.get_threshold()
     gc.freeze()  # what other tests have left would be looked through in each collection
     try:
@@ -194,6 +188,7 @@ def test_finalizers_of_others_do_not_run_where_recursion_ends(tmp_path: Path, mo
     assert not failed
 
 
+@cache
 def squeezed(suffix: str, plain: bytes, times: int) -> bytes:
     """``plain`` many times over, compressed."""
     if suffix == ".gz":
@@ -232,38 +227,26 @@ def test_compressed_records(name: str, tmp_path: Path) -> None:
         list(records.read([tmp_path]))
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "never compressed"])
-def test_a_damaged_gzip_file_is_named(damage: str, tmp_path: Path) -> None:
-    path = tmp_path / "t.txt.gz"
-    packed = gzip.compress(random.Random(0).randbytes(5000).hex().encode())
-    changed = packed[:2000] + bytes(100) + packed[2100:]
-    path.write_bytes({"cut": packed[:40], "changed": changed, "never compressed": b"plain text"}[damage])
-    with refused(path, kind=SourceError):
-        list(bounded.lines(path, SourceError))
+PACKED = gzip.compress(random.Random(0).randbytes(5000).hex().encode())
+NO_TEXT = {
+    "cut.txt.gz": PACKED[:40], "changed.txt.gz": PACKED[:2000] + bytes(100) + PACKED[2100:], "plain.txt.gz": b"plain text",
+    "latin-1.txt": b"twelve bytes" * 10_000 + b"\xe9",
+    "not unpacked.jsonl.xz": lzma.compress(bytes(1000)), "not unpacked.bz2": bz2.compress(bytes(1000)),
+}  # fmt: skip
 
 
-def test_a_text_of_another_encoding_is_named_with_its_first_wrong_byte(tmp_path: Path) -> None:
-    path = tmp_path / "t.txt"
-    path.write_bytes(b"twelve bytes" * 10_000 + b"\xe9")
-    with pytest.raises(SourceError, match=r"t\.txt: not UTF-8 text \(it has the byte 0xe9\)"):
-        list(bounded.lines(path, SourceError))
-
-
-@pytest.mark.parametrize("name", ["t.jsonl.xz", "t.bz2"])
-def test_what_is_not_unpacked_is_no_text(name: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    path.write_bytes((lzma if name.endswith("xz") else bz2).compress(bytes(20_000_000)))
-    with refused(path, kind=SourceError):
-        read_texts(path)
+@pytest.mark.parametrize("name", NO_TEXT)
+def test_what_is_no_text_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(NO_TEXT[name])
+    with refused(tmp_path / name, *["0xe9"] * name.startswith("latin"), kind=SourceError):
+        read_texts(tmp_path / name)
 
 
 @pytest.mark.parametrize("what", ["fifo", "folder", "/dev/zero", "/dev/urandom"])
 def test_what_is_no_file_is_no_text(what: str, tmp_path: Path) -> None:
-    path = Path(what) if what.startswith("/") else tmp_path / what
-    if what == "fifo":
-        os.mkfifo(path)
-    elif what == "folder":
-        path.mkdir()
+    path = tmp_path / what  # which a path from the root replaces
+    if what in ("fifo", "folder"):
+        (os.mkfifo if what == "fifo" else os.mkdir)(path)
     with refused(path, kind=SourceError):
         read_texts(path)
 
@@ -317,12 +300,10 @@ def test_values_that_many_places_of_one_row_share(form: str, tmp_path: Path) -> 
 
 
 def test_real_sizes_pass(tmp_path: Path) -> None:
-    index = tmp_path / "model.safetensors.index.json"
-    names = {
-        f"model.layers.{n}.mlp.experts.{n}.down_proj.weight": "model-00001-of-00163.safetensors" for n in range(91_000)
-    }
-    index.write_text(json.dumps({"weight_map": names}))
-    assert shard_names(index) == ("model-00001-of-00163.safetensors",)
+    index, shard = tmp_path / "model.safetensors.index.json", "model-00001-of-00163.safetensors"
+    names = (f"model.layers.{n}.mlp.experts.{n}.down_proj.weight" for n in range(91_000))
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(names, shard)}))
+    assert shard_names(index) == (shard,)
     text = tmp_path / "t.jsonl.gz"
     text.write_bytes(gzip.compress(b"".join(b'{"text": "document %d of many"}\n' % n for n in range(50_000))))
     assert len(read_texts(text).rows) == 50_000

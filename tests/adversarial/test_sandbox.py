@@ -17,17 +17,9 @@ from tests.sampling import a_third
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 HARMLESS = (
-    "names with escapes",
-    "SQL: escapes",
-    "SQL: '\\0'",
-    "a figure: mathtext",
-    "code of the model's own, type bert",
-    "a chat template",
-    "a tokenizer of",
-    "pickles beside",
-    "modules of",
-    "a wheel with",
-)
+    "names with escapes", "SQL: escapes", "SQL: '\\0'", "a figure: mathtext", "code of the model's own, type bert",
+    "a chat template", "a tokenizer of", "pickles beside", "modules of", "a wheel with",
+)  # fmt: skip
 """Cases that are taken without harm; all others are refused."""
 
 

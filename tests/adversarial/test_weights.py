@@ -27,55 +27,47 @@ def entry(**changes: Any) -> str:
     return json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}})
 
 
-HEADERS: dict[str, str | bytes] = {
+HEADERS: dict[str, str] = {
     "a length beyond the file": entry(shape=[1 << 40], data_offsets=[0, 1 << 42]),
     "a shape beyond its bytes": entry(shape=[1 << 40, 1 << 20]),
     "a shape times zero": entry(shape=[2**40, 0]),
     "a negative shape": entry(shape=[-2]),
     "two negative sizes": entry(shape=[-1, -2]),
     "a million dimensions": entry(shape=[1] * 1_000_000),
-    "a shape of text": entry(shape="2"),
     "a fractional shape": entry(shape=[2.0]),
-    "a shape of null": entry(shape=None),
     "a shape that is NaN": '{"a":{"dtype":"F32","shape":[NaN],"data_offsets":[0,Infinity]}}',
     "a number too long": entry(shape=[10**4000] * 100),
     "negative offsets": entry(data_offsets=[-1000, 8]),
     "offsets the wrong way": entry(data_offsets=[8, 0]),
-    "one offset": entry(data_offsets=[0]),
     "offsets of text": entry(data_offsets=["0", "8"]),
-    "fractional offsets": entry(data_offsets=[0.5, 7.5]),
     "no offsets": '{"a": {"dtype": "F32", "shape": [2]}}',
     "twice the same bytes": entry()[:-1] + ", " + entry().replace('"a"', '"b"')[1:],
     "a dtype that is a list": entry(dtype=["F32"]),
-    "a dtype that is a number": entry(dtype=5),
     "a shape of booleans": entry(shape=[True, 2]),
     "three offsets": entry(data_offsets=[0, 4, 8]),
     "no object": '{"a": 1}',
-    "an entry that is null": '{"a": null}',
     "a list": "[1, 2]",
     "nothing": "",
-    "not UTF-8": b'{"\xff\xfe": 1}',
+    "not UTF-8": '{"\udcff\udcfe": 1}',
     "nested deep": '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}",
     "100 MB": '{"a": "' + "x" * 101_000_000 + '"}',
     "ten million values": "[" + "[]," * 10_000_000 + "[]]",
 }
 
 
-@pytest.mark.parametrize("case", HEADERS)
+FILES = {
+    **{name: container_of(text.encode(errors="surrogateescape")) + bytes(8) for name, text in HEADERS.items()},
+    "an empty file": b"", "a short file": b"1234567", "a length of 2**63": container_of(b"{}", length=2**63),
+    "a length of 2**64": container_of(b"{}", length=2**64 - 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FILES)
 def test_headers_of_weights(case: str, tmp_path: Path) -> None:
-    path, header = tmp_path / "model.safetensors", HEADERS[case]
-    path.write_bytes(container_of(header if isinstance(header, bytes) else header.encode()) + bytes(8))
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(FILES[case])
     with refused(path, kind=ModelError):
         read_header(path)
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"1234567", container_of(b"{}", length=2**63), container_of(b"{}", length=2**64 - 1)]
-)
-def test_files_that_are_no_weights(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(content)
-    with refused("model.safetensors", kind=ModelError):
-        read_header(tmp_path / "model.safetensors")
 
 
 def stored(path: Path, coding: Coding, parts: dict[str, int], encoding: str, **changes: Any) -> None:
@@ -137,8 +129,7 @@ GGUFS = {
 
 @pytest.mark.parametrize("case", GGUFS)
 def test_gguf(case: str, tmp_path: Path) -> None:
-    import torch  # noqa: F401
-    from transformers import AutoTokenizer, GgufConfig  # noqa: F401
+    from transformers import AutoTokenizer, GgufConfig  # noqa: F401 - what is imported is not counted
 
     path = tmp_path / "m.gguf"
     path.write_bytes(GGUFS[case])
@@ -152,11 +143,11 @@ def test_pickled_weights_that_repeat_themselves(tiny_bert: Path, tmp_path: Path)
     torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, path)
     with refused(path, kind=ModelError):
         prepare(tmp_path, tmp_path / "out", "encoder")
-    plain = zipfile.ZipFile(path)
-    with zipfile.ZipFile(tmp_path / "packed", "w", zipfile.ZIP_DEFLATED) as packed:
-        for name in plain.namelist():
-            packed.writestr(name, plain.read(name))
-    (tmp_path / "packed").replace(path)
+    with zipfile.ZipFile(path) as plain:
+        members = {name: plain.read(name) for name in plain.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in members.items():
+            packed.writestr(name, content)
     with refused(path, "compressed", kind=ModelError):
         prepare(tmp_path, tmp_path / "out", "encoder")
 
