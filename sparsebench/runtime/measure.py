@@ -87,10 +87,8 @@ def measure_latency(
     beside: Path | None = dense
     if not _pair_fits(dense, largest, setting):
         beside = None
-        baseline = _Timing({"dense": dense}, None, family, setting, emit, baseline=True)
-        baseline.run(["dense"], range(setting.processes))
-        dense_messages = baseline.messages["dense"]
-    timing = _Timing(supported, beside, family, setting, emit, progress=progress)
+        dense_messages = _time_alone(dense, family, setting)
+    timing = _Timing(supported, beside, family, setting, emit, progress)
     timing.run(list(timing.messages), range(setting.processes))
     timing.add_processes()
     after = observe(threads)
@@ -108,10 +106,25 @@ def measure_pair(dense: Path, variant: Path, family: Family, setting: Setting) -
     return outcome
 
 
+def _time_alone(dense: Path, family: Family, setting: Setting) -> list[Message]:
+    """Return what the processes say that time the dense model by itself, as the baseline. Raises the model's error."""
+    folder = str(dense.absolute())
+    jobs = [
+        RankJob(kind="latency", family=family, variants=(folder,), baseline=True, processes=tuple(group))
+        for group in _groups(range(setting.processes))
+    ]
+    return [message for job in jobs for message in _results(job, setting)]
+
+
+def _groups(processes: range) -> list[range]:
+    """Return the processes that are run together: all, as forks of one that has imported all, or else each by itself."""
+    return [processes] if children.may_fork() else [range(number, number + 1) for number in processes]
+
+
 class _Timing:
     """The processes that time ``variants`` beside ``dense``, each alone without that, and their ``messages`` by variant.
 
-    A variant that fails is left out, and ``emit`` gets its error. A ``baseline`` is loaded as one.
+    A variant that fails is left out, and ``emit`` gets its error.
     """
 
     def __init__(
@@ -121,26 +134,24 @@ class _Timing:
         family: Family,
         setting: Setting,
         emit: EmitLatency,
-        baseline: bool = False,
-        progress: TimingProgress | None = None,
+        progress: TimingProgress | None,
     ) -> None:
         self.variants, self.dense, self.family, self.setting = variants, dense, family, setting
-        self.emit, self.baseline, self.progress = emit, baseline, progress
+        self.emit, self.progress = emit, progress
         self.planned: Counter[str] = Counter()
         self.messages: dict[str, list[Message]] = {key: [] for key in variants}
         self.last_error = ""
         self.added = False
 
     def run(self, keys: Sequence[str], processes: range, added: bool = False) -> None:
-        """Run ``processes`` for the variants ``keys``: as forks of one that has imported all, where that is possible.
+        """Run ``processes`` for the variants ``keys``.
 
         A variant that fails in a process that was ``added`` keeps what it has, with a note. Raises an error that two
-        variants meet one directly after the other, which is no variant's own, and a baseline's error.
+        variants meet one directly after the other, which is no variant's own.
         """
         self.planned.update(dict.fromkeys(keys, len(processes)))
         self.added = added
-        groups = [processes] if children.may_fork() else [range(number, number + 1) for number in processes]
-        for group in groups:
+        for group in _groups(processes):
             self._run_group([key for key in keys if key in self.messages], list(group))
 
     def add_processes(self) -> None:
@@ -166,7 +177,7 @@ class _Timing:
                 if self.added and all_finished:
                     return  # all was measured: only the end of the processes failed
                 is_common = all_finished or (not message_count and str(error) == self.last_error)
-                if not self.added and (self.baseline or is_common):
+                if not self.added and is_common:
                     raise
                 self.last_error = "" if isinstance(error, ParityError) else str(error)
                 # The process is repeated for the other variants, so its results for them are dropped.
@@ -197,7 +208,6 @@ class _Timing:
             family=self.family,
             variants=tuple(str(self.variants[key].absolute()) for key in keys),
             dense=str(self.dense.absolute()) if self.dense else None,
-            baseline=self.baseline,
             processes=tuple(processes),
         )
 
