@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from sparsebench import benchmarks, devices, environment, runtime, sources, storage, structure
@@ -59,42 +60,51 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
     if damaged_copies and (damaged_folders := damaged(spec)):
         recorder.damaged(damaged_folders)
         return
-    parent, family = spec.workspace.folder(spec.job.parent), spec.model.family
-    calibration, cache = spec.calibration, spec.cache
-    context = Context(
-        family=family,
-        seed=to_make[0].seed,
-        dtype=spec.compute_dtype,
-        calibration_tokens=lambda: tokens(parent, family, calibration, cache),
-        fetch_file=lambda text: sources.fetch(sources.parse(text), cache),
-        progress=recorder.progress,
-        dense=spec.workspace.folder(spec.dense),
-        training_tokens=lambda asked: tokens(parent, family, asked, cache, training=True),
-        resume=lambda step: spec.workspace.training(made_by(step)),
-        note=recorder.note,
-        device=spec.device,
-    )
-
-    def made_by(step: Step) -> Variant:
-        return next(variant for variant in to_make if variant.steps[-1] == step)
+    # Each recipe ends in a step of its own: they share all steps before it.
+    variant_of = {variant.steps[-1]: variant for variant in to_make}
 
     def emit(step: Step, outcome: StepReport | SparsebenchError) -> None:
-        variant = made_by(step)
+        variant = variant_of[step]
         if isinstance(outcome, SparsebenchError):
             recorder.lost(variant, outcome)
         else:
             sums.seal(spec.workspace.folder(variant), spec.device)
-            checksum = spec.workspace.content(variant)
-            if spec.recorded_checksums.get(variant.id, checksum) != checksum:
-                recorder.note(
-                    f"{variant.label}: made again, its weights differ from those recorded: another processor or number of "
-                    "threads rounds differently. Results of the first weights count alone; another --ledger has room for these"
-                )
+            _note_changed_weights(spec, recorder, variant)
         if variant.id in cells:
             recorder.record(cells[variant.id], outcome)
 
     make_variants = kinds()[to_make[0].steps[-1].verb].load()
-    make_variants(parent, {variant.steps[-1]: spec.workspace.folder(variant) for variant in to_make}, context, emit)
+    parent = spec.workspace.folder(spec.job.parent)
+    targets = {step: spec.workspace.folder(variant) for step, variant in variant_of.items()}
+    make_variants(parent, targets, _context(spec, recorder, parent, variant_of), emit)
+
+
+def _context(spec: JobSpec, recorder: Recorder, parent: Path, variant_of: Mapping[Step, Variant]) -> Context:
+    """Return what the steps that make variants out of the folder ``parent`` may ask for."""
+    family, cache = spec.model.family, spec.cache
+    return Context(
+        family=family,
+        seed=next(iter(variant_of.values())).seed,
+        dtype=spec.compute_dtype,
+        calibration_tokens=lambda: tokens(parent, family, spec.calibration, cache),
+        fetch_file=lambda text: sources.fetch(sources.parse(text), cache),
+        progress=recorder.progress,
+        dense=spec.workspace.folder(spec.dense),
+        training_tokens=lambda asked: tokens(parent, family, asked, cache, training=True),
+        resume=lambda step: spec.workspace.training(variant_of[step]),
+        note=recorder.note,
+        device=spec.device,
+    )
+
+
+def _note_changed_weights(spec: JobSpec, recorder: Recorder, variant: Variant) -> None:
+    """Note that a variant that was made again has other weights than those that were recorded."""
+    checksum = spec.workspace.content(variant)
+    if spec.recorded_checksums.get(variant.id, checksum) != checksum:
+        recorder.note(
+            f"{variant.label}: made again, its weights differ from those recorded: another processor or number of "
+            "threads rounds differently. Results of the first weights count alone; another --ledger has room for these"
+        )
 
 
 def _unpacked(spec: JobSpec, recorder: Recorder, variant: Variant) -> bool:
