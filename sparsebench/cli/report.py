@@ -10,9 +10,10 @@ import typer
 
 from sparsebench.cli.options import JSON, LEDGER_ALONE, reads_folder, writes_file, writes_folder
 from sparsebench.cli.output import emit_json, emit_table, note
+from sparsebench.errors import UserError
 from sparsebench.figures.spec import listing
 from sparsebench.paths import ledger_path
-from sparsebench.report import build
+from sparsebench.report import build, build_brief
 
 Picture = StrEnum("Picture", ["png", "svg", "pdf"])
 Page = StrEnum("Page", ["md", "html"])
@@ -85,6 +86,11 @@ def report(
     sparsebench report --brief --out summary.md
     sparsebench report --manifest quickstart --out out/report.md
     """
-    kinds = [str(kind) for kind in formats or ([Page.md] if brief else Page)]
-    for path in build(ledger_path(ledger), out, figures, manifest or (), kinds, results, brief):
+    if brief:
+        if Page.html in (formats or ()):
+            raise UserError("a brief report is Markdown alone", "leave out --format, or --brief")
+        paths = build_brief(ledger_path(ledger), out, figures, manifest or ())
+    else:
+        paths = build(ledger_path(ledger), out, figures, manifest or (), list(map(str, formats or Page)), results)
+    for path in paths:
         typer.echo(path)

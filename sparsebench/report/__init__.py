@@ -7,6 +7,6 @@ method. A number comes from a file in ``queries/``, which a reader can run as it
 from __future__ import annotations
 
 from sparsebench.report.answer import answer_table
-from sparsebench.report.build import build
+from sparsebench.report.build import build, build_brief
 
-__all__ = ["answer_table", "build"]
+__all__ = ["answer_table", "build", "build_brief"]

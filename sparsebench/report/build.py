@@ -112,33 +112,24 @@ def build(
     manifests: Sequence[str] = (),
     formats: Sequence[str] = ("md",),
     results: Path | None = None,
-    brief: bool = False,
 ) -> list[Path]:
     """Write the report on ``ledger``; return the paths written.
 
     Format ``md`` is the paper, ``out``, and the results behind it with their queries, ``results`` (default: beside it,
-    ``NAME-results.md``); ``html`` is one page of both, beside ``out``. A ``brief`` report is the paper's first page
-    alone. The same ledger and pictures give the same bytes. Markdown links to the pictures in ``figures`` by relative
-    paths, and the page embeds them. ``manifests`` limits everything but the
-    pictures, which cover the whole ledger, to these experiments (default: all).
+    ``NAME-results.md``); ``html`` is one page of both, beside ``out``. The same ledger and pictures give the same bytes.
+    Markdown links to the pictures in ``figures`` by relative paths, and the page embeds them. ``manifests`` limits
+    everything but the pictures, which cover the whole ledger, to these experiments (default: all).
 
-    Raises LedgerError where there is no ledger, UserError for a manifest that it does not hold, for a brief report in
-    another format than ``md``, and where two documents would be one file or one cannot be written.
+    Raises LedgerError where there is no ledger, UserError for a manifest that it does not hold, and where two documents
+    would be one file or one cannot be written.
     """
     results, html = results or out.with_name(f"{out.stem}-results.md"), out.with_suffix(".html")
-    if brief and set(formats) != {"md"}:
-        raise UserError("a brief report is Markdown alone", "leave out --format, or --brief")
-    markdown = [out, results] if "md" in formats else []
-    if brief:
-        markdown = [out]
-    _check_writable([*markdown, *([html] if "html" in formats else ())])
+    _check_writable([*([out, results] if "md" in formats else ()), *([html] if "html" in formats else ())])
     documents: dict[Path, str] = {}
     with query.session(ledger) as run:
         check_manifests(ledger, run, manifests)
-        renderer = _Renderer(run, figures, manifests, cites=not brief)
-        if brief:
-            (documents[out],), _ = renderer.render({"brief.md.j2": out})
-        elif "md" in formats:
+        renderer = _Renderer(run, figures, manifests, cites=True)
+        if "md" in formats:
             link = quote(Path(os.path.relpath(results.resolve(), out.resolve().parent)).as_posix())
             templates = {"paper.md.j2": out, "results.md.j2": results}
             (documents[out], documents[results]), _ = renderer.render(templates, {"paper.md.j2": link})
@@ -147,6 +138,19 @@ def build(
             names = ("paper.md.j2", "explore.md.j2", "results.md.j2")
             texts, pictures = renderer.render(dict.fromkeys(names, out))
             documents[html] = page("\n".join(texts), pictures.files)
+    return _write(documents)
+
+
+def build_brief(ledger: Path, out: Path, figures: Path, manifests: Sequence[str] = ()) -> list[Path]:
+    """Write the paper's first page alone, without links to queries, as Markdown; otherwise like ``build``."""
+    _check_writable([out])
+    with query.session(ledger) as run:
+        check_manifests(ledger, run, manifests)
+        (text,), _ = _Renderer(run, figures, manifests, cites=False).render({"brief.md.j2": out})
+    return _write({out: text})
+
+
+def _write(documents: Mapping[Path, str]) -> list[Path]:
     for path, content in documents.items():
         path.resolve().parent.mkdir(parents=True, exist_ok=True)
         with create(path) as file:

@@ -6,7 +6,7 @@ import pytest
 
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
-from sparsebench.report import build
+from sparsebench.report import build_brief
 from sparsebench.report.build import ROOM
 from tests.report import calibrated
 
@@ -45,7 +45,7 @@ def test_zeros_alone_are_measured_points(ledger: Path, tmp_path: Path) -> None:
     (row,) = query.run(ledger, (ROOM / "queries" / "zeros_alone.sql").read_text()).dicts()
     assert (row["words"], row["next_sparsity"]) == ("alps 10%", 0.5)
     out = tmp_path / "brief.md"
-    build(ledger, out, tmp_path / "figures", brief=True)
+    build_brief(ledger, out, tmp_path / "figures")
     page = out.read_text()
     assert f"(alps 10%; next here: 50%, ×{row['next_ratio']:.2f})" in page
     assert "GGUF" not in page, "real weights came out of no file of four bits"

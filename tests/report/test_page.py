@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from sparsebench.cli import report as verbs
 from sparsebench.errors import LedgerError, UserError
-from sparsebench.report import answer_table, build
+from sparsebench.report import answer_table, build, build_brief
 from sparsebench.report.page import page
 from sparsebench.report.page.html import shaped
 from tests.report.reading import whole
@@ -235,14 +235,14 @@ def test_the_verb(ledger: Path, report: str, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_brief_report_is_the_first_page_alone(ledger: Path, report: str, tmp_path: Path) -> None:
-    (path,) = build(ledger, tmp_path / "brief.md", tmp_path / "figures", brief=True)
+    (path,) = build_brief(ledger, tmp_path / "brief.md", tmp_path / "figures")
     text = path.read_text()
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["1. The answer"]
     first = [line for line in report.split("## 2.")[0].splitlines() if line.startswith(("| ", "- **"))]
     assert first and [line for line in text.splitlines() if line.startswith(("| ", "- **"))] == first
     assert not re.search(r"\[Q\d+]|#q\d", text)
     with pytest.raises(UserError, match="Markdown"):
-        build(ledger, tmp_path / "brief.html", tmp_path / "figures", formats=("html",), brief=True)
+        verbs.report(tmp_path / "x.md", brief=True, formats=[verbs.Page.html], ledger=ledger)
 
 
 def test_the_answer_is_printed_too(ledger: Path, report: str, tmp_path: Path) -> None:
