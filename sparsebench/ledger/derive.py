@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 import numpy.typing as npt
 
 from sparsebench.ledger import schema, sqlfiles, statistics
+from sparsebench.ledger.batches import batched
 
 DOCUMENTS_AT_ONCE = 1_000_000
 """Documents whose outcomes are in memory at once, at least those of one score. A query for each score would be slow."""
@@ -36,19 +37,16 @@ class OpenComparison(NamedTuple):
     documents: int
 
 
-OpenRow = TypeVar("OpenRow", OpenInterval, OpenComparison)
-
-
 def derive(connection: duckdb.DuckDBPyConnection) -> None:
     """Add the intervals and comparisons that are missing; the dense record may come before or after its variants."""
     scores = connection.execute(sqlfiles.read("derive/open_intervals")).fetchall()
-    for part in _in_batches([OpenInterval(*row) for row in scores]):
+    for part in batched([OpenInterval(*row) for row in scores], lambda row: row.documents, DOCUMENTS_AT_ONCE):
         _add_intervals(connection, part)
     comparisons = sqlfiles.read("derive/open_comparisons")
     schema.stand_in(connection, comparisons, set())
     unexplained = {"unexplained": statistics.not_compared(statistics.UNEXPLAINED).method}
     rows = connection.execute(comparisons, unexplained).fetchall()
-    for missing in _in_batches([OpenComparison(*row) for row in rows]):
+    for missing in batched([OpenComparison(*row) for row in rows], lambda row: row.documents, DOCUMENTS_AT_ONCE):
         _add_comparisons(connection, missing)
 
 
@@ -83,20 +81,6 @@ def pairs(connection: duckdb.DuckDBPyConnection, ids: Sequence[tuple[str, str]])
     columns = {"record_id": [variant for variant, _ in ids], "dense_id": [dense for _, dense in ids]}
     for data in _rows_of_each(connection, "derive/paired_outcomes", columns):
         yield statistics.Pairs(data["variant"], data["dense"], data["label"], data["cluster"], data["variant_label"])
-
-
-def _in_batches(rows: Sequence[OpenRow]) -> Iterator[list[OpenRow]]:
-    """Split rows into parts of at most ``DOCUMENTS_AT_ONCE`` documents, or one row."""
-    batch: list[OpenRow] = []
-    documents = 0
-    for row in rows:
-        if batch and documents + row.documents > DOCUMENTS_AT_ONCE:
-            yield batch
-            batch, documents = [], 0
-        batch.append(row)
-        documents += row.documents
-    if batch:
-        yield batch
 
 
 def _rows_of_each(

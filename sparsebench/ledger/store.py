@@ -14,12 +14,13 @@ import duckdb
 from sparsebench import provenance, records
 from sparsebench.errors import RecordError
 from sparsebench.ledger import connect, derive, incoming, query, schema, sqlfiles
+from sparsebench.ledger.batches import batched
 from sparsebench.records import Reject, raise_error
 
 Located = tuple[str, dict[str, Any]]
 """A record, with its file and line."""
 BATCH, BATCH_BYTES = 4096, 32_000_000
-"""The records, and about the bytes of records, of one transaction of a rebuild, so that memory stays bounded. Each
+"""The most records, and the most bytes of records, of one transaction of a rebuild, so that memory stays bounded. Each
 transaction looks for missing comparisons among all scores of the ledger: many small ones would take quadratic time."""
 
 
@@ -147,16 +148,8 @@ def _is_missing(path: Path, status: str, known: Collection[tuple[bool, datetime]
 
 
 def _in_batches(stream: Iterable[Located]) -> Iterator[list[Located]]:
-    batch: list[Located] = []
-    size = 0
-    for where, record in stream:
-        batch.append((where, record))
-        size += len(json.dumps(record))
-        if len(batch) == BATCH or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    # A small record counts as the part that it has of a transaction.
+    return batched(stream, lambda located: max(len(json.dumps(located[1])), BATCH_BYTES // BATCH), BATCH_BYTES)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.placement import ANSWER_SECONDS
 from sparsebench.run.recorder import JobSpec
+from sparsebench.runtime.channel import complete_lines
 from sparsebench.runtime.nodes import addresses, on_bundle
 
 BEAT_SECONDS = 60.0
@@ -149,7 +150,7 @@ def _events(task: RunningJob, beat: float) -> Iterator[dict[str, Any]]:
         data = os.read(task.events, 1 << 16)
         if not data:
             return
-        *lines, buffer = (buffer + data).split(b"\n")
+        lines, buffer = complete_lines(buffer, data)
         yield from map(json.loads, lines)
 
 

@@ -30,6 +30,7 @@ from sparsebench.run.executor import Executor, RunningJob, RunSettings
 from sparsebench.run.queue import Queue, variants_opened
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.workspace import Leases
+from sparsebench.runtime.channel import complete_lines
 
 INGEST_PAUSE = 30
 """How many times the CPU time of the last ingest the parent waits before the next: that time grows with the ledger.
@@ -233,7 +234,7 @@ class Runner:
         except BlockingIOError:
             return False
         child.silence.since = time.monotonic()
-        *lines, child.buffer = (child.buffer + received).split(b"\n")
+        lines, child.buffer = complete_lines(child.buffer, received)
         for line in lines:
             self._handle_event(child, json.loads(line))
         return bool(received)

@@ -1,10 +1,16 @@
-"""The rank's end of the socket between it and the process that started it."""
+"""Messages as lines of JSON: how a rank sends them to the process that started it, and how received lines are cut."""
 
 from __future__ import annotations
 
 import json
 import os
 from typing import Any
+
+
+def complete_lines(buffer: bytes, received: bytes) -> tuple[list[bytes], bytes]:
+    """Return the lines that are whole now that more was ``received``, and the beginning of the next one."""
+    *lines, rest = (buffer + received).split(b"\n")
+    return lines, rest
 
 
 class Channel:

@@ -24,6 +24,7 @@ import psutil
 from sparsebench import children, devices
 from sparsebench.paths import sweep_temporary, temporary_folder
 from sparsebench.runtime import all_reduce
+from sparsebench.runtime.channel import complete_lines
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.results import Setting
 from sparsebench.runtime.watch import LOOK_SECONDS, RankWatchdog, innermost_calls, oom_kills
@@ -113,9 +114,8 @@ class NodeRanks:
                 for key, _ in ready:
                     rank, pending = key.data
                     received = self._receive(rank)
-                    pending += received
-                    while b"\n" in pending:
-                        line, _, pending[:] = pending.partition(b"\n")
+                    lines, pending[:] = complete_lines(bytes(pending), received)
+                    for line in lines:
                         yield from self._deliver(rank, json.loads(line))
                     if not received:
                         selector.unregister(key.fileobj)

@@ -15,6 +15,7 @@ import zstandard
 from sparsebench import provenance
 from sparsebench.errors import LedgerError, UserError
 from sparsebench.ledger import derive, query
+from sparsebench.ledger.batches import batched
 from sparsebench.ledger.incoming import unbundle
 from sparsebench.ledger.store import Ledger
 from sparsebench.paths import write_whole
@@ -272,3 +273,8 @@ def test_catching_up_adds_the_second_failure_of_a_cell(tmp_path: Path, found: li
             Ledger(path).rebuild([folder])
     assert [Ledger(path).catch_up(folder) for _ in range(2)] == [1, 0]
     assert query.run(path, "SELECT reason FROM failures").rows == (("no space",),)
+
+
+def test_a_batch_closes_before_it_exceeds_its_limit_and_holds_one_item_at_least() -> None:
+    assert list(batched([3, 3, 4, 1, 12, 5], lambda number: number, 10)) == [[3, 3, 4], [1], [12], [5]]
+    assert list(batched([], len, 10)) == []
