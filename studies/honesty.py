@@ -40,9 +40,9 @@ from sparsebench.manifest.schema import Manifest
 from sparsebench.models.modules.build import meta_model
 from sparsebench.models.modules.load import load_model
 from sparsebench.plan.expand import expand
-from sparsebench.runtime import intervals, latency, measure, memory
+from sparsebench.runtime import intervals, measure, memory
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.latency import LoadedModel, Peers
+from sparsebench.runtime.latency import LoadedModel, Peers, PhaseTimer
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.results import Setting, TimingSample, Workload
 from sparsebench.runtime.workload import Phase, draw_prompt, phases
@@ -98,7 +98,9 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
                 side = [Slower(phase, share) if share else phase for phase in variant]
                 sides = {"dense": LoadedModel(dense, (1, 1)), "variant": LoadedModel(side, (1, 1))}
                 peers, meter = Peers(1, False), EnergyMeter("not asked for")
-                samples, steady_phases, _ = latency.time_phases(sides, setting, peers, lambda _: None, meter, process)  # type: ignore[arg-type]
+                samples, steady_phases, _ = PhaseTimer(setting, peers, lambda _: None, meter, process).time_phases(
+                    sides
+                )  # type: ignore[arg-type]
             with out.open("a") as file:
                 file.write(
                     json.dumps({"samples": [asdict(sample) for sample in samples], "steady": steady_phases}) + "\n"

@@ -92,119 +92,111 @@ class Peers:
             torch.cuda.synchronize()
 
 
-def time_phases(
-    sides: Mapping[Side, LoadedModel],
-    setting: Setting,
-    peers: Peers,
-    progress: Callable[[str], None],
-    meter: EnergyMeter,
-    process: int = 0,
-) -> tuple[list[TimingSample], SteadyPhases, Energy]:
-    """Time one process's share of every phase of ``sides`` (one or two).
+@dataclass(frozen=True)
+class PhaseTimer:
+    """Times one ``process``'s share of the phases of one or two models.
 
-    Return the samples, the steady phases and the joules per step. ``progress`` is called with the phase's name after
-    each phase and, in slow ones, after each pair of blocks, never while a step is timed.
+    ``progress`` is called with the phase's name after each phase and, in slow ones, after each pair of blocks, never
+    while a step is timed.
     """
-    samples = [TimingSample("load", side, 0, 0, *loaded.load, process) for side, loaded in sides.items()]
-    steady_phases: SteadyPhases = []
-    energy: Energy = {("load", side): loaded.joules for side, loaded in sides.items() if loaded.joules is not None}
-    # One rank reads the counter, but all run the steps.
-    window_seconds = peers.largest(meter.window_seconds) if peers.cuda else 0.0
-    for position, phase in enumerate(next(iter(sides.values())).phases):
-        phase_of = {side: loaded.phases[position] for side, loaded in sides.items()}
-        gc.collect()
-        gc.disable()
-        try:
-            phase_samples, steady_sides, joules = _time_phase(
-                phase_of, setting, peers, progress, meter, process, window_seconds
-            )
-        finally:
-            gc.enable()
-        samples += phase_samples
-        steady_phases += [(phase.name, side) for side in steady_sides]
-        energy |= {(phase.name, side): value for side, value in joules.items()}
-        progress(phase.name)
-    return samples, steady_phases, energy
 
+    setting: Setting
+    peers: Peers
+    progress: Callable[[str], None]
+    meter: EnergyMeter
+    process: int = 0
 
-def _time_phase(
-    sides: Mapping[Side, Phase],
-    setting: Setting,
-    peers: Peers,
-    progress: Callable[[str], None],
-    meter: EnergyMeter,
-    process: int,
-    window_seconds: float,
-) -> tuple[list[TimingSample], list[Side], dict[Side, float]]:
-    """Warm up and time one phase of each side; return its samples, the sides that were steady, and the joules per step."""
-    name = next(iter(sides.values())).name
-    wanted_samples = math.ceil(setting.samples / setting.processes)
-    seconds = setting.phase_seconds / setting.processes
-    longest_block = BLOCK
-    if name == "decode":  # the model's positions were checked for this workload only
-        longest_block = min(BLOCK, setting.workload.generate)
-    warm_walls = {side: _warm_up(phase, longest_block, seconds, peers) for side, phase in sides.items()}
-    step_seconds = max(median(wall_times[-3:]) for wall_times in warm_walls.values())
-    least_pairs = math.ceil(MIN_PAIRS / setting.processes)
-    if setting.processes > 1:
-        longest_block = min(longest_block, math.ceil(wanted_samples / PAIRS))
-    block = max(1, min(longest_block, int(seconds / (step_seconds * len(sides) * least_pairs))))
-    samples: list[TimingSample] = []
-    readings: dict[Side, list[float | None]] = {side: [] for side in sides}
-    least_seconds = GPU_SECONDS / setting.processes if peers.cuda else 0.0
-    for pair in itertools.count():
-        elapsed = sum(sample.wall_s for sample in samples)
-        enough = pair >= math.ceil(wanted_samples / block) and elapsed >= least_seconds * len(sides)
-        if pair >= least_pairs and (enough or elapsed > seconds):
-            break
-        if step_seconds >= SLOW_SECONDS:  # after warming up, and after each pair
-            progress(name)
-        # Alternate which side goes first, so that a drift of the machine hits both alike.
-        for side in sorted(sides, reverse=bool((pair + process) % 2)):
-            phase = sides[side]
-            phase.begin()
-            meter.take_joules()  # what was used before does not count
-            for index in range(block):
-                _, (wall, cpu) = peers.timed(phase.step)
-                samples.append(TimingSample(phase.name, side, pair, index, wall, cpu, process))
-            readings[side].append(meter.take_joules())
-    wall_times = {side: [sample.wall_s for sample in samples if sample.side == side] for side in sides}
-    if window_seconds:
-        joules = {side: _joules(phase, block, peers, meter, window_seconds) for side, phase in sides.items()}
-    else:
-        joules = {side: _joules_per_step(readings[side], len(wall_times[side])) for side in sides}
-    steady_sides = [side for side in sides if _was_steady(warm_walls[side], wall_times[side])]
-    return samples, steady_sides, {side: value for side, value in joules.items() if value is not None}
+    def time_phases(self, sides: Mapping[Side, LoadedModel]) -> tuple[list[TimingSample], SteadyPhases, Energy]:
+        """Time every phase of ``sides``; return the samples, the steady phases and the joules per step."""
+        samples = [TimingSample("load", side, 0, 0, *loaded.load, self.process) for side, loaded in sides.items()]
+        steady_phases: SteadyPhases = []
+        energy: Energy = {("load", side): loaded.joules for side, loaded in sides.items() if loaded.joules is not None}
+        # One rank reads the counter, but all run the steps.
+        window_seconds = self.peers.largest(self.meter.window_seconds) if self.peers.cuda else 0.0
+        for position, phase in enumerate(next(iter(sides.values())).phases):
+            phase_of = {side: loaded.phases[position] for side, loaded in sides.items()}
+            gc.collect()
+            gc.disable()
+            try:
+                phase_samples, steady_sides, joules = self._time_phase(phase_of, window_seconds)
+            finally:
+                gc.enable()
+            samples += phase_samples
+            steady_phases += [(phase.name, side) for side in steady_sides]
+            energy |= {(phase.name, side): value for side, value in joules.items()}
+            self.progress(phase.name)
+        return samples, steady_phases, energy
 
+    def _time_phase(
+        self, sides: Mapping[Side, Phase], window_seconds: float
+    ) -> tuple[list[TimingSample], list[Side], dict[Side, float]]:
+        """Warm up and time one phase of each side; return its samples, the sides that were steady, and the joules per step."""
+        name = next(iter(sides.values())).name
+        wanted_samples = math.ceil(self.setting.samples / self.setting.processes)
+        seconds = self.setting.phase_seconds / self.setting.processes
+        longest_block = BLOCK
+        if name == "decode":  # the model's positions were checked for this workload only
+            longest_block = min(BLOCK, self.setting.workload.generate)
+        warm_walls = {side: self._warm_up(phase, longest_block, seconds) for side, phase in sides.items()}
+        step_seconds = max(median(wall_times[-3:]) for wall_times in warm_walls.values())
+        least_pairs = math.ceil(MIN_PAIRS / self.setting.processes)
+        if self.setting.processes > 1:
+            longest_block = min(longest_block, math.ceil(wanted_samples / PAIRS))
+        block = max(1, min(longest_block, int(seconds / (step_seconds * len(sides) * least_pairs))))
+        samples: list[TimingSample] = []
+        readings: dict[Side, list[float | None]] = {side: [] for side in sides}
+        least_seconds = GPU_SECONDS / self.setting.processes if self.peers.cuda else 0.0
+        for pair in itertools.count():
+            elapsed = sum(sample.wall_s for sample in samples)
+            enough = pair >= math.ceil(wanted_samples / block) and elapsed >= least_seconds * len(sides)
+            if pair >= least_pairs and (enough or elapsed > seconds):
+                break
+            if step_seconds >= SLOW_SECONDS:  # after warming up, and after each pair
+                self.progress(name)
+            # Alternate which side goes first, so that a drift of the machine hits both alike.
+            for side in sorted(sides, reverse=bool((pair + self.process) % 2)):
+                phase = sides[side]
+                phase.begin()
+                self.meter.take_joules()  # what was used before does not count
+                for index in range(block):
+                    _, (wall, cpu) = self.peers.timed(phase.step)
+                    samples.append(TimingSample(phase.name, side, pair, index, wall, cpu, self.process))
+                readings[side].append(self.meter.take_joules())
+        wall_times = {side: [sample.wall_s for sample in samples if sample.side == side] for side in sides}
+        if window_seconds:
+            joules = {side: self._joules(phase, block, window_seconds) for side, phase in sides.items()}
+        else:
+            joules = {side: _joules_per_step(readings[side], len(wall_times[side])) for side in sides}
+        steady_sides = [side for side in sides if _was_steady(warm_walls[side], wall_times[side])]
+        return samples, steady_sides, {side: value for side, value in joules.items() if value is not None}
 
-def _joules(phase: Phase, block: int, peers: Peers, meter: EnergyMeter, window_seconds: float) -> float | None:
-    """Return the joules per step, over as many steps as fill ``window_seconds``; beginning a block counts too."""
-    seconds, steps = 0.0, 0
-    meter.take_joules()  # what was used before does not count
-    while seconds < window_seconds:
-        if steps % block == 0:
-            phase.begin()
-        seconds += peers.timed(phase.step)[1][0]
-        steps += 1
-    return _joules_per_step([meter.take_joules()], steps)
+    def _joules(self, phase: Phase, block: int, window_seconds: float) -> float | None:
+        """Return the joules per step, over as many steps as fill ``window_seconds``; beginning a block counts too."""
+        seconds, steps = 0.0, 0
+        self.meter.take_joules()  # what was used before does not count
+        while seconds < window_seconds:
+            if steps % block == 0:
+                phase.begin()
+            seconds += self.peers.timed(phase.step)[1][0]
+            steps += 1
+        return _joules_per_step([self.meter.take_joules()], steps)
+
+    def _warm_up(self, phase: Phase, block: int, longest_seconds: float) -> list[float]:
+        """Run steps until two rolling medians agree, or up to the cap in steps or seconds; return their wall times."""
+        least_steps, most_steps = WARM_STEPS
+        walls: list[float] = []
+        while len(walls) < most_steps and not last_windows_agree(walls):
+            if sum(walls) > (WARM_SECONDS if len(walls) >= least_steps else longest_seconds):
+                break
+            if len(walls) % block == 0:
+                phase.begin()
+            walls.append(self.peers.timed(phase.step)[1][0])
+        return walls
 
 
 def _joules_per_step(readings: Sequence[float | None], steps: int) -> float | None:
     """Return the joules per step; None where the counter could not be read each time."""
     return None if None in readings else math.fsum(value for value in readings if value is not None) / steps
-
-
-def _warm_up(phase: Phase, block: int, longest_seconds: float, peers: Peers) -> list[float]:
-    """Run steps until two rolling medians agree, or up to the cap in steps or seconds; return their wall times."""
-    least_steps, most_steps = WARM_STEPS
-    walls: list[float] = []
-    while len(walls) < most_steps and not last_windows_agree(walls):
-        if sum(walls) > (WARM_SECONDS if len(walls) >= least_steps else longest_seconds):
-            break
-        if len(walls) % block == 0:
-            phase.begin()
-        walls.append(peers.timed(phase.step)[1][0])
-    return walls
 
 
 def _was_steady(warm_walls: Sequence[float], walls: Sequence[float]) -> bool:

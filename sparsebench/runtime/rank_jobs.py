@@ -15,11 +15,11 @@ from sparsebench import bounded, devices, energy
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.files.checkpoint import dtype_name
 from sparsebench.models.modules.build import meta_model
-from sparsebench.runtime import graphs, latency, machine, memory
+from sparsebench.runtime import graphs, machine, memory
 from sparsebench.runtime.channel import Channel
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Engine, SavedModel
-from sparsebench.runtime.latency import LoadedModel, Peers
+from sparsebench.runtime.latency import LoadedModel, Peers, PhaseTimer
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.refusals import rank_refusal
 from sparsebench.runtime.results import RankJob, Setting, Side
@@ -182,6 +182,7 @@ class StartedRank:
         This is one ``process`` of several; the first compares the variants' outputs with the plain model's.
         """
         job = self.worker.job
+        timer = PhaseTimer(self.setting, self.peers, self.worker.progress, self.meter, process)
         with torch.inference_mode():
             models: dict[Side, Any] = {}
             sides: dict[Side, LoadedModel] = {}
@@ -194,9 +195,7 @@ class StartedRank:
                     # Copied again: what a process loads first is laid out otherwise, and was seen up to 10% slower.
                     memory.copy_out(model.module)
                 graphs.make_alike(loaded.phases for loaded in sides.values())
-                samples, steady_phases, joules = latency.time_phases(
-                    sides, self.setting, self.peers, self.worker.progress, self.meter, process
-                )
+                samples, steady_phases, joules = timer.time_phases(sides)
                 if self.worker.rank == 0:
                     decoding = {side: graphs.how_decoded(loaded.phases) for side, loaded in sides.items()}
                     self.worker.channel.send(

@@ -17,7 +17,7 @@ from sparsebench.runtime.latency import (
     WARM_STEPS,
     LoadedModel,
     Peers,
-    time_phases,
+    PhaseTimer,
 )
 from sparsebench.runtime.workload import Phase
 
@@ -55,7 +55,7 @@ def timed(
 ) -> tuple[Any, Any, Clock]:
     clock, setting = Clock(), Setting("hf", 1, Workload(), **{"processes": 1, **settings})
     sides = {"dense": model("dense", dense), "variant": model("variant", variant, 2.0)}
-    samples, steady_phases, _ = time_phases(sides, setting, clock, lambda _: None, EnergyMeter(""), process)
+    samples, steady_phases, _ = PhaseTimer(setting, clock, lambda _: None, EnergyMeter(""), process).time_phases(sides)
     return samples, steady_phases, clock
 
 
@@ -73,7 +73,7 @@ def test_a_counter_that_fails_on_the_way_ends_no_timing_and_gives_no_part_of_the
     phases = [Scripted(name, "dense", lambda _: 0.01) for name in ("forward", "prefill")]
     sides = {"dense": LoadedModel(phases, (1.0, 1.0))}
     setting = Setting("hf", 1, Workload(), processes=1, samples=16)
-    samples, _, spent = time_phases(sides, setting, Clock(), lambda _: None, meter)
+    samples, _, spent = PhaseTimer(setting, Clock(), lambda _: None, meter).time_phases(sides)
     assert len([one for one in samples if one.phase != "load"]) >= 32
     if reads == 7:
         assert (spent, meter.source) == ({}, "none: gone")
@@ -116,7 +116,7 @@ def test_only_a_slow_phase_tells_the_parent_of_its_pairs(seconds: float, message
     clock = Clock()
     sides = {"dense": model("dense", lambda _: seconds)}
     setting = Setting("hf", 1, Workload(), processes=1)
-    time_phases(sides, setting, clock, lambda _: told.append(len(clock.steps)), EnergyMeter(""))
+    PhaseTimer(setting, clock, lambda _: told.append(len(clock.steps)), EnergyMeter("")).time_phases(sides)
     assert len(told) == messages and told[-1] == len(clock.steps)
 
 
@@ -188,7 +188,7 @@ def test_energy_is_per_step_and_side_without_the_warm_up() -> None:
         "dense": model("dense", lambda _: 0.01, joules=70.0),
         "variant": model("variant", lambda _: 0.01, joules=30.0),
     }
-    samples, steady_phases, spent = time_phases(sides, setting, clock, lambda _: None, Counter(clock))
+    samples, steady_phases, spent = PhaseTimer(setting, clock, lambda _: None, Counter(clock)).time_phases(sides)
     each = {key: [joules] for key, joules in spent.items()}
     found = {(one.phase, one.side): one.energy_j for one in summaries(samples, Counts(steady_phases), each)}
     assert {side: found["load", side] for side in sides} == {"dense": 70.0, "variant": 30.0}
@@ -207,7 +207,7 @@ def test_on_a_gpu_a_side_is_timed_for_a_second_and_its_energy_over_the_counters_
     clock, setting = Clock(), Setting("hf", 1, Workload(), samples=8, processes=1)
     clock.cuda = True
     sides = {"dense": model("dense", lambda _: 0.01), "variant": model("variant", lambda _: 0.02)}
-    samples, _, spent = time_phases(sides, setting, clock, lambda _: None, Slow(clock))
+    samples, _, spent = PhaseTimer(setting, clock, lambda _: None, Slow(clock)).time_phases(sides)
     forward = [sample for sample in samples if sample.phase == "forward"]
     assert sum(sample.wall_s for sample in forward) >= 2 * GPU_SECONDS
     assert spent == {("forward", "dense"): pytest.approx(10.0), ("forward", "variant"): pytest.approx(4.0)}

@@ -82,6 +82,6 @@ def test_a_rank_speaks_after_each_load_and_after_parity(tiny_bert: Path, monkeyp
     job = RankJob("latency", "encoder", variants=(str(tiny_bert),), dense=str(tiny_bert))
     messages: list[str] = []
     monkeypatch.setattr(Channel, "send", lambda self, kind, *_, **__: messages.append(kind))
-    monkeypatch.setattr(latency, "time_phases", lambda *_: ([], [], {}))
+    monkeypatch.setattr(latency.PhaseTimer, "time_phases", lambda *_: ([], [], {}))
     started(job, Setting("hf", 1, Workload(prompt=8))).latency(0)
     assert messages == [*["progress"] * 3, "result"]
