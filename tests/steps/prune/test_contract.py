@@ -1,6 +1,8 @@
 """What holds for every method that gets layers one by one, the table of methods, and scores against their formulas."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -134,3 +136,12 @@ def test_rows_and_columns_of_zeros_share_nothing() -> None:
     assert not found[2].any()
     assert not found[:, 5].any()
     assert not scores.ria_scores(layer_of(torch.zeros(3, 8), activations(8, 30))).any()
+
+
+def test_reading_the_table_imports_no_torch() -> None:
+    code = (
+        "import sys, sparsebench.steps.prune.registry as r; r.methods();"
+        "sys.exit(sorted({'torch', 'numpy', 'scipy'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
