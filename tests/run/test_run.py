@@ -73,7 +73,7 @@ def test_a_new_cell_of_a_finished_variant_unpacks_it_or_makes_it_again(keep: str
     manifest.write_text(manifest.read_text() + "structure: {absolute: [0.02], relative: [0.2]}\n")
     again = call("run", manifest)
     assert again.returncode == 0, again.stderr
-    assert "3 done" in again.stderr and ("· make" in again.stderr) == (keep == "none")
+    assert "3 done" in again.stderr and (keep == "none" or "· make" not in again.stderr)
 
 
 @pytest.fixture
