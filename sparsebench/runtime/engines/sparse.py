@@ -35,7 +35,8 @@ from sparsebench.runtime.kernels import (
 )
 from sparsebench.runtime.kernels.linear import FEW, TILING
 from sparsebench.runtime.kernels.matrix import (
-    GROUP,
+    ACTIVATION_GROUP,
+    MASK_WORD_COLUMNS,
     bitmask,
     dense,
     integers,
@@ -61,7 +62,7 @@ WAYS = {
     "dense": "dense by torch",
 }
 """How layers multiply many tokens, as results name it."""
-ROUNDED = f"up to {FEW} tokens with inputs in int8, a scale for every {GROUP}"
+ROUNDED = f"up to {FEW} tokens with inputs in int8, a scale for every {ACTIVATION_GROUP}"
 """The arithmetic of integer layers, as results name it."""
 INTEGERS = ("int8", "int4")
 
@@ -292,7 +293,7 @@ def _matrix(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Mat
     # bfloat16 weights stay 16 bits wide in float32: the products are the same, and half as many bytes are read.
     info = weights.tensors[view.tensor]
     held = torch.bfloat16 if info.dtype == "BF16" and dtype == torch.float32 else dtype
-    whole = not across and view.expert is None and view.rows is None and info.shape[1] % GROUP == 0
+    whole = not across and view.expert is None and view.rows is None and info.shape[1] % MASK_WORD_COLUMNS == 0
     mapped = whole and isinstance(weights, PackedCheckpoint) and torch_dtype(info.dtype) == held
     if mapped and (parts := weights.mask_and_values(view.tensor)):  # type: ignore[attr-defined]
         rows, cols = info.shape

@@ -32,8 +32,10 @@ LEVELS = ("portable", "avx2", "avx512", "avx512-vnni", "avx512-bf16", "avx512-am
 TYPES = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 """The library's numbers for types of values; vectors have one of the first two."""
 BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
-GROUP = 64
+MASK_WORD_COLUMNS = 64
 """Columns per word of a mask."""
+ACTIVATION_GROUP = 64
+"""Inputs that share a scale where they are rounded to 8 bits."""
 LARGEST_SHARE = 0.9
 """A bitmask is used where it takes at most this share of the dense matrix's bytes."""
 SAMPLED_ROWS = 64
@@ -118,7 +120,7 @@ class Matrix:
 
     ``values`` are uint8: dense rows one after another, or the nonzeros in order. ``masks`` (rows, bytes) uint8 have a bit
     per column, in whole words of 64; ``starts`` (rows + 1,) int64 count the values before each row. ``scales`` (rows,
-    groups) are bfloat16 or float32, each for ``group`` columns; None for floats.
+    groups) are bfloat16 or float32, each for ``group_size`` columns; None for floats.
     """
 
     value_type: str
@@ -128,7 +130,7 @@ class Matrix:
     masks: torch.Tensor | None = None
     starts: torch.Tensor | None = None
     scales: torch.Tensor | None = None
-    group: int = 0
+    group_size: int = 0
 
     @property
     def layout(self) -> str:
@@ -158,7 +160,7 @@ class Matrix:
         scale = dtype_name(parts["scales"].dtype) if "scales" in parts else "float32"
         return MatrixFields(
             TYPES[self.value_type], self.rows, self.cols, stride, self.nonzeros, address.get("masks"), address.get("starts"),
-            address["values"], address.get("scales"), TYPES[scale], self.group or max(1, self.cols),
+            address["values"], address.get("scales"), TYPES[scale], self.group_size or max(1, self.cols),
         )  # fmt: skip
 
 
@@ -187,7 +189,8 @@ def without_zeros(weight: torch.Tensor) -> Matrix:
     word_type = torch.int16 if name == "bfloat16" else torch.int32
     all_masks, all_values = [], []
     for part in weight.split(max(1, SPLIT_WEIGHTS // max(1, cols))):
-        padded = torch.nn.functional.pad(part, (0, -cols % GROUP)).add(0.0).contiguous()  # -0.0 + 0.0 is 0.0
+        # -0.0 + 0.0 is 0.0.
+        padded = torch.nn.functional.pad(part, (0, -cols % MASK_WORD_COLUMNS)).add(0.0).contiguous()
         words = padded.view(word_type).numpy().reshape(-1)
         masks, values = _split_zeros(words.view(f"u{words.itemsize}"))
         all_masks.append(masks)
@@ -208,21 +211,23 @@ def _split_zeros(words: Words) -> tuple[Bytes, Words]:
     return masks, words if scan.count == words.size else np.concatenate(values)
 
 
-def integers(words: torch.Tensor, value_type: str, cols: int, scale: torch.Tensor, group: int | None) -> Matrix:
+def integers(words: torch.Tensor, value_type: str, cols: int, scale: torch.Tensor, group_size: int | None) -> Matrix:
     """Return a dense matrix of int8 or int4 from words (rows, n) and scales (rows, groups) of compressed-tensors.
 
     Raises StorageError (without the tensor's name) where a scale is not finite or the shapes do not fit together.
     """
     import torch
 
-    rows, groups = len(words), -(-cols // group) if group else 1
+    rows, groups = len(words), -(-cols // group_size) if group_size else 1
     row_words = -(-cols * BITS[value_type] // 32)
     if words.dtype != torch.int32 or words.shape[1] != row_words or scale.shape != (rows, groups):
         raise StorageError(f"{tuple(words.shape)} words and {tuple(scale.shape)} scales for {cols} columns", DAMAGED[1])
     if not bool(scale.isfinite().all()):
         raise StorageError("a scale is not finite: the file is damaged", "quantize the model again")
     scales = scale if scale.dtype == torch.bfloat16 else scale.float()
-    return Matrix(value_type, rows, cols, words.view(torch.uint8), scales=scales.contiguous(), group=group or 0)
+    return Matrix(
+        value_type, rows, cols, words.view(torch.uint8), scales=scales.contiguous(), group_size=group_size or 0
+    )
 
 
 def count_nonzeros(matrix: Matrix, rows: torch.Tensor | None = None) -> int:
@@ -263,19 +268,20 @@ def without_zero_codes(matrix: Matrix) -> Matrix:
     columns = matrix.values.nbytes * 8 // BITS[matrix.value_type] // max(1, rows)
     layout = CodeLayout(BITS[matrix.value_type], rows, columns)
     codes = layout.split(matrix.values.numpy().reshape(-1), Scratch()).reshape(rows, columns)
-    if cols % GROUP:  # the codes that fill up a row's last word are no weights
-        codes = np.pad(codes[:, :cols], ((0, 0), (0, -cols % GROUP)))
+    if cols % MASK_WORD_COLUMNS:  # the codes that fill up a row's last word are no weights
+        codes = np.pad(codes[:, :cols], ((0, 0), (0, -cols % MASK_WORD_COLUMNS)))
     masks, values = _split_zeros(codes.reshape(-1))
     return bitmask(
-        matrix.value_type, rows, cols, masks, layout.packed(values), scales=matrix.scales, group=matrix.group
+        matrix.value_type, rows, cols, masks, layout.packed(values), scales=matrix.scales, group_size=matrix.group_size
     )
 
 
 def round_to_bytes(x: torch.Tensor) -> torch.Tensor:
-    """Return x (…, n) as the kernels of integers see it: 8 bits, with a scale for every GROUP inputs."""
+    """Return x (…, n) as the kernels of integers see it: 8 bits, with a scale for every ACTIVATION_GROUP inputs."""
     import torch
 
-    groups = torch.nn.functional.pad(x.float(), (0, -x.shape[-1] % GROUP)).unflatten(-1, (-1, GROUP))
+    padded = torch.nn.functional.pad(x.float(), (0, -x.shape[-1] % ACTIVATION_GROUP))
+    groups = padded.unflatten(-1, (-1, ACTIVATION_GROUP))
     largest = groups.abs().amax(-1, True)
     # As they do, so that ties fall alike; 127 / tensor would multiply with a rounded reciprocal.
     steps = (groups * largest.new_tensor(127).div(largest.clamp(min=1e-36))).round()
@@ -290,7 +296,7 @@ def bitmask(value_type: str, rows: int, cols: int, masks: Bytes, values: Bytes, 
     """
     import torch
 
-    row_bytes = -(-cols // GROUP) * 8
+    row_bytes = -(-cols // MASK_WORD_COLUMNS) * 8
     if masks.size != rows * row_bytes:
         raise StorageError(*DAMAGED)
     # Of a mapped file the words may begin at any byte.

@@ -21,7 +21,7 @@ from sparsebench import processor
 from sparsebench.models.files.checkpoint import dtype_name
 from sparsebench.models.modules.skipping import masked
 from sparsebench.runtime.kernels.linear import CODES, MatrixHolder
-from sparsebench.runtime.kernels.matrix import GROUP, LEVELS, Kernels, Matrix, pays, without_zeros
+from sparsebench.runtime.kernels.matrix import LEVELS, MASK_WORD_COLUMNS, Kernels, Matrix, pays, without_zeros
 
 HIGHEST_LEVEL = LEVELS.index("avx512")
 """The highest instruction set for which these kernels have code."""
@@ -120,7 +120,7 @@ class Skipping(MatrixHolder):
     @property
     def index_bytes(self) -> int:
         """The bytes read of a bitmask besides a row's nonzeros: a bit for each weight, and where its panels begin."""
-        return (-(-self.bitmask_shape[1] // GROUP) * 8 + 8) * self.panels if self.bitmask_shape else 0
+        return (-(-self.bitmask_shape[1] // MASK_WORD_COLUMNS) * 8 + 8) * self.panels if self.bitmask_shape else 0
 
     def has_few_tokens(self, x: torch.Tensor) -> bool:
         """Return whether ``x`` has few enough tokens to read only the rows that they need."""
@@ -170,7 +170,7 @@ def _as_bitmask(kernels: Kernels, matrix: torch.Tensor, panels: int) -> Matrix |
     if not pays(name, rows, width, int(matrix.count_nonzero())) or kernels.library.sparse_level() < HIGHEST_LEVEL:
         return None
     if panels > 1:
-        panel_width = GROUP * math.ceil(width / panels / GROUP)
+        panel_width = MASK_WORD_COLUMNS * math.ceil(width / panels / MASK_WORD_COLUMNS)
         matrix = nn.functional.pad(matrix, (0, panels * panel_width - width)).reshape(rows * panels, panel_width)
     stored = without_zeros(matrix)
     return replace(stored, values=nn.functional.pad(stored.values, (0, OVERREAD)))

@@ -52,7 +52,7 @@ def test_a_mask_that_counts_wrong_is_refused(packed: tuple[Path, torch.Tensor]) 
 
 def test_scales_that_are_not_finite_or_do_not_fit_are_refused() -> None:
     words, scale = torch.zeros(4, 32, dtype=torch.int32), torch.ones(4, 2, dtype=BF16)
-    assert integers(words, "int4", 256, scale, 128).group == 128
+    assert integers(words, "int4", 256, scale, 128).group_size == 128
     for broken in (torch.inf, torch.nan):
         wrong = scale.clone()
         wrong[1, 1] = broken
