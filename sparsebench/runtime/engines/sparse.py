@@ -33,7 +33,7 @@ from sparsebench.runtime.kernels import (
     kernels,
     semi_structured,
 )
-from sparsebench.runtime.kernels.linear import FEW, TILING
+from sparsebench.runtime.kernels.linear import ALGORITHMS, FEW, TILING
 from sparsebench.runtime.kernels.matrix import (
     ACTIVATION_GROUP,
     MASK_WORD_COLUMNS,
@@ -52,16 +52,6 @@ from sparsebench.runtime.workload import Prompt
 from sparsebench.storage import is_packed
 from sparsebench.storage.packed import PackedCheckpoint
 
-WAYS = {
-    "tiles": "tiles of bfloat16",
-    "amx": "tiles of bfloat16 by AMX",
-    "blocks": "blocks of float32",
-    "fours": "four at a time",
-    "nonzeros": "each nonzero times all",
-    "torch": "tiles by torch",
-    "dense": "dense by torch",
-}
-"""How layers multiply many tokens, as results name it."""
 ROUNDED = f"up to {FEW} tokens with inputs in int8, a scale for every {ACTIVATION_GROUP}"
 """The arithmetic of integer layers, as results name it."""
 INTEGERS = ("int8", "int4")
@@ -147,13 +137,14 @@ class Sparse:
         return "; ".join(filter(None, (", ".join(parts), self.rounded, single, self._many_tokens())))
 
     def _many_tokens(self) -> str:
-        """Say what multiplied more than FEW tokens: each way with its number of layers."""
+        """Say what multiplied more than FEW tokens: each algorithm with its number of layers."""
         counts: Counter[str] = Counter()
         for kind, count in self.timed_kinds.items():
-            ways = {way for key, way in self.choices.fastest.items() if key[: len(kind)] == kind}
-            if ways:
-                counts[" or ".join(WAYS[way] for way in sorted(ways))] += count
-        return f"more than {FEW} tokens: " + ", ".join(f"{way} ×{n}" for way, n in counts.items()) if counts else ""
+            algorithms = {name for key, name in self.choices.fastest.items() if key[: len(kind)] == kind}
+            if algorithms:
+                counts[" or ".join(ALGORITHMS[name].label for name in sorted(algorithms))] += count
+        labels = ", ".join(f"{label} ×{n}" for label, n in counts.items())
+        return f"more than {FEW} tokens: {labels}" if labels else ""
 
     def _assembled(
         self, source: SavedModel, weights: StoredWeights, cut: Callable[[Any], object] = lambda model: None

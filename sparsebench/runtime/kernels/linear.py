@@ -6,6 +6,7 @@ import ctypes
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,21 +23,39 @@ CODES = {torch.float32: TYPES["float32"], torch.bfloat16: TYPES["bfloat16"]}
 TOKENS = 512
 """The most tokens that the library gets at once: its scratch stays small."""
 TIMED_TOKENS = 2048
-"""The most tokens that ways are timed with."""
+"""The most tokens that algorithms are timed with."""
 FEW = 8
-"""Tokens up to which rows are expanded in registers for each four tokens; more go the fastest way."""
+"""Tokens up to which rows are expanded in registers for each four tokens; more are multiplied by the fastest algorithm."""
 TILING = LEVELS[LEVELS.index("avx512-bf16") :]
 """The instruction sets with tiles of bfloat16."""
 TRIALS = 3
 ONE_BY_ONE, TILES, NONZEROS, BLOCKS = range(4)
-"""The library's numbers for ways to multiply several tokens, which ``native/sparse.cpp`` explains."""
-WAYS = {"fours": ONE_BY_ONE, "tiles": TILES, "amx": TILES, "nonzeros": NONZEROS, "blocks": BLOCKS}
+"""The library's numbers for its algorithms, which ``native/sparse.cpp`` explains."""
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """How a layer multiplies many tokens: in a result's words, and the library's number, None where torch does it."""
+
+    label: str
+    code: int | None = None
+
+
+ALGORITHMS = {
+    "tiles": Algorithm("tiles of bfloat16", TILES),
+    "amx": Algorithm("tiles of bfloat16 by AMX", TILES),
+    "blocks": Algorithm("blocks of float32", BLOCKS),
+    "fours": Algorithm("four at a time", ONE_BY_ONE),
+    "nonzeros": Algorithm("each nonzero times all", NONZEROS),
+    "torch": Algorithm("tiles by torch"),
+    "dense": Algorithm("dense by torch"),
+}
 
 
 class Choices:
-    """The fastest way by kind of layer and number of tokens; all layers of a process share one object.
+    """The fastest algorithm by kind of layer and number of tokens; all layers of a process share one object.
 
-    Each way is timed, on the first tokens, which come during warm-up. Their results agree to within rounding.
+    Each is timed on the first tokens, which come during warm-up. Their results agree to within rounding.
     """
 
     def __init__(self) -> None:
@@ -51,14 +70,14 @@ class Choices:
         return self._room[:size].view(dtype).view(rows, columns)
 
     def pick(
-        self, kind: tuple[Any, ...], ways: dict[str, Callable[[], torch.Tensor]], prepare: Callable[[], object]
+        self, kind: tuple[Any, ...], algorithms: dict[str, Callable[[], torch.Tensor]], prepare: Callable[[], object]
     ) -> str:
-        """Return the name of the fastest of ``ways`` for layers of this ``kind``; the first call times them.
+        """Return the name of the fastest of ``algorithms`` for layers of this ``kind``; the first call times them.
 
         ``prepare`` is called before each trial, and not timed.
         """
         if kind not in self.fastest:
-            self.fastest[kind] = min(ways, key=lambda name: _seconds(ways[name], prepare))
+            self.fastest[kind] = min(algorithms, key=lambda name: _seconds(algorithms[name], prepare))
         return self.fastest[kind]
 
 
@@ -116,7 +135,7 @@ class KernelLinear(MatrixHolder):
     """y = x Wᵀ + b for x (…, in) in bfloat16 or float32; y (…, out) has x's dtype, the values may have another.
 
     Sums are in float32 and rounded once. Up to FEW tokens are multiplied by the kernels, which round the inputs of
-    integers to 8 bits. More go the way that ``choices`` finds the fastest (see ``by_fastest``). No gradients.
+    integers to 8 bits. More take the algorithm that ``choices`` finds the fastest (see ``by_fastest``). No gradients.
     """
 
     weight: torch.Tensor
@@ -170,30 +189,30 @@ class KernelLinear(MatrixHolder):
         return self.by_fastest(flat).reshape(*x.shape[:-1], self.out_features)
 
     def by_fastest(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply (tokens, in) to (tokens, out) in the fastest way.
+        """Multiply (tokens, in) to (tokens, out) by the fastest algorithm.
 
         Rows are expanded in tiles for our kernels or for torch; of a bitmask, each nonzero may multiply all tokens instead.
         """
         some = x[:TIMED_TOKENS]
         kind = (*self.kind, x.dtype, self.kernels.level, bucket(len(some)), torch.get_num_threads())
-        ways: dict[str, Any] = {"torch": lambda: self.by_torch(some)}
+        algorithms: dict[str, Any] = {"torch": lambda: self.by_torch(some)}
         if self.tiled and x.dtype == torch.bfloat16:
-            ways["amx" if self.kernels.level == "avx512-amx" else "tiles"] = lambda: self.by_kernel(some, TILES)
+            algorithms["amx" if self.kernels.level == "avx512-amx" else "tiles"] = lambda: self.by_kernel(some, TILES)
         else:
-            ways["blocks"] = lambda: self.by_kernel(some, BLOCKS)
+            algorithms["blocks"] = lambda: self.by_kernel(some, BLOCKS)
             if self.matrix_type in ("float32", "bfloat16"):  # for integers it would round the inputs to 8 bits
-                ways["fours"] = lambda: self.by_kernel(some)
+                algorithms["fours"] = lambda: self.by_kernel(some)
         if self.layout == "bitmask":
-            ways["nonzeros"] = lambda: self.by_kernel(some, NONZEROS)
-        way = self.choices.pick(kind, ways, self.flush)
-        return self.by_torch(x) if way == "torch" else self.by_kernel(x, WAYS[way])
+            algorithms["nonzeros"] = lambda: self.by_kernel(some, NONZEROS)
+        code = ALGORITHMS[self.choices.pick(kind, algorithms, self.flush)].code
+        return self.by_torch(x) if code is None else self.by_kernel(x, code)
 
     def flush(self) -> None:
         """Remove the weights from the caches: in a model those of other layers have displaced them."""
         for part in self.buffers():
             self.kernels.library.sparse_flush(part.data_ptr(), part.nbytes)
 
-    def by_kernel(self, x: torch.Tensor, way: int = ONE_BY_ONE) -> torch.Tensor:
+    def by_kernel(self, x: torch.Tensor, code: int = ONE_BY_ONE) -> torch.Tensor:
         """Multiply (…, in) to (…, out) with our kernels, at most TOKENS tokens a call.
 
         The code is short because Python's share of the time counts for one token.
@@ -212,7 +231,7 @@ class KernelLinear(MatrixHolder):
                 min(TOKENS, tokens - first),
                 CODES[x.dtype],
                 torch.get_num_threads(),
-                way,
+                code,
             )
         return y
 
