@@ -193,7 +193,7 @@ def as_run(found: list[Row], text: Path, windows: int) -> None:
     """The perplexity with the arithmetic of decoding, inputs in 8 bits, over that of the same weights as float32."""
     words = AutoTokenizer.from_pretrained(found[0].folder)(text.read_text())["input_ids"][: windows * WINDOW]
     ids = torch.tensor(words).view(windows, WINDOW)
-    linear.FEW = linear.TOKENS * WINDOW  # no layer takes tiles, whose inputs are not rounded
+    linear.MAX_DECODE_TOKENS = linear.TOKENS_PER_CALL * WINDOW  # no layer takes tiles, whose inputs are not rounded
     print("| model | as run | weights in float32 | ratio |\n|---|--:|--:|--:|")
     for row in found:
         if row.engine == "sparse" and not row.name.startswith("bf16"):

@@ -32,7 +32,7 @@ from sparsebench.storage import is_packed, unpack
 
 TOLERANCE = 1e-3
 """The most by which the outputs of a program that loads the export may differ from the variant's, relative L2."""
-TOKENS = 16
+CHECKED_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _distance(folder: Path, family: Family, out: Path) -> float:
 
     logging.disable_progress_bar()
     config = Checkpoint(folder).config
-    ids = draw_prompt(config, Workload(1, TOKENS, 0)).ids
+    ids = draw_prompt(config, Workload(1, CHECKED_TOKENS, 0)).ids
     model_inputs = {"input_ids": ids}
     if config.get("is_encoder_decoder") and not has_classifier(config):
         model_inputs["decoder_input_ids"] = ids
@@ -166,7 +166,7 @@ def _write_gguf(folder: Path, family: Family, out: Path) -> float:
         source, engine = SavedModel(folder, family), LlamaCpp(Path(scratch))
         engine.start(0, 1)
         engine.prepare([source])
-        parity = engine.parity(source, draw_prompt(Checkpoint(folder).config, Workload(1, TOKENS, 0)))
+        parity = engine.parity(source, draw_prompt(Checkpoint(folder).config, Workload(1, CHECKED_TOKENS, 0)))
         shutil.copy2(engine.file(source), out / GGUF_FILE)
     return parity.relative_l2
 

@@ -17,7 +17,7 @@ from sparsebench.runtime.failures import refused
 from sparsebench.runtime.results import PARITY_BLOCKS, Parity
 from sparsebench.runtime.workload import Prompt, start_token
 
-TOKENS, FEW = 32, 3
+PARITY_TOKENS, SHORT_TOKENS = 32, 3
 TOLERANCE = 1e-4
 ROUNDING = 2.0
 """An engine with its own kernels may differ from the float32 model by this many times what the plain model in the
@@ -140,16 +140,16 @@ def checked(parity: Parity, hint: str) -> Parity:
 
 
 def outputs(model: Any, family: str, prompt: Prompt) -> torch.Tensor:
-    """Return the outputs of ``model`` for TOKENS tokens at once, for a few and for one, as one flat float32 tensor.
+    """Return the outputs of ``model`` for PARITY_TOKENS tokens at once, for a few and for one, as one flat float32 tensor.
 
     Kernels that skip zeros have another way for each of the three.
     """
     with torch.inference_mode():
-        parts = [_output(model, family, prompt, tokens).reshape(-1) for tokens in (TOKENS, FEW, 1)]
+        parts = [_output(model, family, prompt, tokens).reshape(-1) for tokens in (PARITY_TOKENS, SHORT_TOKENS, 1)]
     return torch.cat(parts)
 
 
-def _output(model: Any, family: str, prompt: Prompt, tokens: int = TOKENS) -> torch.Tensor:
+def _output(model: Any, family: str, prompt: Prompt, tokens: int = PARITY_TOKENS) -> torch.Tensor:
     """Return the logits (batch, tokens, vocabulary), or an encoder's last hidden state, as float32 on the CPU.
 
     As in decoding, the last token's logits are computed with the cache of the others.

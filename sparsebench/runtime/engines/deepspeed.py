@@ -16,7 +16,7 @@ from sparsebench.runtime import all_reduce
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
 from sparsebench.runtime.failures import refused
 from sparsebench.runtime.footprint import cut_first
-from sparsebench.runtime.parity import TOKENS, check_parity
+from sparsebench.runtime.parity import PARITY_TOKENS, check_parity
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
@@ -91,12 +91,12 @@ class DeepSpeed(Wrapping):
         A quantized model is compared with its weights as floats.
         """
         if source.quantized:
-            return source.against_floats(prompt, lambda model: self.wrap(model, model.dtype, TOKENS))
+            return source.against_floats(prompt, lambda model: self.wrap(model, model.dtype, PARITY_TOKENS))
 
         def wrapped(model: Any) -> Any:
             if self._cuts_first(source):
-                return self._cut_and_widen(model, TOKENS)
-            return self.wrap(model, torch.float32, TOKENS)
+                return self._cut_and_widen(model, PARITY_TOKENS)
+            return self.wrap(model, torch.float32, PARITY_TOKENS)
 
         return check_parity(source.load_stored(), wrapped, source.family, prompt, wraps_only=self.ranks == 1)
 

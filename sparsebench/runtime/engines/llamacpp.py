@@ -25,7 +25,7 @@ from sparsebench.models.files.gguf_variant import GGUF_FILE, gguf_file
 from sparsebench.models.gguf_writer import FLOATS, write_gguf
 from sparsebench.models.modules.build import build_model
 from sparsebench.runtime.engines.base import SavedModel
-from sparsebench.runtime.parity import FEW, TOKENS, TOLERANCE, checked, distance, outputs, shorten
+from sparsebench.runtime.parity import PARITY_TOKENS, SHORT_TOKENS, TOLERANCE, checked, distance, outputs, shorten
 from sparsebench.runtime.results import PARITY_BLOCKS, Parity
 from sparsebench.runtime.workload import Phase, Prompt
 
@@ -167,9 +167,9 @@ class LlamaModel:
         ]
 
     def outputs(self, prompt: Prompt) -> torch.Tensor:
-        """Return what ``parity.outputs`` does: the logits of TOKENS tokens, of a few and of one, the last by the cache."""
+        """Return what ``parity.outputs`` does: the logits of PARITY_TOKENS tokens, of a few and of one, the last by the cache."""
         logits = []
-        for tokens in (TOKENS, FEW, 1):
+        for tokens in (PARITY_TOKENS, SHORT_TOKENS, 1):
             ids = prompt.ids[0, :tokens].tolist()
             self.context.forget()
             for tokens_at_once in [ids] if self.encoder else filter(None, (ids[:-1], ids[-1:])):
@@ -243,7 +243,7 @@ class LlamaCpp:
         rounded = outputs(build_model(weights, source.family, "bfloat16", shorten), source.family, prompt)
         with tempfile.TemporaryDirectory() as folder:
             file = write_first_blocks(self.file(source), Path(folder) / "short.gguf", PARITY_BLOCKS)
-            away = distance(LlamaModel(file, TOKENS, dtype, source.family).outputs(prompt), exact)
+            away = distance(LlamaModel(file, PARITY_TOKENS, dtype, source.family).outputs(prompt), exact)
         parity = Parity(away, ROUNDED * distance(rounded, exact) + TOLERANCE, dtype, PARITY_BLOCKS, False)
         return checked(parity, "report the model's architecture: its GGUF file is wrong")
 

@@ -33,7 +33,7 @@ from sparsebench.runtime.kernels import (
     kernels,
     semi_structured,
 )
-from sparsebench.runtime.kernels.linear import ALGORITHMS, FEW, TILING
+from sparsebench.runtime.kernels.linear import ALGORITHMS, MAX_DECODE_TOKENS, TILING
 from sparsebench.runtime.kernels.matrix import (
     ACTIVATION_GROUP,
     MASK_WORD_COLUMNS,
@@ -52,7 +52,7 @@ from sparsebench.runtime.workload import Prompt
 from sparsebench.storage import is_packed
 from sparsebench.storage.packed import PackedCheckpoint
 
-ROUNDED = f"up to {FEW} tokens with inputs in int8, a scale for every {ACTIVATION_GROUP}"
+ROUNDED = f"up to {MAX_DECODE_TOKENS} tokens with inputs in int8, a scale for every {ACTIVATION_GROUP}"
 """The arithmetic of integer layers, as results name it."""
 INTEGERS = ("int8", "int4")
 
@@ -137,14 +137,14 @@ class Sparse:
         return "; ".join(filter(None, (", ".join(parts), self.rounded, single, self._many_tokens())))
 
     def _many_tokens(self) -> str:
-        """Say what multiplied more than FEW tokens: each algorithm with its number of layers."""
+        """Say what multiplied more than MAX_DECODE_TOKENS tokens: each algorithm with its number of layers."""
         counts: Counter[str] = Counter()
         for kind, count in self.timed_kinds.items():
             algorithms = {name for key, name in self.choices.fastest.items() if key[: len(kind)] == kind}
             if algorithms:
                 counts[" or ".join(ALGORITHMS[name].label for name in sorted(algorithms))] += count
         labels = ", ".join(f"{label} ×{n}" for label, n in counts.items())
-        return f"more than {FEW} tokens: {labels}" if labels else ""
+        return f"more than {MAX_DECODE_TOKENS} tokens: {labels}" if labels else ""
 
     def _assembled(
         self, source: SavedModel, weights: StoredWeights, cut: Callable[[Any], object] = lambda model: None

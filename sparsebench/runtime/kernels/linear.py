@@ -20,11 +20,11 @@ from sparsebench.runtime.kernels.matrix import LEVELS, TYPES, Kernels, Matrix, M
 TILE_BYTES = 4 << 20
 """Bytes of dense rows expanded at a time for torch: few enough to be read back from the third-level cache."""
 CODES = {torch.float32: TYPES["float32"], torch.bfloat16: TYPES["bfloat16"]}
-TOKENS = 512
+TOKENS_PER_CALL = 512
 """The most tokens that the library gets at once: its scratch stays small."""
 TIMED_TOKENS = 2048
 """The most tokens that algorithms are timed with."""
-FEW = 8
+MAX_DECODE_TOKENS = 8
 """Tokens up to which rows are expanded in registers for each four tokens; more are multiplied by the fastest algorithm."""
 TILING = LEVELS[LEVELS.index("avx512-bf16") :]
 """The instruction sets with tiles of bfloat16."""
@@ -134,7 +134,7 @@ class MatrixHolder(nn.Module):
 class KernelLinear(MatrixHolder):
     """y = x Wᵀ + b for x (…, in) in bfloat16 or float32; y (…, out) has x's dtype, the values may have another.
 
-    Sums are in float32 and rounded once. Up to FEW tokens are multiplied by the kernels, which round the inputs of
+    Sums are in float32 and rounded once. Up to MAX_DECODE_TOKENS tokens are multiplied by the kernels, which round the inputs of
     integers to 8 bits. More take the algorithm that ``choices`` finds the fastest (see ``by_fastest``). No gradients.
     """
 
@@ -180,7 +180,7 @@ class KernelLinear(MatrixHolder):
                 f"a layer of {self.in_features} inputs was given {x.dtype} {tuple(x.shape)} on {x.device}",
                 "measure in bfloat16 or float32",
             )
-        if x.numel() <= FEW * self.in_features:
+        if x.numel() <= MAX_DECODE_TOKENS * self.in_features:
             return self.by_kernel(x)
         if x.dtype == self.dense_dtype and (self.bias is None or self.bias.dtype == x.dtype):
             self.choices.fastest[self.kind] = "dense"
@@ -213,7 +213,7 @@ class KernelLinear(MatrixHolder):
             self.kernels.library.sparse_flush(part.data_ptr(), part.nbytes)
 
     def by_kernel(self, x: torch.Tensor, code: int = ONE_BY_ONE) -> torch.Tensor:
-        """Multiply (…, in) to (…, out) with our kernels, at most TOKENS tokens a call.
+        """Multiply (…, in) to (…, out) with our kernels, at most TOKENS_PER_CALL tokens a call.
 
         The code is short because Python's share of the time counts for one token.
         """
@@ -222,13 +222,13 @@ class KernelLinear(MatrixHolder):
         bias: torch.Tensor | None = self._parameters["bias"]
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(x.dtype)
-        for first in range(0, tokens, TOKENS):
+        for first in range(0, tokens, TOKENS_PER_CALL):
             self.multiply(
                 self.pointer,
                 x.data_ptr() + first * self.in_features * size,
                 y.data_ptr() + first * self.out_features * size,
                 None if bias is None else bias.data_ptr(),
-                min(TOKENS, tokens - first),
+                min(TOKENS_PER_CALL, tokens - first),
                 CODES[x.dtype],
                 torch.get_num_threads(),
                 code,

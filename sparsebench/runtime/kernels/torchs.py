@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsebench.errors import UnsupportedError
 
-TOKENS = 32
+TOKENS_PER_PRODUCT = 32
 """Tokens multiplied at a time: with more at once each takes longer."""
 LEAST_CAPABILITY = (8, 0)
 """The compute capability of Ampere, the first GPUs with sparse tensor cores."""
@@ -52,7 +52,7 @@ class TorchCsr(nn.Module):
         if len(flat) == 1:
             product = matrix.mv(flat[0])[None]
         else:
-            product = torch.cat([(matrix @ part.T.contiguous()).T for part in flat.split(TOKENS)])
+            product = torch.cat([(matrix @ part.T.contiguous()).T for part in flat.split(TOKENS_PER_PRODUCT)])
         if self.bias is not None:
             product = product + self.bias.float()
         return product.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
