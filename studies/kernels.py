@@ -27,7 +27,7 @@ from sparsebench import processor
 from sparsebench.models.files.quantized import Codes, Scheme, stored_parts
 from sparsebench.native import Missing
 from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix, kernels
-from sparsebench.runtime.kernels.matrix import dense, integers, without_zero_codes, without_zeros
+from sparsebench.runtime.kernels.matrix import dense, integers, integers_to_bitmask, to_bitmask
 
 SHAPES = ("8192x2048", "2048x8192", "1536x576", "576x1536")
 ZEROS = (0.5, 0.7, 0.9)
@@ -93,12 +93,12 @@ def stored(kind: str, weight: torch.Tensor, sparse: bool) -> Matrix:
     """The matrix as our kernels read it."""
     if kind in FLOATS:
         floats = weight.to(FLOATS[kind])
-        return without_zeros(floats) if sparse else dense(floats)
+        return to_bitmask(floats) if sparse else dense(floats)
     codes = quantized(weight, int(kind[3:]))
     scheme = Scheme(int(kind[3:]), codes.group)
     words = dict(stored_parts(codes, "w", scheme))["w_packed"]
     whole = integers(words, kind, weight.shape[1], codes.scale, codes.group)
-    return without_zero_codes(whole) if sparse else whole
+    return integers_to_bitmask(whole) if sparse else whole
 
 
 def ours(library: Kernels, matrix: Matrix, x: torch.Tensor) -> Contender:

@@ -38,13 +38,13 @@ from sparsebench.runtime.kernels.matrix import (
     ACTIVATION_GROUP,
     MASK_WORD_COLUMNS,
     bitmask,
+    bitmask_is_smaller,
     dense,
     integers,
-    pays,
+    integers_to_bitmask,
+    is_worth_bitmask,
     round_to_bytes,
-    without_zero_codes,
-    without_zeros,
-    zeros_pay,
+    to_bitmask,
 )
 from sparsebench.runtime.parity import PlainOutputs, shorten
 from sparsebench.runtime.results import Parity
@@ -235,7 +235,7 @@ class Sparse:
         from sparsebench.runtime.kernels.bitmask_gpu import BitmaskLinear
 
         layer = BitmaskLinear(weight, "cuda")
-        return layer if layer.pays or self.forced else None
+        return layer if layer.is_smaller or self.forced else None
 
 
 def _no_triton() -> str:
@@ -289,11 +289,11 @@ def _matrix(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Mat
     if mapped and (parts := weights.mask_and_values(view.tensor)):  # type: ignore[attr-defined]
         rows, cols = info.shape
         matrix = bitmask(dtype_name(held), rows, cols, *parts)
-        if pays(matrix.value_type, rows, cols, matrix.nonzeros):
+        if bitmask_is_smaller(matrix.value_type, rows, cols, matrix.nonzeros):
             return matrix
     weight = _load_floats(weights, view, held, across)
     matrix = dense(weight)
-    return without_zeros(weight) if zeros_pay(matrix) else matrix
+    return to_bitmask(weight) if is_worth_bitmask(matrix) else matrix
 
 
 def _integers(weights: Any, view: View) -> Matrix:
@@ -303,4 +303,4 @@ def _integers(weights: Any, view: View) -> Matrix:
     info = weights.tensors[view.tensor]
     cols = info.shape[0] if weights.across else info.shape[1]
     matrix = integers(words[rows], scheme.encoding, cols, scale[rows], scheme.group)
-    return without_zero_codes(matrix) if zeros_pay(matrix) else matrix
+    return integers_to_bitmask(matrix) if is_worth_bitmask(matrix) else matrix

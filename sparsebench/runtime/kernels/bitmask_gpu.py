@@ -121,7 +121,7 @@ class BitmaskLinear(nn.Module):
         return sum(part.nbytes for part in (self.values, self.words, self.starts))
 
     @property
-    def pays(self) -> bool:
+    def is_smaller(self) -> bool:
         """Whether ``bytes_read`` is at most LARGEST_SHARE of the dense matrix."""
         return self.bytes_read <= LARGEST_SHARE * self.weight.nbytes
 

@@ -164,7 +164,7 @@ class Matrix:
         )  # fmt: skip
 
 
-def pays(value_type: str, rows: int, cols: int, nonzeros: int) -> bool:
+def bitmask_is_smaller(value_type: str, rows: int, cols: int, nonzeros: int) -> bool:
     """Return whether a bitmask of a matrix with this many nonzeros is so much smaller that it is used."""
     dense_bits = rows * cols * BITS[value_type]
     return dense_bits > 0 and nonzeros * BITS[value_type] + rows * cols <= LARGEST_SHARE * dense_bits
@@ -178,7 +178,7 @@ def dense(weight: torch.Tensor) -> Matrix:
     return Matrix(_float_type(weight), rows, cols, weight.contiguous().view(torch.uint8))
 
 
-def without_zeros(weight: torch.Tensor) -> Matrix:
+def to_bitmask(weight: torch.Tensor) -> Matrix:
     """Return the bitmask of a float matrix (rows, cols). Raises ModelError unless it is bfloat16 or float32.
 
     -0.0 is a zero too.
@@ -242,7 +242,7 @@ def count_nonzeros(matrix: Matrix, rows: torch.Tensor | None = None) -> int:
     return len(values) * matrix.cols - sum(int((part == zero).sum()) for part in parts)
 
 
-def zeros_pay(matrix: Matrix) -> bool:
+def is_worth_bitmask(matrix: Matrix) -> bool:
     """Return whether a dense matrix has so many zeros that its bitmask is used.
 
     A sample of rows tells where there are far too few or more than enough: counting all takes longer than loading them.
@@ -254,15 +254,15 @@ def zeros_pay(matrix: Matrix) -> bool:
         sampled_rows = torch.randint(matrix.rows, (SAMPLED_ROWS,), generator=generator, device="cpu")
         likely_nonzeros = count_nonzeros(matrix, sampled_rows) * matrix.rows // SAMPLED_ROWS
         with_fewest, with_most = (
-            pays(matrix.value_type, matrix.rows, matrix.cols, int(nonzeros))
+            bitmask_is_smaller(matrix.value_type, matrix.rows, matrix.cols, int(nonzeros))
             for nonzeros in (likely_nonzeros * MARGIN, likely_nonzeros / MARGIN)
         )
         if with_fewest == with_most:
             return with_fewest
-    return pays(matrix.value_type, matrix.rows, matrix.cols, count_nonzeros(matrix))
+    return bitmask_is_smaller(matrix.value_type, matrix.rows, matrix.cols, count_nonzeros(matrix))
 
 
-def without_zero_codes(matrix: Matrix) -> Matrix:
+def integers_to_bitmask(matrix: Matrix) -> Matrix:
     """Return the bitmask of a dense matrix of integers."""
     rows, cols = matrix.rows, matrix.cols
     columns = matrix.values.nbytes * 8 // BITS[matrix.value_type] // max(1, rows)

@@ -21,7 +21,14 @@ from sparsebench import processor
 from sparsebench.models.files.checkpoint import dtype_name
 from sparsebench.models.modules.skipping import masked
 from sparsebench.runtime.kernels.linear import CODES, MatrixHolder
-from sparsebench.runtime.kernels.matrix import LEVELS, MASK_WORD_COLUMNS, Kernels, Matrix, pays, without_zeros
+from sparsebench.runtime.kernels.matrix import (
+    LEVELS,
+    MASK_WORD_COLUMNS,
+    Kernels,
+    Matrix,
+    bitmask_is_smaller,
+    to_bitmask,
+)
 
 HIGHEST_LEVEL = LEVELS.index("avx512")
 """The highest instruction set for which these kernels have code."""
@@ -167,12 +174,15 @@ def _as_bitmask(kernels: Kernels, matrix: torch.Tensor, panels: int) -> Matrix |
     """
     rows, width = matrix.shape
     name = dtype_name(matrix.dtype)
-    if not pays(name, rows, width, int(matrix.count_nonzero())) or kernels.library.sparse_level() < HIGHEST_LEVEL:
+    if (
+        not bitmask_is_smaller(name, rows, width, int(matrix.count_nonzero()))
+        or kernels.library.sparse_level() < HIGHEST_LEVEL
+    ):
         return None
     if panels > 1:
         panel_width = MASK_WORD_COLUMNS * math.ceil(width / panels / MASK_WORD_COLUMNS)
         matrix = nn.functional.pad(matrix, (0, panels * panel_width - width)).reshape(rows * panels, panel_width)
-    stored = without_zeros(matrix)
+    stored = to_bitmask(matrix)
     return replace(stored, values=nn.functional.pad(stored.values, (0, OVERREAD)))
 
 

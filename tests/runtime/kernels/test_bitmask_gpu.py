@@ -80,7 +80,7 @@ def test_bytes_are_those_of_the_values_one_bit_a_column_and_a_count_a_block(
 ) -> None:
     layer = kernel.BitmaskLinear(drawn(64, 1024, density, torch.bfloat16), "cpu")
     assert layer.bytes_read == 2 * layer.nonzeros + 64 * 1024 // 8 + 4 * 64 * 1024 // 256
-    assert layer.pays == pays
+    assert layer.is_smaller == pays
 
 
 def test_it_can_be_moved_and_has_no_parameters(kernel: Any) -> None:

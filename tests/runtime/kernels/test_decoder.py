@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from sparsebench.models.files.families import cache_name
 from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, decoder
 from sparsebench.runtime.kernels.cache import ROOM, GrowingLayer
-from sparsebench.runtime.kernels.matrix import dense, without_zeros
+from sparsebench.runtime.kernels.matrix import dense, to_bitmask
 from tests.runtime.kernels.conftest import levels
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -44,7 +44,7 @@ def with_steps(plain: Any, kernels: Kernels, zeros: bool = False) -> tuple[Any, 
     model, taken = copy.deepcopy(plain), Counter[int]()
     for path, layer in list(model.named_modules()):
         if type(layer) is torch.nn.Linear and path != "lm_head":
-            made = without_zeros(layer.weight) if zeros else dense(layer.weight.detach())
+            made = to_bitmask(layer.weight) if zeros else dense(layer.weight.detach())
             ours = KernelLinear(kernels, made, Choices(), layer.weight.dtype)
             ours.register_parameter("bias", layer.bias)
             model.set_submodule(path, ours)

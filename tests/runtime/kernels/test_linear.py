@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsebench.errors import MeasureError
 from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix, TorchCsr
-from sparsebench.runtime.kernels.matrix import LEVELS, dense, without_zeros
+from sparsebench.runtime.kernels.matrix import LEVELS, dense, to_bitmask
 from tests.runtime.kernels.conftest import levels
 from tests.runtime.kernels.test_products import stored
 
@@ -22,7 +22,7 @@ def pruned(layer: nn.Module, sparsity: float) -> None:
     weight[torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < sparsity] = 0
 
 
-@pytest.mark.parametrize("layout", [dense, without_zeros])
+@pytest.mark.parametrize("layout", [dense, to_bitmask])
 def test_any_batch_shape_as_the_dense_layer(compiled: Kernels, layout: Callable[[torch.Tensor], Matrix]) -> None:
     torch.manual_seed(0)
     plain = nn.Linear(80, 96).bfloat16().requires_grad_(False)
@@ -38,7 +38,7 @@ def test_any_batch_shape_as_the_dense_layer(compiled: Kernels, layout: Callable[
 
 
 def test_what_it_cannot_multiply_is_named(compiled: Kernels) -> None:
-    layer = KernelLinear(compiled, without_zeros(torch.eye(8)), Choices())
+    layer = KernelLinear(compiled, to_bitmask(torch.eye(8)), Choices())
     with pytest.raises(MeasureError, match="float16"):
         layer(torch.zeros(1, 8, dtype=torch.float16))
     with pytest.raises(MeasureError, match="8 inputs"):
@@ -46,7 +46,7 @@ def test_what_it_cannot_multiply_is_named(compiled: Kernels) -> None:
 
 
 def test_a_layer_tells_dtype_and_shape_but_holds_no_dense_weight(compiled: Kernels) -> None:
-    layer = KernelLinear(compiled, without_zeros(torch.eye(64)), Choices())
+    layer = KernelLinear(compiled, to_bitmask(torch.eye(64)), Choices())
     assert (layer.weight.dtype, tuple(layer.weight.shape), layer.weight.is_meta) == (torch.float32, (64, 64), True)
     assert {name for name, _ in layer.named_buffers()} == {"values", "masks", "starts"} and not list(layer.parameters())
 
@@ -74,7 +74,7 @@ def test_a_layer_tells_the_instructions_of_its_kernel(
 def test_a_wide_matrix_multiplies(compiled: Kernels) -> None:
     weight = torch.zeros(3, 70001)
     weight[0, 70000], weight[1, 65536], weight[2, 0] = 1, 2, 3
-    layer = KernelLinear(compiled, without_zeros(weight), Choices())
+    layer = KernelLinear(compiled, to_bitmask(weight), Choices())
     x = torch.arange(70001, dtype=torch.float32)[None]
     for level in levels(compiled):
         compiled.use(level)
@@ -85,7 +85,7 @@ def test_a_layer_follows_each_of_its_buffers(compiled: Kernels) -> None:
     """After two moves the values may be where they were, and the masks not: the kernel then read freed memory."""
     torch.manual_seed(0)
     weight = torch.where(torch.rand(32, 256) < 0.5, torch.randn(32, 256), 0).bfloat16()
-    layer = KernelLinear(compiled, without_zeros(weight), Choices())
+    layer = KernelLinear(compiled, to_bitmask(weight), Choices())
     assert layer.layout == "bitmask" and layer.pointer.contents.masks == layer.masks.data_ptr()
     layer.masks.data = layer.masks.clone()
     assert layer.pointer.contents.masks == layer.masks.data_ptr()

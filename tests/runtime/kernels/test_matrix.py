@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from sparsebench.errors import ModelError, SparsebenchError, StorageError
 from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels
-from sparsebench.runtime.kernels.matrix import bitmask, dense, integers, pays, without_zeros
+from sparsebench.runtime.kernels.matrix import bitmask, bitmask_is_smaller, dense, integers, to_bitmask
 from sparsebench.storage import pack
 from sparsebench.storage.packed import PackedCheckpoint
 from tests.runtime.kernels.test_products import BF16, weights
@@ -32,7 +32,7 @@ def test_a_files_bitmask_is_mapped_and_multiplied(compiled: Kernels, packed: tup
     folder, weight = packed
     parts = PackedCheckpoint(folder).mask_and_values("w")
     assert parts is not None and not any(part.flags.owndata for part in parts)
-    found, own = bitmask("bfloat16", 70, 192, *parts), without_zeros(weight)
+    found, own = bitmask("bfloat16", 70, 192, *parts), to_bitmask(weight)
     assert all(torch.equal(part, own.tensors[name]) for name, part in found.tensors.items())
     x = torch.randn(1, 192).to(BF16)
     layers = [KernelLinear(compiled, matrix, Choices()) for matrix in (found, own)]
@@ -82,16 +82,16 @@ def test_a_file_that_was_cut_short_or_has_offsets_beyond_it_is_refused_by_name(
 
 
 def test_only_bfloat16_and_float32_are_held_as_floats() -> None:
-    for make in (dense, without_zeros):
+    for make in (dense, to_bitmask):
         with pytest.raises(ModelError, match="float16"):
             make(torch.eye(8, dtype=torch.float16))
 
 
 @pytest.mark.parametrize(("kind", "least"), [("bfloat16", 0.16), ("int8", 0.22), ("int4", 0.35)])
 def test_a_bitmask_is_used_where_it_saves_a_tenth_of_the_bytes(kind: str, least: float) -> None:
-    assert pays(kind, 100, 1000, round(100_000 * (1 - least - 0.01)))
-    assert not pays(kind, 100, 1000, round(100_000 * (1 - least + 0.01)))
-    assert not pays(kind, 0, 1000, 0) and not pays(kind, 100, 0, 0)
+    assert bitmask_is_smaller(kind, 100, 1000, round(100_000 * (1 - least - 0.01)))
+    assert not bitmask_is_smaller(kind, 100, 1000, round(100_000 * (1 - least + 0.01)))
+    assert not bitmask_is_smaller(kind, 0, 1000, 0) and not bitmask_is_smaller(kind, 100, 0, 0)
 
 
 def test_a_matrix_without_any_value_has_memory_to_point_to(compiled: Kernels) -> None:

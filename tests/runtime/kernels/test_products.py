@@ -11,14 +11,14 @@ from sparsebench.models.files.quantized import INT4_GROUPS, Codes, Scheme, store
 from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix
 from sparsebench.runtime.kernels.linear import BLOCKS, NONZEROS, ONE_BY_ONE, TILES
 from sparsebench.runtime.kernels.matrix import (
+    bitmask_is_smaller,
     count_nonzeros,
     dense,
     integers,
-    pays,
+    integers_to_bitmask,
+    is_worth_bitmask,
     round_to_bytes,
-    without_zero_codes,
-    without_zeros,
-    zeros_pay,
+    to_bitmask,
 )
 from tests.runtime.kernels.conftest import levels
 
@@ -54,7 +54,7 @@ def stored(kind: str, weight: torch.Tensor) -> tuple[dict[str, Matrix], torch.Te
     """Both layouts of a matrix, and the weights that they stand for."""
     if not kind.startswith("int"):
         held = weight.to(getattr(torch, kind))
-        return {"dense": dense(held), "bitmask": without_zeros(held)}, held.float()
+        return {"dense": dense(held), "bitmask": to_bitmask(held)}, held.float()
     bits, group = int(kind[3]), int(kind.split()[-1]) if " " in kind else None
     made = codes(weight, bits, group)
     words = dict(stored_parts(made, "w", Scheme(bits, group)))["w_packed"]
@@ -63,7 +63,7 @@ def stored(kind: str, weight: torch.Tensor) -> tuple[dict[str, Matrix], torch.Te
     scale = behind[: made.scale.numel()].view(made.scale.shape).copy_(made.scale)
     whole = integers(words, f"int{bits}", weight.shape[1], scale, group)
     assert count_nonzeros(whole) == int(made.values.count_nonzero())
-    return {"dense": whole, "bitmask": without_zero_codes(whole)}, made.expanded(F32)
+    return {"dense": whole, "bitmask": integers_to_bitmask(whole)}, made.expanded(F32)
 
 
 def check(found: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor, more: float) -> None:
@@ -146,7 +146,7 @@ def test_a_sample_of_rows_decides_as_all_do(kind: str, share: float, whole_rows:
     weight = torch.randn(600, 128, generator=generator)
     weight[torch.rand(600, 1 if whole_rows else 128, generator=generator).expand(600, 128) < share] = 0
     matrix = stored(kind, weight)[0]["dense"]
-    assert zeros_pay(matrix) == pays(matrix.value_type, 600, 128, count_nonzeros(matrix))
+    assert is_worth_bitmask(matrix) == bitmask_is_smaller(matrix.value_type, 600, 128, count_nonzeros(matrix))
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float32", "int8", "int4 in 64"])
@@ -164,7 +164,7 @@ def test_a_matrix_without_zeros_or_with_many_is_not_counted_in_whole(
         return count_nonzeros(matrix, rows)
 
     monkeypatch.setattr("sparsebench.runtime.kernels.matrix.count_nonzeros", count)
-    assert zeros_pay(matrix) == bool(share) and counted and all(rows is not None for rows in counted)
+    assert is_worth_bitmask(matrix) == bool(share) and counted and all(rows is not None for rows in counted)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4 in 64"])
@@ -181,7 +181,7 @@ def test_more_threads_give_the_same_bits(compiled: Kernels, kind: str) -> None:
 
 
 def test_threads_of_its_own_where_no_openmp_is_found(compiled: Kernels) -> None:
-    layer = KernelLinear(compiled, without_zeros(weights(1500, 300, 0.3, 3).to(BF16)), Choices())
+    layer = KernelLinear(compiled, to_bitmask(weights(1500, 300, 0.3, 3).to(BF16)), Choices())
     x = torch.randn(2, 300).to(BF16)
     expected, before = layer.by_kernel(x), torch.get_num_threads()
     found, process = compiled.library, ctypes.CDLL(None)
