@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from sparsebench import processor
 from sparsebench.models.files.quantized import Codes, Scheme, stored_parts
 from sparsebench.native import Missing
-from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix, kernels
+from sparsebench.runtime.kernels import Autotuner, KernelLinear, Kernels, Matrix, kernels
 from sparsebench.runtime.kernels.matrix import dense, integers, integers_to_bitmask, to_bitmask
 
 SHAPES = ("8192x2048", "2048x8192", "1536x576", "576x1536")
@@ -103,11 +103,11 @@ def stored(kind: str, weight: torch.Tensor, sparse: bool) -> Matrix:
 
 def ours(library: Kernels, matrix: Matrix, x: torch.Tensor) -> Contender:
     """Our layer, with its parts copied."""
-    choices = Choices()
+    tuner = Autotuner()
 
     def make() -> Product:
         parts = {name: part.clone() for name, part in matrix.tensors.items()}
-        layer = KernelLinear(library, replace(matrix, **parts), choices, x.dtype)
+        layer = KernelLinear(library, replace(matrix, **parts), tuner, x.dtype)
         return lambda: layer(x)
 
     return copies(matrix.nbytes, make)

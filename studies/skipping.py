@@ -142,7 +142,7 @@ def product(given: argparse.Namespace) -> None:
     import torch
     from decode import seconds
 
-    from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, kernels
+    from sparsebench.runtime.kernels import Autotuner, KernelLinear, Kernels, kernels
     from sparsebench.runtime.kernels.matrix import to_bitmask
     from sparsebench.runtime.kernels.skipping import SkipColumns
 
@@ -154,7 +154,7 @@ def product(given: argparse.Namespace) -> None:
     for (ins, outs), zeros in [(shape, zeros) for shape in ((2048, 8192), (8192, 2048)) for zeros in (0.0, 0.5, 0.8)]:
         weight = torch.randn(outs, ins, generator=draw) * (torch.rand(outs, ins, generator=draw) >= zeros)
         dense = [weight.bfloat16() for _ in range(COPIES)]
-        sparse = [KernelLinear(found, to_bitmask(one), Choices()) for one in dense]
+        sparse = [KernelLinear(found, to_bitmask(one), Autotuner()) for one in dense]
         skip = [SkipColumns(found, one.T.contiguous(), None, 0.0) for one in dense]
         layers: dict[str, list[Any]] = {
             "dense": [partial(lambda own, x: torch.nn.functional.linear(x, own), one) for one in dense],

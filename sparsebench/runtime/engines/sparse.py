@@ -23,7 +23,7 @@ from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.kernels import (
-    Choices,
+    Autotuner,
     KernelLinear,
     Kernels,
     Matrix,
@@ -68,7 +68,7 @@ class Sparse:
     def __init__(self) -> None:
         self.kernels: Kernels | Missing = Missing("not started")
         self.cuda = self.has_triton = False
-        self.choices = Choices()
+        self.tuner = Autotuner()
         self.single_token_steps: Counter[int] = Counter()
         # Names and numbers of the last model only, not its layers: it must be freed before the next one is loaded.
         self.counts_by_kernel: Counter[tuple[str, str]] = Counter()
@@ -119,7 +119,7 @@ class Sparse:
             sparse = self._assembled(source, weights, shorten)
             parity = torch_products.check(sparse, source.family, prompt, "a kernel is wrong for it")
         finally:
-            self.choices.fastest.clear()  # choices for the few tokens of parity do not hold for the workload
+            self.tuner.fastest.clear()  # what is fastest for parity's few tokens does not hold for the workload
         return replace(parity, wraps_only=not self.timed_kinds)
 
     @property
@@ -140,7 +140,7 @@ class Sparse:
         """Say what multiplied more than MAX_DECODE_TOKENS tokens: each algorithm with its number of layers."""
         counts: Counter[str] = Counter()
         for kind, count in self.timed_kinds.items():
-            algorithms = {name for key, name in self.choices.fastest.items() if key[: len(kind)] == kind}
+            algorithms = {name for key, name in self.tuner.fastest.items() if key[: len(kind)] == kind}
             if algorithms:
                 counts[" or ".join(ALGORITHMS[name].label for name in sorted(algorithms))] += count
         labels = ", ".join(f"{label} ×{n}" for label, n in counts.items())
@@ -177,7 +177,7 @@ class Sparse:
         for name, layer in list(model.named_modules()):
             if type(layer) is not torch.nn.Linear or layer.weight.dtype != torch.bfloat16 or not layer.weight.numel():
                 continue
-            made = KernelLinear(kernels, dense(layer.weight.detach()), self.choices)
+            made = KernelLinear(kernels, dense(layer.weight.detach()), self.tuner)
             made.register_parameter("bias", layer._parameters.get("bias"))
             model.set_submodule(name, made)
 
@@ -222,7 +222,7 @@ class Sparse:
             and not (self.forced and matrix.values.numel())
         ):
             return None
-        return KernelLinear(self.kernels, matrix, self.choices, dtype)
+        return KernelLinear(self.kernels, matrix, self.tuner, dtype)
 
     def _on_gpu(self, weight: Any) -> Any:
         """Return the GPU layer for a matrix (out, in), or None where its zeros do not pay."""

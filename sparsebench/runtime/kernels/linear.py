@@ -52,24 +52,24 @@ ALGORITHMS = {
 }
 
 
-class Choices:
-    """The fastest algorithm by kind of layer and number of tokens; all layers of a process share one object.
+class Autotuner:
+    """Finds the fastest algorithm by kind of layer and number of tokens; all layers of a process share one object.
 
     Each is timed on the first tokens, which come during warm-up. Their results agree to within rounding.
     """
 
     def __init__(self) -> None:
         self.fastest: dict[tuple[Any, ...], str] = {}
-        self._room = torch.empty(0, dtype=torch.uint8)
+        self._scratch = torch.empty(0, dtype=torch.uint8)
 
-    def room(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    def scratch_tile(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
         """Return a tile (rows, columns) to write, the same memory each time: new pages cost more than what fills them."""
         size = rows * columns * dtype.itemsize
-        if self._room.nbytes < size:
-            self._room = torch.empty(size, dtype=torch.uint8)
-        return self._room[:size].view(dtype).view(rows, columns)
+        if self._scratch.nbytes < size:
+            self._scratch = torch.empty(size, dtype=torch.uint8)
+        return self._scratch[:size].view(dtype).view(rows, columns)
 
-    def pick(
+    def fastest_for(
         self, kind: tuple[Any, ...], algorithms: dict[str, Callable[[], torch.Tensor]], prepare: Callable[[], object]
     ) -> str:
         """Return the name of the fastest of ``algorithms`` for layers of this ``kind``; the first call times them.
@@ -135,7 +135,7 @@ class KernelLinear(MatrixHolder):
     """y = x Wᵀ + b for x (…, in) in bfloat16 or float32; y (…, out) has x's dtype, the values may have another.
 
     Sums are in float32 and rounded once. Up to MAX_DECODE_TOKENS tokens are multiplied by the kernels, which round the inputs of
-    integers to 8 bits. More take the algorithm that ``choices`` finds the fastest (see ``by_fastest``). No gradients.
+    integers to 8 bits. More take the algorithm that ``tuner`` finds the fastest (see ``by_fastest``). No gradients.
     """
 
     weight: torch.Tensor
@@ -146,13 +146,13 @@ class KernelLinear(MatrixHolder):
         self,
         kernels: Kernels,
         matrix: Matrix,
-        choices: Choices,
+        tuner: Autotuner,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = matrix.cols, matrix.rows
         self.matrix_type, self.layout, self.nonzeros = matrix.value_type, matrix.layout, matrix.nonzeros
-        self.kernels, self.choices, self.multiply = kernels, choices, kernels.library.sparse_multiply
+        self.kernels, self.tuner, self.multiply = kernels, tuner, kernels.library.sparse_multiply
         self.kind = (matrix.value_type, matrix.layout, matrix.rows, matrix.cols, bucket(matrix.nonzeros))
         self.hold(matrix)
         self.register_parameter("bias", None)
@@ -183,7 +183,7 @@ class KernelLinear(MatrixHolder):
         if x.numel() <= MAX_DECODE_TOKENS * self.in_features:
             return self.by_kernel(x)
         if x.dtype == self.dense_dtype and (self.bias is None or self.bias.dtype == x.dtype):
-            self.choices.fastest[self.kind] = "dense"
+            self.tuner.fastest[self.kind] = "dense"
             return nn.functional.linear(x, self._buffers["values"].view(x.dtype), self.bias)  # type: ignore[union-attr]
         flat = x.reshape(-1, self.in_features)
         return self.by_fastest(flat).reshape(*x.shape[:-1], self.out_features)
@@ -204,7 +204,7 @@ class KernelLinear(MatrixHolder):
                 algorithms["fours"] = lambda: self.by_kernel(some)
         if self.layout == "bitmask":
             algorithms["nonzeros"] = lambda: self.by_kernel(some, NONZEROS)
-        code = ALGORITHMS[self.choices.pick(kind, algorithms, self.flush)].code
+        code = ALGORITHMS[self.tuner.fastest_for(kind, algorithms, self.flush)].code
         return self.by_torch(x) if code is None else self.by_kernel(x, code)
 
     def flush(self) -> None:
@@ -246,13 +246,13 @@ class KernelLinear(MatrixHolder):
             return nn.functional.linear(x, stored, bias).to(dtype)
         tiles = -(-self.out_features * self.in_features * common.itemsize // TILE_BYTES)
         tile = -(-self.out_features // max(1, tiles))
-        room = self.choices.room(tile, self.in_features, common)
+        scratch = self.tuner.scratch_tile(tile, self.in_features, common)
         if tile == self.out_features:
-            return nn.functional.linear(x, self.expanded(0, tile, room), bias).to(dtype)
+            return nn.functional.linear(x, self.expanded(0, tile, scratch), bias).to(dtype)
         y = torch.empty((x.shape[0], self.out_features), dtype=dtype)
         for first in range(0, self.out_features, tile):
             last = min(first + tile, self.out_features)
-            rows = self.expanded(first, last, room[: last - first])
+            rows = self.expanded(first, last, scratch[: last - first])
             y[:, first:last] = nn.functional.linear(x, rows, None if bias is None else bias[first:last])
         return y
 

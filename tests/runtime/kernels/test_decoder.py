@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from sparsebench.models.files.families import cache_name
-from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, decoder
+from sparsebench.runtime.kernels import Autotuner, KernelLinear, Kernels, decoder
 from sparsebench.runtime.kernels.cache import ROOM, GrowingLayer
 from sparsebench.runtime.kernels.matrix import dense, to_bitmask
 from tests.runtime.kernels.conftest import levels
@@ -45,7 +45,7 @@ def with_steps(plain: Any, kernels: Kernels, zeros: bool = False) -> tuple[Any, 
     for path, layer in list(model.named_modules()):
         if type(layer) is torch.nn.Linear and path != "lm_head":
             made = to_bitmask(layer.weight) if zeros else dense(layer.weight.detach())
-            ours = KernelLinear(kernels, made, Choices(), layer.weight.dtype)
+            ours = KernelLinear(kernels, made, Autotuner(), layer.weight.dtype)
             ours.register_parameter("bias", layer.bias)
             model.set_submodule(path, ours)
     decoder.install(model, kernels, taken)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sparsebench.errors import MeasureError
-from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix, TorchCsr
+from sparsebench.runtime.kernels import Autotuner, KernelLinear, Kernels, Matrix, TorchCsr
 from sparsebench.runtime.kernels.matrix import LEVELS, dense, to_bitmask
 from tests.runtime.kernels.conftest import levels
 from tests.runtime.kernels.test_products import stored
@@ -27,7 +27,7 @@ def test_any_batch_shape_as_the_dense_layer(compiled: Kernels, layout: Callable[
     torch.manual_seed(0)
     plain = nn.Linear(80, 96).bfloat16().requires_grad_(False)
     pruned(plain, 0.7)
-    layer, exact = KernelLinear(compiled, layout(plain.weight), Choices()), copy.deepcopy(plain).double()
+    layer, exact = KernelLinear(compiled, layout(plain.weight), Autotuner()), copy.deepcopy(plain).double()
     layer.register_parameter("bias", plain.bias)
     for x in (*(torch.randn(*shape, 80).bfloat16() for shape in BATCHES), torch.randn(80, 3).bfloat16().t()):
         found, reference, wanted = layer(x), plain(x), exact(x.double())
@@ -38,7 +38,7 @@ def test_any_batch_shape_as_the_dense_layer(compiled: Kernels, layout: Callable[
 
 
 def test_what_it_cannot_multiply_is_named(compiled: Kernels) -> None:
-    layer = KernelLinear(compiled, to_bitmask(torch.eye(8)), Choices())
+    layer = KernelLinear(compiled, to_bitmask(torch.eye(8)), Autotuner())
     with pytest.raises(MeasureError, match="float16"):
         layer(torch.zeros(1, 8, dtype=torch.float16))
     with pytest.raises(MeasureError, match="8 inputs"):
@@ -46,7 +46,7 @@ def test_what_it_cannot_multiply_is_named(compiled: Kernels) -> None:
 
 
 def test_a_layer_tells_dtype_and_shape_but_holds_no_dense_weight(compiled: Kernels) -> None:
-    layer = KernelLinear(compiled, to_bitmask(torch.eye(64)), Choices())
+    layer = KernelLinear(compiled, to_bitmask(torch.eye(64)), Autotuner())
     assert (layer.weight.dtype, tuple(layer.weight.shape), layer.weight.is_meta) == (torch.float32, (64, 64), True)
     assert {name for name, _ in layer.named_buffers()} == {"values", "masks", "starts"} and not list(layer.parameters())
 
@@ -65,7 +65,7 @@ def test_a_layer_tells_the_instructions_of_its_kernel(
     compiled: Kernels, kind: str, given: torch.dtype, best: str
 ) -> None:
     for matrix in stored(kind, torch.eye(64))[0].values():
-        layer = KernelLinear(compiled, matrix, Choices(), given)
+        layer = KernelLinear(compiled, matrix, Autotuner(), given)
         for level in levels(compiled):
             compiled.use(level)
             assert layer.instructions == min(level, best, key=LEVELS.index)
@@ -74,7 +74,7 @@ def test_a_layer_tells_the_instructions_of_its_kernel(
 def test_a_wide_matrix_multiplies(compiled: Kernels) -> None:
     weight = torch.zeros(3, 70001)
     weight[0, 70000], weight[1, 65536], weight[2, 0] = 1, 2, 3
-    layer = KernelLinear(compiled, to_bitmask(weight), Choices())
+    layer = KernelLinear(compiled, to_bitmask(weight), Autotuner())
     x = torch.arange(70001, dtype=torch.float32)[None]
     for level in levels(compiled):
         compiled.use(level)
@@ -85,7 +85,7 @@ def test_a_layer_follows_each_of_its_buffers(compiled: Kernels) -> None:
     """After two moves the values may be where they were, and the masks not: the kernel then read freed memory."""
     torch.manual_seed(0)
     weight = torch.where(torch.rand(32, 256) < 0.5, torch.randn(32, 256), 0).bfloat16()
-    layer = KernelLinear(compiled, to_bitmask(weight), Choices())
+    layer = KernelLinear(compiled, to_bitmask(weight), Autotuner())
     assert layer.layout == "bitmask" and layer.pointer.contents.masks == layer.masks.data_ptr()
     layer.masks.data = layer.masks.clone()
     assert layer.pointer.contents.masks == layer.masks.data_ptr()
@@ -101,13 +101,13 @@ def test_the_faster_way_is_timed_once_and_kept() -> None:
             pass
         return torch.tensor(len(tried))
 
-    choices = Choices()
+    tuner = Autotuner()
     ways = {"slow": lambda: way("slow", 0.02), "fast": lambda: way("fast", 0.0)}
-    assert choices.pick(("layer",), ways, lambda: tried.append("prepared")) == "fast"
+    assert tuner.fastest_for(("layer",), ways, lambda: tried.append("prepared")) == "fast"
     assert tried[::2] == ["prepared"] * (len(tried) // 2) and "prepared" not in tried[1::2]
     tried.clear()
-    assert choices.pick(("layer",), ways, lambda: None) == "fast" and not tried
-    choices.pick(("another",), ways, lambda: None)
+    assert tuner.fastest_for(("layer",), ways, lambda: None) == "fast" and not tried
+    tuner.fastest_for(("another",), ways, lambda: None)
     assert set(tried) == {"slow", "fast"}
 
 

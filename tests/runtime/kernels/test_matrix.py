@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from sparsebench.errors import ModelError, SparsebenchError, StorageError
-from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels
+from sparsebench.runtime.kernels import Autotuner, KernelLinear, Kernels
 from sparsebench.runtime.kernels.matrix import bitmask, bitmask_is_smaller, dense, integers, to_bitmask
 from sparsebench.storage import pack
 from sparsebench.storage.packed import PackedCheckpoint
@@ -35,7 +35,7 @@ def test_a_files_bitmask_is_mapped_and_multiplied(compiled: Kernels, packed: tup
     found, own = bitmask("bfloat16", 70, 192, *parts), to_bitmask(weight)
     assert all(torch.equal(part, own.tensors[name]) for name, part in found.tensors.items())
     x = torch.randn(1, 192).to(BF16)
-    layers = [KernelLinear(compiled, matrix, Choices()) for matrix in (found, own)]
+    layers = [KernelLinear(compiled, matrix, Autotuner()) for matrix in (found, own)]
     assert torch.equal(layers[0](x), layers[1](x))
 
 
@@ -96,5 +96,5 @@ def test_a_bitmask_is_used_where_it_saves_a_tenth_of_the_bytes(kind: str, least:
 
 def test_a_matrix_without_any_value_has_memory_to_point_to(compiled: Kernels) -> None:
     empty = bitmask("int8", 2, 64, np.zeros(16, np.uint8), np.zeros(0, np.uint8), scales=torch.ones(2, 1))
-    layer = KernelLinear(compiled, empty, Choices())
+    layer = KernelLinear(compiled, empty, Autotuner())
     assert layer(torch.ones(1, 64, dtype=BF16)).tolist() == [[0.0, 0.0]]

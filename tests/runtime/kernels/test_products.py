@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sparsebench.models.files.quantized import INT4_GROUPS, Codes, Scheme, stored_parts
-from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix
+from sparsebench.runtime.kernels import Autotuner, KernelLinear, Kernels, Matrix
 from sparsebench.runtime.kernels.linear import BLOCKS, NONZEROS, ONE_BY_ONE, TILES
 from sparsebench.runtime.kernels.matrix import (
     bitmask_is_smaller,
@@ -111,7 +111,7 @@ def test_products_equal_the_dense_ones_within_rounding(
     # Kernels of integers see inputs in 8 bits; tiles see them as they are, and weights rounded to x's dtype.
     seen = round_to_bytes(x.float()) if kind.startswith("int") else x
     for matrix in matrices.values():
-        layer = KernelLinear(compiled, matrix, Choices(), dtype)
+        layer = KernelLinear(compiled, matrix, Autotuner(), dtype)
         layer.register_parameter("bias", bias)
         for level in levels(compiled):
             compiled.use(level)
@@ -129,7 +129,7 @@ def test_products_equal_the_dense_ones_within_rounding(
 def test_expanding_gives_back_every_weight(compiled: Kernels, kind: str) -> None:
     matrices, weight = stored(kind, weights(150, 130, 0.3, 1))
     for matrix in matrices.values():
-        layer = KernelLinear(compiled, matrix, Choices())
+        layer = KernelLinear(compiled, matrix, Autotuner())
         for level in levels(compiled):
             compiled.use(level)
             for first, last in ((0, 150), (17, 101)):
@@ -172,7 +172,7 @@ def test_more_threads_give_the_same_bits(compiled: Kernels, kind: str) -> None:
     matrices, _ = stored(kind, weights(1500, 300, 0.3, 2))
     x, before = torch.randn(3, 300).to(BF16), torch.get_num_threads()
     for matrix in matrices.values():
-        layer, results = KernelLinear(compiled, matrix, Choices()), []
+        layer, results = KernelLinear(compiled, matrix, Autotuner()), []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             results.append([layer.by_kernel(x, way) for way in (ONE_BY_ONE, TILES, NONZEROS, BLOCKS)])
@@ -181,7 +181,7 @@ def test_more_threads_give_the_same_bits(compiled: Kernels, kind: str) -> None:
 
 
 def test_threads_of_its_own_where_no_openmp_is_found(compiled: Kernels) -> None:
-    layer = KernelLinear(compiled, to_bitmask(weights(1500, 300, 0.3, 3).to(BF16)), Choices())
+    layer = KernelLinear(compiled, to_bitmask(weights(1500, 300, 0.3, 3).to(BF16)), Autotuner())
     x = torch.randn(2, 300).to(BF16)
     expected, before = layer.by_kernel(x), torch.get_num_threads()
     found, process = compiled.library, ctypes.CDLL(None)
@@ -199,7 +199,7 @@ def test_threads_of_its_own_where_no_openmp_is_found(compiled: Kernels) -> None:
 def test_an_input_that_is_no_number_is_not_lost(compiled: Kernels, kind: str, broken: float) -> None:
     """Decoding must not go on with made-up numbers."""
     for matrix in stored(kind, torch.ones(3, 130))[0].values():
-        layer = KernelLinear(compiled, matrix, Choices(), BF16)
+        layer = KernelLinear(compiled, matrix, Autotuner(), BF16)
         x = torch.ones(1, 130, dtype=BF16)
         x[0, 70] = broken
         for level in levels(compiled):
