@@ -91,9 +91,9 @@ class Sparse:
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Plain:
         """Load the model with sparse layers; a ``baseline`` is the plain dense model, whatever its zeros."""
         if not baseline:
-            return Plain(self._assembled(source, self._opened(source)))
+            return Plain(self._build_sparse_model(source, self._open_supported(source)))
         packed = is_packed(source.folder)
-        model: Any = build_model(opened(source), source.family, source.dtype) if packed else source.load_plain()
+        model: Any = build_model(open_weights(source), source.family, source.dtype) if packed else source.load_plain()
         return Plain(model.to("cuda" if self.cuda else "cpu"))
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
@@ -101,7 +101,7 @@ class Sparse:
 
         Raises UnsupportedError for a dtype without kernels, ParityError above the tolerance.
         """
-        weights = self._opened(source)
+        weights = self._open_supported(source)
         quantized = isinstance(weights, QuantizedCheckpoint)
 
         def plain(dtype: str) -> Any:
@@ -116,7 +116,7 @@ class Sparse:
 
         try:
             torch_products = PlainOutputs.of(plain, "bfloat16" if quantized else source.dtype, source.family, prompt)
-            sparse = self._assembled(source, weights, shorten)
+            sparse = self._build_sparse_model(source, weights, shorten)
             parity = torch_products.check(sparse, source.family, prompt, "a kernel is wrong for it")
         finally:
             self.tuner.fastest.clear()  # what is fastest for parity's few tokens does not hold for the workload
@@ -146,7 +146,7 @@ class Sparse:
         labels = ", ".join(f"{label} ×{n}" for label, n in counts.items())
         return f"more than {MAX_DECODE_TOKENS} tokens: {labels}" if labels else ""
 
-    def _assembled(
+    def _build_sparse_model(
         self, source: SavedModel, weights: StoredWeights, cut: Callable[[Any], object] = lambda model: None
     ) -> Any:
         replaceable = 0
@@ -195,25 +195,25 @@ class Sparse:
                 self.rounded = ROUNDED if held in INTEGERS else self.rounded
         self.counts_by_kernel = Counter((kernel, topology.role(name)) for name, kernel in kernel_of.items())
 
-    def _opened(self, source: SavedModel) -> StoredWeights:
+    def _open_supported(self, source: SavedModel) -> StoredWeights:
         """Open the folder's tensors. Raises UnsupportedError for a dtype without kernels."""
-        weights = opened(source)
+        weights = open_weights(source)
         if not self.cuda:  # a GPU's kernels take any dtype
             check_dtype("sparse", precision.resolve(source.dtype, weights.config, weights.tensors))
         return weights
 
     def _sparse_layer(self, weights: StoredWeights, view: View, module: Any, dtype: Any) -> Any:
         """Make the layer to replace a linear ``module`` by; None where its zeros do not pay."""
-        across = type(module).__name__ == "Conv1D" or view.transposed
+        transposed = type(module).__name__ == "Conv1D" or view.transposed
         if self.cuda:
-            return self._on_gpu(_load_floats(weights, view, dtype, across))
+            return self._gpu_layer(_load_floats(weights, view, dtype, transposed))
         if isinstance(self.kernels, Missing):
-            weight = _load_floats(weights, view, dtype, across)
+            weight = _load_floats(weights, view, dtype, transposed)
             # torch's CSR takes eight bytes per nonzero, the dense float32 matrix four per weight.
             fewer_bytes = (weight != 0).sum() * 2 < weight.numel()
             return TorchCsr(weight, None) if fewer_bytes or self.forced else None
         try:
-            matrix = _matrix(weights, view, dtype, across)
+            matrix = _matrix(weights, view, dtype, transposed)
         except (StorageError, ModelError) as error:
             raise type(error)(f"{view.name}: {error.message}", error.hint) from error
         if (
@@ -224,7 +224,7 @@ class Sparse:
             return None
         return KernelLinear(self.kernels, matrix, self.tuner, dtype)
 
-    def _on_gpu(self, weight: Any) -> Any:
+    def _gpu_layer(self, weight: Any) -> Any:
         """Return the GPU layer for a matrix (out, in), or None where its zeros do not pay."""
         # Where nearly all weights are zero, a matrix may be 2:4 by chance; a bitmask then reads less than half as much.
         nearly_empty = self.has_triton and int((weight != 0).sum()) * 4 < weight.numel()
@@ -260,21 +260,21 @@ def _counted(roles: Counter[str]) -> str:
     return ", ".join(roles if len(roles) == 1 else (f"{role} ×{count}" for role, count in sorted(roles.items())))
 
 
-def opened(source: SavedModel) -> StoredWeights:
+def open_weights(source: SavedModel) -> StoredWeights:
     """Open the folder's tensors, packed, quantized or dense."""
     if is_packed(source.folder):
         return PackedCheckpoint(source.folder)
     return open_checkpoint(source.folder)
 
 
-def _load_floats(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Any:
-    """Load one matrix as (out, in); ``across`` says that it is stored (in, out)."""
+def _load_floats(weights: StoredWeights, view: View, dtype: Any, transposed: bool) -> Any:
+    """Load one matrix as (out, in); ``transposed`` says that it is stored (in, out)."""
     weight = weights.load(view.tensor, view.expert).to(dtype)
     weight = weight if view.rows is None else weight[slice(*view.rows)]
-    return weight.t().contiguous() if across else weight
+    return weight.t().contiguous() if transposed else weight
 
 
-def _matrix(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Matrix:
+def _matrix(weights: StoredWeights, view: View, dtype: Any, transposed: bool) -> Matrix:
     """Return one matrix for our kernels, without zeros where that pays; parts of files are mapped where they fit.
 
     Raises StorageError and ModelError (without the tensor's name) for damaged parts and for dtypes without kernels.
@@ -284,14 +284,14 @@ def _matrix(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Mat
     # bfloat16 weights stay 16 bits wide in float32: the products are the same, and half as many bytes are read.
     info = weights.tensors[view.tensor]
     held = torch.bfloat16 if info.dtype == "BF16" and dtype == torch.float32 else dtype
-    whole = not across and view.expert is None and view.rows is None and info.shape[1] % MASK_WORD_COLUMNS == 0
+    whole = not transposed and view.expert is None and view.rows is None and info.shape[1] % MASK_WORD_COLUMNS == 0
     mapped = whole and isinstance(weights, PackedCheckpoint) and torch_dtype(info.dtype) == held
     if mapped and (parts := weights.mask_and_values(view.tensor)):  # type: ignore[attr-defined]
         rows, cols = info.shape
         matrix = bitmask(dtype_name(held), rows, cols, *parts)
         if bitmask_is_smaller(matrix.value_type, rows, cols, matrix.nonzeros):
             return matrix
-    weight = _load_floats(weights, view, held, across)
+    weight = _load_floats(weights, view, held, transposed)
     matrix = dense(weight)
     return to_bitmask(weight) if is_worth_bitmask(matrix) else matrix
 

@@ -94,9 +94,9 @@ def test_the_engine_takes_it_where_zeros_pay(kernel: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(kernel, "BitmaskLinear", lambda weight, device: layer(weight, "cpu"))
     engine = Sparse()
     many, few = (drawn(64, 512, density, torch.bfloat16) for density in (0.9, 0.4))
-    assert engine._on_gpu(few) is None, "no triton"
+    assert engine._gpu_layer(few) is None, "no triton"
     engine.has_triton = True
-    assert engine._on_gpu(many) is None
-    assert engine._on_gpu(few).layout == "bitmask"
+    assert engine._gpu_layer(many) is None
+    assert engine._gpu_layer(few).layout == "bitmask"
     engine.forced = True
-    assert engine._on_gpu(many).instructions == "triton"
+    assert engine._gpu_layer(many).instructions == "triton"
