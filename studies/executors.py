@@ -51,7 +51,7 @@ def seconds(executor: Executor, settings: RunSettings, plan: Plan, job: Job, num
     took = time.monotonic() - began
     os.close(task.events)
     if code:
-        raise SystemExit(f"{job.kind} ended with {code}: {task.lost} {log.read_text()}")
+        raise SystemExit(f"{job.kind} ended with {code}: {task.loss_reason} {log.read_text()}")
     return took
 
 
@@ -77,7 +77,7 @@ def main() -> int:
         once = time.monotonic() - began
         local: Executor = held.enter_context(Local(settings))
         for kind, how in KINDS.items():
-            ray.room(made[kind], [])  # it asks what nodes there are
+            ray.has_room(made[kind], [])  # it asks what nodes there are
             pairs = [
                 [seconds(one, settings, plan, made[kind], number) for one in (local, ray)]
                 for number in range(given.times + 1)

@@ -118,7 +118,7 @@ class Cluster:
     def _live_nodes(self) -> list[dict[str, Any]]:
         return [node for node in self.ray.nodes() if node["Alive"]]
 
-    def room(self, job: Job, running: Sequence[RunningJob]) -> bool:
+    def has_room(self, job: Job, running: Sequence[RunningJob]) -> bool:
         """Whether the nodes hold one more job of its kind: alone on a node, or not.
 
         Running jobs of the other kind are not counted: Ray itself waits until they end.
@@ -184,7 +184,7 @@ class RayTask:
         self.job, self.ray, self.start_stream, self.group = job, ray, start_stream, group
         self.folder, self.log = folder, log
         self.stream: Any = None
-        self.lost = ""
+        self.loss_reason = ""
         self.code = 1
         self.reported_usage: tuple[float, float] | None = None
         self.killed = False
@@ -193,7 +193,7 @@ class RayTask:
         self.thread = threading.Thread(target=self._follow, args=(writing,), daemon=True)
         self.thread.start()
 
-    def used(self) -> tuple[float, float]:
+    def usage(self) -> tuple[float, float]:
         """Return what the node reported last; before its first report, say that something was done just now.
 
         A job that waits for a node must not count as silent.
@@ -230,7 +230,7 @@ class RayTask:
             except self.ray.exceptions.RayError as error:
                 self.code = -signal.SIGKILL
                 if not self.killed:
-                    self.lost = f"its node or Ray's process there is gone ({type(error).__name__})"
+                    self.loss_reason = f"its node or Ray's process there is gone ({type(error).__name__})"
             except SparsebenchError as error:  # there are no nodes for it
                 pipe.write(_event_line({"event": "broken", "reason": str(error)}))
             except BrokenPipeError:

@@ -56,10 +56,10 @@ class RunningJob(Protocol):
         """The descriptor to read from."""
 
     @property
-    def lost(self) -> str:
+    def loss_reason(self) -> str:
         """Why an ended job must be started again: its machine is gone. Empty where it ended by itself."""
 
-    def used(self) -> tuple[float, float]:
+    def usage(self) -> tuple[float, float]:
         """Return CPU seconds and bytes moved so far, by ``runtime.watch``: they grow while the job does anything."""
 
     def kill(self) -> None:
@@ -81,7 +81,7 @@ class Executor(Protocol):
     def begin(self, cells: Iterable[Cell]) -> None:
         """Prepare for the cells of the run. Raises UserError where some of them cannot be done here."""
 
-    def room(self, job: Job, running: Sequence[RunningJob]) -> bool:
+    def has_room(self, job: Job, running: Sequence[RunningJob]) -> bool:
         """Whether a job may be started now, beside those that are running."""
 
     def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob]) -> RunningJob:

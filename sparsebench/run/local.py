@@ -29,18 +29,18 @@ from sparsebench.runtime import watch
 class LocalJob:
     """A job's process, its event pipe and the GPUs that are its own, if any, as a value of CUDA_VISIBLE_DEVICES.
 
-    It is never ``lost``: it runs on the run's own machine.
+    It has no ``loss_reason``: it runs on the run's own machine.
     """
 
     job: Job
     process: Process
     events: int
     own_gpus: str = ""
-    lost: str = ""
+    loss_reason: str = ""
 
-    def used(self) -> tuple[float, float]:
+    def usage(self) -> tuple[float, float]:
         """Return what it, and all that it started, has used."""
-        return watch.used(self.process.pid, written=True)
+        return watch.process_tree_usage(self.process.pid, include_writes=True)
 
     def kill(self) -> None:
         """Kill it, or the fork server where that has not forked it yet."""
@@ -76,7 +76,7 @@ class Local:
     def begin(self, cells: Iterable[Cell]) -> None:
         """Do nothing: a plan has refused what this machine cannot do."""
 
-    def room(self, job: Job, running: Sequence[RunningJob]) -> bool:
+    def has_room(self, job: Job, running: Sequence[RunningJob]) -> bool:
         """Whether there is a slot of its kind, and GPUs if it calculates on them; or, for a job alone, the machine."""
         if self._is_alone(job):
             return not running

@@ -145,7 +145,7 @@ def _events(task: RunningJob, beat: float) -> Iterator[dict[str, Any]]:
     buffer = b""
     while True:
         if not select.select([task.events], [], [], beat)[0]:
-            yield {"event": "used", "used": task.used()}
+            yield {"event": "used", "used": task.usage()}
             continue
         data = os.read(task.events, 1 << 16)
         if not data:

@@ -60,7 +60,7 @@ class Queue:
             if not self._unfinished[job.id]:
                 self._push(job)
 
-    def take(self, room: Callable[[Job], bool]) -> Job | None:
+    def take(self, has_room: Callable[[Job], bool]) -> Job | None:
         """Take the first job that may start and has room out of the queue and return it; None where there is none.
 
         Jobs that are timed come after all others that may start: they have the machine to themselves.
@@ -72,7 +72,7 @@ class Queue:
             job = self.waiting.get(job_id)
             if job is None or self._positions[job_id] != position:  # it was taken away, or has another position now
                 heapq.heappop(self._startable[group])
-            elif room(job):
+            elif has_room(job):
                 heapq.heappop(self._startable[group])
                 return self.waiting.pop(job_id)
             else:

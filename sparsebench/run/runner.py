@@ -134,7 +134,7 @@ class Runner:
 
     def _start_ready(self) -> None:
         """Start the jobs whose predecessors have ended, as many as there is room for."""
-        while job := self.waiting.take(lambda job: self.executor.room(job, self._tasks)):
+        while job := self.waiting.take(lambda job: self.executor.has_room(job, self._tasks)):
             if remaining_job := self._without_unavailable(job):
                 self._start(remaining_job)
 
@@ -218,7 +218,7 @@ class Runner:
                 self._finish(key.data)
         for child in list(self.children):
             # A job may have done nothing for too long, or another process may hold its pipe after its end.
-            if time.monotonic() >= child.silence.next_check and child.silence.is_over(child.task.used()):
+            if time.monotonic() >= child.silence.next_check and child.silence.is_over(child.task.usage()):
                 child.broken = f"the job was ended: for {child.silence.limit:g} seconds it had said and done nothing"
                 child.task.kill()
                 self._finish(child)
@@ -275,9 +275,9 @@ class Runner:
         self._close(child)
         if child.damaged and self._remake(child):
             return
-        if child.task.lost and self._retry_lost(child):
+        if child.task.loss_reason and self._retry_lost(child):
             return
-        reason = child.broken or child.task.lost or next(iter(child.damaged.values()), "")
+        reason = child.broken or child.task.loss_reason or next(iter(child.damaged.values()), "")
         if code and not reason:
             reason = how_it_died(code, child.log)
         for cell in child.job.cells:
@@ -299,7 +299,7 @@ class Runner:
         if self.machines_lost[job.id] > MAX_RESTARTS or not remaining:
             return False
         self.display.ended(job, None, None)
-        self.display.line(f"! {visible(job.label)}: {visible(child.task.lost)}: started again", "yellow")
+        self.display.line(f"! {visible(job.label)}: {visible(child.task.loss_reason)}: started again", "yellow")
         self.display.clock.begin([remaining])
         self.waiting.add([remaining], first=True)
         self._release(variants_opened(job))

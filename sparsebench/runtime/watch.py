@@ -130,7 +130,7 @@ class RankWatchdog:
 
     def _is_idle(self, rank: int) -> bool:
         """Return whether ``rank`` has been idle for STALL_SECONDS; the first look only starts the count."""
-        now, (cpu, read) = time.monotonic(), used(self.processes[rank])
+        now, (cpu, read) = time.monotonic(), process_tree_usage(self.processes[rank])
         since, cpu_then, read_then = self.seen.setdefault(rank, (now, cpu, read))
         if cpu - cpu_then >= STALL_CPU or read != read_then:
             self.seen[rank] = (now, cpu, read)
@@ -162,14 +162,14 @@ def stopped_or_ended(process: int) -> bool:
     return True
 
 
-def used(process: int, written: bool = False) -> tuple[float, float]:
-    """Return CPU seconds and bytes read (with ``written``, also written) so far by a process and its descendants.
+def process_tree_usage(pid: int, include_writes: bool = False) -> tuple[float, float]:
+    """Return CPU seconds and bytes read (with ``include_writes``, also written) so far by a process and its descendants.
 
     Where one of them runs, or waits for a processor or a disk, the bytes grow as well, so that it never seems idle.
     """
     cpu, moved = 0.0, 0.0
     with suppress(psutil.Error):
-        first = psutil.Process(process)
+        first = psutil.Process(pid)
         for member in (first, *first.children(recursive=True)):
             times = member.cpu_times()
             cpu += times.user + times.system
@@ -178,7 +178,7 @@ def used(process: int, written: bool = False) -> tuple[float, float]:
             if hasattr(member, "io_counters"):  # not where /proc hides them
                 counts = member.io_counters()
                 moved += counts.read_bytes + counts.read_chars
-                moved += (counts.write_bytes + counts.write_chars) * written
+                moved += (counts.write_bytes + counts.write_chars) * include_writes
     return cpu, moved
 
 

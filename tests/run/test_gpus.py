@@ -93,7 +93,9 @@ def test_times_that_accept_noise_are_taken_on_different_gpus_at_once(runner: Any
     runner.children = []
     runner._start_ready()
     assert runner.started[-1] == ("latency", "GPU-a,GPU-b", "GPU-a,GPU-b", "cuda"), "one GPU a rank"
-    assert not runner.executor.room(runtime()[0], [child.task for child in runner.children]), "the usual ones are alone"
+    assert not runner.executor.has_room(runtime()[0], [child.task for child in runner.children]), (
+        "the usual ones are alone"
+    )
 
 
 def test_a_timed_job_has_the_machine_and_memory_is_measured_on_a_gpu_of_its_own(runner: Any, driver: Driver) -> None:
@@ -120,7 +122,7 @@ def test_no_gpu_gets_two_jobs_at_once(runner: Any) -> None:
     running: list[LocalJob] = []
     done = 0
     while queue or running:
-        while job := queue.take(lambda job: local.room(job, running)):
+        while job := queue.take(lambda job: local.has_room(job, running)):
             running.append(LocalJob(job, None, -1, local.gpus_of(job, running)))
         taken = [gpu for task in running for gpu in task.own_gpus.split(",") if gpu]
         assert len(taken) == len(set(taken)) <= 2

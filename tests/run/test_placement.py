@@ -166,7 +166,7 @@ def test_jobs_share_the_nodes_there_are(plan: Plan, settings: RunSettings, monke
     two = next(job for job in every if nodes_of(job) == 2)
 
     def room(job: Job, *running: Job) -> bool:
-        return executor.room(job, [SimpleNamespace(job=other) for other in running])
+        return executor.has_room(job, [SimpleNamespace(job=other) for other in running])
 
     assert room(two) and room(two, one) and room(one, two)
     assert not room(two, two) and not room(two, one, one) and not room(one, one, two)
