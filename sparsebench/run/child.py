@@ -50,7 +50,7 @@ class Child:
     started: float
     silence: Silence
     buffer: bytes = b""
-    broken: str | None = None
+    failure: str | None = None
     recorded: set[str] = field(default_factory=set)
     damaged: dict[str, str] = field(default_factory=dict)
 

@@ -226,17 +226,17 @@ class RayTask:
             # What a node raises because this package is missing there or differs, or another attempt would need as much.
             except (self.ray.exceptions.RayTaskError, self.ray.exceptions.OutOfMemoryError) as error:
                 cause = getattr(error, "cause", None) or error
-                pipe.write(_event_line({"event": "broken", "reason": redacted(first_line(cause))}))
+                pipe.write(_event_line({"event": "job_failed", "reason": redacted(first_line(cause))}))
             except self.ray.exceptions.RayError as error:
                 self.code = -signal.SIGKILL
                 if not self.killed:
                     self.loss_reason = f"its node or Ray's process there is gone ({type(error).__name__})"
             except SparsebenchError as error:  # there are no nodes for it
-                pipe.write(_event_line({"event": "broken", "reason": str(error)}))
+                pipe.write(_event_line({"event": "job_failed", "reason": str(error)}))
             except BrokenPipeError:
                 raise
             except OSError as error:  # such as a full disk, where its records and its log are written
-                pipe.write(_event_line({"event": "broken", "reason": str(system_error(error, Cache().root))}))
+                pipe.write(_event_line({"event": "job_failed", "reason": str(system_error(error, Cache().root))}))
 
     def _file_event(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """File the record or log that came with an event; return what to pass on to the run, if anything."""

@@ -66,7 +66,7 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
     def emit(step: Step, outcome: StepReport | SparsebenchError) -> None:
         variant = variant_of[step]
         if isinstance(outcome, SparsebenchError):
-            recorder.lost(variant, outcome)
+            recorder.variant_failed(variant, outcome)
         else:
             sums.seal(spec.workspace.folder(variant), spec.device)
             _note_changed_weights(spec, recorder, variant)

@@ -128,9 +128,9 @@ class Recorder:
         except BrokenPipeError:
             raise SystemExit("the run that started this job is gone") from None
 
-    def lost(self, variant: Variant, error: SparsebenchError) -> None:
+    def variant_failed(self, variant: Variant, error: SparsebenchError) -> None:
         """Tell the parent that a variant could not be made, so that what needs it is skipped with this reason."""
-        self._send({"event": "lost", "variant": variant.id, "reason": reason_of(error)})
+        self._send({"event": "variant_failed", "variant": variant.id, "reason": reason_of(error)})
 
     def damaged(self, folders: dict[str, str]) -> None:
         """Tell the parent what is wrong with the folders of variants, by id: they are made again, and the job waits for them."""
@@ -141,9 +141,9 @@ class Recorder:
         print(text, file=sys.stderr, flush=True)
         self._send({"event": "note", "text": text})
 
-    def broken(self, error: BaseException) -> None:
+    def job_failed(self, error: BaseException) -> None:
         """Tell the parent that the job as a whole failed, so that what depends on it is skipped with this reason."""
-        self._send({"event": "broken", "reason": reason_of(error)})
+        self._send({"event": "job_failed", "reason": reason_of(error)})
 
 
 def reason_of(error: BaseException) -> str:

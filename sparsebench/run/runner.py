@@ -219,7 +219,7 @@ class Runner:
         for child in list(self.children):
             # A job may have done nothing for too long, or another process may hold its pipe after its end.
             if time.monotonic() >= child.silence.next_check and child.silence.is_over(child.task.usage()):
-                child.broken = f"the job was ended: for {child.silence.limit:g} seconds it had said and done nothing"
+                child.failure = f"the job was ended: for {child.silence.limit:g} seconds it had said and done nothing"
                 child.task.kill()
                 self._finish(child)
         if not timed or self.display.due() <= 0:
@@ -261,10 +261,10 @@ class Runner:
                 if event["text"] not in self.notes:  # several jobs may say the same
                     self.display.line(f"! {visible(event['text'])}", "yellow")
                 self.notes.add(event["text"])
-            case "lost":
+            case "variant_failed":
                 self.unavailable[event["variant"]] = event["reason"]
-            case "broken":
-                child.broken = event["reason"]
+            case "job_failed":
+                child.failure = event["reason"]
 
     def _finish(self, child: Child) -> None:
         """Collect a job whose pipe has closed, record the cells it left undone, and free what nobody needs any more."""
@@ -277,7 +277,7 @@ class Runner:
             return
         if child.task.loss_reason and self._retry_lost(child):
             return
-        reason = child.broken or child.task.loss_reason or next(iter(child.damaged.values()), "")
+        reason = child.failure or child.task.loss_reason or next(iter(child.damaged.values()), "")
         if code and not reason:
             reason = how_it_died(code, child.log)
         for cell in child.job.cells:

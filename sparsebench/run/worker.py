@@ -36,7 +36,7 @@ def main(spec_path: Path, events: int) -> int:
             return 0
         for cell in list(recorder.unrecorded.values()):
             recorder.record(cell, error)
-        recorder.broken(error)
+        recorder.job_failed(error)
         return 1
     return 0
 

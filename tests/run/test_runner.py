@@ -41,7 +41,7 @@ def test_what_reads_the_dense_model_is_skipped_where_that_cannot_be_prepared(
         if spec.job.kind != "prepare":
             yield from done(spec, *more)
             return
-        yield {"event": "broken", "reason": "no weights"}
+        yield {"event": "job_failed", "reason": "no weights"}
         yield {"event": "ended", "code": 1, "log": ""}
 
     counts, _, _ = run(plan, settings, monkeypatch, work)
@@ -102,7 +102,7 @@ def test_jobs_that_fail_at_once_say_nothing_of_how_long_others_take(
         if spec.job.kind != "benchmarks":
             yield from done(spec, *more)
             return
-        yield {"event": "broken", "reason": "memory ran out"}
+        yield {"event": "job_failed", "reason": "memory ran out"}
         yield {"event": "ended", "code": 1, "log": ""}
 
     counts, _, _ = run(planned(), settings, monkeypatch, work)
