@@ -11,34 +11,34 @@ from sparsebench import children
 from sparsebench.plan.cells import Job
 from sparsebench.run.executor import RunningJob
 
-CHECKS = 10
+CHECKS_PER_LIMIT = 10
 """How many times a silent job is checked before it is given up."""
-IDLE_SHARE = 3e-5
+IDLE_CPU_SHARE = 3e-5
 """Share of a processor below which a job counts as idle: a thread may wake now and then (tqdm's every ten seconds)."""
 
 
 @dataclass
-class Silence:
-    """Since when a job has been silent and idle, its ``limit`` in seconds, and what it had used at the last check."""
+class StallTimer:
+    """Notices a job that is silent and idle for ``limit`` seconds, by what it had used at the last check."""
 
     limit: float
-    since: float
-    checked: float
-    used: tuple[float, float] = (0.0, 0.0)
+    last_activity: float
+    last_check: float
+    last_usage: tuple[float, float] = (0.0, 0.0)
 
     @property
     def next_check(self) -> float:
         """When to check again."""
-        return self.checked + self.limit / CHECKS
+        return self.last_check + self.limit / CHECKS_PER_LIMIT
 
-    def is_over(self, used: tuple[float, float]) -> bool:
-        """Return whether the job has been silent and idle for too long, now that it has ``used`` so much."""
+    def observe(self, usage: tuple[float, float]) -> bool:
+        """Take in a job's ``usage`` so far; return whether it has been silent and idle for too long."""
         now = time.monotonic()
-        (cpu_now, bytes_now), (cpu_then, bytes_then) = used, self.used
-        if cpu_now - cpu_then > IDLE_SHARE * (now - self.checked) or bytes_now != bytes_then:
-            self.since = now
-        self.checked, self.used = now, used
-        return now - self.since >= self.limit
+        (cpu_now, bytes_now), (cpu_then, bytes_then) = usage, self.last_usage
+        if cpu_now - cpu_then > IDLE_CPU_SHARE * (now - self.last_check) or bytes_now != bytes_then:
+            self.last_activity = now
+        self.last_check, self.last_usage = now, usage
+        return now - self.last_activity >= self.limit
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Child:
     task: RunningJob
     log: Path
     started: float
-    silence: Silence
+    stall_timer: StallTimer
     buffer: bytes = b""
     failure: str | None = None
     recorded: set[str] = field(default_factory=set)

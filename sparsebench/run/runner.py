@@ -24,7 +24,7 @@ from sparsebench.plan.estimate import silence_seconds
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs, made_from, remaking_jobs, runs_alone, unpacks, uses_device
 from sparsebench.plan.stages import JOB_KINDS, MAKE, needs_dense
-from sparsebench.run.child import Child, Silence, how_it_died
+from sparsebench.run.child import Child, StallTimer, how_it_died
 from sparsebench.run.display import Display, ModelAnswers
 from sparsebench.run.executor import Executor, RunningJob, RunSettings
 from sparsebench.run.queue import Queue, variants_opened
@@ -189,7 +189,7 @@ class Runner:
         task = self.executor.start(job, spec, log, self._tasks)
         now = time.monotonic()
         limit = self.settings.silence or silence_seconds(job, self.settings.sizes, self.settings.device)
-        child = Child(task, log, now, Silence(limit, now, now))
+        child = Child(task, log, now, StallTimer(limit, now, now))
         self.children.append(child)
         self.executor.share_cores(self._tasks)
         self.selector.register(task.events, selectors.EVENT_READ, child)
@@ -211,15 +211,17 @@ class Runner:
         if not self.children:
             return
         timed = any(runs_alone(child.job, devices.is_gpu(self.settings.device)) for child in self.children)
-        due = min(child.silence.next_check for child in self.children) - time.monotonic()
+        due = min(child.stall_timer.next_check for child in self.children) - time.monotonic()
         due = min(due, self.display.due())
         for key, _ in self.selector.select(max(0.0, due if timed else min(due, 1.0))):
             if not self._read_events(key.data):
                 self._finish(key.data)
         for child in list(self.children):
             # A job may have done nothing for too long, or another process may hold its pipe after its end.
-            if time.monotonic() >= child.silence.next_check and child.silence.is_over(child.task.usage()):
-                child.failure = f"the job was ended: for {child.silence.limit:g} seconds it had said and done nothing"
+            if time.monotonic() >= child.stall_timer.next_check and child.stall_timer.observe(child.task.usage()):
+                child.failure = (
+                    f"the job was ended: for {child.stall_timer.limit:g} seconds it had said and done nothing"
+                )
                 child.task.kill()
                 self._finish(child)
         if not timed or self.display.due() <= 0:
@@ -233,7 +235,7 @@ class Runner:
             received = os.read(child.task.events, 1 << 16)
         except BlockingIOError:
             return False
-        child.silence.since = time.monotonic()
+        child.stall_timer.last_activity = time.monotonic()
         lines, child.buffer = complete_lines(child.buffer, received)
         for line in lines:
             self._handle_event(child, json.loads(line))
