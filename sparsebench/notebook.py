@@ -376,7 +376,7 @@ def sql(
     """
     statement = sqlfiles.read("describe") if query is None else query
     with reader(ledger_path(Path(ledger) if ledger else None)) as connection, warnings.catch_warnings():
-        schema.stand_in(connection, statement, set())
+        schema.create_temp_views(connection, statement, set())
         result = connection.execute(statement)
         if result is None or result.description is None:
             raise UserError("there is no query in it", "give one SELECT")

@@ -43,7 +43,7 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
     for part in batched([OpenInterval(*row) for row in scores], lambda row: row.documents, DOCUMENTS_AT_ONCE):
         _add_intervals(connection, part)
     comparisons = sqlfiles.read("derive/open_comparisons")
-    schema.stand_in(connection, comparisons, set())
+    schema.create_temp_views(connection, comparisons, set())
     unexplained = {"unexplained": statistics.not_compared(statistics.UNEXPLAINED).method}
     rows = connection.execute(comparisons, unexplained).fetchall()
     for missing in batched([OpenComparison(*row) for row in rows], lambda row: row.documents, DOCUMENTS_AT_ONCE):

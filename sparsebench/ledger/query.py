@@ -102,7 +102,7 @@ def _stream(watched: _Watched, sql: str, parameters: dict[str, Any] | None, exis
 
     ``existing`` are the names of views that the connection has already; those that ``sql`` needs are added.
     """
-    watched.call(schema.stand_in, watched.connection, sql, existing)
+    watched.call(schema.create_temp_views, watched.connection, sql, existing)
     cursor = watched.call(watched.connection.execute, sql, parameters)
     if cursor is None or cursor.description is None:
         raise QueryError("there is no query in it", "give one SELECT; without a query the views are listed")
@@ -282,7 +282,7 @@ def export(ledger: Path, file_format: str, out: Path) -> list[Path]:
 def _relations(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
     """Return (name, relation) of what is exported: our views and base tables, nothing else that the file may hold."""
     views = [name for name, text in sqlfiles.definitions().items() if text.startswith("VIEW") and name[0] != "_"]
-    schema.stand_in(connection, " ".join(views), set())
+    schema.create_temp_views(connection, " ".join(views), set())
     created = re.findall(r"CREATE TABLE base\.(\w+)", "".join(map(sqlfiles.read, sqlfiles.folder("schema"))))
     tables = [(f"base_{name}", f"base.{name}") for name in created if name != "version"]
     return sorted([*zip(views, views, strict=True), *tables])

@@ -57,7 +57,7 @@ def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[int, st
     Raises LedgerError for another program's file, for another version's, and for one whose macros, types or triggers
     would change what our SQL does.
     """
-    _refuse_stand_ins(connection, path)
+    _refuse_shadowing(connection, path)
     query = "SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE NOT temporary"
     tables = {name for (name,) in connection.execute(query).fetchall()}
     if not tables:
@@ -77,7 +77,7 @@ def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[int, st
     return number, views
 
 
-def stand_in(connection: duckdb.DuckDBPyConnection, sql: str, existing: set[str]) -> None:
+def create_temp_views(connection: duckdb.DuckDBPyConnection, sql: str, existing: set[str]) -> None:
     """Create our views and macros that ``sql`` names, for this connection: the file's own may be somebody else's.
 
     ``existing`` holds the names that the connection has already, and gets those created now. A view becomes a table:
@@ -100,10 +100,10 @@ def _words(sql: str) -> set[str]:
     return set(re.findall(r"(?<!\bbase\.)\b\w+", sql.lower()))
 
 
-def _refuse_stand_ins(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    stand_ins = connection.execute(sqlfiles.read("stand_ins")).fetchall()
+def _refuse_shadowing(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    shadowing = connection.execute(sqlfiles.read("shadowing_macros")).fetchall()
     with suppress(duckdb.CatalogException):
-        stand_ins += connection.execute(sqlfiles.read("triggers")).fetchall()
-    if stand_ins:
-        names = ", ".join(f"the {kind} {name}" for kind, name in stand_ins)
+        shadowing += connection.execute(sqlfiles.read("shadowing_triggers")).fetchall()
+    if shadowing:
+        names = ", ".join(f"the {kind} {name}" for kind, name in shadowing)
         raise LedgerError(f"{path}: holds {names}, which would change what sparsebench's own queries mean", _REBUILD)

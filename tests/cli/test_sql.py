@@ -96,7 +96,7 @@ def test_only_the_time_that_duckdb_takes_counts(ledger: Path) -> None:
 def test_views_and_query_share_one_limit(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(query, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr(schema, "stand_in", lambda *_: setattr(clock, "now", 11.0))
+    monkeypatch.setattr(schema, "create_temp_views", lambda *_: setattr(clock, "now", 11.0))
     with (
         pytest.raises(QueryError, match="limit of 10 s"),
         query.streaming(ledger, "select sum(range) from range(30_000_000)", timeout=10),

@@ -165,7 +165,7 @@ def test_every_definition_stands_by_itself(ledger: Path) -> None:
     with query.reader(ledger) as connection:
         for name, text in sqlfiles.definitions().items():
             alone = connection.cursor()  # which sees nothing of what others have made for themselves
-            schema.stand_in(alone, name, set())
+            schema.create_temp_views(alone, name, set())
             if text.startswith("VIEW"):
                 columns = [f"SELECT column_name FROM (DESCRIBE {schema}{name})" for schema in ("temp.", "main.")]
                 assert alone.execute(columns[0]).fetchall() == alone.execute(columns[1]).fetchall()
