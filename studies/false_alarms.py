@@ -16,7 +16,7 @@ from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec, all_tasks
 from sparsebench.errors import SparsebenchError
 from sparsebench.ledger.scored import compare
-from sparsebench.ledger.statistics import judged
+from sparsebench.ledger.statistics import holm_verdicts
 
 USUAL = (
     "piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "openbookqa", "sciq", "copa", "cb", "rte", "mrpc", "sst2",
@@ -58,8 +58,8 @@ def main() -> int:
             one, other = again[spec], dense[TaskSpec(spec.task, spec.limit)]
             assert [outcome.doc_hash for outcome in one.outcomes] == [outcome.doc_hash for outcome in other.outcomes]
             found.append(compare(one, other))
-        for spec, comparison, (_, adjusted) in zip(specs, found, judged(found), strict=True):
-            ((_, alone),) = judged([comparison])
+        for spec, comparison, (_, adjusted) in zip(specs, found, holm_verdicts(found), strict=True):
+            ((_, alone),) = holm_verdicts([comparison])
             pairs = zip(again[spec].outcomes, dense[TaskSpec(spec.task, spec.limit)].outcomes, strict=True)
             changed = sum(one.value != other.value for one, other in pairs)
             print(

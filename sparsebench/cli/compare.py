@@ -87,7 +87,7 @@ def _score_row(task: TaskComparison, tests: int) -> list[Any]:
     if paired.p is not None and task.p_holm is not None and paired.p < 0.05 <= task.p_holm:
         verdict += f"\n(p {paired.p:.2g}; {task.p_holm:.2g} as one of {tests} tests)"
     perplexity = task.a if Metric.named(task.metric).scale == "perplexity" else None
-    limits = (None, None) if task.standing.collapsed else (paired.detectable, paired.loss_at_most)
+    limits = (None, None) if task.overrides.collapsed else (paired.detectable, paired.loss_at_most)
     formatted = [_limit(number, perplexity) for number in limits]
     return [name, format_score(task.a), format_score(task.b), shift, verdict, *formatted]
 

@@ -14,7 +14,7 @@ from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.errors import LedgerError
 from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.query import run as query
-from sparsebench.ledger.statistics import ASSUMED, detectable, needed
+from sparsebench.ledger.statistics import ASSUMED, detectable, documents_needed
 from sparsebench.manifest.names import FAMILIES
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import Estimate, wall_seconds
@@ -216,7 +216,7 @@ def _unseen_drop(cell: Cell) -> str:
     if all_documents > documents and (smallest := detectable(all_documents)):
         sentence += f"; all {all_documents:,} show one of {100 * smallest:.2g}"
     if not drop or drop > WORTH_SEEING:
-        sentence += f"; {100 * WORTH_SEEING:g} points take {needed(WORTH_SEEING):,}"
+        sentence += f"; {100 * WORTH_SEEING:g} points take {documents_needed(WORTH_SEEING):,}"
     return f"{task}, {documents:,} documents: {sentence} (if {ASSUMED:.0%} of the answers change)"
 
 

@@ -14,7 +14,7 @@ from sparsebench.errors import UserError
 from sparsebench.ledger import derive, query, sqlfiles, statistics
 from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve_variant
 from sparsebench.ledger.query import Session
-from sparsebench.ledger.statistics import Comparison, Standing
+from sparsebench.ledger.statistics import Comparison, VerdictOverrides
 from sparsebench.manifest.problems import did_you_mean
 
 Values = dict[str, Any]
@@ -24,7 +24,7 @@ Values = dict[str, Any]
 class TaskComparison:
     """Two variants on one task: ``a`` and ``b`` score all documents of each, ``paired`` is B minus A over shared ones.
 
-    ``standing`` says what decides B's verdict before any test. A task that is invalid for A or for B is invalid here.
+    ``overrides`` says what decides B's verdict before any test. A task that is invalid for A or for B is invalid here.
     """
 
     task: str
@@ -36,7 +36,7 @@ class TaskComparison:
     limited: bool
     chance: float | None
     paired: Comparison
-    standing: Standing
+    overrides: VerdictOverrides
     p_holm: float | None = None
     verdict: str | None = None
     note: str = ""
@@ -82,7 +82,7 @@ def _side_by_side(ask: Session, a: str, b: str, tasks: Collection[str]) -> SideB
             )
     comparisons = [_compare(ask.connection, *_most_alike(scores_a[key], scores_b[key])) for key in shared]
     # Every shared task counts in the correction, whichever are shown.
-    verdicts = statistics.judged([task.paired for task in comparisons], [task.standing for task in comparisons])
+    verdicts = statistics.holm_verdicts([task.paired for task in comparisons], [task.overrides for task in comparisons])
     tests = sum(p is not None for p, _ in verdicts)
     judged = [
         replace(task, p_holm=p, verdict=verdict) for task, (p, verdict) in zip(comparisons, verdicts, strict=True)
@@ -122,7 +122,7 @@ def _compare(connection: duckdb.DuckDBPyConnection, a: Values, b: Values) -> Tas
         notes.append("different numbers of examples in the prompt")
     if a["dtype"] != b["dtype"]:
         notes.append(f"A was calculated in {a['dtype']}, B in {b['dtype']}")
-    paired = statistics.unexplained(a["metric"])
+    paired = statistics.not_reproducible(a["metric"])
     if paired.method not in (a["interval"], b["interval"]):
         (outcomes,) = derive.pairs(connection, [(b["record_id"], a["record_id"])])
         paired = statistics.compare(a["metric"], outcomes, a["chance"])
@@ -141,7 +141,7 @@ def _compare(connection: duckdb.DuckDBPyConnection, a: Values, b: Values) -> Tas
         limited=a["limited"] or b["limited"],
         chance=a["chance"],
         paired=paired,
-        standing=Standing(separable, b["collapsed"] and not a["collapsed"], b["at_chance"]),
+        overrides=VerdictOverrides(separable, b["collapsed"] and not a["collapsed"], b["at_chance"]),
         note="; ".join(notes),
     )
 

@@ -64,7 +64,7 @@ def _add_comparisons(connection: duckdb.DuckDBPyConnection, missing: Sequence[Op
     comparisons = [
         statistics.compare(row.metric, next(outcomes), row.chance)
         if row.explained
-        else statistics.unexplained(row.metric)
+        else statistics.not_reproducible(row.metric)
         for row in missing
     ]
     ids = {"record_id": [row.record_id for row in missing], "dense_id": [row.dense_id for row in missing]}
@@ -100,7 +100,7 @@ def _rows_of_each(
 
 def _clusters(names: np.ma.MaskedArray[Any, Any]) -> npt.NDArray[np.int64] | None:
     """Number a column of cluster names; NULL is a cluster of its own. None when no two documents share a cluster."""
-    return None if np.ma.getmaskarray(names).all() else statistics.codes(names.tolist())
+    return None if np.ma.getmaskarray(names).all() else statistics.encode_clusters(names.tolist())
 
 
 def _columns(rows: Sequence[Any]) -> dict[str, list[Any]]:

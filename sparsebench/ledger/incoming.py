@@ -98,7 +98,7 @@ def _score_problem(result: Mapping[str, Any]) -> str | None:
         return None
     values = np.array([outcome["value"] for outcome in outcomes], dtype=np.float64)
     labels = np.array([outcome["label"] for outcome in outcomes], dtype=np.float64)  # None becomes NaN
-    if not statistics.explains(result["metric"], score, values, labels):
+    if not statistics.reproduces_score(result["metric"], score, values, labels):
         return f"its {result['metric']} of {score!r} is not what its outcomes give"
     computed = _stderr(metric.pooling, score, values, labels)
     tolerance = SCORE_TOLERANCE * max(1.0, computed) if metric.pooling in WITHOUT_DRAWS else DRAWN_TOLERANCE * computed

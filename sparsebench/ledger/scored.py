@@ -12,7 +12,7 @@ import numpy as np
 
 from sparsebench.benchmarks import Outcome, ScoreResult
 from sparsebench.ledger import statistics
-from sparsebench.ledger.statistics import Comparison, Metric, Pairs, Standing
+from sparsebench.ledger.statistics import Comparison, Metric, Pairs, VerdictOverrides
 from sparsebench.ledger.statistics.contract import ValuesAndLabels
 
 Results = Mapping[str, ScoreResult]
@@ -31,9 +31,9 @@ def rows(results: Results, against: Results | None = None) -> list[dict[str, Any
     comparisons = [
         compare(result, against[task]) if task in against else not_paired for task, result in results.items()
     ]
-    standings = [_standing(row, against.get(row["task"])) for row in table]
+    overrides = [_overrides(row, against.get(row["task"])) for row in table]
     for row, comparison, (p, verdict) in zip(
-        table, comparisons, statistics.judged(comparisons, standings), strict=True
+        table, comparisons, statistics.holm_verdicts(comparisons, overrides), strict=True
     ):
         row["other"] = against[row["task"]].score if comparison is not not_paired else None
         row |= {
@@ -45,7 +45,7 @@ def rows(results: Results, against: Results | None = None) -> list[dict[str, Any
 
 
 def _row(result: ScoreResult) -> dict[str, Any]:
-    codes = statistics.codes(outcome.cluster for outcome in result.outcomes)
+    codes = statistics.encode_clusters(outcome.cluster for outcome in result.outcomes)
     interval = statistics.interval(result.metric, result.score, *_columns(result.outcomes), codes)
     return {
         "task": result.task, "metric": result.metric, "score": result.score, "low": interval.low, "high": interval.high,
@@ -53,13 +53,13 @@ def _row(result: ScoreResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _standing(row: Mapping[str, Any], dense: ScoreResult | None) -> Standing:
+def _overrides(row: Mapping[str, Any], dense: ScoreResult | None) -> VerdictOverrides:
     """Return what decides the verdict before any test. Only a ledger has floors: without them no task is invalid."""
     if dense is None:
-        return Standing()
+        return VerdictOverrides()
     metric = Metric.named(row["metric"])
     limit = metric.collapsed_above
-    return Standing(
+    return VerdictOverrides(
         collapsed=limit is not None and row["score"] > limit >= dense.score,
         at_chance=statistics.at_chance(row["low"], row["high"], row["chance"], metric.higher_is_better),
     )
@@ -68,18 +68,18 @@ def _standing(row: Mapping[str, Any], dense: ScoreResult | None) -> Standing:
 def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
     """Compare two scores of one task, on the documents that both models were shown, word for word."""
     if variant.metric != dense.metric or not (_explained(variant) and _explained(dense)):
-        return statistics.unexplained(variant.metric)
+        return statistics.not_reproducible(variant.metric)
     dense_outcomes = {_document(outcome): outcome for outcome in dense.outcomes}
     shared = [outcome for outcome in variant.outcomes if _document(outcome) in dense_outcomes]
     values, variant_labels = _columns(shared)
     dense_values, labels = _columns([dense_outcomes[_document(outcome)] for outcome in shared])
-    codes = statistics.codes(outcome.cluster for outcome in shared)
+    codes = statistics.encode_clusters(outcome.cluster for outcome in shared)
     pairs = Pairs(values, dense_values, labels, codes, variant_labels)
     return statistics.compare(variant.metric, pairs, _chance(dense))
 
 
 def _explained(result: ScoreResult) -> bool:
-    return statistics.explains(result.metric, result.score, *_columns(result.outcomes))
+    return statistics.reproduces_score(result.metric, result.score, *_columns(result.outcomes))
 
 
 def _chance(result: ScoreResult) -> float | None:

@@ -100,7 +100,7 @@ def test_the_head_agrees_with_stock_transformers(kind: str, classifier: Any, tmp
     graded = scored(folder, family, "classify", data, metric="macro_f1")
     assert graded.score == pytest.approx(f1_score(gold, chosen, average="macro"))
     values, labels = (np.array([getattr(one, name) for one in graded.outcomes]) for name in ("value", "label"))
-    assert statistics.explains("macro_f1", graded.score, values, labels)
+    assert statistics.reproduces_score("macro_f1", graded.score, values, labels)
 
 
 def test_a_configuration_may_say_minus_1_for_no_padding(classifier: Any, tmp_path: Path) -> None:

@@ -91,9 +91,9 @@ def test_wrong_documents_are_compared_as_right_ones_are_the_other_way_round(metr
         )
         for name in ("p", "gained", "lost", "loss_at_most", "detectable", "retained", "retained_low", "retained_high"):
             assert getattr(found, name) == pytest.approx(getattr(wanted, name)), name
-        assert statistics.judged([found])[0][1] == statistics.judged([wanted])[0][1]
+        assert statistics.holm_verdicts([found])[0][1] == statistics.holm_verdicts([wanted])[0][1]
     found = statistics.compare(metric, Pairs(worse, dense, nothing))
-    assert statistics.judged([found])[0][1] == "worse"
+    assert statistics.holm_verdicts([found])[0][1] == "worse"
     assert (found.gained, found.lost) == (0, 30)
     assert found.loss_at_most is not None and 0.03 < found.loss_at_most < 0.0417, "below the two-sided end"
 
@@ -137,7 +137,7 @@ def test_a_ranking_s_retained_is_above_the_share_of_true_pairs() -> None:
 
 @pytest.mark.parametrize(("drop", "discordance"), [(0.02, 0.1), (0.05, 0.1), (0.1, 0.05), (0.01, 0.3)])
 def test_the_documents_needed_are_connor_s(drop: float, discordance: float, ledger: Path) -> None:
-    found = statistics.needed(drop, discordance)
+    found = statistics.documents_needed(drop, discordance)
     assert query.run(ledger, f"SELECT documents_needed({drop}, {discordance})").rows == ((found,),)
     psi, normal = max(drop, discordance), NormalDist()
     root = normal.inv_cdf(0.975) * math.sqrt(psi) + normal.inv_cdf(0.8) * math.sqrt(psi - drop**2)

@@ -197,9 +197,9 @@ def test_documents_of_one_cluster_have_no_interval() -> None:
     alone = statistics.interval("acc", 1.0, np.ones(1), NO_LABELS)
     assert alone.low is not None, "a document of its own has one"
     # Clusters are numbered as they come, and only where some are shared.
-    numbered = statistics.codes(["b", None, "a", "b", None])
+    numbered = statistics.encode_clusters(["b", None, "a", "b", None])
     assert numbered is not None and numbered.tolist() == [0, 1, 2, 0, 3]
-    assert statistics.codes(["a", None, "b"]) is None
+    assert statistics.encode_clusters(["a", None, "b"]) is None
 
 
 @settings(deadline=None, max_examples=40)
@@ -208,7 +208,7 @@ def test_holm_is_its_rule_written_out(ps: list[float | None]) -> None:
     """Step by step: the k-th smallest of m is held against 0.05 / (m - k + 1), and the first that fails stops all after it."""
     known = sorted(p for p in ps if p is not None)
     adjusted = [
-        p for p, _ in statistics.judged([replace(statistics.not_compared(""), p=p, difference=1.0) for p in ps])
+        p for p, _ in statistics.holm_verdicts([replace(statistics.not_compared(""), p=p, difference=1.0) for p in ps])
     ]
     assert [a is None for a in adjusted] == [p is None for p in ps]
     for level in (0.01, 0.05, 0.3):
@@ -231,7 +231,10 @@ def test_an_invalid_task_counts_in_no_family_and_what_is_shown_to_be_better_is_n
 ) -> None:
     """The second of two tasks stands otherwise than the first."""
     found = [replace(statistics.not_compared(""), p=p, difference=difference) for p in ps]
-    assert statistics.judged(found, [statistics.Standing(), statistics.Standing(**standing)]) == said
+    assert (
+        statistics.holm_verdicts(found, [statistics.VerdictOverrides(), statistics.VerdictOverrides(**standing)])
+        == said
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,7 +246,7 @@ def test_an_invalid_task_counts_in_no_family_and_what_is_shown_to_be_better_is_n
 )  # fmt: skip
 def test_a_verdict_needs_a_p_value_below_5(p: float | None, difference: float, higher: bool, said: str | None) -> None:
     one = replace(statistics.not_compared("", higher), p=p, difference=difference)
-    assert statistics.judged([one]) == [(p, said)]
+    assert statistics.holm_verdicts([one]) == [(p, said)]
 
 
 @pytest.mark.parametrize("n", [12, 60, 2000])

@@ -13,14 +13,22 @@ from sparsebench.ledger.statistics.contract import (
     Interval,
     Metric,
     Pairs,
-    Standing,
-    codes,
+    VerdictOverrides,
+    encode_clusters,
     not_compared,
 )
-from sparsebench.ledger.statistics.judge import at_chance, compare, explains, interval, judged, unexplained
-from sparsebench.ledger.statistics.sensitivity import ASSUMED, detectable, needed, power
+from sparsebench.ledger.statistics.judge import (
+    at_chance,
+    compare,
+    holm_verdicts,
+    interval,
+    not_reproducible,
+    reproduces_score,
+)
+from sparsebench.ledger.statistics.sensitivity import ASSUMED, detectable, documents_needed, power
 
 __all__ = [
-    "ASSUMED", "UNEXPLAINED", "Comparison", "Interval", "Metric", "Pairs", "Standing", "at_chance", "codes", "compare",
-    "detectable", "explains", "interval", "judged", "needed", "not_compared", "power", "unexplained",
+    "ASSUMED", "UNEXPLAINED", "Comparison", "Interval", "Metric", "Pairs", "VerdictOverrides", "at_chance", "compare",
+    "detectable", "documents_needed", "encode_clusters", "holm_verdicts", "interval", "not_compared",
+    "not_reproducible", "power", "reproduces_score",
 ]  # fmt: skip

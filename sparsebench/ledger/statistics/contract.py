@@ -45,7 +45,7 @@ class Pairs:
     """The outcomes (n,) of a variant and of the model it is compared with (``dense``), on the same documents.
 
     ``labels`` holds the gold labels, NaN where there are none. ``cluster_codes`` holds the number of each document's
-    cluster, as ``codes`` gives it; None where every document is its own. ``variant_labels`` holds the variant's labels
+    cluster, as ``encode_clusters`` gives it; None where every document is its own. ``variant_labels`` holds the variant's labels
     where they differ from the dense model's: the divisor of an F1 counts the entities that each model found.
     """
 
@@ -96,7 +96,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Standing:
+class VerdictOverrides:
     """What overrides the test of a comparison.
 
     ``separable`` is False where the task does not tell the model from one without skill. ``collapsed`` is True where
@@ -114,7 +114,7 @@ def not_compared(reason: str, higher_is_better: bool = True) -> Comparison:
     return Comparison(n=0, method=f"none: {reason}", higher_is_better=higher_is_better)
 
 
-def codes(names: Iterable[str | None]) -> Integers | None:
+def encode_clusters(names: Iterable[str | None]) -> Integers | None:
     """Number the clusters named in order of appearance; a None among ``names`` is a cluster of one document.
 
     Returns None when no two documents share a cluster.

@@ -19,7 +19,7 @@ from sparsebench.ledger.statistics.contract import (
     Interval,
     Metric,
     Pairs,
-    Standing,
+    VerdictOverrides,
     count_clusters,
     not_compared,
     rows_of_views,
@@ -33,9 +33,9 @@ ALONE = "one document, or one cluster of them, does not show how much documents 
 def interval(metric: str, score: float, values: Floats, labels: Floats, clusters: Integers | None = None) -> Interval:
     """Return the 95% interval of ``score`` from its outcomes ``values`` (n,) and, for pooled metrics, ``labels`` (n,).
 
-    ``clusters`` (n,) numbers the documents' contexts (``codes``); None where each document has its own.
+    ``clusters`` (n,) numbers the documents' contexts (``encode_clusters``); None where each document has its own.
     """
-    if not explains(metric, score, values, labels):
+    if not reproduces_score(metric, score, values, labels):
         return Interval(None, None, f"none: {UNEXPLAINED}")
     n, n_clusters, pooling = len(values), count_clusters(len(values), clusters), Metric.named(metric).pooling
     if pooling == "per token":
@@ -61,7 +61,7 @@ def interval(metric: str, score: float, values: Floats, labels: Floats, clusters
 
 
 def compare(metric: str, pairs: Pairs, chance: float | None = None) -> Comparison:
-    """Compare two variants by the outcomes that make up their scores (``explains`` says whether they do).
+    """Compare two variants by the outcomes that make up their scores (``reproduces_score`` says whether they do).
 
     ``chance`` is the best score known to need no skill: the share retained is counted from there.
     """
@@ -76,25 +76,25 @@ def compare(metric: str, pairs: Pairs, chance: float | None = None) -> Compariso
     return _counted(rules, pairs, chance) if binary else _bootstrapped(rules, pairs, chance)
 
 
-def unexplained(metric: str) -> Comparison:
+def not_reproducible(metric: str) -> Comparison:
     """Return the comparison, without numbers, of scores that do not follow from the outcomes of their documents."""
     return not_compared(UNEXPLAINED, Metric.named(metric).higher_is_better)
 
 
-def judged(
-    comparisons: Sequence[Comparison], standings: Sequence[Standing] | None = None
+def holm_verdicts(
+    comparisons: Sequence[Comparison], overrides: Sequence[VerdictOverrides] | None = None
 ) -> list[tuple[float | None, str | None]]:
     """Return each comparison's p value, with Holm's correction for all of them, and its verdict, as in ``vs_dense``.
 
-    The verdict is ``better``, ``worse`` or ``no difference detected`` at 0.05, None without a p value. ``standings`` may
+    The verdict is ``better``, ``worse`` or ``no difference detected`` at 0.05, None without a p value. ``overrides`` may
     override it with ``invalid``, ``collapsed`` or ``at chance``; an invalid task counts in no family, and has no p.
     """
-    standings = standings or [Standing()] * len(comparisons)
-    pairs = list(zip(comparisons, standings, strict=True))
+    overrides = overrides or [VerdictOverrides()] * len(comparisons)
+    pairs = list(zip(comparisons, overrides, strict=True))
     columns = {name: [getattr(pair, name) for pair in comparisons] for name in ("difference", "higher_is_better")}
-    columns |= {name: [getattr(pair, name) for pair in standings] for name in ("separable", "collapsed", "at_chance")}
-    columns["p"] = [None if standing.separable is False else pair.p for pair, standing in pairs]
-    return [(p, verdict) for p, verdict in rows_of_views(sqlfiles.read("statistics/judged"), **columns)]
+    columns |= {name: [getattr(pair, name) for pair in overrides] for name in ("separable", "collapsed", "at_chance")}
+    columns["p"] = [None if override.separable is False else pair.p for pair, override in pairs]
+    return [(p, verdict) for p, verdict in rows_of_views(sqlfiles.read("statistics/holm_verdicts"), **columns)]
 
 
 def at_chance(low: float | None, high: float | None, chance: float | None, higher_is_better: bool) -> bool:
@@ -104,7 +104,7 @@ def at_chance(low: float | None, high: float | None, chance: float | None, highe
     return bool(reached)
 
 
-def explains(metric: str, score: float, values: Floats, labels: Floats) -> bool:
+def reproduces_score(metric: str, score: float, values: Floats, labels: Floats) -> bool:
     """Return whether ``score`` follows from its outcomes; one that is computed in an unknown way gets no interval."""
     if not len(values):
         return False
@@ -196,7 +196,7 @@ def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None) -> Compari
         method=f"paired bootstrap, {RESAMPLES} resamples{_over_clusters(n_clusters, n)}",
         higher_is_better=metric.higher_is_better,
         clusters=n_clusters,
-        detectable=sensitivity.of_interval(low, high, n_clusters),
+        detectable=sensitivity.detectable_from_interval(low, high, n_clusters),
         loss_at_most=-lowest if metric.higher_is_better else highest,
         **retained,
     )

@@ -49,7 +49,7 @@ def detectable(n: int, discordance: float = ASSUMED) -> float | None:
     return drop
 
 
-def needed(drop: float, discordance: float = ASSUMED) -> int:
+def documents_needed(drop: float, discordance: float = ASSUMED) -> int:
     """Return how many paired documents show a true ``drop`` with 80% power, two-sided 0.05 (Connor's approximation)."""
     return int(rows_of_views("SELECT documents_needed($drop, $discordance)", drop=drop, discordance=discordance)[0][0])
 
@@ -74,7 +74,7 @@ def power(n: int, discordance: float, drop: float) -> float:
     return float((weights * rejected).sum() / weights.sum())
 
 
-def of_interval(low: float, high: float, n: int) -> float:
+def detectable_from_interval(low: float, high: float, n: int) -> float:
     """Return the difference reached with 80% power, from the width of the 95% interval of ``n`` documents or clusters."""
     beyond, reached = stdtrit(n - 1, [1 - LEVEL / 2, WANTED])
     return float((high - low) / 2 * (beyond + reached) / beyond)
