@@ -35,7 +35,7 @@ _SCHEMA = "base"
 """The schema of our tables. DuckDB names a database after its file, up to the first dot (one at the beginning aside): a
 file of this name would make names ambiguous."""
 _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
-ABANDONED: list[duckdb.DuckDBPyConnection] = []
+STUCK_CONNECTIONS: list[duckdb.DuckDBPyConnection] = []
 """Connections whose call does not return: closing one would wait for that call."""
 MOST_MEMORY = 4_000_000_000
 """The most memory, in bytes, of a query; half of the machine's if that is less. Nothing is spilled to the disk."""
@@ -61,16 +61,16 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
+def writer(path: Path, lock_timeout: float) -> Iterator[duckdb.DuckDBPyConnection]:
     """Yield a connection that may write this one file, which is created if missing, and reaches nothing else.
 
-    Waits up to ``patience`` seconds for the lock. Raises LedgerError for what DuckDB refuses, and UserError where a
+    Waits up to ``lock_timeout`` seconds for the lock. Raises LedgerError for what DuckDB refuses, and UserError where a
     link would be written through.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for ending in ("", ".wal", ".tmp"):  # DuckDB's write-ahead log, and the folder for what memory does not hold
         refuse_link(path.with_name(path.name + ending))
-    connection = _open(path, False, _SEALED | {"storage_compatibility_version": STORAGE}, patience)
+    connection = _open(path, False, _SEALED | {"storage_compatibility_version": STORAGE}, lock_timeout)
     try:
         with interruptible(), explaining_damage(path):
             yield connection
@@ -85,24 +85,24 @@ def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 @contextmanager
-def reader(path: Path, patience: float, outlet: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield a connection that reads this one file, may write to the folder ``outlet``, and reaches nothing else."""
+def reader(path: Path, lock_timeout: float, writable_folder: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Yield a connection that reads this one file, may write to the folder ``writable_folder``, and reaches nothing else."""
     if not path.is_file():
         raise NoLedgerError(
             f"no ledger at {path}", "make one with `sparsebench run MANIFEST` or `sparsebench ingest FOLDER`"
         )
-    config = (_SEALED if outlet is None else _NO_EXTENSIONS) | {"memory_limit": f"{query_memory()}B"}
-    connection = _open(path, True, config, patience)
+    config = (_SEALED if writable_folder is None else _NO_EXTENSIONS) | {"memory_limit": f"{query_memory()}B"}
+    connection = _open(path, True, config, lock_timeout)
     try:
-        if outlet is not None:
+        if writable_folder is not None:
             # DuckDB accepts no folder once access is off, and of options given together it turns access off first.
-            folder = str(outlet.resolve()).replace("'", "''")
+            folder = str(writable_folder.resolve()).replace("'", "''")
             connection.execute(f"SET allowed_directories = ['{folder}']")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
         yield connection
     finally:
-        if connection not in ABANDONED:
+        if connection not in STUCK_CONNECTIONS:
             connection.close()
 
 
@@ -111,7 +111,7 @@ def query_memory() -> int:
     return min(MOST_MEMORY, environment.memory()[0] // 2)
 
 
-def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckdb.DuckDBPyConnection:
+def _open(path: Path, read_only: bool, config: Config, lock_timeout: float) -> duckdb.DuckDBPyConnection:
     if path.name.lstrip(".").partition(".")[0].lower() == _SCHEMA:
         raise UserError(
             f"a ledger cannot be named {path.name}: `{_SCHEMA}` is the schema of its tables", "give it another name"
@@ -131,10 +131,10 @@ def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckd
                     f"{path}: cannot be opened ({reason})",
                     "see that its folder may be written, name another file with --ledger, or upgrade duckdb",
                 ) from error
-            if time.monotonic() >= started + max(patience, CREATION_SECONDS if is_being_created else 0.0):
+            if time.monotonic() >= started + max(lock_timeout, CREATION_SECONDS if is_being_created else 0.0):
                 owner = f"process {holder[2]} ({Path(holder[1]).name})" if holder else "another thread of this process"
                 raise LedgerError(
-                    f"{path}: locked by {owner} for more than {patience:g} s",
+                    f"{path}: locked by {owner} for more than {lock_timeout:g} s",
                     f"wait until {owner} has finished, or end it",
                 ) from error
         time.sleep(random.uniform(0.5, 1.0) * pause)

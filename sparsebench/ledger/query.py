@@ -26,7 +26,7 @@ from sparsebench.errors import QueryError
 from sparsebench.ledger import connect, schema, sqlfiles
 from sparsebench.paths import refuse_link
 
-PATIENCE = 30.0
+LOCK_TIMEOUT = 30.0
 """Seconds to wait for a writer to let go of the file."""
 _ROWS = 2000
 """Rows that are fetched at once."""
@@ -56,24 +56,28 @@ class Stream:
     rows: Iterator[tuple[Any, ...]]
 
 
-def run(path: Path, sql: str, parameters: dict[str, Any] | None = None, patience: float = PATIENCE) -> Table:
+def run(path: Path, sql: str, parameters: dict[str, Any] | None = None, lock_timeout: float = LOCK_TIMEOUT) -> Table:
     """Return the rows of ``sql``, run with ``parameters``. The query can read this ledger and nothing else.
 
     Raises QueryError for SQL that fails, naming its line, and LedgerError for a file that cannot be opened.
     """
-    with streaming(path, sql, parameters, patience) as stream:
+    with streaming(path, sql, parameters, lock_timeout) as stream:
         return Table(stream.columns, tuple(stream.rows))
 
 
 @contextmanager
 def streaming(
-    path: Path, sql: str, parameters: dict[str, Any] | None = None, patience: float = PATIENCE, timeout: float = 0
+    path: Path,
+    sql: str,
+    parameters: dict[str, Any] | None = None,
+    lock_timeout: float = LOCK_TIMEOUT,
+    timeout: float = 0,
 ) -> Iterator[Stream]:
     """Yield the rows of ``sql`` as a stream, while DuckDB still computes them; otherwise like ``run``.
 
     Also raises QueryError when DuckDB has worked on them for more than ``timeout`` seconds (0: no limit).
     """
-    with reader(Path(path), patience) as connection:
+    with reader(Path(path), lock_timeout) as connection:
         yield _stream(_Watched(connection, timeout), sql, parameters, set())
 
 
@@ -158,7 +162,7 @@ class _Watched:
                 wait([answer], 0.02)
         finally:
             if not answer.done():
-                connect.ABANDONED.append(self.connection)
+                connect.STUCK_CONNECTIONS.append(self.connection)
 
 
 def render(table: Table | Stream, text_format: str) -> Iterator[str]:
@@ -167,19 +171,21 @@ def render(table: Table | Stream, text_format: str) -> Iterator[str]:
 
 
 @contextmanager
-def reader(path: Path, patience: float = PATIENCE, outlet: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+def reader(
+    path: Path, lock_timeout: float = LOCK_TIMEOUT, writable_folder: Path | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a ledger for reading. One with the views of another version gets ours first.
 
-    The connection reaches the folder ``outlet`` and no other file. Raises QueryError for what DuckDB refuses.
+    The connection reaches the folder ``writable_folder`` and no other file. Raises QueryError for what DuckDB refuses.
     """
-    with connect.reader(path, patience, outlet) as connection, _explaining(path):
+    with connect.reader(path, lock_timeout, writable_folder) as connection, _explaining(path):
         ready = schema.is_current(connection, path)
         if ready:
             yield connection
     if not ready:
-        with connect.writer(path, patience) as connection:
+        with connect.writer(path, lock_timeout) as connection:
             schema.upgrade(connection, path)
-        with connect.reader(path, patience, outlet) as connection, _explaining(path):
+        with connect.reader(path, lock_timeout, writable_folder) as connection, _explaining(path):
             yield connection
 
 
@@ -267,7 +273,7 @@ def export(ledger: Path, file_format: str, out: Path) -> list[Path]:
     """
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    with reader(ledger, outlet=out) as connection:
+    with reader(ledger, writable_folder=out) as connection:
         for name, relation in _relations(connection):
             path = refuse_link(out / f"{name}.{file_format}")
             rows = connection.sql(f"FROM {relation}")

@@ -17,7 +17,7 @@ from sparsebench.ledger import connect, derive, incoming, query, schema, sqlfile
 from sparsebench.ledger.batches import batched
 from sparsebench.records import Reject, raise_error
 
-Located = tuple[str, dict[str, Any]]
+LocatedRecord = tuple[str, dict[str, Any]]
 """A record, with its file and line."""
 BATCH, BATCH_BYTES = 4096, 32_000_000
 """The most records, and the most bytes of records, of one transaction of a rebuild, so that memory stays bounded. Each
@@ -27,10 +27,10 @@ transaction looks for missing comparisons among all scores of the ledger: many s
 class Ledger:
     """One DuckDB file. Nothing is held open between calls."""
 
-    def __init__(self, path: Path, patience: float = 30.0) -> None:
-        """Name the file; ``patience`` is how many seconds to wait for another process to release it."""
+    def __init__(self, path: Path, lock_timeout: float = 30.0) -> None:
+        """Name the file; ``lock_timeout`` is how many seconds to wait for another process to release it."""
         self.path = Path(path)
-        self.patience = patience
+        self.lock_timeout = lock_timeout
 
     def ingest(self, new_records: Iterable[dict[str, Any]], from_workspace: bool = False) -> int:
         """Add records as they are and return how many were new. A record that is there already changes nothing.
@@ -44,7 +44,7 @@ class Ledger:
         if not json_texts:
             return 0
         parameters = {"records": json_texts, "own": provenance.origin(self.path.parent) if from_workspace else ""}
-        with connect.writer(self.path, self.patience) as connection:
+        with connect.writer(self.path, self.lock_timeout) as connection:
             schema.upgrade(connection, self.path)
             with _blaming_records():
                 connection.execute("BEGIN")
@@ -65,7 +65,7 @@ class Ledger:
         """Return a line for each record that says otherwise than the record of its cell that counts."""
         if not self.path.exists():
             return []
-        rows = query.run(self.path, sqlfiles.read("conflicts"), patience=self.patience).rows
+        rows = query.run(self.path, sqlfiles.read("conflicts"), lock_timeout=self.lock_timeout).rows
         return [line for (line,) in rows]
 
     def catch_up(self, folder: Path, reject: Reject = raise_error) -> int:
@@ -75,7 +75,7 @@ class Ledger:
         """
         if not self.path.exists():
             return 0
-        with connect.writer(self.path, self.patience) as connection:
+        with connect.writer(self.path, self.lock_timeout) as connection:
             schema.upgrade(connection, self.path)
             rows = connection.execute("SELECT key, status, own, started_at FROM base.records").fetchall()
         known: dict[tuple[str, str], set[tuple[bool, datetime]]] = {}
@@ -87,7 +87,7 @@ class Ledger:
             for key, status in sorted(records.statuses(folder).items())
             if _is_missing(path := folder / f"{key}.{status}.json", status, known.get((key, status), set()), origin)
         ]
-        return sum(self.take(batch, reject) for batch in _in_batches(records.located_records(paths, reject)))
+        return sum(self.add_verified(batch, reject) for batch in _in_batches(records.located_records(paths, reject)))
 
     def rebuild(self, folders: Sequence[Path], reject: Reject = raise_error) -> int:
         """Add every record below ``folders`` to what the ledger holds, and return how many were accepted.
@@ -98,12 +98,12 @@ class Ledger:
         """
         home = (self.path.parent / "records").resolve()
         return sum(
-            self.take(batch, reject, from_workspace=home in (path.resolve(), *path.resolve().parents))
+            self.add_verified(batch, reject, from_workspace=home in (path.resolve(), *path.resolve().parents))
             for path in map(Path, folders)
             for batch in _in_batches(records.located_records([path], reject))
         )
 
-    def take(self, batch: Sequence[Located], reject: Reject, from_workspace: bool = True) -> int:
+    def add_verified(self, batch: Sequence[LocatedRecord], reject: Reject, from_workspace: bool = True) -> int:
         """Add records, each with its path, and return how many were accepted; ``reject`` is used as in ``rebuild``.
 
         ``from_workspace`` says that they come from the workspace's own folder. Records whose score is not what their
@@ -119,7 +119,7 @@ class Ledger:
                 accepted.append((where, record))
         return self._add(accepted, reject, from_workspace)
 
-    def _add(self, batch: Sequence[Located], reject: Reject, from_workspace: bool) -> int:
+    def _add(self, batch: Sequence[LocatedRecord], reject: Reject, from_workspace: bool) -> int:
         """Add records; those that DuckDB refuses are found by bisection."""
         try:
             self.ingest((record for _, record in batch), from_workspace)
@@ -147,7 +147,7 @@ def _is_missing(path: Path, status: str, known: Collection[tuple[bool, datetime]
     return (made_by == origin != "", started_at) not in known
 
 
-def _in_batches(stream: Iterable[Located]) -> Iterator[list[Located]]:
+def _in_batches(stream: Iterable[LocatedRecord]) -> Iterator[list[LocatedRecord]]:
     # A small record counts as the part that it has of a transaction.
     return batched(stream, lambda located: max(len(json.dumps(located[1])), BATCH_BYTES // BATCH), BATCH_BYTES)
 

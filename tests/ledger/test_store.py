@@ -107,9 +107,9 @@ def test_a_locked_ledger_names_the_process_that_holds_it(tmp_path: Path) -> None
     try:
         holder.stdout.readline()
         with pytest.raises(LedgerError, match=rf"locked by process {holder.pid}\b.*0\.2 s"):
-            Ledger(path, patience=0.2).ingest([{"format": 2}])
+            Ledger(path, lock_timeout=0.2).ingest([{"format": 2}])
         with pytest.raises(LedgerError, match=rf"locked by process {holder.pid}\b"):
-            query.run(path, "SELECT 1", patience=0.2)
+            query.run(path, "SELECT 1", lock_timeout=0.2)
     finally:
         holder.stdin.close()
         holder.wait()

@@ -88,7 +88,7 @@ def test_nothing_of_it_is_read_while_records_come_in(theirs: Path, found: Record
 def test_an_export_reaches_its_own_folder_only(theirs: Path, secret: Path, tmp_path: Path) -> None:
     out = tmp_path / "it's out"
     out.mkdir()
-    with query.reader(theirs, outlet=out) as connection:
+    with query.reader(theirs, writable_folder=out) as connection:
         quoted = str(out / "a.csv").replace("'", "''")
         connection.execute(f"COPY (SELECT 1) TO '{quoted}'")
         for sql in (
