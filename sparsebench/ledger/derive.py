@@ -88,10 +88,10 @@ def _rows_of_each(
 ) -> Iterator[dict[str, Any]]:
     """Yield each id's rows of a query, by column; NULL becomes NaN.
 
-    The query's column ``whose`` says which of the ids, from 1, a row belongs to; its rows are in that order.
+    The query's column ``input_number`` says which of the ids, from 1, a row belongs to; its rows are in that order.
     """
     data = connection.execute(sqlfiles.read(query), ids).fetchnumpy()
-    owner, cluster = data.pop("whose"), np.ma.asarray(data.pop("cluster"))
+    owner, cluster = data.pop("input_number"), np.ma.asarray(data.pop("cluster"))
     columns = {name: np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan) for name, column in data.items()}
     ends = np.searchsorted(owner, np.arange(1, len(next(iter(ids.values()))) + 1), side="right").tolist()
     for start, end in pairwise([0, *ends]):
