@@ -23,7 +23,7 @@ from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
 from sparsebench.plan.resources import memory_shortages, needs, slots
 from sparsebench.plan.stages import MAKE, document_count
 from sparsebench.progress import counted, duration, size
-from sparsebench.run.select import Why, decisions, parse_only
+from sparsebench.run.select import DecisionKind, decisions, parse_only
 from sparsebench.run.workspace import Workspace
 from sparsebench.runtime.engines import engines
 
@@ -89,10 +89,12 @@ def show(ready: Prepared, as_json: bool) -> None:
         emit_json(rows)
     else:
         columns = ["model", "variant", "what", "runs", "why"]
-        visible_rows = (row | {"runs": "yes" if row["runs"] else "no"} for row in rows if row["why"] != Why.LEFT_OUT)
+        visible_rows = (
+            row | {"runs": "yes" if row["runs"] else "no"} for row in rows if row["why"] != DecisionKind.LEFT_OUT
+        )
         emit_table(columns, ([row[column] for column in columns] for row in visible_rows))
-        if hidden := sum(decision.why == Why.LEFT_OUT for decision in decided):
-            note(f"not listed: {counted(hidden, 'cell')} {Why.LEFT_OUT}")
+        if hidden := sum(decision.kind == DecisionKind.LEFT_OUT for decision in decided):
+            note(f"not listed: {counted(hidden, 'cell')} {DecisionKind.LEFT_OUT}")
     announce(ready, [decision.cell for decision in decided if decision.runs])
 
 

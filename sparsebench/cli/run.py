@@ -25,7 +25,7 @@ from sparsebench.run.display import Clock, display_for
 from sparsebench.run.executor import Executor, RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.runner import Runner
-from sparsebench.run.select import Decision, Why, decisions, verified
+from sparsebench.run.select import Decision, DecisionKind, decisions, verified
 from sparsebench.run.workspace import Leases, Workspace, exclusive
 
 JOBS = (
@@ -102,7 +102,7 @@ def run(
         device=ready.device,
     )
     decided, damaged = verified(decisions(ready, workspace.records, retry_failed), workspace.records, ready.device)
-    if decided and all(decision.why == Why.LEFT_OUT for decision in decided):
+    if decided and all(decision.kind == DecisionKind.LEFT_OUT for decision in decided):
         raise UserError("--only matches no cell of the manifest", f"see all: sparsebench plan {manifest}")
     notes("made again", damaged)
     _run(ready, decided, settings, _executor(executor, address, settings), address)
@@ -131,7 +131,7 @@ def _run(
         provenance.origin(workspace.ledger.parent, create_it=True)
         _bring_up_to_date(workspace)
         # Keep the folders that --only leaves out: they may belong to a stopped run that will go on later.
-        wanted = [decision.cell.variant for decision in decided if decision.why != Why.LEFT_OUT]
+        wanted = [decision.cell.variant for decision in decided if decision.kind != DecisionKind.LEFT_OUT]
         ids = {name for variant in wanted for name in (variant.id, *variant.parents)}
         variants = [variant for variant in ready.plan.variants.values() if variant.id in ids]
         if not cells and not refused:
@@ -203,7 +203,7 @@ def _executor(name: str, address: str | None, settings: RunSettings) -> Executor
 
 def _failed_before(decided: list[Decision]) -> int:
     """Count the cells that failed in an earlier run and do not run in this one."""
-    return sum(decision.why == Why.FAILED and not decision.runs for decision in decided)
+    return sum(decision.kind == DecisionKind.FAILED and not decision.runs for decision in decided)
 
 
 def command_like(verb: str, ready: Prepared, address: str | None) -> str:
@@ -230,9 +230,9 @@ def _next_commands(ready: Prepared, address: str | None) -> str:
 
 def _nothing_to_do(decided: list[Decision], ready: Prepared, address: str | None) -> None:
     """Say why nothing runs. Raises typer.Exit where cells failed before."""
-    asked = " that --only asks for" if any(decision.why == Why.LEFT_OUT for decision in decided) else ""
+    asked = " that --only asks for" if any(decision.kind == DecisionKind.LEFT_OUT for decision in decided) else ""
     exceptions = ""
-    if refused_count := sum(decision.why == Why.UNSUPPORTED for decision in decided):
+    if refused_count := sum(decision.kind == DecisionKind.UNSUPPORTED for decision in decided):
         exceptions = f" but {refused_count}, which cannot run here: {command_like('status', ready, address)}"
     if failed := _failed_before(decided):
         note(f"nothing to do: {counted(failed, 'cell')} failed before, every other{asked} has its result{exceptions}")

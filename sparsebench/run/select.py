@@ -26,7 +26,7 @@ CELL_KEYS = ("task", "engine", "ranks")
 VARIANT_KEYS = ("model", "method", "recipe")
 
 
-class Why(StrEnum):
+class DecisionKind(StrEnum):
     """Why a cell runs or does not, as a plan shows it."""
 
     NEW = "new"
@@ -39,7 +39,7 @@ class Why(StrEnum):
     LEFT_OUT = "left out by --only"
 
 
-RECORDED = (Why.DONE, Why.FAILED, Why.UNSUPPORTED)
+RECORDED = (DecisionKind.DONE, DecisionKind.FAILED, DecisionKind.UNSUPPORTED)
 """Why a cell does not run that has a record, unless this machine cannot do it."""
 
 
@@ -52,14 +52,14 @@ class Decision:
 
     cell: Cell
     runs: bool
-    why: Why
+    kind: DecisionKind
     problem: str = ""
     refused: str = ""
 
     @property
     def reason(self) -> str:
         """Why, with the problem, as a plan shows it."""
-        return f"{self.why}: {self.problem}" if self.problem else str(self.why)
+        return f"{self.kind}: {self.problem}" if self.problem else str(self.kind)
 
 
 def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decision]:
@@ -70,18 +70,18 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
     def decide(cell: Cell) -> Decision:
         status = recorded.get(record_key(cell, ready.device))
         if not all(_matches(cell, name, values) for name, values in only.items()):
-            return Decision(cell, False, Why.LEFT_OUT)
+            return Decision(cell, False, DecisionKind.LEFT_OUT)
         if status == "done":
-            return Decision(cell, False, Why.DONE)
+            return Decision(cell, False, DecisionKind.DONE)
         if problem := ready.refused.get(cell.id):
             reason = str(UnsupportedError(problem.message, problem.hint)) if status != "unsupported" else ""
-            return Decision(cell, False, Why.UNSUPPORTED, problem.message, reason)
+            return Decision(cell, False, DecisionKind.UNSUPPORTED, problem.message, reason)
         if status == "unsupported":
             refused = _refused_before(cell, ready.device, records)
-            return Decision(cell, refused, Why.REFUSED if refused else Why.UNSUPPORTED)
+            return Decision(cell, refused, DecisionKind.REFUSED if refused else DecisionKind.UNSUPPORTED)
         if status == "failed":
-            return Decision(cell, retry_failed, Why.FAILED)
-        return Decision(cell, True, Why.SKIPPED if status == "skipped" else Why.NEW)
+            return Decision(cell, retry_failed, DecisionKind.FAILED)
+        return Decision(cell, True, DecisionKind.SKIPPED if status == "skipped" else DecisionKind.NEW)
 
     return [decide(cell) for cell in ready.plan.cells]
 
@@ -107,11 +107,11 @@ def verified(decided: list[Decision], records: Path, device: str) -> tuple[list[
     recorded = statuses(records)
     checked, reasons = [], []
     for decision in decided:
-        has_record = decision.why in RECORDED and not decision.runs and not decision.problem
+        has_record = decision.kind in RECORDED and not decision.runs and not decision.problem
         status = recorded.get(record_key(decision.cell, device)) if has_record else None
         if status and (reason := file_problem(records, decision.cell, status, device)):
             reasons.append(reason)
-            decision = replace(decision, runs=True, why=Why.DAMAGED)
+            decision = replace(decision, runs=True, kind=DecisionKind.DAMAGED)
         checked.append(decision)
     return checked, reasons
 

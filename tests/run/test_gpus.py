@@ -22,7 +22,7 @@ from sparsebench.run.executor import RunSettings
 from sparsebench.run.local import Local, LocalJob
 from sparsebench.run.queue import Queue
 from sparsebench.run.runner import Runner
-from sparsebench.run.select import Why, decisions
+from sparsebench.run.select import DecisionKind, decisions
 from sparsebench.run.workspace import Workspace
 from tests.gpus import H100, Driver
 from tests.plan.planning import RANDOM
@@ -179,7 +179,7 @@ def test_what_the_plan_refuses_is_recorded_once_and_asked_again_with_other_gpus(
     def runs() -> set[tuple[bool, str]]:
         ready = prepare(PlanRequest(path, device="cuda", only=(("ranks", "2"),)))
         found = decisions(ready, Workspace.of(ready.ledger, ready.work).records, False)
-        return {(one.runs, one.reason) for one in found if one.why != Why.LEFT_OUT}
+        return {(one.runs, one.reason) for one in found if one.kind != DecisionKind.LEFT_OUT}
 
     assert runs() == {(False, "unsupported: 2 ranks need 2 GPUs, but device cuda has 1")}
     driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])

@@ -6,7 +6,7 @@ import pytest
 
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.preflight import PlanRequest, prepare
-from sparsebench.run.select import Why, decisions
+from sparsebench.run.select import DecisionKind, decisions
 from tests.plan.planning import RANDOM
 
 MANIFEST = f"""\
@@ -20,7 +20,7 @@ def left(folder: Path, entries: list[str], *only: tuple[str, str]) -> list[Cell]
     """The cells of a plan of these variants that ``only`` does not leave out."""
     (folder / "m.yaml").write_text(MANIFEST + "variants:\n" + "".join(f"  - {one}\n" for one in entries))
     found = decisions(prepare(PlanRequest(folder / "m.yaml", only=only)), folder / "records", False)
-    return [one.cell for one in found if one.why != Why.LEFT_OUT]
+    return [one.cell for one in found if one.kind != DecisionKind.LEFT_OUT]
 
 
 @pytest.mark.parametrize(
