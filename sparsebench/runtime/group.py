@@ -22,7 +22,7 @@ from sparsebench.errors import MeasureError, SparsebenchError
 from sparsebench.runtime.launch import ENTRY, LOOPBACK, Event, NodeRanks
 from sparsebench.runtime.nodes import RemoteRanks
 from sparsebench.runtime.results import RankJob, Setting, Workload
-from sparsebench.runtime.watch import LOOK_SECONDS, STALL_SECONDS, IdleRank, stuck
+from sparsebench.runtime.watch import LOOK_SECONDS, STALL_SECONDS, IdleRank, hung_ranks
 
 GRACE_SECONDS = 3.0
 """When one rank has failed, the others get this long to say why they fail."""
@@ -96,7 +96,7 @@ class RankGroup:
                 case "idle":
                     idle_ranks = {rank: state for ranks in idle_by_node.values() for rank, state in ranks.items()}
                     if deadline == math.inf:
-                        self._blame_stuck(stuck(idle_ranks, self.setting.ranks - len(self.ends)))
+                        self._blame_hung(hung_ranks(idle_ranks, self.setting.ranks - len(self.ends)))
                 case "silent":
                     silence = f"said nothing for {self.setting.timeout_seconds:g} seconds"
                     raise MeasureError(f"{self._rank_names(event['ranks'])} {silence}; {event['where']}")
@@ -136,9 +136,9 @@ class RankGroup:
         nodes_heard = zip(self.nodes, self.last_event, strict=True)
         silent_nodes = [node for node, heard in nodes_heard if now - heard >= GONE_SECONDS]
         ranks = [rank for node in silent_nodes for rank in node.ranks if rank not in self.ends]
-        self._blame_stuck(dict.fromkeys(ranks, "does not answer"))
+        self._blame_hung(dict.fromkeys(ranks, "does not answer"))
 
-    def _blame_stuck(self, states: Mapping[int, str]) -> None:
+    def _blame_hung(self, states: Mapping[int, str]) -> None:
         """Raise MeasureError for the ranks in ``states``, with where each hangs; do nothing where there are none."""
         if states:
             verb = "hangs" if len(states) == 1 else "hang"

@@ -16,7 +16,7 @@ from sparsebench.runtime.results import PhaseDifference, PhaseSummary, Side, Tim
 P90_SAMPLES = 64
 STEADY = 0.02
 """The largest relative change of a steady phase from its first half to its second."""
-WAITING = 0.8
+MIN_CPU_SHARE = 0.8
 """CPU seconds per rank and wall second below which a phase gets a note."""
 
 SteadyCounts = Mapping[tuple[str, Side], int]
@@ -114,7 +114,7 @@ def waiting_notes(phases: Sequence[PhaseSummary], device: str, ranks: int) -> It
     """
     shares = [(phase.cpu_s / (phase.median_s * ranks), phase.phase) for phase in phases if phase.phase != "load"]
     share, phase_name = min(shares)
-    if device == "cpu" and share < WAITING:
+    if device == "cpu" and share < MIN_CPU_SHARE:
         yield (
             f"in {phase_name} each rank was on a core for only {share:.0%} of the time: "
             "other programs were running, or ranks waited for each other"

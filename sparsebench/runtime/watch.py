@@ -27,9 +27,9 @@ STALL_CPU = 0.05
 """A rank that uses fewer CPU seconds than STALL_CPU in STALL_SECONDS, and reads nothing, is idle."""
 STACK_SECONDS = 10.0
 """The seconds that a rank gets to write its stack: where many programs run, it has to wait for a processor."""
-WAITING = ("torch/distributed/", "deepspeed/comm/")
+COLLECTIVE_PATHS = ("torch/distributed/", "deepspeed/comm/")
 """Parts of paths that in a stack mean that the rank waits for other ranks."""
-ELSEWHERE = ("sparsebench/sources/cache.py", "filelock/", "file_baton.py", "/subprocess.py")
+EXTERNAL_PATHS = ("sparsebench/sources/cache.py", "filelock/", "file_baton.py", "/subprocess.py")
 """Parts of paths that in a stack mean that the rank waits for another program: a lock's holder, or one it started."""
 FRAME = re.compile(r'\s*File "(.*)", line (\d+) in (.*)')
 ENDING = re.compile(r"^Current thread .*\n(  File .*\n)+", re.MULTILINE)
@@ -61,20 +61,20 @@ class IdleRank(NamedTuple):
     """A rank that does nothing: where it is, and whether it waits for other ranks, or for another program."""
 
     at: str
-    waits: bool
-    elsewhere: bool
+    waits_for_ranks: bool
+    waits_for_process: bool
 
 
-def stuck(idle: Mapping[int, IdleRank], running: int) -> dict[int, str]:
+def hung_ranks(idle: Mapping[int, IdleRank], running: int) -> dict[int, str]:
     """Return those of the ``running`` ranks that keep a group from going on, and where each hangs; ``idle`` by rank.
 
-    An idle rank that waits for a working one, or for another program, is not stuck. Where all wait for each other,
-    all are.
+    An idle rank that waits for a working one, or for another program, does not hang. Where all wait for each other,
+    all do.
     """
-    if any(rank.elsewhere for rank in idle.values()):
+    if any(rank.waits_for_process for rank in idle.values()):
         return {}
     everywhere = {number: rank.at for number, rank in idle.items()}
-    guilty = {number: rank.at for number, rank in idle.items() if not rank.waits}
+    guilty = {number: rank.at for number, rank in idle.items() if not rank.waits_for_ranks}
     return guilty or (everywhere if len(idle) == running else {})
 
 
@@ -99,14 +99,14 @@ class RankWatchdog:
         stacks = self.stacks([rank for rank in ranks if self._is_idle(rank)])
         before, self.suspects = self.suspects, {rank for rank, stack in stacks.items() if not self._waits(rank, stack)}
         return {
-            rank: IdleRank(innermost_calls(stack), rank not in self.suspects, _shows(stack, ELSEWHERE))
+            rank: IdleRank(innermost_calls(stack), rank not in self.suspects, _shows(stack, EXTERNAL_PATHS))
             for rank, stack in stacks.items()
             if rank not in self.suspects - before
         }
 
     def _waits(self, rank: int, stack: str) -> bool:
         """Return whether an idle rank waits for others; one without a ``stack`` does, unless it is stopped or has ended."""
-        return _shows(stack, WAITING) if stack else not stopped_or_ended(self.processes[rank])
+        return _shows(stack, COLLECTIVE_PATHS) if stack else not stopped_or_ended(self.processes[rank])
 
     def stacks(self, ranks: Iterable[int]) -> dict[int, str]:
         """Ask ``ranks`` for their stacks and return them; "" for a rank that does not answer."""

@@ -69,7 +69,7 @@ def test_a_killed_rank_is_named_with_its_node_and_takes_the_others_along(dying: 
 
 
 def test_a_rank_that_waits_for_another_node_is_left_alone(imitated: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "WAITING", ("fake_rank",))
+    monkeypatch.setattr(watch, "COLLECTIVE_PATHS", ("fake_rank",))
     started = time.monotonic()
     with pytest.raises(MeasureError, match=f"rank 0 of 2 on {NODES[0]} hangs"), group("hang", "work") as ranks:
         list(ranks.messages())

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from sparsebench.runtime import watch
-from sparsebench.runtime.watch import IdleRank, RankWatchdog, innermost_calls, stuck
+from sparsebench.runtime.watch import IdleRank, RankWatchdog, hung_ranks, innermost_calls
 
 WAITS = """
 import faulthandler, signal, time
@@ -52,9 +52,9 @@ def test_who_waits_for_one_that_works_is_not_stuck(both: RankWatchdog, monkeypat
         assert both.idle([0, 1]) == {}, "it may just have gone on after long waiting, and is given another look"
         time.sleep(0.5)
     idle = both.idle([0, 1])
-    assert list(idle) == [1] and "in wait_for_others" in idle[1].at and not idle[1].waits
-    monkeypatch.setattr(watch, "WAITING", ("wait_for_others",))
-    assert both.idle([0, 1])[1].waits
+    assert list(idle) == [1] and "in wait_for_others" in idle[1].at and not idle[1].waits_for_ranks
+    monkeypatch.setattr(watch, "COLLECTIVE_PATHS", ("wait_for_others",))
+    assert both.idle([0, 1])[1].waits_for_ranks
     both.restart()
     assert both.idle([1]) == {}
 
@@ -63,11 +63,11 @@ def test_who_is_stuck_is_told_by_who_waits_for_whom() -> None:
     waits, hangs, elsewhere = (
         IdleRank("at a.py:1 in f", *words) for words in ((True, False), (False, False), (False, True))
     )
-    assert stuck({1: waits}, 2) == {}, "it waits for one that works"
-    assert list(stuck({1: waits}, 1)) == [1], "nobody is left that it could wait for"
-    assert list(stuck({0: hangs, 1: waits}, 2)) == [0]
-    assert list(stuck({0: waits, 1: waits}, 2)) == [0, 1]
-    assert stuck({0: elsewhere, 1: waits}, 2) == {}, "another program has the lock"
+    assert hung_ranks({1: waits}, 2) == {}, "it waits for one that works"
+    assert list(hung_ranks({1: waits}, 1)) == [1], "nobody is left that it could wait for"
+    assert list(hung_ranks({0: hangs, 1: waits}, 2)) == [0]
+    assert list(hung_ranks({0: waits, 1: waits}, 2)) == [0, 1]
+    assert hung_ranks({0: elsewhere, 1: waits}, 2) == {}, "another program has the lock"
 
 
 def test_a_rank_that_ended_is_not_waited_for(tmp_path: Path) -> None:
