@@ -31,7 +31,7 @@ from sparsebench.plan.resources import job_bytes
 from sparsebench.plan.stages import is_timed
 from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.node import NodeIdentity, do_job, probe
-from sparsebench.run.placement import ANSWER_SECONDS, PlacementGroup, bundles
+from sparsebench.run.placement import NODE_START_TIMEOUT, PlacementGroup, bundles
 from sparsebench.run.recorder import JobSpec
 from sparsebench.runtime.nodes import join
 from sparsebench.sources import Cache
@@ -97,12 +97,12 @@ class Cluster:
                 on_it = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 task = remote_probe.options(scheduling_strategy=on_it).remote(Path(file.name))
                 node_names[task] = f"{node['NodeName']} ({node['NodeID'][:6]})"
-            ready, _ = self.ray.wait(list(node_names), num_returns=len(node_names), timeout=ANSWER_SECONDS)
+            ready, _ = self.ray.wait(list(node_names), num_returns=len(node_names), timeout=NODE_START_TIMEOUT)
             return [(node, self._probe_answer(task, task in ready)) for task, node in node_names.items()]
 
     def _probe_answer(self, task: Any, ready: bool) -> dict[str, Any]:
         if not ready:
-            return {"missing": f"it gave no answer in {ANSWER_SECONDS} seconds"}
+            return {"missing": f"it gave no answer in {NODE_START_TIMEOUT} seconds"}
         try:
             return self.ray.get(task)
         except self.ray.exceptions.RayError as error:

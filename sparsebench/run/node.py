@@ -21,12 +21,12 @@ from sparsebench.paths import sweep_temporary
 from sparsebench.plan.stages import JOB_KINDS
 from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.local import Local
-from sparsebench.run.placement import ANSWER_SECONDS
+from sparsebench.run.placement import NODE_START_TIMEOUT
 from sparsebench.run.recorder import JobSpec
 from sparsebench.runtime.channel import complete_lines
 from sparsebench.runtime.nodes import addresses, on_bundle
 
-BEAT_SECONDS = 60.0
+HEARTBEAT_SECONDS = 60.0
 """How often a node reports what its job has used. This disturbs a timed job for milliseconds, and the job may be silent
 for an hour."""
 
@@ -103,7 +103,7 @@ def do_job(
         task = local.start(job, replace(spec, workspace=workspace), home / "log")
         try:
             yield {"event": "used", "used": (0.0, 0.0)}
-            for event in _events(task, min(BEAT_SECONDS, (settings.silence or math.inf) / 20)):
+            for event in _events(task, min(HEARTBEAT_SECONDS, (settings.silence or math.inf) / 20)):
                 if event["event"] == "cell":
                     cell = next(cell for cell in job.cells if cell.id == event["cell"])
                     key = records.record_key(cell, spec.device)
@@ -131,9 +131,9 @@ def _with_nodes(spec: JobSpec, device: str, expected: NodeIdentity, group_name: 
     task = ray.remote(_identity)
     pending = [task.options(**on_bundle(ray, group, index)).remote(device) for index in range(1, len(nodes))]
     try:
-        others = ray.get(pending, timeout=ANSWER_SECONDS)
+        others = ray.get(pending, timeout=NODE_START_TIMEOUT)
     except ray.exceptions.GetTimeoutError as error:
-        silence = f"no answer from one of {', '.join(nodes[1:])} in {ANSWER_SECONDS} seconds"
+        silence = f"no answer from one of {', '.join(nodes[1:])} in {NODE_START_TIMEOUT} seconds"
         raise MeasureError(silence, "see `ray status`") from error
     for address, other in zip(nodes[1:], others, strict=True):
         expected.check(address, other, JOB_KINDS[spec.job.kind].timed)

@@ -12,9 +12,9 @@ from sparsebench.plan.jobs import nodes_of, ranks_of
 from sparsebench.progress import counted
 from sparsebench.runtime.nodes import on_bundle
 
-LOOK_SECONDS = 1
+POLL_SECONDS = 1
 """How often a waiting group is looked at. Ray takes whole seconds."""
-ANSWER_SECONDS = 300
+NODE_START_TIMEOUT = 300
 """How long a node may take to start a process of ours and import this package."""
 
 
@@ -75,7 +75,7 @@ class PlacementGroup:
         self.name = f"sparsebench-{uuid.uuid4().hex}"
         self.group = self.ray.util.placement_group(requested, strategy="STRICT_SPREAD", name=self.name)
         try:
-            while not (placed := self.group.wait(LOOK_SECONDS)) and self._bundles() == requested:
+            while not (placed := self.group.wait(POLL_SECONDS)) and self._bundles() == requested:
                 if self.given_up:
                     raise Interrupted("given up while it waited for nodes")
             return placed

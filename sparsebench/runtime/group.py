@@ -22,7 +22,7 @@ from sparsebench.errors import MeasureError, SparsebenchError
 from sparsebench.runtime.launch import ENTRY, LOOPBACK, Event, NodeRanks
 from sparsebench.runtime.nodes import RemoteRanks
 from sparsebench.runtime.results import RankJob, Setting, Workload
-from sparsebench.runtime.watch import LOOK_SECONDS, STALL_SECONDS, IdleRank, hung_ranks
+from sparsebench.runtime.watch import IDLE_POLL_SECONDS, STALL_SECONDS, IdleRank, hung_ranks
 
 GRACE_SECONDS = 3.0
 """When one rank has failed, the others get this long to say why they fail."""
@@ -88,7 +88,7 @@ class RankGroup:
         while len(self.ends) < self.setting.ranks and (now := time.monotonic()) < deadline:
             self._check_nodes(now)
             try:
-                node_index, event = self.events.get(timeout=min(LOOK_SECONDS, deadline - now))
+                node_index, event = self.events.get(timeout=min(IDLE_POLL_SECONDS, deadline - now))
             except queue.Empty:
                 continue
             idle_by_node[node_index] = event["ranks"] if event["kind"] == "idle" else {}

@@ -27,7 +27,7 @@ from sparsebench.runtime import all_reduce
 from sparsebench.runtime.channel import complete_lines
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.results import Setting
-from sparsebench.runtime.watch import LOOK_SECONDS, RankWatchdog, innermost_calls, oom_kills
+from sparsebench.runtime.watch import IDLE_POLL_SECONDS, RankWatchdog, innermost_calls, oom_kills
 from sparsebench.sources import Cache
 
 LOOPBACK = "127.0.0.1"
@@ -97,7 +97,7 @@ class NodeRanks:
 
         - ``ended``: the ``rank``, its exit ``code`` (negative: a signal; None: its socket is closed and it runs on), its
           last ``lines``, and whether the kernel has killed a process for lack of memory meanwhile (``out_of_memory``);
-        - ``idle``, after every LOOK_SECONDS of silence: the ``ranks`` that do nothing, as ``watch.IdleRank``;
+        - ``idle``, after every IDLE_POLL_SECONDS of silence: the ``ranks`` that do nothing, as ``watch.IdleRank``;
         - ``silent``, after the setting's ``timeout_seconds``: the ``ranks`` that still run, and ``where`` they are.
         """
         timeout = self.setting.timeout_seconds
@@ -110,7 +110,7 @@ class NodeRanks:
                 selector.register(channel, selectors.EVENT_READ, (rank, bytearray()))
             last_heard = time.monotonic()
             while selector.get_map():
-                ready = selector.select(min(LOOK_SECONDS, max(0.0, last_heard + timeout - time.monotonic())))
+                ready = selector.select(min(IDLE_POLL_SECONDS, max(0.0, last_heard + timeout - time.monotonic())))
                 for key, _ in ready:
                     rank, pending = key.data
                     received = self._receive(rank)

@@ -20,7 +20,7 @@ import psutil
 
 from sparsebench import processor
 
-LOOK_SECONDS = 5.0
+IDLE_POLL_SECONDS = 5.0
 """Seconds of silence after which the process that started the ranks looks."""
 STALL_SECONDS = 20.0
 STALL_CPU = 0.05

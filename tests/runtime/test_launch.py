@@ -113,7 +113,7 @@ def test_a_rank_that_hangs_is_ended_after_the_timeout() -> None:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second of doing nothing is enough."""
-    monkeypatch.setattr(launch, "LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(launch, "IDLE_POLL_SECONDS", 0.5)
     monkeypatch.setattr(watch, "STALL_SECONDS", 1.0)
 
 

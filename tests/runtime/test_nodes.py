@@ -31,7 +31,7 @@ def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 def imitated(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second node's ranks are started here as well, and a second of doing nothing is enough."""
     monkeypatch.setattr(groups, "RemoteRanks", NodeRanks)
-    monkeypatch.setattr(launch, "LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(launch, "IDLE_POLL_SECONDS", 0.5)
     monkeypatch.setattr(watch, "STALL_SECONDS", 1.0)
 
 
