@@ -41,8 +41,8 @@ from sparsebench.models.modules.build import meta_model
 from sparsebench.models.modules.load import load_model
 from sparsebench.plan.expand import expand
 from sparsebench.runtime import intervals, measure, memory
-from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.latency import LoadedModel, Peers, PhaseTimer
+from sparsebench.runtime.engines.hf import PlainModel
+from sparsebench.runtime.latency import LoadedModel, PhaseTimer, RankSync
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.results import Setting, TimingSample, Workload
 from sparsebench.runtime.workload import Phase, draw_prompt, phases
@@ -76,7 +76,7 @@ def loaded(folder: Path, family: str, setting: Setting) -> tuple[Any, list[Phase
     model = load_model(folder, family)  # type: ignore[arg-type]
     memory.copy_out(model)
     config = json.loads((folder / "config.json").read_text())
-    made = phases(Plain(model), family, draw_prompt(config, setting.workload), setting.workload.generate)
+    made = phases(PlainModel(model), family, draw_prompt(config, setting.workload), setting.workload.generate)
     return model, [phase for phase in made if phase.name != "generate"]
 
 
@@ -97,7 +97,7 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
             with torch.inference_mode():
                 side = [Slower(phase, share) if share else phase for phase in variant]
                 sides = {"dense": LoadedModel(dense, (1, 1)), "variant": LoadedModel(side, (1, 1))}
-                peers, meter = Peers(1, False), EnergyMeter("not asked for")
+                peers, meter = RankSync(1, False), EnergyMeter("not asked for")
                 samples, steady_phases, _ = PhaseTimer(setting, peers, lambda _: None, meter, process).time_phases(
                     sides
                 )  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ def with_recorded_decoding(
     ]
 
 
-def make_alike(sides: Iterable[Sequence[Phase]]) -> None:
+def match_decode_modes(sides: Iterable[Sequence[Phase]]) -> None:
     """Record the decode steps of all models that are compared; where one cannot be recorded, none is replayed.
 
     A replay beside an eager step would show the launches that it saves as the variant's gain or loss.
@@ -67,12 +67,12 @@ def make_alike(sides: Iterable[Sequence[Phase]]) -> None:
         decode.others_reason = reason
 
 
-def how_decoded(phases: Sequence[Phase]) -> str:
+def decode_mode(phases: Sequence[Phase]) -> str:
     """Return how decoding ran, for a result's ``kernel``; "" without a phase that ``with_recorded_decoding`` made."""
     return next((f"decode: {phase.mode}" for phase in phases if isinstance(phase, CapturedDecode)), "")
 
 
-def why_eager(module: Any, ranks: int) -> str:
+def capture_refusal(module: Any, ranks: int) -> str:
     """Return why decoding by ``module`` cannot be recorded; "" where it can."""
     if ranks > 1:
         return "several ranks"
@@ -102,7 +102,7 @@ class CapturedDecode(Decode):
     def __init__(self, prefill: Prefill, tokens: int, ranks: int = 1, capture: Capture = cuda_graph) -> None:
         super().__init__(prefill, keep_cache=True)
         self.tokens, self.capture = tokens, capture
-        self.own_reason, self.others_reason = why_eager(prefill.model.module, ranks), ""
+        self.own_reason, self.others_reason = capture_refusal(prefill.model.module, ranks), ""
         self.replay: Callable[[], None] | None = None
         self.recorded_step: Callable[[], None] | None = None
         self.state_after_prompt: list[tuple[Any, Any]] = []

@@ -51,7 +51,7 @@ Energy = dict[tuple[str, Side], float]
 """Joules per step by (phase, side); empty where the machine has no counter."""
 
 
-class Peers:
+class RankSync:
     """This process and the other ranks; at one rank nothing is exchanged."""
 
     def __init__(self, ranks: int, cuda: bool) -> None:
@@ -101,7 +101,7 @@ class PhaseTimer:
     """
 
     setting: Setting
-    peers: Peers
+    peers: RankSync
     progress: Callable[[str], None]
     meter: EnergyMeter
     process: int = 0

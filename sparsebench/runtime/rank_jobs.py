@@ -19,7 +19,7 @@ from sparsebench.runtime import graphs, machine, memory
 from sparsebench.runtime.channel import Channel
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Engine, SavedModel
-from sparsebench.runtime.latency import LoadedModel, Peers, PhaseTimer
+from sparsebench.runtime.latency import LoadedModel, PhaseTimer, RankSync
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.refusals import rank_refusal
 from sparsebench.runtime.results import RankJob, Setting, Side
@@ -75,7 +75,7 @@ class RankWorker:
         memory.settle_allocator()
         gc.collect()
         gc.freeze()  # the libraries' objects stay: collections between phases need not visit them
-        return StartedRank(self, device, notes, Peers(self.setting.ranks, devices.is_gpu(device)), meter)
+        return StartedRank(self, device, notes, RankSync(self.setting.ranks, devices.is_gpu(device)), meter)
 
     def take_device(self) -> str:
         """Choose this rank's device before the group joins: the GPU with its local rank's number, else the CPU.
@@ -127,7 +127,7 @@ class StartedRank:
     worker: RankWorker
     device: str
     notes: tuple[str, ...]
-    peers: Peers
+    peers: RankSync
     meter: energy.EnergyMeter
 
     @property
@@ -194,10 +194,10 @@ class StartedRank:
                 for model in models.values():
                     # Copied again: what a process loads first is laid out otherwise, and was seen up to 10% slower.
                     memory.copy_out(model.module)
-                graphs.make_alike(loaded.phases for loaded in sides.values())
+                graphs.match_decode_modes(loaded.phases for loaded in sides.values())
                 samples, steady_phases, joules = timer.time_phases(sides)
                 if self.worker.rank == 0:
-                    decoding = {side: graphs.how_decoded(loaded.phases) for side, loaded in sides.items()}
+                    decoding = {side: graphs.decode_mode(loaded.phases) for side, loaded in sides.items()}
                     self.worker.channel.send(
                         "result",
                         True,

@@ -11,14 +11,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsebench.models.modules.load import load_model
-from sparsebench.runtime.engines.hf import Plain
+from sparsebench.runtime.engines.hf import PlainModel
 from sparsebench.runtime.graphs import (
     GRAPH,
     WARM_STEPS,
     CapturedDecode,
     cuda_graph,
-    how_decoded,
-    make_alike,
+    decode_mode,
+    match_decode_modes,
     with_recorded_decoding,
 )
 from sparsebench.runtime.workload import Decode, Phase, Prompt, phases
@@ -45,7 +45,7 @@ class Asked(TorchDispatchMode):
 def made(kind: str, folder: Path) -> Callable[[], list[Phase]]:
     path, family = written(kind, folder)
     random_everywhere(path)  # else a model of random weights repeats one token
-    model = Plain(load_model(path, family))
+    model = PlainModel(load_model(path, family))
     ids = torch.randint(5, 20, (2, 7), generator=torch.Generator().manual_seed(0))
     return lambda: list(phases(model, family, Prompt(ids, torch.ones_like(ids)), TOKENS))
 
@@ -96,7 +96,7 @@ def test_recorded_steps_give_the_eager_tokens(kind: str, tmp_path: Path) -> None
         expected = tokens(decoding(new()))
         assert len({str(row) for row in expected}) > 1, "a model that repeats one token shows nothing"
         assert tokens(decoding(ours)) == expected
-    assert how_decoded(ours) == f"decode: {GRAPH}"
+    assert decode_mode(ours) == f"decode: {GRAPH}"
     assert undone == [2]
     assert not asked.found
     assert [one.name for one in ours] == [one.name for one in new()]
@@ -161,7 +161,7 @@ def test_a_recording_that_breaks_off_leaves_the_stream_as_it_was(monkeypatch: py
 def test_parameters_that_zero_3_gathers_are_not_recorded(tmp_path: Path) -> None:
     phase = decoding(new := made("llama", tmp_path)())
     next(phase.prefill.model.module.parameters()).ds_id = 0
-    assert how_decoded(with_recorded_decoding(new, TOKENS, 1)) == "decode: eager (ZeRO-3 gathers its parameters)"
+    assert decode_mode(with_recorded_decoding(new, TOKENS, 1)) == "decode: eager (ZeRO-3 gathers its parameters)"
 
 
 def test_what_cannot_be_recorded_is_decoded_eagerly_and_says_why(tmp_path: Path) -> None:
@@ -184,8 +184,8 @@ def test_what_cannot_be_recorded_is_decoded_eagerly_and_says_why(tmp_path: Path)
             assert tokens(phase := decoding(ours)) == expected
             assert phase.recorded_step is None
             assert not phase.state_after_prompt, "a cache and its copy would stay in memory"
-            assert how_decoded(ours).startswith("decode: eager (not recorded: ")
-            assert why in how_decoded(ours)
+            assert decode_mode(ours).startswith("decode: eager (not recorded: ")
+            assert why in decode_mode(ours)
 
 
 def test_beside_a_model_that_is_not_recorded_none_is_replayed(tmp_path: Path) -> None:
@@ -196,8 +196,8 @@ def test_beside_a_model_that_is_not_recorded_none_is_replayed(tmp_path: Path) ->
         ways = (_again, refusing(RuntimeError("not here")), _again)
         dense, variant, good = (with_recorded_decoding(new(), TOKENS, 1, record) for record in ways)
         for other, how in ((variant, "decode: eager (not recorded: not here)"), (good, f"decode: {GRAPH}")):
-            make_alike([dense, other])
-            assert [how_decoded(one) for one in (dense, other)] == [how, how]
+            match_decode_modes([dense, other])
+            assert [decode_mode(one) for one in (dense, other)] == [how, how]
             assert tokens(decoding(dense)) == tokens(decoding(other)) == expected
 
 
@@ -229,9 +229,9 @@ def test_a_replay_may_round_otherwise_but_not_be_a_token_further(tmp_path: Path)
     with torch.inference_mode():
         expected = tokens(decoding(new()))
         found = with_recorded_decoding(phases := new(), TOKENS, 1, rounding(decoding(phases)))
-        assert tokens(decoding(found)) == expected and how_decoded(found) == f"decode: {GRAPH}"
+        assert tokens(decoding(found)) == expected and decode_mode(found) == f"decode: {GRAPH}"
         wrong = with_recorded_decoding(new(), TOKENS, 1, further)
-        assert tokens(decoding(wrong)) == expected and "does not give the logits" in how_decoded(wrong)
+        assert tokens(decoding(wrong)) == expected and "does not give the logits" in decode_mode(wrong)
 
 
 def test_running_out_of_memory_is_no_reason_to_decode_eagerly(tmp_path: Path) -> None:
@@ -250,4 +250,4 @@ def test_models_that_are_not_recorded(kind: str, ranks: int, why: str, tmp_path:
 
 
 def test_an_encoder_decodes_nothing(tmp_path: Path) -> None:
-    assert how_decoded(with_recorded_decoding(made("bert", tmp_path)(), TOKENS, 1)) == ""
+    assert decode_mode(with_recorded_decoding(made("bert", tmp_path)(), TOKENS, 1)) == ""

@@ -16,13 +16,13 @@ from sparsebench.runtime.latency import (
     WARM_SECONDS,
     WARM_STEPS,
     LoadedModel,
-    Peers,
     PhaseTimer,
+    RankSync,
 )
 from sparsebench.runtime.workload import Phase
 
 
-class Clock(Peers):
+class Clock(RankSync):
     """Time passes only in phases, as they say."""
 
     def __init__(self) -> None:

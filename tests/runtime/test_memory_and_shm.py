@@ -17,7 +17,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.build import build_model
 from sparsebench.models.modules.load import load_model
 from sparsebench.runtime import Setting, Workload, all_reduce, memory
-from sparsebench.runtime.engines.hf import Plain
+from sparsebench.runtime.engines.hf import PlainModel
 from sparsebench.runtime.footprint import footprint
 from sparsebench.runtime.workload import draw_prompt, phases
 from sparsebench.sources import Cache
@@ -74,7 +74,7 @@ def test_a_prompt_multiplies_by_the_head_without_copying_it(tiny_llama: Path, wa
     prompt = draw_prompt(checkpoint.config, Workload(1, 16, 2))
 
     def batched() -> bool:
-        step = next(one for one in phases(Plain(model), "decoder", prompt, 2) if one.name == "prefill")
+        step = next(one for one in phases(PlainModel(model), "decoder", prompt, 2) if one.name == "prefill")
         with torch.profiler.profile(record_shapes=True) as profile:
             step.step()
         called = [event for event in profile.events() if event.name == "aten::bmm"]
@@ -93,7 +93,7 @@ def test_a_cache_is_counted_to_the_byte(name: str, family: Family, request: pyte
     folder = request.getfixturevalue(name)
     config, loaded = Checkpoint(folder).config, load_model(folder, family)
     work = Workload(batch=2, prompt=5, generate=3)
-    made = {one.name: one for one in phases(Plain(loaded), family, draw_prompt(config, work), 3, keep_cache=False)}
+    made = {one.name: one for one in phases(PlainModel(loaded), family, draw_prompt(config, work), 3, keep_cache=False)}
     made["decode"].begin()
     for _ in range(work.generate):
         made["decode"].step()

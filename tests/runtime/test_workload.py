@@ -63,7 +63,7 @@ def test_an_engine_for_cpus_refuses_the_gpu_that_its_rank_finds(monkeypatch: pyt
 
 def started(job: RankJob, setting: Setting) -> StartedRank:
     worker = RankWorker(job, setting, 0, Channel.__new__(Channel))
-    return StartedRank(worker, "cpu", (), latency.Peers(1, False), EnergyMeter(""))
+    return StartedRank(worker, "cpu", (), latency.RankSync(1, False), EnergyMeter(""))
 
 
 def test_each_model_of_a_pair_is_prompted_in_its_own_vocabulary(tmp_path: Path) -> None:

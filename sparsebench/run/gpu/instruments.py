@@ -9,7 +9,7 @@ import torch
 from sparsebench import devices
 from sparsebench.energy import Unavailable, energy_meter, gpu_handle, nvml
 from sparsebench.run.gpu.bench import Bench, CheckResult, CheckSkipped
-from sparsebench.runtime.latency import Peers
+from sparsebench.runtime.latency import RankSync
 from sparsebench.runtime.memory import MemoryMeter
 
 
@@ -36,10 +36,10 @@ def clock(bench: Bench) -> CheckResult:
         torch.cuda._sleep(cycles)
         last.record()
 
-    _, (wall, _) = Peers(1, True).timed(step)
+    _, (wall, _) = RankSync(1, True).timed(step)
     torch.cuda.synchronize()
     events = first.elapsed_time(last) / 1e3
-    _, (blind, _) = Peers(1, False).timed(step)
+    _, (blind, _) = RankSync(1, False).timed(step)
     torch.cuda.synchronize()
     numbers = {"wall_s": wall, "events_s": events, "without_waiting_s": blind}
     return abs(wall / events - 1) < 0.03 and blind < 0.5 * events, numbers

@@ -112,7 +112,7 @@ def describe_integer_kernels(model: Any) -> str:
     return ", ".join(f"{kernel} ×{count}" for kernel, count in counts.items())
 
 
-class Wrapping:
+class WrappingEngine:
     """The common part of engines that wrap a plain model, the same way for both sides of a pair."""
 
     forced = False

@@ -13,7 +13,7 @@ from torch import nn
 from sparsebench.errors import MeasureError
 from sparsebench.models.files.checkpoint import FLOAT_DTYPES, Checkpoint
 from sparsebench.runtime import all_reduce
-from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
+from sparsebench.runtime.engines.base import DENSE, SavedModel, WrappingEngine
 from sparsebench.runtime.failures import refused
 from sparsebench.runtime.footprint import cut_first
 from sparsebench.runtime.parity import PARITY_TOKENS, check_parity
@@ -21,7 +21,7 @@ from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
 
-class DeepSpeed(Wrapping):
+class DeepSpeed(WrappingEngine):
     """DeepSpeed's inference engine, with torch's kernels: under transformers 5 its own run no model measured here."""
 
     def __init__(self) -> None:

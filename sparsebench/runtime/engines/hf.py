@@ -8,12 +8,12 @@ import torch
 
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.skipping import skips_weights
-from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
+from sparsebench.runtime.engines.base import DENSE, SavedModel, WrappingEngine
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
 
-class Plain:
+class PlainModel:
     """A model that nothing wraps, with the interface of a wrapped one."""
 
     def __init__(self, module: Any) -> None:
@@ -25,8 +25,8 @@ class Plain:
         return self.module(**inputs)
 
 
-class HuggingFace(Wrapping):
-    """transformers, with nothing around it but the interface ``Plain``."""
+class HuggingFace(WrappingEngine):
+    """transformers, with nothing around it but the interface ``PlainModel``."""
 
     masks_values = False
     """Whether the last loaded model skips weights; this engine masks values and computes with all weights."""
@@ -43,8 +43,8 @@ class HuggingFace(Wrapping):
         """Return no notes: there is no group to join."""
         return ()
 
-    def wrap(self, model: Any, dtype: Any, tokens: int) -> Plain:
-        return Plain(model.to(device="cuda" if torch.cuda.is_available() else "cpu"))
+    def wrap(self, model: Any, dtype: Any, tokens: int) -> PlainModel:
+        return PlainModel(model.to(device="cuda" if torch.cuda.is_available() else "cpu"))
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
         """Compare a quantized model with its weights as floats; return None for others, which are the reference."""

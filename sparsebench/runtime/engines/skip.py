@@ -14,7 +14,7 @@ from sparsebench.models.modules.skipping import FeedForward, SkipThresholds, exp
 from sparsebench.models.shape.topology import LINEAR_TYPES, module_part, module_path
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
-from sparsebench.runtime.engines.hf import Plain
+from sparsebench.runtime.engines.hf import PlainModel
 from sparsebench.runtime.kernels import Kernels, kernels
 from sparsebench.runtime.kernels.skipping import (
     MOST_TOKENS,
@@ -48,11 +48,11 @@ class SkipEngine:
         self.kernels = compiled
         return compiled.notes
 
-    def load(self, source: SavedModel, tokens: int, baseline: bool) -> Plain:
+    def load(self, source: SavedModel, tokens: int, baseline: bool) -> PlainModel:
         """Load the model and replace the layers that skip; a model that skips nothing stays as it is."""
         model = source.load_plain()
         self._replace_layers(model, source)
-        return Plain(model)
+        return PlainModel(model)
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
         """Compare with the same model by masks and dense float32 arithmetic; return None where nothing is skipped."""

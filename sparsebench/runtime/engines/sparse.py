@@ -21,7 +21,7 @@ from sparsebench.models.shape import topology
 from sparsebench.models.shape.topology import View
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
-from sparsebench.runtime.engines.hf import Plain
+from sparsebench.runtime.engines.hf import PlainModel
 from sparsebench.runtime.kernels import (
     Autotuner,
     KernelLinear,
@@ -88,13 +88,13 @@ class Sparse:
             return (f"no compiled kernels, so torch's CSR in float32, which is slower: {self.kernels.reason}",)
         return self.kernels.notes
 
-    def load(self, source: SavedModel, tokens: int, baseline: bool) -> Plain:
+    def load(self, source: SavedModel, tokens: int, baseline: bool) -> PlainModel:
         """Load the model with sparse layers; a ``baseline`` is the plain dense model, whatever its zeros."""
         if not baseline:
-            return Plain(self._build_sparse_model(source, self._open_supported(source)))
+            return PlainModel(self._build_sparse_model(source, self._open_supported(source)))
         packed = is_packed(source.folder)
         model: Any = build_model(open_weights(source), source.family, source.dtype) if packed else source.load_plain()
-        return Plain(model.to("cuda" if self.cuda else "cpu"))
+        return PlainModel(model.to("cuda" if self.cuda else "cpu"))
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
         """Compare with the same weights, zeros included, multiplied by torch.

@@ -16,7 +16,7 @@ import torch
 from deepspeed.runtime.zero import parameter_offload
 
 from sparsebench.errors import MeasureError
-from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
+from sparsebench.runtime.engines.base import DENSE, SavedModel, WrappingEngine
 from sparsebench.runtime.engines.deepspeed import join_ranks
 from sparsebench.runtime.failures import refused
 from sparsebench.runtime.parity import check_parity
@@ -26,7 +26,7 @@ from sparsebench.runtime.workload import Prompt
 NOTE = "ZeRO-3: every rank computes the whole request, parameters are gathered layer by layer"
 
 
-class Zero3(Wrapping):
+class Zero3(WrappingEngine):
     """ZeRO-3 with the parameters in main memory."""
 
     kernel = f"{DENSE}, ZeRO-3: parameters gathered layer by layer"

@@ -9,7 +9,7 @@ import torch
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.modules.load import load_model
 from sparsebench.runtime import Setting, Workload, footprint
-from sparsebench.runtime.engines.base import SavedModel, Wrapping
+from sparsebench.runtime.engines.base import SavedModel, WrappingEngine
 from sparsebench.runtime.engines.deepspeed import DeepSpeed
 from sparsebench.runtime.footprint import cut_first
 from sparsebench.runtime.workload import draw_prompt
@@ -38,7 +38,7 @@ def uncut(group_of_one: None) -> Uncut:
 def test_widening_behind_the_cut_changes_no_weight_no_buffer_and_no_output(tiny_llama: Path, uncut: Uncut) -> None:
     source = SavedModel(tiny_llama, "decoder", "float32")
     assert cut_first({"BF16"}, source.dtype, uncut.ranks)
-    after, before = uncut.load(source, 32, False), Wrapping.load(uncut, source, 32, False)
+    after, before = uncut.load(source, 32, False), WrappingEngine.load(uncut, source, 32, False)
     told, expected = (dict(one.module.named_parameters()) | dict(one.module.named_buffers()) for one in (after, before))
     assert told.keys() == expected.keys()
     assert any("inv_freq" in name for name in told)
