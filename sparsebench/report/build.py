@@ -20,7 +20,7 @@ from sparsebench.ledger import query
 from sparsebench.ledger.statistics import Metric
 from sparsebench.paths import check_writable, create
 from sparsebench.report import words
-from sparsebench.report.answer import Answer
+from sparsebench.report.answer import QueryResult
 from sparsebench.report.lookup import FIGURE_PREFIX, check_manifests, command_for, query_named
 from sparsebench.report.page import page
 from sparsebench.runtime.engines import engines
@@ -30,7 +30,7 @@ from sparsebench.steps.prune.registry import methods
 ROOM = Path(__file__).parent
 
 
-class Pictures:
+class FigurePlacer:
     """A folder's rendered figures, their titles and queries; each is placed once, in the paper or among the results."""
 
     def __init__(self, folder: Path, run: Callable[[str], query.Table], whole: bool) -> None:
@@ -80,21 +80,21 @@ class Pictures:
         return quote(link)
 
 
-class Queries:
+class Citations:
     """The queries behind a report, numbered in the order of first citation; the results end with their commands."""
 
     def __init__(self, manifests: Sequence[str], cites: bool = True) -> None:
         """``cites`` is false for a document that lists no queries to which a link could lead."""
         self.manifests, self.cites = manifests, cites
         self.numbers: dict[str, int] = {}
-        self.place = ""
+        self.results_link = ""
 
     def cite(self, name: str) -> str:
-        """Return a link such as ``[Q7](results.md#q7)``, for a document that finds the results at ``place``."""
+        """Return a link such as ``[Q7](results.md#q7)``, for a document that finds the results at ``results_link``."""
         if not self.cites:
             return ""
         number = self.numbers.setdefault(name, len(self.numbers) + 1)
-        return f"[Q{number}]({self.place}#q{number})"
+        return f"[Q{number}]({self.results_link}#q{number})"
 
     def figure(self, name: str) -> str:
         """Return the link to the query behind a picture."""
@@ -174,30 +174,30 @@ class _Renderer:
 
     def __init__(self, run: Callable[[str], query.Table], figures: Path, manifests: Sequence[str], cites: bool) -> None:
         self.run, self.figures, self.manifests, self.cites = run, figures, manifests, cites
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, QueryResult] = {}
 
-    def ask(self, name: str) -> Answer:
+    def ask(self, name: str) -> QueryResult:
         """Return the answer to a query, its texts escaped."""
         if name not in self.answers:
             rows = self.run(query_named(name, self.manifests)).dicts()
             escaped = tuple({key: words.escaped(value) for key, value in row.items()} for row in rows)
-            self.answers[name] = Answer(name, escaped)
+            self.answers[name] = QueryResult(name, escaped)
         return self.answers[name]
 
     def render(
         self, templates: Mapping[str, Path], results_links: Mapping[str, str] | None = None
-    ) -> tuple[list[str], Pictures]:
+    ) -> tuple[list[str], FigurePlacer]:
         """Return each template's text, with links from the folder that its path is in, and the pictures placed.
 
         ``results_links`` has the link to the results for the templates that stand in another file.
         """
-        pictures = Pictures(self.figures, self.run, whole=not self.manifests)
-        queries = Queries(self.manifests, self.cites)
-        environment = _environment(self.ask, pictures, queries)
+        pictures = FigurePlacer(self.figures, self.run, whole=not self.manifests)
+        citations = Citations(self.manifests, self.cites)
+        environment = _environment(self.ask, pictures, citations)
         texts = []
         for name, path in templates.items():
             pictures.document_folder = path.resolve().parent
-            queries.place = (results_links or {}).get(name, "")
+            citations.results_link = (results_links or {}).get(name, "")
             text = environment.get_template(name).render(manifests=words.escaped(list(self.manifests)))
             # No trailing spaces, and one blank line between blocks however the templates' branches fell.
             text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
@@ -226,9 +226,9 @@ class _Compiled(BytecodeCache):
 _COMPILED = _Compiled()
 
 
-def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Queries) -> Environment:
+def _environment(ask: Callable[[str], QueryResult], pictures: FigurePlacer, citations: Citations) -> Environment:
     templates = FileSystemLoader(ROOM / "templates")
-    # Markdown, not HTML: the ledger's text escapes itself (`words.LedgerText`), and `answer.pipe` escapes our own `|`.
+    # Markdown, not HTML: the ledger's text escapes itself (`words.LedgerText`), and `answer.pipe_table` escapes our own `|`.
     environment = Environment(
         loader=templates, bytecode_cache=_COMPILED, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -240,7 +240,7 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
         "licences": {alias: model_alias.licence for alias, model_alias in KNOWN.items()},
         "paragraphs": json.loads((ROOM / "paragraphs.json").read_text(encoding="utf-8")),
         "pictures": pictures,
-        "queries": queries,
+        "citations": citations,
         "collapse": f"{words.collapse():,.0f}",
         "nicknames": words.NICKNAMES,
         "normal_change": words.normal_change,

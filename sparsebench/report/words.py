@@ -180,7 +180,7 @@ class _Cells(string.Formatter):
 CELLS = _Cells()
 
 
-def cell(pattern: str, row: Mapping[str, Any]) -> str:
+def format_cell(pattern: str, row: Mapping[str, Any]) -> str:
     """Fill ``pattern`` from a row: of its alternatives, separated by ``||``, the first without a NULL; else a dash."""
     for option in pattern.split("||"):
         names = [name for _, name, _, _ in CELLS.parse(option) if name]

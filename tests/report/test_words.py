@@ -53,10 +53,10 @@ def test_several_are_told_in_a_row(said: Callable[[Any], str], texts: list[tuple
 
 def test_a_cell_takes_the_first_pattern_whose_columns_are_known() -> None:
     row = {"score": 0.5, "low": None, "name": "all-MiniLM", "change": -0.25, "parts": [1000, 2000]}
-    assert words.cell("{score:.2f} [{low:.2f}]||{score:.2f}", row) == "0.50"
-    assert words.cell("{low:.2f}", row) == words.DASH
-    assert words.cell("{name} {change:+.2f}", row) == "all-MiniLM −0.25"
-    assert words.cell("{parts:size}", row) == "1.0 kB + 2.0 kB"
+    assert words.format_cell("{score:.2f} [{low:.2f}]||{score:.2f}", row) == "0.50"
+    assert words.format_cell("{low:.2f}", row) == words.DASH
+    assert words.format_cell("{name} {change:+.2f}", row) == "all-MiniLM −0.25"
+    assert words.format_cell("{parts:size}", row) == "1.0 kB + 2.0 kB"
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99, 1.0])
