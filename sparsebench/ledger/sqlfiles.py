@@ -6,20 +6,20 @@ import re
 from functools import cache
 from pathlib import Path
 
-ROOM = Path(__file__).parent
+SQL_FOLDER = Path(__file__).parent
 _DEFINITION = re.compile(r"^CREATE OR REPLACE ((?:VIEW|MACRO) (\w+).*?;)$", re.MULTILINE | re.DOTALL)
 
 
 @cache
 def read(name: str) -> str:
     """Return the text of one file, such as ``derive/outcomes``."""
-    return (ROOM / f"{name}.sql").read_text(encoding="utf-8")
+    return (SQL_FOLDER / f"{name}.sql").read_text(encoding="utf-8")
 
 
 @cache
 def folder(name: str) -> tuple[str, ...]:
     """Return the names (for ``read``) of the files of ``schema``, ``ingest`` or ``views``, in order."""
-    return tuple(f"{name}/{path.stem}" for path in sorted((ROOM / name).glob("*.sql")))
+    return tuple(f"{name}/{path.stem}" for path in sorted((SQL_FOLDER / name).glob("*.sql")))
 
 
 @cache

@@ -27,7 +27,7 @@ from sparsebench.runtime.engines import engines
 from sparsebench.sources.aliases import KNOWN
 from sparsebench.steps.prune.registry import methods
 
-ROOM = Path(__file__).parent
+REPORT_FOLDER = Path(__file__).parent
 
 
 class FigurePlacer:
@@ -227,7 +227,7 @@ _COMPILED = _Compiled()
 
 
 def _environment(ask: Callable[[str], QueryResult], pictures: FigurePlacer, citations: Citations) -> Environment:
-    templates = FileSystemLoader(ROOM / "templates")
+    templates = FileSystemLoader(REPORT_FOLDER / "templates")
     # Markdown, not HTML: the ledger's text escapes itself (`words.LedgerText`), and `answer.pipe_table` escapes our own `|`.
     environment = Environment(
         loader=templates, bytecode_cache=_COMPILED, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -238,7 +238,7 @@ def _environment(ask: Callable[[str], QueryResult], pictures: FigurePlacer, cita
         "registry": methods(),
         "skips_zeros": skips_zeros,
         "licences": {alias: model_alias.licence for alias, model_alias in KNOWN.items()},
-        "paragraphs": json.loads((ROOM / "paragraphs.json").read_text(encoding="utf-8")),
+        "paragraphs": json.loads((REPORT_FOLDER / "paragraphs.json").read_text(encoding="utf-8")),
         "pictures": pictures,
         "citations": citations,
         "collapse": f"{words.collapse():,.0f}",

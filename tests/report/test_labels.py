@@ -7,7 +7,7 @@ import pytest
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.report import build_brief
-from sparsebench.report.build import ROOM
+from sparsebench.report.build import REPORT_FOLDER
 from tests.report import calibrated
 
 
@@ -42,7 +42,7 @@ def test_a_figure_draws_another_calibration_where_it_has_sparsities_of_its_own(l
 
 
 def test_zeros_alone_are_measured_points(ledger: Path, tmp_path: Path) -> None:
-    (row,) = query.run(ledger, (ROOM / "queries" / "zeros_alone.sql").read_text()).dicts()
+    (row,) = query.run(ledger, (REPORT_FOLDER / "queries" / "zeros_alone.sql").read_text()).dicts()
     assert (row["words"], row["next_sparsity"]) == ("alps 10%", 0.5)
     out = tmp_path / "brief.md"
     build_brief(ledger, out, tmp_path / "figures")

@@ -12,7 +12,7 @@ from sparsebench.errors import UserError
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.report import build
-from sparsebench.report.build import ROOM
+from sparsebench.report.build import REPORT_FOLDER
 from sparsebench.report.lookup import MANIFESTS_PLACEHOLDER, query_named
 from sparsebench.steps.prune import registry
 from sparsebench.steps.prune.registry import Method, methods
@@ -20,7 +20,7 @@ from tests.ledger import samples
 from tests.report.experiment import DREAM, SMALL, Write, faster
 from tests.report.reading import whole
 
-QUERIES = sorted((ROOM / "queries").glob("*.sql"))
+QUERIES = sorted((REPORT_FOLDER / "queries").glob("*.sql"))
 SECTIONS = [
     "1. The answer", "2. Decide", "3. Five ideas", "4. The models", "5. Where the weights are", "6. The methods", "7. Quality",
     "8. Cost", "9. Why it is hard", "10. Limits", "All results", "The queries",
@@ -75,7 +75,7 @@ def test_a_query_file_runs_says_what_it_is_and_is_used(ask: Callable[[str], quer
     sql = path.read_text()
     assert sql.startswith("-- ")
     ask(sql)
-    templates = "".join(file.read_text() for file in ROOM.rglob("*.j2"))
+    templates = "".join(file.read_text() for file in REPORT_FOLDER.rglob("*.j2"))
     assert path.stem == "manifest_names" or f'ask("{path.stem}")' in templates
     assert path.stem == "manifest_names" or sql.count(f" {MANIFESTS_PLACEHOLDER}") == 1
 

@@ -25,7 +25,7 @@ from markupsafe import Markup
 from mdit_py_plugins.anchors import anchors_plugin
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
-ROOM = Path(__file__).parent
+PAGE_FOLDER = Path(__file__).parent
 _BARS = re.compile(r'<mo(?: stretchy="false")?>(&#x0007C;|&#x02016;)</mo>')
 """Bars of an absolute value or a norm, around which a browser would leave the space of an operator."""
 MOST_SVG_BYTES = 1_500_000
@@ -38,14 +38,14 @@ def page(markdown: str, pictures: Mapping[str, Path]) -> str:
     tokens = shaped(parser.parse(markdown))
     titles = headings(tokens)
     body = parser.renderer.render(tokens, parser.options, {"pictures": pictures})
-    script = (ROOM / "page.js").read_text(encoding="utf-8").strip()
+    script = (PAGE_FOLDER / "page.js").read_text(encoding="utf-8").strip()
     environment = Environment(
-        loader=FileSystemLoader(ROOM), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(PAGE_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template("page.html.j2").render(
         title=titles[0].text if titles else "Report",
         chapters=nested(titles),
-        style=Markup((ROOM / "page.css").read_text(encoding="utf-8").strip()),
+        style=Markup((PAGE_FOLDER / "page.css").read_text(encoding="utf-8").strip()),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         body=Markup(body),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer
 
-ROOM = 32
+GROWTH_TOKENS = 32
 """Tokens for which a cache gets room at a time; the library takes no less."""
 
 
@@ -48,7 +48,7 @@ class Store:
 
     def _with_room(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         _, heads, length, size = values.shape
-        room = (length // ROOM + 1) * ROOM
+        room = (length // GROWTH_TOKENS + 1) * GROWTH_TOKENS
         more_keys, more_values = keys.new_empty(1, heads, size, room), values.new_empty(1, heads, room, size)
         more_keys[..., :length] = keys.transpose(2, 3)
         more_values[:, :, :length] = values

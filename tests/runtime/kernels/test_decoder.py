@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from sparsebench.models.files.families import cache_name
 from sparsebench.runtime.kernels import Autotuner, KernelLinear, Kernels, decoder
-from sparsebench.runtime.kernels.cache import ROOM, GrowingLayer
+from sparsebench.runtime.kernels.cache import GROWTH_TOKENS, GrowingLayer
 from sparsebench.runtime.kernels.matrix import dense, to_bitmask
 from tests.runtime.kernels.conftest import levels
 
@@ -117,10 +117,10 @@ def test_steps_equal_transformers(
 def test_greedy_tokens_are_transformers(compiled: Kernels, kind: str) -> None:
     plain = made(kind)
     model, taken = with_steps(plain, compiled)
-    asked = {"max_new_tokens": 2 * ROOM + 5, "do_sample": False, "eos_token_id": None}
+    asked = {"max_new_tokens": 2 * GROWTH_TOKENS + 5, "do_sample": False, "eos_token_id": None}
     right = plain.generate(tokens(7), **asked)
     assert torch.equal(model.generate(tokens(7), **asked), right)
-    assert taken == {2: 2 * ROOM + 4} and len(set(right[0].tolist())) > 5
+    assert taken == {2: 2 * GROWTH_TOKENS + 4} and len(set(right[0].tolist())) > 5
 
 
 def test_more_threads_give_the_same_bits(compiled: Kernels) -> None:
