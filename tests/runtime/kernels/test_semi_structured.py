@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.runtime.kernels import torchs
+from sparsebench.runtime.kernels import torch_sparse
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def ampere(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def product(
         packed: torch.Tensor, dense: torch.Tensor, bias: Any, transpose_result: bool, alg_id: int
     ) -> torch.Tensor:
-        assert dense.shape[1] % torchs.TOKEN_MULTIPLE == 0 and alg_id == 7 and transpose_result
+        assert dense.shape[1] % torch_sparse.TOKEN_MULTIPLE == 0 and alg_id == 7 and transpose_result
         return (packed @ dense).t()
 
     monkeypatch.setattr(torch, "_cslt_compress", lambda weight: weight.clone())
@@ -41,7 +41,7 @@ def two_of_four() -> torch.Tensor:
 @pytest.mark.parametrize("tokens", [1, 8, 13])
 def test_the_layer_multiplies_any_number_of_tokens(ampere: list[int], tokens: int) -> None:
     weight, x = two_of_four(), torch.randn(2, tokens, 128).to(torch.bfloat16)
-    layer = torchs.semi_structured(weight, "cpu")
+    layer = torch_sparse.semi_structured(weight, "cpu")
     for _ in range(2):
         torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, weight))
     assert ampere == [-(-2 * tokens // 8) * 8], "which algorithm is fastest is asked once"
@@ -49,14 +49,14 @@ def test_the_layer_multiplies_any_number_of_tokens(ampere: list[int], tokens: in
 
 def test_a_layer_can_be_moved_while_gradients_are_off(ampere: list[int]) -> None:
     with torch.inference_mode():
-        layer = torch.nn.Sequential(torchs.semi_structured(two_of_four(), "cpu")).to("cpu")
+        layer = torch.nn.Sequential(torch_sparse.semi_structured(two_of_four(), "cpu")).to("cpu")
         assert layer[0].packed.device.type == "cpu"
         assert layer[0].weight.is_meta and [name for name, _ in layer.named_parameters()] == []
 
 
 def test_what_is_not_24_or_cannot_be_is_left_or_refused(ampere: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torchs.semi_structured(torch.ones(64, 128, dtype=torch.bfloat16), "cpu") is None
-    assert torchs.semi_structured(two_of_four()[:60], "cpu") is None
+    assert torch_sparse.semi_structured(torch.ones(64, 128, dtype=torch.bfloat16), "cpu") is None
+    assert torch_sparse.semi_structured(two_of_four()[:60], "cpu") is None
     monkeypatch.setattr(torch.backends.cusparselt, "is_available", lambda: False)
     with pytest.raises(UnsupportedError, match="needs cuSPARSELt"):
-        torchs.semi_structured(two_of_four(), "cpu")
+        torch_sparse.semi_structured(two_of_four(), "cpu")

@@ -21,7 +21,7 @@ SIZE_MULTIPLE = 64
 
 
 class TorchCsr(nn.Module):
-    """The product of ``SparseLinear`` by ``torch.sparse_csr_tensor``, with values widened to float32."""
+    """The product of ``KernelLinear`` by ``torch.sparse_csr_tensor``, with values widened to float32."""
 
     layout = "torch-csr"
     instructions = ""
