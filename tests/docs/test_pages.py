@@ -148,3 +148,10 @@ def test_commands_are_understood(page: str) -> None:
         else:
             VERBS[verb].make_context(verb, words)
     assert len(commands(page)) > {"README.md": 8, "docs/tutorial.md": 10}.get(page, -1), "the check must see them"
+
+
+def test_a_method_in_a_command_exists() -> None:
+    text = "\n".join((ROOT / page).read_text() for page in PAGES)
+    found = re.findall(r'sparsebench apply [^\n]*?"prune: ([\w-]+)', text)
+    assert len(found) > 1
+    assert set(found) <= {method.name for method in BUILT_IN} | {"rescaled"}

@@ -3,11 +3,13 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from sparsebench.errors import ModelError, UserError
+from sparsebench.steps.prune import registry
 from sparsebench.steps.prune.blockwise import solve_quotas
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
 from sparsebench.steps.prune.methods import scores
@@ -145,3 +147,11 @@ def test_reading_the_table_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_file_of_a_method_has_its_row() -> None:
+    folder = Path(registry.__file__).parent / "methods"
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert files == {
+        (method.score or method.solve or method.run).partition(":")[0].rpartition(".")[2] for method in BUILT_IN
+    }

@@ -192,3 +192,9 @@ def test_a_method_that_does_not_tell_its_weights_cannot_keep_zeros() -> None:
 def test_doubles_are_ordered_finer_than_floats_are() -> None:
     scores = torch.tensor([1.0, 1.0 + 1e-12, 1e300, 0.0, 5e-324], dtype=torch.float64)
     assert torch.equal(torch.argsort(ordinals(scores, "w")), torch.argsort(scores))
+
+
+def test_integers_pass_whatever_their_layout() -> None:
+    scores = torch.arange(6, dtype=torch.int32).view(2, 3).T
+    assert keys(scores, "w").is_contiguous()
+    assert torch.equal(keys(scores, "w"), scores)
