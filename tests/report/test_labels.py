@@ -47,5 +47,5 @@ def test_zeros_alone_are_measured_points(ledger: Path, tmp_path: Path) -> None:
     out = tmp_path / "brief.md"
     build_brief(ledger, out, tmp_path / "figures")
     page = out.read_text()
-    assert f"(alps 10%; next here: 50%, ×{row['next_ratio']:.2f})" in page
+    assert "alps 10% for" in page and f"50%: ×{row['next_ratio']:.2f})" in page
     assert "GGUF" not in page, "real weights came out of no file of four bits"

@@ -89,7 +89,7 @@ def test_masks_whose_making_is_not_recorded_have_no_sparsity_yet(
 ) -> None:
     """Their sparsity is what the masks give, which the record of the making says."""
     masks = {"prune": "mask", "file": f"path:m.safetensors#sha256={'0' * 64}"}
-    wanted = {"benchmarks": {"decoder": [{"task": "piqa", "limit": 200}]}, "runtime": TIMED}
+    wanted: dict[str, Any] = {"benchmarks": {"decoder": [{"task": "piqa", "limit": 200}]}, **TIMED}
     found = samples.sample(samples.manifest(models=DECODER, variants=[masks, *others], **wanted))
     kept = [
         record
