@@ -274,13 +274,11 @@ def export(ledger: Path, file_format: str, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     written = []
     with reader(ledger, writable_folder=out) as connection:
+        watched = _Watched(connection, 0)
         for name, relation in _relations(connection):
             path = refuse_link(out / f"{name}.{file_format}")
             rows = connection.sql(f"FROM {relation}")
-            if file_format == "parquet":
-                rows.to_parquet(str(path))
-            else:
-                rows.to_csv(str(path))
+            watched.call(rows.to_parquet if file_format == "parquet" else rows.to_csv, str(path))
             written.append(path)
     return written
 

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import signal
 from pathlib import Path
 from threading import Timer
 
@@ -152,3 +154,17 @@ def test_an_interrupted_query_in_the_main_thread_is_no_mistake_in_the_query(ledg
 
     with pytest.raises(KeyboardInterrupt), query.reader(ledger) as connection:
         interrupted(connection)
+
+
+def test_ctrl_c_ends_what_writes_tables(ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = "(SELECT count(*) FROM range(10000000) a, range(100000) b WHERE a.range * b.range % 7 = 3)"
+    monkeypatch.setattr(query, "_relations", lambda connection: [("slow", slow)])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist's processes ignore it
+    timer = Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            export(ledger, "csv", tmp_path)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
