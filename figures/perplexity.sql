@@ -15,7 +15,7 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: perplexity / dense's
--- note: Pruning alone; of each method and sparsity the best granularity and calibration text, on the largest sample of text. Intervals: in the results. The point at 0% is dense. Grey ground: above three times dense's perplexity a model is ruined, and by how much means nothing. Lines join what was measured and end at their first point there.
+-- note: Pruning alone; of each method and sparsity the best granularity and calibration text, on the largest sample of text. Intervals: in the results. A point at 0% is dense. Grey ground: above three times dense's perplexity a model is ruined, and by how much means nothing. Lines join what was measured and end at their first point there.
 -- boundnote: Grey line: random masks.
 
 WITH scored AS (
@@ -52,9 +52,10 @@ WITH scored AS (
 )
 SELECT d.sparsity, ratio, method, bound, 1.1::DOUBLE AS gate, _method_place(method) AS place,
        concat(model, ', ', n, ' windows', chr(10) || '50%: ' || words, '; from ' || percent_label(s.sparsity) || '% all ruined') AS panel,
-       (SELECT concat('At best', (SELECT format(' {}% zeros pass the quality gate, and', range_label('{:.0f}', 100 * min(most), 100 * max(most))) FROM passing HAVING count(*) = (SELECT count(*) FROM half)),
-                       format(' half of the weights cost {} times dense''s perplexity', range_label('{:.1f}', min(least), max(least))))
-        FROM half HAVING min(least) > 1.1) AS finding
+       (SELECT coalesce((SELECT format('At best {}% zeros pass the quality gate, and half of the weights cost {} times dense''s perplexity', range_label('{:.0f}', 100 * min(most), 100 * max(most)), times)
+                         FROM passing HAVING count(*) = (SELECT count(*) FROM half)),
+                        format('Half of the weights at zero cost {} times dense''s perplexity at best', times))
+        FROM (SELECT range_label('{:.1f}', min(least), max(least)) AS times FROM half HAVING min(least) > 1.1)) AS finding
 FROM drawn d
 LEFT JOIN half h USING (model, weights)
 LEFT JOIN spent s USING (model, weights)
