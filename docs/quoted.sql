@@ -119,7 +119,7 @@ UNION ALL SELECT 'coder_sparsegpt_50_ratio', format('{:.2f}', ratio) FROM compar
 UNION ALL SELECT 'coder_trained_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense, then reconstruct tokens=16384 epochs=1 batch=1 rate=0.0001'
 UNION ALL SELECT 'pruned_sparsegpt_70', format('{:.1f}', any_value(ratio)) FROM compared WHERE manifest = 'methods' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 70%'
 UNION ALL SELECT 'pruned_alps_70', format('{:.1f}', any_value(ratio)) FROM compared WHERE manifest = 'methods' AND task = 'perplexity' AND recipe = 'alps/layer 70%'
-UNION ALL SELECT 'gemma_trimmed_share', format('{:.0f}%', 100 * any_value(share)) FROM sizes WHERE manifest = 'embeddinggemma' AND format = 'packed' AND parameters_removed IS NOT NULL
+UNION ALL SELECT 'gemma_trimmed_share', format('{:.0f}%', 100 * any_value(share)) FROM sizes WHERE manifest = 'embeddinggemma' AND format = 'packed' AND variant_id IN (SELECT variant_id FROM steps WHERE step = 'trim')
 UNION ALL SELECT 'coder_gguf_file', format('{:.0f}%', 100 * any_value(share)) FROM sizes WHERE manifest = 'coder' AND format = 'source'
 UNION ALL SELECT 'coder_int4_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'int4'
 UNION ALL SELECT 'coder_wanda_50_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'wanda/row 50% propagate=dense'
@@ -338,6 +338,8 @@ JOIN (VALUES
     ('gemma_magnitude_50_sentiment', 'embeddinggemma', 'magnitude/layer 50%', 'sst2_probe'),
     ('mpnet_distilled_50_passage', 'mpnet', 'sparsegpt/layer 50%, then distill tokens=100000 length=256 precision=bfloat16', 'sciq_retrieval'),
     ('mpnet_distilled_50_sentiment', 'mpnet', 'sparsegpt/layer 50%, then distill tokens=100000 length=256 precision=bfloat16', 'sst2_probe'),
+    ('gemma_distilled_50_passage', 'embeddinggemma', 'sparsegpt/layer 50%, then distill tokens=100000 length=256 precision=bfloat16', 'sciq_retrieval'),
+    ('gemma_distilled_50_sentiment', 'embeddinggemma', 'sparsegpt/layer 50%, then distill tokens=100000 length=256 precision=bfloat16', 'sst2_probe'),
     ('mpnet_distilled_70_passage', 'mpnet', 'sparsegpt/layer 70%, then distill tokens=100000 length=256 precision=bfloat16', 'sciq_retrieval'),
     ('mpnet_distilled_70_sentiment', 'mpnet', 'sparsegpt/layer 70%, then distill tokens=100000 length=256 precision=bfloat16', 'sst2_probe'),
     ('mpnet_sparsegpt_70_passage', 'mpnet', 'sparsegpt/layer 70%', 'sciq_retrieval'),
