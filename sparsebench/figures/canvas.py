@@ -236,7 +236,9 @@ class Canvas:
         for label, colour, dashes in levels:
             handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=1.2, label=label))
         widest = max((len(text) for handle in handles for text in handle.get_label().splitlines()), default=1)
-        columns = max(1, min(len(handles), int((self.width - 0.2) / (widest * CHARACTER + HANDLE))))
+        fitting = max(1, int((self.width - 0.2) / (widest * CHARACTER + HANDLE)))
+        rows = -(-len(handles) // fitting)
+        columns = max(1, -(-len(handles) // max(1, rows)))  # as many in each row
         self._legend = {"handles": handles, "ncols": columns}
 
     def fit(self) -> None:
