@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,10 @@ class WholeModel:
         paths = {stack.name: [block.path for block in stack.blocks] for stack in skeleton.stacks}
         model = load_model(folder, family, dtype)
         model.requires_grad_(False)
+        config = model.config.get_text_config()
+        # Old configurations of Llama say -1 where there is none.
+        if has_classifier(checkpoint.config) and (config.pad_token_id is None or config.pad_token_id < 0):
+            batch, config.pad_token_id = _with_padding_token(batch)
         names = stored_views(model, checkpoint.tensors) if split_with_weights(model, checkpoint.tensors) else {}
         layers = {view.name: name.rpartition(".")[0] for name, view in names.items() if "experts." in name}
         blocks = {stack: [model.get_submodule(path) for path in of_blocks] for stack, of_blocks in paths.items()}
@@ -67,9 +71,7 @@ class WholeModel:
     def groups(self, tokens: int = TOKENS_AT_ONCE) -> list[slice]:
         """Return the samples in groups that run together, of about ``tokens`` tokens each."""
         samples, length = self.batch.input_ids.shape
-        # A decoder's head finds the last token by the padding behind it: without padding, one sample at a time.
-        alone = self.family == "encoder" and self.model.config.pad_token_id is None
-        size = 1 if alone else max(1, tokens // length)
+        size = max(1, tokens // length)
         return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
 
     def mask(self, rows: slice, stack: str) -> torch.Tensor:
@@ -189,6 +191,17 @@ def module_of(model: Any, tensor: str) -> Any:
         problem = f"{tensor}: the model has no layer of this name"
         raise ModelError(problem, "save the checkpoint with transformers again")
     return model.get_submodule(name)
+
+
+def _with_padding_token(batch: Batch) -> tuple[Batch, int]:
+    """Return the batch padded with a token that ends none of its texts, and the token.
+
+    A decoder's head for classes reads the last token that is no padding, and looks for it by the token alone.
+    """
+    mask = batch.attention_mask.bool()
+    ends = set(batch.input_ids.gather(1, mask.sum(1, keepdim=True) - 1).flatten().tolist())
+    token = next(number for number in range(len(ends) + 1) if number not in ends)
+    return replace(batch, input_ids=batch.input_ids.masked_fill(~mask, token)), token
 
 
 def _pass_on(module: Any, args: Any, kwargs: Any, returned: Any) -> Any:
