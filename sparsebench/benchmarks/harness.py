@@ -115,8 +115,8 @@ class Harness:
             )
         outcomes = tuple(_outcome(name, sample, chosen.metric, len(loaded["tasks"]) > 1) for name, sample in samples)
         score = math.fsum(outcome.value for outcome in outcomes) / len(outcomes)
-        if not non_finite:
-            _check_mean(spec.task, chosen, score, results)
+        as_harness = sum(float(sample[chosen.metric]) for _, sample in samples) / len(samples)
+        _check_mean(spec.task, chosen, as_harness, results)
         available = sum(len(task.eval_docs) for task in loaded["tasks"].values())
         counts: dict[str, str | int | float] = {
             "documents": available,
@@ -152,7 +152,7 @@ class Harness:
             else f"hub {', '.join(sorted(hub))}",
             "split": split,
             "num_fewshot": config.num_fewshot,
-            "fewshot_split": (config.fewshot_split or config.training_split or split) if config.num_fewshot else "",
+            "fewshot_split": _fewshot_split(config) if config.num_fewshot else "",
             "fewshot_seed": SEEDS["fewshot"],
             "chat_template": "none",
             "filter": chosen.filter,
@@ -261,6 +261,14 @@ def _choose_metric(spec: TaskSpec, loaded: dict[str, Any], results: dict[str, An
 def _scalar(loaded: dict[str, Any], results: dict[str, Any], metric: str) -> bool:
     samples = [sample for task in loaded["tasks"] for sample in results["samples"][task] if metric in sample]
     return bool(samples) and all(isinstance(sample[metric], int | float) for sample in samples)
+
+
+def _fewshot_split(config: Any) -> str:
+    """Return the split from which lm-eval takes a task's examples, or where else they come from."""
+    examples = config.fewshot_config
+    if examples.split is None and examples.samples is not None:
+        return "the task's own"
+    return examples.split or config.training_split or config.validation_split or config.test_split or ""
 
 
 def _outcome(task: str, sample: dict[str, Any], metric: str, grouped: bool) -> Outcome:

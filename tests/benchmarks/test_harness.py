@@ -192,6 +192,7 @@ def test_any_lm_eval_task_by_name(tiny_llama: Path, monkeypatch: pytest.MonkeyPa
     found = run(tiny_llama, "decoder", "lambada_standard")
     assert (found.metric, found.n, found.chance, found.limited) == ("acc", 3, 0.0, False)
     assert found.protocol["data"].startswith("hub ")
+    assert run(tiny_llama, "decoder", "lambada_standard", num_fewshot=1).protocol["fewshot_split"] == "validation"
 
 
 def test_examples_come_with_the_task(tiny_llama: Path, documents: Documents, monkeypatch: pytest.MonkeyPatch):

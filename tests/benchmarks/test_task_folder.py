@@ -9,10 +9,11 @@ import pytest
 
 from sparsebench.benchmarks.folder import definitions
 from sparsebench.benchmarks.folder_task import read_table
-from sparsebench.errors import BenchmarkError
+from sparsebench.errors import BenchmarkError, UnsupportedError
 from tests.benchmarks.conftest import sentence
 from tests.benchmarks.own_data import DRAW, scored, written
 from tests.benchmarks.test_generation import speller  # noqa: F401
+from tests.benchmarks.test_harness import poisoned
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "own-benchmark.md").read_text(encoding="utf-8")
 TASK = PAGE.split("~~~yaml\n")[1].split("~~~")[0].replace(": answer", ": right")
@@ -52,6 +53,22 @@ def test_groups_includes_and_examples_of_a_folder_are_lm_evals(tiny_llama: Path,
     shown = {name: [outcome.doc_hash for outcome in alone[name].outcomes] for name in alone}
     assert shown["each"] == shown["one"] + shown["two"] and shown["both"][:9] == shown["one"]
     assert not set(shown["both"][9:]) & set(shown["two"])
+
+
+def test_a_mean_of_means_is_refused_also_where_a_document_is_not_finite(
+    tiny_llama: Path, folder: Path, tmp_path: Path
+) -> None:
+    lines = (folder / "data" / "capitals.jsonl").read_text().splitlines(keepends=True)
+    (folder / "data" / "few.jsonl").write_text("".join(lines[:4]))
+    task = (folder / "capitals.yaml").read_text()
+    (folder / "few.yaml").write_text(task.replace("task: capitals", "task: few").replace("capitals.jsonl", "few.jsonl"))
+    metric = "aggregate_metric_list: [{metric: acc, weight_by_size: false}]"
+    (folder / "both.yaml").write_text(f"group: both\ntask: [capitals, few]\n{metric}\n")
+    broken = poisoned(tiny_llama, tmp_path / "broken", json.loads(lines[0])["q"].split()[0])
+    assert scored(broken, "decoder", "capitals", folder).protocol["non_finite"]
+    for model in (tiny_llama, broken):
+        with pytest.raises(UnsupportedError, match="both.*mean over"):
+            scored(model, "decoder", "both", folder)
 
 
 ROWS = [
