@@ -14,6 +14,11 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.paths import name_beside
 
 MODES = ("cls", "mean", "max", "mean_sqrt_len")
+_TEXT_SETTINGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""The names that sentence-transformers has given the file of a model's length and case; the first that exists counts."""
 _SPELLINGS = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "mean_sqrt_len_tokens": "mean_sqrt_len"}
 
 
@@ -85,7 +90,9 @@ def read_pooling(folder: Path) -> Pooling:
         )
         if kind == "Pooling":
             mode = _mode(_settings(module_folder / "config.json"), folder)
-        elif kind == "Dense" and not normalize:
+        elif kind == "Dense":
+            if normalize:
+                raise UnsupportedError(f"{folder.name}: a Dense layer behind Normalize is not implemented")
             dense.append(_dense(module_folder))
         elif kind == "Normalize":
             normalize = True
@@ -95,13 +102,11 @@ def read_pooling(folder: Path) -> Pooling:
         raise UnsupportedError(
             f"{folder.name}: its default prompt (config_sentence_transformers.json) is not implemented"
         )
-    settings = _settings(folder / "sentence_bert_config.json")
+    path = next((folder / name for name in _TEXT_SETTINGS if (folder / name).exists()), folder / _TEXT_SETTINGS[0])
+    settings = _settings(path)
     max_length, lower_case = settings.get("max_seq_length"), bool(settings.get("do_lower_case"))
     if max_length is not None and (type(max_length) is not int or max_length < 1):
-        raise ModelError(
-            f"{folder / 'sentence_bert_config.json'}: `max_seq_length` is {max_length!r}, not a number of tokens",
-            "fetch the model again",
-        )
+        raise ModelError(f"{path}: `max_seq_length` is {max_length!r}, not a number of tokens", "fetch the model again")
     return Pooling(mode, normalize, max_length, lower_case, tuple(dense))
 
 
