@@ -166,9 +166,9 @@ class CausalScorer(HFLM):
 
     def _trees(self, by_input: RequestsByInput) -> list[list[TokenIds]]:
         """Return the batches of inputs that share tokens; none if the model cannot, and ``sharing`` then says why."""
-        limit = min(self.max_length, (prefixes.reach(self.model) or self.max_length) + 1)
+        limit = min(self.max_length, (prefixes.longest_without_window(self.model) or self.max_length) + 1)
         nodes = batching.tokens_at_once(self.model, prefixes.NODES)
-        batches = prefixes.arrange((row for row in by_input if len(row) < limit), self.max_length, nodes)
+        batches = prefixes.tree_batches((row for row in by_input if len(row) < limit), self.max_length, nodes)
         problem = prefixes.tree_problem(self.model) if batches else f"all inputs have {limit} tokens or more"
         if not problem and not self._sharing_is_right:
             probe = max(batches, key=len)[:_PROBED_INPUTS]
@@ -224,7 +224,7 @@ class CausalScorer(HFLM):
         if as_tree:
             tree = prefixes.Tree(rows, self.device)
             positions = [node for path, count in zip(tree.paths, lengths, strict=True) for node in path[-count:]]
-            return self._logits_at(positions, lambda: prefixes.compute(self.model, tree))
+            return self._logits_at(positions, lambda: prefixes.tree_logits(self.model, tree))
         width = max(map(len, rows))
         batch = torch.zeros((len(rows), width), dtype=torch.long, device="cpu")
         for number, row in enumerate(rows):

@@ -108,7 +108,7 @@ class Harness:
             for sample in results["samples"][name]
             if sample["filter"] == chosen.filter
         ]
-        non_finite = sum(_non_finite(sample) for _, sample in samples)
+        non_finite = sum(_has_non_finite(sample) for _, sample in samples)
         if non_finite == len(samples):
             raise BenchmarkError(
                 f"task {spec.task}: the log-likelihoods are not finite on any of {non_finite} documents", DAMAGED
@@ -250,7 +250,7 @@ def _choose_metric(spec: TaskSpec, loaded: dict[str, Any], results: dict[str, An
     for metric in [spec.benchmark.metric] if spec.benchmark and spec.benchmark.metric else _PREFERRED:
         for key in reported_keys[0]:
             label, _, filtered = key.partition(",")
-            if label == metric and all(key in keys for keys in reported_keys) and _scalar(loaded, results, metric):
+            if label == metric and all(key in keys for keys in reported_keys) and _is_scalar(loaded, results, metric):
                 return _ChosenMetric(metric, filtered)
     raise UnsupportedError(
         f"task {spec.task}: none of its metrics ({', '.join(reported_keys[0])}) is a mean of one number a document",
@@ -258,7 +258,7 @@ def _choose_metric(spec: TaskSpec, loaded: dict[str, Any], results: dict[str, An
     )
 
 
-def _scalar(loaded: dict[str, Any], results: dict[str, Any], metric: str) -> bool:
+def _is_scalar(loaded: dict[str, Any], results: dict[str, Any], metric: str) -> bool:
     samples = [sample for task in loaded["tasks"] for sample in results["samples"][task] if metric in sample]
     return bool(samples) and all(isinstance(sample[metric], int | float) for sample in samples)
 
@@ -277,12 +277,12 @@ def _outcome(task: str, sample: dict[str, Any], metric: str, grouped: bool) -> O
     return Outcome(
         doc_id=f"{task}/{sample['doc_id']}" if grouped else str(sample["doc_id"]),
         doc_hash=hashes.of_prompt(*prompt_parts),
-        value=0.0 if _non_finite(sample) else float(sample[metric]),
+        value=0.0 if _has_non_finite(sample) else float(sample[metric]),
         cluster=hashes.cluster(sample["doc"]),
     )
 
 
-def _non_finite(sample: dict[str, Any]) -> bool:
+def _has_non_finite(sample: dict[str, Any]) -> bool:
     answers: Sequence[Any] = sample["filtered_resps"]
     numbers = [answer[0] if isinstance(answer, tuple | list) else answer for answer in answers]
     return any(isinstance(number, float) and not math.isfinite(number) for number in numbers)

@@ -36,7 +36,7 @@ def shared_length(first: TokenIds, second: TokenIds) -> int:
     return min(len(first), len(second))
 
 
-def arrange(rows: Iterable[TokenIds], most_nodes: int, wanted_nodes: int) -> list[list[TokenIds]]:
+def tree_batches(rows: Iterable[TokenIds], most_nodes: int, wanted_nodes: int) -> list[list[TokenIds]]:
     """Group distinct inputs into batches, long inputs first, of at most ``most_nodes`` nodes unless it is a single input.
 
     A batch has up to ``wanted_nodes`` nodes, or twice its longest input's if that is more, so that several inputs share
@@ -174,18 +174,18 @@ def tree_problem(model: Any) -> str | None:
     return None
 
 
-def reach(model: Any) -> int | None:
+def longest_without_window(model: Any) -> int | None:
     """Return the longest input, in tokens, whose beginning no layer forgets; None: any.
 
     transformers applies a window by a mask, which it makes from ``window`` tokens on. It makes none for the attention
-    of ``compute``, which would therefore ignore the window.
+    of ``tree_logits``, which would therefore ignore the window.
     """
     config = model.config.get_text_config(decoder=True)
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     return min((window - 1 for window in windows if window), default=None)
 
 
-def compute(model: Any, tree: Tree) -> torch.Tensor:
+def tree_logits(model: Any, tree: Tree) -> torch.Tensor:
     """Return the model's logits at the tree's nodes, (1, nodes, vocabulary), unless a hook at its head keeps fewer.
 
     Raises UnsupportedError if a layer does not attend through transformers' attention interface.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench.benchmarks import prefixes
-from sparsebench.benchmarks.prefixes import TokenIds, Tree, arrange, shared_length
+from sparsebench.benchmarks.prefixes import TokenIds, Tree, shared_length, tree_batches
 
 rows_of_tokens = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, max_size=25)
 PLAIN = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
@@ -57,7 +57,7 @@ def test_logits_are_those_of_inputs_computed_one_by_one(model_type: str, setting
     rows = sorted({(*start, *draw.choices(range(64), k=draw.randint(1, 12))) for start in starts for _ in range(5)})
     for inputs in (FAMILY, rows, rows[:1]):
         tree = Tree(inputs)
-        logits = prefixes.compute(model, tree)[0]
+        logits = prefixes.tree_logits(model, tree)[0]
         for path, row in zip(tree.paths, inputs, strict=True):
             with torch.no_grad():
                 known = model(torch.tensor([row])).logits[0]
@@ -77,7 +77,7 @@ def test_every_input_is_a_path_and_no_beginning_is_there_twice(rows: list[TokenI
 
 @given(rows_of_tokens, st.integers(1, 40), st.integers(1, 60))
 def test_batches_hold_every_input_once_and_keep_to_the_limit(rows: list[TokenIds], nodes: int, most: int):
-    batches = arrange(set(rows), most, nodes)
+    batches = tree_batches(set(rows), most, nodes)
     assert sorted(row for batch in batches for row in batch) == sorted(set(rows))
     for batch in batches:
         size = Tree(batch).tokens.numel()

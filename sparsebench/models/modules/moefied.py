@@ -38,11 +38,11 @@ class ExpertRouter(nn.Module):
     assignment: torch.Tensor
 
     def __init__(
-        self, config: ExpertsConfig, assignment: torch.Tensor, tables: Mapping[str, torch.Tensor], function: nn.Module
+        self, config: ExpertsConfig, assignment: torch.Tensor, tables: Mapping[str, torch.Tensor], activation: nn.Module
     ) -> None:
         super().__init__()
         self.experts_config, self.neurons = config, len(assignment)
-        self.__dict__["function"] = function  # the model's own module, not a submodule here
+        self.__dict__["activation"] = activation  # the model's own module, not a submodule here
         self.register_buffer("assignment", assignment.long(), persistent=False)
         for name, table in tables.items():
             self.register_buffer(name.replace(".", "_"), table, persistent=False)
@@ -72,11 +72,11 @@ class ExpertRouter(nn.Module):
     def _representative_values(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the value of one neuron of each expert (…, experts)."""
         tables: dict[str, Any] = self._buffers
-        function: Any = self.__dict__["function"]
+        activation: Any = self.__dict__["activation"]
         up = F.linear(inputs, tables["router_up"], tables.get("router_bias"))
         if "router_gate" not in tables:
-            return function(up)
-        return function(F.linear(inputs, tables["router_gate"], tables.get("router_gate_bias"))) * up
+            return activation(up)
+        return activation(F.linear(inputs, tables["router_gate"], tables.get("router_gate_bias"))) * up
 
     def keep_inputs(self, inputs: torch.Tensor) -> None:
         """Keep the part's input x (…, in) for ``chosen_neurons``."""
@@ -104,8 +104,9 @@ def install_routers(model: Any, checkpoint: Checkpoint) -> None:
     Raises ModelError where a layer or tensor that it names is missing or does not fit.
     """
     config = experts_of(checkpoint.config)
-    for part in config.parts if config else ():
-        assert config is not None
+    if config is None:
+        return
+    for part in config.parts:
         first, down, activation = (
             module_at(model, path, EXPERTS_KEY) for path in (part.first, part.down, part.activation)
         )
