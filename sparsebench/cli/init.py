@@ -60,6 +60,8 @@ def init(
         raise UserError(f"{path} exists", "name another file, or replace it with --force")
     texts: dict[Path, str] = {}
     if editor:
+        if path.name == SCHEMA_FILE:
+            raise UserError(f"{path}: --editor writes its schema there", "name the manifest otherwise")
         schema_path, schema_text = path.with_name(SCHEMA_FILE), json.dumps(manifest_schema(), indent=2) + "\n"
         # The manifests of a folder share the schema file: an identical one is no conflict.
         if not force and schema_path.exists() and schema_path.read_bytes() != schema_text.encode():

