@@ -57,15 +57,16 @@ def _show_pair(pair: SideBySide) -> None:
     """Print the comparison as tables, leaving out those without rows."""
     scores = [_score_row(task, pair.tests) for task in pair.scores]
     sizes = [[row["format"], *_byte_cells(row)] for row in pair.sizes]
-    times = [_time_row(row) for row in pair.latency]
-    memory = [[_engine_label(row), row["workload"], *_byte_cells(row)] for row in pair.memory]
+    several = len({row["machine"] for row in (*pair.latency, *pair.memory)}) > 1
+    times = [_time_row(row, several) for row in pair.latency]
+    memory = [[_setting(row, several), *_byte_cells(row)] for row in pair.memory]
     for letter, variant in (("A", pair.a), ("B", pair.b)):
         print(visible(f"{letter}  {variant.name}  ({variant.details})"))
     for heads, rows in (
         (["task", "A", "B", "B - A [95%]", "verdict on B", "detectable", "loss at most"], scores),
         (["bytes as", "A", "B", "B / A"], sizes),
         (["time, ms", "phase", "A", "B", "speed-up [95%]", "verdict on B"], times),
-        (["peak memory", "workload", "A", "B", "B / A"], memory),
+        (["peak memory", "A", "B", "B / A"], memory),
     ):
         if rows:
             print()
@@ -97,11 +98,19 @@ def _limit(number: float | None, perplexity: float | None) -> str:
     return format_score(number) if number is None or perplexity is None else f"{number / perplexity:.2%}"
 
 
-def _engine_label(row: dict[str, Any]) -> str:
-    return f"{row['engine']} ×{row['ranks']} {row['dtype']}"
+def _setting(row: dict[str, Any], with_machine: bool) -> str:
+    machine = f"\n{row['machine']}" if with_machine else ""
+    return f"{row['engine']} ×{row['ranks']} {row['dtype']} {row['workload']}{machine}"
 
 
-def _time_row(row: dict[str, Any]) -> list[Any]:
+def _time_row(row: dict[str, Any], with_machine: bool) -> list[Any]:
     interval = f" [{row['speedup_low']:.2f}, {row['speedup_high']:.2f}]" if row["verdict"] else ""
-    setting, speedup = f"{_engine_label(row)} {row['workload']}", f"{row['speedup']:.2f}{interval}"
-    return [setting, row["phase"], f"{row['a_ms']:.1f}", f"{row['b_ms']:.1f}", speedup, row["verdict"] or "not paired"]
+    speedup = f"{row['speedup']:.2f}{interval}"
+    return [
+        _setting(row, with_machine),
+        row["phase"],
+        f"{row['a_ms']:.1f}",
+        f"{row['b_ms']:.1f}",
+        speedup,
+        row["verdict"] or "not paired",
+    ]
