@@ -46,7 +46,9 @@ def progress(description: str) -> Iterator[Advance]:
         return
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(description, total=None)
-        yield lambda done, total, words="": bar.update(task, completed=done, total=total)
+        yield lambda done, total, words="": bar.update(
+            task, completed=done, total=total, description=f"{description} {words}".rstrip()
+        )
 
 
 def _lines(description: str) -> Advance:
@@ -62,7 +64,9 @@ def _lines(description: str) -> Advance:
         if now - last_shown < LINE_SECONDS or not total:
             return
         last_shown = now
-        remaining = f", {duration((now - started) * (total - done) / done)} left" if done and now > started else ""
-        print(f"… {description}: {100 * done / total:.0f}%{remaining}", file=sys.stderr, flush=True)
+        news = [f"{100 * done / total:.0f}%", *filter(None, [words])]
+        if done and now > started and not words.endswith("left"):
+            news.append(f"{duration((now - started) * (total - done) / done)} left")
+        print(f"… {description}: {', '.join(news)}", file=sys.stderr, flush=True)
 
     return advance
