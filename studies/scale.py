@@ -261,7 +261,7 @@ def ingest(asked: Asked) -> dict[str, Any]:
             if not batch:
                 break
             begun = time.process_time()
-            ledger.add_verified([("scale", record) for record in batch], None)
+            ledger.verify_and_add([("scale", record) for record in batch], None)
             last = time.process_time() - begun
             first = first or last
             spent += last

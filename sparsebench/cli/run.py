@@ -141,7 +141,7 @@ def _run(
             return
         answer = partial(_answer, workspace.ledger, ready.plan.manifest)
         shown_by, ledger = display_for(clock, stderr()), Ledger(workspace.ledger)
-        runner = Runner(ready.plan, settings, executor, ledger.add_verified, shown_by, answer)
+        runner = Runner(ready.plan, settings, executor, ledger.verify_and_add, shown_by, answer)
         counts = runner.run(cells, refused, variants)
     _show_answer(workspace.ledger, ready.plan.manifest)
     note(f"{', '.join(f'{count} {status}' for status, count in counts.items() if count)}; ledger: {workspace.ledger}")

@@ -87,7 +87,7 @@ class Ledger:
             for key, status in sorted(records.statuses(folder).items())
             if _is_missing(path := folder / f"{key}.{status}.json", status, known.get((key, status), set()), origin)
         ]
-        return sum(self.add_verified(batch, reject) for batch in _in_batches(records.located_records(paths, reject)))
+        return sum(self.verify_and_add(batch, reject) for batch in _in_batches(records.located_records(paths, reject)))
 
     def rebuild(self, folders: Sequence[Path], reject: Reject = raise_error) -> int:
         """Add every record below ``folders`` to what the ledger holds, and return how many were accepted.
@@ -98,12 +98,12 @@ class Ledger:
         """
         home = (self.path.parent / "records").resolve()
         return sum(
-            self.add_verified(batch, reject, from_workspace=home in (path.resolve(), *path.resolve().parents))
+            self.verify_and_add(batch, reject, from_workspace=home in (path.resolve(), *path.resolve().parents))
             for path in map(Path, folders)
             for batch in _in_batches(records.located_records([path], reject))
         )
 
-    def add_verified(self, batch: Sequence[LocatedRecord], reject: Reject, from_workspace: bool = True) -> int:
+    def verify_and_add(self, batch: Sequence[LocatedRecord], reject: Reject, from_workspace: bool = True) -> int:
         """Add records, each with its path, and return how many were accepted; ``reject`` is used as in ``rebuild``.
 
         ``from_workspace`` says that they come from the workspace's own folder. Records whose score is not what their
@@ -138,8 +138,10 @@ def _is_missing(path: Path, status: str, known: Collection[tuple[bool, datetime]
     The workspace's own result is taken for the file's: no run makes it again. A stranger's is not, and a cell may
     fail again. What cannot be read is missing, so that it is reported.
     """
-    if not known or (status == "done" and any(own for own, _ in known)):
-        return not known
+    if not known:
+        return True
+    if status == "done" and any(own for own, _ in known):
+        return False
     try:
         made_by, started_at = records.origin_and_start(path)
     except RecordError:

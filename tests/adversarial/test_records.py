@@ -40,7 +40,7 @@ def real() -> dict[str, Record]:
 def taken(real: dict[str, Record], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A ledger of them, in which no forgery may leave a trace."""
     path = tmp_path_factory.mktemp("taken") / "l.duckdb"
-    assert Ledger(path).add_verified([("real", record) for record in real.values()], None) == len(real)
+    assert Ledger(path).verify_and_add([("real", record) for record in real.values()], None) == len(real)
     before = query.run(path, "FROM base.records ORDER BY ALL"), query.run(path, "FROM results ORDER BY ALL")
     yield path
     assert before == (query.run(path, "FROM base.records ORDER BY ALL"), query.run(path, "FROM results ORDER BY ALL"))

@@ -43,7 +43,7 @@ SHAPES: dict[str, tuple[Family, dict[str, Any]]] = {
     }),
 }  # fmt: skip
 """DeBERTa-v2-xxlarge, BERT-large, OPT-1.3b, a Llama and T5-XL, but for the number of blocks."""
-WIDTHS = (
+DIVIDED_ON_CPU = (
     "hidden_size", "num_attention_heads", "intermediate_size", "ffn_dim", "word_embed_proj_dim", "num_key_value_heads",
     "d_model", "d_ff", "num_heads", "position_buckets",
 )  # fmt: skip
@@ -91,7 +91,7 @@ class Bench:
         """Return a model of random weights, made when first asked for, and its family."""
         family, config = SHAPES[name]
         if not self.gpu:
-            narrow = {key: value // CPU_DIVISOR for key, value in config.items() if key in WIDTHS}
+            narrow = {key: value // CPU_DIVISOR for key, value in config.items() if key in DIVIDED_ON_CPU}
             config = {**config, **narrow, "vocab_size": 128}
         folder = self.folder / name
         if not folder.is_dir():

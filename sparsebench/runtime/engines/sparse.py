@@ -33,7 +33,7 @@ from sparsebench.runtime.kernels import (
     kernels,
     semi_structured,
 )
-from sparsebench.runtime.kernels.linear import ALGORITHMS, MAX_DECODE_TOKENS, TILING
+from sparsebench.runtime.kernels.linear import ALGORITHMS, MAX_DECODE_TOKENS, TILING_LEVELS
 from sparsebench.runtime.kernels.matrix import (
     ACTIVATION_GROUP,
     MASK_WORD_COLUMNS,
@@ -164,7 +164,7 @@ class Sparse:
                 "measure it with another engine",
             )
         if isinstance(self.kernels, Kernels):
-            if self.kernels.level in TILING:  # elsewhere torch's product of dense layers is as fast
+            if self.kernels.level in TILING_LEVELS:  # elsewhere torch's product of dense layers is as fast
                 self._replace_dense(self.kernels, model)
             if any(isinstance(layer, KernelLinear) for layer in model.modules()):
                 attention.install(model)

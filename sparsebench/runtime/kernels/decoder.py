@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from sparsebench.models.files.families import cache_name
 from sparsebench.runtime.kernels.cache import Store, store_of
-from sparsebench.runtime.kernels.linear import CODES, KernelLinear
+from sparsebench.runtime.kernels.linear import DTYPE_CODES, KernelLinear
 from sparsebench.runtime.kernels.matrix import Kernels
 
 DECODER_KINDS = ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
@@ -97,7 +97,7 @@ class SingleTokens:
         addresses = [part.data_ptr() for block in store.blocks for part in block]
         self.decode(
             ctypes.byref(self.fields), hidden.data_ptr(), cos.data_ptr(), sin.data_ptr(), (_P * len(addresses))(*addresses),
-            store.length, store.room, CODES[self.dtype], torch.get_num_threads(),
+            store.length, store.room, DTYPE_CODES[self.dtype], torch.get_num_threads(),
         )  # fmt: skip
         store.length, store.fresh = store.length + 1, False
         self.taken[len(self.blocks)] += 1
@@ -188,7 +188,7 @@ def _fits(decoder: Any) -> bool:
     weights = [module.weight for module in (*modules, norm, decoder.embed_tokens)]
     head_size = blocks[0].self_attn.head_dim
     fits = type(norm).__name__ == f"{kind}RMSNorm" and type(decoder.embed_tokens) is nn.Embedding
-    fits &= norm.weight.dtype in CODES and {part.dtype for part in (*weights, *biases)} == {norm.weight.dtype}
+    fits &= norm.weight.dtype in DTYPE_CODES and {part.dtype for part in (*weights, *biases)} == {norm.weight.dtype}
     return fits and head_size % 2 == 0 and all(_block_fits(kind, block, head_size) for block in blocks)
 
 

@@ -19,14 +19,14 @@ from sparsebench.runtime.kernels.matrix import LEVELS, TYPES, Kernels, Matrix, M
 
 TILE_BYTES = 4 << 20
 """Bytes of dense rows expanded at a time for torch: few enough to be read back from the third-level cache."""
-CODES = {torch.float32: TYPES["float32"], torch.bfloat16: TYPES["bfloat16"]}
+DTYPE_CODES = {torch.float32: TYPES["float32"], torch.bfloat16: TYPES["bfloat16"]}
 TOKENS_PER_CALL = 512
 """The most tokens that the library gets at once: its scratch stays small."""
 TIMED_TOKENS = 2048
 """The most tokens that algorithms are timed with."""
 MAX_DECODE_TOKENS = 8
 """Tokens up to which rows are expanded in registers for each four tokens; more are multiplied by the fastest algorithm."""
-TILING = LEVELS[LEVELS.index("avx512-bf16") :]
+TILING_LEVELS = LEVELS[LEVELS.index("avx512-bf16") :]
 """The instruction sets with tiles of bfloat16."""
 TRIALS = 3
 ONE_BY_ONE, TILES, NONZEROS, BLOCKS = range(4)
@@ -38,7 +38,7 @@ class Algorithm:
     """How a layer multiplies many tokens: in a result's words, and the library's number, None where torch does it."""
 
     label: str
-    code: int | None = None
+    number: int | None = None
 
 
 ALGORITHMS = {
@@ -103,7 +103,7 @@ class MatrixHolder(nn.Module):
 
     def hold(self, matrix: Matrix) -> None:
         """Keep the parts of ``matrix``, under their names."""
-        self.describe, self._known = matrix.fields, ([], None)
+        self.fields_of, self._known = matrix.fields, ([], None)
         for name, part in matrix.tensors.items():
             self.register_buffer(name, part, persistent=False)
 
@@ -115,7 +115,7 @@ class MatrixHolder(nn.Module):
         """
         addresses = [part.data_ptr() for part in self._buffers.values()]  # type: ignore[union-attr]
         if self._known[0] != addresses:
-            self._known = (addresses, ctypes.pointer(self.describe(self._buffers)))
+            self._known = (addresses, ctypes.pointer(self.fields_of(self._buffers)))
         return self._known[1]
 
     def expanded(self, first: int, last: int, out: torch.Tensor) -> torch.Tensor:
@@ -127,7 +127,7 @@ class MatrixHolder(nn.Module):
         return out
 
     kernels: Kernels
-    describe: Callable[[Any], MatrixFields]
+    fields_of: Callable[[Any], MatrixFields]
     _known: tuple[list[int], Any]
 
 
@@ -165,17 +165,17 @@ class KernelLinear(MatrixHolder):
     @property
     def instructions(self) -> str:
         """The instruction set of the kernel for vectors of the dtype that the layer runs in."""
-        return LEVELS[self.kernels.library.sparse_needs(self.pointer, CODES[self.weight.dtype])]
+        return LEVELS[self.kernels.library.sparse_needs(self.pointer, DTYPE_CODES[self.weight.dtype])]
 
     @property
     def tiled(self) -> bool:
         """Whether our kernel multiplies tiles of bfloat16 for the dtype that the layer runs in."""
         narrow = self.matrix_type != "float32" and self.weight.dtype == torch.bfloat16
-        return narrow and self.kernels.level in TILING
+        return narrow and self.kernels.level in TILING_LEVELS
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (…, in) to (…, out) in x's dtype: bfloat16 or float32 on a CPU. Raises MeasureError otherwise."""
-        if x.dtype not in CODES or x.shape[-1] != self.in_features or x.device.type != "cpu":
+        if x.dtype not in DTYPE_CODES or x.shape[-1] != self.in_features or x.device.type != "cpu":
             raise MeasureError(
                 f"a layer of {self.in_features} inputs was given {x.dtype} {tuple(x.shape)} on {x.device}",
                 "measure in bfloat16 or float32",
@@ -204,18 +204,18 @@ class KernelLinear(MatrixHolder):
                 algorithms["fours"] = lambda: self.by_kernel(some)
         if self.layout == "bitmask":
             algorithms["nonzeros"] = lambda: self.by_kernel(some, NONZEROS)
-        code = ALGORITHMS[self.tuner.fastest_for(kind, algorithms, self.flush)].code
-        return self.by_torch(x) if code is None else self.by_kernel(x, code)
+        algorithm = ALGORITHMS[self.tuner.fastest_for(kind, algorithms, self.flush)]
+        return self.by_torch(x) if algorithm.number is None else self.by_kernel(x, algorithm.number)
 
     def flush(self) -> None:
         """Remove the weights from the caches: in a model those of other layers have displaced them."""
         for part in self.buffers():
             self.kernels.library.sparse_flush(part.data_ptr(), part.nbytes)
 
-    def by_kernel(self, x: torch.Tensor, code: int = ONE_BY_ONE) -> torch.Tensor:
+    def by_kernel(self, x: torch.Tensor, algorithm: int = ONE_BY_ONE) -> torch.Tensor:
         """Multiply (…, in) to (…, out) with our kernels, at most TOKENS_PER_CALL tokens a call.
 
-        The code is short because Python's share of the time counts for one token.
+        These lines are few because Python's share of the time counts for one token.
         """
         y = torch.empty((*x.shape[:-1], self.out_features), dtype=x.dtype)
         tokens, size, x = y.numel() // self.out_features, x.dtype.itemsize, x.contiguous()
@@ -229,9 +229,9 @@ class KernelLinear(MatrixHolder):
                 y.data_ptr() + first * self.out_features * size,
                 None if bias is None else bias.data_ptr(),
                 min(TOKENS_PER_CALL, tokens - first),
-                CODES[x.dtype],
+                DTYPE_CODES[x.dtype],
                 torch.get_num_threads(),
-                code,
+                algorithm,
             )
         return y
 

@@ -20,7 +20,7 @@ from torch import nn
 from sparsebench import processor
 from sparsebench.models.files.checkpoint import dtype_name
 from sparsebench.models.modules.skipping import masked
-from sparsebench.runtime.kernels.linear import CODES, MatrixHolder
+from sparsebench.runtime.kernels.linear import DTYPE_CODES, MatrixHolder
 from sparsebench.runtime.kernels.matrix import (
     LEVELS,
     MASK_WORD_COLUMNS,
@@ -142,7 +142,8 @@ class Skipping(MatrixHolder):
         matrix, item_size = (self.pointer, 0) if self.bitmask_shape else (self.matrix.data_ptr(), self.item_size)
         read = self.multiply(
             matrix, item_size, self.by_columns, x.data_ptr(),
-            None if self.reads_all else decides.data_ptr(), limit, CODES[x.dtype], self.in_features, self.out_features, tokens,
+            None if self.reads_all else decides.data_ptr(), limit, DTYPE_CODES[x.dtype],
+            self.in_features, self.out_features, tokens,
             None if bias is None else bias.data_ptr(), y.data_ptr(), torch.get_num_threads(), ctypes.byref(stored),
         )  # fmt: skip
         nbytes = stored.value * self.item_size + read * self.index_bytes

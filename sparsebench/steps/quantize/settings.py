@@ -12,7 +12,7 @@ from sparsebench.models.gguf_writer import QUANTIZED, UNEVEN, gguf_refusal
 from sparsebench.steps.contract import Settings, Step
 
 
-class Grid8(Settings):
+class Int8(Settings):
     """Weights in 8 bits, one scale for each row."""
 
     former: ClassVar = {"symmetric": True}
@@ -38,7 +38,7 @@ class Grid8(Settings):
         return self.rounding
 
 
-class Grid4(Grid8):
+class Int4(Int8):
     """Weights in 4 bits, one scale for each group of columns of a row."""
 
     group: Count = GROUP
@@ -90,4 +90,4 @@ class Gguf(Settings):
 
 def settings() -> dict[str, type[Settings]]:
     """Return each number format's settings class, by its name."""
-    return {"int8": Grid8, "int4": Grid4, "gguf": Gguf}
+    return {"int8": Int8, "int4": Int4, "gguf": Gguf}

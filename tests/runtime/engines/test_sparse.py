@@ -21,7 +21,7 @@ from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.sparse import Sparse
 from sparsebench.runtime.kernels import KernelLinear
-from sparsebench.runtime.kernels.linear import TILING
+from sparsebench.runtime.kernels.linear import TILING_LEVELS
 from sparsebench.runtime.kernels.matrix import LEVELS
 from sparsebench.runtime.parity import distance, outputs
 from sparsebench.runtime.workload import Prompt, draw_prompt
@@ -115,7 +115,7 @@ def test_a_dense_float32_model_stays_what_it_is_and_says_so(tiny_llama: Path) ->
 def test_bfloat16_layers_of_few_zeros_are_dense_kernels(tiny_llama: Path, tmp_path: Path, share: float) -> None:
     folder = prune(tiny_llama, tmp_path / "pruned", share) if share else tiny_llama
     found, source = started("sparse"), SavedModel(folder, "decoder", "bfloat16")
-    if getattr(found.kernels, "level", "") not in TILING:
+    if getattr(found.kernels, "level", "") not in TILING_LEVELS:
         assert not sparse_layers(found.load(source, 40, False).module)
         return
     judged = found.parity(source, prompt(Checkpoint(folder).config))

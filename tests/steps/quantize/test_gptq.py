@@ -7,11 +7,11 @@ import torch
 
 from sparsebench.steps.prune.contract import Layer, Quota
 from sparsebench.steps.prune.methods.sparsegpt import solve
-from sparsebench.steps.quantize.settings import Grid4, Grid8
+from sparsebench.steps.quantize.settings import Int4, Int8
 from tests.steps.prune.methods.synthetic import activations, inputs_of, layer_of, weights_of
 from tests.steps.test_factor import published
 
-GPTQ = [Grid8(rounding="gptq"), *(Grid4(group=group, rounding="gptq") for group in (32, 64, 48, 7, 200))]
+GPTQ = [Int8(rounding="gptq"), *(Int4(group=group, rounding="gptq") for group in (32, 64, 48, 7, 200))]
 COLUMNS = 310
 
 
@@ -20,11 +20,11 @@ def read() -> torch.Tensor:
     return activations(COLUMNS, 900)
 
 
-def rounds(way: Grid8) -> Quota:
+def rounds(way: Int8) -> Quota:
     return Quota(0.0, "layer", settings=way, scheme=way.scheme)
 
 
-def textbook(layer: Layer, way: Grid8) -> torch.Tensor:
+def textbook(layer: Layer, way: Int8) -> torch.Tensor:
     """One column after the other, each update at once; a group's step from its weights as they are then."""
     assert layer.inputs is not None
     upper, half = published(layer.inputs), 8 if way.scheme.bits == 4 else 128
@@ -66,7 +66,7 @@ def test_one_stack_of_many_is_each_alone(read: torch.Tensor) -> None:
     inputs = inputs_of(read)
     layers = [Layer(f"l{rows}", weights_of(rows, COLUMNS, rows).bfloat16(), 0, inputs) for rows in (21, 8)]
     quotas = [Quota(0.5, "layer"), Quota(0.5, "layer", "2:4")]
-    quotas += [rounds(way) for way in (*GPTQ[:4], Grid8(rounding="gptq", damping=0.1))]
+    quotas += [rounds(way) for way in (*GPTQ[:4], Int8(rounding="gptq", damping=0.1))]
     together = solve(layers, quotas)
     for row, layer in enumerate(layers):
         for column, quota in enumerate(quotas):
