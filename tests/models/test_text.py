@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from sparsebench.errors import ModelError
 from sparsebench.models.files.families import MODEL_TYPES, auto_class, transformers_config
@@ -27,9 +28,32 @@ def test_a_model_with_a_table_takes_that_many_tokens_and_no_more(model_type: str
             model(input_ids=torch.full((1, limit + 1), 5))
 
 
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("data2vec-text", {}),
+        ("longformer", {"attention_window": 4}),
+        ("luke", {"entity_vocab_size": 9, "entity_emb_size": 8}),
+        ("layoutlmv3", {"visual_embed": False, "coordinate_size": 6, "shape_size": 4}),
+        ("markuplm", {}),
+    ],
+)
+def test_encoders_of_other_inputs_begin_behind_the_padding_token_too(model_type: str, changes: dict[str, Any]) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = {"model_type": model_type, **sizes, "max_position_embeddings": 34, "vocab_size": 60, **changes}
+    limit = longest_input(config)
+    assert limit is not None and limit < 34
+    model = AutoModel.from_config(transformers_config(config)).eval()
+    with torch.no_grad():
+        model(input_ids=torch.full((1, limit), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, limit + 1), 5))
+
+
 def test_most_types_state_a_limit_but_relative_positions_have_none_and_an_unknown_type_is_an_error() -> None:
     for model_type in ("t5", "mt5", "umt5", "longt5", "bloom"):
         assert longest_input(small(model_type, n_positions=512)) is None
+    assert longest_input({"model_type": "led"}) == 1024
     assert len(POSITIONED) > 35
     assert {longest_input(small(name)) for name in POSITIONED} == {64, 62}
     with pytest.raises(ModelError, match="no model type 'gpt9'"):

@@ -14,11 +14,20 @@ from sparsebench.models.files.families import PER_LAYER, transformers_config
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-OFFSET_TYPES = frozenset("camembert ibert mpnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split())
+OFFSET_TYPES = frozenset(
+    "camembert data2vec-text ibert layoutlmv3 lilt longformer luke markuplm mpnet roberta roberta-prelayernorm "
+    "xlm-roberta xlm-roberta-xl xmod".split()
+)
 """Model types whose positions begin after the padding token's: a table of 514 positions allows inputs of 512."""
 _UNLIMITED = frozenset("bloom longt5 mt5 t5 umt5".split())
 """Types with relative positions without a table; old T5 configurations state an ``n_positions`` that nothing reads."""
-LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
+LENGTH_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_target_positions",
+    "max_decoder_position_embeddings",
+)
 
 
 JOINER = "\n\n"
@@ -139,6 +148,9 @@ def same_tokens(first: Path, second: Path) -> bool | None:
     return _parts_that_decide_ids(first / "tokenizer.json") == _parts_that_decide_ids(second / "tokenizer.json")
 
 
+_ADDED_TOKEN_KEYS = ("id", "lstrip", "rstrip", "single_word", "normalized")
+
+
 def _parts_that_decide_ids(path: Path) -> tuple[Any, ...]:
     """Return the parts of a tokenizer.json that decide the ids, with both ways of writing merges made one."""
     content = bounded.read_object(path, limit=bounded.TOKENIZER_BYTES)
@@ -146,7 +158,7 @@ def _parts_that_decide_ids(path: Path) -> tuple[Any, ...]:
     assert isinstance(model, dict)
     merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model.get("merges") or ()]
     added_tokens = [token for token in content.get("added_tokens") or () if isinstance(token, dict)]
-    added = {token.get("content"): token.get("id") for token in added_tokens}
+    added = {token.get("content"): [token.get(key) or False for key in _ADDED_TOKEN_KEYS] for token in added_tokens}
     # Older files lack options that newer ones state as null, false or an empty text.
     options = {key: option for key, option in model.items() if option not in (None, "") and option is not False}
     options = {key: option for key, option in options.items() if key not in ("type", "vocab", "merges")}

@@ -155,11 +155,16 @@ def test_an_encoder_has_only_one_teacher(tmp_path: Path) -> None:
         made(dense, family, tmp_path / "out", asked, dense, fetch_file=lambda source: dense)
 
 
+def _added(**options: bool) -> dict[str, Any]:
+    return {"added_tokens": [{"content": "abab", "id": 3, **options}]}
+
+
 @pytest.mark.parametrize(
     ("one", "same", "other"),
     [
         ({"merges": ["a b"]}, {"merges": [["a", "b"]]}, {"merges": ["b a"]}),
         ({"merges": ["a b"]}, {"merges": ["a b"], "ignore_merges": False}, {"merges": ["a b"], "ignore_merges": True}),
+        (_added(), _added(rstrip=False), _added(single_word=True)),
     ],
 )
 def test_what_changes_the_ids_tells_tokenizers_apart(one: Any, same: Any, other: Any, tmp_path: Path) -> None:
@@ -167,7 +172,8 @@ def test_what_changes_the_ids_tells_tokenizers_apart(one: Any, same: Any, other:
     for folder, options in zip(folders, (one, same, other), strict=True):
         folder.mkdir()
         model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "abab": 3}, **options}
-        (folder / "tokenizer.json").write_text(json.dumps({"model": model}))
+        added = model.pop("added_tokens", [])
+        (folder / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": added}))
     assert same_tokens(*folders[:2]) and same_tokens(folders[0], folders[2]) is False
     assert same_tokens(folders[0], tmp_path) is None
 
