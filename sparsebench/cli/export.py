@@ -12,7 +12,7 @@ from sparsebench.cli.output import emit_json, note
 from sparsebench.cli.pack import folder_bytes
 from sparsebench.errors import SourceError, UserError
 from sparsebench.ledger import query
-from sparsebench.ledger.choose import make_command, steps_of
+from sparsebench.ledger.choose import make_command, precisions_of, steps_of
 from sparsebench.ledger.naming import measured_variants, resolve_variant
 from sparsebench.manifest.names import Family
 from sparsebench.paths import check_new_folder, ledger_path
@@ -82,10 +82,10 @@ def _measured_variant(ledger: Path, name: str, work: Path) -> tuple[Path, Family
     with query.session(ledger) as ask:
         variant = resolve_variant(name, measured_variants(ask))
         (row,) = ask("SELECT * FROM variants WHERE variant_id = $id", {"id": variant.id}).dicts()
-        steps = steps_of(ask, [variant.id]).get(variant.id)
+        steps, precision = (of(ask, [variant.id]).get(variant.id) for of in (steps_of, precisions_of))
     folder = variant_folder(work, variant.id)
     if folder is None:
-        command = make_command(row, steps) if steps else f"sparsebench run with {row['source']}"
+        command = make_command(row, steps, precision) if steps else f"sparsebench run with {row['source']}"
         hint = f"name the manifest's work_dir with --work, or make it again and export its folder: {command}"
         raise UserError(f"{variant.name}: the run kept no copy of it in {work}", hint)
     return folder, row["family"]

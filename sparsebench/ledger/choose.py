@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from sparsebench.manifest.problems import did_you_mean, one_of
 from sparsebench.paths import ledger_path
 from sparsebench.plan.checks import flow
 from sparsebench.sources.reference import Reference
-from sparsebench.sources.text import is_plain
 from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import recorded
@@ -42,7 +41,8 @@ def choose(
             raise UserError(f"no model {model!r} in the ledger", did_you_mean(model, models) or one_of(models))
         parameters = {"model": model, "share": share, "loss": loss, "engine": engine}
         rows = ask(sqlfiles.read("choose"), parameters).dicts()
-        steps = steps_of(ask, [row["variant_id"] for row in rows])
+        ids = [row["variant_id"] for row in rows]
+        steps, precisions = steps_of(ask, ids), precisions_of(ask, ids)
     if not rows:
         timed = f" and timed in {engine}" if engine else ""
         raise UserError(
@@ -52,18 +52,19 @@ def choose(
     ledger_option = f" --ledger {shlex.quote(str(ledger))}" if ledger != ledger_path(None) else ""
     for row in rows:
         row["name"] = _name(row, variants)
-        row["make"] = make_command(row, steps.get(row["variant_id"], []))
+        row["make"] = make_command(row, steps.get(row["variant_id"], []), precisions.get(row["variant_id"]))
         format_option = f" --format {row['format']}" if row["format"] else ""
         command = f"sparsebench export {shlex.quote(row['name'])}{format_option}{ledger_option} --out {_folder(row)}"
         row["export"] = None if row["ours"] else command
     return rows
 
 
-def make_command(row: ChosenRow, steps: Sequence[Step]) -> str:
+def make_command(row: ChosenRow, steps: Sequence[Step], compute_dtype: str | None = None) -> str:
     """Return the `sparsebench apply` that makes a variant again, by its columns in the view ``variants`` and its steps."""
     words = ["sparsebench", "apply", _source(row["source"]), *map(_step, steps), "--out", _folder(row)]
     words += ["--seed", str(row["seed"])] if row["seed"] else []
     words += ["--dtype", row["dtype"]] if row["dtype"] != "auto" else []
+    words += ["--compute-dtype", compute_dtype] if compute_dtype else []
     if row["calibration"] and (text := _calibration(row["calibration"])):
         words += ["--calibration", text]
     return shlex.join(words)
@@ -98,13 +99,27 @@ def steps_of(ask: Session, variant_ids: Sequence[str]) -> dict[str, list[Step]]:
     return by_variant
 
 
+def precisions_of(ask: Session, variant_ids: Sequence[str]) -> dict[str, str]:
+    """Return the precision of calculations that the manifest named for each of these variants, where it named one."""
+    statement = """
+        SELECT variant_id, any_value(settings ->> 'compute_dtype') FROM cells
+        WHERE variant_id IN (SELECT unnest($ids::VARCHAR[])) AND stage IN ('make', 'benchmarks')
+        GROUP BY variant_id HAVING count(settings ->> 'compute_dtype') > 0
+    """
+    return dict(ask(statement, {"ids": list(variant_ids)}).rows)
+
+
 def _step(step: Step) -> str:
     """Return a step as `apply` takes it, with the settings that are not the defaults."""
-    settings = {
-        key: Reference.parse(value).source if isinstance(value, str) else value
-        for key, value in step.settings.unusual().items()
-    }
+    settings = {key: _without_content(value) for key, value in step.settings.unusual().items()}
     return flow({step.verb: step.name, **settings})[1:-1]
+
+
+def _without_content(value: Any) -> Any:
+    """Return a setting with its files as a person names them, without the hash of their content."""
+    if isinstance(value, list):
+        return [*map(_without_content, value)]
+    return Reference.parse(value).source if isinstance(value, str) else value
 
 
 def _source(text: str) -> str:
@@ -112,23 +127,11 @@ def _source(text: str) -> str:
     return next((alias for alias in sources.KNOWN if sources.parse(alias).text == text), text)
 
 
-def _last(words: Sequence[str], fits: Callable[[str], bool]) -> int:
-    """Return the number, from 1, of the last word that ``fits``; 0 if none does."""
-    return max((number for number, word in enumerate(words, start=1) if fits(word)), default=0)
-
-
 def _calibration(described: str) -> str:
-    """Return the option for a calibration that is described in one line; empty for the default one."""
-    *words, size, _, _ = described.split(" ")
+    """Return the option for a calibration, as ``describe_calibration`` writes it; empty for the default one."""
+    *names, size, _, _ = shlex.split(described)
     samples, _, length = size.partition("×")
-    # A source may have spaces. Its last word has a slash, a colon or the suffix of a data file, and names of columns
-    # have none; that of plain text, which has no nested columns, may have any suffix.
-    source_end = _last(words, lambda word: "/" in word or ":" in word or not is_plain(Path(word)))
-    if is_plain(Path(" ".join(words[:source_end]))):
-        source_end = max(source_end, _last(words, lambda word: "." in word))
-    columns = dict(
-        zip(("source", "field", "target"), (" ".join(words[:source_end]), *words[source_end:]), strict=False)
-    )
+    columns = dict(zip(("source", "field", "target"), names, strict=False))
     if columns["source"] == DEFAULT.source.partition("#sha256=")[0]:
         del columns["source"]
         if columns.get("field") == DEFAULT.field:

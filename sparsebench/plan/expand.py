@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -144,11 +145,12 @@ def with_defaults(calibration: schema.ManifestCalibration, seed: int) -> Calibra
 
 
 def describe_calibration(calibration: Calibration) -> str:
-    """Return a calibration in one line: ``SOURCE passage 128×2048 seed 0``."""
+    """Return a calibration in one line: ``SOURCE passage 128×2048 seed 0``. Names with spaces are quoted as for a shell."""
     source = calibration.source.partition("#sha256=")[0]
     size = f"{calibration.samples}×{calibration.length or 'longest'}"
-    words = (source, calibration.field, calibration.target, size, f"seed {calibration.seed}")
-    return " ".join(word for word in words if word)
+    names = [name for name in (source, calibration.field, calibration.target) if name]
+    names = [shlex.quote(name) if set(" '\"\\") & {*name} else name for name in names]
+    return " ".join([*names, size, f"seed {calibration.seed}"])
 
 
 def _dense(model: ManifestModel, revision: str, seed: int) -> Variant:
@@ -189,7 +191,8 @@ def _recipe_variants(
     variant = base
     for step in recipe:
         reads_text = step.settings.reads_text()
-        read = asdict(calibration) | {"source": texts.calibration} | precision_settings(model) if reads_text else {}
+        read = asdict(calibration) | {"source": texts.calibration} if reads_text else {}
+        read |= precision_settings(model) if step.settings.runs_model() else {}
         settings = step.settings
         files, texts_read = references(step, settings.file_keys), references(step, tuple(settings.text_keys))
         identities: dict[str, Any] = {key: listed[0].content for key, listed in files.items()}

@@ -180,8 +180,9 @@ def precision_settings(model: ManifestModel) -> dict[str, str]:
 
 def making_settings(model: ManifestModel, calibration: Calibration, variant: Variant) -> dict[str, Any]:
     """Return the settings of the cell that makes a variant: how much text is read, and in which precision, if any is."""
-    settings = {"samples": calibration.samples, "length": calibration.length, **precision_settings(model)}
-    return settings if variant.steps[-1].settings.reads_text() else {}
+    settings = variant.steps[-1].settings
+    read = {"samples": calibration.samples, "length": calibration.length} if settings.reads_text() else {}
+    return read | (precision_settings(model) if settings.runs_model() else {})
 
 
 def _latencies(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:

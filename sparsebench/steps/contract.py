@@ -96,6 +96,10 @@ class Settings(Strict):
         """Return whether the step reads the calibration text."""
         return False
 
+    def runs_model(self) -> bool:
+        """Return whether the model runs, so that the precision of calculations decides the result."""
+        return self.reads_text()
+
     def reads_dense(self) -> bool:
         """Return whether the step reads the dense model as well as its parent."""
         return False

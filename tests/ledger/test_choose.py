@@ -8,6 +8,7 @@ import pytest
 from sparsebench.ledger.choose import choose, make_command
 from sparsebench.plan.expand import describe_calibration
 from sparsebench.steps.calibration import DEFAULT, Calibration
+from sparsebench.steps.registry import single
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,8 @@ from sparsebench.steps.calibration import DEFAULT, Calibration
         (DEFAULT.source, "question", "field: question, length: 64"),
         ("path:/my data/x.jsonl", None, "source: 'path:/my data/x.jsonl', length: 64"),
         ("path:/my data/x.jsonl", "text", "source: 'path:/my data/x.jsonl', field: text, length: 64"),
+        ("path:x.csv", "my column", "source: 'path:x.csv', field: my column, length: 64"),
+        ("path:it's.csv", None, "source: 'path:it''s.csv', length: 64"),
     ],
 )
 def test_a_text_of_any_name_is_named(source: str, field: str | None, option: str) -> None:
@@ -40,6 +43,16 @@ def test_a_nested_column_is_no_part_of_the_source(source: str, field: str | None
     row = {"variant_id": "v", "source": "path:m", "model": "m", "recipe": "r", "seed": 0, "dtype": "auto"}
     words = shlex.split(make_command({**row, "calibration": described}, []))
     assert words[words.index("--calibration") + 1] == f"{expected}, length: 64"
+
+
+def test_what_else_decides_the_weights_is_named(tmp_path: Path) -> None:
+    row = {"variant_id": "v", "source": "path:m", "model": "m", "recipe": "r", "seed": 0, "dtype": "auto"}
+    teachers = ["dense", f"path:{tmp_path}/t#content={'0' * 20}"]
+    words = shlex.split(
+        make_command({**row, "calibration": ""}, [single("recover", "distill", teacher=teachers)], "float32")
+    )
+    assert words[words.index("--compute-dtype") + 1] == "float32" and f"path:{tmp_path}/t" in " ".join(words)
+    assert "#content" not in " ".join(words)
 
 
 def test_the_command_that_exports_names_a_ledger_that_is_not_the_default(

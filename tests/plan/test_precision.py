@@ -53,6 +53,13 @@ def test_who_names_a_precision_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert precisions(wide)["benchmarks"] == {"float32"} and precisions(wide)["latency"] == {"float32"}
 
 
+def test_documents_that_a_step_reads_are_read_in_the_precision_named() -> None:
+    cut = {"shrink": "taylor", "keep": 0.5, "labels": "task", "source": "path:train.jsonl"}
+    auto, named = (planned(models=[HALF[0] | more], variants=[cut]) for more in ({}, {"compute_dtype": "float32"}))
+    (one,), (other,) = ([cell for cell in plan.cells if cell.stage == "make"] for plan in (auto, named))
+    assert one.variant.id != other.variant.id and one.settings == {} and "compute_dtype" in other.settings
+
+
 def test_a_gpu_runs_what_the_cpu_beside_it_would_emulate(monkeypatch: pytest.MonkeyPatch) -> None:
     lacking(monkeypatch)
     plan = planned(models=HALF)

@@ -12,7 +12,7 @@ from sparsebench.manifest.schema import Count, NonEmpty, Share, wrong
 from sparsebench.models.files.families import PER_LAYER, family_of, has_classifier
 from sparsebench.models.shape.architectures import architecture_of
 from sparsebench.sources.reference import Reference
-from sparsebench.steps.contract import Settings
+from sparsebench.steps.contract import Settings, setting_words
 from sparsebench.steps.shrink.choosing import DOCUMENTS, LENGTH, REAP, kinds_of
 from sparsebench.steps.shrink.labelled import labels_problem
 
@@ -22,8 +22,8 @@ SHARES, COUNTS = ("parameters", "keep"), ("heads", "neurons", "experts")
 """The settings that say how much stays, as a share or as numbers."""
 LABELLED = ("source", "field", "label", "documents")
 """The settings of labelled documents."""
-TRIALS = 16
-"""How often SLEB reads the text for each block that it removes: on average half of a model's blocks, for each of 32."""
+SLEB_PASSES = 16
+"""Passes over the text for each block that SLEB removes from 32: it tries each, and half of the blocks run on average."""
 _NAMED_IN_LABELS = ("multiple_of", "labels", "iterations", "uneven")
 """Settings that a label states where they differ from their defaults."""
 _PART = Annotated[Share, Field(gt=0, le=1)]
@@ -98,10 +98,10 @@ class Depth(Shrink):
 
     def forward_tokens(self, text: int) -> float:
         """Return the tokens that are read; SLEB reads the text again for each block that it tries."""
-        return float(TRIALS * (self.blocks or 0) * text) if self.name == "sleb" else 2.0 * text
+        return float(SLEB_PASSES * (self.blocks or 0) * text) if self.name == "sleb" else 2.0 * text
 
     def bytes_per_parameter(self) -> float:
-        """Return 4 for SLEB: the model runs whole, in float32, rather than block by block."""
+        """Return 4 for SLEB: the model runs whole, in float32 at most, rather than block by block."""
         return 4.0 if self.name == "sleb" else 0.0
 
     def describe(self) -> str:
@@ -270,6 +270,9 @@ class Taylor(Width):
         """Return whether the text is read: documents are read in its place."""
         return not self.by_labels() or self.refits()
 
+    def runs_model(self) -> bool:
+        return True
+
     def draws(self) -> bool:
         """Return whether answers or documents are drawn."""
         return self.labels != "text"
@@ -284,12 +287,15 @@ class Taylor(Width):
         return 2.0 * self.iterations * (LENGTH * self.documents if self.by_labels() else text)
 
     def bytes_per_parameter(self) -> float:
-        """Return 4: the model runs whole, in float32."""
+        """Return 4: the model runs whole, in float32 at most."""
         return 4.0
 
     def describe(self) -> str:
         """Return a label such as ``taylor/both to 0.8 of parameters, labels=task, train.jsonl``."""
-        return ", ".join([super().describe(), *([Reference.parse(self.source).name] if self.source else [])])
+        changed = self.unusual()
+        named = [key for key in ("field", "label", "documents") if key in changed]
+        source = [Reference.parse(self.source).name] if self.source else []
+        return ", ".join([super().describe(), *source, *setting_words({key: changed[key] for key in named})])
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         if self.labels == "text" and (family_of(config) == "encoder" or has_classifier(config)):
