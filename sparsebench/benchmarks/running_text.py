@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import math
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +19,7 @@ from sparsebench.sources.text import each_text, is_plain, read_texts
 
 def wikitext(path: Path) -> str:
     """Read a raw WikiText file as published evaluations do: its lines, blank ones emptied, joined with blank lines."""
-    try:
-        return JOINER.join(line if line.strip() else "" for line in bounded.lines(path, BenchmarkError, "\n"))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BenchmarkError(f"{path}: cannot be read as text ({error})", "save it as UTF-8") from error
+    return JOINER.join(line if line.strip() else "" for line in bounded.lines(path, BenchmarkError, "\n"))
 
 
 def window_length(spec: TaskSpec, longest: int | None, default: int) -> int:
@@ -98,23 +93,23 @@ def perplexity_result(
     """
     values, counts = [window.nll for window in windows], [window.tokens for window in windows]
     score = pooled_perplexity(values, counts, task.name)
-    window_hashes = [hashlib.sha1(" ".join(map(str, window.ids)).encode()).hexdigest() for window in windows]
     return ScoreResult.of(
         task,
-        (
-            Outcome(str(window.number), ids_hash, window.nll, float(window.tokens))
-            for ids_hash, window in zip(window_hashes, windows, strict=True)
-        ),
+        (Outcome(str(window.number), _hash_of(window.ids), window.nll, float(window.tokens)) for window in windows),
         available,
         chance=None,
         scored=(score, score * mean_stderr([window.nll / window.tokens for window in windows])),
         protocol={
             **protocol,
             "documents": available,
-            "scored_tokens": sum(window.tokens for window in windows),
+            "scored_tokens": sum(counts),
             "stderr": "delta method: score times the standard error of the windows' mean log-likelihoods",
         },
     )
+
+
+def _hash_of(ids: Iterable[int]) -> str:
+    return hashlib.sha1(" ".join(map(str, ids)).encode()).hexdigest()
 
 
 def bits_per_byte(values: Sequence[float], size: int) -> dict[str, int | float]:

@@ -1,4 +1,4 @@
-"""Gives a ledger this program's schema and views, in one transaction; refuses what is not a ledger, or another version's.
+"""Gives a ledger this program's schema and views, in one transaction; refuses what is not a ledger, or a newer version's.
 
 The views are created again whenever their text differs from what the file was last given, each with its comments,
 which ``CREATE OR REPLACE`` drops.
@@ -24,7 +24,7 @@ _REBUILD = "make a ledger from its records: sparsebench ingest FOLDER --ledger N
 def upgrade(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Bring the open ledger at ``path`` up to date: the files of ``schema/`` that it lacks, then the views.
 
-    Raises LedgerError for a file that is not a ledger, or that another version of this program has made.
+    Raises LedgerError for a file that is not a ledger, or that has a newer schema than this program knows.
     """
     version = _version(connection, path)
     if version == _this_version():
@@ -54,7 +54,7 @@ def _this_version() -> tuple[int, str]:
 def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[int, str]:
     """Return what ``_this_version`` does for the file; (0, "") for an empty one.
 
-    Raises LedgerError for another program's file, for another version's, and for one whose macros, types or triggers
+    Raises LedgerError for another program's file, for a newer schema, and for one whose macros, types or triggers
     would change what our SQL does.
     """
     _refuse_shadowing(connection, path)

