@@ -290,6 +290,7 @@ JOIN (VALUES
     ('coder_q4_file', 'qwen2.5-coder-1.5b', 'file', 'gguf Q4_K_M'),
     ('coder_zeros_skill', 'qwen2.5-coder-1.5b', 'skill', 'wanda/row 30% propagate=dense'),
     ('coder_zeros_ratio', 'qwen2.5-coder-1.5b', 'ratio', 'wanda/row 30% propagate=dense'),
+    ('coder_zeros_request', 'qwen2.5-coder-1.5b', 'request', 'wanda/row 30% propagate=dense'),
     ('smol_int8_request', 'smollm2-135m', 'request', 'int8'),
     ('smol_int8_skill', 'smollm2-135m', 'skill', 'int8'),
     ('smol_int8_ratio', 'smollm2-135m', 'ratio', 'int8'),
