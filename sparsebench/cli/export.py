@@ -82,7 +82,8 @@ def _measured_variant(ledger: Path, name: str, work: Path) -> tuple[Path, Family
     with query.session(ledger) as ask:
         variant = resolve_variant(name, measured_variants(ask))
         (row,) = ask("SELECT * FROM variants WHERE variant_id = $id", {"id": variant.id}).dicts()
-        steps, precision = (of(ask, [variant.id]).get(variant.id) for of in (steps_of, precisions_of))
+        steps = steps_of(ask, [variant.id]).get(variant.id)
+        precision = precisions_of(ask, [variant.id]).get(variant.id)
     folder = variant_folder(work, variant.id)
     if folder is None:
         command = make_command(row, steps, precision) if steps else f"sparsebench run with {row['source']}"

@@ -54,12 +54,12 @@ def figures(
             emit_table(columns[:3], [row[:3] for row in rows])
         return
     from sparsebench.figures.draw import render  # matplotlib is heavy
-    from sparsebench.figures.style import Sheet
+    from sparsebench.figures.style import FigureLayout
 
     chosen_formats = tuple(map(str, formats or ("png", "svg")))
     left_out: dict[str, list[str]] = {}
-    sheet = Sheet(height, font, not no_title, not no_note)
-    for result in render(ledger_path(ledger), names or [], out, chosen_formats, width=width, sheet=sheet):
+    layout = FigureLayout(height, font, not no_title, not no_note)
+    for result in render(ledger_path(ledger), names or [], out, chosen_formats, width=width, layout=layout):
         if result.skipped:
             left_out.setdefault(result.skipped, []).append(result.name)
         for path in result.paths:

@@ -45,10 +45,10 @@ class Canvas:
     """One figure while it is drawn."""
 
     def __init__(
-        self, spec: FigureSpec, rows: Rows, width: float = style.WIDTH, sheet: style.Sheet = style.PLAIN
+        self, spec: FigureSpec, rows: Rows, width: float = style.WIDTH, layout: style.FigureLayout = style.PLAIN
     ) -> None:
         """``rows`` are the query's, at least one; ``width`` is the sheet's, in inches."""
-        self.sheet = sheet
+        self.layout = layout
         self.spec = spec
         self.rows = rows
         self.width = width
@@ -80,7 +80,7 @@ class Canvas:
         self.notes = self.spec.get("note").splitlines()
         if ending := rows[0].get(spec.get("footnote")):
             self.notes.append(str(ending))
-        self._title_lines = textwrap.wrap(spec.title, int(74 * width / style.WIDTH)) if sheet.title else []
+        self._title_lines = textwrap.wrap(spec.title, int(74 * width / style.WIDTH)) if layout.title else []
         self._xlabel_lines = textwrap.wrap(spec.get("xlabel"), int((width - 0.2) / TITLE_CHARACTER))
         if background and spec.get("boundnote"):
             self.notes.append(spec.get("boundnote"))
@@ -249,7 +249,7 @@ class Canvas:
         rows = -(-lines // self._legend["ncols"]) if self._legend else 0
         self._legend_top = self._bottom + (LEGEND_LINE * rows + 0.06 if rows else 0.0)
         below = self._legend_top + TITLE_LINE * len(self._xlabel_lines)
-        height = self.sheet.height or title + self.height + 0.25 + below
+        height = self.layout.height or title + self.height + 0.25 + below
         minimum = title + below + LOWEST * self.height
         if height < minimum:
             raise UserError(f"{self.spec.name}: {height:g} inches are too low", f"ask for {minimum + 0.05:.1f} or more")
@@ -284,7 +284,7 @@ class Canvas:
 
     @property
     def _note_lines(self) -> list[str]:
-        if not self.sheet.note:
+        if not self.layout.note:
             return []
         return [line for note in self.notes for line in textwrap.wrap(note, int(130 * self.width / style.WIDTH))]
 

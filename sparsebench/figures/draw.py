@@ -48,7 +48,7 @@ def render(
     formats: Sequence[str] = ("png", "svg"),
     local: Path = LOCAL,
     width: float = style.WIDTH,
-    sheet: style.Sheet = style.PLAIN,
+    layout: style.FigureLayout = style.PLAIN,
 ) -> Iterator[Rendered]:
     """Draw the figures ``names`` (none: all) into ``out`` as ``NAME.FORMAT``, ``width`` inches wide; yield each result.
 
@@ -65,7 +65,7 @@ def render(
     failed: list[SparsebenchError] = []
     for name in names or paths:
         try:
-            yield render_file(paths[name], ledger, out, formats, width, sheet)
+            yield render_file(paths[name], ledger, out, formats, width, layout)
         except (UserError, QueryError) as error:
             failed.append(error)
     if len(failed) == 1:
@@ -76,7 +76,7 @@ def render(
 
 
 def render_file(
-    path: Path, ledger: Path, out: Path, formats: Sequence[str], width: float, sheet: style.Sheet = style.PLAIN
+    path: Path, ledger: Path, out: Path, formats: Sequence[str], width: float, layout: style.FigureLayout = style.PLAIN
 ) -> Rendered:
     """Draw the figure in one file, as ``render`` does."""
     spec = parse(path)
@@ -92,7 +92,7 @@ def render_file(
     spec = spec.with_finding(table.dicts()[0])
     paths = tuple(out / f"{spec.name}.{name}" for name in formats)
     with library_errors(f"{path}: its rows cannot be drawn", "see what they are: sparsebench sql -f FILE", UserError):
-        draw(spec, table, paths, width, sheet)
+        draw(spec, table, paths, width, layout)
     return Rendered(spec.name, spec.title, paths)
 
 
@@ -101,7 +101,7 @@ def draw(
     table: query.Table,
     paths: Sequence[Path],
     width: float = style.WIDTH,
-    sheet: style.Sheet = style.PLAIN,
+    layout: style.FigureLayout = style.PLAIN,
 ) -> Figure:
     """Draw the rows of ``table``, at least one, ``width`` inches wide, and write the picture to each of ``paths``."""
     draw_panel, finish = DRAWERS[spec.kind]
@@ -109,14 +109,14 @@ def draw(
         matplotlib.rcdefaults()  # a person's own matplotlibrc must not change a figure
         parameters: Any = matplotlib.rcParams
         parameters.update(style.RC)
-        if sheet.font:
-            parameters["font.family"] = _installed_font(sheet.font)
+        if layout.font:
+            parameters["font.family"] = _installed_font(layout.font)
         # Fonts have no control characters, and those of a ledger must not reach a vector drawing.
         visible_rows = [
             {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
             for row in table.dicts()
         ]
-        canvas = Canvas(spec, visible_rows, width, sheet)
+        canvas = Canvas(spec, visible_rows, width, layout)
         panels = []
         for axes, facet in canvas.panels():
             draw_panel(axes, facet, canvas)

@@ -30,7 +30,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
             list(map(canvas.x_position, points)), [canvas.value(row, "y") for row in points], color=series_style.colour,
             marker="" if whiskers else series_style.marker, linestyle=dashes, linewidth=0.8 if is_crowded else 1.2,
             markersize=2.5 if is_crowded else 3.8, markeredgecolor="white",
-            markeredgewidth=0.3, zorder=(2.5 if series_style.colour == style.BOUND else 3) + number / 100,
+            markeredgewidth=0.3, zorder=(2.5 if series_style.colour == style.BACKGROUND_GREY else 3) + number / 100,
         )  # fmt: skip
     if whiskers:
         _draw_whiskers(axes, rows, canvas, drawn)
@@ -45,7 +45,7 @@ def curve_panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         xs = list(map(canvas.x_position, points))
         axes.plot(
             xs, [canvas.value(row, "y") for row in points], color=series_style.colour, linestyle=series_style.dashes,
-            linewidth=1.2, zorder=(2.5 if series_style.colour == style.BOUND else 3) + number / 100,
+            linewidth=1.2, zorder=(2.5 if series_style.colour == style.BACKGROUND_GREY else 3) + number / 100,
         )  # fmt: skip
         if canvas.spec.has_interval:
             ends = ([canvas.value(row, end) for row in points] for end in ("low", "high"))

@@ -39,7 +39,9 @@ def finish_axes(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 def scale_y_log(axes: Axes, canvas: Canvas) -> None:
     """Make the vertical axis a log axis that has labelled ticks at any length and packs what is above the knee."""
     knee = canvas.knee
-    axes.set_yscale("function", functions=(partial(style.fold, knee=knee), partial(style.unfold, knee=knee)))
+    axes.set_yscale(
+        "function", functions=(partial(style.value_to_axis, knee=knee), partial(style.axis_to_value, knee=knee))
+    )
     low, high = _log_limits(_positive_range(axes, "y"), knee, (-0.06, 0.08))
     axes.set_ylim(low, high)
     major, minor = style.log_ticks(low, high, knee)
@@ -63,7 +65,7 @@ def scale_x(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         _scale_sparsity(axes, canvas)
     elif kind == "log":
         low, high = _log_limits(_positive_range(axes, "x"), float("inf"), (-0.07, 0.07))
-        axes.set_xscale("function", functions=(style.fold, style.unfold))
+        axes.set_xscale("function", functions=(style.value_to_axis, style.axis_to_value))
         axes.set_xlim(low, high)
         major, minor = style.log_ticks(low, high)
         fitting = _fitting_labels([math.log10(value) for value in major], list(map(style.number, major)), canvas)
@@ -92,22 +94,22 @@ def _positive_range(axes: Axes, which: str) -> tuple[float, float]:
 
 def _log_limits(interval: tuple[float, float], knee: float, room: tuple[float, float]) -> tuple[float, float]:
     """Return the limits of a log axis around the data; ``room`` is the margins, as shares of the axis' length."""
-    ends = style.fold(np.array(interval), knee)
+    ends = style.value_to_axis(np.array(interval), knee)
     ends += np.array(room) * max(float(np.ptp(ends)), 0.05)
-    low, high = (float(end) for end in style.unfold(ends, knee))
+    low, high = (float(end) for end in style.axis_to_value(ends, knee))
     return low, high
 
 
 def _scale_sparsity(axes: Axes, canvas: Canvas) -> None:
-    axes.set_xscale("function", functions=(style.spread, style.gather))
+    axes.set_xscale("function", functions=(style.sparsity_to_axis, style.axis_to_sparsity))
     values = canvas.categories
-    positions = [float(position) for position in style.spread(np.array(values, dtype=float))]
+    positions = [float(position) for position in style.sparsity_to_axis(np.array(values, dtype=float))]
     ranks = [LABELLED_FIRST.index(value) if value in LABELLED_FIRST else len(LABELLED_FIRST) for value in values]
     labelled = [values[at] for at in _fitting_labels(positions, list(map(style.percent, values)), canvas, ranks)]
     axes.set_xticks(labelled, [style.percent(value) for value in labelled])
     axes.set_xticks([value for value in values if value not in labelled], minor=True)
     ends = np.array([min(positions), max(positions)])
-    first_limit, last_limit = style.gather(ends + np.array([-0.04, 0.04]) * max(float(np.ptp(ends)), 1.0))
+    first_limit, last_limit = style.axis_to_sparsity(ends + np.array([-0.04, 0.04]) * max(float(np.ptp(ends)), 1.0))
     axes.set_xlim(float(first_limit), float(last_limit))
 
 

@@ -28,7 +28,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     for row in rows:
         series_style = canvas.styles[canvas.series(row)]
         solid = row in pareto or not canvas.spec.get("front") or _outside_front(row, canvas.spec)
-        behind = series_style.colour == style.BOUND
+        behind = series_style.colour == style.BACKGROUND_GREY
         axes.plot(
             [row[x]], [row[y]], marker=series_style.marker, markersize=4.6 if solid else 3.6, linestyle="none",
             color=series_style.colour if solid else "white", markeredgecolor="white" if solid else series_style.colour,

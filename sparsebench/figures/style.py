@@ -30,7 +30,7 @@ MARKERS = ("o", "^", "D", "P", "v", "s", "X", "<")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (2.5, 1)))
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 GREY = "#666666"
-BOUND = "#999999"
+BACKGROUND_GREY = "#999999"
 """The grey of series in the background (`bound`)."""
 PALE_GREY = "#F1F1F1"
 """The background of what is packed together above a knee; also the rules between the rows of a forest."""
@@ -66,8 +66,8 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """What a paper wants otherwise: a height in inches, a font by its family, no title, no small print."""
+class FigureLayout:
+    """What a paper may want otherwise: the height in inches (None: as needed), a font's family, title and small print."""
 
     height: float | None = None
     font: str | None = None
@@ -75,7 +75,7 @@ class Sheet:
     note: bool = True
 
 
-PLAIN = Sheet()
+PLAIN = FigureLayout()
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def series_styles(
     numbers = _numbered(foreground, places or {}) | _numbered(grey, places or {})
     return {
         name: SeriesStyle(
-            BOUND if name in background else COLOURS[numbers[name] % len(COLOURS)],
+            BACKGROUND_GREY if name in background else COLOURS[numbers[name] % len(COLOURS)],
             MARKERS[numbers[name] % len(MARKERS)],
             DASHES[(numbers[name] % len(MARKERS) + numbers[name] // len(COLOURS)) % len(DASHES)],
             HATCHES[numbers[name] % len(MARKERS) % len(HATCHES)],
@@ -121,27 +121,27 @@ def _numbered(names: Sequence[str], places: Mapping[str, int]) -> dict[str, int]
     return numbers
 
 
-def spread(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def sparsity_to_axis(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return positions on the sparsity axis, log((s + 0.2) / (1.01 - s)): 0, 10, 50, 90, 95 and 99% all stand apart."""
     inside = np.clip(share, -0.15, 1.005)
     return np.log((inside + 0.2) / (1.01 - inside))
 
 
-def gather(position: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the inverse of ``spread``."""
+def axis_to_sparsity(position: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the inverse of ``sparsity_to_axis``."""
     odds = np.exp(position)
     return (1.01 * odds - 0.2) / (1 + odds)
 
 
-def fold(value: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[np.float64]:
+def value_to_axis(value: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[np.float64]:
     """Return positions on a log axis, in decades, packed ever closer above ``knee`` so that no number is too large."""
     decades = np.log10(np.clip(value, 1e-300, None))
     above = np.clip(decades - math.log10(knee), 0, None)
     return np.minimum(decades, math.log10(knee)) + PACKED * np.log2(1 + above)
 
 
-def unfold(position: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[np.float64]:
-    """Return the inverse of ``fold``, up to 1e308."""
+def axis_to_value(position: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[np.float64]:
+    """Return the inverse of ``value_to_axis``, up to 1e308."""
     border = math.log10(knee)
     above = np.exp2(np.clip((np.asarray(position) - border) / PACKED, 0, 12)) - 1
     return np.power(10.0, np.clip(np.minimum(position, border) + above, -300, 308))
@@ -171,7 +171,7 @@ def dark(colour: Sequence[float]) -> bool:
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage without the % sign, with the digits it needs: 0.995 is 99.5."""
+    """Return a share as a percentage without the % sign, with at most two digits behind the point: 0.995 is 99.5."""
     return f"{round(100 * share, 2):g}"
 
 

@@ -16,9 +16,9 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from sparsebench import devices
 from sparsebench.manifest.names import FAMILIES, Dtype, Family
 
-PATTERN = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
+N_OF_M = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
 BLOCK = re.compile(r"^([1-9]\d{0,3})x([1-9]\d{0,3})$")
-LINES = ("rows", "columns")
+ROWS_OR_COLUMNS = ("rows", "columns")
 """Patterns of whole rows (a layer's outputs) and of whole columns (its inputs)."""
 PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
@@ -67,8 +67,8 @@ def _checked_share(value: Any) -> Any:
 
 
 def _checked_pattern(value: str) -> str:
-    if value not in ("unstructured", *LINES) and not is_nm(value) and not BLOCK.fullmatch(value):
-        match = PATTERN.fullmatch(value)
+    if value not in ("unstructured", *ROWS_OR_COLUMNS) and not is_nm(value) and not BLOCK.fullmatch(value):
+        match = N_OF_M.fullmatch(value)
         hint = f"did you mean {match[2]}:{match[1]}?" if match and match[1] != match[2] else ""
         raise wrong(
             f"`{value}` is no pattern",
@@ -111,7 +111,7 @@ Share = Annotated[float, BeforeValidator(_checked_share), _Published((("minimum"
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonEmpty = Annotated[str, Field(min_length=1)]
-_PATTERNS = "|".join([f"^(unstructured|{'|'.join(LINES)})$", PATTERN.pattern, BLOCK.pattern])
+_PATTERNS = "|".join([f"^(unstructured|{'|'.join(ROWS_OR_COLUMNS)})$", N_OF_M.pattern, BLOCK.pattern])
 Pattern = Annotated[str, AfterValidator(_checked_pattern), _Published((("pattern", _PATTERNS),))]
 
 Selection = Annotated[dict[str, Any], Field(min_length=1)]
@@ -335,7 +335,7 @@ class Manifest(Strict):
 
 def is_nm(pattern: str) -> bool:
     """Whether this is an N:M pattern, N below M."""
-    match = PATTERN.fullmatch(pattern)
+    match = N_OF_M.fullmatch(pattern)
     return match is not None and int(match[1]) < int(match[2])
 
 

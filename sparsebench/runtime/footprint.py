@@ -68,7 +68,7 @@ def model_bytes(folder: Path, setting: Setting) -> int:
     kept = sum(info.numel * size if size and info.dtype in FLOAT_DTYPES else info.nbytes for info in stored)
     if packed:
         kept = min(kept, sum(entry.nbytes for _, entry in packed.entries.values()) * INDEXED)
-    layers = {info.name: part(info, checkpoint.config, "").layer for info in tensors}
+    layers = {info.name: part(info, checkpoint.config, "").block for info in tensors}
     if engines()[setting.engine].cuts_first and cut_first(dtypes, setting.dtype, setting.ranks):
         copied = sum(4 * info.numel for info in tensors if layers[info.name] is None)
     elif packed or (size and any(ELEMENT_BYTES[dtype] != size for dtype in dtypes)):

@@ -193,11 +193,11 @@ def try_two_ranks() -> str:
     """
     device = "cuda" if len(devices.visible_gpus()) >= 2 else "cpu"
     setting = Setting("deepspeed", 2, Workload(), threads=1, timeout_seconds=120, device=device)
-    notes = add_up(setting)[0]["notes"]
+    notes = check_all_reduce(setting)[0]["notes"]
     return "; ".join(notes) or ("NCCL" if setting.on_gpu else "shared memory")
 
 
-def add_up(setting: Setting) -> list[Event]:
+def check_all_reduce(setting: Setting) -> list[Event]:
     """Have the setting's ranks add up one tensor; return each one's ``notes``, and ``gpu``, the UUID of its GPU.
 
     Raises MeasureError when they cannot.

@@ -42,7 +42,7 @@ class RankWorker:
         """Do the job, as number ``process``."""
         match self.job.kind:
             case "add up":
-                self.add_up()
+                self.check_all_reduce()
             case "memory":
                 self.start().memory(self.job.folders[0])
             case "latency":
@@ -98,7 +98,7 @@ class RankWorker:
             )
         return "cpu"
 
-    def add_up(self) -> None:
+    def check_all_reduce(self) -> None:
         """Join the group, add up one number per rank, and send on which GPU that was done.
 
         Raises MeasureError where the sum is wrong.
@@ -109,9 +109,9 @@ class RankWorker:
         notes = self.engine.start(self.rank, self.setting.ranks)
         total = torch.full((1024,), float(self.rank + 1), device=device)  # NCCL does not accept CPU tensors
         comm.inference_all_reduce(total)  # what sharded layers call; it uses shared memory where that is on
-        right = sum(range(1, self.setting.ranks + 1))
-        if not bool((total == right).all()):
-            raise MeasureError(f"{self.setting.ranks} ranks add up to {float(total[0])} where {right} is right")
+        expected = sum(range(1, self.setting.ranks + 1))
+        if not bool((total == expected).all()):
+            raise MeasureError(f"{self.setting.ranks} ranks add up to {float(total[0])} where {expected} is right")
         gpu = str(torch.cuda.get_device_properties(device).uuid) if devices.is_gpu(device) else ""
         self.channel.send("result", notes=notes, gpu=gpu)
 

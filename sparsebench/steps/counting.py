@@ -53,7 +53,7 @@ def step_report(
             zeros += sum(counts)
         for view, count in zip(part.views, counts, strict=False):
             size = info.numel // len(counts)
-            tensors.append(TensorCount(view.name, part.layer, part.stack, part.kind, size, count))
+            tensors.append(TensorCount(view.name, part.block, part.stack, part.kind, size, count))
     calibration = provenance or {}
     return StepReport(
         prunable=prunable,

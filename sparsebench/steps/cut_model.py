@@ -60,11 +60,11 @@ class Smaller:
         if stored in self._moved:
             return self._moved[stored]
         part = self.shape.parts[stored]
-        if part.layer is None or part.stack not in self.blocks:
+        if part.block is None or part.stack not in self.blocks:
             return stored
         kept_blocks = self.blocks[part.stack]
-        if part.layer in kept_blocks:
-            return with_block_number(stored, kept_blocks.index(part.layer))
+        if part.block in kept_blocks:
+            return with_block_number(stored, kept_blocks.index(part.block))
         # T5's one table of positions serves the whole stack: it moves to block 0 when its own block goes.
         parts = self.shape.parts.items()
         tables = [name for name, other in parts if other.stack == part.stack and name.endswith(POSITION_TABLE)]

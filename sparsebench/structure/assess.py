@@ -55,7 +55,7 @@ def assess(folder: Path, family: str, absolute: Sequence[float], relative: Seque
     checkpoint = open_checkpoint(folder)
     model_parts = parts(checkpoint, family)
     for name, info in checkpoint.tensors.items():
-        is_matrix = model_parts[name].layer is not None and len(info.shape) == 2 and name.endswith("weight")
+        is_matrix = model_parts[name].block is not None and len(info.shape) == 2 and name.endswith("weight")
         if is_matrix and info.dtype not in FLOAT_DTYPES:
             problem = f"{name} is stored as {info.dtype}: a quantized checkpoint"
             raise ModelError(problem, "convert it to bfloat16, float16 or float32")
@@ -77,7 +77,7 @@ def _tensor(
     return TensorStructure(
         **vars(statistics),
         name=part.name,
-        layer=part.layer,
+        layer=part.block,
         side=part.stack,
         kind=part.kind,
         prunable=part.prunable,

@@ -122,7 +122,7 @@ def test_points_of_a_series_apart_are_not_joined(apart: int) -> None:
 
 def test_random_is_drawn_in_grey_and_leaves_the_colours_to_others() -> None:
     found = style.series_styles(["a", "random/layer", "b"], {"random/layer"})
-    assert found["random/layer"].colour == style.BOUND
+    assert found["random/layer"].colour == style.BACKGROUND_GREY
     assert [found[name] for name in "ab"] == list(style.series_styles(["a", "b"]).values())
 
 
@@ -267,14 +267,17 @@ def test_every_engine_is_drawn_against_the_fastest_dense_model(ask: Callable[[st
 
 
 def test_a_paper_gets_the_height_and_no_words_that_it_does_not_want(ask: Callable[[str], query.Table]) -> None:
-    sheet = style.Sheet(height=4.0, font="DejaVu Serif", title=False, note=False)
+    layout = style.FigureLayout(height=4.0, font="DejaVu Serif", title=False, note=False)
     size, score = (parse(SHIPPED / f"{name}.sql") for name in ("size", "score"))
-    figure, scores = draw(size, ask(size.sql), [], 3.3, sheet), ask(score.sql)
+    figure, scores = draw(size, ask(size.sql), [], 3.3, layout), ask(score.sql)
     assert tuple(figure.get_size_inches()) == (3.3, 4.0)
     assert {text.get_fontname() for text in figure.texts} == {"DejaVu Serif"}
     assert all(size.title[:20] not in text.get_text() for text in figure.texts)
     assert scores.rows
-    for wrong, culprit in ((style.Sheet(height=1.0), "too low"), (style.Sheet(font="Nonesuch"), "Nonesuch")):
+    for wrong, culprit in (
+        (style.FigureLayout(height=1.0), "too low"),
+        (style.FigureLayout(font="Nonesuch"), "Nonesuch"),
+    ):
         with pytest.raises(UserError, match=culprit):
             draw(score, scores, [], 3.3, wrong)
 

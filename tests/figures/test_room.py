@@ -17,10 +17,10 @@ from tests.figures.pictures import SAMPLED, SPARSITIES, SPECS, Drawn, exploding,
 
 @pytest.mark.parametrize("across", [1, 3])
 def test_the_sparsity_axis_keeps_its_points_apart(across: int) -> None:
-    places = style.spread(np.array(SPARSITIES))
+    places = style.sparsity_to_axis(np.array(SPARSITIES))
     inches = (style.WIDTH / across - 0.6) * np.diff(places) / np.ptp(places)
     assert (inches > 0.12).all()
-    assert style.gather(places) == pytest.approx(SPARSITIES)
+    assert style.axis_to_sparsity(places) == pytest.approx(SPARSITIES)
 
 
 @pytest.mark.parametrize(("series", "facets"), [(1, 2), (10, 1), (40, 6)])
@@ -64,10 +64,10 @@ def test_the_axis_is_packed_together_from_where_models_have_collapsed() -> None:
 @pytest.mark.parametrize("knee", [1e4, float("inf")])
 def test_the_packed_axis_keeps_the_order_and_comes_back(knee: float) -> None:
     values = np.array([1.0, 25, 9999, 1e4, 1.0001e4, 1e6, 1e9, 1e100, 1e300])
-    places = style.fold(values, knee)
+    places = style.value_to_axis(values, knee)
     assert (np.diff(places) > 0).all()
-    assert style.unfold(places, knee) == pytest.approx(values, rel=1e-6)
-    assert np.diff(style.fold(np.array([25.0, 250.0, 2500.0]), knee)) == pytest.approx([1, 1])
+    assert style.axis_to_value(places, knee) == pytest.approx(values, rel=1e-6)
+    assert np.diff(style.value_to_axis(np.array([25.0, 250.0, 2500.0]), knee)) == pytest.approx([1, 1])
 
 
 @pytest.mark.parametrize("wanted", [[0.5] * 12, [0.0, 0.01, 0.02, 0.9, 1.0], [-0.2, 0.3, 1.4], [0.7]])

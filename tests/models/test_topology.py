@@ -128,9 +128,9 @@ def test_kinds_layers_and_sides_are_the_architectures(model_type: str) -> None:
     seen: dict[tuple[str, int], set[str]] = {}
     for name, place in found.items():
         if place.prunable:
-            assert place.layer is not None
-            module = re.split(rf"\.{place.layer}\.", name, maxsplit=1)[1].removesuffix(".weight")
-            seen.setdefault((place.stack, place.layer), set()).add(f"{place.kind}={module}")
+            assert place.block is not None
+            module = re.split(rf"\.{place.block}\.", name, maxsplit=1)[1].removesuffix(".weight")
+            seen.setdefault((place.stack, place.block), set()).add(f"{place.kind}={module}")
     depth = 1 if model_type == "albert" else 2
     sides = {"encoder": BLOCKS, "decoder": DECODER_BLOCKS} if family == "encoder-decoder" else {family: BLOCKS}
     assert seen == {(side, n): set(table[model_type].split()) for side, table in sides.items() for n in range(depth)}
@@ -165,4 +165,4 @@ def test_head_of_a_classifier_is_not_prunable() -> None:
     for name, tensor in meta_model("encoder", config).state_dict().items():
         if name.startswith("classifier") and name.endswith("weight"):
             place = part(TensorInfo(name, "F32", tuple(tensor.shape)), config, "encoder")
-            assert (place.kind, place.prunable, place.layer) == ("head", False, None)
+            assert (place.kind, place.prunable, place.block) == ("head", False, None)

@@ -268,7 +268,7 @@ def fill(
                 model.set_submodule(path, replacement)
                 continue
         if view not in parameters:
-            loaded = view.shaped(load(view.tensor, view.expert)).to(dtype)
+            loaded = view.to_matrix(load(view.tensor, view.expert)).to(dtype)
             parameters[view] = _shared_parameter(loaded, parameters.values() if owners[id(tensor)] > 1 else ())
         if attribute in module._parameters:
             module._parameters[attribute] = parameters[view]
@@ -291,7 +291,7 @@ def _shared_parameter(tensor: torch.Tensor, tied: Iterable[nn.Parameter]) -> nn.
 def check_shape(name: str, tensor: torch.Tensor, view: View, stored: Mapping[str, TensorInfo]) -> None:
     """Raise ModelError where a view of a stored tensor has another shape than the model's tensor."""
     empty = torch.empty(stored[view.tensor].shape, device="meta")
-    shape = tuple(view.shaped(view.cut(empty)).shape)
+    shape = tuple(view.to_matrix(view.cut(empty)).shape)
     if shape != tuple(tensor.shape):
         shapes = f"{shape} where the model's {name} is {tuple(tensor.shape)}"
         raise ModelError(f"{view.name}: the file has {shapes}", "check config")

@@ -109,7 +109,7 @@ class Block:
         """
         views = {view.name: view for view in self._block.parameters.values()}
         for name, tensor in changed.items():
-            shape = self.stored(views[name]).shape if name in views else None
+            shape = self.stored_part(views[name]).shape if name in views else None
             if tensor.shape != shape:
                 raise ModelError(f"{name}: {tuple(tensor.shape)} in {self.stack} block {self.index}, which has {shape}")
         self._run(stream, changed, None)
@@ -123,9 +123,9 @@ class Block:
         """Return the weights (out, in) of a prunable matrix."""
         view = self.readers[name].view
         assert view is not None
-        return view.shaped(self.stored(view))
+        return view.to_matrix(self.stored_part(view))
 
-    def stored(self, view: View) -> torch.Tensor:
+    def stored_part(self, view: View) -> torch.Tensor:
         """Return a view's tensor or slice, as stored."""
         return view.cut(self.tensors[view.tensor])
 
@@ -136,7 +136,7 @@ class Block:
         """
         replaced = changed or {}
         return {
-            inner: view.shaped(replaced.get(view.name, self.stored(view))).to(self._block.dtypes[inner])
+            inner: view.to_matrix(replaced.get(view.name, self.stored_part(view))).to(self._block.dtypes[inner])
             for inner, view in self._block.parameters.items()
         }
 
@@ -145,7 +145,7 @@ class Block:
         views = {self._block.parameters[inner]: weight for inner, weight in weights.items()}
         self.tensors |= {name: self.tensors[name].clone() for name in {view.tensor for view in views}}
         for view, weight in views.items():
-            view.shaped(self.stored(view)).copy_(weight)
+            view.to_matrix(self.stored_part(view)).copy_(weight)
         self.changed = True
 
     def forward(self, stream: int, rows: slice, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -106,9 +106,9 @@ def _blocks_of(model: PreTrainedModel, config: Mapping[str, Any], family: Family
     by_path: dict[str, SkeletonBlock] = {}
     for name, parameter in model.named_parameters():
         part = topology.part(TensorInfo(name, "F32", tuple(parameter.shape)), config, family)
-        if part.layer is not None and part.stack == stack:
-            path = _block_path(model, name, part.layer)
-            by_path.setdefault(path, SkeletonBlock(stack, part.layer, path, model.get_submodule(path)))
+        if part.block is not None and part.stack == stack:
+            path = _block_path(model, name, part.block)
+            by_path.setdefault(path, SkeletonBlock(stack, part.block, path, model.get_submodule(path)))
     blocks = sorted(by_path.values(), key=lambda block: block.index)
     parents = {path.rpartition(".")[0] for path in by_path}
     block_list = model.get_submodule(parents.pop()) if len(parents) == 1 else None
@@ -177,7 +177,7 @@ def _find_layers(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> 
     layer_of_view: dict[str, tuple[SkeletonBlock, str]] = {}
     for block in skeleton.blocks:
         key = (block.stack, block.index)
-        block.tensors = tuple(name for name, part in parts.items() if (part.stack, part.layer) == key)
+        block.tensors = tuple(name for name, part in parts.items() if (part.stack, part.block) == key)
         for inner, view in block.parameters.items():
             # Several layers may be rows of one stored tensor. They read the same input, so the first one counts.
             layer_of_view.setdefault(view.name, (block, inner.rpartition(".")[0]))

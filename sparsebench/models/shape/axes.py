@@ -110,7 +110,7 @@ class ModelShape:
     def block_parameters(self) -> int:
         """The number of parameters inside the blocks."""
         weights = weight_tensors(self.checkpoint, self.parts)
-        return sum(info.numel for name, info in weights.items() if self.parts[name].layer is not None)
+        return sum(info.numel for name, info in weights.items() if self.parts[name].block is not None)
 
     def key(self, axis: Axis) -> str:
         """Return the key of config.json that states the axis's number of elements, before ``width_factor``."""
@@ -154,9 +154,9 @@ def shape_of(checkpoint: Checkpoint, family: str) -> ModelShape:
     block_counts: dict[str, int] = {}
     parts_of_block: dict[tuple[str, int], dict[str, Part]] = {}
     for name, part in model_parts.items():
-        if part.layer is not None:
-            block_counts[part.stack] = max(block_counts.get(part.stack, 0), part.layer + 1)
-            parts_of_block.setdefault((part.stack, part.layer), {})[name] = part
+        if part.block is not None:
+            block_counts[part.stack] = max(block_counts.get(part.stack, 0), part.block + 1)
+            parts_of_block.setdefault((part.stack, part.block), {})[name] = part
     axes: list[Axis] = []
     for stack, count in block_counts.items():
         blocks = [

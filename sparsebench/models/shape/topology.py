@@ -91,26 +91,26 @@ class View:
 
     @property
     def name(self) -> str:
-        """The tensor's name, with the expert's number in brackets."""
+        """The tensor's name, with the expert's number in brackets; views of some ``rows`` have their tensor's."""
         return self.tensor if self.expert is None else f"{self.tensor}[{self.expert}]"
 
     def cut(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the expert's slice of the whole ``tensor``, as stored."""
         return tensor if self.expert is None else tensor[self.expert]
 
-    def shaped(self, stored: torch.Tensor) -> torch.Tensor:
+    def to_matrix(self, stored: torch.Tensor) -> torch.Tensor:
         """Return the view's part of what ``cut`` gives, a matrix as (out, in)."""
         stored = stored if self.rows is None else stored[slice(*self.rows)]
         return stored.T if self.transposed else stored
 
-    def stored(self, shaped: torch.Tensor) -> torch.Tensor:
-        """Return a matrix (out, in) as stored: the reverse of ``shaped`` for a view without ``rows``."""
-        return shaped.T.contiguous() if self.transposed else shaped
+    def to_stored(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Return a matrix (out, in) as stored: the reverse of ``to_matrix`` for a view without ``rows``."""
+        return matrix.T.contiguous() if self.transposed else matrix
 
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor's position in the model: its block (``layer``; None outside the blocks), stack and kind.
+    """One tensor's position in the model: its ``block`` (None outside the blocks), stack and kind.
 
     ``stack`` is ``encoder``, ``decoder`` or ``""`` (shared). ``kind`` is one of q, k, v, o (with the prefix ``cross_``
     in cross-attention), kv, qkv, gate, up, gate_up, down, router, norm, bias, embedding, head, other. ``transposed``
@@ -119,7 +119,7 @@ class Part:
     """
 
     name: str
-    layer: int | None
+    block: int | None
     stack: str
     kind: str
     prunable: bool

@@ -21,7 +21,7 @@ from sparsebench.run.gpu.bench import Bench, CheckResult, CheckSkipped, output_d
 from sparsebench.runtime import MemoryResult, Workload
 from sparsebench.runtime.footprint import working_bytes
 from sparsebench.runtime.graphs import GRAPH
-from sparsebench.runtime.group import RankGroup, add_up
+from sparsebench.runtime.group import RankGroup, check_all_reduce
 from sparsebench.runtime.results import RankJob
 from sparsebench.steps.contract import Context
 from sparsebench.steps.registry import kinds, single
@@ -49,7 +49,7 @@ def tensor_parallel(bench: Bench) -> CheckResult:
     numbers: dict[str, Any] = {}
     passed = True
     for ranks in bench.rank_counts():
-        gpus = {message["gpu"] for message in add_up(bench.setting("deepspeed", ranks))}
+        gpus = {message["gpu"] for message in check_all_reduce(bench.setting("deepspeed", ranks))}
         numbers[f"GPUs of {ranks} ranks"] = len(gpus - {""})
         passed &= not bench.gpu or len(gpus) == ranks
     for name in ("opt", "t5", "deberta"):

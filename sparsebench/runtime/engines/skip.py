@@ -130,7 +130,7 @@ def _linear_beside(model: Any, path: str, config: Mapping[str, Any], family: str
     linear = (name for name, module in model.named_modules() if type(module).__name__ in LINEAR_TYPES)
     parts = {name: module_part(name, config, family) for name in linear}
     return {
-        part.kind: name for name, part in parts.items() if (part.stack, part.layer) == (function.stack, function.layer)
+        part.kind: name for name, part in parts.items() if (part.stack, part.block) == (function.stack, function.block)
     }
 
 
@@ -151,10 +151,10 @@ class _LayerReplacer:
         module = self.model.get_submodule(name)
         return self._put(name, SkipColumns(self.kernels, _matrix(module).T.contiguous(), module.bias, limit))
 
-    def replace_by_rows(self, name: str, decide: Callable[[], torch.Tensor | None]) -> Skipping:
-        """Replace a linear layer by one that reads only the weights of outputs that ``decide`` names; return it."""
+    def replace_by_rows(self, name: str, deciding_values: Callable[[], torch.Tensor | None]) -> Skipping:
+        """Replace a linear layer by one that reads only the weights of outputs that ``deciding_values`` names; return it."""
         module = self.model.get_submodule(name)
-        return self._put(name, SkipRows(self.kernels, _matrix(module).contiguous(), module.bias, decide))
+        return self._put(name, SkipRows(self.kernels, _matrix(module).contiguous(), module.bias, deciding_values))
 
     def replace_activation(self, name: str, limit: float, beside: Mapping[str, str]) -> None:
         """Replace an activation function, so that values up to ``limit`` become zero, and the layers that skip them."""

@@ -224,9 +224,9 @@ class ThresholdedActivation(nn.Module):
 
 
 class SkipRows(Skipping):
-    """y = W x + b at outputs where ``decide`` returns a nonzero value, and 0 elsewhere, for a few tokens.
+    """y = W x + b at outputs where ``deciding_values`` returns a nonzero value, and 0 elsewhere, for a few tokens.
 
-    Rows of W (out, in) where it is 0 for all tokens are not read. Where ``decide`` returns None, y is W x + b.
+    Rows of W (out, in) where it is 0 for all tokens are not read. Where ``deciding_values`` returns None, y is W x + b.
     """
 
     reads, by_columns = "outputs that are used", False
@@ -236,10 +236,10 @@ class SkipRows(Skipping):
         kernels: Kernels,
         rows: torch.Tensor,
         bias: nn.Parameter | None,
-        decide: Callable[[], torch.Tensor | None],
+        deciding_values: Callable[[], torch.Tensor | None],
     ) -> None:
         super().__init__(kernels, rows, (rows.shape[0], rows.shape[1]), bias)
-        self.decide = decide
+        self.deciding_values = deciding_values
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (…, in) to (…, out)."""
@@ -247,7 +247,7 @@ class SkipRows(Skipping):
             return self.multiply_all(x)
         if self.reads_all:
             return self.multiply_needed(x, x, 0.0)  # nothing decides
-        values = self.decide()
+        values = self.deciding_values()
         if values is None:
             return self.multiply_all(x)
         tokens = x.numel() // self.in_features

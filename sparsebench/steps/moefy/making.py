@@ -164,7 +164,7 @@ def _each_part(
     if text is None:
         tensor_parts = prunable_parts(checkpoint, context.family)
         for part in parts.values():
-            yield part, lambda name: tensor_parts[name].views[0].shaped(checkpoint.load(name)), None
+            yield part, lambda name: tensor_parts[name].views[0].to_matrix(checkpoint.load(name)), None
         return
     replay = Replay(checkpoint, context.family, text.batch, 1, spill, context.dtype, device=context.device)
     for block in replay.walk():

@@ -127,7 +127,7 @@ class BlockSweep:
         for names in block.portions(self._needs_gram):
             inputs = block.observe(0, gram=self._needs_gram, names=names)
             for target, layer, solution in self._solutions(block, inputs, self._live(self.targets, outputs), outputs):
-                self._write(outputs, target, layer, self.views[layer.name].stored(solution.weights), solution)
+                self._write(outputs, target, layer, self.views[layer.name].to_stored(solution.weights), solution)
             del inputs
         self._write_rest(block, outputs)
 
@@ -148,7 +148,7 @@ class BlockSweep:
                     outputs.give_up(live, error)
                     break
                 for target, layer, solution in self._solutions(block, inputs, live, outputs):
-                    stored = self.views[layer.name].stored(solution.weights)
+                    stored = self.views[layer.name].to_stored(solution.weights)
                     changed[target][layer.name] = stored
                     self._write(outputs, target, layer, stored, solution)
                 del inputs

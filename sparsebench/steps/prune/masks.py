@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.manifest.schema import BLOCK, LINES, is_nm
+from sparsebench.manifest.schema import BLOCK, ROWS_OR_COLUMNS, is_nm
 from sparsebench.steps.prune.contract import Quota
 from sparsebench.steps.prune.keys import KeyThreshold, ordinals, thresholds
 
@@ -88,7 +88,7 @@ def kind_of(pattern: str) -> str:
         return "N:M"
     if BLOCK.fullmatch(pattern):
         return "blocks"
-    if pattern in LINES:
+    if pattern in ROWS_OR_COLUMNS:
         return "lines"
     problem = f"pattern {pattern!r} is not known"
     raise UnsupportedError(problem, "unstructured, N:M such as 2:4, blocks such as 4x4, rows or columns")
@@ -195,7 +195,7 @@ def _ranking_key(quota: Quota) -> tuple[object, ...]:
 
 
 def _norm_of(quota: Quota) -> object:
-    return getattr(quota.settings, "norm", None) if quota.pattern in LINES else None
+    return getattr(quota.settings, "norm", None) if quota.pattern in ROWS_OR_COLUMNS else None
 
 
 def _unit_scores(scores: torch.Tensor, pattern: str, norm: object) -> torch.Tensor:

@@ -8,7 +8,16 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from sparsebench.manifest.problems import one_of
-from sparsebench.manifest.schema import LINES, NonEmpty, Pattern, Positive, Share, is_nm, pattern_sparsity, wrong
+from sparsebench.manifest.schema import (
+    ROWS_OR_COLUMNS,
+    NonEmpty,
+    Pattern,
+    Positive,
+    Share,
+    is_nm,
+    pattern_sparsity,
+    wrong,
+)
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Settings
 
@@ -65,7 +74,7 @@ class Prune(Settings):
             setting = f"pattern {self.pattern}" if self.pattern != "unstructured" else "`allocation: owl`"
             problem = f"{setting} cannot be combined with `granularity: global`"
             raise wrong(problem, "`granularity: layer` or `row`", at="granularity")
-        if self.granularity == "row" and self.pattern in LINES:
+        if self.granularity == "row" and self.pattern in ROWS_OR_COLUMNS:
             raise wrong(f"whole {self.pattern} compete within their matrix", "`granularity: layer`", at="granularity")
         if is_nm(self.pattern) and self.allocation == "owl":
             problem = f"pattern {self.pattern} fixes every matrix's sparsity"
@@ -77,10 +86,10 @@ class Prune(Settings):
         if self.granularity not in (None, *self.granularities):
             problem = f"`{self.name}` has no granularity `{self.granularity}`"
             raise wrong(problem, one_of(self.granularities), at="granularity")
-        if self.pattern in LINES and not self.ranks:
+        if self.pattern in ROWS_OR_COLUMNS and not self.ranks:
             ranking = "a method that ranks weights, such as magnitude or wanda"
             raise wrong(f"`{self.name}` does not remove whole {self.pattern}", ranking, at="pattern")
-        default = "layer" if self.pattern in LINES else self.granularities[0]
+        default = "layer" if self.pattern in ROWS_OR_COLUMNS else self.granularities[0]
         filled = {"granularity": self.granularity or default, "sparsity": resolve_sparsity(self.sparsity, self.pattern)}
         return self.model_copy(update=filled)
 
@@ -171,13 +180,13 @@ class Magnitude(Prune):
 
     def completed(self) -> Self:
         """Fill in the norm of whole rows and columns; weights that are ranked one by one or in blocks have none."""
-        if self.norm is not None and self.pattern not in LINES:
+        if self.norm is not None and self.pattern not in ROWS_OR_COLUMNS:
             raise wrong(f"`norm` beside `pattern: {self.pattern}`", "`pattern: rows` or `columns`", at="norm")
-        norm = (self.norm or 2) if self.pattern in LINES else None
+        norm = (self.norm or 2) if self.pattern in ROWS_OR_COLUMNS else None
         return super().completed().model_copy(update={"norm": norm})
 
     def idle(self) -> Collection[str]:
-        return super().idle() if self.pattern in LINES else (*super().idle(), "norm")
+        return super().idle() if self.pattern in ROWS_OR_COLUMNS else (*super().idle(), "norm")
 
 
 class SparseGPT(Prune):

@@ -90,7 +90,7 @@ class TensorSweep:
         weights = self._weights(view)
 
         def write(target: Step, pruned: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
-            outputs.write(target, view, view.stored(pruned), removed, notes)
+            outputs.write(target, view, view.to_stored(pruned), removed, notes)
 
         for method, method_targets in self.sweeps.items():
             targets = [target for target in method_targets if target not in outputs.errors]
@@ -153,7 +153,7 @@ class TensorSweep:
             yield score_keys[weights != 0] if keep_zeros else score_keys
 
     def _weights(self, view: View) -> torch.Tensor:
-        return view.shaped(self.checkpoint.load(view.tensor, view.expert))
+        return view.to_matrix(self.checkpoint.load(view.tensor, view.expert))
 
 
 def _has_tensor_threshold(target: Step) -> bool:

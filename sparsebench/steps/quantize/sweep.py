@@ -67,7 +67,7 @@ def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context,
     def by_tensor(outputs: QuantizedWriters) -> dict[str, Any]:
         for name in reported([*checkpoint.tensors], context.progress):
             for view in parts[name].views:
-                weights = view.shaped(checkpoint.load(name))
+                weights = view.to_matrix(checkpoint.load(name))
                 check_weights([Layer(name, weights)])
                 for step in to_nearest:
                     search = getattr(step.settings, "scale", "range") == "search"

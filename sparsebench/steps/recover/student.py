@@ -188,9 +188,9 @@ class _WeightSelection:
     def _source(self, name: str, dims: tuple[int, ...], teacher_tensors: Mapping[str, Any]) -> str:
         """Return the teacher's name for a tensor of the student."""
         described = self._part(name, dims)
-        if described.layer is None or described.stack not in self.blocks:
+        if described.block is None or described.stack not in self.blocks:
             return name
-        source = with_block_number(name, self.blocks[described.stack][described.layer])
+        source = with_block_number(name, self.blocks[described.stack][described.block])
         # T5 has its table of positions in the first block alone, whichever block of the teacher that starts as.
         return name if name.endswith(POSITION_TABLE) and source not in teacher_tensors else source
 
@@ -241,7 +241,7 @@ class _WeightSelection:
 
 
 def _select(teacher: Checkpoint, view: View, indices: Sequence[torch.Tensor]) -> torch.Tensor:
-    tensor = view.shaped(view.cut(teacher.load(view.tensor)))
+    tensor = view.to_matrix(view.cut(teacher.load(view.tensor)))
     for dim, index in enumerate(indices):
         if len(index) < tensor.shape[dim]:
             tensor = tensor.index_select(dim, index)

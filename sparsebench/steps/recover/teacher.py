@@ -95,7 +95,7 @@ def layer_pairs(student: int, teacher: int, layers: Any, first_layer: int = 0) -
 
 
 @dataclass
-class Distillation:
+class DistillationLoss:
     """The loss of a student: its divergence from the teachers (for an encoder, in states), its own loss, a match.
 
     ``teachers`` are in memory and run at each step; ``caches`` hold the stored outputs of those that are not needed any
@@ -111,8 +111,8 @@ class Distillation:
     caches: list[TeacherCache] = field(default_factory=list)
     projections: nn.ModuleList = field(default_factory=nn.ModuleList)
     pairs: list[tuple[int, int]] = field(default_factory=list)
-    parameters: float = 0.0
-    """How many parameters of all teachers together a token uses."""
+    teacher_parameters_per_token: float = 0.0
+    """Summed over the teachers."""
     steps: int = 0
     """The number of steps of the training."""
     stored_tokens: int = 0

@@ -204,7 +204,7 @@ class Trainer:
         state.curve.append(Point(state.number, tokens, mean, held_out))
         if is_final and held_out < state.best:
             unchanged = state.number == 0 and self.pruner is None
-            state.best, state.weights = held_out, {} if unchanged else self.weights.stored()
+            state.best, state.weights = held_out, {} if unchanged else self.weights.as_stored()
 
     def _report_progress(self, state: State, steps: int) -> None:
         if self.context.progress is not None:

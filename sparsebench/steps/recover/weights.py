@@ -80,7 +80,7 @@ class TrainedWeights:
             if masked.parameter.grad is not None:
                 masked.parameter.grad.masked_fill_(masked.zeros, 0)
 
-    def stored(self) -> dict[str, torch.Tensor]:
+    def as_stored(self) -> dict[str, torch.Tensor]:
         """Return the trained tensors with the checkpoint's names, shapes and precisions."""
         tensors: dict[str, torch.Tensor] = {}
         with torch.no_grad():
@@ -90,9 +90,9 @@ class TrainedWeights:
                 if view.rows is not None:
                     if view.tensor not in tensors:
                         tensors[view.tensor] = self.parent.load(view.tensor)
-                    tensors[view.tensor][slice(*view.rows)] = view.stored(value)
+                    tensors[view.tensor][slice(*view.rows)] = view.to_stored(value)
                 else:
-                    tensors[view.tensor] = view.stored(value)
+                    tensors[view.tensor] = view.to_stored(value)
         for name, twin in self.parent.ties.items():  # tied: stored twice, but one parameter of the model
             if (name in tensors) != (twin in tensors):
                 tensors[name] = tensors[twin] = tensors[name if name in tensors else twin]

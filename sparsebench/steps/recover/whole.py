@@ -37,7 +37,7 @@ from sparsebench.steps.recover import qat, student
 from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw_samples, samples_by_step
 from sparsebench.steps.recover.resume import ResumeFolder, checksum, versions
 from sparsebench.steps.recover.settings import DENSE
-from sparsebench.steps.recover.teacher import Distillation, cross_entropy
+from sparsebench.steps.recover.teacher import DistillationLoss, cross_entropy
 from sparsebench.steps.recover.trainer import Pruning, Trainer
 from sparsebench.steps.recover.weights import TrainedWeights
 
@@ -152,8 +152,8 @@ class Training:
     def _operations(self, loss: Any, text: TrainingText, tokens: int, evaluated: int) -> float:
         """Count the operations of training on ``tokens`` and of evaluating others, those of teachers included."""
         operations = self._parameters_per_token(self.parent, text) * (6.0 * tokens + 2.0 * evaluated)
-        if isinstance(loss, Distillation):
-            operations += 2.0 * loss.parameters * (loss.stored_tokens or tokens + evaluated)
+        if isinstance(loss, DistillationLoss):
+            operations += 2.0 * loss.teacher_parameters_per_token * (loss.stored_tokens or tokens + evaluated)
         return operations
 
     def zeros_in_parent(self, written: Checkpoint, name: str) -> int:
@@ -215,14 +215,14 @@ class Training:
         model.to(device)
         plan = samples_by_step(text.counts()[:-held_samples], settings.tokens, settings.batch, seed)
         extra: list[torch.nn.Parameter] = []
-        loss: Distillation | OwnLoss
+        loss: DistillationLoss | OwnLoss
         identity = {"text": checksum(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}
         identity |= versions()
         if not teacher_folders:
             words = WordMasking.of(self.parent.folder, model.config.vocab_size) if output_kind == "encoder" else None
             loss = OwnLoss(model, text, device, seed, words)
         else:
-            loss = Distillation(model, [], output_kind, text, settings, device)
+            loss = DistillationLoss(model, [], output_kind, text, settings, device)
             rows = {row for batch in plan for row in batch}
             rows.update(range(text.samples - held_samples, text.samples))
             identity["teachers"] = self._add_teachers(loss, teacher_folders, sorted(rows), resume_folder, identity)
@@ -251,7 +251,7 @@ class Training:
 
     def _add_teachers(
         self,
-        loss: Distillation,
+        loss: DistillationLoss,
         teacher_folders: Sequence[Path],
         rows: Sequence[int],
         resume_folder: ResumeFolder,
@@ -266,7 +266,7 @@ class Training:
         for folder in teacher_folders:
             teacher: Any = load_model(folder, self.context.family, self._arithmetic())
             teacher.requires_grad_(False).to(loss.device)
-            loss.parameters += self._parameters_per_token(Checkpoint(folder), loss.text)
+            loss.teacher_parameters_per_token += self._parameters_per_token(Checkpoint(folder), loss.text)
             checksums.append(checksum(*(part for item in teacher.state_dict().items() for part in item)))
             if settings.top_k and settings.match == "none" and loss.family != "encoder":
                 parameters = {"top_k": settings.top_k, "temperature": settings.temperature}

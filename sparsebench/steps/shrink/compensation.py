@@ -36,7 +36,7 @@ def missing_biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, b
                 raise UnsupportedError(f"compensation: bias: {problem}", "`compensation: least_squares` or `none`")
             switches[shape.architecture.biases[part.kind]] = True
             for name, sibling in parts.items():
-                in_block = (sibling.stack, sibling.layer) == (part.stack, part.layer)
+                in_block = (sibling.stack, sibling.block) == (part.stack, part.block)
                 if in_block and sibling.kind in _BIASED_TOGETHER[part.kind] and _bias_name(name) not in tensors:
                     bias_names.append(_bias_name(name))
     return switches, list(dict.fromkeys(bias_names))

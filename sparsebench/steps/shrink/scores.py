@@ -121,7 +121,7 @@ class ActivationScorer:
         return {axis: sums.sqrt() for axis, sums in self.scores.items()}
 
 
-class RoutedTokens:
+class ReapScorer:
     """Scores of experts by REAP from how the text is routed, block by block.
 
     The score is the mean over an expert's tokens of g·‖f(x)‖, with g the router's weight and f(x) the expert's output

@@ -207,7 +207,7 @@ class _WidthPass:
         if name == "taylor":
             return self._taylor(steps, axes, emit)
         if name == REAP:
-            routing = scores.RoutedTokens(axes)
+            routing = scores.ReapScorer(axes)
             self.replay(1).run(routing.visit, progress)
             return {key: routing.result()}
         scorer = scores.ActivationScorer(name, axes)
@@ -330,7 +330,7 @@ class _WidthPass:
         checkpoint = self.shape.checkpoint
         for axis, units in draft.smaller.kept.items():
             for cut in axis.outputs:
-                weights = draft.smaller.shape.view(cut).shaped(checkpoint.load(cut.tensor))
+                weights = draft.smaller.shape.view(cut).to_matrix(checkpoint.load(cut.tensor))
                 index = compensation.kept_column_indices(axis, cut, units, weights.shape[1])
                 added = compensation.mean_output(weights, self.means[cut.tensor], index)
                 name = cut.tensor.removesuffix("weight") + "bias"
@@ -378,4 +378,4 @@ def _refitted(
     refitted = compensation.refit(weights, gram, index, cut.name).to(weights.dtype)
     padded = weights.new_zeros(weights.shape)
     padded[:, index] = refitted
-    return view.stored(refitted), view.stored(padded)
+    return view.to_stored(refitted), view.to_stored(padded)

@@ -277,4 +277,4 @@ def test_some_rows_of_a_quantized_matrix_are_those_of_the_whole() -> None:
     for scheme in (Scheme(8, None), Scheme(4, 16)):
         codes, view = nearest(weights, scheme), View("w", rows=(2, 5))
         assert view.rows is not None
-        assert torch.equal(codes.cut(view.rows).expanded(torch.float32), view.shaped(codes.expanded(torch.float32)))
+        assert torch.equal(codes.cut(view.rows).expanded(torch.float32), view.to_matrix(codes.expanded(torch.float32)))

@@ -13,7 +13,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.steps.recover import student
 from sparsebench.steps.recover.reading import TrainingText
-from sparsebench.steps.recover.teacher import Distillation
+from sparsebench.steps.recover.teacher import DistillationLoss
 from sparsebench.steps.registry import single
 from tests.models.replaying import batch, written
 from tests.steps.recover.making import made, step
@@ -114,7 +114,7 @@ def test_hidden_states_of_another_width_are_compared_through_a_projection(tmp_pa
     small, large = (load_model(tmp_path / name, family, "float32") for name in ("small", "dense"))
     settings = step("distill", match="hidden_mse", match_weight=0.5, top_k=0).settings
     text = TrainingText(family, batch(family))
-    loss = Distillation(small, [large], family, text, settings, torch.device("cpu"))
+    loss = DistillationLoss(small, [large], family, text, settings, torch.device("cpu"))
     loss.prepare(3, 1)
     rows = [0, 2]
     with torch.no_grad():

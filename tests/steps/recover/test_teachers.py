@@ -15,7 +15,7 @@ from sparsebench.models.files.text import same_tokens
 from sparsebench.models.modules.load import load_model
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.resume import ResumeFolder
-from sparsebench.steps.recover.teacher import Distillation, layer_pairs
+from sparsebench.steps.recover.teacher import DistillationLoss, layer_pairs
 from sparsebench.steps.registry import combinations, label, single
 from tests.models.replaying import batch, written
 from tests.steps.recover.making import made, step
@@ -47,7 +47,7 @@ def test_the_loss_is_the_divergence_from_the_mean_up_to_a_constant(stored: bool,
     text, rows = TrainingText(family, batch(family)), [0, 1, 3]
     # All 96 tokens, or so many as the likeliest.
     settings = step("distill", top_k=96 if stored else 0, temperature=2.0).settings
-    loss = Distillation(student, [] if stored else [one, other], family, text, settings, torch.device("cpu"))
+    loss = DistillationLoss(student, [] if stored else [one, other], family, text, settings, torch.device("cpu"))
     for number, teacher in enumerate((one, other)) if stored else ():
         kept = ResumeFolder(tmp_path / "kept")
         loss.store(teacher, kept, {"teacher": number}, range(text.samples), lambda done, total: None)

@@ -24,7 +24,7 @@ from sparsebench.steps.grid import nearest
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.qat import RoundedWeight
 from sparsebench.steps.recover.reading import TrainingText, draw_samples
-from sparsebench.steps.recover.teacher import Distillation
+from sparsebench.steps.recover.teacher import DistillationLoss
 from sparsebench.steps.recover.weights import MaskedParameter
 from sparsebench.steps.registry import single
 from tests.benchmarks.masked_models import save
@@ -196,12 +196,12 @@ def test_layers_are_compared_as_they_are_paired(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["linear_decay", "linear_growth"])
 def test_the_teachers_part_falls_or_grows(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts: dict[int, float] = {}
-    plain = Distillation.alpha
+    plain = DistillationLoss.alpha
 
-    def watched(self: Distillation, number: int) -> float:
+    def watched(self: DistillationLoss, number: int) -> float:
         return parts.setdefault(number, plain(self, number))
 
-    monkeypatch.setattr(Distillation, "alpha", watched)
+    monkeypatch.setattr(DistillationLoss, "alpha", watched)
     dense, parent, family = pruned("llama", tmp_path)
     found = made(parent, family, tmp_path / "out", step("distill", alpha=0.8, alpha_schedule=way), dense)
     assert parts.pop(-1) == 0.8
@@ -247,13 +247,13 @@ def test_a_training_that_ruins_makes_nothing_worse(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_fails(
     verb: str, later: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, steps = Distillation.__call__, list[int]()
+    plain, steps = DistillationLoss.__call__, list[int]()
 
     def overflowing(own: Any, rows: Any, number: int) -> torch.Tensor:
         steps.extend([number] if number >= 0 else [])
         return plain(own, rows, number) * (float("nan") if number < 0 and (steps or not later) else 1.0)
 
-    monkeypatch.setattr(Distillation, "__call__", overflowing)
+    monkeypatch.setattr(DistillationLoss, "__call__", overflowing)
     dense, family = written("llama", tmp_path / "dense")
     asked = step("distill") if verb == "recover" else single("prune", "gradual", sparsity=0.5, tokens=1500, batch=4)
     with pytest.raises(ModelError, match="held-out text is nan after [1-9]" if later else f"{verb}: {asked.name}"):

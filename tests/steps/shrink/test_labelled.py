@@ -153,7 +153,9 @@ def test_what_labels_mean_and_what_the_plan_is_told() -> None:
     step = single("shrink", "taylor", keep=0.5, labels="task", source="path:/data/train.jsonl")
     assert label(step) == "taylor/both to 0.5, labels=task, train.jsonl"
     assert not step.settings.reads_text() and step.settings.draws() and step.settings.forward_tokens(0) > 0
-    shorter = single("shrink", "taylor", keep=0.5, labels="task", source="path:/data/a.csv", documents=100, label="mood")
+    shorter = single(
+        "shrink", "taylor", keep=0.5, labels="task", source="path:/data/a.csv", documents=100, label="mood"
+    )
     assert label(shorter) == "taylor/both to 0.5, labels=task, a.csv, label=mood, documents=100"
     assert not {"source", "label", "documents", "field"} & set(single("shrink", "taylor", keep=0.5).settings.record())
     for settings, key in (({"labels": "task"}, "labels"), ({"source": "path:x"}, "source")):

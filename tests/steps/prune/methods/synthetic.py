@@ -45,4 +45,4 @@ def two_of_four(folder: Path, family: Any) -> None:
     model = Checkpoint(folder)
     for name, part in parts(model, family).items():
         for view in part.views:
-            assert ((view.shaped(model.load(name)).reshape(-1, 4) == 0).sum(1) == 2).all(), name
+            assert ((view.to_matrix(model.load(name)).reshape(-1, 4) == 0).sum(1) == 2).all(), name
