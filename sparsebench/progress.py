@@ -1,4 +1,4 @@
-"""Durations and sizes in words, and what a person waits for: a bar in a terminal or a notebook, else a line a minute."""
+"""What a person sees of work that takes long: a bar in a terminal or a notebook, else a line a minute."""
 
 from __future__ import annotations
 
@@ -7,31 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from sparsebench.units import duration
+
 Advance = Callable[..., None]
 """Moves a bar: called with what is done, of how much, and further words."""
 LINE_SECONDS = 60.0
-
-
-def duration(seconds: float) -> str:
-    """Format a duration as exactly as an estimate deserves: ``45s``, ``3m``, ``2h05m``."""
-    if seconds < 90:
-        return f"{seconds:.0f}s"
-    minutes = round(seconds / 60)
-    return f"{minutes}m" if minutes < 90 else f"{minutes // 60}h{minutes % 60:02d}m"
-
-
-def size(nbytes: float) -> str:
-    """Format bytes for people: ``269.1 MB``."""
-    for unit, digits in (("B", 0), ("kB", 1), ("MB", 1)):
-        if abs(round(nbytes, digits)) < 1000:
-            return f"{nbytes:.{digits}f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.2f} GB"
-
-
-def counted(number: float, noun: str) -> str:
-    """Format a number of things: ``1 cell``, ``2 cells``."""
-    return f"{number:.15g} {noun}{'s' * (number != 1)}"
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent / "sparsebench"
 ORDER = [
     "errors", "bounded", "paths", "escape", "children", "devices", "processor", "environment", "energy", "heap",
-    "progress", "plugins",
+    "units", "progress", "plugins",
     "manifest", "sources", "native", "models", "steps", "structure", "storage", "runtime", "benchmarks", "plan", "records",
     "run", "ledger", "figures", "report", "arguments", "notebook", "cli",
 ]  # fmt: skip

@@ -105,9 +105,11 @@ def test_a_log_has_a_line_a_minute(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 def test_the_time_left_is_of_this_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    clock = iter([0.0, 600.0, 610.0, 670.0])
+    clock = iter([0.0, 600.0, 610.0, 670.0, 730.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with progress.progress("tiny") as advance:
         for done in (4, 1, 2):
             advance(done, 4)
-    assert capsys.readouterr().err.splitlines() == ["… tiny: 100%, 0s left", "… tiny: 50%, 60s left"]
+        advance(3, 4, "loss 2.5, 9m left")
+    lines = ["… tiny: 100%, 0s left", "… tiny: 50%, 60s left", "… tiny: 75%, loss 2.5, 9m left"]
+    assert capsys.readouterr().err.splitlines() == lines

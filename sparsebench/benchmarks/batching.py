@@ -11,7 +11,7 @@ import torch
 
 from sparsebench.errors import BenchmarkError, out_of_memory
 from sparsebench.models.files.families import dimensions
-from sparsebench.progress import counted
+from sparsebench.units import counted
 
 MEMORY_SHARE = 0.5
 """Share of a GPU's free memory that is used. The rest makes up for errors of the estimate."""

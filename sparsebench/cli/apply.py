@@ -22,9 +22,10 @@ from sparsebench.models.shape.topology import parts
 from sparsebench.notebook import AppliedModel, Chain
 from sparsebench.paths import check_new_folder, partial_of
 from sparsebench.plan.single import SingleModel
-from sparsebench.progress import progress, size
+from sparsebench.progress import progress
 from sparsebench.sources import Cache
 from sparsebench.steps.registry import label
+from sparsebench.units import size
 
 STEP_EXAMPLE = 'such as "prune: wanda, sparsity: 0.5"'
 CALIBRATION_EXAMPLE = 'such as "source: path:FILE, samples: 64"'

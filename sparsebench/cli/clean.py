@@ -12,9 +12,9 @@ from sparsebench.cli.options import JSON, WORK
 from sparsebench.cli.output import emit_json, emit_table, end_with, note
 from sparsebench.errors import UserError
 from sparsebench.manifest.problems import one_of
-from sparsebench.progress import size
 from sparsebench.run.workspace import WHY_REMOVABLE, Removable, removable, remove
 from sparsebench.sources import Cache
+from sparsebench.units import size
 
 
 def clean(

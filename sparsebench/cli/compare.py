@@ -13,7 +13,7 @@ from sparsebench.escape import visible
 from sparsebench.ledger.compare import SideBySide, TaskComparison, side_by_side
 from sparsebench.ledger.statistics import Metric
 from sparsebench.paths import ledger_path
-from sparsebench.progress import size
+from sparsebench.units import size
 
 VARIANT = (
     "MODEL/RECIPE, such as smollm2-135m/wanda/0.5, smollm2-135m/int8 or smollm2-135m/dense; or the beginning of its id."

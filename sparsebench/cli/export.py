@@ -17,11 +17,11 @@ from sparsebench.ledger.naming import measured_variants, resolve_variant
 from sparsebench.manifest.names import Family
 from sparsebench.paths import check_new_folder, ledger_path
 from sparsebench.plan.single import prepare_single, source_named
-from sparsebench.progress import size
 from sparsebench.run.export import FORMATS
 from sparsebench.run.export import export as write
 from sparsebench.run.workspace import variant_folder
 from sparsebench.sources import Cache
+from sparsebench.units import size
 
 VARIANT = (
     "A variant of the ledger, MODEL/RECIPE or the beginning of its id (see choose); or a folder that apply or pack made, an "

@@ -13,9 +13,9 @@ from sparsebench.cli import options
 from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.cli.source import open_model
 from sparsebench.notebook import Measurement, measure_pair
-from sparsebench.progress import size
 from sparsebench.runtime import Setting, Workload, check_model
 from sparsebench.runtime.engines import engines
+from sparsebench.units import size
 
 ENGINE = typer.Option(
     help="deepspeed, deepspeed-zero3, hf, sparse, skip, llamacpp, or one added by a plugin.",

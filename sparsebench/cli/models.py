@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from sparsebench.cli.options import JSON
 from sparsebench.cli.output import emit_json, emit_table
-from sparsebench.progress import size
 from sparsebench.sources import KNOWN
+from sparsebench.units import size
 
 
 def models(as_json: JSON = False) -> None:

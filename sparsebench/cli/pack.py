@@ -12,9 +12,9 @@ from sparsebench.cli.output import emit_json, note
 from sparsebench.errors import UserError
 from sparsebench.models.files import safety
 from sparsebench.paths import check_new_folder
-from sparsebench.progress import size
 from sparsebench.storage import formats
 from sparsebench.storage import unpack as write
+from sparsebench.units import size
 
 OUT = Annotated[Path | None, writes_folder("The folder to write. Default: FOLDER with .packed, .archive or .unpacked.")]
 

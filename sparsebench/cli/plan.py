@@ -22,10 +22,10 @@ from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
 from sparsebench.plan.resources import memory_shortages, needs, slots
 from sparsebench.plan.stages import MAKE, document_count
-from sparsebench.progress import counted, duration, size
 from sparsebench.run.select import DecisionKind, decisions, parse_only
 from sparsebench.run.workspace import Workspace
 from sparsebench.runtime.engines import engines
+from sparsebench.units import counted, duration, size
 
 WORTH_SEEING = 0.02
 """A drop, as a share of documents, that most readers would want to know of."""

@@ -14,8 +14,8 @@ from sparsebench.ledger.incoming import unbundle as add_bundle
 from sparsebench.ledger.query import export as write_views
 from sparsebench.ledger.store import Ledger
 from sparsebench.paths import ledger_path
-from sparsebench.progress import size
 from sparsebench.records import bundle as write_bundle
+from sparsebench.units import size
 
 
 def ingest(

@@ -20,13 +20,13 @@ from sparsebench.ledger.store import Ledger
 from sparsebench.plan.cells import Variant
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.resources import slots
-from sparsebench.progress import counted
 from sparsebench.run.display import Clock, display_for
 from sparsebench.run.executor import Executor, RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.runner import Runner
 from sparsebench.run.select import Decision, DecisionKind, decisions, verified
 from sparsebench.run.workspace import Leases, Workspace, exclusive
+from sparsebench.units import counted
 
 JOBS = (
     "Jobs at once (timed jobs run alone); with GPUs, as many again on the CPU. "

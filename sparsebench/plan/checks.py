@@ -23,11 +23,11 @@ from sparsebench.manifest.problems import MOST_PROBLEMS, ManifestError, Problem,
 from sparsebench.manifest.recipes import count_variants, models_of, steps_of
 from sparsebench.manifest.schema import ManifestModel, ManifestTask, as_list
 from sparsebench.models.files.families import family_of
-from sparsebench.progress import counted
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import closed_by, combinations, kinds, sweepable
 from sparsebench.storage import formats
+from sparsebench.units import counted
 
 MOST_SWEPT = 10_000
 """The most versions that one step may ask for."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from sparsebench import escape
 from sparsebench.ledger.statistics import Metric
-from sparsebench.progress import size
+from sparsebench.units import size
 
 DASH = "–"
 

@@ -20,7 +20,7 @@ from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import Estimate, concurrent_jobs, pace_of
 from sparsebench.plan.jobs import runs_alone
 from sparsebench.plan.stages import is_timed
-from sparsebench.progress import duration
+from sparsebench.units import duration
 
 MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
 SILENCE_SECONDS = 30.0

@@ -9,8 +9,8 @@ from typing import Any
 from sparsebench.errors import Interrupted, UserError
 from sparsebench.plan.cells import Job
 from sparsebench.plan.jobs import nodes_of, ranks_of
-from sparsebench.progress import counted
 from sparsebench.runtime.nodes import on_bundle
+from sparsebench.units import counted
 
 POLL_SECONDS = 1
 """How often a waiting group is looked at. Ray takes whole seconds."""

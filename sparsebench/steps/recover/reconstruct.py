@@ -29,12 +29,12 @@ from sparsebench.models.files.safety import left_out_sentence
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.topology import parts, weight_tensors
-from sparsebench.progress import duration
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.counting import read_share, step_report, verified_zeros
 from sparsebench.steps.recover.losses import relative_error
 from sparsebench.steps.recover.resume import ResumeFolder, checksum, versions
+from sparsebench.units import duration
 
 PUBLISHED_TOKENS = 128 * 512
 """Tokens that the first paper named above trains on."""

@@ -19,10 +19,10 @@ from transformers import get_linear_schedule_with_warmup
 
 from sparsebench import energy, heap
 from sparsebench.errors import ModelError
-from sparsebench.progress import duration
 from sparsebench.steps.contract import Context, Point, Step
 from sparsebench.steps.recover.resume import ResumeFolder
 from sparsebench.steps.recover.weights import TrainedWeights
+from sparsebench.units import duration
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
