@@ -101,7 +101,11 @@ def _regression(
 ) -> ScoreResult:
     """Return the correlation of the head's numbers with those of the data. An outcome's label is the latter."""
     gold = np.array([gold_number(task, task.fields[1], number, row) for number, row in zip(numbers, rows, strict=True)])
-    values = encoder.logits(texts)[:, 0].astype(np.float64)
+    logits = encoder.logits(texts)
+    if logits.shape[1] != 1:
+        problem = f"task {task.name}: its head gives {logits.shape[1]} numbers, and {task.metric} is of one"
+        raise BenchmarkError(problem, "a head with one output")
+    values = logits[:, 0].astype(np.float64)
     if not np.isfinite(values).all():
         raise BenchmarkError(f"task {task.name}: a number of the head's is not finite", DAMAGED)
     return ScoreResult.of(

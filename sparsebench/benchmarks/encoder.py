@@ -83,7 +83,7 @@ class Encoder:
         self.dtype, self.device = dtype, device
         self.requested_batch_size = batch_size
         fitting_texts = tokens_at_once(self.model, 0) // self.max_length
-        if has_classifier(self.config) and _padding_id(self.model.config.pad_token_id) is None:
+        if has_classifier(self.config) and self.model.config.pad_token_id != self.tokenizer.pad_token_id:
             batch_size = 1  # a decoder's head reads the last token that is no padding
         self.batch = BatchSize(batch_size or max(BATCH_SIZE, fitting_texts), is_fixed=batch_size is not None)
         self.progress = progress

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import takewhile, zip_longest
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from sparsebench import sources
 from sparsebench.benchmarks import cmudict, hashes, own, squad
@@ -44,6 +46,10 @@ EDIT_METRICS = ("per", "word_error_rate")
 """Metrics that count the edits between output and answer; all others measure their similarity, from 0 to 1."""
 METRIC_LIBRARIES = {"rouge_l": "rouge_score", "chrf": "sacrebleu"}
 """The package that computes a metric, for those that we do not compute ourselves."""
+
+_TOKEN_SETTINGS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
+"""The settings of generation_config.json that say what a text begins and ends with."""
+_WORD = re.compile(r"[^\W_]+")
 
 Symbols = tuple[str, ...]
 
@@ -75,6 +81,9 @@ class Generation:
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        # Greedy is what the model finds likeliest: without penalties, forced ends or forbidden words of its own settings.
+        settings = model.generation_config
+        model.generation_config = GenerationConfig(**{key: getattr(settings, key, None) for key in _TOKEN_SETTINGS})
         # On a GPU, as many rows of RESERVED_TOKENS tokens as fit into its memory.
         rows = batch_size or max(BATCH_SIZE, tokens_at_once(model, 0) // RESERVED_TOKENS)
         self.batch = BatchSize(rows, is_fixed=batch_size is not None)
@@ -196,7 +205,8 @@ class Generation:
         length = 1 if is_encoder_decoder else input_ids.shape[1]
 
         def refuse_non_finite(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            if not bool(torch.isfinite(scores).all()):
+            # A forced first token has set all others to -inf.
+            if not bool(torch.isfinite(scores.amax(-1)).all()):
                 raise BenchmarkError("generation: the model's logits are not finite", DAMAGED)
             return scores
 
@@ -271,15 +281,17 @@ def metric_values(
 def similarity_of(metric: str) -> Callable[[Sequence[str], Sequence[str]], float]:
     """Return the function that gives the similarity of an output (first) to an answer (second), from 0 to 1.
 
-    ``f1`` is SQuAD's, over words normalised as SQuAD does; ``rouge_l`` is rouge_score's F-measure, without stemming;
-    ``chrf`` is sacrebleu's sentence-level chrF2 divided by 100. Any other metric is exact match.
+    ``f1`` is SQuAD's, over words normalised as SQuAD does; ``rouge_l`` is rouge_score's F-measure,
+    without stemming, over words of any script; ``chrf`` is sacrebleu's
+    sentence-level chrF2 divided by 100. Any other metric is exact match.
     """
     if metric == "f1":
         return lambda output, answer: squad.f1(squad.words(" ".join(output)), squad.words(" ".join(answer)))
     if metric == "rouge_l":
         from rouge_score.rouge_scorer import RougeScorer
 
-        rouge = RougeScorer(["rougeL"])
+        # rouge_score's own tokenizer keeps a to z and digits alone.
+        rouge = RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=lambda text: _WORD.findall(text.lower())))
         return lambda output, answer: float(rouge.score(" ".join(answer), " ".join(output))["rougeL"].fmeasure)
     if metric == "chrf":
         from sacrebleu.metrics import CHRF

@@ -58,11 +58,17 @@ def data_misfit(
     ``labels`` are the names of the head's outputs if the manifest gives them. Of a file on this machine, the first
     labels are read too.
     """
-    metric, problem = own_data.metric_used, choice_problem(config)
+    metric, problem, several = own_data.metric_used, choice_problem(config), len(head_outputs(config)) > 1
     if metric in REGRESSION and not problem:
         return "metric", Refusal("its head chooses a class, not a number", "`metric: acc` or `metric: macro_f1`")
+    if metric in REGRESSION and several:
+        return "metric", Refusal("its head gives several numbers, not one", "a head with one output")
     if metric not in REGRESSION and problem:
-        way_out = "`metric: spearman` or `metric: pearson`, for a single number"
+        way_out = (
+            "a head that chooses one class"
+            if several
+            else "`metric: spearman` or `metric: pearson`, for a single number"
+        )
         return "metric" if own_data.metric else "task", Refusal(problem, way_out)
     source = sources.parse(own_data.source)
     if source.kind != "path" or metric in REGRESSION:

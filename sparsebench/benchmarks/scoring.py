@@ -12,7 +12,7 @@ from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.contract import EmitScore, Progress, ScoredModel, ScoreResult, TaskSpec
 from sparsebench.benchmarks.heads import fitting_tasks, missing_head
 from sparsebench.benchmarks.overlap import FittedTexts, copied
-from sparsebench.errors import BenchmarkError, SparsebenchError
+from sparsebench.errors import BenchmarkError, SparsebenchError, library_errors
 from sparsebench.manifest.names import Family
 from sparsebench.models.shape.topology import refuse_text
 
@@ -87,7 +87,10 @@ def score(
             conditions: dict[str, str | int] = {"repeats": repeats, "threads": torch.get_num_threads()}
             try:
                 copies = _copies(spec, cache, fitted)
-                result = scorers[spec.adapter].score(spec, cache)
+                with library_errors(
+                    f"task {spec.task}", "correct what it names, or leave the task out", BenchmarkError
+                ):
+                    result = scorers[spec.adapter].score(spec, cache)
             except SparsebenchError as error:
                 emit(spec, error)
             else:

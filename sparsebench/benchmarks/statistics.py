@@ -101,8 +101,10 @@ def _centred_ranks(numbers: Floats, weights: Floats) -> Floats:
 def pooled(metric: PooledMetric, values: Floats, labels: Floats) -> tuple[float, float]:
     """Return a metric of all documents (n,) together, and its standard error from RESAMPLES bootstrap draws."""
     n = len(values)
-    draws = np.random.default_rng(SEED).integers(n, size=(RESAMPLES, n))
-    draw_chunks = np.array_split(draws, 1 + draws.size // CHUNK)  # bounds the memory
-    weights = (np.stack([np.bincount(draw, minlength=n).astype(np.float64) for draw in part]) for part in draw_chunks)
+    generator = np.random.default_rng(SEED)
+    # Drawn piece by piece, which bounds the memory, they are the same.
+    pieces = np.array_split(range(RESAMPLES), min(RESAMPLES, 1 + RESAMPLES * n // CHUNK))
+    draws = (generator.integers(n, size=(len(piece), n)) for piece in pieces)
+    weights = (np.stack([np.bincount(draw, minlength=n).astype(np.float64) for draw in part]) for part in draws)
     resampled = np.concatenate([metric(values, labels, draw_weights) for draw_weights in weights])
     return float(metric(values, labels, np.ones((1, n)))[0]), float(np.nanstd(resampled, ddof=1))

@@ -135,6 +135,22 @@ def test_a_head_that_gives_a_number_is_correlated(classifier: Any, tmp_path: Pat
         assert found.score == pytest.approx(reference(numbers, gold).statistic, abs=1e-5)
 
 
+def test_a_correlation_needs_a_head_with_one_number(classifier: Any, tmp_path: Path) -> None:
+    folder, family = classifier("bert", problem_type="regression")
+    data = written(tmp_path / "stars.jsonl", [{"text": text, "label": number} for number, text in enumerate(TEXTS)])
+    with pytest.raises(SparsebenchError, match="3 numbers"):
+        scored(folder, family, "classify", data, metric="pearson")
+
+
+def test_another_padding_token_than_the_tokenizer_s_moves_no_score(classifier: Any, tmp_path: Path) -> None:
+    folder, family = classifier("llama", pad_token_id=7)
+    gold = [NAMES[int(row.argmax())] for row in logits(folder, TEXTS)]
+    data = written(
+        tmp_path / "a.jsonl", [{"text": text, "label": name} for text, name in zip(TEXTS, gold, strict=True)]
+    )
+    assert scored(folder, family, "classify", data).score == 1
+
+
 @pytest.mark.parametrize(
     ("record", "culprits"),
     [

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -149,6 +150,22 @@ def test_the_tasks_are_a_loop_over_generation(speller: Path, dictionary: Path, m
     assert len({outcome.doc_hash for outcome in rate.outcomes}) == len(words)
     assert exact.protocol["documents_sha256"] == rate.protocol["documents_sha256"]
     json.dumps(rate.protocol)
+
+
+def test_a_model_s_own_settings_of_decoding_change_nothing(speller: Path, dictionary: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(speller, tmp_path / "strict"))
+    settings = json.loads((folder / "generation_config.json").read_text())
+    strict = {"suppress_tokens": [14], "repetition_penalty": 5.0, "min_new_tokens": 3, "no_repeat_ngram_size": 1}
+    (folder / "generation_config.json").write_text(json.dumps(settings | strict))
+    ours, plain = (run(path, "encoder-decoder", "g2p_per").outcomes for path in (folder, speller))
+    assert ours == plain
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"forced_bos_token_id": 15}))
+    assert run(folder, "encoder-decoder", "g2p_per").outcomes != plain, "a first token of the model's stays"
+
+
+def test_rouge_reads_words_of_any_script() -> None:
+    rouge = generation.similarity_of("rouge_l")
+    assert rouge(("привет", "мир"), ("Привет,", "мир")) == 1 and rouge(("été",), ("t",)) == 0
 
 
 def test_limit_draws_words_and_outputs_without_an_end_are_cut_off(

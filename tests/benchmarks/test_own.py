@@ -250,6 +250,7 @@ def test_the_content_and_the_suffix_are_what_identifies_data_and_not_the_path(tm
     [
         ("f1", "The cat sat.", "a cat", 2 * 0.5 * 1 / 1.5),
         ("rouge_l", "the cat sat", "the dog sat", 2 / 3),
+        ("rouge_l", "le chat, assis", "LE CHAT dormait", 2 / 3),
         ("chrf", "the cat", "the cat", 1.0),
         ("word_error_rate", "the cat sat down", "the dog sat", 2 / 3),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,15 +33,17 @@ def choice_problem(config: Mapping[str, Any]) -> str | None:
 
 
 def class_numbers(outputs: Sequence[str], labels: Sequence[str]) -> list[int]:
-    """Return, for each label, the number of the output that it means: it is the output's name, or its number.
+    """Return, for each label, the number of the output that it means: its name, or, where no name has digits, its number.
 
     Raises ModelError, naming the label and the outputs, for a label that is neither.
     """
+    # With outputs such as "1 star" to "5 stars" a label 4 may mean "4 stars", which is the output 3.
+    named_by_numbers = any(re.search(r"\d", name) for name in outputs if not re.fullmatch(r"LABEL_\d+", name))
     position_of = {name.strip().lower(): position for position, name in enumerate(outputs)}
     numbers = []
     for label in labels:
         number = position_of.get(label.strip().lower())
-        if number is None and label.strip().isdecimal() and int(label) < len(outputs):
+        if number is None and not named_by_numbers and label.strip().isdecimal() and int(label) < len(outputs):
             number = int(label)
         if number is None:
             raise ModelError(

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from sparsebench.errors import ModelError
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.building import removed_on_error, temporary
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.files.writing import copy_checkpoint
@@ -141,6 +141,8 @@ def _choose_thresholds(
     statistics: SkipStatistics, share: float, outputs: bool
 ) -> tuple[SkipThresholds, tuple[Activity, ...], dict[str, Any]]:
     """Return the thresholds for a share, their effect at each site, and notes for the folder's description."""
+    if not statistics.sites:
+        raise UnsupportedError("skip: no layer reads one row for each token", "leave the step out for this model")
     magnitudes = {site.path: statistics.threshold(site, share) for site in statistics.sites}
     unread = sum(site.weights * magnitudes[site.path][1] for site in statistics.sites)
     multiplied = statistics.nonzeros - sum(site.nonzeros * magnitudes[site.path][1] for site in statistics.sites)
@@ -171,7 +173,7 @@ def _choose_thresholds(
 
 
 def _zeros_note(statistics: SkipStatistics, read: float, multiplied: float) -> str:
-    """Describe what a token reads where weights are zero too; empty where at most the share FEW is.
+    """Describe what a token reads where weights are zero too; empty where at most the share FEW_ZEROS is.
 
     A bitmask format takes two bytes for each weight that is not zero, and one bit for each weight.
     """

@@ -150,6 +150,9 @@ def test_a_model_without_a_head_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_what_labels_mean_and_what_the_plan_is_told() -> None:
     assert class_numbers([*NAMES.values()], ["Sad", "0", "glad "]) == [2, 0, 1]
+    assert class_numbers(["LABEL_0", "LABEL_1"], ["1", "label_0"]) == [1, 0]
+    with pytest.raises(ModelError, match="'4' is no output"):
+        class_numbers([f"{stars} stars" for stars in range(1, 6)], ["5 stars", "4"])
     step = single("shrink", "taylor", keep=0.5, labels="task", source="path:/data/train.jsonl")
     assert label(step) == "taylor/both to 0.5, labels=task, train.jsonl"
     assert not step.settings.reads_text() and step.settings.draws() and step.settings.forward_tokens(0) > 0
