@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -86,7 +87,7 @@ def _measured_variant(ledger: Path, name: str, work: Path) -> tuple[Path, Family
         precision = precisions_of(ask, [variant.id]).get(variant.id)
     folder = variant_folder(work, variant.id)
     if folder is None:
-        command = make_command(row, steps, precision) if steps else f"sparsebench run with {row['source']}"
+        command = make_command(row, steps, precision) if steps else f"sparsebench export {shlex.quote(row['source'])}"
         hint = f"name the manifest's work_dir with --work, or make it again and export its folder: {command}"
         raise UserError(f"{variant.name}: the run kept no copy of it in {work}", hint)
     return folder, row["family"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +74,7 @@ def init(
     for new_file, text in texts.items():
         with create(new_file) as file:
             file.write(text)
-    note(f"wrote {path}; next: sparsebench plan {path}")
+    note(f"wrote {path}; next: sparsebench plan {shlex.quote(str(path))}")
 
 
 def _drafted(path: Path, model: str, data: str, columns: str | None, family: str | None, labels: list[str]) -> str:

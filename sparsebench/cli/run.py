@@ -103,7 +103,9 @@ def run(
     )
     decided, damaged = verified(decisions(ready, workspace.records, retry_failed), workspace.records, ready.device)
     if decided and all(decision.kind == DecisionKind.LEFT_OUT for decision in decided):
-        raise UserError("--only matches no cell of the manifest", f"see all: sparsebench plan {manifest}")
+        raise UserError(
+            "--only matches no cell of the manifest", f"see all: sparsebench plan {shlex.quote(str(manifest))}"
+        )
     notes("made again", damaged)
     _run(ready, decided, settings, _executor(executor, address, settings), address)
 

@@ -87,7 +87,7 @@ def score(
     cache, device = Cache(offline=offline), devices.resolve(device)
     labels = tuple(label) if label else None
     specs = [TaskSpec(name, limit, num_fewshot, labels, data, batch) for name in task or ()]
-    for spec in manifest_tasks(manifest, model, cache) if manifest else ():
+    for spec in manifest_tasks(manifest, model, cache, labels) if manifest else ():
         specs.append(replace(spec, labels=labels, limit=limit or spec.limit))
     failures: list[str] = []
     baseline = _results(other, specs, device, compute_dtype, cache, failures) if other else None

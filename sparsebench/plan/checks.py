@@ -52,8 +52,10 @@ def _problems(loaded: LoadedManifest) -> Iterator[Problem]:
     steps: list[Step] = []
     yield from _models(loaded)
     yield from _model_filters(loaded)
-    yield from _steps(loaded, steps)
-    yield from _selections(loaded, steps)
+    faults = [*_steps(loaded, steps)]
+    yield from faults
+    if not faults:  # else a step that is left out would make selections of it look wrong
+        yield from _selections(loaded, steps)
     for index, runtime in enumerate(loaded.manifest.runtime or ()):
         at: KeyPath = ("runtime", index)
         yield from _unknown(loaded, (*at, "engines"), runtime.engines, "engine", engines())

@@ -78,8 +78,10 @@ def prepare(request: PlanRequest) -> Prepared:
     """Load, check and expand a manifest.
 
     Raises ManifestError with every problem at once, SourceError when a source cannot be found, and UserError for a
-    device that is not here or that torch does not see.
+    device that is not here or that torch does not see, or for ``full`` without ``rehearse``.
     """
+    if request.full and not request.rehearse:
+        raise UserError("--full is of a rehearsal", "add --rehearse")
     loaded = checks.load(request.path)
     manifest = rehearsal(loaded.manifest, request.full) if request.rehearse else loaded.manifest
     _check_cell_count(loaded, manifest)
@@ -172,7 +174,8 @@ def _without_text(entry: Any) -> list[list[dict[str, Any]]]:
 
 def _one_sparsity(entries: Sequence[Any]) -> dict[str, Any]:
     """Return magnitude pruning at one sparsity: REHEARSED_SPARSITY if it was asked for, else the middle one."""
-    magnitudes = [entry for entry in entries if isinstance(entry, dict) and entry.get("prune") == "magnitude"]
+    single_steps = [entry for entry, *more in map(as_list, entries) if not more and isinstance(entry, dict)]
+    magnitudes = [entry for entry in single_steps if entry.get("prune") == "magnitude"]
     asked = next((entry["sparsity"] for entry in magnitudes if entry.get("sparsity")), REHEARSED_SPARSITY)
     sparsities = as_list(asked)
     middle = sparsities[len(sparsities) // 2]

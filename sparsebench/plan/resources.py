@@ -120,7 +120,7 @@ def _step_bytes(job: Job, size: ModelSize) -> int:
 
 def _running_bytes(cells: Iterable[Cell], size: ModelSize, device: str) -> int:
     """Return a model's bytes in the widest precision in which the cells run it, which may be wider than its files'."""
-    running = [cell for cell in cells if cell.settings.keys() & {"task", "engine"}]
+    running = [cell for cell in cells if cell.settings.keys() & {"task", "engine"} or cell.stage == "outputs"]
     in_float32 = any(cell.compute_dtype(device) == "float32" for cell in running)
     return max(size.bytes, 4 * size.parameters * in_float32)
 

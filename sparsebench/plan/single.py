@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,16 +91,20 @@ def prepare_single(
     return SingleModel(model.name, folder, model.family, dtype)
 
 
-def manifest_tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[TaskSpec]:
+def manifest_tasks(
+    manifest: Path, model: SingleModel, cache: sources.Cache, labels: Sequence[str] | None = None
+) -> list[TaskSpec]:
     """Return the tasks of a manifest for the model's family, those over the user's own data included.
 
-    Their ``models`` and ``select`` are ignored. Raises ManifestError with every problem, and UserError where the
-    manifest has no task for the family.
+    ``labels`` are the names of a head's outputs. The tasks' ``models`` and ``select`` are ignored. Raises ManifestError
+    with every problem, and UserError where the manifest has no task for the family.
     """
     loaded = load(manifest)
     resolver = Resolver(loaded, cache)
     config = bounded.read_object(model.folder / "config.json")
-    entry = ManifestModel(name=model.name, source=f"path:{model.folder}", family=model.family)
+    entry = ManifestModel(
+        name=model.name, source=f"path:{model.folder}", family=model.family, labels=[*labels] if labels else None
+    )
     family_tasks = [task.model_copy(update={"models": None}) for task in loaded.manifest.benchmarks.of(model.family)]
     benchmarks = ManifestBenchmarks().model_copy(update={model.family.replace("-", "_"): family_tasks})
     single_manifest = loaded.manifest.model_copy(update={"models": [entry], "benchmarks": benchmarks})

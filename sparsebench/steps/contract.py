@@ -50,6 +50,9 @@ class Settings(Strict):
     as for ``text_keys``, and refuses a teacher with another tokenizer."""
     release: ClassVar[int] = 1
     """A number raised by hand when a change to the step's code can change its result."""
+    reads_floats: ClassVar[bool] = False
+    """Whether the step changes float weights, so that it cannot follow one that ``leaves_integers``."""
+    leaves_integers: ClassVar[bool] = False
     calculates_with: ClassVar[tuple[str, ...]] = ()
     """Libraries whose major.minor version can change the result, beside torch and those with which a model reads text.
     A plan refuses the step where one is not installed."""
@@ -151,6 +154,8 @@ class Settings(Strict):
 
     def refuses_chain(self, before: Sequence[Step]) -> Refusal | None:
         """Return why the step cannot follow the steps ``before`` it in a recipe."""
+        if self.reads_floats and any(step.settings.leaves_integers for step in before):
+            return Refusal("the step before leaves integers, and this one changes floats", "quantize last")
         return None
 
     def reshapes(self) -> bool:

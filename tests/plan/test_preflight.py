@@ -113,6 +113,13 @@ def test_a_step_that_a_model_cannot_take_is_refused_with_its_line(
     assert said in str(caught.value) and "mine.yaml:7" in str(caught.value)
 
 
+@pytest.mark.parametrize("step", ["prune: magnitude, sparsity: 0.5", "quantize: int4", "shrink: l2, keep: 0.5"])
+def test_what_changes_floats_does_not_follow_integers(step: str, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="leaves integers"):
+        planned(tmp_path, BERT, step, before="quantize: int8")
+    assert planned(tmp_path, BERT, "quantize: int8").cells
+
+
 def test_experts_that_a_smaller_shape_may_divide_are_not_refused(tmp_path: Path) -> None:
     """What a step before leaves is not known from config.json."""
     assert planned(tmp_path, BERT, GROUPS.format(5), "shrink: l2, keep: 0.8333").cells
@@ -228,6 +235,7 @@ def test_what_is_no_source_is_refused_with_what_is_meant(text: str, said: str, t
         ("{prune: magnitude, pattern: '2:4'}, {prune: magnitude, sparsity: [0.5, 0.7, 0.8]}", 0.7),
         ("{prune: magnitude, pattern: '2:4'}, {prune: magnitude, sparsity: [0.5, 0.9, 0.95, 0.99]}", 0.9),
         ("{prune: magnitude, pattern: '2:4'}", 0.9),
+        ("[{prune: magnitude, sparsity: [0.3]}]", 0.3),
     ],
 )
 def test_a_rehearsal_takes_a_sparsity_that_was_asked_for(tmp_path: Path, entries: str, rehearsed: float) -> None:

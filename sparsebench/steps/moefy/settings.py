@@ -22,6 +22,7 @@ COUNTED = ("coactivation", "cmoe")
 class Moefy(Settings):
     """Group feed-forward neurons into experts of equal size; for each token only some experts are computed."""
 
+    reads_floats: ClassVar[bool] = True
     needs: ClassVar = {"active": "the share of the experts that is computed for a token, such as 0.5"}
 
     experts: Count = 32

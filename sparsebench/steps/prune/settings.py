@@ -38,6 +38,7 @@ OWL = ("outlier", "spread")
 class Prune(Settings):
     """The settings that all methods share."""
 
+    reads_floats: ClassVar[bool] = True
     granularities: ClassVar[tuple[str, ...]] = ("layer", "global", "row")
     """The groups within which weights may compete; the first is the default, as published."""
     calibrated: ClassVar[bool] = False
@@ -159,6 +160,7 @@ def resolve_sparsity(sparsity: float | None, pattern: str) -> float:
 class Mask(Settings):
     """The settings of masks from a file, which alone decide the weights to remove."""
 
+    reads_floats: ClassVar[bool] = True
     needs: ClassVar = {"file": "a safetensors file of masks, such as masks.safetensors"}
     file_keys: ClassVar = ("file",)
 

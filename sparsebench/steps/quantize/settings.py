@@ -15,6 +15,8 @@ from sparsebench.steps.contract import Settings, Step
 class Int8(Settings):
     """Weights in 8 bits, one scale for each row."""
 
+    reads_floats: ClassVar[bool] = True
+    leaves_integers: ClassVar[bool] = True
     former: ClassVar = {"symmetric": True}
 
     rounding: Literal["nearest", "gptq"] = "nearest"

@@ -24,6 +24,8 @@ FractionOrZero = Annotated[float, Field(ge=0, lt=1)]
 class Recovery(Settings):
     """What every training after compression shares."""
 
+    reads_floats: ClassVar[bool] = True
+
     def reads_dense(self) -> bool:
         """Return True: the dense model is opened, whether or not it teaches."""
         return True

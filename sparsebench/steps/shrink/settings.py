@@ -32,6 +32,7 @@ _PART = Annotated[Share, Field(gt=0, le=1)]
 class Shrink(Settings):
     """What all criteria share: removed parts leave a smaller model."""
 
+    reads_floats: ClassVar[bool] = True
     calculates_with: ClassVar[tuple[str, ...]] = ("transformers",)
     file_keys: ClassVar[tuple[str, ...]] = ("file",)
     reading: ClassVar[tuple[str, ...]] = ("sleb", "influence", "angular", "flap", "activation", REAP)
