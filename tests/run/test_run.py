@@ -164,7 +164,7 @@ def test_records_reach_a_ledger_that_was_lost_or_lacks_some(manifest: Path, tmp_
     for left, said in ((0, "rebuilt from"), (5, "added 3 records")):
         path.unlink()
         if left:
-            Ledger(path).ingest(json.loads(record.read_text()) for record in records[:left])
+            Ledger(path).ingest((json.loads(record.read_text()) for record in records[:left]), True)
         again = call("run", manifest)
         assert again.returncode == 0, again.stderr
         assert said in again.stderr and "nothing to do: every cell has its result" in again.stderr

@@ -42,12 +42,13 @@ def test_pairs_under_the_sparse_engine(models: Mapping[str, Path], family: str, 
         assert [one.phase for one in result.phases if one.side == "variant"] == PHASES[family]
         assert result.parity is not None and result.parity.relative_l2 <= result.parity.tolerance
         json.dumps(asdict(result), allow_nan=False)
-    assert same.parity is not None and same.parity.wraps_only and same.kernel.startswith("dense torch linear")
+    # A dense decoder runs in our kernels where the machine has instructions for them.
+    assert same.parity is not None and same.parity.wraps_only == same.kernel.startswith("dense torch linear")
     for result in (sparse, straight):
         assert result.parity is not None and not result.parity.wraps_only
-        assert result.kernel.startswith("float32 bitmask") and "more than 8 tokens" in result.kernel
+        assert result.kernel.split()[1] == "bitmask" and "more than 8 tokens" in result.kernel
     (kernel,) = timed(dense, [dense], family, setting(1, "sparse", forced=True))
-    assert kernel.kernel.startswith("float32 dense") and kernel.parity is not None and not kernel.parity.wraps_only
+    assert kernel.kernel.split()[1] == "dense" and kernel.parity is not None and not kernel.parity.wraps_only
     weighed = measure_memory(packed, family, setting(1, "sparse"))
     assert [phase.phase for phase in weighed.phases] == PHASES[family]
     whole = sum(info.nbytes for info in Checkpoint(dense).tensors.values())
