@@ -47,7 +47,7 @@ def test_outputs_come_nearer_to_the_dense_models_and_zeros_stay(kind: str, tmp_p
     if family != "encoder-decoder":  # of which each side has tokens of its own
         wanted, total = 0, calibration_text(family).tokens
         for one in notes["fits"]:
-            inside = [name for name, part in parts(old, family).items() if part.layer == one["block"]]
+            inside = [name for name, part in parts(old, family).items() if part.block == one["block"]]
             size, unseen = sum(old.tensors[name].numel for name in inside), total - one["tokens"]
             wanted += size * (6 * one["tokens"] * one["epochs"] + 2 * unseen * (one["epochs"] + 1) + 4 * total)
         assert found.operations == wanted > 0
