@@ -129,7 +129,10 @@ def _source(text: str) -> str:
 
 def _calibration(described: str) -> str:
     """Return the option for a calibration, as ``describe_calibration`` writes it; empty for the default one."""
-    *names, size, _, _ = shlex.split(described)
+    try:
+        *names, size, _, _ = shlex.split(described)
+    except ValueError:  # records of before quote no name
+        *names, size, _, _ = described.split(" ")
     samples, _, length = size.partition("×")
     columns = dict(zip(("source", "field", "target"), names, strict=False))
     if columns["source"] == DEFAULT.source.partition("#sha256=")[0]:

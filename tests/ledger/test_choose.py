@@ -53,6 +53,8 @@ def test_what_else_decides_the_weights_is_named(tmp_path: Path) -> None:
     )
     assert words[words.index("--compute-dtype") + 1] == "float32" and f"path:{tmp_path}/t" in " ".join(words)
     assert "#content" not in " ".join(words)
+    unquoted = shlex.split(make_command({**row, "calibration": "path:it's.csv text 128×64 seed 0"}, []))
+    assert unquoted[-1] == "source: 'path:it''s.csv', field: text, length: 64"
 
 
 def test_the_command_that_exports_names_a_ledger_that_is_not_the_default(
