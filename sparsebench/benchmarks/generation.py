@@ -281,9 +281,8 @@ def metric_values(
 def similarity_of(metric: str) -> Callable[[Sequence[str], Sequence[str]], float]:
     """Return the function that gives the similarity of an output (first) to an answer (second), from 0 to 1.
 
-    ``f1`` is SQuAD's, over words normalised as SQuAD does; ``rouge_l`` is rouge_score's F-measure,
-    without stemming, over words of any script; ``chrf`` is sacrebleu's
-    sentence-level chrF2 divided by 100. Any other metric is exact match.
+    ``f1`` is SQuAD's, over words normalised as SQuAD does; ``rouge_l`` is rouge_score's F-measure, without stemming,
+    over words of any script; ``chrf`` is sacrebleu's sentence-level chrF2 divided by 100. Any other metric is exact match.
     """
     if metric == "f1":
         return lambda output, answer: squad.f1(squad.words(" ".join(output)), squad.words(" ".join(answer)))

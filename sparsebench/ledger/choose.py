@@ -101,12 +101,7 @@ def steps_of(ask: Session, variant_ids: Sequence[str]) -> dict[str, list[Step]]:
 
 def precisions_of(ask: Session, variant_ids: Sequence[str]) -> dict[str, str]:
     """Return the precision of calculations that the manifest named for each of these variants, where it named one."""
-    statement = """
-        SELECT variant_id, any_value(settings ->> 'compute_dtype') FROM cells
-        WHERE variant_id IN (SELECT unnest($ids::VARCHAR[])) AND stage IN ('make', 'benchmarks')
-        GROUP BY variant_id HAVING count(settings ->> 'compute_dtype') > 0
-    """
-    return dict(ask(statement, {"ids": list(variant_ids)}).rows)
+    return dict(ask(sqlfiles.read("precisions"), {"ids": list(variant_ids)}).rows)
 
 
 def _step(step: Step) -> str:

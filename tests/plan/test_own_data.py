@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench.benchmarks import index
 from sparsebench.manifest.problems import ManifestError
 from sparsebench.plan.estimate import tokens
 from sparsebench.plan.expand import Plan
@@ -39,13 +38,11 @@ FILES = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny_llama: Path, tiny_t5: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, tiny_llama: Path, tiny_t5: Path, tiny_bert: Path) -> Path:
     """A folder with the page's files, and a beginning of a manifest."""
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    # Reading the names of lm-eval's thousands of files takes seconds.
-    monkeypatch.setattr(index, "stock_files", lambda cache=None: {"boolq": "super_glue/boolq/default.yaml"})
     (tmp_path / "head").write_text(MODELS.format(llama=tiny_llama, t5=tiny_t5, bert=tiny_bert))
     return tmp_path
 

@@ -28,8 +28,8 @@ LENGTH_KEYS = (
     "max_target_positions",
     "max_decoder_position_embeddings",
 )
-
-
+_ADDED_TOKEN_KEYS = ("id", "lstrip", "rstrip", "single_word", "normalized")
+"""What of an added token decides ids, beside its text."""
 JOINER = "\n\n"
 """The separator between the texts that a decoder reads: a blank line, which is part of the text."""
 ORIGINAL_IDS = "original_ids.json"
@@ -146,9 +146,6 @@ def same_tokens(first: Path, second: Path) -> bool | None:
     if not all((folder / "tokenizer.json").is_file() for folder in (first, second)):
         return None
     return _parts_that_decide_ids(first / "tokenizer.json") == _parts_that_decide_ids(second / "tokenizer.json")
-
-
-_ADDED_TOKEN_KEYS = ("id", "lstrip", "rstrip", "single_word", "normalized")
 
 
 def _parts_that_decide_ids(path: Path) -> tuple[Any, ...]:
