@@ -20,7 +20,8 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.notebook import apply
-from sparsebench.plan.single import SingleModel
+from sparsebench.plan.single import SingleModel, manifest_tasks
+from sparsebench.sources import Cache
 from tests.benchmarks.conftest import sentence
 from tests.benchmarks.own_data import scored, written
 
@@ -133,6 +134,21 @@ def test_a_head_that_gives_a_number_is_correlated(classifier: Any, tmp_path: Pat
     for metric, reference in (("pearson", pearsonr), ("spearman", spearmanr)):
         found = scored(folder, family, "classify", data, metric=metric)
         assert found.score == pytest.approx(reference(numbers, gold).statistic, abs=1e-5)
+
+
+def test_a_manifest_s_task_knows_the_outputs_that_the_command_names(classifier: Any, tmp_path: Path) -> None:
+    folder, family = classifier("bert")
+    written(tmp_path / "moods.jsonl", [{"text": "a cat", "label": "sad"}])
+    manifest = tmp_path / "m.yaml"
+    models = f"models: [{{name: x, source: 'path:{folder}', family: encoder}}]\n"
+    manifest.write_text(
+        f"version: 1\n{models}benchmarks: {{encoder: [{{task: classify, source: path:moods.jsonl}}]}}\n"
+    )
+    model, cache = SingleModel("m", folder, family), Cache(offline=True)
+    (task,) = manifest_tasks(manifest, model, cache, ("glad", "sad", "calm"))
+    assert task.own and task.own.kind == "classify"
+    with pytest.raises(SparsebenchError, match="sad"):
+        manifest_tasks(manifest, model, cache)
 
 
 def test_a_correlation_needs_a_head_with_one_number(classifier: Any, tmp_path: Path) -> None:

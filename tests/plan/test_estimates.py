@@ -130,6 +130,18 @@ def test_a_variant_that_is_made_again_takes_what_it_took(monkeypatch: pytest.Mon
     assert {job_bytes(job, SIZE) for job in unpacked} == {min(needed[0])} != {max(needed[0])}
 
 
+def test_models_whose_outputs_are_compared_take_their_bytes_as_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = bare(variants=[{"prune": "magnitude", "sparsity": 0.5}], outputs={"samples": 2, "length": 16})
+    (job,) = (
+        job for job in jobs(plan, plan.cells, lambda _: True) if {cell.stage for cell in job.cells} == {"outputs"}
+    )
+    taken = []
+    for dtype in ("bfloat16", "float32"):
+        monkeypatch.setattr(processor, "compute_dtype", lambda *given, dtype=dtype: dtype)
+        taken.append(job_bytes(job, SIZE))
+    assert taken[0] < taken[1]
+
+
 def test_a_gpu_that_is_too_small_is_known_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = bare(
         variants=[{"prune": "magnitude", "sparsity": 0.5}], benchmarks={"decoder": [{"task": "piqa"}]},

@@ -120,6 +120,19 @@ def test_what_changes_floats_does_not_follow_integers(step: str, tmp_path: Path)
     assert planned(tmp_path, BERT, "quantize: int8").cells
 
 
+def test_a_misspelt_setting_makes_no_selection_wrong(tmp_path: Path) -> None:
+    text = "version: 1\nmodels: [{name: m, source: random, family: encoder, architecture: {model_type: bert}}]\n"
+    asked = "runtime: {engines: hf, select: {sparsity: 0.5}}\n"
+    with pytest.raises(ManifestError) as caught:
+        prepare(of(tmp_path, text + "variants: [{prune: magnitude, sparsity: 0.5, granularty: row}]\n" + asked))
+    assert len(caught.value.problems) == 1 and "granularty" in str(caught.value)
+
+
+def test_the_whole_of_a_rehearsal_is_of_a_rehearsal(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--full"):
+        prepare(of(tmp_path, "version: 1\n", full=True))
+
+
 def test_experts_that_a_smaller_shape_may_divide_are_not_refused(tmp_path: Path) -> None:
     """What a step before leaves is not known from config.json."""
     assert planned(tmp_path, BERT, GROUPS.format(5), "shrink: l2, keep: 0.8333").cells
