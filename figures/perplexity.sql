@@ -15,14 +15,15 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: perplexity / dense's
--- note: Pruning alone; of each method and sparsity the best granularity and calibration text, on the largest sample of text. Intervals: in the results. A point at 0% is dense. Grey ground: above three times dense's perplexity a model is ruined, and by how much means nothing. Lines join what was measured and end at their first point there.
+-- note: Pruning alone; of each method and sparsity the best granularity and calibration text, on the largest sample of text. Intervals: in the results. A point at 0% is dense. Axes are not linear. Grey ground: above three times dense's perplexity a model is ruined, and by how much means nothing. Lines join what was measured and end at their first point there.
 -- boundnote: Grey line: random masks.
 
-WITH scored AS (
+WITH every_sample AS (
     SELECT model, weights, split_part(method, '+', 1) AS method, round(sparsity, 4) AS sparsity, score, dense, n, bound
     FROM curves c
     WHERE scale = 'perplexity' AND sparsity > 0 AND pattern = 'unstructured' AND method NOT IN ('dense', 'elsa') AND variant_id NOT IN (FROM _more_than_zeros)
-    QUALIFY n = max(n) OVER (PARTITION BY model, weights)
+), scored AS (
+    FROM every_sample QUALIFY n = max(n) OVER (PARTITION BY model, weights)
 ), best AS (
     FROM scored QUALIFY row_number() OVER (PARTITION BY model, weights, method, sparsity ORDER BY score, dense) = 1
 ), ended AS (
@@ -34,9 +35,9 @@ WITH scored AS (
     -- A line from dense to a method whose first point is far away would tell where it crosses the gate, which nobody measured.
     SELECT DISTINCT model, weights, method, 0::DOUBLE AS sparsity, 1::DOUBLE AS ratio, bound, n FROM ended WHERE sparsity <= 0.3
 ), spent AS (
-    -- The sparsity from which on every measured method ruins the model.
+    -- The sparsity from which on every measured method ruins the model, on whatever sample.
     SELECT model, weights, min(sparsity) FILTER (best_beyond > 3) AS sparsity
-    FROM (SELECT model, weights, sparsity, min(times) OVER (PARTITION BY model, weights ORDER BY sparsity DESC) AS best_beyond FROM ended)
+    FROM (SELECT model, weights, sparsity, min(score / dense) OVER (PARTITION BY model, weights ORDER BY sparsity DESC) AS best_beyond FROM every_sample WHERE NOT bound)
     GROUP BY model, weights
 ), half AS (
     SELECT model, weights, min(times) AS least, format('{} ×{:.2f}', arg_min(method, times), min(times)) AS words
