@@ -11,7 +11,8 @@ from typing import Any
 
 from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, mean_stderr
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec
+from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import JOINER
 from sparsebench.sources.text import each_text, is_plain, read_texts
@@ -98,12 +99,12 @@ def perplexity_result(
         (Outcome(str(window.number), _hash_of(window.ids), window.nll, float(window.tokens)) for window in windows),
         available,
         chance=None,
-        scored=(score, score * mean_stderr([window.nll / window.tokens for window in windows])),
+        scored=(score, score * ratio(values, counts)[1]),
         protocol={
             **protocol,
             "documents": available,
             "scored_tokens": sum(counts),
-            "stderr": "delta method: score times the standard error of the windows' mean log-likelihoods",
+            "stderr": "delta method: score times the standard error of the mean over tokens, a ratio of sums over windows",
         },
     )
 

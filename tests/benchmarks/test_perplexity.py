@@ -6,6 +6,7 @@ import json
 import math
 import random
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from sparsebench import sources
-from sparsebench.benchmarks import TaskSpec, scorers, scoring
+from sparsebench.benchmarks import TaskSpec, all_tasks, scorers, scoring
 from sparsebench.benchmarks.batching import BatchSize
-from sparsebench.benchmarks.contract import sampled
+from sparsebench.benchmarks.contract import mean_stderr, sampled
 from sparsebench.benchmarks.perplexity import (
     Divergence,
     bits_per_byte_fields,
@@ -27,7 +28,7 @@ from sparsebench.benchmarks.perplexity import (
     window_losses,
     windows_of,
 )
-from sparsebench.benchmarks.running_text import pooled_perplexity
+from sparsebench.benchmarks.running_text import ScoredWindow, perplexity_result, pooled_perplexity
 from sparsebench.errors import BenchmarkError
 from sparsebench.ledger.scored import compare
 from sparsebench.models.files.families import MODEL_TYPES, transformers_config
@@ -188,6 +189,35 @@ def test_a_likelihood_beyond_a_double_is_named_and_a_huge_one_is_a_number(tiny_l
     with pytest.raises(BenchmarkError, match="is 800 nats a token"):
         pooled_perplexity([8000.0, 8000.0], [10, 10])
     assert math.isfinite(pooled_perplexity([7000.0], [10]))
+
+
+def of_windows(losses: list[float], tokens: list[int]) -> tuple[float, float]:
+    """The perplexity of windows with these losses and tokens, and its standard error."""
+    windows = [ScoredWindow(place, [place], *window) for place, window in enumerate(zip(losses, tokens, strict=True))]
+    found = perplexity_result(all_tasks()["pseudo_perplexity"], windows, len(windows), {})
+    assert found.stderr is not None
+    return found.score, found.stderr
+
+
+def test_a_window_weighs_in_the_standard_error_what_its_tokens_do() -> None:
+    draw = random.Random(4)
+    tokens = [*[draw.randint(20, 60) for _ in range(80)], 1, 1]
+    losses = [count * draw.gauss(2.0, 0.1) for count in tokens[:-2]] + [5.0, 6.0]
+    score, stderr = of_windows(losses, tokens)
+    pairs, spread = list(zip(losses, tokens, strict=True)), []
+    for _ in range(3000):
+        values, counts = zip(*draw.choices(pairs, k=len(pairs)), strict=True)
+        spread.append(math.exp(sum(values) / sum(counts)))
+    assert stderr == pytest.approx(statistics.pstdev(spread), rel=0.1)
+    assert stderr < score * mean_stderr([value / count for value, count in pairs]) / 4
+
+
+@given(st.lists(st.floats(1.0, 900.0), min_size=2, max_size=30), st.integers(1, 300))
+def test_windows_of_one_length_have_the_standard_error_of_their_mean(losses: list[float], tokens: int) -> None:
+    losses = [min(loss, 300.0 * tokens) for loss in losses]
+    score, stderr = of_windows(losses, [tokens] * len(losses))
+    plain_error = score * mean_stderr([loss / tokens for loss in losses])
+    assert stderr == pytest.approx(plain_error, rel=1e-6, abs=1e-9 * score)
 
 
 @given(st.integers(0, 90), st.integers(1, 30), st.integers(1, 40) | st.none(), st.integers(0, 1))
