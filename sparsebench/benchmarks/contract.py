@@ -110,6 +110,7 @@ class Outcome:
 class ScoreResult:
     """A task's ``score`` over ``n`` documents with its standard error; ``chance`` is the score without skill, if known.
 
+    ``stderr`` is None for one document, which does not show how much documents vary.
     ``limited`` says that the task has more documents than were scored. ``protocol`` holds all that is needed to score
     the same way again (data, split, versions, batch size, precision), and anything unusual.
     """
@@ -117,7 +118,7 @@ class ScoreResult:
     task: str
     metric: str
     score: float
-    stderr: float
+    stderr: float | None
     n: int
     limited: bool
     chance: float | None
@@ -132,7 +133,7 @@ class ScoreResult:
         available: int,
         chance: float | None,
         protocol: dict[str, str | int | float],
-        scored: tuple[float, float] | None = None,
+        scored: tuple[float, float | None] | None = None,
     ) -> ScoreResult:
         """Make a result over some of ``available`` documents. ``scored`` is (score, standard error), default the mean's."""
         outcomes = tuple(outcomes)
@@ -142,11 +143,11 @@ class ScoreResult:
         return cls(task.name, task.metric, score, stderr, n, n < available, chance, outcomes, protocol)
 
 
-def mean_stderr(values: Sequence[float]) -> float:
-    """Return the standard error of the mean, as lm-eval does: sqrt(p(1-p)/(n-1)) for 0/1 values; 0 for one value."""
+def mean_stderr(values: Sequence[float]) -> float | None:
+    """Return the standard error of the mean, as lm-eval does: sqrt(p(1-p)/(n-1)) for 0/1 values; None for one value."""
     n = len(values)
     if n < 2:
-        return 0.0
+        return None
     mean = sum(values) / n
     # In lm-eval's order of operations, so that the digits agree.
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1)) / math.sqrt(n)

@@ -93,13 +93,13 @@ def perplexity_result(
     Raises BenchmarkError when the perplexity is more than a double holds.
     """
     values, counts = [window.nll for window in windows], [window.tokens for window in windows]
-    score = pooled_perplexity(values, counts, task.name)
+    score, error = pooled_perplexity(values, counts, task.name), ratio(values, counts)[1]
     return ScoreResult.of(
         task,
         (Outcome(str(window.number), _hash_of(window.ids), window.nll, float(window.tokens)) for window in windows),
         available,
         chance=None,
-        scored=(score, score * ratio(values, counts)[1]),
+        scored=(score, None if error is None else score * error),
         protocol={
             **protocol,
             "documents": available,

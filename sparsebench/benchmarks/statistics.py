@@ -19,12 +19,13 @@ CHUNK = 1 << 21
 SEED = 0
 
 
-def ratio(values: Sequence[float], lengths: Sequence[float]) -> tuple[float, float]:
-    """Return Σ values / Σ lengths over all documents, and its standard error by the delta method."""
+def ratio(values: Sequence[float], lengths: Sequence[float]) -> tuple[float, float | None]:
+    """Return Σ values / Σ lengths over all documents, and its standard error by the delta method; None for one document."""
     total = math.fsum(lengths)
     rate = math.fsum(values) / total
     residuals = [value - rate * length for value, length in zip(values, lengths, strict=True)]
-    return rate, mean_stderr(residuals) * len(residuals) / total
+    error = mean_stderr(residuals)
+    return rate, None if error is None else error * len(residuals) / total
 
 
 def average_precision(values: Floats, labels: Floats, weights: Floats) -> Floats:
@@ -98,13 +99,19 @@ def _centred_ranks(numbers: Floats, weights: Floats) -> Floats:
     return (cumulative - group_weights / 2 - cumulative[:, -1:] / 2)[:, group]
 
 
-def pooled(metric: PooledMetric, values: Floats, labels: Floats) -> tuple[float, float]:
-    """Return a metric of all documents (n,) together, and its standard error from RESAMPLES bootstrap draws."""
+def pooled(metric: PooledMetric, values: Floats, labels: Floats) -> tuple[float, float | None]:
+    """Return a metric of all documents (n,) together, and its standard error from RESAMPLES bootstrap draws.
+
+    The standard error is None for one document.
+    """
     n = len(values)
+    score = float(metric(values, labels, np.ones((1, n)))[0])
+    if n < 2:
+        return score, None
     generator = np.random.default_rng(SEED)
     # Drawn piece by piece, which bounds the memory, they are the same.
     pieces = np.array_split(range(RESAMPLES), min(RESAMPLES, 1 + RESAMPLES * n // CHUNK))
     draws = (generator.integers(n, size=(len(piece), n)) for piece in pieces)
     weights = (np.stack([np.bincount(draw, minlength=n).astype(np.float64) for draw in part]) for part in draws)
     resampled = np.concatenate([metric(values, labels, draw_weights) for draw_weights in weights])
-    return float(metric(values, labels, np.ones((1, n)))[0]), float(np.nanstd(resampled, ddof=1))
+    return score, float(np.nanstd(resampled, ddof=1))

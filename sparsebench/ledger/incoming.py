@@ -88,7 +88,9 @@ def _check_id(record: Mapping[str, Any], where: str) -> None:
 
 def _score_problem(result: Mapping[str, Any]) -> str | None:
     """Say what of a score its outcomes do not give; None where they give all."""
-    outcomes, score, stderr = result["outcomes"], float(result["score"]), float(result["stderr"])
+    outcomes, score = result["outcomes"], float(result["score"])
+    # One document does not show how documents vary. Older records say 0 there.
+    stderr = 0.0 if len(outcomes) == 1 and result["stderr"] is None else float(result["stderr"])
     if result["n"] != len(outcomes):
         return f"a score of {result['n']} documents with the outcomes of {len(outcomes)}"
     if not (math.isfinite(score) and math.isfinite(stderr)):
@@ -100,7 +102,7 @@ def _score_problem(result: Mapping[str, Any]) -> str | None:
     labels = np.array([outcome["label"] for outcome in outcomes], dtype=np.float64)  # None becomes NaN
     if not statistics.reproduces_score(result["metric"], score, values, labels):
         return f"its {result['metric']} of {score!r} is not what its outcomes give"
-    accepted = _stderrs(metric.pooling, score, values, labels)
+    accepted = _stderrs(metric.pooling, score, values, labels) or [0.0]
     if any(abs(computed - stderr) <= _tolerance(metric.pooling, computed) for computed in accepted):
         return None
     return f"its standard error of {stderr!r} should be {accepted[0]!r}"
@@ -110,14 +112,18 @@ def _tolerance(pooling: str, stderr: float) -> float:
     return SCORE_TOLERANCE * max(1.0, stderr) if pooling in WITHOUT_DRAWS else DRAWN_TOLERANCE * stderr
 
 
-def _stderrs(pooling: str, score: float, values: Floats, labels: Floats) -> tuple[float, ...]:
-    """Return the standard errors that a record may have: first as the benchmarks compute it, then as they once did."""
+def _stderrs(pooling: str, score: float, values: Floats, labels: Floats) -> list[float]:
+    """Return the standard errors that a record may have: first as the benchmarks compute it, then as they once did.
+
+    For one document there is none.
+    """
+    errors: tuple[float | None, ...] = (mean_stderr(values.tolist()),)
     if pooling not in WITHOUT_DRAWS:
-        return (pooled(POOLINGS[pooling], values, labels)[1],)
-    if pooling == "per symbol":
-        return (ratio(values.tolist(), labels.tolist())[1],)
-    if pooling == "per token":
+        errors = (pooled(POOLINGS[pooling], values, labels)[1],)
+    elif pooling == "per symbol":
+        errors = (ratio(values.tolist(), labels.tolist())[1],)
+    elif pooling == "per token":
         # Older records weigh windows alike, however many tokens each has.
-        once = mean_stderr((values / labels).tolist())
-        return score * ratio(values.tolist(), labels.tolist())[1], score * once
-    return (mean_stderr(values.tolist()),)
+        errors = (ratio(values.tolist(), labels.tolist())[1], mean_stderr((values / labels).tolist()))
+    scale = score if pooling == "per token" else 1.0
+    return [scale * error for error in errors if error is not None]

@@ -30,7 +30,7 @@ from sparsebench.benchmarks.perplexity import (
 )
 from sparsebench.benchmarks.running_text import ScoredWindow, perplexity_result, pooled_perplexity
 from sparsebench.errors import BenchmarkError
-from sparsebench.ledger.scored import compare
+from sparsebench.ledger.scored import compare, rows
 from sparsebench.models.files.families import MODEL_TYPES, transformers_config
 from sparsebench.models.files.text import load_tokenizer, token_ids
 from sparsebench.models.modules.load import load_model
@@ -218,6 +218,13 @@ def test_windows_of_one_length_have_the_standard_error_of_their_mean(losses: lis
     score, stderr = of_windows(losses, [tokens] * len(losses))
     plain_error = score * mean_stderr([loss / tokens for loss in losses])
     assert stderr == pytest.approx(plain_error, rel=1e-6, abs=1e-9 * score)
+
+
+def test_the_standard_error_of_one_window_is_unknown(tiny_llama: Path, stories: list[str]) -> None:
+    found = run(tiny_llama, "decoder", "perplexity", limit=1)
+    assert (found.n, found.stderr) == (1, None)
+    (row,) = rows({"perplexity": found}, {"perplexity": found})
+    assert [row[name] for name in ("stderr", "low", "high", "p_holm", "verdict")] == [None] * 5
 
 
 @given(st.integers(0, 90), st.integers(1, 30), st.integers(1, 40) | st.none(), st.integers(0, 1))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench.benchmarks.contract import mean_stderr
-from sparsebench.benchmarks.statistics import average_precision, pooled
+from sparsebench.benchmarks.statistics import average_precision, pearson, pooled, ratio
 
 
 @given(st.lists(st.integers(0, 1), min_size=2, max_size=60))
@@ -18,8 +18,11 @@ def test_stderr_of_outcomes_is_lm_evals_and_the_closed_form(values: list[int]):
     assert mean_stderr(values) == pytest.approx(math.sqrt(p * (1 - p) / (n - 1)))
 
 
-def test_stderr_of_one_outcome_is_zero():
-    assert mean_stderr([1.0]) == 0.0
+def test_the_standard_error_of_one_outcome_is_unknown():
+    assert mean_stderr([1.0]) is None
+    assert ratio([2.0], [4.0]) == (0.5, None)
+    for metric in (average_precision, pearson):
+        assert pooled(metric, np.array([0.5]), np.array([1.0]))[1] is None
 
 
 def test_bootstrap_is_repeatable_and_near_the_spread_of_fresh_samples():

@@ -3,7 +3,7 @@ CREATE OR REPLACE VIEW _scores AS
 WITH scored AS (
     SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
            c.calibration, c.dtype, s.task, s.metric, coalesce(m.higher_is_better, true) AS higher_is_better,
-           coalesce(m.scale, 'unknown') AS scale, s.score, coalesce(s.score > m.collapsed_above, false) AS collapsed, i.low, i.high, i.method AS interval, s.stderr, s.n, s.limited,
+           coalesce(m.scale, 'unknown') AS scale, s.score, coalesce(s.score > m.collapsed_above, false) AS collapsed, i.low, i.high, i.method AS interval, if(s.n > 1, s.stderr, NULL) AS stderr, s.n, s.limited,
            CASE WHEN s.limited THEN if(c.settings ->> '$.draw' IS NULL, 'first', 'drawn') ELSE 'all' END AS subset,
            _better(coalesce(s.chance, m.guessed), f.floor, coalesce(m.higher_is_better, true)) AS chance, f.floor, f.separable,
            (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats,
@@ -36,7 +36,7 @@ COMMENT ON COLUMN scores.collapsed IS 'true where the score is beyond metrics.co
 COMMENT ON COLUMN scores.low IS 'lower end of the 95% interval of score; NULL where none was computed';
 COMMENT ON COLUMN scores.high IS 'upper end of the 95% interval of score';
 COMMENT ON COLUMN scores.interval IS 'how the interval was computed';
-COMMENT ON COLUMN scores.stderr IS 'standard error of score, as the benchmark''s own protocol gives it';
+COMMENT ON COLUMN scores.stderr IS 'standard error of score, as the benchmark''s own protocol gives it; NULL for one document, which does not show how much documents vary';
 COMMENT ON COLUMN scores.n IS 'documents scored';
 COMMENT ON COLUMN scores.limited IS 'true where the task has more than these n documents';
 COMMENT ON COLUMN scores.subset IS 'which documents were scored: all, drawn (at random), or first (the first n, as in records older than the draw)';
