@@ -2,7 +2,7 @@
 
 Names of data sets are compared first (``overlaps``), but a user's own file has no such name. There the documents are
 searched for by hashes of runs of words. A document is copied when one of its texts is: when SHARE of the text's runs of
-RUN words occur in the fitted text.
+RUN words occur in the fitted text. Scripts without spaces have no words to find: there a run is of characters.
 """
 
 from __future__ import annotations
@@ -38,8 +38,19 @@ _TRAINING = re.compile(r"train(ing)?([-\d]|$)")
 _NO_CONFIGURATION = frozenset({"", "default", "main", "none", "null", "all", "~"})
 RUN = 13
 """Words in a run, as in Brown et al. 2020, appendix C. Shorter texts never count: questions are alike by chance."""
+CHARACTER_RUN = 2 * RUN
+"""Characters in a run that begins in a script without spaces. A Chinese word has about two."""
 SHARE = 0.7
 """Share of a text's runs, as in Chowdhery et al. 2022, section 8. One run alone may be a quotation."""
+_UNSPACED = (
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u1000-\u109f\u1780-\u17ff"  # Burmese, Khmer
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Japanese
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese characters
+)
+_CHARACTER = re.compile(f"[{_UNSPACED}]")
+_WORD = re.compile(rf"(?=\w)[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+"""A character of a script without spaces, else a word."""
 _BASE = 0x9E3779B97F4A7C15
 """Odd, so that no word of a run loses bits modulo 2⁶⁴."""
 
@@ -199,16 +210,29 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _run_hashes(text: str) -> np.ndarray[Any, Any]:
-    """Return a hash of each run of words: a polynomial of the words' own hashes, modulo 2⁶⁴."""
+    """Return a hash of each run, of RUN words or, from a character of a script without spaces on, of CHARACTER_RUN."""
     import numpy as np
 
-    word_hashes = np.array([_word_hash(word) for word in re.findall(r"\w+", text.lower())], dtype=np.uint64)
-    if len(word_hashes) < RUN:
-        return np.empty(0, np.uint64)
-    hashes = np.zeros(len(word_hashes) - RUN + 1, np.uint64)
+    words = _WORD.findall(text.lower())
+    characters = {word for word in set(words) if _CHARACTER.match(word)}
+    is_character = np.array([word in characters for word in words], dtype=bool)
+    word_hashes = np.array([_word_hash(word) for word in words], dtype=np.uint64)
+    of_words, of_characters = (_hashes_of_length(word_hashes, length) for length in (RUN, CHARACTER_RUN))
+    return np.concatenate([
+        of_words[~is_character[: len(of_words)]],
+        of_characters[is_character[: len(of_characters)]],
+    ])  # fmt: skip
+
+
+def _hashes_of_length(word_hashes: np.ndarray[Any, Any], length: int) -> np.ndarray[Any, Any]:
+    """Return a hash of each run of ``length`` words: a polynomial of the words' own hashes, modulo 2⁶⁴."""
+    import numpy as np
+
+    count = max(0, len(word_hashes) - length + 1)
+    hashes = np.zeros(count, np.uint64)
     with np.errstate(over="ignore"):
-        for offset in range(RUN):
-            hashes = hashes * np.uint64(_BASE) + word_hashes[offset : len(word_hashes) - RUN + 1 + offset]
+        for offset in range(length if count else 0):
+            hashes = hashes * np.uint64(_BASE) + word_hashes[offset : count + offset]
     return hashes
 
 

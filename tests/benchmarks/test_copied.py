@@ -1,6 +1,7 @@
 """Whether a calibration text holds a task's documents, whatever its file is called."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from sparsebench import sources
 from sparsebench.benchmarks import FittedTexts, ScoreResult, TaskSpec, all_tasks, data_sources
 from sparsebench.benchmarks import overlap as room
-from sparsebench.benchmarks.overlap import RUN, copied
+from sparsebench.benchmarks.overlap import CHARACTER_RUN, RUN, copied
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.sources.text import read_records, read_texts
@@ -41,6 +42,45 @@ def test_a_copy_is_known_by_its_words_and_a_quotation_is_not_a_copy() -> None:
         f"{quoted} as the miller wrote to his sister when she asked him what there was to see there"
     )
     assert not fitted.holds(" ".join(reversed(PASSAGE.split())))
+
+
+CHINESE = (
+    "磨坊立在河流入海前最后一个弯道旁，村里没有人记得哪一年它的水车不是从初融一直转到第一场霜降的夜晚。"
+    "磨坊主每天清晨打开闸门，孩子们就在岸边数着木轮上的水珠。",
+    "图书馆的旧楼在去年秋天重新开放，读者可以在二楼借阅地方志，也可以在院子里听每周一次的讲座。",
+)
+JAPANESE = (
+    "水車小屋は海へ出る前の最後の曲がり角に立っていて、村の人々は誰も車輪が止まった年を思い出せなかった。",
+    "古い図書館は去年の秋に再び開かれ、二階では町の歴史についての本を借りることができるようになった。",
+)
+THAI = (
+    "โรงสีตั้งอยู่ตรงที่แม่น้ำโค้งเป็นครั้งสุดท้ายก่อนถึงทะเลและไม่มีใครในหมู่บ้านจำได้ว่าปีใดที่กังหันหยุดหมุน",
+    "ห้องสมุดเก่าเปิดอีกครั้งเมื่อฤดูใบไม้ร่วงปีที่แล้วผู้อ่านสามารถยืมหนังสือประวัติศาสตร์ท้องถิ่นได้ที่ชั้นสอง",
+)
+
+
+@pytest.mark.parametrize(("passage", "other"), [CHINESE, JAPANESE, THAI], ids=["Chinese", "Japanese", "Thai"])
+def test_a_copy_is_known_in_a_script_without_spaces(passage: str, other: str) -> None:
+    fitted = FittedTexts([f"{other}{passage}{other[:20]}"])
+    assert fitted.holds(passage)
+    assert fitted.holds(passage.replace("，", " ").replace("、", "・"))
+    assert not FittedTexts([other]).holds(passage)
+    assert not fitted.holds(passage[: RUN + 5])  # as little as a dozen words
+    assert not fitted.holds("".join(reversed(passage)))
+    quoted = passage[: CHARACTER_RUN + 10]
+    assert not FittedTexts([quoted]).holds(passage + other)
+
+
+def test_words_between_characters_are_part_of_a_copy() -> None:
+    text = f"{CHINESE[0][:20]} SmolLM2 {CHINESE[0][20:40]} and {CHINESE[1][:30]}"
+    assert FittedTexts([PASSAGE, f"{CHINESE[1]}{text}{PASSAGE}"]).holds(text.replace("SmolLM2", "smollm2,"))
+    assert not FittedTexts([PASSAGE]).holds(text)
+
+
+@pytest.mark.parametrize("text", [PASSAGE, f"{PASSAGE} Où est-il, l'été_1? Привет Ελλάδα 안녕하세요"])
+def test_words_with_spaces_are_what_they_were(text: str) -> None:
+    assert room._WORD.findall(text) == re.findall(r"\w+", text)
+    assert len(room._run_hashes(text)) == len(re.findall(r"\w+", text)) - RUN + 1
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["too short"]])
