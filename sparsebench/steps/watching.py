@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import Refusal, UnsupportedError
+from sparsebench.errors import ModelError, Refusal, UnsupportedError
 from sparsebench.models.modules.hooks import removing_hooks
 from sparsebench.models.shape.architectures import is_mixture
 from sparsebench.models.shape.topology import Part
@@ -29,6 +29,7 @@ Receiver = Callable[["torch.Tensor"], None]
 class ActivationHooks:
     """Passes the inputs (with ``outputs``, the outputs) of some modules to functions while the block runs once.
 
+    Raises ModelError, naming the module, for NaN and infinite ones.
     ``receivers`` has the function of each module by its path in the block. A module that runs more than once, or gets
     anything but one row for each token, is not among ``complete``. Modules that read DeBERTa's positions are examples.
     """
@@ -68,11 +69,20 @@ class ActivationHooks:
                 return
             mask = self.block.mask(self.block.samples[group], cross)
             if values.shape[:-1] in (mask.shape, (mask.numel(),)):
-                self.receivers[path](values.reshape(-1, values.shape[-1])[mask.reshape(-1)])
+                rows = values.reshape(-1, values.shape[-1])[mask.reshape(-1)]
+                self._check_finite(path, rows)
+                self.receivers[path](rows)
             else:
                 self._irregular.add(path)
 
         return receive
+
+    def _check_finite(self, path: str, rows: torch.Tensor) -> None:
+        if not bool(rows.isfinite().all()):
+            raise ModelError(
+                f"{self.block.path}.{path}: an activation is NaN or infinite",
+                "use `compute_dtype: float32`, or check the weights",
+            )
 
 
 def layer_paths(block: Block) -> dict[str, str]:

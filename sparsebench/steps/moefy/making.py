@@ -22,6 +22,7 @@ from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.counting import read_share, step_report
+from sparsebench.steps.finite import check_finite
 from sparsebench.steps.moefy import routers
 from sparsebench.steps.moefy.activity import activity_of
 from sparsebench.steps.moefy.grouping import group_neurons
@@ -41,22 +42,30 @@ class FeedForwardPart:
     layer: int
 
     def weights(self, matrix: Callable[[str], torch.Tensor], checkpoint: Checkpoint) -> routers.FeedForwardWeights:
-        """Return the part's weights, float32; ``matrix`` gives a matrix as (out, in), ``checkpoint`` the biases."""
+        """Return the part's weights, float32; ``matrix`` gives a matrix as (out, in), ``checkpoint`` the biases.
+
+        Raises ModelError, naming the tensor, for NaN or infinite weights.
+        """
+
+        def weights(kind: str) -> torch.Tensor:
+            found = matrix(self.matrices[kind]).float()
+            check_finite(found, self.matrices[kind])
+            return found
 
         def bias(kind: str) -> torch.Tensor | None:
             name = self.matrices[kind].removesuffix("weight") + "bias"
             return checkpoint.load(name).float() if name in checkpoint.tensors else None
 
-        norms = matrix(self.matrices["down"]).float().norm(dim=0)
+        norms = weights("down").norm(dim=0)
         if "gate_up" in self.matrices:
-            gate, up = matrix(self.matrices["gate_up"]).float().chunk(2)
+            gate, up = weights("gate_up").chunk(2)
             fused_bias = bias("gate_up")
             gate_bias, up_bias = (None, None) if fused_bias is None else fused_bias.chunk(2)
             return routers.FeedForwardWeights(gate, up, gate_bias, up_bias, norms)
         gated = "gate" in self.matrices
         return routers.FeedForwardWeights(
-            gate=matrix(self.matrices["gate"]).float() if gated else None,
-            up=matrix(self.matrices["up"]).float(),
+            gate=weights("gate") if gated else None,
+            up=weights("up"),
             gate_bias=bias("gate") if gated else None,
             up_bias=bias("up"),
             norms=norms,

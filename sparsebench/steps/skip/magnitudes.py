@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sparsebench.errors import ModelError
-
 BINS = 1 << 15
 """The number of magnitudes of bfloat16. A threshold is one of these, so that it is the same number in float32."""
 NEAR = 0.01
@@ -25,11 +23,7 @@ class Magnitudes:
     squares: float = 0.0
 
     def add(self, values: torch.Tensor) -> None:
-        """Count values of any shape, each at the smallest magnitude of bfloat16 that is not below it."""
-        if not bool(values.isfinite().all()):
-            raise ModelError(
-                "skip: an activation is NaN or infinite", "use `compute_dtype: float32`, or check the weights"
-            )
+        """Count finite values of any shape, each at the smallest magnitude of bfloat16 that is not below it."""
         bits = values.detach().float().abs().reshape(-1).view(torch.int32)
         self.counts += torch.bincount((bits + 0xFFFF) >> 16, minlength=BINS).cpu()
         self.squares += float(values.double().square().sum())

@@ -175,6 +175,34 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
             experts_of({EXPERTS_KEY: damaged})
 
 
+def change(parent: Path, name: str, value: float) -> None:
+    """Makes the first row of a tensor this number."""
+    tensors = load_file(parent / "model.safetensors")
+    tensors[name][0] = value
+    save_file(tensors, parent / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("matrix", ["gate", "up", "down"])
+@pytest.mark.parametrize("way", ["kmeans", "random"])
+def test_weights_that_are_not_finite_are_named(way: str, matrix: str, tmp_path: Path) -> None:
+    parent, family = written("llama", tmp_path / "parent")
+    name = f"model.layers.1.mlp.{matrix}_proj.weight"
+    change(parent, name, torch.nan)
+    with pytest.raises(ModelError, match=f"tensor {name}: NaN"):
+        made(parent, family, {single("moefy", way, experts=8, active=0.5): tmp_path / "out"})
+
+
+@pytest.mark.parametrize(
+    "step", [("moefy", "coactivation", {"experts": 8, "active": 0.5}), ("skip", "teal", {"share": 0.5})]
+)
+def test_the_module_with_an_activation_that_is_not_finite_is_named(step: Any, tmp_path: Path) -> None:
+    parent, family = written("llama", tmp_path / "parent")
+    for matrix in ("gate", "up"):
+        change(parent, f"model.layers.1.mlp.{matrix}_proj.weight", 1e30)
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.down_proj: an activation is NaN"):
+        made(parent, family, {single(*step[:2], **step[2]): tmp_path / "out"})
+
+
 @pytest.mark.parametrize("router", ["centroid", "representative", "learned"])
 def test_a_router_without_its_tensors_is_refused_when_it_is_loaded(router: str, tmp_path: Path) -> None:
     parent, family = written("llama", tmp_path / "parent")
