@@ -180,21 +180,29 @@ def _learned_estimate(ready: Prepared) -> tuple[Estimate, str]:
 
 def _emulated_models(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
     """Yield which 16-bit models this CPU would emulate, in which precision they run, and which setting decides it."""
-    for subject, key, setting in (
-        ("scores and calibration", "compute_dtype", "the model's `compute_dtype`"),
-        ("latency and memory", "dtype", "`dtype` under `runtime`"),
+    for subject, timed, setting in (
+        ("scores and calibration", False, "the model's `compute_dtype`"),
+        ("latency and memory", True, "`dtype` under `runtime`"),
     ):
         models_by_dtype: dict[str, list[str]] = {}
         for cell in cells:
             model = ready.sizes[cell.variant.model]
             is_16_bit = model.bytes < 4 * model.parameters
-            if key in cell.settings and is_16_bit and processor.is_emulated(cell.variant.dtype):
+            is_meant = "engine" in cell.settings if timed else _runs_in_compute_dtype(cell)
+            if is_meant and is_16_bit and processor.is_emulated(cell.variant.dtype):
                 models_by_dtype.setdefault(cell.compute_dtype(ready.device), []).append(cell.variant.model)
         for dtype, models in models_by_dtype.items():
             slow_suffix = " and slow" if processor.is_emulated(dtype) else ""
             model_names = ", ".join(dict.fromkeys(models))
             precision = f"{dtype}{slow_suffix}"
             yield f"{subject} of {model_names} are in {precision}: this CPU emulates 16 bits ({setting} decides)"
+
+
+def _runs_in_compute_dtype(cell: Cell) -> bool:
+    """Whether a cell runs a model in the precision of scores and calibration, which is no setting where it is ``auto``."""
+    if cell.stage == MAKE.name:
+        return cell.variant.steps[-1].settings.runs_model()
+    return cell.stage in ("benchmarks", "outputs") and not cell.variant.heuristic
 
 
 def _slow_kernels(cells: list[Cell]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.resources import memory_shortages
 from tests.gpus import H100, Driver
-from tests.plan.planning import CALIBRATED, planned
+from tests.plan.planning import CALIBRATED, bare, planned
 
 pytestmark = pytest.mark.usefixtures("every_precision")
 
@@ -82,6 +82,16 @@ def test_emulating_16_bits_takes_the_memory_of_float32_and_is_told(monkeypatch: 
     monkeypatch.setattr(environment, "memory", lambda: (2**40, 5 * 10**9))
     assert memory_shortages(ready, [job for job in jobs(plan, plan.cells, lambda _: True) if job.kind == "benchmarks"])
     for asked, precision in (("auto", "float32"), ("bfloat16", "bfloat16 and slow")):
-        plan = planned(models=HALF, runtime={"dtype": asked})
-        (note,) = _emulated_models(ready, [*plan.cells])
-        assert note.startswith(f"latency and memory of m are in {precision}: this CPU emulates 16 bits")
+        plan = planned(models=[HALF[0] | {"compute_dtype": asked}], runtime={"dtype": asked})
+        scores, times = _emulated_models(ready, [*plan.cells])
+        assert scores.startswith(f"scores and calibration of m are in {precision}: this CPU emulates 16 bits")
+        assert times.startswith(f"latency and memory of m are in {precision}: this CPU emulates 16 bits")
+
+
+def test_a_plan_that_runs_no_model_names_no_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking(monkeypatch)
+    ready: Any = SimpleNamespace(device="cpu", sizes={"m": ModelSize(10**9, 2 * 10**9)})
+    magnitude, calibrated = (bare(variants=some, structure={}) for some in (CALIBRATED[:1], CALIBRATED))
+    assert not list(_emulated_models(ready, [*magnitude.cells]))
+    (note,) = _emulated_models(ready, [*calibrated.cells])
+    assert note.startswith("scores and calibration of m are in float32")
