@@ -257,9 +257,11 @@ def score_tasks(
     on_failure: Callable[[str, SparsebenchError], None],
     dtype: Dtype = "auto",
     cache: Cache | None = None,
+    dense: Path | None = None,
 ) -> dict[str, ScoreResult]:
     """Return the model's results by task name; ``on_failure`` is called with each task that has none, and its error.
 
+    ``dense`` is the folder of the model that tasks with ``divergence`` compare with; without it they measure none.
     Raises UserError for a task that is named twice: only one of its results could be returned.
     """
     counts = Counter(spec.task for spec in specs)
@@ -275,7 +277,7 @@ def score_tasks(
 
     compute_dtype = processor.compute_dtype(model.dtype, dtype, device)
     with progress(f"score {model.name}") as advance:
-        scored_model = ScoredModel(model.folder, model.family, compute_dtype, device)
+        scored_model = ScoredModel(model.folder, model.family, compute_dtype, device, dense)
         benchmarks.score(scored_model, list(specs), cache or Cache(), emit, advance)
     return results
 

@@ -86,9 +86,18 @@ class Divergence:
     tokens: int = 0
 
     def add(self, windows: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Add windows, all or none: float32 logits (n, vocabulary) of their scored tokens, the dense model's first."""
+        """Add windows, all or none: float32 logits (n, vocabulary) of their scored tokens, the dense model's first.
+
+        Raises BenchmarkError for two vocabularies.
+        """
         total, same, tokens = self.total, self.same, self.tokens
         for dense_logits, variant_logits in windows:
+            if dense_logits.shape != variant_logits.shape:
+                raise BenchmarkError(
+                    f"perplexity: no divergence between vocabularies of {dense_logits.shape[-1]:,} and "
+                    f"{variant_logits.shape[-1]:,} tokens",
+                    "compare with the dense model, or leave out `divergence`",
+                )
             for dense_rows, variant_rows in zip(dense_logits.split(ROWS), variant_logits.split(ROWS), strict=True):
                 p, q = dense_rows.log_softmax(-1), variant_rows.log_softmax(-1)
                 total += float((p.exp() * (p - q)).sum(dtype=torch.float64))

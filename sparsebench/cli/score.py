@@ -13,7 +13,7 @@ import typer
 from sparsebench import bounded, devices
 from sparsebench.benchmarks import KINDS, ScoreResult, TaskSpec, all_tasks, is_task, task_names
 from sparsebench.cli import options
-from sparsebench.cli.output import emit_json, emit_table, end_with
+from sparsebench.cli.output import emit_json, emit_table, end_with, note
 from sparsebench.cli.source import open_model
 from sparsebench.errors import SparsebenchError, UserError
 from sparsebench.ledger import scored
@@ -89,9 +89,11 @@ def score(
     specs = [TaskSpec(name, limit, num_fewshot, labels, data, batch) for name in task or ()]
     for spec in manifest_tasks(manifest, model, cache, labels) if manifest else ():
         specs.append(replace(spec, labels=labels, limit=limit or spec.limit))
+    if other is None and (asking := [spec.task for spec in specs if spec.divergence]):
+        note(f"{', '.join(asking)}: no divergence without the dense model (--against MODEL)")
     failures: list[str] = []
     baseline = _results(other, specs, device, compute_dtype, cache, failures) if other else None
-    results = _results(model, specs, device, compute_dtype, cache, failures)
+    results = _results(model, specs, device, compute_dtype, cache, failures, other.folder if other else None)
     _show(scored.rows(results, baseline), model.name, as_json, results, documents)
     # Written after the scores are shown: a full disk does not lose them.
     if outcomes:
@@ -100,14 +102,20 @@ def score(
 
 
 def _results(
-    model: SingleModel, specs: list[TaskSpec], device: str, dtype: Dtype, cache: Cache, failures: list[str]
+    model: SingleModel,
+    specs: list[TaskSpec],
+    device: str,
+    dtype: Dtype,
+    cache: Cache,
+    failures: list[str],
+    dense: Path | None = None,
 ) -> dict[str, ScoreResult]:
     """Return the model's results by task, and add those that fail to ``failures``."""
 
     def add_failure(name: str, error: SparsebenchError) -> None:
         failures.append(f"{model.name}, {name}: {error}")
 
-    return score_tasks(model, specs, device, add_failure, dtype, cache)
+    return score_tasks(model, specs, device, add_failure, dtype, cache, dense)
 
 
 def _show(

@@ -21,6 +21,9 @@ Results = Mapping[str, ScoreResult]
 def rows(results: Results, against: Results | None = None) -> list[dict[str, Any]]:
     """Return one row per task: the score and its interval and, with ``against``, the paired difference and verdict."""
     table = [_row(result) for result in results.values()]
+    if any("divergence" in result.protocol for result in results.values()):
+        for row, result in zip(table, results.values(), strict=True):
+            row |= {name: result.protocol.get(name) for name in ("divergence", "same_top")}
     if against is None:
         for row, result in zip(table, results.values(), strict=True):
             mean = Metric.named(result.metric).pooling == "mean"

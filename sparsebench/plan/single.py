@@ -119,6 +119,7 @@ def manifest_tasks(
             task.num_fewshot,
             batch=None if task.batch == "auto" else task.batch,
             own=own_data_of(task),
+            divergence=task.divergence,
         )
         for task in resolved.of(model.family)
     ]

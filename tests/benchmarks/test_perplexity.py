@@ -36,6 +36,7 @@ from sparsebench.models.files.text import load_tokenizer, token_ids
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
 from tests.benchmarks.conftest import run, score_all, sentence
+from tests.command import call
 from tests.models.model_zoo import small
 from tests.steps.trim.tiny import llama, step_of
 from tests.storage.model_folders import prune
@@ -334,6 +335,26 @@ def test_a_pass_that_is_made_again_counts_once(tiny_llama: Path, monkeypatch: py
     window_losses(pruned, windows, batch=batch, divergence=again)
     assert batch.most_rows == 2 and again.tokens == alone.tokens == 36
     assert again.same == alone.same and again.total == pytest.approx(alone.total, rel=1e-5)
+
+
+def test_a_manifest_s_divergence_is_scored_against_the_other_model(tiny_llama: Path, tmp_path: Path) -> None:
+    pruned, manifest = prune(tiny_llama, tmp_path / "pruned", 0.5), tmp_path / "m.yaml"
+    (tmp_path / "notes.jsonl").write_text("".join(json.dumps({"text": story}) + "\n" for story in STORIES))
+    task = "{task: perplexity, source: 'path:notes.jsonl', length: 64, limit: 3, divergence: true}"
+    models = f"models: [{{name: m, source: 'path:{tiny_llama}', family: decoder}}]"
+    manifest.write_text(f"version: 1\n{models}\nbenchmarks:\n  decoder: [{task}]\n")
+    asked = ("score", pruned, "--manifest", manifest, "--json")
+    done = call(*asked, "--against", tiny_llama, cwd=tmp_path)
+    (row,) = json.loads(done.stdout)
+    assert row["divergence"] > 0 and 0 < row["same_top"] <= 1
+    alone = call(*asked, cwd=tmp_path)
+    (row,) = json.loads(alone.stdout)
+    assert "divergence" not in row and "--against" in alone.stderr
+
+
+def test_models_of_two_vocabularies_have_no_divergence() -> None:
+    with pytest.raises(BenchmarkError, match="vocabularies of 7 and 8"):
+        Divergence(None).add([(torch.zeros(2, 7), torch.zeros(2, 8))])
 
 
 def test_only_a_perplexity_has_a_divergence() -> None:
