@@ -251,7 +251,8 @@ class ManifestRuntime(Strict):
     """Shapes of requests."""
     select: Swept[Selection] | None = None
     """Measure only the variants that have a step like this (dense always), such as
-    `{prune: magnitude, sparsity: [0.5, 0.9]}`; with a list, those that match any item; default: every variant."""
+    `{prune: magnitude, sparsity: [0.5, 0.9]}`; a setting counts at the step whose verb is named, if that can have it;
+    with a list, those that match any item; default: every variant."""
     dtype: Dtype = "auto"
     """The precision to run in; `auto` is the weights', or float32 if this machine has no GPU and would emulate it."""
     samples: Annotated[int, Field(ge=4)] = 24

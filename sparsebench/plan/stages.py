@@ -11,8 +11,9 @@ from typing import Any
 
 from sparsebench import benchmarks, environment, runtime, storage, structure
 from sparsebench.benchmarks.contract import DRAW_SEED
-from sparsebench.manifest.schema import Manifest, ManifestModel, ManifestRuntime, ManifestTask, as_list
+from sparsebench.manifest.schema import Manifest, ManifestModel, ManifestRuntime, ManifestTask
 from sparsebench.plan.cells import Cell, Variant
+from sparsebench.plan.selection import selects
 from sparsebench.runtime.engines import engines
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import Calibration
@@ -98,24 +99,11 @@ def needs_dense(cell: Cell) -> bool:
     return bool(cell.settings.get("divergence")) or (stage is not None and stage.job_kind.paired)
 
 
-def has_value(variant: Variant, key: str, selected: Any) -> bool:
-    """Return whether a step of the variant has a ``selected`` value in its field ``key``, or as the name of a ``key``."""
-    return any(same_value(value, option) for value in variant.values(key) for option in as_list(selected))
-
-
-def same_value(left: Any, right: Any) -> bool:
-    """Return whether two values of a setting are the same: numbers but for rounding; ``true`` is no number."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    numbers = all(isinstance(value, int | float) for value in (left, right))
-    return abs(left - right) < 1e-9 if numbers else bool(left == right)
-
-
 def _selected(selections: Sequence[CellSettings] | None, variant: Variant) -> bool:
     """Return whether the variant matches any of the selections. The dense model always does."""
     if selections is None or variant.is_dense:
         return True
-    return any(all(has_value(variant, key, value) for key, value in selection.items()) for selection in selections)
+    return any(selects(selection, variant.steps) for selection in selections)
 
 
 def _structure(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:

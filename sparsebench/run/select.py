@@ -8,6 +8,7 @@ GPUs); ``left out by --only``. In a run, those whose record is ``damaged`` run t
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,7 +19,8 @@ from sparsebench.errors import RecordError, UnsupportedError, UserError
 from sparsebench.manifest.nodes import read_yaml
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.preflight import Prepared
-from sparsebench.plan.stages import is_timed, same_value, stage_names
+from sparsebench.plan.selection import same_value, selects
+from sparsebench.plan.stages import is_timed, stage_names
 from sparsebench.records import file_problem, read_cell, record_key, statuses
 from sparsebench.steps.registry import kinds
 
@@ -69,7 +71,7 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
 
     def decide(cell: Cell) -> Decision:
         status = recorded.get(record_key(cell, ready.device))
-        if not all(_matches(cell, name, values) for name, values in only.items()):
+        if not _matches(cell, only):
             return Decision(cell, False, DecisionKind.LEFT_OUT)
         if status == "done":
             return Decision(cell, False, DecisionKind.DONE)
@@ -166,8 +168,17 @@ def _wanted(ready: Prepared) -> dict[str, list[Any]]:
     return values_by_key
 
 
-def _matches(cell: Cell, name: str, values: list[Any]) -> bool:
-    """Return whether a cell has one of ``values`` under a key of --only."""
+def _matches(cell: Cell, only: Mapping[str, list[Any]]) -> bool:
+    """Return whether a cell has one of the values of every key of --only."""
+    words = {key: values for key, values in only.items() if key == "stage" or key in (*CELL_KEYS, *VARIANT_KEYS)}
+    wanted = {key: values for key, values in only.items() if key not in words}
+    if not cell.variant.values("sparsity") and any(same_value(0.0, value) for value in wanted.get("sparsity", ())):
+        del wanted["sparsity"]  # nothing was pruned, which is what the tables show
+    return all(_has_word(cell, key, values) for key, values in words.items()) and selects(wanted, cell.variant.steps)
+
+
+def _has_word(cell: Cell, name: str, values: list[Any]) -> bool:
+    """Return whether a cell has one of ``values`` under a key that says something of itself or its whole variant."""
     if name == "stage":
         return cell.stage in values
     if name in CELL_KEYS:
@@ -176,7 +187,4 @@ def _matches(cell: Cell, name: str, values: list[Any]) -> bool:
         allocations = [value for value in cell.variant.values("allocation")[-1:] if value != "uniform"]
         method = cell.variant.method
         return method in values or any(f"{method}+{allocation}" in values for allocation in allocations)
-    if name in VARIANT_KEYS:
-        return str(getattr(cell.variant, name)) in values
-    settings = cell.variant.values(name) or ([0.0] if name == "sparsity" else [])
-    return any(same_value(setting, value) for setting in settings for value in values)
+    return str(getattr(cell.variant, name)) in values

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.run.select import DecisionKind, decisions
-from tests.plan.planning import RANDOM
+from tests.plan.planning import RANDOM, planned
 
 MANIFEST = f"""\
 {RANDOM}structure: {{}}
@@ -44,3 +45,34 @@ def test_cells_that_lack_a_key_match_none_of_its_values(tmp_path: Path) -> None:
     (tmp_path / "mask.bin").write_bytes(b"1")
     for value, met in (("hf", {"latency", "memory"}), ("None", set[str]())):
         assert {cell.stage for cell in left(tmp_path, ["{prune: mask, file: mask.bin}"], ("engine", value))} == met
+
+
+CHAIN = "[{prune: magnitude, sparsity: 0.5}, {prune: random, sparsity: 0.9, keep_zeros: true}]"
+BOTH = "[{prune: magnitude, sparsity: 0.5}, {quantize: int4, group: 16}]"
+SELECTIONS = [
+    ({"prune": "magnitude", "sparsity": 0.9}, {"magnitude 90%"}),
+    ({"prune": "magnitude", "sparsity": 0.5}, {"chain", "both"}),
+    ({"prune": "random", "sparsity": 0.9}, {"chain"}),
+    ({"prune": "random", "sparsity": 0.5}, set[str]()),
+    ({"prune": "magnitude", "quantize": "int4"}, {"both"}),
+    ({"prune": "magnitude", "quantize": "int4", "sparsity": 0.5}, {"both"}),
+    ({"prune": "magnitude", "group": 16}, {"both"}),
+    ({"sparsity": 0.9}, {"magnitude 90%", "chain"}),
+]
+
+
+@pytest.mark.parametrize(("wanted", "met"), SELECTIONS, ids=lambda value: str(value))
+@pytest.mark.parametrize("by", ["select", "--only"])
+def test_a_setting_counts_at_the_step_whose_verb_is_named(
+    by: str, wanted: dict[str, object], met: set[str], tmp_path: Path
+) -> None:
+    entries = {"magnitude 90%": "{prune: magnitude, sparsity: 0.9}", "chain": CHAIN, "both": BOTH}
+    names = dict(zip([(1, 0.9), (2, 0.9), (2, None)], entries, strict=True))
+    if by == "select":
+        plan = planned(variants=[*map(yaml.safe_load, entries.values())], runtime={"select": wanted})
+        cells = [cell for cell in plan.cells if cell.stage == "memory"]
+    else:
+        pairs = [(key, str(value)) for key, value in wanted.items()]
+        cells = left(tmp_path, [*entries.values()], *pairs, ("stage", "memory"))
+    steps = [cell.variant.steps for cell in cells if cell.variant.steps]
+    assert {names[len(chain), chain[-1].settings.record().get("sparsity")] for chain in steps} == met
