@@ -23,6 +23,7 @@ from sparsebench.manifest.problems import MOST_PROBLEMS, ManifestError, Problem,
 from sparsebench.manifest.recipes import count_variants, models_of, steps_of
 from sparsebench.manifest.schema import ManifestModel, ManifestTask, as_list
 from sparsebench.models.files.families import family_of
+from sparsebench.plan.selection import same_value
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import closed_by, combinations, kinds, sweepable
@@ -237,7 +238,7 @@ def _selections(loaded: LoadedManifest, steps: Sequence[Step]) -> Iterator[Probl
 def _unselectable(loaded: LoadedManifest, at: KeyPath, selected: Any, values: Sequence[Any]) -> Iterator[Problem]:
     options = [_as_written(value) for value in dict.fromkeys(values)]
     for index, value in enumerate(as_list(selected)):
-        if value not in values:
+        if not any(same_value(value, existing) for existing in values):
             hint = did_you_mean(value, options) if isinstance(value, str) else ""
             message = f"no variant has `{at[-1]}: {_as_written(value)}`"
             yield loaded.problem((*at, index), message, one_of(options), hint)

@@ -58,6 +58,7 @@ BROKEN = [
     (ENTRY + "{prune: random, sparsity: 0.5}\nbenchmarks: {decoder: [{task: piqa, select: {▸sparsty: 0.5}}]}",
      "`sparsty`", "mean `sparsity`?"),
     (ENTRY + "{prune: random, sparsity: 0.5}\nruntime: {select: {keep_zeros: ▸true}}", "`keep_zeros: true`", "`false`"),
+    (ENTRY + "{prune: random, sparsity: 0.5}\nruntime: {select: {keep_zeros: ▸0}}", "`keep_zeros: 0`", "`false`"),
     (ENTRY + "{prune: random, sparsity: 0.5}\nruntime: {select: {sparsity:▸ }}", "`sparsity: null`", "`0.5`"),
     (ENTRY + "▸{prun: random}", "no verb", "mean `prune`?"),
     (ENTRY + "▸random", "a step is a mapping", "prune"),
