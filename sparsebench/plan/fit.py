@@ -16,18 +16,26 @@ from sparsebench.errors import Refusal
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.names import FAMILIES
 from sparsebench.manifest.nodes import KeyPath
-from sparsebench.manifest.problems import Problem
+from sparsebench.manifest.problems import Problem, one_of
 from sparsebench.manifest.recipes import is_for, steps_of
-from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestModel, ManifestTask, as_list
+from sparsebench.manifest.schema import (
+    Manifest,
+    ManifestBenchmarks,
+    ManifestModel,
+    ManifestRuntime,
+    ManifestTask,
+    as_list,
+)
 from sparsebench.models.files.families import MODEL_TYPES, dimensions, family_of, unknown_type
 from sparsebench.models.files.quantized import FLOAT, KEY
 from sparsebench.models.files.text import longest_input, same_tokens
 from sparsebench.models.shape.topology import CHOOSE_MAGNITUDE, NOT_REPLAYED, replay_refusal
 from sparsebench.plan.cells import Cell
-from sparsebench.plan.checks import families_against_configs
+from sparsebench.plan.checks import families_against_configs, flow
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.resolve import Resolved
+from sparsebench.plan.selection import selects
 from sparsebench.plan.stages import block_of, own_data_of
 from sparsebench.runtime import Setting, Workload, engine_refusal
 from sparsebench.sources import Cache
@@ -53,6 +61,8 @@ def misfits(
     calibrated = any(step.settings.reads_text() for entry in recipes_by_entry for recipe in entry for step in recipe)
     yield from _unknown_models(loaded, written, configs, calibrated)
     yield from _unfit_steps(loaded, written, recipes_by_entry, configs)
+    if written is loaded.manifest:  # a rehearsal leaves variants out
+        yield from _empty_selections(loaded, written, recipes_by_entry)
     if not written.calibration.allow_overlap:
         yield from _overlaps(loaded, written, resolved, calibrated)
     yield from _unfit_teachers(loaded, written, resolved, cache)
@@ -98,6 +108,32 @@ def _unfit_steps(
                     if (number, refused.reason) not in reported:
                         reported.add((number, refused.reason))
                         yield loaded.problem(paths[number], refused.reason, "", refused.way_out)
+
+
+def _empty_selections(loaded: LoadedManifest, manifest: Manifest, recipes_by_entry: Recipes) -> Iterator[Problem]:
+    """Report selections that match no variant of the models that they are for, although each of their keys matches one."""
+    for at, block, names in _selecting_blocks(manifest):
+        models = [name for name in names if block.models is None or name in block.models]
+        entries = zip(manifest.variants, recipes_by_entry, strict=True)
+        listed = [recipes for entry, recipes in entries if any(is_for(entry, model) for model in models)]
+        recipes = [recipe for recipes in listed for recipe in recipes]
+        for index, selection in enumerate(block.select or ()):
+            if models and not any(selects(selection, recipe) for recipe in recipes):
+                of_these = f" of {one_of(models)}" if block.models else ""
+                message = f"no variant{of_these} matches `{flow(selection)}`"
+                expected = "a selection of a variant that `variants` asks for"
+                hint = "a setting counts at the step whose verb is named; to match either of two, write a list of selections"
+                yield loaded.problem((*at, "select", index), message, expected, hint)
+
+
+def _selecting_blocks(manifest: Manifest) -> Iterator[tuple[KeyPath, ManifestTask | ManifestRuntime, list[str]]]:
+    """Yield the tasks and runtime blocks, each with its path and the names of the models that it is for."""
+    for index, block in enumerate(manifest.runtime or ()):
+        yield ("runtime", index), block, [model.name for model in manifest.models]
+    for family in FAMILIES:
+        names = [model.name for model in manifest.models if model.family == family]
+        for index, task in enumerate(manifest.benchmarks.of(family)):
+            yield ("benchmarks", family, index), task, names
 
 
 def _unreplayed(loaded: LoadedManifest, index: int, configs: Configs) -> Iterator[Problem]:

@@ -14,6 +14,7 @@ from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.plan.single import name_of
 from sparsebench.sources import parse
+from tests.plan.planning import RANDOM
 
 ONE = """
 version: 1
@@ -126,6 +127,46 @@ def test_a_misspelt_setting_makes_no_selection_wrong(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as caught:
         prepare(of(tmp_path, text + "variants: [{prune: magnitude, sparsity: 0.5, granularty: row}]\n" + asked))
     assert len(caught.value.problems) == 1 and "granularty" in str(caught.value)
+
+
+SELECTED = f"""{RANDOM}  - {{name: n, source: random, family: decoder, architecture: {{model_type: gpt2, n_embd: 16, n_head: 2}}}}
+variants:
+  - {{prune: magnitude, sparsity: 0.5, models: m}}
+  - {{prune: random, sparsity: 0.9, models: n}}
+  - [{{prune: magnitude, sparsity: 0.5}}, {{prune: random, sparsity: 0.7, keep_zeros: true}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "at", "said"),
+    [
+        ("runtime: {select: {prune: magnitude, sparsity: 0.9}}", ":10:19", "`{prune: magnitude, sparsity: 0.9}`"),
+        ("runtime: {models: m, select: {sparsity: 0.9}}", ":10:30", "no variant of `m`"),
+        (
+            "runtime: [{ranks: 2}, {select: [{prune: random}, {prune: random, sparsity: 0.5}]}]",
+            ":10:50",
+            "sparsity: 0.5",
+        ),
+        ("benchmarks: {decoder: [{task: piqa, select: {prune: random, sparsity: 0.5}}]}", ":10:45", "sparsity: 0.5"),
+    ],
+)
+def test_a_selection_that_no_variant_matches_is_refused_with_its_line(
+    more: str, at: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ManifestError) as error:
+        prepare(of(tmp_path, SELECTED + more))
+    assert len(error.value.problems) == 1 and at in str(error.value) and said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "runtime: {select: {prune: random, sparsity: 0.7}}",
+        "benchmarks: {encoder: [{task: sciq_retrieval, select: {prune: random}}]}",
+    ],
+)
+def test_a_selection_that_a_variant_matches_or_that_is_for_no_model_is_not(more: str, tmp_path: Path) -> None:
+    assert prepare(of(tmp_path, SELECTED + more)).plan.cells
 
 
 def test_the_whole_of_a_rehearsal_is_of_a_rehearsal(tmp_path: Path) -> None:
