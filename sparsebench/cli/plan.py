@@ -10,7 +10,7 @@ from typing import Any
 from sparsebench import devices, environment, processor
 from sparsebench.benchmarks import all_tasks, benchmark_of
 from sparsebench.cli import options
-from sparsebench.cli.output import emit_json, emit_table, note
+from sparsebench.cli.output import emit_json, emit_table, note, notes
 from sparsebench.errors import LedgerError
 from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.query import run as query
@@ -22,7 +22,7 @@ from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
 from sparsebench.plan.resources import memory_shortages, needs, slots
 from sparsebench.plan.stages import MAKE, document_count
-from sparsebench.run.select import DecisionKind, decisions, parse_only
+from sparsebench.run.select import DecisionKind, decisions, parse_only, unmatched
 from sparsebench.run.workspace import Workspace
 from sparsebench.runtime.engines import engines
 from sparsebench.units import counted, duration, size
@@ -62,10 +62,13 @@ def plan(
 def prepare_plan(manifest: Path, only: list[str] | None, executor: str, **request: Any) -> Prepared:
     """Prepare what ``plan`` or ``run`` is asked for; ``request`` has more fields of a PlanRequest.
 
-    Raises what ``prepare`` does, and UserError for an executor that does not exist or a key that no cell has.
+    Raises what ``prepare`` does, and UserError for an executor that does not exist, a key that no cell has, or an
+    ``only`` that no cell matches.
     """
     options.check_name("executor", executor, options.EXECUTORS)
-    return prepare(PlanRequest(manifest, only=parse_only(only or []), executor=executor, **request))
+    ready = prepare(PlanRequest(manifest, only=parse_only(only or []), executor=executor, **request))
+    notes("--only: no cell has", unmatched(ready))
+    return ready
 
 
 def show(ready: Prepared, as_json: bool) -> None:

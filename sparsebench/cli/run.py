@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shlex
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +24,7 @@ from sparsebench.run.display import Clock, display_for
 from sparsebench.run.executor import Executor, RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.runner import Runner
-from sparsebench.run.select import Decision, DecisionKind, decisions, verified
+from sparsebench.run.select import Decision, DecisionKind, command_like, decisions, verified
 from sparsebench.run.workspace import Leases, Workspace, exclusive
 from sparsebench.units import counted
 
@@ -102,10 +102,6 @@ def run(
         device=ready.device,
     )
     decided, damaged = verified(decisions(ready, workspace.records, retry_failed), workspace.records, ready.device)
-    if decided and all(decision.kind == DecisionKind.LEFT_OUT for decision in decided):
-        raise UserError(
-            "--only matches no cell of the manifest", f"see all: sparsebench plan {shlex.quote(str(manifest))}"
-        )
     notes("made again", damaged)
     _run(ready, decided, settings, _executor(executor, address, settings), address)
 
@@ -122,7 +118,7 @@ def _run(
     ready: Prepared, decided: list[Decision], settings: RunSettings, executor: Executor, address: str | None
 ) -> None:
     """Run the cells that were decided on, and end with exit code 1 while one of those asked for has no result."""
-    workspace = settings.workspace
+    workspace, more = settings.workspace, _run_words(settings, address)
     cells = [decision.cell for decision in decided if decision.runs]
     refused = [(decision.cell, decision.refused) for decision in decided if decision.refused]
     clock = Clock(announce(ready, cells), settings.slots, len(devices.selected_gpus(ready.device)))
@@ -139,7 +135,7 @@ def _run(
         if not cells and not refused:
             _tidy(ready, workspace, variants)
             _show_answer(workspace.ledger, ready.plan.manifest)
-            _nothing_to_do(decided, ready, address)
+            _nothing_to_do(decided, ready, more)
             return
         answer = partial(_answer, workspace.ledger, ready.plan.manifest)
         shown_by, ledger = display_for(clock, stderr()), Ledger(workspace.ledger)
@@ -150,7 +146,7 @@ def _run(
     if before := _failed_before(decided):
         note(f"{counted(before, 'cell')} failed before and {'were' if before > 1 else 'was'} not tried again")
     if counts["failed"] or counts["skipped"] or before:
-        note(_next_commands(ready, address))
+        note(_next_commands(ready, more))
         raise typer.Exit(1)
 
 
@@ -208,36 +204,27 @@ def _failed_before(decided: list[Decision]) -> int:
     return sum(decision.kind == DecisionKind.FAILED and not decision.runs for decision in decided)
 
 
-def command_like(verb: str, ready: Prepared, address: str | None) -> str:
-    """Return the command that asks ``verb`` for the same cells as this run."""
-    request = ready.request
-    words = ["sparsebench", verb, str(request.path)]
-    words += ["--rehearse"] if request.rehearse else []
-    words += ["--full"] if request.full else []
-    words += ["--device", request.device] if request.device else []
-    words += ["--ledger", str(request.ledger)] if request.ledger else []
-    if verb != "status":
-        words += [word for key, value in request.only for word in ("--only", f"{key}={value}")]
-        words += ["--executor", request.executor] if request.executor != "local" else []
-        words += ["--address", address] if address else []
-        words += ["--offline"] if request.offline else []
-    return shlex.join(words)
+def _run_words(settings: RunSettings, address: str | None) -> list[str]:
+    """Return the options of a run that say how it is done, as they were given."""
+    words = ["--address", address] if address else []
+    words += ["--fail-fast"] if settings.fail_fast else []
+    return words + (["--silence", f"{settings.silence:g}"] if settings.silence else [])
 
 
-def _next_commands(ready: Prepared, address: str | None) -> str:
-    """Return the commands that show why cells failed and that try them again."""
-    status_command, run_command = (command_like(verb, ready, address) for verb in ("status", "run"))
-    return f"see why: {status_command}; try again: {run_command} --retry-failed"
+def _next_commands(ready: Prepared, more: Sequence[str]) -> str:
+    """Return the commands that show why cells failed and that try them again; ``more`` are options of this run."""
+    again = command_like("run", ready.request, [*more, "--retry-failed"])
+    return f"see why: {command_like('status', ready.request)}; try again: {again}"
 
 
-def _nothing_to_do(decided: list[Decision], ready: Prepared, address: str | None) -> None:
+def _nothing_to_do(decided: list[Decision], ready: Prepared, more: Sequence[str]) -> None:
     """Say why nothing runs. Raises typer.Exit where cells failed before."""
     asked = " that --only asks for" if any(decision.kind == DecisionKind.LEFT_OUT for decision in decided) else ""
     exceptions = ""
     if refused_count := sum(decision.kind == DecisionKind.UNSUPPORTED for decision in decided):
-        exceptions = f" but {refused_count}, which cannot run here: {command_like('status', ready, address)}"
+        exceptions = f" but {refused_count}, which cannot run here: {command_like('status', ready.request)}"
     if failed := _failed_before(decided):
         note(f"nothing to do: {counted(failed, 'cell')} failed before, every other{asked} has its result{exceptions}")
-        note(_next_commands(ready, address))
+        note(_next_commands(ready, more))
         raise typer.Exit(1)
     note(f"nothing to do: every cell{asked} has its result{exceptions}")

@@ -8,7 +8,8 @@ GPUs); ``left out by --only``. In a run, those whose record is ``damaged`` run t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,7 +19,7 @@ from typing import Any
 from sparsebench.errors import RecordError, UnsupportedError, UserError
 from sparsebench.manifest.nodes import read_yaml
 from sparsebench.plan.cells import Cell
-from sparsebench.plan.preflight import Prepared
+from sparsebench.plan.preflight import PlanRequest, Prepared
 from sparsebench.plan.selection import same_value, selects
 from sparsebench.plan.stages import is_timed, stage_names
 from sparsebench.records import file_problem, read_cell, record_key, statuses
@@ -153,19 +154,53 @@ def _sparsity(word: str, value: str) -> str:
     raise UserError(f"--only {word}: not a sparsity", "a share or percent, such as 0.5 or 50%")
 
 
-def _wanted(ready: Prepared) -> dict[str, list[Any]]:
-    """Return by key the values that --only asks for. Those of one key are alternatives; different keys must all hold.
+def unmatched(ready: Prepared) -> list[str]:
+    """Return the words of --only, such as ``sparsity=0.7``, that no cell of the plan matches.
 
-    Each is there as it was typed, as a manifest would read it and, for a file, text or teacher, as the plan names it.
+    Raises UserError, naming them, where no cell matches all of --only.
     """
+    only, cells = _wanted(ready), ready.plan.cells
+    meanings = {(name, word): {name: _meanings(ready, name, word)} for name, word in ready.request.only}
+    missing = ["=".join(pair) for pair, meant in meanings.items() if not any(_matches(cell, meant) for cell in cells)]
+    if only and not any(_matches(cell, only) for cell in cells):
+        culprits = missing or ["=".join(pair) for pair in meanings]
+        raise UserError(
+            f"--only matches no cell of the manifest: none has {' and '.join(culprits)}",
+            f"see all: {command_like('plan', replace(ready.request, only=()))}",
+        )
+    return missing
+
+
+def _wanted(ready: Prepared) -> dict[str, list[Any]]:
+    """Return by key the values that --only asks for. Those of one key are alternatives; different keys must all hold."""
     values_by_key: dict[str, list[Any]] = {}
     for name, word in ready.request.only:
-        value, _, problems = read_yaml(word, "--only")
-        values = values_by_key.setdefault(name, [])
-        values += [word, ready.named.get((name, word), word)]
-        if not problems:
-            values.append(value)
+        values_by_key.setdefault(name, []).extend(_meanings(ready, name, word))
     return values_by_key
+
+
+def _meanings(ready: Prepared, name: str, word: str) -> list[Any]:
+    """Return a value of --only as it was typed, as a manifest would read it and, for a file, text or teacher, as the
+    plan names it."""
+    value, _, problems = read_yaml(word, "--only")
+    return [word, ready.named.get((name, word), word), *([] if problems else [value])]
+
+
+def command_like(verb: str, request: PlanRequest, more: Sequence[str] = ()) -> str:
+    """Return the command that asks ``plan``, ``status`` or ``run`` for the same cells; ``more`` are options of run."""
+    words = ["sparsebench", verb, str(request.path)]
+    words += ["--rehearse"] if request.rehearse else []
+    words += ["--full"] if request.full else []
+    words += ["--device", request.device] if request.device else []
+    words += ["--ledger", str(request.ledger)] if request.ledger else []
+    if verb != "status":
+        words += [word for key, value in request.only for word in ("--only", f"{key}={value}")]
+        words += ["--executor", request.executor] if request.executor != "local" else []
+        words += ["--offline"] if request.offline else []
+    if verb == "run":
+        words += ["--jobs", str(request.jobs)] if request.jobs else []
+        words += more
+    return shlex.join(words)
 
 
 def _matches(cell: Cell, only: Mapping[str, list[Any]]) -> bool:

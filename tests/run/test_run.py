@@ -1,6 +1,7 @@
 """A whole run on a tiny model: what is recorded, what is repeated, what survives."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import typer
 
 from sparsebench import provenance
-from sparsebench.cli.run import _nothing_to_do, command_like
+from sparsebench.cli.run import _next_commands, _nothing_to_do, _run_words
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.plan.preflight import PlanRequest, prepare
@@ -180,11 +181,30 @@ def test_only_takes_what_it_understands(only: str, says: str, manifest: Path) ->
     assert refused.returncode == 2 and says in refused.stderr
 
 
-def test_the_command_to_try_again_asks_the_same_cluster_and_caches() -> None:
-    ready: Any = SimpleNamespace(request=PlanRequest(Path("m.yaml"), offline=True, executor="ray"))
-    again = "sparsebench run m.yaml --executor ray --address head:6379 --offline"
-    assert command_like("run", ready, "head:6379") == again
-    assert command_like("status", ready, "head:6379") == "sparsebench status m.yaml"
+def test_the_command_to_try_again_asks_the_same_of_the_same_cluster_and_caches() -> None:
+    request = PlanRequest(Path("m.yaml"), offline=True, executor="ray", jobs=3)
+    settings: Any = SimpleNamespace(fail_fast=True, silence=90.0)
+    again = _next_commands(SimpleNamespace(request=request), _run_words(settings, "head:6379"))  # type: ignore[arg-type]
+    why, retry = re.findall("sparsebench [^;]*", again)
+    assert why == "sparsebench status m.yaml"
+    words = retry.split()
+    asked = "--executor ray --offline --jobs 3 --address head:6379 --fail-fast --silence 90 --retry-failed"
+    assert words[:3] == ["sparsebench", "run", "m.yaml"] and words[3:] == asked.split()
+    assert call(*words[1:], "--help").returncode == 0, "options that run has"
+
+
+@pytest.mark.parametrize("command", [["plan"], ["run", "--dry-run"], ["run"]])
+def test_only_that_matches_nothing_is_named(command: list[str], manifest: Path, tmp_path: Path) -> None:
+    ledger = tmp_path / "new" / "l.duckdb"
+    words = [*command, manifest, "--ledger", ledger, "--only", "sparsity=0.5"]
+    none = call(*words, "--only", "model=tinny")
+    assert none.returncode == 2 and "model=tinny" in none.stderr and "sparsity=0.5" not in none.stderr
+    assert f"sparsebench plan {manifest} --ledger {ledger}" in " ".join(none.stderr.split())
+    both = call(*words, "--only", "prune=magnitude", "--only", "method=dense")
+    assert both.returncode == 2 and "method=dense" in both.stderr and "sparsity=0.5" in both.stderr
+    assert not ledger.parent.exists()
+    some = call("plan", *words[len(command) :], "--only", "sparsity=0.7")
+    assert some.returncode == 0 and "0.7" in some.stderr and "0.5" not in some.stderr
 
 
 def test_a_death_by_a_signal_that_python_does_not_name_is_told(tmp_path: Path) -> None:
@@ -203,7 +223,7 @@ def test_what_only_leaves_out_is_not_called_done(
         for cell, status in zip(structure, endings, strict=True):
             write(records, make(cell, "tiny", CellOutcome(status)))
         with suppress(typer.Exit):
-            _nothing_to_do(decisions(ready, records, False), ready, None)
+            _nothing_to_do(decisions(ready, records, False), ready, [])
         return " ".join(capsys.readouterr().err.split())
 
     assert "nothing to do: every cell that --only asks for has its result" in said(["done"] * 3)
