@@ -101,9 +101,12 @@ def run(
         silence=silence,
         device=ready.device,
     )
-    decided, damaged = verified(decisions(ready, workspace.records, retry_failed), workspace.records, ready.device)
-    notes("made again", damaged)
-    _run(ready, decided, settings, _executor(executor, address, settings), address)
+    chosen_executor = _executor(executor, address, settings)
+    check_is_ledger(workspace.ledger)
+    with exclusive(workspace.ledger):  # before anything is decided: another run may be recording these cells
+        decided, damaged = verified(decisions(ready, workspace.records, retry_failed), workspace.records, ready.device)
+        notes("made again", damaged)
+        _run(ready, decided, settings, chosen_executor, address)
 
 
 def _check_cells(ready: Prepared) -> None:
@@ -117,30 +120,31 @@ def _check_cells(ready: Prepared) -> None:
 def _run(
     ready: Prepared, decided: list[Decision], settings: RunSettings, executor: Executor, address: str | None
 ) -> None:
-    """Run the cells that were decided on, and end with exit code 1 while one of those asked for has no result."""
+    """Run the cells that were decided on, and end with exit code 1 while one of those asked for has no result.
+
+    The caller holds the ledger's lock.
+    """
     workspace, more = settings.workspace, _run_words(settings, address)
     cells = [decision.cell for decision in decided if decision.runs]
     refused = [(decision.cell, decision.refused) for decision in decided if decision.refused]
     clock = Clock(announce(ready, cells), settings.slots, len(devices.selected_gpus(ready.device)))
-    check_is_ledger(workspace.ledger)
     if cells or refused:
         workspace.work.mkdir(parents=True, exist_ok=True)
-    with exclusive(workspace.ledger):
-        provenance.origin(workspace.ledger.parent, create_it=True)
-        _bring_up_to_date(workspace)
-        # Keep the folders that --only leaves out: they may belong to a stopped run that will go on later.
-        wanted = [decision.cell.variant for decision in decided if decision.kind != DecisionKind.LEFT_OUT]
-        ids = {name for variant in wanted for name in (variant.id, *variant.parents)}
-        variants = [variant for variant in ready.plan.variants.values() if variant.id in ids]
-        if not cells and not refused:
-            _tidy(ready, workspace, variants)
-            _show_answer(workspace.ledger, ready.plan.manifest)
-            _nothing_to_do(decided, ready, more)
-            return
-        answer = partial(_answer, workspace.ledger, ready.plan.manifest)
-        shown_by, ledger = display_for(clock, stderr()), Ledger(workspace.ledger)
-        runner = Runner(ready.plan, settings, executor, ledger.verify_and_add, shown_by, answer)
-        counts = runner.run(cells, refused, variants)
+    provenance.origin(workspace.ledger.parent, create_it=True)
+    _bring_up_to_date(workspace)
+    # Keep the folders that --only leaves out: they may belong to a stopped run that will go on later.
+    wanted = [decision.cell.variant for decision in decided if decision.kind != DecisionKind.LEFT_OUT]
+    ids = {name for variant in wanted for name in (variant.id, *variant.parents)}
+    variants = [variant for variant in ready.plan.variants.values() if variant.id in ids]
+    if not cells and not refused:
+        _tidy(ready, workspace, variants)
+        _show_answer(workspace.ledger, ready.plan.manifest)
+        _nothing_to_do(decided, ready, more)
+        return
+    answer = partial(_answer, workspace.ledger, ready.plan.manifest)
+    shown_by, ledger = display_for(clock, stderr()), Ledger(workspace.ledger)
+    runner = Runner(ready.plan, settings, executor, ledger.verify_and_add, shown_by, answer)
+    counts = runner.run(cells, refused, variants)
     _show_answer(workspace.ledger, ready.plan.manifest)
     note(f"{', '.join(f'{count} {status}' for status, count in counts.items() if count)}; ledger: {workspace.ledger}")
     if before := _failed_before(decided):

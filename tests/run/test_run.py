@@ -1,6 +1,7 @@
 """A whole run on a tiny model: what is recorded, what is repeated, what survives."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -10,22 +11,23 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pytest
 import typer
 
 from sparsebench import provenance
+from sparsebench.cli import run
 from sparsebench.cli.run import _next_commands, _nothing_to_do, _run_words
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
-from sparsebench.plan.preflight import PlanRequest, prepare
+from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
 from sparsebench.records import CellOutcome, make, statuses, write
 from sparsebench.run.child import how_it_died
 from sparsebench.run.handlers import LIBRARIES
 from sparsebench.run.select import decisions
-from sparsebench.run.workspace import exclusive
+from sparsebench.run.workspace import exclusive, running_process
 from tests.command import call
 
 
@@ -205,6 +207,17 @@ def test_only_that_matches_nothing_is_named(command: list[str], manifest: Path, 
     assert not ledger.parent.exists()
     some = call("plan", *words[len(command) :], "--only", "sparsity=0.7")
     assert some.returncode == 0 and "0.7" in some.stderr and "0.5" not in some.stderr
+
+
+def test_a_run_decides_what_to_do_while_no_other_can_record(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    holders = []
+
+    def deciding(ready: Prepared, records: Path, retry_failed: bool) -> NoReturn:
+        holders.append(running_process(ready.ledger))
+        raise typer.Exit(3)
+
+    monkeypatch.setattr(run, "decisions", deciding)
+    assert call("run", manifest).returncode == 3 and holders == [os.getpid()]
 
 
 def test_a_death_by_a_signal_that_python_does_not_name_is_told(tmp_path: Path) -> None:
