@@ -53,6 +53,10 @@ def figures(
         else:
             emit_table(columns[:3], [row[:3] for row in rows])
         return
+    if as_json:
+        raise UserError(
+            "--json: pictures are no JSON; it prints the list of figures", "add --list, or leave out --json"
+        )
     from sparsebench.figures.draw import render  # matplotlib is heavy
     from sparsebench.figures.style import FigureLayout
 
@@ -89,6 +93,8 @@ def report(
     if brief:
         if Page.html in (formats or ()):
             raise UserError("a brief report is Markdown alone", "leave out --format, or --brief")
+        if results:
+            raise UserError(f"--results {results}: a brief report is one file", "leave out --results, or --brief")
         paths = build_brief(ledger_path(ledger), out, figures, manifest or ())
     else:
         paths = build(ledger_path(ledger), out, figures, manifest or (), list(map(str, formats or Page)), results)

@@ -37,8 +37,9 @@ def sql(
         list[str] | None, typer.Option(metavar="NAME", help="With --report: only this experiment; repeatable.")
     ] = None,
     shape: Annotated[
-        Literal["table", "csv", "json", "markdown"], typer.Option("--format", help="How rows are printed.")
-    ] = "table",
+        Literal["table", "csv", "json", "markdown"] | None,
+        typer.Option("--format", help="How rows are printed; default: table."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
     timeout: Annotated[float, typer.Option(min=0, max=YEAR, help="Seconds that a query may take; 0: no limit.")] = 300,
     ledger: LEDGER_ALONE = None,
@@ -56,6 +57,9 @@ def sql(
         raise UserError("of a query, --file and --report more than one was given", "give one of them")
     if manifest and not report:
         raise UserError("--manifest limits a query of the report", "name it with --report")
+    if as_json and shape not in (None, "json"):
+        raise UserError(f"--json and --format {shape}: two formats", "give one of them")
+    printed = "json" if as_json else shape or "table"
     path = ledger_path(ledger)
     if file:
         query = _read_query(file)
@@ -65,13 +69,13 @@ def sql(
         query = query_named(report, manifest or ())
     statement = sqlfiles.read("describe") if query is None else query
     with streaming(path, statement, timeout=timeout) as answer:
-        if shape == "table" and not as_json:
+        if printed == "table":
             # A table on a terminal is as wide as its widest row, so all rows must be there before it is drawn.
             emit_table(answer.columns, islice(answer.rows, MOST_ROWS) if sys.stdout.isatty() else answer.rows)
             if sys.stdout.isatty() and next(answer.rows, None):
                 note(f"only the first {MOST_ROWS:,} rows are shown; --format csv prints all")
         else:
-            for text in render(answer, "json" if as_json else shape):
+            for text in render(answer, printed):
                 emit_text(text)
         sys.stdout.flush()
 

@@ -187,6 +187,9 @@ def test_a_packed_folder_may_have_any_name(tiny_llama: Path, tmp_path: Path) -> 
         (["score", "path:nowhere", "--task", "piqa", "--documents"], "--json"),
         (["doctor", "--gpu", "--offline"], "--offline"),
         (["sql", "select 1"], "no ledger"),
+        (["sql", "select 1", "--json", "--format", "csv"], "--json and --format csv"),
+        (["report", "--brief", "--results", "r.md"], "--results r.md"),
+        (["figures", "--json"], "add --list"),
         (["status"], ""),
     ],
 )
