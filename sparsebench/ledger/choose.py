@@ -14,9 +14,9 @@ from sparsebench.errors import UserError
 from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve_variant
 from sparsebench.ledger.query import Session
+from sparsebench.manifest.nodes import flow
 from sparsebench.manifest.problems import did_you_mean, one_of
 from sparsebench.paths import ledger_path
-from sparsebench.plan.checks import flow
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Step

@@ -138,6 +138,18 @@ for _name, (_pattern, _first, _) in _SCALARS.items():
     _Loader.add_implicit_resolver(_TAG + _name, _pattern, _first)
 
 
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's dumper, which quotes a text where the loader above would read something else."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def flow(value: Any) -> str:
+    """Return a value as YAML on one line; ``read_yaml`` reads it back as it was."""
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
+
+
 def _limit(count: int, depth: int, mark: yaml.Mark) -> None:
     if depth > bounded.DEPTH:
         raise ComposerError(None, None, f"more than {bounded.DEPTH} levels of lists and mappings", mark)

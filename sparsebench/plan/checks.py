@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
@@ -18,7 +17,7 @@ from sparsebench.errors import SourceError
 from sparsebench.manifest.explain import explain
 from sparsebench.manifest.load import LoadedManifest, names_beside, read_manifest
 from sparsebench.manifest.names import FAMILIES, LM_EVAL, Family
-from sparsebench.manifest.nodes import KeyPath
+from sparsebench.manifest.nodes import KeyPath, flow
 from sparsebench.manifest.problems import MOST_PROBLEMS, ManifestError, Problem, did_you_mean, one_of
 from sparsebench.manifest.recipes import count_variants, models_of, steps_of
 from sparsebench.manifest.schema import ManifestModel, ManifestTask, as_list
@@ -83,11 +82,6 @@ def _family(
         message = f"`{model.family}`, but {where} (model_type `{kind}`) describes a model of another family"
         hint = "correct `family`, or name another checkpoint"
         yield loaded.problem(("models", index, "family"), message, f"`{stated_family}`", hint)
-
-
-def flow(value: Any) -> str:
-    """Return a value as YAML writes it on one line."""
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).removesuffix("...\n").strip()
 
 
 def _models(loaded: LoadedManifest) -> Iterator[Problem]:

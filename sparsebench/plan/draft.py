@@ -11,12 +11,12 @@ from sparsebench.benchmarks import KINDS, OwnData
 from sparsebench.benchmarks.heads import REGRESSION, data_misfit
 from sparsebench.errors import UserError
 from sparsebench.manifest.names import Family
+from sparsebench.manifest.nodes import flow
 from sparsebench.manifest.problems import did_you_mean, one_of
 from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger, output_family
 from sparsebench.models.files.labels import choice_problem
 from sparsebench.models.files.text import LENGTH_KEYS
 from sparsebench.models.shape.topology import NOT_REPLAYED
-from sparsebench.plan.checks import flow
 from sparsebench.plan.single import name_of
 from sparsebench.sources.text import read_records
 

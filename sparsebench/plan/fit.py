@@ -15,7 +15,7 @@ from sparsebench.benchmarks.heads import data_misfit, fitting_tasks, missing_hea
 from sparsebench.errors import Refusal
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.names import FAMILIES
-from sparsebench.manifest.nodes import KeyPath
+from sparsebench.manifest.nodes import KeyPath, flow
 from sparsebench.manifest.problems import Problem, one_of
 from sparsebench.manifest.recipes import is_for, steps_of
 from sparsebench.manifest.schema import (
@@ -31,7 +31,7 @@ from sparsebench.models.files.quantized import FLOAT, KEY
 from sparsebench.models.files.text import longest_input, same_tokens
 from sparsebench.models.shape.topology import CHOOSE_MAGNITUDE, NOT_REPLAYED, replay_refusal
 from sparsebench.plan.cells import Cell
-from sparsebench.plan.checks import families_against_configs, flow
+from sparsebench.plan.checks import families_against_configs
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.resolve import Resolved

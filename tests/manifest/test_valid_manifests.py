@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench.manifest.names import FAMILIES
-from sparsebench.manifest.nodes import read_yaml
+from sparsebench.manifest.nodes import flow, read_yaml
 from sparsebench.manifest.published import starter
 from sparsebench.manifest.recipes import models_of
 from sparsebench.manifest.schema import Manifest, pattern_sparsity
@@ -196,3 +196,17 @@ def test_loading_is_quick_and_light(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path / "m.yaml")], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "value", ["12e4", "0o17", "0x1F", "1:4", "null", "true", "1.5", "", "<<", 1e-5, 12e4, None, False]
+)
+def test_what_is_written_on_one_line_is_read_back(value: object) -> None:
+    written = {"task": "classify", "columns": {"label": value, "text": [value, "b"]}}
+    found, _, problems = read_yaml(flow(written), "m.yaml")
+    assert found == written and repr(found) == repr(written) and not problems
+
+
+@pytest.mark.parametrize("word", ["no", "on", "yes", "2020-01-01", "1_000", "étoiles"])
+def test_a_word_that_yaml_1_2_has_no_other_reading_for_is_not_quoted(word: str) -> None:
+    assert flow({"name": word}) == f"{{name: {word}}}"
