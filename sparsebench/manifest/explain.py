@@ -26,9 +26,10 @@ _EXPECTED = {
     "greater_than": "a number above {gt}",
     "greater_than_equal": "a number of at least {ge}",
     "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
 }
 """What each kind of pydantic error expected; the rest is in ``_describe``."""
-_BOUNDS = ("gt", "ge", "lt")
+_BOUNDS = ("gt", "ge", "lt", "le")
 
 
 def explain(

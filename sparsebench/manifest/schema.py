@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from sparsebench import devices
+from sparsebench import bounded, devices
 from sparsebench.manifest.names import FAMILIES, Dtype, Family
 
 N_OF_M = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
@@ -109,6 +109,7 @@ Device = Annotated[
 ]
 Share = Annotated[float, BeforeValidator(_checked_share), _Published((("minimum", 0), ("maximum", 1)))]
 Count = Annotated[int, Field(gt=0)]
+Processes = Annotated[int, Field(gt=0, le=bounded.MOST_PROCESSES)]
 Positive = Annotated[float, Field(gt=0)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 _PATTERNS = "|".join([f"^(unstructured|{'|'.join(ROWS_OR_COLUMNS)})$", N_OF_M.pattern, BLOCK.pattern])
@@ -193,7 +194,7 @@ class ManifestTask(Strict):
     tokens are scored."""
     limit: Count | None = None
     """Score only this many documents, drawn at random, always the same; such scores are marked limited everywhere."""
-    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    num_fewshot: Annotated[int, Field(ge=0, le=bounded.MOST_PROCESSES)] | None = None
     """Examples in the prompt, where the task allows it."""
     batch: Count | Literal["auto"] = "auto"
     """Sequences per forward pass: `auto` is the fastest; a number makes lm-eval's own batches, and its numbers to the
@@ -245,7 +246,7 @@ class ManifestRuntime(Strict):
     """`deepspeed`; `deepspeed-zero3`, which keeps parameters outside the accelerator and gathers them layer by layer;
     `hf`, plain transformers; `sparse`, our kernels that skip zeros; `skip`, our kernels for what the steps `skip` and
     `moefy` make; `llamacpp`, llama.cpp, for decoders and BERT; or one added by a plugin."""
-    ranks: Swept[Count] = Field(default=[1])
+    ranks: Swept[Processes] = Field(default=[1])
     """How many processes share the model."""
     workloads: Swept[ManifestWorkload] = Field(default=[ManifestWorkload()])
     """Shapes of requests."""
@@ -257,7 +258,7 @@ class ManifestRuntime(Strict):
     """The precision to run in; `auto` is the weights', or float32 if this machine has no GPU and would emulate it."""
     samples: Annotated[int, Field(ge=4)] = 24
     """Timed samples per phase and side, from all processes together."""
-    processes: Count = 5
+    processes: Processes = 5
     """How many processes time each variant, each with models loaded anew; half as many more where an interval is still
     wider than 2%. With one, the interval does not say by how much the next process would differ."""
     models: Swept[str] | None = None
@@ -266,7 +267,7 @@ class ManifestRuntime(Strict):
     """What a timed job has to itself: the `machine`, or only its GPUs (`device`), while other jobs run on other GPUs.
     `device` is quicker and noisier, and every result states it. On a CPU, and with ranks on several nodes, cells that
     ask for `device` are unsupported."""
-    nodes: Count = 1
+    nodes: Processes = 1
     """With `--executor ray`, over how many nodes two or more ranks are spread, equally many on each; a job has these
     nodes to itself. One rank stays on one node."""
 
