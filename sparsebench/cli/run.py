@@ -74,6 +74,8 @@ def run(
     sparsebench run experiments.yaml --rehearse
     sparsebench run experiments.yaml --executor ray --address auto
     """
+    if address and executor != "ray":
+        raise UserError(f"--address {address}: jobs run on this machine", "add --executor ray")
     ready = prepare_plan(
         manifest,
         only,
@@ -192,14 +194,11 @@ def _tidy(ready: Prepared, workspace: Workspace, variants: list[Variant]) -> Non
 
 
 def _executor(name: str, address: str | None, settings: RunSettings) -> Executor:
-    """Return the executor of this name. Raises UserError for an address without ``--executor ray``."""
+    """Return the executor of this name."""
     if name == "ray":
         from sparsebench.run.cluster import Cluster
 
         return Cluster(settings, address)
-    if address:
-        raise UserError(f"--address {address}: jobs run on this machine", "add --executor ray")
-
     return Local(settings)
 
 

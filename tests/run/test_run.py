@@ -195,6 +195,12 @@ def test_the_command_to_try_again_asks_the_same_of_the_same_cluster_and_caches()
     assert call(*words[1:], "--help").returncode == 0, "options that run has"
 
 
+@pytest.mark.parametrize("more", [["--dry-run"], []])
+def test_an_address_is_of_a_cluster(more: list[str], manifest: Path) -> None:
+    refused = call("run", manifest, "--address", "head:6379", *more)
+    assert refused.returncode == 2 and "--address head:6379" in refused.stderr and "--executor ray" in refused.stderr
+
+
 @pytest.mark.parametrize("command", [["plan"], ["run", "--dry-run"], ["run"]])
 def test_only_that_matches_nothing_is_named(command: list[str], manifest: Path, tmp_path: Path) -> None:
     ledger = tmp_path / "new" / "l.duckdb"
