@@ -132,7 +132,7 @@ class ManifestModel(Strict):
 
     name: Name
     """The model's name in tables and figures."""
-    source: str
+    source: Annotated[str, AfterValidator(str.strip)]
     """`hf:ORG/NAME@REVISION`, `path:FOLDER_OR_FILE`, `wheel:PROJECT==VERSION!PATH#sha256=HEX`, `random`, or an
     alias such as `smollm2-135m`, see `sparsebench models`."""
     family: Family

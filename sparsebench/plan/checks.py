@@ -52,6 +52,8 @@ def _problems(loaded: LoadedManifest) -> Iterator[Problem]:
     steps: list[Step] = []
     yield from _models(loaded)
     yield from _model_filters(loaded)
+    if text := loaded.manifest.calibration.source:
+        yield from _notation(loaded, ("calibration", "source"), text)
     faults = [*_steps(loaded, steps)]
     yield from faults
     if not faults:  # else a step that is left out would make selections of it look wrong
@@ -118,6 +120,10 @@ def _source(loaded: LoadedManifest, at: KeyPath, source: str) -> Iterator[Proble
         )
         yield loaded.problem(at, "no such file or folder", "a path that exists", hint)
         return
+    yield from _notation(loaded, at, source)
+
+
+def _notation(loaded: LoadedManifest, at: KeyPath, source: str) -> Iterator[Problem]:
     try:
         sources.parse(source, loaded.folder)
     except SourceError as error:

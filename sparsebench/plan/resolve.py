@@ -34,6 +34,7 @@ from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.stages import own_data_of
 from sparsebench.sources.cache import write_json
 from sparsebench.sources.reference import Reference
+from sparsebench.sources.text import each_text
 from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.recover.settings import DENSE
 from sparsebench.steps.registry import kinds, with_text
@@ -170,6 +171,9 @@ class Resolver:
                 resolved.configs[model.name] = model.architecture or {}
                 models.append(model.model_copy(update={"source": "random"}))
             elif source := self._source(at, model.source):
+                if problem := _no_model(source):
+                    self._report(at, problem)
+                    continue
                 models.append(model.model_copy(update={"source": source.text}))
                 resolved.revisions[model.name] = self._fingerprint(at, source)
                 try:
@@ -191,7 +195,24 @@ class Resolver:
             source = pinned
             resolved.calibration = "!".join(filter(None, (self._fingerprint(at, source), source.file)))
             resolved.texts.append(NamedSource(at, text, source))
+            self._columns(manifest, source)
         return calibration.model_copy(update={"source": source.text}) if calibration.source else calibration
+
+    def _columns(self, manifest: Manifest, source: sources.Source) -> None:
+        """Report a local calibration text that lacks the columns that the manifest names, or any text."""
+        calibration = with_defaults(manifest.calibration, manifest.seed)
+        is_paired = any(model.family == "encoder-decoder" for model in manifest.models)
+        keys = ("field", "target") if is_paired else ("field",)
+        fields = [name for key in keys if (name := getattr(calibration, key))]
+        path = Path(source.location)
+        if source.kind != "path" or not path.is_file():
+            return
+        try:
+            if next(each_text(path, *fields), None) is None:
+                raise SourceError(f"{path}: it holds no text", "name a file with text")
+        except SourceError as error:
+            key = next((key for key in keys if getattr(manifest.calibration, key)), "source")
+            self._report(("calibration", key), error)
 
     def _entry(self, resolved: Resolved, index: int, entry: Any) -> Any:
         """Return an entry of ``variants`` with references in its steps; steps that read a text and name none get one."""
@@ -279,6 +300,17 @@ class Resolver:
             message, expected = f"a second task called `{name}`, of other data or settings", "a `name` for each"
             self.problems.append(self.loaded.problem(name_path, message, expected))
         return task
+
+
+def _no_model(source: sources.Source) -> SourceError | None:
+    """Return why a path of the user's own holds no model; None where it may hold one."""
+    path = Path(source.location)
+    hint = "name a Hugging Face folder, or one GGUF file whose name ends in .gguf"
+    if source.kind == "path" and path.is_file() and path.suffix.lower() != ".gguf":
+        return SourceError(f"{path}: a file that is no model", hint)
+    if source.kind == "path" and path.is_dir() and not (path / "config.json").is_file():
+        return SourceError(f"{path}: it has no config.json", hint)
+    return None
 
 
 T = TypeVar("T", ManifestTask, ManifestRuntime)

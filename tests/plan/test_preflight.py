@@ -266,6 +266,9 @@ def test_a_file_that_is_null_is_none_and_an_empty_item_among_texts_is_refused_wi
     assert "mine.yaml:13" in str(caught.value)
 
 
+PAIRED = (
+    ONE.format().replace("family: encoder", "family: encoder-decoder").replace("model_type: bert", "model_type: t5")
+)
 READ = "calibration: {{source: {}}}\nvariants: [{{prune: wanda, sparsity: 0.5}}]\n"
 
 
@@ -275,10 +278,28 @@ READ = "calibration: {{source: {}}}\nvariants: [{{prune: wanda, sparsity: 0.5}}]
         (ONE.format() + READ.format("notes.txt"), r"did you mean path:notes\.txt\?"),
         (ONE.format().replace("random", "notes.txt"), r"did you mean path:notes\.txt\?"),
         (ONE.format() + READ.format("random"), r"mine\.yaml:8:(.|\n)*random: untrained weights"),
+        (ONE.format() + READ.format("nowhere"), r"mine\.yaml:8:23: calibration.source(.|\n)*nowhere"),
+        (ONE.format() + READ.format("'path:rows.jsonl', field: txt"), r"mine\.yaml:8:\d+: calibration.field(.|\n)*txt"),
+        (ONE.format() + READ.format("'path:rows.jsonl'"), r"mine\.yaml:8:23: calibration.source(.|\n)*'text'"),
+        (ONE.format() + READ.format("'path:notes.txt', field: body"), r"mine\.yaml:8:\d+: calibration.field"),
+        (ONE.format() + READ.format("'path:empty.txt'"), r"mine\.yaml:8:\d+: calibration.source(.|\n)*empty\.txt"),
+        (
+            PAIRED + READ.format("'path:rows.jsonl', field: body, target: nil"),
+            r"mine\.yaml:8:\d+: calibration(.|\n)*nil",
+        ),
+        (ONE.format().replace("random", "path:rows.jsonl"), r"mine\.yaml:5:13: models\[0\](.|\n)*GGUF"),
+        (ONE.format().replace("random", "path:void"), r"mine\.yaml:5:13: models\[0\](.|\n)*config\.json"),
+        (
+            f"{ONE.format().partition('    architecture')[0]}".replace("random", "'random '"),
+            r"mine\.yaml:5:13(.|\n)*config",
+        ),
     ],
 )
 def test_what_is_no_source_is_refused_with_what_is_meant(text: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("some words\n")
+    files = {"notes.txt": "some words\n", "rows.jsonl": '{"body": "some words"}\n', "empty.txt": ""}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "void").mkdir()
     with pytest.raises(UserError, match=said):
         prepare(of(tmp_path, text))
 
