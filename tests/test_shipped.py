@@ -1,5 +1,6 @@
 """What is shipped works: manifests and the README's commands."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -62,6 +63,8 @@ def test_the_features_pass_the_preflight_offline(path: Path, tmp_path: Path) -> 
     # Stand-ins for what examples/features/prepare.py makes in minutes.
     shutil.copytree(ROOT / "examples" / "g2p" / "model", out / "assistant")
     classifier("bert", out / "classifier")
+    config = out / "classifier" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 512}))
     written("mixtral", out / "mixture")
     for half in ("train", "test"):
         documents(out / f"questions-{half}.jsonl")

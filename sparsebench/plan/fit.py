@@ -28,7 +28,7 @@ from sparsebench.manifest.schema import (
 )
 from sparsebench.models.files.families import MODEL_TYPES, dimensions, family_of, unknown_type
 from sparsebench.models.files.quantized import FLOAT, KEY
-from sparsebench.models.files.text import longest_input, same_tokens
+from sparsebench.models.files.text import limit_below, same_tokens
 from sparsebench.models.shape.topology import CHOOSE_MAGNITUDE, NOT_REPLAYED, replay_refusal
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.checks import families_against_configs
@@ -37,7 +37,7 @@ from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.resolve import Resolved
 from sparsebench.plan.selection import selects
 from sparsebench.plan.stages import block_of, own_data_of
-from sparsebench.runtime import Setting, Workload, engine_refusal
+from sparsebench.runtime import Setting, Workload, engine_refusal, position_refusal
 from sparsebench.sources import Cache
 from sparsebench.steps.contract import Step
 
@@ -63,6 +63,7 @@ def misfits(
     yield from _unfit_steps(loaded, written, recipes_by_entry, configs)
     if written is loaded.manifest:  # a rehearsal leaves variants out
         yield from _empty_selections(loaded, written, recipes_by_entry)
+    yield from _long_texts(loaded, written, recipes_by_entry, configs)
     if not written.calibration.allow_overlap:
         yield from _overlaps(loaded, written, resolved, calibrated)
     yield from _unfit_teachers(loaded, written, resolved, cache)
@@ -147,6 +148,24 @@ def _unreplayed(loaded: LoadedManifest, index: int, configs: Configs) -> Iterato
             )  # fmt: skip
 
 
+def _long_texts(
+    loaded: LoadedManifest, manifest: Manifest, recipes_by_entry: Recipes, configs: Configs
+) -> Iterator[Problem]:
+    """Report samples of the calibration text that are longer than a model that reads them takes."""
+    known = {name: config for name, config in configs.items() if config.get("model_type") in MODEL_TYPES}
+    for name, source in {model.name: model.source for model in manifest.models if model.name in known}.items():
+        entries = zip(manifest.variants, recipes_by_entry, strict=True)
+        steps = [step for entry, recipes in entries if is_for(entry, name) for recipe in recipes for step in recipe]
+        lengths = {"outputs": manifest.outputs.length if manifest.outputs and source != "random" else None}
+        # A training has a length of its own.
+        if any(step.settings.reads_text() and "length" not in type(step.settings).model_fields for step in steps):
+            lengths["calibration"] = manifest.calibration.length
+        for key, length in lengths.items():
+            if length and (limit := limit_below(known[name], length)):
+                message = f"{length:,} tokens, where {name} takes at most {limit:,}"
+                yield loaded.problem((key, "length"), message, f"at most {limit:,}")
+
+
 def _refusals(recipe: tuple[Step, ...], number: int, configs: Configs) -> Iterator[Refusal]:
     """Yield why a model's config.json rules out a step of a recipe."""
     step = recipe[number]
@@ -193,9 +212,8 @@ def _task_misfit(task: ManifestTask, model: ManifestModel, config: Mapping[str, 
         return "task", Refusal(reason, f"for this model: {', '.join(fitting_tasks(config, model.family))}")
     if data and data.kind == "classify":
         return data_misfit(data, config, model.labels)
-    # Only transformers knows how long an input may be, and it takes a second to import.
-    longest = longest_input(config) if data and data.window and data.form in ("passages", "published") else None
-    if data and data.window and longest and data.window > longest:
+    has_windows = data is not None and data.form in ("passages", "published")
+    if data and data.window and has_windows and (longest := limit_below(config, data.window)):
         reason = f"windows of {data.window:,} tokens, where it takes {longest:,}"
         return "length" if data.length else "task", Refusal(reason)
     return None
@@ -307,8 +325,12 @@ def refusals(
         if question not in answers:
             setting = Setting(engine, ranks, workload, device=device)
             config = configs.get(cell.variant.model, {})
-            answers[question] = _spread_refusal(cell.nodes, shares_machine, device, executor) or engine_refusal(
-                config, encoding, setting
+            answers[question] = (
+                _spread_refusal(cell.nodes, shares_machine, device, executor)
+                or engine_refusal(config, encoding, setting)
+                or (
+                    position_refusal(config, plan.model(cell.variant.model).family, workload) if config else None
+                )  # that of GGUF is unknown
             )
         if refusal := answers[question]:
             problems[cell.id] = loaded.problem(_path(manifest, cell), refusal.reason, "", refusal.way_out)

@@ -17,7 +17,7 @@ from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import PER_LAYER, has_classifier, output_family, text_config
 from sparsebench.models.files.quantized import FLOAT, encoding_of, scheme_of
-from sparsebench.models.files.text import longest_input
+from sparsebench.models.files.text import limit_below
 from sparsebench.models.gguf_writer import gguf_refusal
 from sparsebench.models.modules.skipping import skips_weights
 from sparsebench.models.shape.topology import STATE_SPACE, refuse_text
@@ -41,7 +41,8 @@ MORE_GPUS = "measure fewer ranks, on a machine with more GPUs, or on several `no
 def check_supported(config: Mapping[str, Any], family: Family, setting: Setting) -> None:
     """Raise UnsupportedError where a model's config.json alone shows that the engine cannot run it in this setting."""
     check_model(config, setting)
-    check_positions(config, family, setting.workload)
+    if refusal := position_refusal(config, family, setting.workload):
+        raise refusal.error()
 
 
 def check_model(config: Mapping[str, Any], setting: Setting) -> None:
@@ -152,13 +153,12 @@ def _type_refusals(config: Mapping[str, Any], setting: Setting) -> Iterator[Refu
         yield Refusal(f"{reason}: not measured at {ranks} ranks", ONE_RANK)
 
 
-def check_positions(config: Mapping[str, Any], family: Family, workload: Workload) -> None:
-    """Raise UnsupportedError when the workload is longer than the model's positions allow."""
-    limit, family = longest_input(config), output_family(family, config)
+def position_refusal(config: Mapping[str, Any], family: Family, workload: Workload) -> Refusal | None:
+    """Return why the workload is longer than the model's positions allow; None where it fits."""
+    family = output_family(family, config)
     longest = max(workload.prompt, workload.generate + 1) if family == "encoder-decoder" else workload.prompt
     longest += workload.generate if family == "decoder" else 0
-    if limit is not None and longest > limit:
-        raise UnsupportedError(
-            f"a workload of {longest} tokens does not fit a model of {limit} positions",
-            "lower `prompt` or `generate`",
-        )
+    if limit := limit_below(config, longest):
+        reason = f"a workload of {longest} tokens does not fit a model of {limit} positions"
+        return Refusal(reason, "lower `prompt` or `generate`")
+    return None

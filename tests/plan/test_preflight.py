@@ -304,6 +304,35 @@ def test_what_is_no_source_is_refused_with_what_is_meant(text: str, said: str, t
         prepare(of(tmp_path, text))
 
 
+SHORT = (
+    ONE.format()
+    .replace("family: encoder", "family: decoder")
+    .replace("model_type: bert", "model_type: gpt2, n_positions: 64")
+)
+
+
+@pytest.mark.parametrize("named", ["n_positions: 64", "n_layer: 2"])
+def test_a_calibration_longer_than_the_model_takes_is_refused_with_its_line(named: str, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("some words\n")
+    limit = 64 if "positions" in named else 1024
+    text = SHORT.replace("n_positions: 64", named)
+    more = "calibration: {{source: 'path:text.txt', length: {}}}\nvariants: [{}]\n"
+    wanda, magnitude = (f"{{prune: {method}, sparsity: 0.5}}" for method in ("wanda", "magnitude"))
+    with pytest.raises(ManifestError, match=rf"mine\.yaml:8:\d+: calibration.length(.|\n)*{limit:,}"):
+        prepare(of(tmp_path, text + more.format(limit + 1, wanda)))
+    training = "{recover: finetune, length: 32}"
+    for length, step in ((limit, wanda), (limit + 1, magnitude), (limit + 1, training)):
+        assert prepare(of(tmp_path, text + more.format(length, step))).plan.cells
+
+
+def test_a_workload_longer_than_the_model_takes_cannot_run(tmp_path: Path) -> None:
+    text = SHORT + "runtime: {engines: hf, workloads: [{prompt: 60, generate: 4}, {prompt: 61, generate: 4}]}\n"
+    ready = prepare(of(tmp_path, text))
+    refused = [cell for cell in ready.plan.cells if cell.id in ready.refused]
+    assert {cell.settings["workload"]["prompt"] for cell in refused} == {61} and len(refused) == 2
+    assert {problem.line for problem in ready.refused.values()} == {8}
+
+
 @pytest.mark.parametrize(
     ("entries", "rehearsed"),
     [

@@ -21,6 +21,8 @@ OFFSET_TYPES = frozenset(
 """Model types whose positions begin after the padding token's: a table of 514 positions allows inputs of 512."""
 _UNLIMITED = frozenset("bloom longt5 mt5 t5 umt5".split())
 """Types with relative positions without a table; old T5 configurations state an ``n_positions`` that nothing reads."""
+_SHORTEST_DEFAULT, _MOST_OFFSET = 256, 8
+"""No type's limit is less by default in transformers, and by no more is an input shorter than the table of positions."""
 LENGTH_KEYS = (
     "max_position_embeddings",
     "n_positions",
@@ -67,6 +69,19 @@ def longest_input(config: Mapping[str, Any]) -> int | None:
                 pad = getattr(part, "pad_token_id", None)
                 return limit - (1 if pad is None else pad) - 1
     return None
+
+
+def limit_below(config: Mapping[str, Any], tokens: int) -> int | None:
+    """Return ``longest_input`` where that is less than ``tokens``; None where so many fit.
+
+    transformers, which takes a second to import, is asked only where config.json does not plainly say that they fit.
+    """
+    parts = [part for part in (config, config.get("text_config")) if isinstance(part, Mapping)]
+    stated = [limit for part in parts for key in LENGTH_KEYS if isinstance(limit := part.get(key), int)]
+    if tokens <= min(stated, default=_SHORTEST_DEFAULT) - _MOST_OFFSET:
+        return None
+    limit = longest_input(config)
+    return limit if limit is not None and limit < tokens else None
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
