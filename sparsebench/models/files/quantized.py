@@ -124,6 +124,11 @@ class Scheme:
 
     def check_kernels(self) -> None:
         """Raise UnsupportedError where no kernel multiplies weights stored in this scheme."""
+        if self.bits == 8 and self.group:
+            raise UnsupportedError(
+                f"int8 is multiplied with one scale a row, not with one for {self.group} columns",
+                "quantize without groups, or only score it",
+            )
         if self.bits == 4 and self.group not in INT4_GROUPS:
             group_sizes = ", ".join(map(str, INT4_GROUPS))
             problem = f"torch's int4 kernel takes groups of {group_sizes} columns, not of {self.group}"
