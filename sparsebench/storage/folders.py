@@ -46,7 +46,7 @@ def restore(stored: Path, out: Path, coding: Coding) -> Path:
     Every tensor is checked against its checksum. Raises StorageError naming file and tensor when the stored folder
     is truncated, damaged or of another version, and when ``out`` exists and is not empty.
     """
-    files = _stored_files(stored, coding)
+    files = stored_files(stored, coding)
     companions = [path for path in sorted(stored.iterdir()) if path not in files]
     with _appearing(stored, out, replace=False) as partial:
         _copy(companions, {INDEX + coding.suffix: INDEX}, partial)
@@ -63,7 +63,7 @@ def restore(stored: Path, out: Path, coding: Coding) -> Path:
 
 def tensors(stored: Path, coding: Coding) -> Iterator[tuple[TensorInfo, Bytes]]:
     """Yield every tensor of a stored folder with its original bytes. Raises StorageError as ``restore``."""
-    for path in _stored_files(stored, coding):
+    for path in stored_files(stored, coding):
         source = read(path, coding)
         for entry in source.entries:
             yield entry.info, source.load(entry)
@@ -71,7 +71,7 @@ def tensors(stored: Path, coding: Coding) -> Iterator[tuple[TensorInfo, Bytes]]:
 
 def sizes(stored: Path, coding: Coding) -> tuple[int, dict[str, int]]:
     """Return the bytes of the stored weight files, headers included, and those of each tensor by name."""
-    files = _stored_files(stored, coding)
+    files = stored_files(stored, coding)
     tensor_bytes = {entry.info.name: entry.nbytes for path in files for entry in read(path, coding).entries}
     return sum(path.stat().st_size for path in files), tensor_bytes
 
@@ -81,7 +81,7 @@ def holds(folder: Path, coding: Coding) -> bool:
     return any(folder.glob(f"*.safetensors{coding.suffix}"))
 
 
-def _stored_files(stored: Path, coding: Coding) -> list[Path]:
+def stored_files(stored: Path, coding: Coding) -> list[Path]:
     """Return a stored folder's weight files.
 
     Raises StorageError where there is none, a shard of the index is missing, or a link or the index leads out of the

@@ -168,8 +168,8 @@ class PackedCheckpoint:
 
     @cached_property
     def entries(self) -> dict[str, tuple[StoredFile, StoredTensor]]:
-        """The file and entry of every tensor, by name. Raises StorageError where a file is damaged."""
-        files = [read(path, CODING) for path in sorted(self.folder.glob(f"*.safetensors{CODING.suffix}"))]
+        """The file and entry of every tensor, by name. Raises StorageError where a file is damaged or missing."""
+        files = [read(path, CODING) for path in folders.stored_files(self.folder, CODING)]
         return {entry.info.name: (file, entry) for file in files for entry in file.entries}
 
     @cached_property

@@ -92,6 +92,8 @@ def test_a_missing_shard_is_named(sharded: Path, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=f"{lost}.packed is missing"):
         unpack(tmp_path / "packed", tmp_path / "restored")
     assert not (tmp_path / "restored").exists()
+    with pytest.raises(StorageError, match=f"{lost}.packed is missing"):
+        PackedCheckpoint(tmp_path / "packed").tensors  # noqa: B018
 
 
 @pytest.mark.parametrize("model", ["tiny_llama", "sharded"])
