@@ -226,6 +226,8 @@ class Sparse:
 
     def _gpu_layer(self, weight: Any) -> Any:
         """Return the GPU layer for a matrix (out, in), or None where its zeros do not pay."""
+        if not weight.numel():  # of a part that was pruned away
+            return None
         # Where nearly all weights are zero, a matrix may be 2:4 by chance; a bitmask then reads less than half as much.
         nearly_empty = self.has_triton and int((weight != 0).sum()) * 4 < weight.numel()
         if not nearly_empty and (regular := semi_structured(weight)):

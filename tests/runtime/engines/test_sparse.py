@@ -220,6 +220,13 @@ def test_on_a_gpu_without_a_compiler_layers_stay_dense(monkeypatch: pytest.Monke
         Sparse().start(0, 1)
 
 
+def test_on_a_gpu_a_part_that_was_pruned_away_stays_torchs() -> None:
+    found = Sparse()
+    found.forced = True
+    for shape in ((0, 64), (64, 0)):
+        assert found._gpu_layer(torch.empty(shape, dtype=torch.bfloat16)) is None
+
+
 def test_falcons_layers_are_replaced_and_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = prune(written("falcon", tmp_path / "falcon")[0], tmp_path / "pruned", 0.7)
     found = started("sparse")
