@@ -352,7 +352,9 @@ class Runner:
     def _behind_makers(self, job: Job, remade: Iterable[str]) -> Job:
         """Return a job that also waits for the makers of those of the variants ``remade`` that it opens."""
         opened = {variant.id for variant in variants_opened(job)} | {self.plan.dense[job.variants[0].model].id}
-        return replace(job, after=(*job.after, *(self.remade[name].maker for name in remade if name in opened)))
+        makers = (self.remade[name].maker for name in remade if name in opened)
+        # A maker may wait for room itself when another job reports the same damage.
+        return replace(job, after=(*job.after, *(maker for maker in makers if maker != job.id)))
 
     def _release(self, variants_done: Iterable[Variant]) -> None:
         """Remove the folders of variants that no waiting or running job needs any more, unless all are kept."""

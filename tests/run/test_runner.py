@@ -1,7 +1,8 @@
 """Which job starts next, and what a run does where something that it needs is gone, without Ray and without models."""
 
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,12 @@ from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import Estimate
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
+from sparsebench.run.cluster import Cluster
 from sparsebench.run.display import Display
-from sparsebench.run.executor import RunSettings
+from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.queue import Queue
 from sparsebench.run.recorder import JobSpec
+from sparsebench.run.runner import Runner
 from tests.run.conftest import planned
 from tests.run.test_executor import done, run, told
 
@@ -132,6 +135,38 @@ def test_a_job_that_finds_damage_on_the_way_goes_on_with_what_is_left(
     assert set(ingested.values()) == {1}
     assert asked == ([4, 3] if recorded == 1 else [4])
     assert not [*(settings.workspace.work / "variants").iterdir()], "nothing needs them any more"
+
+
+def test_two_jobs_that_find_the_same_damage_wait_for_its_maker(
+    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one ends while the maker still waits for room: the maker must not wait for itself."""
+    plan = planned(runtime=None)
+    both_look = threading.Barrier(2, timeout=20)
+    found: list[str] = []
+
+    def work(spec: JobSpec, *more: object) -> Iterator[dict[str, Any]]:
+        if spec.job.kind in ("assess", "benchmarks") and spec.job.variants[0].is_dense and len(found) < 2:
+            found.append(spec.job.kind)
+            both_look.wait()
+            yield {"event": "damaged", "variants": {spec.dense.id: "a bit is flipped"}}
+            yield {"event": "ended", "code": 0, "log": ""}
+            return
+        yield from done(spec, *more)
+
+    def has_room(_: Cluster, job: Job, running: Sequence[RunningJob]) -> bool:
+        return not running if job.makes else len(running) < 2
+
+    def listen(runner: Runner) -> None:
+        assert runner.children, "no job runs, and none can start"
+        original_listen(runner)
+
+    original_listen = Runner._listen
+    monkeypatch.setattr(Runner, "_listen", listen)
+    monkeypatch.setattr(Cluster, "has_room", has_room)
+    counts, _, _ = run(plan, settings, monkeypatch, work)
+    assert len(found) == 2
+    assert counts == {"done": len(plan.cells), "failed": 0, "unsupported": 0, "skipped": 0}
 
 
 DENSE = Variant("d", "m", "decoder", "path:m", "r", "real", "float32")
