@@ -17,7 +17,7 @@ from sparsebench.errors import ModelError, Refusal
 from sparsebench.models.files import llamacpp
 from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import CONV1D_TYPES, Checkpoint
-from sparsebench.models.files.families import PER_LAYER, dimensions, has_classifier, has_tagger
+from sparsebench.models.files.families import PER_LAYER, dimensions, has_classifier, has_tagger, transformers_config
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.files.text import longest_input
 from sparsebench.models.gguf_vocabulary import add_vocabulary
@@ -127,7 +127,8 @@ class _GgufFile:
         self.checkpoint, self.type, self.importance = checkpoint, type, importance
         self.architecture = ARCHITECTURES[str(checkpoint.config["model_type"])]
         self.transposed = checkpoint.config["model_type"] in CONV1D_TYPES
-        self.size = dimensions(checkpoint.config)
+        self.config = transformers_config(checkpoint.config).to_dict()  # with the values that config.json leaves out
+        self.size = dimensions(self.config)
         architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture.name)
         table = gguf.get_tensor_name_map(architecture, self.size.layers)
         self.names: dict[str, str] = {}
@@ -174,13 +175,13 @@ class _GgufFile:
         """Add the model's dimensions to the header."""
         import gguf
 
-        config, size = self.checkpoint.config, self.size
+        config, size = self.config, self.size
         rope = {**config, **(config.get("rope_parameters") or {})}
         writer.add_file_type(
             gguf.LlamaFileType.ALL_F32 if self.type == "F32" else gguf.LlamaFileType[f"MOSTLY_{self.type}"]
         )
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        writer.add_name(str(config.get("_name_or_path") or self.checkpoint.folder.name))
+        writer.add_name(str(self.checkpoint.config.get("_name_or_path") or self.checkpoint.folder.name))
         writer.add_block_count(size.layers)
         writer.add_context_length(longest_input(config) or 2048)
         writer.add_embedding_length(size.hidden)
@@ -195,12 +196,14 @@ class _GgufFile:
         if "rms_norm_eps" in config:
             writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
         else:
-            names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
+            names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
             writer.add_layer_norm_eps(next((config[name] for name in names if name in config), 1e-5))
         if self.architecture.encoder:
             writer.add_causal_attention(False)
             writer.add_pooling_type(gguf.PoolingType.NONE)
             writer.add_token_type_count(config.get("type_vocab_size", 2))
+        if config.get("clip_qkv"):
+            writer.add_clamp_kqv(config["clip_qkv"])
         if "use_parallel_residual" in config:
             writer.add_parallel_residual(config["use_parallel_residual"])
 

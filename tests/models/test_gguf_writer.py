@@ -51,16 +51,34 @@ def logits(folder: Path, ids: list[int]) -> torch.Tensor:
         return load_model(folder, "decoder")(torch.tensor([ids])).logits[0]
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_llama_cpp_computes_what_transformers_does(kind: str, tmp_path: Path) -> None:
-    pytest.importorskip("xllamacpp", reason=ABSENT)
-    folder, ids = tiny(kind, tmp_path / "dense"), [*range(5, 21)]
-    write_gguf(folder, tmp_path / "model.gguf", "F32")
-    context = LlamaContext(tmp_path / "model.gguf", 32, kind == "bert")
+def assert_computes_the_same(folder: Path, file: Path) -> None:
+    """llama.cpp's logits, or an encoder's states, are transformers'."""
+    ids = [*range(5, 21)]
+    write_gguf(folder, file, "F32")
+    context = LlamaContext(file, 32, "bert" in (folder / "config.json").read_text())
     context.decode(ids, all_logits=True)
     found = torch.stack([torch.from_numpy(context.logits(index).copy()) for index in range(len(ids))])
     expected = logits(folder, ids)
     assert float((found - expected).norm() / expected.norm()) < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [*((kind, {}) for kind in ARCHITECTURES), ("olmo", {"clip_qkv": 0.5}), ("nemotron", {"norm_eps": 0.1})],
+)
+def test_llama_cpp_computes_what_transformers_does(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason=ABSENT)
+    assert_computes_the_same(tiny(kind, tmp_path / "dense", **settings), tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("kind", ["llama", "nemotron", "starcoder2"])
+def test_what_config_json_leaves_out_is_what_transformers_takes(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason=ABSENT)
+    path = tiny(kind, tmp_path / "dense") / "config.json"
+    defaults = transformers.CONFIG_MAPPING[kind]().to_dict()
+    stated = {key: value for key, value in json.loads(path.read_text()).items() if value != defaults.get(key)}
+    path.write_text(json.dumps({**stated, "model_type": kind}))
+    assert_computes_the_same(path.parent, tmp_path / "model.gguf")
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
