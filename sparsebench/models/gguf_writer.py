@@ -43,11 +43,13 @@ _FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 class GgufArchitecture:
     """How llama.cpp holds a model type: its ``name`` there, and what differs from transformers' tensors.
 
+    ``activation`` is what the name of the only activation function begins with that llama.cpp computes for the type.
     ``interleaved``: the rows of query and key heads are reordered. ``norm_offset`` is added to the norms' weights. An
     ``encoder`` gives hidden states.
     """
 
     name: str
+    activation: str = "silu"
     encoder: bool = False
     interleaved: bool = False
     norm_offset: float = 0.0
@@ -58,17 +60,17 @@ ARCHITECTURES = {
     "mistral": GgufArchitecture("llama", interleaved=True),
     "qwen2": GgufArchitecture("qwen2"),
     "qwen3": GgufArchitecture("qwen3"),
-    "gpt2": GgufArchitecture("gpt2"),
-    "gemma": GgufArchitecture("gemma", norm_offset=1.0),
+    "gpt2": GgufArchitecture("gpt2", activation="gelu"),
+    "gemma": GgufArchitecture("gemma", activation="gelu", norm_offset=1.0),
     "olmo2": GgufArchitecture("olmo2"),
-    "starcoder2": GgufArchitecture("starcoder2"),
+    "starcoder2": GgufArchitecture("starcoder2", activation="gelu"),
     "stablelm": GgufArchitecture("stablelm"),
     "smollm3": GgufArchitecture("smollm3", interleaved=True),
-    "phi": GgufArchitecture("phi2"),
+    "phi": GgufArchitecture("phi2", activation="gelu"),
     "phi3": GgufArchitecture("phi3"),
     "olmo": GgufArchitecture("olmo", interleaved=True),
-    "nemotron": GgufArchitecture("nemotron", norm_offset=1.0),
-    "bert": GgufArchitecture("bert", encoder=True),
+    "nemotron": GgufArchitecture("nemotron", activation="relu2", norm_offset=1.0),
+    "bert": GgufArchitecture("bert", activation="gelu", encoder=True),
 }
 """The model types that are written. A test runs each by llama.cpp and compares its logits with transformers'."""
 _UNUSED = re.compile(r"(^|\.)(pooler|cls)\.")
@@ -84,6 +86,12 @@ def gguf_refusal(config: Mapping[str, Any]) -> Refusal | None:
     if ARCHITECTURES[kind].encoder and (has_classifier(config) or has_tagger(config)):
         return Refusal(
             "llama.cpp gives an encoder's hidden states, without its head", "name a checkpoint without a head"
+        )
+    activation = config.get("hidden_act") or config.get("activation_function") or ARCHITECTURES[kind].activation
+    if not str(activation).startswith(ARCHITECTURES[kind].activation):
+        return Refusal(
+            f"llama.cpp computes {ARCHITECTURES[kind].activation} in {kind} models, not {activation}",
+            "name another model",
         )
     if config.get(PER_LAYER):
         return UNEVEN
@@ -183,7 +191,9 @@ class _GgufFile:
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         writer.add_name(str(self.checkpoint.config.get("_name_or_path") or self.checkpoint.folder.name))
         writer.add_block_count(size.layers)
-        writer.add_context_length(longest_input(config) or 2048)
+        # Of these types llama.cpp attends to all tokens: within the window that is the same.
+        window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+        writer.add_context_length(min(filter(None, (longest_input(config) or 2048, window))))
         writer.add_embedding_length(size.hidden)
         writer.add_feed_forward_length(size.inner)
         writer.add_head_count(size.heads)

@@ -124,11 +124,25 @@ def test_a_shortened_file_is_the_shortened_model(tmp_path: Path) -> None:
         ({"model_type": "t5"}, "t5"),
         ({"model_type": "llama", "per_layer_config": {"0": {}}}, "uneven"),
         ({"model_type": "llama", "rope_parameters": {"rope_type": "llama3"}}, "llama3"),
+        ({"model_type": "gpt2", "activation_function": "relu"}, "relu"),
+        ({"model_type": "gemma", "hidden_act": "silu"}, "silu"),
     ],
 )
 def test_what_a_file_cannot_hold_is_refused_by_name(config: dict[str, Any], named: str) -> None:
     refusal = gguf_refusal(config)
     assert refusal is not None and named in f"{refusal.reason} {refusal.way_out}" and refusal.way_out
+
+
+@pytest.mark.parametrize(("kind", "used", "length"), [("mistral", True, 8), ("qwen2", True, 8), ("qwen2", False, 64)])
+def test_the_context_ends_with_the_window_that_llama_cpp_does_not_have(
+    kind: str, used: bool, length: int, tmp_path: Path
+) -> None:
+    switch = {"use_sliding_window": used} if kind == "qwen2" else {}
+    folder = tiny(kind, tmp_path / "dense", sliding_window=8, max_position_embeddings=64, **switch)
+    write_gguf(folder, tmp_path / "model.gguf")
+    fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    (found,) = (field.contents() for name, field in fields.items() if name.endswith(".context_length"))
+    assert found == length
 
 
 def test_an_unknown_type_is_answered_with_those_that_there_are(tiny_llama: Path, tmp_path: Path) -> None:
