@@ -65,11 +65,22 @@ def obtain(model: ManifestModel, out: Path, cache: sources.Cache, seed: int) -> 
 
 
 def weight_bytes(fetched: Path) -> int:
-    """Return the bytes of the weights as fetched, before any conversion: of a file, or of a folder's weight files."""
+    """Return the bytes of the weights as fetched, before any conversion: of a file, or of the files that ``prepare`` reads.
+
+    A folder may hold the same weights twice, or other pickles beside them.
+    """
     if fetched.is_file():
         return fetched.stat().st_size
-    sizes = (sum(path.stat().st_size for path in fetched.glob(pattern)) for pattern in ("*.safetensors", "*.bin"))
-    return next((size for size in sizes if size), 0)
+    return sum((fetched / name).stat().st_size for name in _pickled_files(fetched) or Checkpoint(fetched).files)
+
+
+def _pickled_files(folder: Path) -> tuple[str, ...]:
+    """Return the names of PyTorch's own weight files where a folder has no safetensors; else none."""
+    if any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        return ()
+    if (folder / _PICKLE).is_file():
+        return (_PICKLE,)
+    return whole_shards(folder / PICKLE_INDEX) if (folder / PICKLE_INDEX).is_file() else ()
 
 
 def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: bool = False) -> Path:
@@ -96,10 +107,9 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
             problem = f"{source}: its weights are integers, which do not become {dtype}"
             raise ModelError(problem, "leave the precision out")
         return _copy_files(Checkpoint(source), out, link)
-    pickles = [name for name in (_PICKLE, PICKLE_INDEX) if (source / name).is_file()]
-    pickled = bool(pickles) and not any((source / name).is_file() for name in (WEIGHTS, INDEX))
+    pickled = _pickled_files(source)
     if pickled:
-        infos, load = _pickled_tensors(source, pickles[0], family, config)
+        infos, load = _pickled_tensors(source, pickled, family, config)
     else:
         checkpoint = Checkpoint(source)
         infos, load = checkpoint.tensors, checkpoint.load
@@ -178,11 +188,11 @@ def _state_precision(folder: Path, tensors: Iterable[TensorInfo]) -> None:
 
 
 def _pickled_tensors(
-    source: Path, entry: str, family: Family, config: dict[str, Any]
+    source: Path, files: Iterable[str], family: Family, config: dict[str, Any]
 ) -> tuple[dict[str, TensorInfo], Callable[[str], torch.Tensor]]:
     """Return the tensors of PyTorch's own files and a function that loads one; tied ones are kept once."""
     tensors: dict[str, torch.Tensor] = {}
-    for file in whole_shards(source / entry) if entry == PICKLE_INDEX else [entry]:
+    for file in files:
         tensors |= _read_pickle(source / file)
     for name, original in meta_model(family, config).all_tied_weights_keys.items():
         if name in tensors and original in tensors:

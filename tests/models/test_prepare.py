@@ -17,7 +17,7 @@ from sparsebench.errors import ModelError, SourceError, UnsupportedError
 from sparsebench.models.files.checkpoint import INDEX, Checkpoint
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
-from sparsebench.models.prepare import prepare
+from sparsebench.models.prepare import prepare, weight_bytes
 from sparsebench.models.random_weights import write_random
 from tests.models.model_zoo import small
 from tests.models.replaying import rewrite
@@ -153,6 +153,17 @@ def test_pytorch_files_become_safetensors(files: int, archive: bool, dtype: str,
         assert set(out.tensors) == set(Checkpoint(original).tensors)
     assert not list(out.folder.glob("*.bin*"))
     load_model(out.folder, "encoder-decoder")
+
+
+def test_the_size_as_fetched_is_that_of_the_files_that_are_read(tmp_path: Path) -> None:
+    folder = bert(tmp_path / "model")
+    size = (folder / "model.safetensors").stat().st_size
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    assert weight_bytes(folder) == size
+    pickled = as_pickles(folder, tmp_path / "pickled", files=2)
+    size = sum((pickled / f"pytorch_model-{part}.bin").stat().st_size for part in range(2))
+    (pickled / "training_args.bin").write_bytes(bytes(5000))
+    assert weight_bytes(pickled) == size
 
 
 def test_quantized_and_empty_sources_are_refused(tmp_path: Path) -> None:
