@@ -8,6 +8,7 @@ from typing import Any
 
 from sparsebench import environment
 from sparsebench.errors import ModelError
+from sparsebench.models.files.building import removed_on_error
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.modules.skipping import experts_of
@@ -31,29 +32,30 @@ def step_report(
 ) -> StepReport:
     """Count zeros in the written files, among prunable weights and among all parameters (``weight_tensors``).
 
-    ``provenance`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. What
-    ``zeros_in_parent`` raises is raised here.
+    ``provenance`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. Raises what
+    ``zeros_in_parent`` raises. Where an error of ours is raised, the folder is removed: it would pass for complete.
     """
-    checkpoint = open_checkpoint(folder)
-    model_parts = parts(checkpoint, family)
     tensors: list[TensorCount] = []
     prunable = zeros = parameters = total_zeros = already_zero = 0
-    for info in weight_tensors(checkpoint, model_parts).values():
-        part = model_parts[info.name]
-        parameters += info.numel
-        if part.experts:
-            counts = [zeros_in(checkpoint.load(info.name, expert)) for expert in range(part.experts)]
-        else:
-            counts = [sum(zeros_in(piece) for piece in checkpoint.pieces(info.name))]
-        if zeros_in_parent and part.prunable:
-            already_zero += zeros_in_parent(checkpoint, info.name)
-        total_zeros += sum(counts)
-        if part.prunable:
-            prunable += info.numel
-            zeros += sum(counts)
-        for view, count in zip(part.views, counts, strict=False):
-            size = info.numel // len(counts)
-            tensors.append(TensorCount(view.name, part.block, part.stack, part.kind, size, count))
+    with removed_on_error(folder):
+        checkpoint = open_checkpoint(folder)
+        model_parts = parts(checkpoint, family)
+        for info in weight_tensors(checkpoint, model_parts).values():
+            part = model_parts[info.name]
+            parameters += info.numel
+            if part.experts:
+                counts = [zeros_in(checkpoint.load(info.name, expert)) for expert in range(part.experts)]
+            else:
+                counts = [sum(zeros_in(piece) for piece in checkpoint.pieces(info.name))]
+            total_zeros += sum(counts)
+            if part.prunable:
+                prunable += info.numel
+                zeros += sum(counts)
+                already_zero += zeros_in_parent(checkpoint, info.name) if zeros_in_parent else 0
+            for view, count in zip(part.views, counts, strict=False):
+                size = info.numel // len(counts)
+                tensors.append(TensorCount(view.name, part.block, part.stack, part.kind, size, count))
+        share_read = read_share(checkpoint, family)
     calibration = provenance or {}
     return StepReport(
         prunable=prunable,
@@ -70,6 +72,7 @@ def step_report(
         calibration_tokens=calibration.get("calibration_tokens", 0),
         calibration_sha256=calibration.get("calibration_sha256", ""),
         already_zero=already_zero,
+        read_share=share_read,
     )
 
 

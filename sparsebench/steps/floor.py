@@ -49,7 +49,6 @@ def make_floor(parent: Path, targets: Mapping[Step, Path], context: Context, emi
     import torch
 
     from sparsebench.models.files import precision
-    from sparsebench.models.files.building import removed_on_error
     from sparsebench.models.files.checkpoint import torch_dtype
     from sparsebench.models.files.quantized import open_checkpoint
     from sparsebench.models.files.writing import CheckpointWriter, lay_out
@@ -75,8 +74,7 @@ def make_floor(parent: Path, targets: Mapping[Step, Path], context: Context, emi
                     else:
                         writer.write(info.name, torch.zeros(info.shape, dtype=torch_dtype(info.dtype)))
                 writer.close()
-        with removed_on_error(folder):
-            report = step_report(folder, context.family, seconds=time.perf_counter() - started)
+        report = step_report(folder, context.family, seconds=time.perf_counter() - started)
         if step.name == "zero-weights":
             # Embedding tables of zeros look tied in the written file, so the parent says which ones are.
             weights = weight_tensors(checkpoint, parts(checkpoint, context.family))

@@ -1,12 +1,12 @@
 """A folder that was written but could not be counted is removed: it would pass for complete."""
 
-import importlib
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from sparsebench.errors import ModelError
+from sparsebench.steps import counting
 from sparsebench.steps.registry import single
 from tests.making import attempt
 from tests.models.replaying import written
@@ -20,27 +20,25 @@ def fails(*_: Any, **__: Any) -> NoReturn:
 
 
 @pytest.mark.parametrize(
-    ("module", "step"),
+    "step",
     [
-        ("moefy.making", single("moefy", "kmeans", experts=8, active=0.5)),
-        ("skip.thresholds", single("skip", "teal", share=0.4)),
-        ("shrink.depth", single("shrink", "last", blocks=1)),
-        ("shrink.width", single("shrink", "l2", keep=0.5, of="neurons")),
-        ("counting", single("floor", "zero-weights")),
-        ("trim.step", single("trim", "corpus", source="path:text.txt")),
-        ("quantize.sweep", single("quantize", "gguf", type="Q8_0")),
+        single("moefy", "kmeans", experts=8, active=0.5),
+        single("skip", "teal", share=0.4),
+        single("shrink", "last", blocks=1),
+        single("shrink", "l2", keep=0.5, of="neurons"),
+        single("floor", "zero-weights"),
+        single("trim", "corpus", source="path:text.txt"),
+        single("quantize", "gguf", type="Q8_0"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=lambda step: f"{step.verb}-{step.name}",
 )
-def test_what_cannot_be_counted_is_removed(
-    module: str, step: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_counted_is_removed(step: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if step.name == "gguf":
         pytest.importorskip("xllamacpp", reason=ABSENT)
     (tmp_path / "text.txt").write_text(TEXT[0])
     own = {"trim": llama, "quantize": lambda folder: tiny("llama", folder)}.get(step.verb)
     parent = own(tmp_path / "parent") if own else written("llama", tmp_path / "parent")[0]
-    monkeypatch.setattr(importlib.import_module(f"sparsebench.steps.{module}"), "step_report", fails)
+    monkeypatch.setattr(counting, "zeros_in", fails)
     try:
         fetch = {"fetch_file": lambda source: tmp_path / "text.txt"}
         result = attempt(parent, "decoder", {step: tmp_path / "out"}, text("decoder"), **fetch)[step]
@@ -48,3 +46,11 @@ def test_what_cannot_be_counted_is_removed(
         result = error
     assert isinstance(result, ModelError) and "ended early" in result.message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plugin_that_counts_leaves_no_folder_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = written("llama", tmp_path / "out")
+    monkeypatch.setattr(counting, "zeros_in", fails)
+    with pytest.raises(ModelError, match="ended early"):
+        counting.step_report(folder, "decoder")
+    assert not folder.exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.files.building import removed_on_error, temporary
+from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.files.writing import copy_checkpoint
@@ -21,7 +21,7 @@ from sparsebench.models.replay.skeleton import SkeletonBlock, build_skeleton, fi
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Activity, Context, Emit, Step
-from sparsebench.steps.counting import read_share, step_report
+from sparsebench.steps.counting import step_report
 from sparsebench.steps.finite import check_finite
 from sparsebench.steps.moefy import routers
 from sparsebench.steps.moefy.activity import activity_of
@@ -123,13 +123,11 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
             described = {**step.provenance(context.family, context.seed), **provenance}
             copy_checkpoint(parent, folder, config.config(), described, added)
             rows = tuple(activities[step])
-            with removed_on_error(folder):
-                share = read_share(Checkpoint(folder), context.family)
-                note = _note(step, config, share, rows)
-                result = step_report(
-                    folder, context.family, seconds=seconds, sweep_size=len(targets), note=note, provenance=provenance
-                )
-            emit(step, replace(result, already_zero=result.zeros, read_share=share, activity=rows))
+            report = step_report(
+                folder, context.family, seconds=seconds, sweep_size=len(targets), provenance=provenance
+            )
+            note = _note(step, config, report.read_share, rows)
+            emit(step, replace(report, note=note, already_zero=report.zeros, activity=rows))
 
 
 def _note(step: Step, config: ExpertsConfig, share: float, rows: Sequence[Activity]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
-from sparsebench.models.files.building import removed_on_error, temporary
+from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
 from sparsebench.models.files.gguf_variant import GGUF_FILE, KEY
 from sparsebench.models.files.quantized import GROUP, float_checkpoint
@@ -214,8 +214,7 @@ def make_gguf_variant(
     tensors = ", ".join(f"{kind} ×{count}" for kind, count in kinds.most_common())
     lost = f"; {sums.lost:,} zeros of the parent are no zeros any more" if sums.lost else ""
     note = f"tensors in the file: {tensors}{lost}"
-    with removed_on_error(folder):
-        report = step_report(folder, family, seconds=time.perf_counter() - started, note=note)
+    report = step_report(folder, family, seconds=time.perf_counter() - started, note=note)
     return replace(
         report,
         bits=8 * bytes_in_file / report.prunable,

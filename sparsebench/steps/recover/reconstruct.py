@@ -22,7 +22,7 @@ import torch
 
 from sparsebench import energy, heap
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.files.building import removed_on_error, temporary
+from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import dimensions
 from sparsebench.models.files.safety import left_out_sentence
@@ -31,7 +31,7 @@ from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.topology import parts, weight_tensors
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.counting import read_share, step_report, verified_zeros
+from sparsebench.steps.counting import step_report, verified_zeros
 from sparsebench.steps.recover.losses import relative_error
 from sparsebench.steps.recover.resume import ResumeFolder, checksum, versions
 from sparsebench.units import duration
@@ -198,18 +198,15 @@ class Reconstruction:
             share_read = f"{tokens_read / PUBLISHED_TOKENS:.2g}"
             published = f"{share_read} of the published run's {PUBLISHED_TOKENS:,}"
             sentences.append(f"trained on {tokens_read:,} tokens, {published}")
-        family = self.context.family
-        with removed_on_error(folder):
-            report = step_report(
-                folder,
-                family,
-                note="; ".join(filter(None, [*sentences, *notes])),
-                provenance=self.text.provenance(),
-                zeros_in_parent=partial(verified_zeros, self.parent),
-            )
+        report = step_report(
+            folder,
+            self.context.family,
+            note="; ".join(filter(None, [*sentences, *notes])),
+            provenance=self.text.provenance(),
+            zeros_in_parent=partial(verified_zeros, self.parent),
+        )
         tokens = sum(fit.tokens * fit.epochs for fit in fits) // len(fits)
-        share = read_share(Checkpoint(folder), family)
-        return replace(report, trained_tokens=tokens, operations=sum(fit.operations for fit in fits), read_share=share)
+        return replace(report, trained_tokens=tokens, operations=sum(fit.operations for fit in fits))
 
     def _kept_blocks(self) -> KeptBlocks:
         if self.context.resume is None:

@@ -21,7 +21,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 from sparsebench import devices, energy, processor, sources
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files import precision
-from sparsebench.models.files.building import removed_on_error, temporary
+from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import dimensions, has_masked_lm, output_family
 from sparsebench.models.files.safety import left_out_sentence
@@ -130,15 +130,14 @@ class Training:
             "curve": [asdict(point) for point in trained.curve],
         }
         note = "; ".join(filter(None, [*sentences, *self.write(folder, trained.weights, provenance)]))
-        with removed_on_error(folder):
-            report = step_report(
-                folder,
-                family,
-                seconds=trained.seconds,
-                note=note,
-                provenance=calibrated.provenance(),
-                zeros_in_parent=self.zeros_in_parent,
-            )
+        report = step_report(
+            folder,
+            family,
+            seconds=trained.seconds,
+            note=note,
+            provenance=calibrated.provenance(),
+            zeros_in_parent=self.zeros_in_parent,
+        )
         resume_folder.remove()
         return replace(
             report,

@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.files.building import removed_on_error
 from sparsebench.models.files.safety import left_out_sentence
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.axes import ModelShape
@@ -54,12 +53,10 @@ def make(
             notes[step] = "; ".join(filter(None, words))
     seconds = time.perf_counter() - started
     for step, note in notes.items():
-        folder = targets[step]
         with failing_alone(step, emit):
-            with removed_on_error(folder):
-                report = step_report(
-                    folder, context.family, seconds=seconds, sweep_size=len(notes), note=note, provenance=provenance
-                )
+            report = step_report(
+                targets[step], context.family, seconds=seconds, sweep_size=len(notes), note=note, provenance=provenance
+            )
             emit(step, report)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sparsebench.errors import ModelError, SparsebenchError
-from sparsebench.models.files.building import removed_on_error, temporary
+from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.safety import left_out_sentence
 from sparsebench.models.files.writing import CheckpointWriter
@@ -262,15 +262,14 @@ class _WidthPass:
         labels = documents.note(plan.step) if documents else ""
         code = left_out_sentence(draft.writer.left_out)
         words = (choosing.cut_note(self.shape, remaining), labels, unseen, draft.smaller.loading_note, code)
-        with removed_on_error(plan.folder):
-            return step_report(
-                plan.folder,
-                self.context.family,
-                seconds=seconds,
-                sweep_size=sharing,
-                note="; ".join(filter(None, words)),
-                provenance=self.provenance(plan.step),
-            )
+        return step_report(
+            plan.folder,
+            self.context.family,
+            seconds=seconds,
+            sweep_size=sharing,
+            note="; ".join(filter(None, words)),
+            provenance=self.provenance(plan.step),
+        )
 
     def provenance(self, step: Step) -> dict[str, Any]:
         """Return what is recorded about the text that a step read; empty where it read none."""

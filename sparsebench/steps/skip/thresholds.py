@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.files.building import removed_on_error, temporary
+from sparsebench.models.files.building import temporary
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.files.writing import copy_checkpoint
 from sparsebench.models.modules.hooks import removing_hooks
@@ -125,16 +125,15 @@ def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, 
             thresholds, activity, notes = _choose_thresholds(statistics, step.settings.share, outputs)
             settings = {"family": context.family, "skip": step.name, **step.settings.record()}
             copy_checkpoint(parent, folder, thresholds.config(), {**settings, **notes, **text.provenance()})
-            with removed_on_error(folder):
-                report = step_report(
-                    folder,
-                    context.family,
-                    seconds=seconds,
-                    sweep_size=len(targets),
-                    note=notes["note"],
-                    provenance=text.provenance(),
-                )
-            emit(step, replace(report, already_zero=report.zeros, read_share=notes["read"], activity=activity))
+            report = step_report(
+                folder, context.family, seconds=seconds, sweep_size=len(targets), provenance=text.provenance()
+            )
+            emit(
+                step,
+                replace(
+                    report, already_zero=report.zeros, read_share=notes["read"], activity=activity, note=notes["note"]
+                ),
+            )
 
 
 def _choose_thresholds(

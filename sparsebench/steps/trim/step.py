@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 from sparsebench import bounded, sources
 from sparsebench.errors import ModelError, UserError
 from sparsebench.manifest.problems import did_you_mean
-from sparsebench.models.files.building import removed_on_error
 from sparsebench.models.files.text import JOINER, load_tokenizer
 from sparsebench.sources.reference import Reference
 from sparsebench.sources.text import read_texts
@@ -109,8 +108,7 @@ def _write_trimmed(
         writer.close(
             {"trimmed": {"tokens": len(kept), "of": len(vocabulary.ids), "text": asdict(reading) if reading else None}}
         )
-    with removed_on_error(folder):
-        return step_report(folder, context.family, seconds=time.perf_counter() - started, note="; ".join(notes))
+    return step_report(folder, context.family, seconds=time.perf_counter() - started, note="; ".join(notes))
 
 
 def _note(usage: Usage, reading: RetokenizedText) -> str:
