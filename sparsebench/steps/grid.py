@@ -1,9 +1,9 @@
-"""The settings of a quantized variant, and the grids that weights are rounded to.
+"""The grids that weights are rounded to.
 
-    step = max|w| / ((2ᵇ - 1) / 2),    value = round(w / step), clamped to -2ᵇ⁻¹ … 2ᵇ⁻¹ - 1
+    scale = max|w| / ((2ᵇ - 1) / 2),    value = round(w / scale), clamped to -2ᵇ⁻¹ … 2ᵇ⁻¹ - 1
 
-A weight of zero stays exactly zero. The step is first rounded to the checkpoint's precision, in which it is stored.
-With ``scale: search`` it is the step with the least squared error of several (``searched_steps``).
+A weight of zero stays exactly zero. The scale is first rounded to the checkpoint's precision, in which it is stored.
+With ``scale: search`` it is the one with the least squared error of several (``searched_scales``).
 """
 
 from __future__ import annotations
@@ -15,60 +15,60 @@ from sparsebench.models.files.quantized import Codes, Scheme, groups_of
 CHUNK = 1 << 23
 """The number of weights rounded at once."""
 SHARES = tuple(0.6 + 0.05 * number for number in range(12))
-"""The shares of the range's step that a search tries; below 1 the largest weights are clamped."""
+"""The shares of the range's scale that a search tries; below 1 the largest weights are clamped."""
 
 
-def grid_steps(weights: torch.Tensor, dim: int, bits: int, stored: torch.dtype) -> torch.Tensor:
-    """Return the step of float32 or float64 weights that share one along ``dim``, exact in the dtype ``stored``."""
+def grid_scales(weights: torch.Tensor, dim: int, bits: int, stored: torch.dtype) -> torch.Tensor:
+    """Return the scale of float32 or float64 weights that share one along ``dim``, exact in the dtype ``stored``."""
     span = (1 << bits) - 1
     largest = torch.maximum(weights.amax(dim), -weights.amin(dim))
-    # A step that is too small for the dtype is raised to the smallest number that it still represents to within a
-    # percent (in float16 a subnormal number). Where all weights are zero, any step will do.
-    smallest_step = 2.0**-18 if stored == torch.float16 else torch.finfo(stored).tiny
-    step = (largest * (2 / span)).clamp_(min=smallest_step).to(stored).to(weights.dtype)
-    return step.masked_fill_(largest == 0, 1)
+    # A scale that is too small for the dtype is raised to the smallest number that it still represents to within a
+    # percent (in float16 a subnormal number). Where all weights are zero, any scale will do.
+    smallest_scale = 2.0**-18 if stored == torch.float16 else torch.finfo(stored).tiny
+    scales = (largest * (2 / span)).clamp_(min=smallest_scale).to(stored).to(weights.dtype)
+    return scales.masked_fill_(largest == 0, 1)
 
 
-def searched_steps(weights: torch.Tensor, dim: int, bits: int, stored: torch.dtype) -> torch.Tensor:
-    """Return ``grid_steps``, or another step where it rounds the weights along ``dim`` with a smaller squared error.
+def searched_scales(weights: torch.Tensor, dim: int, bits: int, stored: torch.dtype) -> torch.Tensor:
+    """Return ``grid_scales``, or another scale where it rounds the weights along ``dim`` with a smaller squared error.
 
-    Tried are SHARES of that step, of both signs: the grid reaches further below zero than above.
+    Tried are SHARES of that scale, of both signs: the grid reaches further below zero than above.
     """
-    best = grid_steps(weights, dim, bits, stored)
-    range_steps, least_error = best, _squared_error(weights, best.unsqueeze(dim), bits).sum(dim)
+    best = grid_scales(weights, dim, bits, stored)
+    range_scales, least_error = best, _squared_error(weights, best.unsqueeze(dim), bits).sum(dim)
     for share in (sign * share for share in SHARES for sign in (1, -1)):
-        step = (range_steps * share).to(stored).to(weights.dtype)
-        error = _squared_error(weights, step.unsqueeze(dim), bits).sum(dim)
-        best, least_error = torch.where(error < least_error, step, best), torch.minimum(error, least_error)
+        scales = (range_scales * share).to(stored).to(weights.dtype)
+        error = _squared_error(weights, scales.unsqueeze(dim), bits).sum(dim)
+        best, least_error = torch.where(error < least_error, scales, best), torch.minimum(error, least_error)
     return best
 
 
-def _squared_error(weights: torch.Tensor, steps: torch.Tensor, bits: int) -> torch.Tensor:
-    return grid_values(weights, steps, bits).mul_(steps).sub_(weights).square_()
+def _squared_error(weights: torch.Tensor, scales: torch.Tensor, bits: int) -> torch.Tensor:
+    return grid_values(weights, scales, bits).mul_(scales).sub_(weights).square_()
 
 
-def grid_values(weights: torch.Tensor, steps: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return the nearest grid values of weights, whole numbers in floating point; ``steps`` broadcast against them."""
+def grid_values(weights: torch.Tensor, scales: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return the nearest grid values of weights, whole numbers in floating point; ``scales`` broadcast against them."""
     half = 1 << (bits - 1)
-    return (weights / steps).round_().clamp_(-half, half - 1)
+    return (weights / scales).round_().clamp_(-half, half - 1)
 
 
 def nearest(weights: torch.Tensor, scheme: Scheme, search: bool = False) -> Codes:
     """Round each weight of a matrix (out, in) to the nearest value of its grid, some million weights at a time.
 
-    With ``search`` the steps are those of ``searched_steps``.
+    With ``search`` the scales are those of ``searched_scales``.
     """
     rows, columns = weights.shape
     groups, width = groups_of(columns, scheme.group), min(scheme.group or columns, columns)
-    device, steps_of = weights.device, searched_steps if search else grid_steps
+    device, scales_of = weights.device, searched_scales if search else grid_scales
     values = torch.empty(rows, columns, dtype=torch.int8, device=device)
-    steps = torch.empty(rows, groups, dtype=weights.dtype, device=device)
+    scales = torch.empty(rows, groups, dtype=weights.dtype, device=device)
     height = max(1, CHUNK // max(columns, 1))
     for start in range(0, rows, height):
         part = slice(start, start + height)
-        # The zeros that pad the last group do not change its step.
+        # The zeros that pad the last group do not change its scale.
         grouped = torch.nn.functional.pad(weights[part].float(), (0, groups * width - columns))
         grouped = grouped.unflatten(1, (groups, width))
-        steps[part] = steps_of(grouped, 2, scheme.bits, weights.dtype)
-        values[part] = grid_values(grouped, steps[part][..., None], scheme.bits).flatten(1)[:, :columns]
-    return Codes(values, steps, scheme.group)
+        scales[part] = scales_of(grouped, 2, scheme.bits, weights.dtype)
+        values[part] = grid_values(grouped, scales[part][..., None], scheme.bits).flatten(1)[:, :columns]
+    return Codes(values, scales, scheme.group)

@@ -51,13 +51,13 @@ class QuantizedWriters(VariantWriters):
 
     def __init__(self, checkpoint: Checkpoint, parts: dict[str, Part], folders: Mapping[Step, Path]) -> None:
         self.parts = parts
-        self.across = checkpoint.config.get("model_type") in CONV1D_TYPES
+        self.transposed = checkpoint.config.get("model_type") in CONV1D_TYPES
         self.prunable = {name: checkpoint.tensors[name] for name, part in parts.items() if part.prunable}
         self.sums = {target: RoundingSums() for target in folders}
         super().__init__(checkpoint, folders)
 
     def _stored_parts(self, target: Step, info: TensorInfo) -> list[tuple[str, str, tuple[int, ...]]]:
-        return parts_of(info, target.settings.scheme, self.across)
+        return parts_of(info, target.settings.scheme, self.transposed)
 
     def _stored(self, target: Step) -> list[TensorInfo]:
         layout: list[tuple[str, str, tuple[int, ...]]] = []
@@ -113,7 +113,7 @@ class QuantizedWriters(VariantWriters):
     def _stock_refusal(self, target: Step) -> str:
         """Return why stock transformers cannot load the folder, whatever packages are installed; empty where it can."""
         group = target.settings.scheme.group
-        if self.across:
+        if self.transposed:
             return "stock transformers cannot load this folder: compressed-tensors knows no Conv1D"
         uneven = next((info for info in self.prunable.values() if group and info.shape[1] % group), None)
         if uneven:

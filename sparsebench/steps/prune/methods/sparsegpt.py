@@ -27,7 +27,7 @@ from sparsebench.errors import ModelError
 from sparsebench.models.files.quantized import Codes, Scheme, groups_of
 from sparsebench.steps.factor import DAMPING, Factor, factorise
 from sparsebench.steps.finite import check_range, check_weights
-from sparsebench.steps.grid import grid_steps, grid_values
+from sparsebench.steps.grid import grid_scales, grid_values
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
 
@@ -184,35 +184,35 @@ def _sweep_block(
 
 
 class _Rounding:
-    """The steps of the grids of a stack of units, and the integer values of its columns."""
+    """The scales of the grids of a stack of units, and the integer values of its columns."""
 
     def __init__(self, scheme: Scheme, units: list[Unit], stack: torch.Tensor) -> None:
         inputs, rows = stack.shape
         self.units, self.bits, self.group = units, scheme.bits, scheme.group
         self.values = torch.empty(inputs, rows, dtype=torch.int8, device=stack.device)
-        self.steps = stack.new_empty(groups_of(inputs, self.group), rows)
+        self.scales = stack.new_empty(groups_of(inputs, self.group), rows)
         if self.group is None:
-            self._set_steps(0, stack)
+            self._set_scales(0, stack)
 
     def rounded(self, column: int, ahead: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
         """Round column ``column``, the first of ``ahead``, with zeros where ``removed``; return the rounded weights."""
         number = column // self.group if self.group else 0
         if self.group and column % self.group == 0:
-            self._set_steps(number, ahead[: self.group].masked_fill(removed[: self.group], 0))
-        values = grid_values(ahead[0], self.steps[number], self.bits).masked_fill_(removed[0], 0)
+            self._set_scales(number, ahead[: self.group].masked_fill(removed[: self.group], 0))
+        values = grid_values(ahead[0], self.scales[number], self.bits).masked_fill_(removed[0], 0)
         self.values[column] = values
-        return values.mul_(self.steps[number])
+        return values.mul_(self.scales[number])
 
-    def _set_steps(self, number: int, weights: torch.Tensor) -> None:
+    def _set_scales(self, number: int, weights: torch.Tensor) -> None:
         for unit in self.units:
             columns = unit.columns
-            self.steps[number, columns] = grid_steps(weights[:, columns], 0, self.bits, unit.layer.weights.dtype)
+            self.scales[number, columns] = grid_scales(weights[:, columns], 0, self.bits, unit.layer.weights.dtype)
 
     def codes(self, unit: Unit) -> Codes:
-        """Return the unit's values (out, in) with its steps."""
+        """Return the unit's values (out, in) with its scales."""
         columns = unit.columns
-        steps = self.steps[:, columns].T.to(unit.layer.weights.dtype).contiguous()
-        return Codes(self.values[:, columns].T.contiguous(), steps, self.group)
+        scales = self.scales[:, columns].T.to(unit.layer.weights.dtype).contiguous()
+        return Codes(self.values[:, columns].T.contiguous(), scales, self.group)
 
 
 def _removal_mask(
