@@ -8,9 +8,10 @@ same weights, on one machine's CPU bit for bit.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -109,75 +110,72 @@ class Trainer:
     total_joules: Callable[[], float | None] = lambda: None
     """Returns the joules since that preparation began; None without a counter."""
 
+    def __post_init__(self) -> None:
+        settings, steps = self.step.settings, len(self.plan)
+        self.counts = self.text.counts()
+        self.leaves = [*self.weights.leaves, *self.extra]
+        optimizer = torch.optim.AdamW(self.leaves, lr=settings.rate, weight_decay=settings.weight_decay)
+        self.scheduler = get_linear_schedule_with_warmup(optimizer, round(settings.warm_up * steps), steps)
+        self.optimizer: Any = self.accelerator.prepare(optimizer)
+        self.pruning = self.pruner(self.weights, self.optimizer, steps) if self.pruner else Pruning()
+
     @heap.kept_for_reuse()
     def run(self) -> State:
         """Train, or resume a killed training. The seconds of the result include the preparation.
 
         Raises ModelError where the loss is not finite, on held-out text too.
         """
-        settings, plan, counts = self.step.settings, self.plan, self.text.counts()
-        leaves = [*self.weights.leaves, *self.extra]
-        optimizer = torch.optim.AdamW(leaves, lr=settings.rate, weight_decay=settings.weight_decay)
-        warm_up_steps = round(settings.warm_up * len(plan))
-        scheduler = get_linear_schedule_with_warmup(optimizer, warm_up_steps, len(plan))
-        optimizer = self.accelerator.prepare(optimizer)
-        pruning = self.pruner(self.weights, optimizer, len(plan)) if self.pruner else Pruning()
-        evaluations = settings.evaluations
-        evaluated_steps = {round(len(plan) * number / evaluations) for number in range(evaluations + 1)}
-        state = self._restore(leaves, optimizer, scheduler, pruning) or State()
+        steps, evaluations = len(self.plan), self.step.settings.evaluations
+        evaluated_steps = {round(steps * number / evaluations) for number in range(evaluations + 1)}
+        tokens_read = [*accumulate(map(self._tokens, self.plan), initial=0)]
+        state = self._restore()
         began, earlier_joules = time.perf_counter() - state.seconds, state.joules
         state.prepared += self.preparation_seconds
         last_saved = time.perf_counter()
-        tokens_read = [0]
-        for rows in plan:
-            tokens_read.append(tokens_read[-1] + sum(counts[row] for row in rows))
         while True:
             if state.number in evaluated_steps and (not state.curve or state.curve[-1].step != state.number):
-                with pruning.as_written(state.number) as is_final:
+                with self.pruning.as_written(state.number) as is_final:
                     self._evaluate(state, tokens_read[state.number], is_final)
-            if state.number == len(plan):
+            if state.number == steps:
                 break
-            pruning.before_gradients(state.number)
-            self._step(state, plan[state.number], counts, leaves, optimizer, pruning)
-            pruning.after_update(state.number)
-            scheduler.step()
-            state.number += 1
+            self._step(state, self.plan[state.number])
             state.seconds = time.perf_counter() - began
-            self._report_progress(state, len(plan))
+            self._report_progress(state)
             if self.resume_folder and time.perf_counter() - last_saved >= CHECKPOINT_SECONDS:
                 state.joules = energy.joules_in_all(earlier_joules, self.total_joules())
-                self._save(state, leaves, optimizer, scheduler, pruning)
+                self._save(state, self.resume_folder)
                 last_saved = time.perf_counter()
         state.seconds = time.perf_counter() - began + state.prepared
         state.joules = energy.joules_in_all(earlier_joules, self.total_joules())
         return state
 
-    def _step(
-        self,
-        state: State,
-        rows: list[int],
-        counts: list[int],
-        leaves: list[nn.Parameter],
-        optimizer: Any,
-        pruning: Pruning,
-    ) -> None:
+    def _tokens(self, rows: Iterable[int]) -> int:
+        return sum(self.counts[row] for row in rows)
+
+    def _step(self, state: State, rows: list[int]) -> None:
         """Take one optimizer step over a batch in groups. Raises ModelError where the loss is not finite."""
-        optimizer.zero_grad()
-        total, total_loss = sum(counts[row] for row in rows), 0.0
+        self.pruning.before_gradients(state.number)
+        self.optimizer.zero_grad()
+        total_loss = 0.0
         for group in self.text.groups(rows):
-            share = sum(counts[row] for row in group) / total
+            share = self._tokens(group) / self._tokens(rows)
             with self._precision():
                 loss = self.loss(group, state.number) * share
             self.accelerator.backward(loss)
             total_loss += float(loss.detach())
-        if not total_loss < float("inf"):
-            problem = f"{self.step.verb}: {self.step.name}: the loss is {total_loss} at step {state.number}"
-            raise ModelError(problem, "a lower `rate`, such as 5e-5")
+        self._check_loss(total_loss, f"the loss is {total_loss} at step {state.number}")
         self.weights.mask_gradients()
-        self.accelerator.clip_grad_norm_(leaves, self.step.settings.clip)
-        pruning.before_update(state.number)
-        optimizer.step()
+        self.accelerator.clip_grad_norm_(self.leaves, self.step.settings.clip)
+        self.pruning.before_update(state.number)
+        self.optimizer.step()
         state.losses.append(total_loss)
+        self.pruning.after_update(state.number)
+        self.scheduler.step()
+        state.number += 1
+
+    def _check_loss(self, loss: float, problem: str) -> None:
+        if not loss < float("inf"):
+            raise ModelError(f"{self.step.verb}: {self.step.name}: {problem}", "a lower `rate`, such as 5e-5")
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16")
@@ -188,17 +186,12 @@ class Trainer:
         Only weights at the final sparsity (``is_final``) can be kept. Those before the first step count too: training may
         not help. Raises ModelError where the loss is not finite.
         """
-        counts = self.text.counts()
-        rows = range(len(counts) - self.held_samples, len(counts))
-        total = sum(counts[row] for row in rows)
+        rows = range(self.text.samples - self.held_samples, self.text.samples)
         held_out = 0.0
         with torch.no_grad(), self._precision():
             for group in self.text.groups(rows):
-                held_out += float(self.loss(group, -1)) * sum(counts[row] for row in group) / total
-        if not held_out < float("inf"):
-            where = f"{self.step.verb}: {self.step.name}"
-            problem = f"{where}: the loss on held-out text is {held_out} after {state.number} steps"
-            raise ModelError(problem, "a lower `rate`, such as 5e-5")
+                held_out += float(self.loss(group, -1)) * self._tokens(group) / self._tokens(rows)
+        self._check_loss(held_out, f"the loss on held-out text is {held_out} after {state.number} steps")
         mean = sum(state.losses) / len(state.losses) if state.losses else None
         state.losses = []
         state.curve.append(Point(state.number, tokens, mean, held_out))
@@ -206,33 +199,33 @@ class Trainer:
             unchanged = state.number == 0 and self.pruner is None
             state.best, state.weights = held_out, {} if unchanged else self.weights.as_stored()
 
-    def _report_progress(self, state: State, steps: int) -> None:
+    def _report_progress(self, state: State) -> None:
         if self.context.progress is not None:
+            steps = len(self.plan)
             time_left = state.seconds / state.number * (steps - state.number)
             self.context.progress(state.number, steps, f"loss {state.losses[-1]:.3f}, {duration(time_left)} left")
 
-    def _save(self, state: State, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> None:
-        assert self.resume_folder is not None
+    def _save(self, state: State, folder: ResumeFolder) -> None:
         entry = {
-            "leaves": leaves,
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
-            "gone": pruning.tensors(),
+            "leaves": self.leaves,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "gone": self.pruning.tensors(),
             **vars(state),
             "curve": [astuple(point) for point in state.curve],
         }
-        self.resume_folder.write(STATE, self.identity, entry)
+        folder.write(STATE, self.identity, entry)
 
-    def _restore(self, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> State | None:
-        """Restore what a killed process saved of the same training; return its state, or None without one."""
+    def _restore(self) -> State:
+        """Return the state of the same training that a killed process saved, everything restored; else a new one."""
         saved = self.resume_folder.read(STATE, self.identity) if self.resume_folder else None
         if saved is None:
-            return None
+            return State()
         with torch.no_grad():
-            for leaf, value in zip(leaves, saved.pop("leaves"), strict=True):
+            for leaf, value in zip(self.leaves, saved.pop("leaves"), strict=True):
                 leaf.copy_(value)
-        optimizer.load_state_dict(saved.pop("optimizer"))
-        scheduler.load_state_dict(saved.pop("scheduler"))
-        for tensor, value in zip(pruning.tensors(), saved.pop("gone"), strict=True):
+        self.optimizer.load_state_dict(saved.pop("optimizer"))
+        self.scheduler.load_state_dict(saved.pop("scheduler"))
+        for tensor, value in zip(self.pruning.tensors(), saved.pop("gone"), strict=True):
             tensor.copy_(value)
         return State(**{**saved, "curve": [Point(*point) for point in saved["curve"]]})
