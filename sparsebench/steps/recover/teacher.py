@@ -8,7 +8,7 @@ MultiTeacherDistiller averages logits, which is another mean of the same probabi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -21,14 +21,14 @@ from transformers import PreTrainedModel
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.manifest.names import Family
+from sparsebench.steps.contract import StepProgress
 from sparsebench.steps.recover import losses
 from sparsebench.steps.recover.reading import UNLABELLED, TrainingText
 from sparsebench.steps.recover.resume import ResumeFolder
 from sparsebench.steps.recover.settings import TaughtTraining
 
 ATTENTION = ("attention_mse", "attention_ce")
-FLOWS = ("fsp", "nst")
-LAYER_DISTANCES: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+LAYER_DISTANCES = {
     "hidden_mse": losses.hidden_mse,
     "cos": losses.cos,
     "attention_mse": losses.attention_mse,
@@ -99,7 +99,7 @@ class DistillationLoss:
     """The loss of a student: its divergence from the teachers (for an encoder, in states), its own loss, a match.
 
     ``teachers`` are in memory and run at each step; ``caches`` hold the stored outputs of those that are not needed any
-    more.
+    more. ``pairs`` are the layers to match, each with its entry of ``projections`` where states are compared.
     """
 
     model: PreTrainedModel
@@ -123,51 +123,60 @@ class DistillationLoss:
 
         Raises UnsupportedError where these models cannot be compared as the settings ask.
         """
-        match, self.steps = self.settings.match, steps
+        self.steps = steps
         if refusal := self.settings.refuses_family(self.family):
             raise refusal.error()
-        if match == "none" and self.family == "encoder":
-            models = (self.model, self.teachers[0])
-            width, teacher_width = (getattr(model.config, "hidden_size", None) for model in models)
-            if width != teacher_width:
-                raise UnsupportedError(
-                    f"an encoder's last states are compared as they are, and have {width} and {teacher_width} numbers",
-                    "name a `match` beside",
-                )
-        if match == "none":
+        if self.settings.match == "none":
+            self._check_last_states()
             return
         (teacher,) = self.teachers
-        if match in ATTENTION:
+        if self._matches_attention:
             for model in (self.model, teacher):
                 model.set_attn_implementation("eager")
-        with torch.no_grad():
-            inputs = self._inputs([0])
-            outputs, teacher_outputs = (
-                model_outputs(model, self.family, inputs, match in ATTENTION) for model in (self.model, teacher)
-            )
-        if match in ATTENTION:
-            self.pairs = layer_pairs(len(outputs.attentions), len(teacher_outputs.attentions), self.settings.layers, 1)
-            heads = [model.attentions[0].shape[1] for model in (outputs, teacher_outputs)]
-            if heads[0] != heads[1]:
-                problem = f"match: {match} compares heads, of which the model has {heads[0]} and the teacher {heads[1]}"
-                raise UnsupportedError(problem, "match: hidden_mse, or nst")
+        inputs = self._inputs([0])
+        outputs, teacher_outputs = (self._outputs_without_gradient(model, inputs) for model in (self.model, teacher))
+        if self._matches_attention:
+            self._pair_attentions(outputs.attentions, teacher_outputs.attentions)
+        else:
+            self._pair_states(outputs.states, teacher_outputs.states, seed)
+
+    @property
+    def _matches_attention(self) -> bool:
+        return self.settings.match in ATTENTION
+
+    def _check_last_states(self) -> None:
+        """Raise UnsupportedError for an encoder whose last states are of another width than the teacher's."""
+        if self.family != "encoder":
             return
-        self.pairs = layer_pairs(len(outputs.states) - 1, len(teacher_outputs.states) - 1, self.settings.layers)
-        if match in FLOWS and len(self.pairs) < 2:
+        models = (self.model, self.teachers[0])
+        width, teacher_width = (getattr(model.config, "hidden_size", None) for model in models)
+        if width != teacher_width:
+            raise UnsupportedError(
+                f"an encoder's last states are compared as they are, and have {width} and {teacher_width} numbers",
+                "name a `match` beside",
+            )
+
+    def _pair_attentions(self, student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]) -> None:
+        """Pair the layers of two models by their attentions, each (samples, heads, length, length)."""
+        self.pairs = layer_pairs(len(student), len(teacher), self.settings.layers, 1)
+        heads, teacher_heads = student[0].shape[1], teacher[0].shape[1]
+        if heads != teacher_heads:
+            has = f"of which the model has {heads} and the teacher {teacher_heads}"
+            raise UnsupportedError(f"match: {self.settings.match} compares heads, {has}", "match: hidden_mse, or nst")
+
+    def _pair_states(self, student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], seed: int) -> None:
+        """Pair the layers of two models by their states, and draw the projections between those of other widths."""
+        match = self.settings.match
+        self.pairs = layer_pairs(len(student) - 1, len(teacher) - 1, self.settings.layers)
+        if match in FLOW_DISTANCES and len(self.pairs) < 2:
             raise UnsupportedError(f"match: {match} compares pairs of layers, and there is one", "layers: uniform")
-        if match == "nst":
-            return  # its Gram matrices are (tokens, tokens), whatever the widths
         generator = torch.Generator().manual_seed(seed)
         for student_layer, teacher_layer in self.pairs:
-            width = outputs.states[student_layer].shape[-1]
-            teacher_width = teacher_outputs.states[teacher_layer].shape[-1]
-            if width == teacher_width:
-                continue
-            layer = nn.Linear(width, teacher_width)
-            with torch.no_grad():
-                layer.weight.copy_(torch.randn(teacher_width, width, generator=generator, device="cpu") / width**0.5)
-                layer.bias.zero_()
-            self.projections.append(layer.to(self.device))
+            width, teacher_width = student[student_layer].shape[-1], teacher[teacher_layer].shape[-1]
+            # The Gram matrices of nst are (tokens, tokens), whatever the widths.
+            same = match == "nst" or width == teacher_width
+            projection = nn.Identity() if same else drawn_projection(width, teacher_width, generator)
+            self.projections.append(projection.to(self.device))
 
     def store(
         self,
@@ -175,7 +184,7 @@ class DistillationLoss:
         folder: ResumeFolder,
         identity: Mapping[str, Any],
         rows: Sequence[int],
-        progress: Callable[[int, int], None],
+        progress: StepProgress | None = None,
     ) -> None:
         """Store a teacher's likeliest tokens for the samples ``rows``; the teacher is not needed afterwards.
 
@@ -195,7 +204,8 @@ class DistillationLoss:
                 outputs = folder.read(name, identity) or computed
             samples = [row for group in file_groups for row in group]
             cache |= zip(samples, zip(outputs["ids"], outputs["logs"], strict=True), strict=True)
-            progress(len(cache), len(rows))
+            if progress:
+                progress(len(cache), len(rows), "samples shown to a teacher")
         self.caches.append(cache)
         counts = self.text.counts()
         self.stored_tokens = sum(counts[row] for row in rows)
@@ -210,7 +220,7 @@ class DistillationLoss:
         logs = torch.zeros(shape, device="cpu")
         start = 0
         for group in groups:
-            outputs = self._teacher_outputs(teacher, self._inputs(group))
+            outputs = self._outputs_without_gradient(teacher, self._inputs(group))
             assert outputs.logits is not None
             likeliest = losses.likeliest(outputs.logits, count, self.settings.temperature)
             for stored, values in zip((ids, logs), likeliest, strict=True):
@@ -218,19 +228,18 @@ class DistillationLoss:
             start += len(group)
         return {"ids": ids, "logs": logs}
 
-    def _teacher_outputs(self, teacher: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> ModelOutputs:
+    def _outputs_without_gradient(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> ModelOutputs:
         with torch.no_grad():
-            return model_outputs(teacher, self.family, inputs, self.settings.match in ATTENTION)
+            return model_outputs(model, self.family, inputs, self._matches_attention)
 
     def _inputs(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.device) for name, tensor in self.text.inputs(rows).items()}
 
     def __call__(self, rows: Sequence[int], step: int) -> torch.Tensor:
         """Return the loss on some samples at a ``step``; -1 for held-out ones."""
-        settings, match = self.settings, self.settings.match
         inputs, mask = self._inputs(rows), self.text.mask(rows).to(self.device)
-        outputs = model_outputs(self.model, self.family, inputs, match in ATTENTION)
-        teacher_outputs = [self._teacher_outputs(teacher, inputs) for teacher in self.teachers]
+        outputs = model_outputs(self.model, self.family, inputs, self._matches_attention)
+        teacher_outputs = [self._outputs_without_gradient(teacher, inputs) for teacher in self.teachers]
         if self.family == "encoder":
             states, teacher_states = outputs.states[-1], teacher_outputs[0].states[-1]
             if states.shape[-1] == teacher_states.shape[-1]:
@@ -244,8 +253,8 @@ class DistillationLoss:
             if alpha < 1:
                 targets = self.text.next_tokens(rows).to(self.device)
                 total = total + (1 - alpha) * cross_entropy(outputs.logits, targets)
-        if match != "none":
-            total = total + settings.match_weight * self._matched(outputs, teacher_outputs[0], mask)
+        if self.settings.match != "none":
+            total = total + self.settings.match_weight * self._matched(outputs, teacher_outputs[0], mask)
         return total
 
     def alpha(self, step: int) -> float:
@@ -275,25 +284,26 @@ class DistillationLoss:
 
     def _matched(self, student: ModelOutputs, teacher: ModelOutputs, mask: torch.Tensor) -> torch.Tensor:
         """Return the mean of the match over the compared layers; for flows, over consecutive pairs of these."""
-        match, attentive = self.settings.match, self.settings.match in ATTENTION
-        projections = iter(self.projections)
-        compared: list[tuple[torch.Tensor, torch.Tensor]] = []  # of the student, and of the teacher
-        for student_layer, teacher_layer in self.pairs:
-            if attentive:
-                compared.append((student.attentions[student_layer - 1], teacher.attentions[teacher_layer - 1]))
-                continue
-            student_states, teacher_states = student.states[student_layer], teacher.states[teacher_layer]
-            if match != "nst" and student_states.shape[-1] != teacher_states.shape[-1]:
-                student_states = next(projections)(student_states)
-            compared.append((student_states, teacher_states))
-        if match in LAYER_DISTANCES:
-            distances = [LAYER_DISTANCES[match](*states, mask) for states in compared]
+        if self._matches_attention:
+            ours = [student.attentions[layer - 1] for layer, _ in self.pairs]
+            theirs = [teacher.attentions[layer - 1] for _, layer in self.pairs]
         else:
-            distances = [
-                FLOW_DISTANCES[match]((before[0], after[0]), (before[1], after[1]), mask)
-                for before, after in pairwise(compared)
-            ]
-        return torch.stack(distances).mean()
+            paired = zip(self.projections, self.pairs, strict=True)
+            ours = [projection(student.states[layer]) for projection, (layer, _) in paired]
+            theirs = [teacher.states[layer] for _, layer in self.pairs]
+        if distance := LAYER_DISTANCES.get(self.settings.match):
+            return torch.stack([distance(*compared, mask) for compared in zip(ours, theirs, strict=True)]).mean()
+        flow_distance, flows = FLOW_DISTANCES[self.settings.match], zip(pairwise(ours), pairwise(theirs), strict=True)
+        return torch.stack([flow_distance(*compared, mask) for compared in flows]).mean()
+
+
+def drawn_projection(width: int, teacher_width: int, generator: torch.Generator) -> nn.Linear:
+    """Return a layer from states of the student's width to those of the teacher's, without a bias at first."""
+    layer = nn.Linear(width, teacher_width)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(teacher_width, width, generator=generator, device="cpu") / width**0.5)
+        layer.bias.zero_()
+    return layer
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -270,7 +270,7 @@ class Training:
             if settings.top_k and settings.match == "none" and loss.family != "encoder":
                 parameters = {"top_k": settings.top_k, "temperature": settings.temperature}
                 parameters |= {"teacher": checksums[-1], "rows": checksum(str(rows))}
-                loss.store(teacher, resume_folder, {**identity, **parameters}, rows, self._report_stored)
+                loss.store(teacher, resume_folder, {**identity, **parameters}, rows, self.context.progress)
             else:
                 loss.teachers.append(teacher)
         return checksums
@@ -304,10 +304,6 @@ class Training:
                 raise UnsupportedError(f"teacher {source.name}: {mismatch}", "a teacher with the same tokenizer")
             folders.append(folder)
         return folders
-
-    def _report_stored(self, done: int, total: int) -> None:
-        if self.context.progress is not None:
-            self.context.progress(done, total, "samples shown to a teacher")
 
     def _arithmetic(self) -> str:
         stored = precision.of_config(self.parent.config) or "float32"

@@ -50,7 +50,7 @@ def test_the_loss_is_the_divergence_from_the_mean_up_to_a_constant(stored: bool,
     loss = DistillationLoss(student, [] if stored else [one, other], family, text, settings, torch.device("cpu"))
     for number, teacher in enumerate((one, other)) if stored else ():
         kept = ResumeFolder(tmp_path / "kept")
-        loss.store(teacher, kept, {"teacher": number}, range(text.samples), lambda done, total: None)
+        loss.store(teacher, kept, {"teacher": number}, range(text.samples))
     loss.prepare(0, 1)
     found = loss(rows, 0)
     found.backward()
