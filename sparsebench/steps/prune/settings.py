@@ -21,10 +21,6 @@ from sparsebench.manifest.schema import (
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Settings
 
-Granularity = Literal["global", "layer", "row"]
-Propagate = Literal["pruned", "dense"]
-Allocation = Literal["uniform", "owl"]
-
 OUTLIER = 5.0
 """OWL: an outlier is a score above this multiple of the mean of its block's scores (M of the paper)."""
 SPREAD = 0.08
@@ -48,15 +44,15 @@ class Prune(Settings):
 
     sparsity: Share | None = None
     """Share of the prunable weights to remove, between 0 and 1; an N:M pattern fixes its own."""
-    granularity: Granularity | None = None
+    granularity: Literal["global", "layer", "row"] | None = None
     """The group within which weights compete: all prunable weights (`global`), their matrix (`layer`) or their output
     row (`row`); default: as the method was published (`layer` for magnitude and random)."""
     pattern: Pattern = "unstructured"
     """`unstructured`; `N:M` (N kept of every M along the input), which fixes the sparsity; blocks such as `4x4`; or,
     for methods that rank weights, whole `rows` (a layer's outputs) or `columns` (its inputs)."""
-    allocation: Allocation = "uniform"
+    allocation: Literal["uniform", "owl"] = "uniform"
     """How sparsity is spread over the transformer blocks: `uniform`, or `owl` (less in blocks with more outliers)."""
-    propagate: Propagate = "pruned"
+    propagate: Literal["pruned", "dense"] = "pruned"
     """Which activations a calibrated method reads: those of its own pruned blocks (`pruned`, as published), or the
     dense model's (`dense`), which lets all sparsities and methods share one pass."""
     outlier: Positive = OUTLIER

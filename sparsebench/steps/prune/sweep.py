@@ -101,26 +101,21 @@ class TensorSweep:
             except SparsebenchError as error:  # fails this method only
                 outputs.give_up(targets, error)
                 continue
-            by_model = [target for target in targets if target in model_thresholds]
-            by_tensor = [target for target in targets if _has_tensor_threshold(target)]
-            if scores.dtype.itemsize == 8:  # too fine for the keys of ``thresholds``
-                by_tensor = []
-            keys_needed = bool(by_model or by_tensor)
-            score_keys = self.keys_of(scores, view.name) if keys_needed else scores
-            ranks = [masks.count(target.settings.sparsity, score_keys.numel()) for target in by_tensor]
-            tensor_thresholds = thresholds([[score_keys], [score_keys]], ranks) if by_tensor else []
-            thresholds_of_tensor = dict(zip(by_tensor, tensor_thresholds, strict=True))
-            for target in (*by_model, *by_tensor):
-                threshold = model_thresholds[target] if target in model_thresholds else thresholds_of_tensor[target]
+            limits = {target: model_thresholds[target] for target in targets if target in model_thresholds}
+            too_fine = scores.dtype.itemsize == 8  # for the keys of ``thresholds``
+            by_tensor = [target for target in targets if _has_tensor_threshold(target) and not too_fine]
+            score_keys = self.keys_of(scores, view.name) if limits or by_tensor else scores
+            if by_tensor:
+                ranks = [masks.count(target.settings.sparsity, score_keys.numel()) for target in by_tensor]
+                limits |= zip(by_tensor, thresholds([[score_keys], [score_keys]], ranks), strict=True)
+            for target, threshold in limits.items():
                 # A zero that stays a zero must not use up one of the ties.
                 compared = score_keys.masked_fill(weights == 0, -1) if target.settings.keep_zeros else score_keys
                 pruned, removed, spent = zeroed_below(weights, compared, threshold)
                 if target in model_thresholds:
                     model_thresholds[target] = KeyThreshold(threshold.key, threshold.ties - spent)
                 write(target, pruned, removed)
-            by_mask = [
-                target for target in targets if target not in model_thresholds and target not in thresholds_of_tensor
-            ]
+            by_mask = [target for target in targets if target not in limits]
             quotas = [Quota.of(target.settings, target.settings.sparsity) for target in by_mask]
             for target, choice in zip(by_mask, masks.choose(scores, quotas, view.name, weights), strict=True):
                 write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)

@@ -77,10 +77,11 @@ class GradualPruning(Pruning):
         if not self.schedule.due(step):
             return
         for masked in self.masked:
-            parameter, zeros, scores = masked.parameter, masked.zeros, self._scores(masked)
-            for matrix, mask in zip(_matrices(scores), _matrices(zeros), strict=True):
-                count = round(self.schedule.share(step) * matrix.numel())
-                mask |= _lowest(matrix, min(count, int(matrix.isfinite().sum())))
+            parameter, zeros = masked.parameter, masked.zeros
+            rows = len(zeros) if zeros.ndim == 3 else 1  # a row for each expert where experts are fused
+            for scores, mask in zip(self._scores(masked).view(rows, -1), zeros.view(rows, -1), strict=True):
+                count = min(round(self.schedule.share(step) * len(scores)), int(scores.isfinite().sum()))
+                mask[scores.topk(count, largest=False, sorted=False).indices] = True
             with torch.no_grad():
                 parameter.masked_fill_(zeros, 0)
             # Even without a gradient, old moments of AdamW would move removed weights.
@@ -102,17 +103,6 @@ class GradualPruning(Pruning):
 
     def tensors(self) -> list[torch.Tensor]:
         return [masked.zeros for masked in self.masked]
-
-
-def _matrices(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the matrices of a tensor: itself, or one for each expert where experts are fused."""
-    return tensor if tensor.ndim == 3 else tensor[None]
-
-
-def _lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
-    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-    mask[scores.flatten().topk(count, largest=False, sorted=False).indices] = True
-    return mask.view(scores.shape)
 
 
 def make_gradual(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:

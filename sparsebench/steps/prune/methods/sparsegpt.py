@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 
@@ -41,11 +42,12 @@ STACK = 256 << 20
 
 @dataclass(frozen=True)
 class Unit:
-    """One layer to prune to one quota, and its first column in the stack."""
+    """One layer to prune to one quota, its first column in the stack, and its ``place`` among layers and quotas."""
 
     layer: Layer
     quota: Quota
     start: int = 0
+    place: tuple[int, int] = (0, 0)
 
     @property
     def columns(self) -> slice:
@@ -71,8 +73,9 @@ def solve(
         if damping != dampings[-1] and inputs.gram is not None:
             inputs = replace(inputs, gram=inputs.gram.clone())
         factor = factorise(inputs, layers[0].name, dtype, damping)
-        for indices, units in _stacks(layers, quotas, dtype.itemsize, damping):
-            for (layer_index, quota_index), solution in zip(indices, _sweep(units, factor, dtype), strict=True):
+        for units in _stacks(layers, quotas, dtype.itemsize, damping):
+            for unit, solution in zip(units, _sweep(units, factor, dtype), strict=True):
+                layer_index, quota_index = unit.place
                 solutions[layer_index][quota_index] = solution
     return solutions
 
@@ -89,8 +92,8 @@ def block_width(pattern: str, group: int | None = None) -> int:
 
 def _stacks(
     layers: Sequence[Layer], quotas: Sequence[Quota], itemsize: int, damping: float = DAMPING[0]
-) -> Iterator[tuple[list[tuple[int, int]], list[Unit]]]:
-    """Yield stacks of units with the same pattern and group size, and the units' indices (layer, quota) in the result.
+) -> Iterator[list[Unit]]:
+    """Yield stacks of units with the same pattern and group size, for the quotas with this ``damping``.
 
     A quota that neither prunes nor rounds has no unit: the layer stays as it is.
     """
@@ -101,20 +104,16 @@ def _stacks(
             stack_key = (quota.pattern, quota.scheme, quota.keep_zeros)
             quotas_of_stack.setdefault(stack_key, []).append(quota_index)
     for quota_indices in quotas_of_stack.values():
-        indices: list[tuple[int, int]] = []
         units: list[Unit] = []
         height = 0
-        for layer_index, layer in enumerate(layers):
-            for quota_index in quota_indices:
-                rows, columns = layer.weights.shape
-                if units and (height + rows) * columns * itemsize > STACK:
-                    yield indices, units
-                    indices, units, height = [], [], 0
-                indices.append((layer_index, quota_index))
-                units.append(Unit(layer, quotas[quota_index], height))
-                height += rows
-        if units:
-            yield indices, units
+        for (layer_index, layer), quota_index in product(enumerate(layers), quota_indices):
+            rows, columns = layer.weights.shape
+            if units and (height + rows) * columns * itemsize > STACK:
+                yield units
+                units, height = [], 0
+            units.append(Unit(layer, quotas[quota_index], height, (layer_index, quota_index)))
+            height += rows
+        yield units
 
 
 def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[Solution | ModelError]:
