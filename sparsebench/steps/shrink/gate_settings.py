@@ -67,9 +67,6 @@ class Gates(Shrink, TaughtTraining):
         words = self.training_words(*SHARES, "of", "tokens")
         return ", ".join([f"{self.name}/{self.of} to {share}", f"tokens={self.tokens}", *words])
 
-    def parts(self) -> Any:
-        return self.of
-
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         refusal = super().refuses(config) or (uneven_refusal(config) if self.uneven else None)
         if not refusal and architecture_of(config).mixture:

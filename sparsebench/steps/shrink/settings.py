@@ -40,15 +40,15 @@ class Shrink(Settings):
 
     def parts(self) -> Any:
         """Return what is removed: `blocks`, or a kind of axis as the setting `of` has it; None where a file says it."""
-        return None
+        return getattr(self, "of", None)
 
     def refits(self) -> bool:
         """Return whether the columns that stay are refitted to the calibration text."""
-        return False
+        return getattr(self, "compensation", None) == "least_squares"
 
     def by_labels(self) -> bool:
         """Return whether the labels of documents give the loss."""
-        return False
+        return getattr(self, "labels", None) == "task"
 
     def reads_text(self) -> bool:
         return self.name in self.reading or self.refits()
@@ -194,12 +194,6 @@ class Width(Shrink):
         if self.compensation not in (None, "none"):
             raise wrong(f"`compensation: {self.compensation}` beside experts", "`none`", at="compensation")
 
-    def parts(self) -> Any:
-        return self.of
-
-    def refits(self) -> bool:
-        return self.compensation == "least_squares"
-
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         if refusal := super().refuses(config):
             return refusal
@@ -264,9 +258,6 @@ class Taylor(Width):
     def idle(self) -> Collection[str]:
         return (*super().idle(), *(LABELLED if self.labels != "task" else ()))
 
-    def by_labels(self) -> bool:
-        return self.labels == "task"
-
     def reads_text(self) -> bool:
         """Return whether the text is read: documents are read in its place."""
         return not self.by_labels() or self.refits()
@@ -326,9 +317,6 @@ class Listed(Shrink):
     compensation: Literal["none", "least_squares"] = "none"
     """How the removal is compensated: not at all, or by refitting the columns that stay to the calibration text."""
 
-    def refits(self) -> bool:
-        return self.compensation == "least_squares"
-
     def describe(self) -> str:
         """Return a label such as ``shrink heads.json``."""
         compensation = "" if self.compensation == "none" else f", {self.compensation.replace('_', ' ')}"
@@ -356,7 +344,7 @@ class RandomCut(Width):
         return type(self).model_fields.keys() - {"blocks", "stacks"}
 
     def parts(self) -> Any:
-        return "blocks" if self.blocks else self.of
+        return "blocks" if self.blocks else super().parts()
 
     def describe(self) -> str:
         """Return a label such as ``random -4 blocks`` or ``random/neurons to 0.5``."""
