@@ -1,3 +1,1 @@
 """Vocabulary trimming: tokens that a text does not use are removed from tokenizer, embeddings and output head."""
-
-from __future__ import annotations

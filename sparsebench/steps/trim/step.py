@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,6 @@ from sparsebench.steps.trim.settings import Corpus
 from sparsebench.steps.trim.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True)
-class _ChosenTokens:
-    """The ids that must be kept and, if a text chose them, that text and its usage."""
-
-    ids: frozenset[int]
-    texts: Sequence[str] = ()
-    usage: Usage | None = None
-
-
 def make_trimmed(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make every trimmed version of the model in ``parent``, each in its folder; each step fails alone.
 
@@ -45,23 +36,21 @@ def make_trimmed(parent: Path, targets: Mapping[Step, Path], context: Context, e
     vocabulary = Vocabulary.read(parent, tokenizer)
     for step, folder in reported([*targets.items()], context.progress):
         with failing_alone(step, emit):
-            chosen = _file_tokens(step, vocabulary) if step.name == "list" else _text_tokens(step, tokenizer, context)
-            emit(step, _write_trimmed(parent, folder, step, vocabulary, chosen, context))
+            usage = None if step.name == "list" else _text_usage(step, tokenizer, context)
+            chosen = usage.often(step.settings.min_count) if usage else _file_tokens(step, vocabulary)
+            emit(step, _write_trimmed(parent, folder, step, vocabulary, chosen, usage, context))
 
 
-def _text_tokens(step: Step, tokenizer: Any, context: Context) -> _ChosenTokens:
-    """Return the tokens that the step's text uses at least ``min_count`` times."""
+def _text_usage(step: Step, tokenizer: Any, context: Context) -> Usage:
+    """Read and tokenize the step's text."""
     settings: Corpus = step.settings
     source, column = named_text(settings)
     fetch = context.fetch_file or (lambda text: sources.fetch(sources.parse(text), sources.Cache()))
     read = read_texts(fetch(source), *filter(None, (column, settings.target)))
-    texts = [text for row in read.rows for text in row]
-    usage = token_usage(tokenizer, texts, context.family == "decoder")
-    often = frozenset(token_id for token_id, times in usage.counts.items() if times >= settings.min_count)
-    return _ChosenTokens(often, texts, usage)
+    return token_usage(tokenizer, [text for row in read.rows for text in row], context.family == "decoder")
 
 
-def _file_tokens(step: Step, vocabulary: Vocabulary) -> _ChosenTokens:
+def _file_tokens(step: Step, vocabulary: Vocabulary) -> frozenset[int]:
     """Return the tokens that a file lists. Raises UserError with file and line for a token that the tokenizer lacks."""
     path = Reference.parse(step.settings.file).unchanged_file("a text file with a token a line", UserError)
     ids = set()
@@ -72,20 +61,26 @@ def _file_tokens(step: Step, vocabulary: Vocabulary) -> _ChosenTokens:
             raise UserError(f"{path}:{number}: the tokenizer has no token {token[:100]!r}", hint)
         if token:
             ids.add(vocabulary.ids[token])
-    return _ChosenTokens(frozenset(ids))
+    return frozenset(ids)
 
 
 def _write_trimmed(
-    parent: Path, folder: Path, step: Step, vocabulary: Vocabulary, chosen: _ChosenTokens, context: Context
+    parent: Path,
+    folder: Path,
+    step: Step,
+    vocabulary: Vocabulary,
+    chosen: frozenset[int],
+    usage: Usage | None,
+    context: Context,
 ) -> StepReport:
-    """Write the trimmed model, read the text again with its tokenizer, and return the report.
+    """Write the model with the ``chosen`` tokens, read the text again with its tokenizer, and return the report.
 
     Added tokens may lie behind the model's last row, as Gemma 3's image token does in its text models: they stay behind
     it. Raises ModelError where a token that the text or the configuration uses lies there, and where the text is read
     otherwise than before although all of its tokens are kept.
     """
     started = time.perf_counter()
-    needed = chosen.ids | companions.named_ids(parent)
+    needed = chosen | companions.named_ids(parent)
     kept = vocabulary.closure(needed, step.settings.characters)
     rows = weights.existing_rows(parent, kept, needed)
     new = {token_id: number for number, token_id in enumerate(kept)}
@@ -96,15 +91,14 @@ def _write_trimmed(
         numbers = {vocabulary.tokens[token_id]: number for token_id, number in new.items()}
         check_ids(tokenizer, numbers, parent)
         reading = None
-        if chosen.usage:
-            joined = context.family == "decoder"
-            reading = retokenized(tokenizer, chosen.texts, joined, chosen.usage, new)
-            if set(chosen.usage.counts) <= set(new) and not reading.same:
+        if usage:
+            reading = retokenized(tokenizer, usage, new)
+            if set(usage.counts) <= set(new) and not reading.same:
                 raise ModelError(
                     f"{parent}: the trimmed tokenizer reads the text otherwise than before, though its tokens all stay",
                     "leave the model out of this step, and report its tokenizer",
                 )
-            notes.append(_note(chosen.usage, reading))
+            notes.append(_note(usage, reading))
         writer.close(
             {"trimmed": {"tokens": len(kept), "of": len(vocabulary.ids), "text": asdict(reading) if reading else None}}
         )
@@ -124,15 +118,24 @@ TEXTS_AT_ONCE = 256
 
 @dataclass
 class Usage:
-    """A model's tokenization of some texts: ``counts`` of each token id, and the ids in ``batches``."""
+    """A model's tokenization of some ``texts``: ``counts`` of each token id, and the ids in ``batches``.
 
+    ``joined`` texts are separated by a blank line, as for decoders.
+    """
+
+    texts: Sequence[str]
+    joined: bool
     counts: dict[int, int]
-    batches: list[npt.NDArray[np.int32]] = field(repr=False)
+    batches: list[npt.NDArray[np.int32]]
 
     @property
     def tokens(self) -> int:
         """The number of tokens that the text takes, without special ones."""
         return sum(self.counts.values())
+
+    def often(self, times: int) -> frozenset[int]:
+        """Return the tokens that the texts use at least so many ``times``."""
+        return frozenset(token_id for token_id, count in self.counts.items() if count >= times)
 
 
 @dataclass(frozen=True)
@@ -146,23 +149,21 @@ class RetokenizedText:
 
 
 def token_usage(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined: bool) -> Usage:
-    """Tokenize the texts and count each token; ``joined`` texts are separated by a blank line, as for decoders."""
+    """Tokenize the texts and count each token."""
     batches = list(_encode(tokenizer, texts, joined))
     counts = np.bincount(np.concatenate(batches)) if batches else np.zeros(0, dtype=np.int64)
     used_ids = np.flatnonzero(counts)
-    return Usage(dict(zip(used_ids.tolist(), counts[used_ids].tolist(), strict=True)), batches)
+    return Usage(texts, joined, dict(zip(used_ids.tolist(), counts[used_ids].tolist(), strict=True)), batches)
 
 
-def retokenized(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined: bool, before: Usage, new: Mapping[int, int]
-) -> RetokenizedText:
-    """Tokenize the texts with the trimmed tokenizer and compare with ``before``; ``new`` maps kept ids to new ids."""
+def retokenized(tokenizer: PreTrainedTokenizerBase, before: Usage, new: Mapping[int, int]) -> RetokenizedText:
+    """Tokenize the texts of ``before`` with the trimmed tokenizer and compare; ``new`` maps kept ids to new ids."""
     table = np.full(max([*before.counts, *new], default=0) + 1, -1, dtype=np.int32)
     table[list(new)] = list(new.values())
     unknown_id = tokenizer.unk_token_id
     old_ids = {new_id: old for old, new_id in new.items()}
     tokens, unknown, same = 0, -before.counts.get(old_ids.get(unknown_id, -1), 0), True
-    for after_ids, before_ids in zip(_encode(tokenizer, texts, joined), before.batches, strict=True):
+    for after_ids, before_ids in zip(_encode(tokenizer, before.texts, before.joined), before.batches, strict=True):
         tokens += after_ids.size
         unknown += 0 if unknown_id is None else int(np.count_nonzero(after_ids == unknown_id))
         same = same and np.array_equal(after_ids, table[before_ids])
