@@ -51,12 +51,12 @@ class SkipStatistics:
 
     ``sites`` are the sites where values can be skipped. ``weights`` is the number of weights in all matrices of the
     blocks, ``nonzeros`` how many of these are not zero. ``unskipped_layers`` counts the layers that stay as they are,
-    because they do not read one row for each token. ``greedy`` are shares of a block to allocate to its layers, and
-    ``shares`` has, for each of them, the share of each site.
+    because they do not read one row for each token. ``block_shares`` are to be allocated to each block's layers, and
+    ``site_shares`` has, for each of them, the share of each site.
     """
 
-    greedy: tuple[float, ...] = ()
-    shares: dict[float, dict[str, float]] = field(default_factory=dict)
+    block_shares: tuple[float, ...] = ()
+    site_shares: dict[float, dict[str, float]] = field(default_factory=dict)
     sites: list[SkipSite] = field(default_factory=list)
     weights: int = 0
     nonzeros: int = 0
@@ -81,14 +81,15 @@ class SkipStatistics:
             SkipSite(f"{block.path}.{path}", *weights_of[path], counts[path], block.stack, block.index)
             for path in hooks.complete
         ]
-        for share, site_shares in allocate_shares(block, sites, self.greedy).items() if self.greedy else ():
-            self.shares.setdefault(share, {}).update(zip((site.path for site in sites), site_shares, strict=True))
+        allocations = allocate_shares(block, sites, self.block_shares) if self.block_shares else {}
+        for share, site_shares in allocations.items():
+            self.site_shares.setdefault(share, {}).update(zip((site.path for site in sites), site_shares, strict=True))
         self.sites += sites
         self.unskipped_layers += len(counts) - len(sites)
 
     def threshold(self, site: SkipSite, share: float) -> tuple[float, float]:
         """Return a site's threshold for a share of its block, and the share of the site's values up to it."""
-        return site.magnitudes.threshold(self.shares.get(share, {}).get(site.path, share))
+        return site.magnitudes.threshold(self.site_shares.get(share, {}).get(site.path, share))
 
 
 def _behind_activation(kinds: Mapping[str, str], sizes: Mapping[str, int]) -> int:
