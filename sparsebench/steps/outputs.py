@@ -84,6 +84,10 @@ class VariantWriters:
         if not self.writers:
             raise error
 
+    def live(self, targets: Iterable[Step]) -> list[Step]:
+        """Return those of some variants that were not given up."""
+        return [target for target in targets if target not in self.errors]
+
     def _stored(self, target: Step) -> list[TensorInfo]:
         """Return the tensors in a variant's files: those of the checkpoint."""
         return list(self.checkpoint.tensors.values())

@@ -126,20 +126,20 @@ class BlockSweep:
     def _visit_dense(self, block: Block, outputs: VariantWriters) -> None:
         for names in block.portions(self._needs_gram):
             inputs = block.observe(0, gram=self._needs_gram, names=names)
-            for target, layer, solution in self._solutions(block, inputs, self._live(self.targets, outputs), outputs):
+            for target, layer, solution in self._solutions(block, inputs, outputs.live(self.targets), outputs):
                 self._write(outputs, target, layer, self.views[layer.name].to_stored(solution.weights), solution)
             del inputs
         self._write_rest(block, outputs)
 
     def _visit_pruned(self, block: Block, outputs: VariantWriters) -> None:
         """Prune the block for each variant in turn; the inputs of the first block are the same, and observed once."""
-        live = self._live(self.targets, outputs)
+        live = outputs.live(self.targets)
         target_groups = [live] if block.same_inputs else [[target] for target in live]
         for targets in target_groups:
             changed: dict[Step, dict[str, torch.Tensor]] = {target: {} for target in targets}
             for names in block.portions(self._needs_gram):
                 stream = self.targets.index(targets[0])
-                live = self._live(targets, outputs)
+                live = outputs.live(targets)
                 if not live:
                     break
                 try:
@@ -152,7 +152,7 @@ class BlockSweep:
                     changed[target][layer.name] = stored
                     self._write(outputs, target, layer, stored, solution)
                 del inputs
-            for target in self._live(targets, outputs):
+            for target in outputs.live(targets):
                 try:
                     block.advance(self.targets.index(target), changed.pop(target))
                 except SparsebenchError as error:  # its own weights may have made its activations infinite
@@ -174,7 +174,7 @@ class BlockSweep:
             layers = [self._layer(block, name, inputs[name]) for name in group]
             reached = bool(inputs[group[0]].tokens)
             for method in order:
-                active = self._live([target for target in targets if self._method(target) == method], outputs)
+                active = outputs.live(target for target in targets if self._method(target) == method)
                 if not reached:
                     for target in active:
                         self.unreached.setdefault(target, set()).update(group)
@@ -184,18 +184,15 @@ class BlockSweep:
                     for layer, solutions in zip(layers, solved, strict=True):
                         for target, solution in zip(active, solutions, strict=True):
                             if isinstance(solution, SparsebenchError):
-                                outputs.give_up(self._live([target], outputs), solution)
+                                outputs.give_up(outputs.live([target]), solution)
                             elif target not in outputs.errors:
                                 yield target, layer, solution
                 except SparsebenchError as error:
-                    outputs.give_up(self._live(active, outputs), error)
+                    outputs.give_up(outputs.live(active), error)
             inputs[group[0]].gram = None  # shared by this group alone, and as large as a layer
 
     def _layer(self, block: Block, name: str, inputs: InputStatistics) -> Layer:
         return Layer(name, block.matrix(name), self.seed, inputs)
-
-    def _live(self, targets: list[Step], outputs: VariantWriters) -> list[Step]:
-        return [target for target in targets if target not in outputs.errors]
 
     def _quota(self, target: Step, block: BlockId) -> Quota:
         sparsity = self.sparsities[target][block] if target in self.sparsities else target.settings.sparsity

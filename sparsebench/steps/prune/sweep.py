@@ -93,7 +93,7 @@ class TensorSweep:
             outputs.write(target, view, view.to_stored(pruned), removed, notes)
 
         for method, method_targets in self.sweeps.items():
-            targets = [target for target in method_targets if target not in outputs.errors]
+            targets = outputs.live(method_targets)
             if not targets:
                 continue
             try:

@@ -11,14 +11,13 @@ Published: 4,096 steps of 8 samples of 2,048 tokens of C4. A run with less than 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 
-from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.prune.contract import Quota
 from sparsebench.steps.prune.masks import choose
 from sparsebench.steps.prune.settings import resolve_sparsity
@@ -80,6 +79,5 @@ class ElsaPruning(Pruning):
         return [*self.copies, *self.duals]
 
 
-def make_elsa(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Make every model of one pass, each in its folder. Raises as ``recover`` does."""
-    make_trained(parent, targets, context, emit, ElsaPruning)
+make_elsa = partial(make_trained, pruner=ElsaPruning)
+"""Makes every model of one pass, each in its folder."""

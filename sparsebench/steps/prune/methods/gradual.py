@@ -12,15 +12,14 @@ starts from a trained model, and no budget in tokens is published for that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 
-from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.prune.keys import ordinals
 from sparsebench.steps.prune.masks import by_pattern
 from sparsebench.steps.prune.settings import resolve_sparsity
@@ -105,6 +104,5 @@ class GradualPruning(Pruning):
         return [masked.zeros for masked in self.masked]
 
 
-def make_gradual(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Make every gradually pruned model of one pass, each in its folder. Raises as ``recover`` does."""
-    make_trained(parent, targets, context, emit, GradualPruning)
+make_gradual = partial(make_trained, pruner=GradualPruning)
+"""Makes every gradually pruned model of one pass, each in its folder."""
