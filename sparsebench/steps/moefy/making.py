@@ -47,29 +47,22 @@ class FeedForwardPart:
         Raises ModelError, naming the tensor, for NaN or infinite weights.
         """
 
-        def weights(kind: str) -> torch.Tensor:
-            found = matrix(self.matrices[kind]).float()
-            check_finite(found, self.matrices[kind])
-            return found
+        def load(kind: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+            name = self.matrices[kind]
+            bias = name.removesuffix("weight") + "bias"
+            weights = matrix(name).float()
+            check_finite(weights, name)
+            return weights, checkpoint.load(bias).float() if bias in checkpoint.tensors else None
 
-        def bias(kind: str) -> torch.Tensor | None:
-            name = self.matrices[kind].removesuffix("weight") + "bias"
-            return checkpoint.load(name).float() if name in checkpoint.tensors else None
-
-        norms = weights("down").norm(dim=0)
+        norms = load("down")[0].norm(dim=0)
         if "gate_up" in self.matrices:
-            gate, up = weights("gate_up").chunk(2)
-            fused_bias = bias("gate_up")
+            fused, fused_bias = load("gate_up")
+            gate, up = fused.chunk(2)
             gate_bias, up_bias = (None, None) if fused_bias is None else fused_bias.chunk(2)
-            return routers.FeedForwardWeights(gate, up, gate_bias, up_bias, norms)
-        gated = "gate" in self.matrices
-        return routers.FeedForwardWeights(
-            gate=weights("gate") if gated else None,
-            up=weights("up"),
-            gate_bias=bias("gate") if gated else None,
-            up_bias=bias("up"),
-            norms=norms,
-        )
+        else:
+            gate, gate_bias = load("gate") if "gate" in self.matrices else (None, None)
+            up, up_bias = load("up")
+        return routers.FeedForwardWeights(gate, up, gate_bias, up_bias, norms)
 
 
 def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:

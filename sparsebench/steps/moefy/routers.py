@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.nn import functional as F
@@ -76,9 +76,8 @@ class NeuronStatistics:
     def on_cpu(self) -> NeuronStatistics:
         """Return a copy on the CPU after the last token: neurons are grouped and routers trained there."""
         counts = None if self.counts is None else self.counts.cpu()
-        inputs = [rows.cpu() for rows in self.inputs]
-        values = [rows.cpu() for rows in self.values]
-        return NeuronStatistics(self.function, counts, self.magnitudes, inputs, values)
+        inputs, values = ([rows.cpu() for rows in kept] for kept in (self.inputs, self.values))
+        return replace(self, counts=counts, inputs=inputs, values=values)
 
     def gram(self, method: str) -> torch.Tensor:
         """Return the Gram matrix for a ``method`` of grouping: counts, for ``coactivation`` over each one's frequency."""
