@@ -30,7 +30,7 @@ from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
 from sparsebench.steps.prune.methods.scores import wanda_scores
 from sparsebench.steps.prune.registry import Method, methods
-from sparsebench.steps.prune.settings import SPREAD, Prune
+from sparsebench.steps.prune.settings import Prune
 from sparsebench.steps.zeroing import zeroed, zeros_in
 
 if TYPE_CHECKING:
@@ -101,27 +101,22 @@ class BlockSweep:
     def _allocate(self, replay: Replay, progress: StepProgress | None) -> None:
         """Make a first pass over the dense model: each block's share of outliers decides its sparsity."""
         multiples = sorted({target.settings.outlier for target in self._owl_targets()})
-        outliers: dict[BlockId, dict[float, int]] = {}
-        weights: dict[BlockId, int] = {}
-        nonzeros: dict[BlockId, int] = {}
+        counts: dict[BlockId, tuple[dict[float, int], int, int]] = {}  # outliers, weights, and those that are not zero
 
         def visit(block: Block) -> None:
             inputs = block.observe(0, gram=False)
             layers = [self._layer(block, name, inputs[name]) for group in block.groups for name in group]
-            block_id = (block.stack, block.index)
-            outliers[block_id] = count_outliers(layers, multiples)
-            weights[block_id] = sum(layer.weights.numel() for layer in layers)
-            nonzeros[block_id] = sum(int(layer.weights.count_nonzero()) for layer in layers)
+            weights = sum(layer.weights.numel() for layer in layers)
+            nonzeros = sum(int(layer.weights.count_nonzero()) for layer in layers)
+            counts[block.stack, block.index] = count_outliers(layers, multiples), weights, nonzeros
 
         replay.run(visit, progress)
         for target in self._owl_targets():
             settings: Prune = target.settings
-            outlier_shares = [
-                counts[settings.outlier] / max(weights[block_id], 1) for block_id, counts in outliers.items()
-            ]
-            sizes = nonzeros if settings.keep_zeros else weights
-            sparsities = owl_sparsities(outlier_shares, [*sizes.values()], settings.sparsity or 0, settings.spread)
-            self.sparsities[target] = dict(zip(outliers, sparsities, strict=True))
+            shares = [outliers[settings.outlier] / max(weights, 1) for outliers, weights, _ in counts.values()]
+            sizes = [nonzeros if settings.keep_zeros else weights for _, weights, nonzeros in counts.values()]
+            sparsities = owl_sparsities(shares, sizes, settings.sparsity or 0, settings.spread)
+            self.sparsities[target] = dict(zip(counts, sparsities, strict=True))
 
     def _visit_dense(self, block: Block, outputs: VariantWriters) -> None:
         for names in block.portions(self._needs_gram):
@@ -265,9 +260,7 @@ def count_outliers(layers: Sequence[Layer], multiples: Sequence[float]) -> dict[
     return outliers
 
 
-def owl_sparsities(
-    shares: Sequence[float], sizes: Sequence[int], sparsity: float, spread: float = SPREAD
-) -> list[float]:
+def owl_sparsities(shares: Sequence[float], sizes: Sequence[int], sparsity: float, spread: float) -> list[float]:
     """Return the sparsity s_l of each block, from its share D_l of outliers and its number n_l of weights (``sizes``).
 
     d_l = (D_l − min D) / (max D − min D) · 2·spread,  s_l = clip(s + c − d_l, 0, 1)

@@ -21,10 +21,6 @@ from sparsebench.manifest.schema import (
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Settings
 
-OUTLIER = 5.0
-"""OWL: an outlier is a score above this multiple of the mean of its block's scores (M of the paper)."""
-SPREAD = 0.08
-"""OWL: the blocks' sparsities differ by at most twice this (λ of the paper), before clipping."""
 LABELLED = ("sparsity", "granularity", "pattern", "allocation", "keep_zeros")
 """The fields that have words of their own in a label; the rest are written as they are."""
 OWL = ("outlier", "spread")
@@ -55,9 +51,9 @@ class Prune(Settings):
     propagate: Literal["pruned", "dense"] = "pruned"
     """Which activations a calibrated method reads: those of its own pruned blocks (`pruned`, as published), or the
     dense model's (`dense`), which lets all sparsities and methods share one pass."""
-    outlier: Positive = OUTLIER
+    outlier: Positive = 5.0
     """With `owl`: an outlier is a score above this multiple of the mean of its block's scores (M of the paper)."""
-    spread: Share = SPREAD
+    spread: Share = 0.08
     """With `owl`: the blocks' sparsities differ by at most twice this (λ of the paper), before clipping."""
     keep_zeros: bool = False
     """Weights that are zero already stay zero, and `sparsity` is the share to remove of the others, as in PyTorch's

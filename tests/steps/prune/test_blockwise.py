@@ -284,7 +284,7 @@ def test_owl_is_the_published_rule_where_blocks_are_alike() -> None:
     shares = [0.02, 0.05, 0.01, 0.03]
     moved = [(share - 0.01) / 0.04 * 0.16 for share in shares]
     expected = [0.7 + sum(moved) / 4 - value for value in moved]
-    assert owl_sparsities(shares, [10] * 4, 0.7) == pytest.approx(expected, abs=1e-14)
+    assert owl_sparsities(shares, [10] * 4, 0.7, 0.08) == pytest.approx(expected, abs=1e-14)
 
 
 def test_outliers_are_counted_over_the_whole_block() -> None:
