@@ -71,10 +71,7 @@ def choose(
                 select = _masks_by_row if quota.granularity == "row" else _masks_by_matrix
                 masks_of_ranking[ranking] = select(keys_of[unit_key], sparsities, keep_zeros)
             mask = next(masks_of_ranking[ranking])
-        if kind == "blocks":
-            mask = _expand_mask(mask, scores.shape, quota.pattern)
-        if kind == "lines":
-            mask = mask.unsqueeze(_line_dim(quota.pattern)).expand(tuple(scores.shape)).contiguous()
+        mask = _expand_mask(mask, scores.shape, quota.pattern)
         if keep_zeros and zeros is not None:
             mask |= zeros
         yield RemovalMask(mask, notes(scores.shape, quota.pattern))
@@ -207,7 +204,12 @@ def _unit_scores(scores: torch.Tensor, pattern: str, norm: object) -> torch.Tens
 
 
 def _expand_mask(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Tensor:
-    """Expand a mask of blocks to a mask of weights; weights that no whole block covers stay."""
+    """Expand a mask of blocks, rows or columns to one of weights; weights that no whole block covers stay."""
+    kind = kind_of(pattern)
+    if kind == "lines":
+        return mask.unsqueeze(_line_dim(pattern)).expand(tuple(shape)).contiguous()
+    if kind != "blocks":
+        return mask
     height, width = pair(pattern)
     spread = torch.zeros(tuple(shape), dtype=torch.bool, device=mask.device)
     expanded = mask.repeat_interleave(height, 0).repeat_interleave(width, 1)
