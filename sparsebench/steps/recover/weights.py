@@ -17,14 +17,6 @@ from sparsebench.models.shape.topology import View, parts
 
 
 @dataclass(frozen=True)
-class Weight:
-    """A parameter of the model, and the view of the stored tensor that it holds."""
-
-    parameter: nn.Parameter
-    view: View
-
-
-@dataclass(frozen=True)
 class MaskedParameter:
     """A prunable parameter whose entries stay zero where ``zeros`` is true; ``transposed`` where its layout is (in, out).
 
@@ -44,7 +36,7 @@ class MaskedParameter:
 
 
 class TrainedWeights:
-    """A model's parameters: where masks hold them, and their names in the checkpoint."""
+    """A model's parameters that are trained (``leaves``), the view of a stored tensor that each holds, and their masks."""
 
     def __init__(self, model: PreTrainedModel, parent: Checkpoint, family: Family) -> None:
         """Raise UnsupportedError for a prunable tensor that has another form in the model."""
@@ -59,7 +51,8 @@ class TrainedWeights:
                 "recover it block by block: {recover: reconstruct}",
             )
         model.requires_grad_(False)
-        self.trained: list[Weight] = []
+        self.leaves: list[nn.Parameter] = []
+        self.views: list[View] = []
         self.masked: list[MaskedParameter] = []
         for name, parameter in list(model.named_parameters()):
             if name not in views or not parameter.is_floating_point():
@@ -67,12 +60,12 @@ class TrainedWeights:
             view = views[name]
             part = model_parts[view.tensor]
             parameter.requires_grad_(True)
-            self.trained.append(Weight(parameter, view))
+            self.leaves.append(parameter)
+            self.views.append(view)
             if part.prunable:
                 zeros, transposed = parameter.detach() == 0, part.transposed != view.transposed
                 dtype = torch_dtype(parent.tensors[view.tensor].dtype)
                 self.masked.append(MaskedParameter(view.name, parameter, zeros, transposed, dtype))
-        self.leaves = [weight.parameter for weight in self.trained]
 
     def mask_gradients(self) -> None:
         """Set the gradients of masked entries to zero: AdamW then leaves a weight that is zero exactly at zero."""
@@ -84,9 +77,8 @@ class TrainedWeights:
         """Return the trained tensors with the checkpoint's names, shapes and precisions."""
         tensors: dict[str, torch.Tensor] = {}
         with torch.no_grad():
-            for weight in self.trained:
-                view, info = weight.view, self.parent.tensors[weight.view.tensor]
-                value = weight.parameter.detach().to("cpu", torch_dtype(info.dtype), copy=True)
+            for leaf, view in zip(self.leaves, self.views, strict=True):
+                value = leaf.detach().to("cpu", torch_dtype(self.parent.tensors[view.tensor].dtype), copy=True)
                 if view.rows is not None:
                     if view.tensor not in tensors:
                         tensors[view.tensor] = self.parent.load(view.tensor)

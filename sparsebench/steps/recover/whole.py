@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw_sa
 from sparsebench.steps.recover.resume import ResumeFolder, checksum, versions
 from sparsebench.steps.recover.settings import DENSE
 from sparsebench.steps.recover.teacher import DistillationLoss, cross_entropy
-from sparsebench.steps.recover.trainer import Pruning, Trainer
+from sparsebench.steps.recover.trainer import Pruning, State, Trainer
 from sparsebench.steps.recover.weights import TrainedWeights
 
 PUBLISHED_TOKENS = {
@@ -110,31 +110,20 @@ class Training:
         tokens = trained.curve[-1].tokens
         evaluated = len(trained.curve) * sum(text.counts()[-held_samples:])
         operations = self._operations(trainer.loss, text, tokens, evaluated)
-        best = next(point for point in trained.curve if point.held_out == trained.best)
-        samples = text.samples - held_samples
-        epochs = sum(map(len, trainer.plan)) / samples
-        published = PUBLISHED_TOKENS.get(self.step.name, 0)
-        few_tokens = f"{tokens:,} tokens, where the published run read {published:,}"
-        sentences = [
-            f"loss on text held out {trained.curve[0].held_out:.4g}, then {best.held_out:.4g} after {best.tokens:,} tokens",
-            f"{samples:,} samples read {epochs:.2g} times" if epochs > 1 else "",
-            f"calculated in {self._arithmetic()}",
-            few_tokens if tokens < SMALL_SHARE * published else "",
-            *resume_folder.notes,
-        ]
         provenance = {
             **self.step.provenance(family, self.context.seed),
             **calibrated.provenance(),
-            "arithmetic": self._arithmetic(),
+            "arithmetic": self.arithmetic,
             "operations": operations,
             "curve": [asdict(point) for point in trained.curve],
         }
-        note = "; ".join(filter(None, [*sentences, *self.write(folder, trained.weights, provenance)]))
+        written_notes = self.write(folder, trained.weights, provenance)
+        notes = [*self._training_notes(trained, trainer), *resume_folder.notes, *written_notes]
         report = step_report(
             folder,
             family,
             seconds=trained.seconds,
-            note=note,
+            note="; ".join(filter(None, notes)),
             provenance=calibrated.provenance(),
             zeros_in_parent=self.zeros_in_parent,
         )
@@ -147,6 +136,21 @@ class Training:
             joules=trained.joules,
             energy_source=spent.source_of(trained.joules),
         )
+
+    def _training_notes(self, trained: State, trainer: Trainer) -> list[str]:
+        """Return what a reader must know of a training: what it gained, and how much it read."""
+        first, tokens = trained.curve[0], trained.curve[-1].tokens
+        best = next(point for point in trained.curve if point.held_out == trained.best)
+        samples = trainer.text.samples - trainer.held_samples
+        epochs = sum(map(len, trainer.plan)) / samples
+        published = PUBLISHED_TOKENS.get(self.step.name, 0)
+        few_tokens = f"{tokens:,} tokens, where the published run read {published:,}"
+        return [
+            f"loss on text held out {first.held_out:.4g}, then {best.held_out:.4g} after {best.tokens:,} tokens",
+            f"{samples:,} samples read {epochs:.2g} times" if epochs > 1 else "",
+            f"calculated in {self.arithmetic}",
+            few_tokens if tokens < SMALL_SHARE * published else "",
+        ]
 
     def _operations(self, loss: Any, text: TrainingText, tokens: int, evaluated: int) -> float:
         """Count the operations of training on ``tokens`` and of evaluating others, those of teachers included."""
@@ -206,7 +210,6 @@ class Training:
         output_kind = output_family(self.context.family, self.parent.config)
         from accelerate import Accelerator
 
-        arithmetic = self._arithmetic()
         if ":" in self.context.device:  # Accelerator takes torch's current GPU
             torch.cuda.set_device(self.context.device)
         accelerator = Accelerator(cpu=not devices.is_gpu(self.context.device))
@@ -215,7 +218,7 @@ class Training:
         plan = samples_by_step(text.counts()[:-held_samples], settings.tokens, settings.batch, seed)
         extra: list[torch.nn.Parameter] = []
         loss: DistillationLoss | OwnLoss
-        identity = {"text": checksum(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}
+        identity = {"text": checksum(*vars(text.batch).values()), "arithmetic": self.arithmetic, "device": device.type}
         identity |= versions()
         if not teacher_folders:
             words = WordMasking.of(self.parent.folder, model.config.vocab_size) if output_kind == "encoder" else None
@@ -229,7 +232,7 @@ class Training:
             extra = list(loss.projections.parameters())
         weights = TrainedWeights(model, self.parent, self.context.family)
         identity |= {"step": self.step.record(), "seed": seed, "held": held_samples}
-        identity["weights"] = checksum(*(weight.parameter for weight in weights.trained))
+        identity["weights"] = checksum(*weights.leaves)
         if scheme := settings.qat_scheme():
             qat.round_forward(weights, scheme)
         return Trainer(
@@ -241,7 +244,7 @@ class Training:
             self.step,
             self.context,
             accelerator,
-            arithmetic,
+            self.arithmetic,
             extra=extra,
             resume_folder=resume_folder if self.context.resume else None,
             identity=identity,
@@ -263,7 +266,7 @@ class Training:
         settings = self.step.settings
         checksums: list[str] = []
         for folder in teacher_folders:
-            teacher: Any = load_model(folder, self.context.family, self._arithmetic())
+            teacher: Any = load_model(folder, self.context.family, self.arithmetic)
             teacher.requires_grad_(False).to(loss.device)
             loss.teacher_parameters_per_token += self._parameters_per_token(Checkpoint(folder), loss.text)
             checksums.append(checksum(*(part for item in teacher.state_dict().items() for part in item)))
@@ -305,7 +308,9 @@ class Training:
             folders.append(folder)
         return folders
 
-    def _arithmetic(self) -> str:
+    @cached_property
+    def arithmetic(self) -> str:
+        """The precision of matrix products."""
         stored = precision.of_config(self.parent.config) or "float32"
         return processor.training_dtype(stored, self.step.settings.precision, self.context.device)
 
