@@ -247,16 +247,12 @@ def changed_config(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dic
             changed |= _config_keys(shape, kind, key, int(numbers.pop()))
             continue
         if shape.architecture.mixture:
-            raise UnsupportedError(
-                f"{config.get('model_type')}: every block and expert must keep the same number of {kind}: "
-                "config.json has one number for all",
-                "let the same number go everywhere",
+            raise _uneven(
+                config, f"block and expert must keep the same number of {kind}: config.json has one number for all"
             )
         if len(shape.blocks) > 1:
-            raise UnsupportedError(
-                f"{config.get('model_type')}: every block must keep the same number of {kind}: `{PER_LAYER}` "
-                "cannot describe two stacks",
-                "let the same number go everywhere",
+            raise _uneven(
+                config, f"block must keep the same number of {kind}: `{PER_LAYER}` cannot describe two stacks"
             )
         for axis, count in remaining.items():
             if count != dense:
@@ -264,6 +260,10 @@ def changed_config(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dic
     if blocks or PER_LAYER in config:
         changed[PER_LAYER] = {str(block): blocks[block] for block in sorted(blocks)} or None
     return changed
+
+
+def _uneven(config: Mapping[str, Any], rule: str) -> UnsupportedError:
+    return UnsupportedError(f"{config.get('model_type')}: every {rule}", "let the same number go everywhere")
 
 
 def _same_for_all(shape: ModelShape, remaining: Mapping[Axis, int]) -> bool:
