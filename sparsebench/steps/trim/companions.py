@@ -94,13 +94,9 @@ def _defaults(config: Mapping[str, Any]) -> dict[str, int]:
     """Return the token ids that transformers fills in where the configuration leaves them out."""
     full_config = transformers_config(config)
     inner = getattr(full_config, NESTED, None)
-    ids = {}
-    for key in _DEFAULTS:
-        nested = config.get(NESTED) or {}
-        value = getattr(full_config, key, None) if inner is None or inner is full_config else getattr(inner, key, None)
-        if key not in config and key not in nested and isinstance(value, int):
-            ids[key] = value
-    return ids
+    given = {*config, *(config.get(NESTED) or ())}
+    ids = {key: getattr(full_config if inner is None else inner, key, None) for key in _DEFAULTS if key not in given}
+    return {key: token_id for key, token_id in ids.items() if isinstance(token_id, int)}
 
 
 def _is_id(key: str) -> bool:
