@@ -266,15 +266,19 @@ class Reconstruction:
             epochs_done += 1
         counts = [int(block.mask(rows).sum()) for rows in block.samples]
         tokens, held_out_tokens = sum(counts[:-held_count]), sum(counts[-held_count:])
+        operations = self._operations(block, dense, tokens, held_out_tokens, epochs_done)
+        return Fit(block.stack, block.index, tokens, epochs_done, operations, first_error, best_error), best_weights
+
+    def _operations(self, block: Block, dense: Block, tokens: int, held_out_tokens: int, epochs: int) -> float:
+        """Count the operations of training a block for some ``epochs``, with all its evaluations."""
         infos, dense_infos = self._weights
         parameters = sum(info.numel for name, info in infos.items() if name in block.tensors)
         dense_parameters = sum(info.numel for name, info in dense_infos.items() if name in dense.tensors)
         # Per parameter and token, a forward pass takes 2 operations and a backward pass 4. At the end both blocks run
         # once more, to give the inputs of the next blocks.
-        training_passes = 6.0 * tokens * epochs_done + 2.0 * held_out_tokens * (epochs_done + 1)
+        training_passes = 6.0 * tokens * epochs + 2.0 * held_out_tokens * (epochs + 1)
         last_passes = 2.0 * (tokens + held_out_tokens)
-        operations = parameters * training_passes + (parameters + dense_parameters) * last_passes
-        return Fit(block.stack, block.index, tokens, epochs_done, operations, first_error, best_error), best_weights
+        return parameters * training_passes + (parameters + dense_parameters) * last_passes
 
 
 def _trained_parameters(block: Block) -> BlockTensors:

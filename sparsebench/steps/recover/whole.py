@@ -279,34 +279,30 @@ class Training:
         return checksums
 
     def _teacher_folders(self, scratch: Path) -> list[Path]:
-        """Return the folder of each teacher; one that is not the dense model is prepared from its source in ``scratch``.
+        """Return the folder of each teacher; one that is not the dense model is prepared in ``scratch``."""
+        return [
+            self.dense.folder if name == DENSE else self._fetched(Reference.parse(name), scratch / f"teacher-{number}")
+            for number, name in enumerate(self.step.settings.teachers())
+        ]
 
-        Raises ModelError without a way to fetch its source (outside of a manifest), UnsupportedError for another
-        tokenizer.
+    def _fetched(self, source: Reference, folder: Path) -> Path:
+        """Prepare a teacher in ``folder`` from its source.
+
+        Raises ModelError without a way to fetch it (outside of a manifest), UnsupportedError for another tokenizer.
         """
-        folders = []
-        for number, name in enumerate(self.step.settings.teachers()):
-            if name == DENSE:
-                folders.append(self.dense.folder)
-                continue
-            source = Reference.parse(name)
-            if self.context.fetch_file is None:
-                raise ModelError(f"{source.name}: a teacher of its own needs a source", "use it in a manifest")
-            fetched = self.context.fetch_file(source.source)
-            # A folder of the user's is copied, not linked: it may change during the training.
-            link = sources.parse(source.source).kind != "path"
-            folder = prepare(fetched, scratch / f"teacher-{number}", self.context.family, link=link)
-            vocabulary = dimensions(Checkpoint(folder).config).vocabulary
-            parent_vocabulary = dimensions(self.parent.config).vocabulary
-            mismatch = ""
-            if vocabulary != parent_vocabulary:
-                mismatch = f"it has {vocabulary:,} tokens, and the model {parent_vocabulary:,}"
-            elif not same_tokenizer(folder, self.parent.folder):
-                mismatch = "its tokenizer is not the model's"
-            if mismatch:
-                raise UnsupportedError(f"teacher {source.name}: {mismatch}", "a teacher with the same tokenizer")
-            folders.append(folder)
-        return folders
+        if self.context.fetch_file is None:
+            raise ModelError(f"{source.name}: a teacher of its own needs a source", "use it in a manifest")
+        fetched = self.context.fetch_file(source.source)
+        # A folder of the user's is copied, not linked: it may change during the training.
+        link = sources.parse(source.source).kind != "path"
+        folder = prepare(fetched, folder, self.context.family, link=link)
+        sizes = [dimensions(model.config).vocabulary for model in (Checkpoint(folder), self.parent)]
+        mismatch = "" if same_tokenizer(folder, self.parent.folder) else "its tokenizer is not the model's"
+        if sizes[0] != sizes[1]:
+            mismatch = f"it has {sizes[0]:,} tokens, and the model {sizes[1]:,}"
+        if mismatch:
+            raise UnsupportedError(f"teacher {source.name}: {mismatch}", "a teacher with the same tokenizer")
+        return folder
 
     @cached_property
     def arithmetic(self) -> str:
