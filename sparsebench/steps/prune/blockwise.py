@@ -88,7 +88,7 @@ class BlockSweep:
 
     def _owl_targets(self) -> list[Step]:
         """Return the steps whose sparsity is spread over the blocks by their outliers."""
-        return [target for target in self.targets if target.settings.allocation == "owl"]
+        return [target for target in self.targets if getattr(target.settings, "allocation", "") == "owl"]
 
     def _method(self, target: Step) -> Method:
         return methods()[target.name]

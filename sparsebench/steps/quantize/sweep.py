@@ -116,9 +116,6 @@ class GptqSweep(BlockSweep):
 
     unreached_method = "rounded to the nearest"
 
-    def _owl_targets(self) -> list[Step]:
-        return []
-
     def _method(self, target: Step) -> Method:
         return methods()["sparsegpt"]
 
