@@ -50,6 +50,12 @@ class Layer:
     seed: int = 0
     inputs: InputStatistics | None = None
 
+    def statistics(self) -> InputStatistics:
+        """Return ``inputs``. Raises ValueError where they were not gathered, as for a method that ``needs`` nothing."""
+        if self.inputs is None:
+            raise ValueError(f"{self.name}: no statistics of what it reads")
+        return self.inputs
+
 
 @dataclass(frozen=True)
 class Solution:

@@ -51,16 +51,16 @@ def choose(
     masks_of_ranking: dict[tuple[object, ...], Iterator[torch.Tensor]] = {}
     zeros = None if original is None else original == 0
     for quota in quotas:
-        kind, keep_zeros = kind_of(quota.pattern), quota.keep_zeros
-        if keep_zeros and zeros is None:
+        kind, kept_zeros = kind_of(quota.pattern), zeros if quota.keep_zeros else None
+        if quota.keep_zeros and zeros is None:
             problem = f"{name}: `keep_zeros` does not work with this method: it does not pass on the original weights"
             raise UnsupportedError(problem, "leave out `keep_zeros`")
         norm = _norm_of(quota)
-        unit_key = (quota.pattern if kind in ("blocks", "lines") else "weights", keep_zeros, norm)
+        unit_key = (quota.pattern if kind in ("blocks", "lines") else "weights", quota.keep_zeros, norm)
         if unit_key not in keys_of:
             keys_of[unit_key] = ordinals(_unit_scores(scores, quota.pattern, norm), name)
-            if keep_zeros and zeros is not None:
-                live = _unit_scores(~zeros, quota.pattern, None)
+            if kept_zeros is not None:
+                live = _unit_scores(~kept_zeros, quota.pattern, None)
                 keys_of[unit_key] = keys_of[unit_key].masked_fill(live == 0, -1)
         if kind == "N:M":
             mask = by_pattern(keys_of[unit_key], quota.pattern)
@@ -69,11 +69,11 @@ def choose(
             if ranking not in masks_of_ranking:
                 sparsities = [other_quota.sparsity for other_quota in quotas if _ranking_key(other_quota) == ranking]
                 select = _masks_by_row if quota.granularity == "row" else _masks_by_matrix
-                masks_of_ranking[ranking] = select(keys_of[unit_key], sparsities, keep_zeros)
+                masks_of_ranking[ranking] = select(keys_of[unit_key], sparsities, quota.keep_zeros)
             mask = next(masks_of_ranking[ranking])
         mask = _expand_mask(mask, scores.shape, quota.pattern)
-        if keep_zeros and zeros is not None:
-            mask |= zeros
+        if kept_zeros is not None:
+            mask |= kept_zeros
         yield RemovalMask(mask, notes(scores.shape, quota.pattern))
 
 

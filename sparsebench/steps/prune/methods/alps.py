@@ -82,9 +82,7 @@ def solve(
     ``dtype`` is that of the arithmetic. Raises ModelError, naming the tensor, for NaN and infinity.
     """
     check_weights(layers)
-    if layers[0].inputs is None:
-        raise ValueError(f"{layers[0].name}: no statistics of what it reads")
-    problem = prepare(layers[0].inputs, layers[0].name, dtype)
+    problem = prepare(layers[0].statistics(), layers[0].name, dtype)
     return [[_prune(problem, layer, quota) for quota in quotas] for layer in layers]
 
 

@@ -58,8 +58,6 @@ def input_norms(layer: Layer) -> torch.Tensor:
 
     Raises ModelError, naming the tensor, if not finite.
     """
-    if layer.inputs is None:
-        raise ValueError(f"{layer.name}: no statistics of what it reads")
-    norms = layer.inputs.squares.float().sqrt()
+    norms = layer.statistics().squares.float().sqrt()
     check_gram(norms, layer.name)
     return norms

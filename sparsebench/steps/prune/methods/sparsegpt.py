@@ -64,12 +64,10 @@ def solve(
     is that of the arithmetic. Raises ModelError, naming the tensor, for NaN and infinite numbers.
     """
     check_weights(layers)
-    if layers[0].inputs is None:
-        raise ValueError(f"{layers[0].name}: no statistics of what it reads")
     solutions: list[list[Solution | ModelError]] = [[Solution(layer.weights)] * len(quotas) for layer in layers]
     dampings = sorted({_damping(quota) for quota in quotas})
     for damping in dampings:
-        inputs = layers[0].inputs
+        inputs = layers[0].statistics()
         if damping != dampings[-1] and inputs.gram is not None:
             inputs = replace(inputs, gram=inputs.gram.clone())
         factor = factorise(inputs, layers[0].name, dtype, damping)
