@@ -60,8 +60,10 @@ class FeedForwardPart:
             gate, up = fused.chunk(2)
             gate_bias, up_bias = (None, None) if fused_bias is None else fused_bias.chunk(2)
         else:
-            gate, gate_bias = load("gate") if "gate" in self.matrices else (None, None)
             up, up_bias = load("up")
+            if "gate" not in self.matrices:
+                return routers.FeedForwardWeights(None, up, None, up_bias, norms)
+            gate, gate_bias = load("gate")
         return routers.FeedForwardWeights(gate, up, gate_bias, up_bias, norms)
 
 
