@@ -17,6 +17,8 @@ from sparsebench.figures.spec import ENDS, FigureSpec
 
 AWAY = (3.5, 7.0)
 """Points between a mark and its text, nearest first: further away it would need a thread."""
+FROM_AXIS = 4.0
+"""Points between a text and the vertical axis at its left."""
 COMPASS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (0.8, -0.8), (-0.8, 0.8), (-0.8, -0.8))
 
 
@@ -106,7 +108,8 @@ def _write_texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
     # What is placed first takes room from the others: of a few orders, the one that leaves out fewest.
     orders = [sorted(texts, key=lambda text: sign * text.xy[axis]) for axis in (0, 1) for sign in (1, -1)]
     window = axes.get_window_extent()
-    placed = max((_fitting_offsets(order, occupied, window, pixels_per_point) for order in orders), key=len)
+    room = Bbox([(window.x0 + FROM_AXIS * pixels_per_point, window.y0), window.max])
+    placed = max((_fitting_offsets(order, occupied, room, pixels_per_point) for order in orders), key=len)
     for text in texts:
         if text in placed:
             text.set_position(placed[text])

@@ -15,7 +15,7 @@ from sparsebench.figures.scatter import front
 from sparsebench.figures.spec import SHIPPED, parse
 from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.store import Ledger
-from tests.figures.pictures import SPECS, overlaps, rows_of, table
+from tests.figures.pictures import SPECS, Drawn, overlaps, rows_of, table
 from tests.ledger import samples
 from tests.report.experiment import fill
 
@@ -44,6 +44,17 @@ def test_points_and_their_texts_clip_and_overlap_nothing(series: int, width: flo
     assert overlaps(figure) == []
     for axes in figure.axes:
         assert 1 <= len([text for text in axes.texts if text.get_text().isdigit()]) <= 7
+
+
+def test_no_text_touches_the_axis(drawn: Drawn) -> None:
+    """A stroke to the right of the first mark sends its text to the left, where the axis is."""
+    for length in range(1, 20):
+        rows = [(0.0, 1.0, "n" * length), (10.0, 2.0, "end")]
+        figure = drawn("scatter", "x y text", rows, front="high", text="text")
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        gaps = [text.get_window_extent().x0 - axes.get_window_extent().x0 for text in axes.texts]
+        assert gaps and min(gaps) > 3 * figure.dpi / 72
 
 
 @pytest.mark.parametrize(
