@@ -307,6 +307,15 @@ def test_a_line_ends_at_chance_and_what_is_far_below_is_drawn_at_minus_a_quarter
     rows = query.run(tmp_path / "l.duckdb", parse(SHIPPED / "retained.sql").sql).dicts()
     assert {row["sparsity"] for row in rows if row["task"] == "piqa"} == {0, 0.5}, "90% zeros are not better than 50%"
     assert [row["retained"] for row in rows if row["sparsity"] == 0.5] == [-0.25]
+    assert "not told from chance on 1 of 1 " in rows[0]["finding"]
+
+
+def test_skill_kept_says_nothing_of_sparsities_without_a_score(tmp_path: Path) -> None:
+    half = samples.manifest(variants=[{"prune": "magnitude", "sparsity": [0.5]}])
+    Ledger(tmp_path / "l.duckdb").ingest(samples.sample(half))
+    finding = query.run(tmp_path / "l.duckdb", parse(SHIPPED / "retained.sql").sql).dicts()[0]["finding"]
+    assert "50% zeros" in finding and "90%" not in finding
+
 
 
 def test_no_line_leads_from_dense_across_half_of_the_axis(ask: Callable[[str], query.Table]) -> None:
