@@ -317,6 +317,17 @@ def test_skill_kept_says_nothing_of_sparsities_without_a_score(tmp_path: Path) -
     assert "50% zeros" in finding and "90%" not in finding
 
 
+def test_magnitudes_are_drawn_over_those_of_a_normal_distribution(ask: Callable[[str], query.Table]) -> None:
+    rows = ask(parse(SHIPPED / "magnitudes.sql").query).dicts()
+    models = {row["series"] for row in rows if not row["bound"]}
+    assert models and {row["normal"] for row in rows} == {1}
+    assert all(0.5 < row["times"] < 2 for row in rows), "the sample's weights are nearly normal"
+    asked = """SELECT near_share FROM structure WHERE method = 'dense' AND model = 'smol' AND scope = 'prunable'
+               AND scale = 'relative' AND threshold = 0.1 LIMIT 1"""
+    (nearest,) = ask(asked).rows
+    drawn = min((row for row in rows if row["series"] == "smol"), key=lambda row: abs(row["threshold"] - 0.1))
+    assert drawn["times"] == pytest.approx(nearest[0] / 0.0797, rel=0.1)
+
 
 def test_no_line_leads_from_dense_across_half_of_the_axis(ask: Callable[[str], query.Table]) -> None:
     asked = """SELECT bool_or(sparsity = 0) AS from_dense, min(sparsity) FILTER (sparsity > 0) AS first
