@@ -100,6 +100,22 @@ def test_what_saves_neither_bytes_nor_time_is_no_choice(
     assert {row["kind"] for row in asked(small(variants=MIXED, structure=None), "decision")} == {"zeros + bits"}
 
 
+def test_a_task_on_which_dense_guesses_too_shows_no_loss(
+    small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "skill", lambda variant: 1.0 if variant.is_dense else 1.2)
+    monkeypatch.setitem(samples.TASKS, "arc_easy", ("acc_norm", 0.5, 0.5))
+    ledger = small(
+        variants=MIXED,
+        structure=None,
+        benchmarks={"decoder": [{"task": t, "limit": 200} for t in ("piqa", "arc_easy")]},
+    )
+    assert "at chance" in {
+        verdict for (verdict,) in query.run(ledger, "SELECT verdict FROM vs_dense WHERE task = 'arc_easy'").rows
+    }
+    assert not [row["what"] for row in asked(ledger, "decision") if "arc_easy" in row["what"]]
+
+
 def test_a_speed_is_that_of_the_processor_that_shows_one(
     small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ WITH judged AS (
     FROM sampled
     GROUP BY model, weights, variant_id
 ), files AS (
-    SELECT model, variant_id, min(bytes) AS bytes FROM sizes WHERE format IN ('dense', 'packed') GROUP BY ALL
+    SELECT variant_id, min(bytes) AS bytes FROM sizes WHERE format IN ('dense', 'packed') GROUP BY variant_id
 ), plain AS (
     SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL
 )

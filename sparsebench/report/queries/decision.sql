@@ -7,12 +7,13 @@ WITH asked AS (
     SELECT DISTINCT variant_id, sparsity FROM cells WHERE weights <> 'random' /* manifests */
 ), losses AS (
     SELECT variant_id, string_agg(task || if(ratio IS NULL, format(' {:+.3f}', difference), format(if(abs(ratio - 1) < 0.05, ' ×{:.3f}', ' ×{:.2f}'), ratio)), ', ' ORDER BY task) AS what
-    FROM (FROM vs_dense JOIN asked USING (variant_id) QUALIFY row_number() OVER (PARTITION BY variant_id, task ORDER BY pairs DESC, manifest, record_id) = 1)
+    -- A task on which dense itself is at chance shows no loss.
+    FROM (FROM vs_dense JOIN asked USING (variant_id) JOIN (SELECT manifest, record_id FROM scores WHERE NOT dense_at_chance) USING (manifest, record_id) QUALIFY row_number() OVER (PARTITION BY variant_id, task ORDER BY pairs DESC, manifest, record_id) = 1)
     -- A second metric of the same answers (g2p_per) says little more.
     WHERE _lost(verdict) AND _benchmark(task) = task
     GROUP BY variant_id
 ), files AS (
-    SELECT model, variant_id, min(bytes) AS bytes FROM sizes WHERE format IN ('dense', 'packed') GROUP BY ALL
+    SELECT variant_id, min(bytes) AS bytes FROM sizes WHERE format IN ('dense', 'packed') GROUP BY variant_id
 ), plain AS (
     SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL
 ), grouped AS (
