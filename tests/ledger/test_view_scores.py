@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.ledger import query, statistics
 from sparsebench.ledger.statistics import Pairs
 from sparsebench.ledger.store import Ledger
-from tests.ledger.made import Hold, Records, Scored, elsewhere, errors, of, outcomes, windows, without_skill
+from tests.ledger import samples
+from tests.ledger.made import Hold, Records, Scored, elsewhere, errors, of, other_cell, outcomes, windows, without_skill
 
 
 def test_a_task_on_which_dense_itself_is_at_chance_cannot_tell(scored: Scored, hold: Hold) -> None:
@@ -66,6 +68,39 @@ def test_the_gate_asks_for_nineteen_twentieths_of_the_skill_and_a_tenth_of_the_p
     assert not row["ruined"] and row["tasks"] == 1
     assert row["weakest"] == ("piqa" if dense["task"] == "piqa" else None)
     assert (row["ratio"] is None) == (dense["task"] == "piqa")
+
+
+def test_a_variant_of_two_names_is_judged_once(scored: Scored, hold: Hold) -> None:
+    """Another manifest calls the checkpoint differently and scores another task, on which the variant loses."""
+    first = scored(outcomes([1] * 80 + [0] * 20), outcomes([1] * 80 + [0] * 20))
+    second = scored(outcomes([1] * 80 + [0] * 20, "arc_easy"), outcomes([1] * 60 + [0] * 40, "arc_easy"))
+    for record in second:
+        record |= {key: f"{record[key]}-arc" for key in ("cell_id", "key")} | {"manifest": "second"}
+        record["settings"] |= {"task": "arc_easy"}
+    plans = [_plan_of(records, model) for records, model in ((first, "smol"), (second, "smol-again"))]
+    (row,) = hold([*plans, *first, *second])("FROM gate").dicts()
+    assert (row["tasks"], row["weakest"], row["passes"]) == (2, "arc_easy", False)
+
+
+def test_of_tasks_that_keep_as_little_the_first_by_name_is_weakest(scored: Scored, hold: Hold) -> None:
+    values = outcomes([1] * 80 + [0] * 20)
+    records = scored(values, values)
+    for task in ("zebra", "arc_easy"):
+        result = outcomes([1] * 80 + [0] * 20, task)
+        records += [other_cell(record, task, result, task=task) for record in records[:2]]
+    for order in (records, records[::-1]):
+        assert hold(order)("SELECT weakest FROM gate").rows == (("arc_easy",),)
+
+
+def _plan_of(records: Records, model: str) -> dict[str, Any]:
+    """A plan of these cells that calls the model so."""
+    names = ("cell_id", "key", "stage", "settings")
+    cells = [
+        {name: one[name] for name in names} | {"label": "", "variant": one["variant"] | {"model": model}}
+        for one in records
+    ]
+    base = {"format": 2, "kind": "plan", "machine": "", "written_at": samples.START.isoformat()}
+    return base | {"manifest": records[0]["manifest"], "cells": cells}
 
 
 def test_what_nobody_scored_fails_the_gate(found: Records, scored: Scored, hold: Hold) -> None:

@@ -8,11 +8,12 @@ WITH judged AS (
     WHERE NOT s.dense_at_chance
     QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.task ORDER BY s.n DESC, s.manifest, s.record_id) = 1
 ), scored AS (
-    SELECT variant_id, model, weights, count(DISTINCT _benchmark(task)) AS tasks, min(retained) AS retained, arg_min(task, retained) AS weakest,
+    -- Manifests may name one checkpoint differently.
+    SELECT variant_id, min(model) AS model, any_value(weights) AS weights, count(DISTINCT _benchmark(task)) AS tasks, min(retained) AS retained, arg_min(task, (retained, task)) FILTER (retained IS NOT NULL) AS weakest,
            max(ratio) AS ratio, coalesce(min(retained) >= 0.95, true) AND coalesce(max(ratio) <= 1.1, true) AS passes
     FROM judged
     WHERE coalesce(retained, ratio) IS NOT NULL
-    GROUP BY ALL
+    GROUP BY variant_id
 ), made AS (
     SELECT DISTINCT variant_id, model, weights, line, sparsity FROM cells JOIN ways USING (variant_id) WHERE pattern = 'unstructured'
 )
@@ -20,10 +21,11 @@ SELECT *, variant_id IN (FROM _ruined) AS ruined
 FROM (
     FROM scored
     UNION ALL BY NAME
-    SELECT DISTINCT m.variant_id, m.model, m.weights, 0 AS tasks, false AS passes
+    SELECT m.variant_id, min(m.model) AS model, any_value(m.weights) AS weights, 0 AS tasks, false AS passes
     FROM made m
     JOIN (FROM made SEMI JOIN (FROM scored WHERE NOT passes) USING (variant_id)) f USING (model, weights, line)
     WHERE m.sparsity > f.sparsity AND m.variant_id NOT IN (SELECT variant_id FROM scored)
+    GROUP BY m.variant_id
 );
 
 COMMENT ON VIEW gate IS 'the quality gate, one row per variant: one that does not pass has no speed in a headline and is grey in figures; a variant that nothing says anything about has no row';
