@@ -1,5 +1,6 @@
 """The report's queries: what each counts, compares and leaves out."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +99,26 @@ def test_what_saves_neither_bytes_nor_time_is_no_choice(
 ) -> None:
     monkeypatch.setattr(samples, "skill", lambda variant: 1.0 if variant.is_dense else 1.2)
     assert {row["kind"] for row in asked(small(variants=MIXED, structure=None), "decision")} == {"zeros + bits"}
+
+
+def test_of_variants_of_a_name_the_better_stands_for_a_pattern(tmp_path: Path) -> None:
+    """Scope is no part of the name of N:M masks. Whichever record comes first, the same row is given."""
+    variants = [{"prune": "magnitude", "sparsity": 0.5}, {"prune": "magnitude", "pattern": "2:4"}]
+    experiment = samples.manifest(benchmarks={"decoder": [{"task": "piqa", "limit": 200}]}, runtime=None)
+    records = samples.sample(experiment.model_copy(update={"variants": variants}))
+    for record in [
+        one for one in records if one.get("settings", {}).get("task") and one["variant"]["pattern"] == "2:4"
+    ]:
+        other = copy.deepcopy(record) | {key: f"{record[key]}-row" for key in ("cell_id", "key")}
+        other["variant"] |= {"id": "by-row", "granularity": "row"}
+        right = [one | {"value": float(at % 20 > 0)} for at, one in enumerate(other["result"]["outcomes"])]
+        other["result"] |= {"outcomes": right, "score": 0.95}
+        records.append(other)
+    found = []
+    for number, order in enumerate((records[1:], records[:0:-1])):
+        Ledger(tmp_path / f"{number}.duckdb").ingest(order)
+        found += [row["score"] for row in asked(tmp_path / f"{number}.duckdb", "patterns")]
+    assert found == [0.95, 0.95]
 
 
 def test_a_task_on_which_dense_guesses_too_shows_no_loss(

@@ -1,7 +1,7 @@
--- N:M patterns and blocks beside unstructured pruning by the same method at the same sparsity, without other steps; of several granularities the better.
+-- N:M patterns and blocks beside unstructured pruning by the same method at the same sparsity, without other steps; of several variants of a name the better.
 WITH compared AS (
     SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.higher_is_better, s.scale, s.n, s.num_fewshot, s.subset, s.method, s.granularity, s.pattern, s.sparsity,
-           s.calibration, inputs, s.score, if(s.collapsed, NULL, s.low) AS low,
+           s.calibration, inputs, s.record_id, s.score, if(s.collapsed, NULL, s.low) AS low,
            if(s.collapsed, NULL, s.high) AS high, v.dense_score
     FROM scores s
     JOIN ways USING (variant_id)
@@ -21,5 +21,5 @@ JOIN compared u ON u.pattern = 'unstructured' AND p.pattern <> 'unstructured' AN
                AND u.calibration = p.calibration AND u.inputs = p.inputs AND (u.granularity = p.granularity OR p.pattern LIKE '%:%')
                AND abs(u.sparsity - p.sparsity) < 1e-6
 QUALIFY row_number() OVER (PARTITION BY p.model, p.task, p.metric, p.n, p.num_fewshot, label, p.calibration, p.sparsity
-                           ORDER BY _goodness(u.score, u.higher_is_better) DESC, u.granularity) = 1
+                           ORDER BY _goodness(u.score, u.higher_is_better) DESC, u.granularity, _goodness(p.score, p.higher_is_better) DESC, p.record_id, u.record_id) = 1
 ORDER BY p.model, p.task, p.n, p.sparsity, label
