@@ -24,4 +24,4 @@ JOIN lines USING (variant_id)
 LEFT JOIN files f USING (variant_id)
 LEFT JOIN times USING (variant_id)
 WHERE g.tasks > 0 AND NOT r.chance
-ORDER BY g.model, r.kind, gate, share, recipe, line
+ORDER BY g.model, r.kind, gate, share, recipe, line, g.variant_id
