@@ -38,12 +38,12 @@ WITH judged AS (
 ), numbered AS (
     SELECT *, dense_rank() OVER (ORDER BY lines DESC, highest DESC, model) <= 4 AS shown FROM counted
 ), passed AS (
-    SELECT string_agg(format('{} ({}% zeros)', model, sparsities), ', ' ORDER BY model) FILTER (passes) AS words, bool_or(NOT passes) AS failing
+    SELECT string_agg(format('{} ({}% zeros)', model, sparsities), ', ' ORDER BY model) FILTER (passes) AS words, count(*) FILTER (passes) > 1 AS several, bool_or(NOT passes) AS failing
     FROM (SELECT model, passes, string_agg(DISTINCT percent_label(sparsity), ' and ' ORDER BY percent_label(sparsity)) AS sparsities FROM numbered GROUP BY ALL)
 )
 SELECT concat(model, if(reads, ': perplexity', ': skill')) AS panel, unnest([0, tokens / 1000]) AS thousands, unnest([before, after]) AS kept, percent_label(sparsity) || if(passes, '%: passes', '% zeros') AS zeros, NOT passes AS bound,
        dense_rank() OVER (PARTITION BY passes ORDER BY sparsity) + 7 AS place, if(reads, 1 / 1.1, 0.95) AS gate,
-       (SELECT concat('Pruned and trained, ', coalesce(if(failing, 'only ', '') || words, 'no model'), ' passes the quality gate') FROM passed) AS finding,
+       (SELECT concat('Pruned and trained, ', coalesce(if(failing, 'only ', '') || words, 'no model'), if(several, ' pass', ' passes'), ' the quality gate') FROM passed) AS finding,
        (SELECT 'Not drawn: ' || string_agg(DISTINCT model, ', ' ORDER BY model) || ', with the fewest trainings.' FROM numbered WHERE NOT shown) AS left_out
 FROM numbered
 WHERE shown

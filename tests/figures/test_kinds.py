@@ -258,6 +258,28 @@ def test_in_time_a_variant_stands_where_most_engines_ran_dense_and_it_is_fastest
     }
 
 
+@pytest.mark.parametrize(("passing", "verb"), [(("a",), "passes"), (("a", "b"), "pass"), ((), "passes")])
+def test_trained_models_that_pass_are_counted(passing: tuple[str, ...], verb: str) -> None:
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE {sqlfiles.definitions()['percent_label']}")
+        connection.execute("""
+            CREATE TABLE gate (variant_id TEXT, model TEXT, ratio DOUBLE, retained DOUBLE, passes BOOL, tasks INT);
+            CREATE TABLE recovered (model TEXT, variant_id TEXT, sparsity DOUBLE, trained_tokens BIGINT);
+            CREATE TABLE variants (variant_id TEXT, parent TEXT)""")
+        for model in "abc":
+            before, after = f"{model} before", f"{model} after"
+            fill(
+                connection,
+                "gate",
+                [(before, model, 2.0, None, False, 1), (after, model, 1.05, None, model in passing, 1)],
+            )
+            fill(connection, "recovered", [(model, after, 0.5, 1000)])
+            fill(connection, "variants", [(after, before)])
+        rows = connection.execute(parse(SHIPPED / "training.sql").sql).df().to_dict("records")
+    named = [f"{model} (50% zeros)" for model in passing] or ["no model"]
+    assert all(f"{', '.join(named)} {verb} " in row["finding"] for row in rows) and rows
+
+
 def test_what_is_skipped_is_not_read() -> None:
     variants = [
         # name, kind, perplexity, method, read share, MB in the packed format
