@@ -45,7 +45,7 @@ WITH every_sample AS (
     WHERE sparsity = 0.5 AND NOT bound
     GROUP BY model, weights
 ), passing AS (
-    -- The most zeros that some method leaves within the gate, up to which every sparsity has a method that does.
+    -- The most zeros that some method leaves within the gate.
     SELECT model, weights, max(sparsity) AS most
     FROM (SELECT model, weights, sparsity, min(times) AS least FROM ended WHERE NOT bound GROUP BY ALL)
     WHERE least <= 1.1
