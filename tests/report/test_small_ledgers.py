@@ -36,6 +36,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 NONSENSE = {
     "a missing value": r"\b(None|nan|NaN|inf|NULL|undefined)\b",
     "marks without words between them": r"[;,:] ?[;,.]|\(\s*\)|\(\s*[;,]|\s[,;.](\s|$)|\.\.(?!\.)",
+    "all of one": r"\ball 1\b",
     "a change of nothing": r"\b0(\.0+)?% of the answers|\bchanges 0\b",
     "bits with a sparsity": r"\bint[48] at \d",
     "an empty emphasis": r"\*\*\s*\*\*|``",
