@@ -132,3 +132,8 @@ runtime: {{engines: deepsped}}
         (3, "models[0].source"), (5, "variants[0].prune"), (7, "benchmarks.decoder[0].task"),
         (7, "benchmarks.decoder[0].models"), (8, "runtime.engines"),
     ]  # fmt: skip
+
+
+def test_a_manifest_is_not_named_as_the_file_of_its_revisions() -> None:
+    (problem,) = problems_of(f"{MODEL}{{name: m, source: random, family: decoder}}\n", "m.lock").problems
+    assert problem.path == "m.lock" and "revisions" in problem.message and "m.yaml" in problem.hint
