@@ -14,7 +14,7 @@
 -- reference: dense = as fast as dense
 -- xlabel: a token: times as fast as the fastest dense engine
 -- footnote: left_out
--- note: Over the fastest engine that ran dense on that machine and workload, for a token (of an encoder the whole pass); one rank, 95% intervals. ours: our dense kernels; sparse: those that skip zeros; hf: torch, integers in its own kernels; llamacpp: llama.cpp. Ruined models are not shown. Of a variant's engines the fastest is shown, on the machine where most engines ran the model dense.
+-- note: Over the fastest engine that ran dense on that machine and workload, for a token (of an encoder the whole pass); one rank, 95% intervals. ours: our kernels, which skip zeros; torch: plain transformers, integers in torch's kernels. Ruined models are not shown. Of a variant's engines the fastest is shown, on the machine where most engines ran the model dense.
 -- boundnote: The quality gate: 1.1 times dense's perplexity and 95% of its skill. Grey: does not pass it, or was not scored.
 
 WITH timed AS (
@@ -57,7 +57,7 @@ WITH timed AS (
     GROUP BY wide
 )
 SELECT concat(panel, chr(10), 'fastest dense: ', fastest.rivals) AS panel,
-       concat(replace(words, '(text ', '('), ' (', engine, ')', if(unscored, ', not scored', '')) AS label, if(passes, kind, 'not passing') AS series, NOT passes AS bound,
+       concat(replace(words, '(text ', '('), ' (', CASE engine WHEN 'sparse' THEN 'ours' WHEN 'hf' THEN 'torch' WHEN 'llamacpp' THEN 'llama.cpp' ELSE engine END, ')', if(unscored, ', not scored', '')) AS label, if(passes, kind, 'not passing') AS series, NOT passes AS bound,
        _kind_place(if(passes, kind, 'bits')) AS place, speedup, speedup_low, speedup_high, 1 AS dense,
        (SELECT 'Not drawn: ' || string_agg(DISTINCT model, ', ' ORDER BY model) || '.' FROM numbered WHERE number > 4) AS left_out,
        (SELECT concat('Of what passes the gate, fewer bits write a token up to ', string_agg(format('{:.1f} times as fast as {} ({})', best, if(wide, 'the fastest dense engine', 'plain torch'), name), ', ' ORDER BY wide DESC),

@@ -20,7 +20,7 @@
 -- xlabel: weight files, zeros packed, % of dense
 -- ylabel: perplexity / dense's
 -- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. A GGUF: the 4-bit file that dense came out of. Line: the best that pass. Open marks: a variant on the line is as good and smaller. Whiskers: 95% intervals of the ratio, window by window. Above twice dense's perplexity nothing is shown.
--- boundnote: Grey: below the quality gate, 1.1 times dense's perplexity and 95% of its skill; the best at these bytes.
+-- boundnote: Grey: fails the quality gate, 1.1 times dense's perplexity and 95% of its skill; the best at these bytes.
 
 WITH packed AS (
     SELECT variant_id, any_value(bytes) AS bytes FROM sizes WHERE format = 'packed' GROUP BY ALL
@@ -69,7 +69,7 @@ WITH packed AS (
     FROM told
     HAVING min(bits) IS NOT NULL
 )
-SELECT if(fetched IS NULL, panel, replace(panel, '(dequantized)', format('(dequantized from a GGUF of {:.0f}%)', 100 * fetched))) AS panel, label, if(passes, kind, 'below the gate') AS kind, NOT passes AS bound, round(100 * part, 1) AS share, ratio, low, high, 1.1::DOUBLE AS gate,
+SELECT if(fetched IS NULL, panel, replace(panel, '(dequantized)', format('(dequantized from a GGUF of {:.0f}%)', 100 * fetched))) AS panel, label, if(passes, kind, 'fails the gate') AS kind, NOT passes AS bound, round(100 * part, 1) AS share, ratio, low, high, 1.1::DOUBLE AS gate,
        if(passes, _kind_place(kind), 0) AS place, if(passes, false, NULL) AS high_wins, finding
 FROM shown
 JOIN told USING (panel)

@@ -21,7 +21,7 @@
 -- xlabel: time of a token, % of the fastest dense engine's
 -- ylabel: perplexity / dense's
 -- note: Each variant in the engine where a token takes least: hf, plain transformers, whose int8 and int4 run in torch's integer kernels; sparse, our kernels that skip zeros; skip, which reads the weights that a token needs; llamacpp, llama.cpp. 100% is the fastest engine that ran dense on that machine and workload. Whiskers: 95% intervals. Above three times dense's perplexity a model is ruined; it is not shown, nor what takes more than twice the time. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
--- boundnote: Grey: below the quality gate, 1.1 times dense's perplexity and 95% of its skill.
+-- boundnote: Grey: fails the quality gate, 1.1 times dense's perplexity and 95% of its skill.
 
 WITH fastest AS (
     SELECT variant_id, engine, 100 / speedup AS relative, 100 / speedup_high AS relative_low, 100 / speedup_low AS relative_high, gains, rival, rivals, machine_label(machine) AS machine,
@@ -54,7 +54,7 @@ WITH fastest AS (
     FROM (SELECT panel, rival, min(relative) FILTER (passes AND gains AND kind = 'bits') AS least, min(relative) FILTER (passes AND gains AND kind = 'zeros') AS zeros FROM shown GROUP BY ALL)
     GROUP BY rival
 )
-SELECT panel, label, if(passes, kind, 'below the gate') AS kind, NOT passes AS bound, relative, relative_low, relative_high, ratio, low, high, 1.1::DOUBLE AS gate,
+SELECT panel, label, if(passes, kind, 'fails the gate') AS kind, NOT passes AS bound, relative, relative_low, relative_high, ratio, low, high, 1.1::DOUBLE AS gate,
        if(passes, _kind_place(kind), 0) AS place,
        (SELECT concat('Of what passes the quality gate, ', string_agg(format('fewer bits take {}% of {}''s time for a token', range_label('{:.0f}', least, most), rival), ', ' ORDER BY least) FILTER (least IS NOT NULL),
                       if(count(zeros) > 0, format('; zeros {:.0f}%', min(zeros)), '; no zeros gain')) FROM told HAVING count(least) > 0) AS finding

@@ -10,7 +10,7 @@
 -- xscale: log
 -- xlabel: threshold on |w|, in units of its matrix's root mean square
 -- ylabel: weights below it, times as many as normal
--- note: Prunable weights of the dense models, all counted, over the share of a normal distribution below the same threshold.
+-- note: Prunable weights of the dense models, all counted, over the share of a normal distribution below the same threshold. Weights out of a 4-bit file lie on a grid, which bends their line.
 -- boundnote: Grey: the tenth of the rms below which a weight is called near zero.
 
 WITH dense AS (
