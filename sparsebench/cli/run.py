@@ -17,6 +17,7 @@ from sparsebench.cli.plan import announce, prepare_plan, show
 from sparsebench.errors import LedgerError, RecordError, UserError
 from sparsebench.ledger.connect import check_is_ledger
 from sparsebench.ledger.store import Ledger
+from sparsebench.paths import check_writable
 from sparsebench.plan.cells import Variant
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.resources import slots
@@ -105,6 +106,7 @@ def run(
     )
     chosen_executor = _executor(executor, address, settings)
     check_is_ledger(workspace.ledger)
+    check_writable(workspace.work, folder=True)
     with exclusive(workspace.ledger):  # before anything is decided: another run may be recording these cells
         decided, damaged = verified(decisions(ready, workspace.records, retry_failed), workspace.records, ready.device)
         notes("made again", damaged)
