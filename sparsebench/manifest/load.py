@@ -82,7 +82,9 @@ def parse_manifest(text: str, name: str) -> LoadedManifest:
         raise ManifestError(problems)
     loaded = LoadedManifest(manifest, Path(name), positions)
     if loaded.path.suffix == ".lock":
-        _fail(name, "a file of this name holds the revisions of a manifest", f"name the manifest {loaded.path.stem}.yaml")
+        _fail(
+            name, "a file of this name holds the revisions of a manifest", f"name the manifest {loaded.path.stem}.yaml"
+        )
     # Record files carry the name. An argument from a shell that is not UTF-8 contains lone surrogates.
     if len(loaded.name.encode(errors="replace")) > _MOST_NAME_BYTES or not loaded.name.isprintable():
         _fail(

@@ -14,9 +14,9 @@ from sparsebench.benchmarks.perplexity import WINDOW
 from sparsebench.cli.app import app
 from sparsebench.models.files.text import JOINER
 from sparsebench.steps import calibration, factor
-from sparsebench.steps.prune import settings
 from sparsebench.steps.prune.methods import alps, sparsegpt
 from sparsebench.steps.prune.registry import BUILT_IN
+from sparsebench.steps.prune.settings import Prune
 from tests.manifest.loading import load_text
 
 ROOT = Path(__file__).parents[2]
@@ -76,8 +76,8 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
         f"ρ = {alps.PENALTY}; every third step ρ grows by {much}, {some} or {little}",
         "divided by 5 instead",
         f"after {alps.STEPS} steps",
-        f"above {settings.OUTLIER:g} times the block's mean",
-        f"· {2 * settings.SPREAD:g} ",
+        f"above {Prune.model_fields['outlier'].default:g} times the block's mean",
+        f"· {2 * Prune.model_fields['spread'].default:g} ",
     ):
         assert said in page
 

@@ -257,7 +257,11 @@ def test_every_engine_is_drawn_against_the_fastest_dense_model(ask: Callable[[st
     asked = """
         SELECT engine, phase, speedup FROM _headlines JOIN _recipes USING (variant_id) LEFT JOIN gate USING (variant_id)
         WHERE ranks = 1 AND NOT coalesce(ruined, false)"""
-    known = {(row["engine"], row["phase"] == "prefill", row["speedup"]) for row in ask(asked).dicts()}
+    names = {"sparse": "ours", "hf": "torch", "llamacpp": "llama.cpp"}
+    known = {
+        (names.get(row["engine"], row["engine"]), row["phase"] == "prefill", row["speedup"])
+        for row in ask(asked).dicts()
+    }
     drawn = {
         (row["label"].split("(")[-1].rstrip(")"), row["series"].endswith("prompt"), row["speedup"]) for row in rows
     }
