@@ -57,7 +57,7 @@ WITH timed AS (
     GROUP BY wide
 )
 SELECT concat(panel, chr(10), 'fastest dense: ', fastest.rivals) AS panel,
-       concat(replace(words, '(text ', '('), ' (', CASE engine WHEN 'sparse' THEN 'ours' WHEN 'hf' THEN 'torch' WHEN 'llamacpp' THEN 'llama.cpp' ELSE engine END, ')', if(unscored, ', not scored', '')) AS label, if(passes, kind, 'not passing') AS series, NOT passes AS bound,
+       concat(replace(words, '(text ', '('), ' (', _engine_word(engine), ')', if(unscored, ', not scored', '')) AS label, if(passes, kind, 'not passing') AS series, NOT passes AS bound,
        _kind_place(if(passes, kind, 'bits')) AS place, speedup, speedup_low, speedup_high, 1 AS dense,
        (SELECT 'Not drawn: ' || string_agg(DISTINCT model, ', ' ORDER BY model) || '.' FROM numbered WHERE number > 4) AS left_out,
        (SELECT concat('Of what passes the gate, fewer bits write a token up to ', string_agg(format('{:.1f} times as fast as {} ({})', best, if(wide, 'the fastest dense engine', 'plain torch'), name), ', ' ORDER BY wide DESC),

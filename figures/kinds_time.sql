@@ -20,7 +20,7 @@
 -- yshare: yes
 -- xlabel: time of a token, % of the fastest dense engine's
 -- ylabel: perplexity / dense's
--- note: Each variant in the engine where a token takes least: hf, plain transformers, whose int8 and int4 run in torch's integer kernels; sparse, our kernels that skip zeros; skip, which reads the weights that a token needs; llamacpp, llama.cpp. 100% is the fastest engine that ran dense on that machine and workload. Whiskers: 95% intervals. Above three times dense's perplexity a model is ruined; it is not shown, nor what takes more than twice the time. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
+-- note: Each variant in the engine where a token takes least: torch, plain transformers, integers in torch's kernels; ours, which skips zeros; skip, which reads the weights that a token needs; llama.cpp. 100% is the fastest engine that ran dense on that machine and workload. Whiskers: 95% intervals. Above three times dense's perplexity a model is ruined; it is not shown, nor what takes more than twice the time. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
 -- boundnote: Grey: fails the quality gate, 1.1 times dense's perplexity and 95% of its skill.
 
 WITH fastest AS (
@@ -31,7 +31,7 @@ WITH fastest AS (
     -- On each machine the job whose dense model most engines ran, then the fastest.
     QUALIFY row_number() OVER (PARTITION BY variant_id, machine ORDER BY rivals DESC, gains DESC, speedup DESC, engine, record_id) = 1
 ), points AS (
-    SELECT DISTINCT c.model, concat(model_label(c.model, c.weights), ', ', f.machine, chr(10), c.n, ' windows, a prompt of ', prompt, ' tokens') AS panel, kind, replace(words, '(text ', '(') || ' (' || engine || ')' AS label,
+    SELECT DISTINCT c.model, concat(model_label(c.model, c.weights), ', ', f.machine, chr(10), c.n, ' windows, a prompt of ', prompt, ' tokens') AS panel, kind, replace(words, '(text ', '(') || ' (' || _engine_word(engine) || ')' AS label,
            relative, relative_low, relative_high, gains, rival, rivals, c.score / c.dense AS ratio, c.low / c.dense AS low, c.high / c.dense AS high, coalesce(passes, false) AS passes, c.n
     FROM curves c
     JOIN fastest f USING (variant_id)

@@ -250,7 +250,7 @@ def test_in_time_a_variant_stands_where_most_engines_ran_dense_and_it_is_fastest
         rows = connection.execute(parse(SHIPPED / "kinds_time.sql").sql).df().to_dict("records")
     found = {row["label"]: (row["relative"], row["bound"]) for row in rows}
     assert found == {
-        "int8 (hf)": (pytest.approx(100 / 1.4), False), "Q8_0 (llamacpp)": (80, False), "saves (sparse)": (50, True),
+        "int8 (torch)": (pytest.approx(100 / 1.4), False), "Q8_0 (llama.cpp)": (80, False), "saves (ours)": (50, True),
         "dense in torch": (100, False),
     }  # fmt: skip
     assert {row["finding"] for row in rows} == {

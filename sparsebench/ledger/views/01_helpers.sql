@@ -28,6 +28,9 @@ CREATE OR REPLACE MACRO _kind_place(kind) AS
               WHEN 'dense' THEN 12 WHEN 'zeros + bits' THEN 13 WHEN 'smaller shapes + recovery' THEN 14 ELSE 15 END;
 CREATE OR REPLACE MACRO _method_place(method) AS coalesce(list_position(['magnitude', 'sparsegpt', 'wanda', 'alps'], method), 5) - 1;
 
+-- An engine as figures name it.
+CREATE OR REPLACE MACRO _engine_word(engine) AS CASE engine WHEN 'sparse' THEN 'ours' WHEN 'hf' THEN 'torch' WHEN 'llamacpp' THEN 'llama.cpp' ELSE engine END;
+
 -- Whether all that ran was a kernel that reads every weight, zeros too.
 CREATE OR REPLACE MACRO _dense_kernel(kernel) AS coalesce(kernel, '') LIKE 'dense%';
 
