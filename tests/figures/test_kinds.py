@@ -233,7 +233,7 @@ def test_in_time_a_variant_stands_where_most_engines_ran_dense_and_it_is_fastest
     ]
     where = ("decode", 1, "any", "real", "CPU (AVX) ×2, 9 GiB", "b1 p16 g8")
     with duckdb.connect() as connection:
-        for name in ("_kind_place", "machine_label", "model_label", "range_label"):
+        for name in ("_engine_word", "_kind_place", "machine_label", "model_label", "range_label"):
             connection.execute(f"CREATE {sqlfiles.definitions()[name]}")
         connection.execute("""
             CREATE TABLE _headlines (variant_id TEXT, engine TEXT, gains BOOL, rival TEXT, rivals INT, speedup DOUBLE,
