@@ -79,6 +79,10 @@ class Queue:
                 refused.add(group)
         return None
 
+    def predecessors_of(self, job: Job) -> list[str]:
+        """Return the labels of the jobs that a waiting job still waits for; the id of one that does not wait itself."""
+        return sorted(self.waiting[name].label if name in self.waiting else name for name in self._unfinished[job.id])
+
     def end(self, job: Job) -> None:
         """Note that a job has ended: jobs that waited for it may start, and it needs no folders any more."""
         self.ended.add(job.id)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import devices, provenance, records
-from sparsebench.errors import Interrupted, LedgerError
+from sparsebench.errors import Interrupted, LedgerError, SparsebenchError
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import silence_seconds
@@ -118,7 +118,10 @@ class Runner:
                 self._record(cell, "unsupported", reason)
             while self.waiting or self.children:
                 self._start_ready()
-                self._listen()
+                if self.children:
+                    self._listen()
+                elif self.waiting:
+                    raise self._stuck()
                 self._show_answers()
                 # A model that cannot be prepared leaves skipped cells, and none that failed.
                 if self.settings.fail_fast and self.counts["failed"] + self.counts["skipped"]:
@@ -137,6 +140,12 @@ class Runner:
         while job := self.waiting.take(lambda job: self.executor.has_room(job, self._tasks)):
             if remaining_job := self._without_unavailable(job):
                 self._start(remaining_job)
+
+    def _stuck(self) -> SparsebenchError:
+        """Return the error for waiting jobs of which none can ever start: nothing runs that could make way for them."""
+        job = next(iter(self.waiting))
+        reason = ", ".join(self.waiting.predecessors_of(job)) or "room that the executor does not have"
+        return SparsebenchError(f"{job.label} can never start: it waits for {reason}", "report this, with the manifest")
 
     def _without_unavailable(self, job: Job) -> Job | None:
         """Return the part of a job that can be done, None if nothing can.
@@ -208,8 +217,6 @@ class Runner:
 
         While a timed job runs, only its events, a look at its silence or a line due in a log wake the parent.
         """
-        if not self.children:
-            return
         timed = any(runs_alone(child.job, devices.is_gpu(self.settings.device)) for child in self.children)
         due = min(child.stall_timer.next_check for child in self.children) - time.monotonic()
         due = min(due, self.display.due())

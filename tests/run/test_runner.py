@@ -1,5 +1,6 @@
 """Which job starts next, and what a run does where something that it needs is gone, without Ray and without models."""
 
+import io
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -8,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from sparsebench.errors import SparsebenchError
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import Estimate
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
 from sparsebench.run.cluster import Cluster
-from sparsebench.run.display import Display
+from sparsebench.run.display import Clock, Display
 from sparsebench.run.executor import RunningJob, RunSettings
+from sparsebench.run.local import Local
 from sparsebench.run.queue import Queue
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.runner import Runner
@@ -167,6 +170,27 @@ def test_two_jobs_that_find_the_same_damage_wait_for_its_maker(
     counts, _, _ = run(plan, settings, monkeypatch, work)
     assert len(found) == 2
     assert counts == {"done": len(plan.cells), "failed": 0, "unsupported": 0, "skipped": 0}
+
+
+class Full(Local):
+    """An executor that never has room."""
+
+    def has_room(self, job: Job, running: Sequence[RunningJob]) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("after", [(), ("a job that is not there",)], ids=["no room", "no predecessor"])
+def test_jobs_of_which_none_can_ever_start_end_the_run_with_an_error_that_names_one(
+    after: tuple[str, ...], settings: RunSettings
+) -> None:
+    plan = planned()
+    executor = Local(settings) if after else Full(settings)
+    runner = Runner(plan, settings, executor, lambda *_: None, Display(Clock(Estimate(settings.sizes)), io.StringIO()))
+    first, *_ = jobs(plan, plan.cells, lambda _: False)
+    runner.waiting.add([replace(first, id="never", after=after)] if after else [])
+    with pytest.raises(SparsebenchError, match=first.label) as caught:
+        runner.run([] if after else plan.cells, (), ())
+    assert all(name in caught.value.message for name in after)
 
 
 DENSE = Variant("d", "m", "decoder", "path:m", "r", "real", "float32")
