@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import devices, records
-from sparsebench.errors import SparsebenchError, UserError, first_line, redacted, system_error
+from sparsebench.errors import UserError, first_line, redacted, system_error
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import nodes_of, ranks_of, runs_alone, uses_device
@@ -32,7 +32,7 @@ from sparsebench.plan.stages import is_timed
 from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.node import NodeIdentity, do_job, probe
 from sparsebench.run.placement import NODE_START_TIMEOUT, PlacementGroup, bundles
-from sparsebench.run.recorder import JobSpec
+from sparsebench.run.recorder import JobSpec, reason_of
 from sparsebench.runtime.nodes import join
 from sparsebench.sources import Cache
 
@@ -223,20 +223,26 @@ class RayTask:
                     for reference in self.stream:
                         if event := self._file_event(self.ray.get(reference)):
                             pipe.write(_event_line(event))
-            # What a node raises because this package is missing there or differs, or another attempt would need as much.
-            except (self.ray.exceptions.RayTaskError, self.ray.exceptions.OutOfMemoryError) as error:
-                cause = getattr(error, "cause", None) or error
-                pipe.write(_event_line({"event": "job_failed", "reason": redacted(first_line(cause))}))
-            except self.ray.exceptions.RayError as error:
-                self.code = -signal.SIGKILL
-                if not self.killed:
-                    self.loss_reason = f"its node or Ray's process there is gone ({type(error).__name__})"
-            except SparsebenchError as error:  # there are no nodes for it
-                pipe.write(_event_line({"event": "job_failed", "reason": str(error)}))
             except BrokenPipeError:
                 raise
-            except OSError as error:  # such as a full disk, where its records and its log are written
-                pipe.write(_event_line({"event": "job_failed", "reason": str(system_error(error, Cache().root))}))
+            except Exception as error:  # whatever it is, the job's cells have failed of it
+                if reason := self._failure_reason(error):
+                    pipe.write(_event_line({"event": "job_failed", "reason": reason}))
+
+    def _failure_reason(self, error: Exception) -> str:
+        """Return why the job failed; empty where its node is lost, which is noted, or where it was killed."""
+        exceptions = self.ray.exceptions
+        # What a node raises because this package is missing there or differs, or another attempt would need as much.
+        if isinstance(error, exceptions.RayTaskError | exceptions.OutOfMemoryError):
+            return redacted(first_line(getattr(error, "cause", None) or error))
+        if isinstance(error, exceptions.RayError):
+            self.code = -signal.SIGKILL
+            if not self.killed:
+                self.loss_reason = f"its node or Ray's process there is gone ({type(error).__name__})"
+            return ""
+        if isinstance(error, OSError):  # such as a full disk, where its records and its log are written
+            return str(system_error(error, Cache().root))
+        return reason_of(error)
 
     def _file_event(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """File the record or log that came with an event; return what to pass on to the run, if anything."""
