@@ -109,7 +109,7 @@ class Local:
         # What makes a variant calculates with as many threads throughout.
         if not (self.gpus or self._is_alone(job) or job.makes):
             spec = replace(spec, threads=self.threads_file)
-        path = spec.save(log.with_suffix(".job"))
+        path = spec.save(Path(self.temporary) / f"{job.kind}-{job.id}.job")
         own_gpus = self.gpus_of(job, running)
         reading, writing = os.pipe()
         process = self._process(job, path, log, writing, own_gpus)

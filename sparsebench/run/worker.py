@@ -17,9 +17,10 @@ from sparsebench.run.recorder import JobSpec, Recorder
 
 
 def main(spec_path: Path, events: int) -> int:
-    """Do the job of a specification, report on the descriptor ``events``, and return the exit code."""
+    """Do the job of a specification, which is removed, report on the descriptor ``events``, and return the exit code."""
     redact_stderr()
     spec: JobSpec = pickle.loads(spec_path.read_bytes())
+    spec_path.unlink()
     recorder = Recorder(spec, events)
     try:
         if folders := damaged(spec):

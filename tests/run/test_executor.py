@@ -144,6 +144,7 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere_with_what_is_left(
         (RayError("the node died"), MAX_RESTARTS + 1, "RayError"),
         (OutOfMemoryError("Task was killed due to the node running low on memory"), 1, "low on memory"),
         (RayTaskError(UserError("torch 1.0 instead of 2.0")), 1, "torch 1.0"),
+        (ValueError("what nobody has foreseen"), 1, "ValueError: what nobody has foreseen"),
     ],
 )
 def test_what_a_node_raises_is_why_the_cells_failed(
@@ -256,7 +257,9 @@ def test_a_job_that_measures_takes_free_cores(
         for job in jobs(plan, plan.cells, lambda _: False):
             spec = specification(plan, settings, job)
             running.append(local.start(job, spec, settings.workspace.logs / job.id, running))
-            written: JobSpec = pickle.loads((settings.workspace.logs / job.id).with_suffix(".job").read_bytes())
+            (path,) = Path(local.temporary).glob("*.job")
+            written: JobSpec = pickle.loads(path.read_bytes())
+            path.unlink()
             grows |= {job.kind} if written.threads else set()
             os.close(running[-1].events)
         assert grows == {"assess", "benchmarks"}

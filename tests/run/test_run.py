@@ -58,6 +58,7 @@ def test_an_interrupted_run_keeps_what_is_finished_goes_on_and_is_not_repeated(
     assert rows.stdout.splitlines()[1:] == ["0.0,0.0,0", "0.5,0.5,1", "0.9,0.9,1"], rows.stderr
     assert not list((tmp_path / "work" / "variants").iterdir()), "variants' folders must go when their cells are done"
     assert not list((tmp_path / "tmp").iterdir()), "and so must temporary files"
+    assert {path.suffix for path in (tmp_path / "ledger" / "logs").iterdir()} == {".log"}
 
     second = call("run", manifest)
     assert second.returncode == 0 and "nothing to do" in second.stderr
