@@ -80,8 +80,13 @@ class Variant:
 
     @property
     def method(self) -> str:
-        """The name in tables: the method of its last pruning step, else of its last step, else ``dense``."""
-        return self.steps[self._named_index].name if self.steps else "dense"
+        """The name in tables: that of ``named_step``, else ``dense``."""
+        return self.named_step.name if self.named_step else "dense"
+
+    @property
+    def named_step(self) -> Step | None:
+        """The step whose name stands for the variant in tables: its last pruning step, else its last step."""
+        return self.steps[self._named_index] if self.steps else None
 
     @property
     def heuristic(self) -> bool:
@@ -125,7 +130,7 @@ class Variant:
 
     @property
     def _named_index(self) -> int:
-        """The index of the step whose name stands for the variant in tables: its last pruning step, else its last step."""
+        """The index of ``named_step``."""
         prunings = [index for index, step in enumerate(self.steps) if step.verb == "prune"]
         return prunings[-1] if prunings else len(self.steps) - 1
 

@@ -209,6 +209,8 @@ def _matches(cell: Cell, only: Mapping[str, list[Any]]) -> bool:
     wanted = {key: values for key, values in only.items() if key not in words}
     if not cell.variant.values("sparsity") and any(same_value(0.0, value) for value in wanted.get("sparsity", ())):
         del wanted["sparsity"]  # nothing was pruned, which is what the tables show
+    if "method" in only and (step := cell.variant.named_step):
+        wanted.setdefault(step.verb, [step.name])  # the settings count at the step that gives the method its name
     return all(_has_word(cell, key, values) for key, values in words.items()) and selects(wanted, cell.variant.steps)
 
 

@@ -61,6 +61,16 @@ SELECTIONS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("method", "sparsity", "met"), [("random", "0.9", 1), ("random", "0.5", 0), ("magnitude", "0.5", 1)]
+)
+def test_a_setting_beside_a_method_counts_at_the_step_of_that_name(
+    method: str, sparsity: str, met: int, tmp_path: Path
+) -> None:
+    cells = left(tmp_path, [CHAIN, BOTH], ("method", method), ("sparsity", sparsity), ("stage", "structure"))
+    assert len(cells) == met
+
+
 @pytest.mark.parametrize(("wanted", "met"), SELECTIONS, ids=lambda value: str(sorted(value)))
 @pytest.mark.parametrize("by", ["select", "--only"])
 def test_a_setting_counts_at_the_step_whose_verb_is_named(
