@@ -86,15 +86,13 @@ class Cluster:
 
     def _probe_nodes(self) -> list[tuple[str, dict[str, Any]]]:
         """Return what each node says: its identity, and whether it sees a file just written into the work folder."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         remote_probe = self.ray.remote(num_cpus=0, max_retries=0)(probe)
         work = self.settings.workspace.work.absolute()
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=work, prefix=".shared-") as file:
             node_names = {}
             for node in self._live_nodes():
-                on_it = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                on_it = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 task = remote_probe.options(scheduling_strategy=on_it).remote(Path(file.name))
                 node_names[task] = f"{node['NodeName']} ({node['NodeID'][:6]})"
             ready, _ = self.ray.wait(list(node_names), num_returns=len(node_names), timeout=NODE_START_TIMEOUT)

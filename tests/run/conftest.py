@@ -1,5 +1,6 @@
 """A small manifest on a tiny model, and the parts needed to run it in-process."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sparsebench.run.executor import RunSettings
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.workspace import Workspace
 from sparsebench.sources.cache import Cache
+from tests.run.fake_ray import FakeRay
 
 HEAD = """\
 version: 1
@@ -70,6 +72,14 @@ def experiment(tiny_llama: Path, tmp_path: Path) -> Experiment:
     return Experiment(
         tmp_path, tiny_llama, text, "\n\n".join(f"a big dog ran to one red tree {n} times" for n in range(200))
     )
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    """What is imported as Ray."""
+    fake = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    return fake
 
 
 @pytest.fixture

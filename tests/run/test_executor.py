@@ -1,14 +1,12 @@
 """Jobs on Ray's nodes, without Ray: what is asked of it, what comes back, and what is done again where a node is lost; and the
 cores that jobs on this machine share."""
 
-import io
-import json
 import os
 import pickle
 import socket
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,60 +17,18 @@ import torch
 
 from sparsebench import environment, records
 from sparsebench.errors import ModelError, UserError
-from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.estimate import Estimate
+from sparsebench.plan.cells import Job
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
-from sparsebench.run import cluster, node
+from sparsebench.run import node
 from sparsebench.run.cluster import Cluster, connect, job_capacity, resources
-from sparsebench.run.display import Clock, Display
 from sparsebench.run.executor import RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.node import NodeIdentity, do_job
 from sparsebench.run.recorder import JobSpec, Recorder
-from sparsebench.run.runner import MAX_RESTARTS, Runner
+from sparsebench.run.runner import MAX_RESTARTS
 from tests.run.conftest import planned, specification
-
-
-class RayError(Exception):
-    pass
-
-
-class RayTaskError(RayError):
-    def __init__(self, cause: Exception) -> None:
-        self.cause = cause
-
-
-class OutOfMemoryError(RayError):
-    pass
-
-
-class FakeRay:
-    """Takes ``work`` for what runs on a node, and says that there are two nodes of four CPUs."""
-
-    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError, OutOfMemoryError=OutOfMemoryError)
-
-    def __init__(self, work: Callable[..., Iterator[dict[str, Any]]]) -> None:
-        self.work = work
-        self.asked: list[dict[str, Any]] = []
-
-    def init(self, *_: Any, **__: Any) -> None:
-        """Nothing is connected, and nothing has to end."""
-
-    shutdown = cancel = init
-
-    def nodes(self) -> list[dict[str, Any]]:
-        return [{"Alive": True, "NodeID": name, "Resources": {"CPU": 4.0, "memory": 8e9}} for name in "ab"]
-
-    def remote(self, _: object) -> Any:
-        return self
-
-    def options(self, **asked: Any) -> Any:
-        self.asked.append(asked)
-        return SimpleNamespace(remote=self.work)
-
-    def get(self, one: Any) -> Any:
-        return one
+from tests.run.fake_ray import FakeRay, OutOfMemoryError, RayError, RayTaskError, done, run
 
 
 @pytest.fixture
@@ -80,44 +36,8 @@ def plan() -> Plan:
     return planned()
 
 
-def run(
-    plan: Plan,
-    settings: RunSettings,
-    monkeypatch: pytest.MonkeyPatch,
-    work: Callable[..., Iterator[dict[str, Any]]],
-    answer: Callable[[str], str] = lambda model: "",
-) -> tuple[dict[str, int], Counter[str], FakeRay]:
-    """What a run counts, how often each record reached the ledger, and the Ray that it had."""
-    ray = FakeRay(work)
-    monkeypatch.setattr(cluster, "_ray", lambda: ray)
-    monkeypatch.setattr(Cluster, "_probe_nodes", lambda _: [])
-    ingested: Counter[str] = Counter()
-    took = lambda found, _: ingested.update(record["key"] for _, record in found if "key" in record)  # noqa: E731
-    display = Display(Clock(Estimate(settings.sizes)), io.StringIO())
-    runner = Runner(plan, settings, Cluster(settings), took, display, answer)
-    return runner.run(plan.cells, (), plan.variants.values()), ingested, ray
-
-
-def told(cell: Cell, spec: JobSpec) -> dict[str, Any]:
-    record = records.make(cell, spec.manifest, records.CellOutcome("done", {}))
-    event = {"event": "cell", "cell": cell.id, "status": "done", "seconds": 1.0, "reason": None}
-    return json.loads(json.dumps({**event, "record": record}))
-
-
-def done(spec: JobSpec, *_: object) -> Iterator[dict[str, Any]]:
-    """As a node does a job, but for the work."""
-    yield {"event": "used", "used": (1.0, 1.0)}
-    for variant in spec.job.makes:
-        folder = spec.workspace.folder(variant)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text("{}")
-    for cell in spec.job.cells:
-        yield told(cell, spec)
-    yield {"event": "ended", "code": 0, "log": "what it said"}
-
-
 def test_a_job_whose_node_is_lost_goes_on_elsewhere_with_what_is_left(
-    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, settings: RunSettings, ray: FakeRay
 ) -> None:
     starts: list[tuple[str, list[str]]] = []
 
@@ -129,9 +49,10 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere_with_what_is_left(
             if not again and event["event"] != "used":
                 raise RayError("the node died")
 
-    counts, ingested, _ = run(plan, settings, monkeypatch, work)
-    assert counts == {"done": len(plan.cells), "failed": 0, "unsupported": 0, "skipped": 0}
-    assert ingested == Counter({records.record_key(cell): 1 for cell in plan.cells}), "none is lost, none comes twice"
+    ray.work = work
+    ran = run(plan, settings)
+    assert ran.counts == {"done": len(plan.cells), "failed": 0, "unsupported": 0, "skipped": 0}
+    assert ran.ingested == Counter({records.record_key(cell): 1 for cell in plan.cells}), "none is lost or comes twice"
     asked = Counter(cell for _, cells in starts for cell in cells)
     begun = dict(reversed(starts))
     first = [cells[0] for cells in begun.values() if len(cells) > 1]
@@ -148,7 +69,7 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere_with_what_is_left(
     ],
 )
 def test_what_a_node_raises_is_why_the_cells_failed(
-    error: Exception, starts: int, said: str, plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+    error: Exception, starts: int, said: str, plan: Plan, settings: RunSettings, ray: FakeRay
 ) -> None:
     """A node that is lost is tried again; what would end so again is not."""
 
@@ -157,13 +78,13 @@ def test_what_a_node_raises_is_why_the_cells_failed(
             raise error
         yield from done(spec, *more)
 
-    counts, ingested, ray = run(plan, settings, monkeypatch, work)
+    ray.work = work
+    ran = run(plan, settings)
     scored = [cell for cell in plan.cells if cell.stage == "benchmarks"]
-    assert counts["failed"] == len(scored) and counts["done"] == len(plan.cells) - len(scored)
-    assert set(ingested.values()) == {1}
+    assert ran.counts["failed"] == len(scored) and ran.counts["done"] == len(plan.cells) - len(scored)
+    assert set(ran.ingested.values()) == {1}
     assert sum("benchmarks" in asked["name"] for asked in ray.asked) == 3 * starts
-    reason = records.read_cell(settings.workspace.records, records.record_key(scored[0]), "failed")["reason"]
-    assert said in reason
+    assert all(said in reason for reason in ran.reasons())
     assert {log.read_text() for log in settings.workspace.logs.glob("assess*.log")} == {"what it said"}
     cpus = {asked["name"].partition("-")[0]: asked["num_cpus"] for asked in ray.asked}
     assert cpus["latency"] == cpus["memory"] == 4 and cpus["benchmarks"] == 2
@@ -195,25 +116,23 @@ def test_a_node_that_differs_is_told_apart() -> None:
     assert mine.differs(other, False) == "" and "Xeon" in mine.differs(other, True)
 
 
-@pytest.mark.parametrize("problem", ["missing", "shared", "version", "silent"])
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (RayError("No module named 'sparsebench'"), "cannot be imported"),
+        ({"shared": False}, "does not see"),
+        ({"identity": NodeIdentity((), "here", "EPYC")}, "absent instead"),
+        (None, "gave no answer"),
+    ],
+    ids=["missing", "shared", "version", "silent"],
+)
 def test_nodes_that_cannot_do_it_are_named_before_anything_runs(
-    problem: str, plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+    answer: Any, said: str, plan: Plan, settings: RunSettings, ray: FakeRay
 ) -> None:
-    monkeypatch.setattr(cluster, "_ray", lambda: FakeRay(done))
-    same, nodes = NodeIdentity.here("cpu"), Cluster(settings)
-    wrong = {
-        "missing": {"missing": "No module named 'sparsebench'"},
-        "shared": {"identity": same, "shared": False},
-        "version": {"identity": replace(same, versions=()), "shared": True},
-        "silent": nodes._probe_answer(None, ready=False),
-    }
-    found = [("good", {"identity": same, "shared": True}), ("node-7", wrong[problem])]
-    monkeypatch.setattr(Cluster, "_probe_nodes", lambda _: found)
-    with pytest.raises(UserError, match="node-7") as error:
-        nodes.begin(plan.cells)
-    assert "good" not in error.value.message
-    assert ("gave no answer" in error.value.message) == (problem == "silent")
-    assert "imported" not in error.value.message
+    ray.answers["node-1"] = answer
+    with pytest.raises(UserError, match=f"node-1.*: .*{said}") as error:
+        Cluster(settings).begin(plan.cells)
+    assert "node-0" not in error.value.message
 
 
 def test_without_a_cluster_the_error_says_what_to_do(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,9 +140,9 @@ def test_without_a_cluster_the_error_says_what_to_do(settings: RunSettings, monk
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(UserError, match=address):
-            connect(FakeRay(done), address)
+            connect(FakeRay(), address)
     with pytest.raises(UserError, match="ray://"):
-        connect(FakeRay(done), "ray://head:10001")
+        connect(FakeRay(), "ray://head:10001")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError) as error:
         Cluster(settings)

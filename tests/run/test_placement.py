@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +17,14 @@ from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Job
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs, nodes_of
-from sparsebench.run import cluster, handlers
+from sparsebench.run import handlers
 from sparsebench.run.cluster import Cluster
 from sparsebench.run.executor import RunSettings
 from sparsebench.run.node import NodeIdentity, do_job
 from sparsebench.run.placement import bundles
 from sparsebench.run.recorder import JobSpec
 from tests.run.conftest import specification
-from tests.run.test_executor import FakeRay, done, run
+from tests.run.fake_ray import FakeRay, done, node, run
 
 
 @pytest.fixture
@@ -32,40 +32,6 @@ def plan() -> Plan:
     models = [{"name": "m", "source": "path:m", "family": "decoder"}]
     runtime = {"engines": ["deepspeed"], "ranks": [1, 4], "nodes": 2}
     return expand(Manifest.model_validate({"version": 1, "models": models, "runtime": runtime}), "test", {"m": "r"})
-
-
-class Groups(FakeRay):
-    """The same with placement groups; as many ``nodes`` as a test says, and a group is there after so many looks."""
-
-    def __init__(self, work: Callable[..., Iterator[dict[str, Any]]], looks: int = 0) -> None:
-        super().__init__(work)
-        self.looks, self.alive = looks, 3
-        self.made: list[tuple[list[dict[str, float]], str]] = []
-        self.removed: list[str] = []
-        self.looking = threading.Event()
-        self.util = SimpleNamespace(
-            placement_group=self.group,
-            remove_placement_group=lambda group: self.removed.append(group.name),
-            placement_group_table=lambda group: {"bundles": dict(enumerate(group.shares))},
-            scheduling_strategies=SimpleNamespace(PlacementGroupSchedulingStrategy=lambda group, at: (group.name, at)),
-        )
-
-    def nodes(self) -> list[dict[str, Any]]:
-        return [node(f"node-{number}", CPU=4.0, memory=8e9) for number in range(self.alive)]
-
-    def group(self, shares: list[dict[str, float]], strategy: str, name: str) -> Any:
-        self.made.append((shares, strategy))
-
-        def wait(seconds: int) -> bool:
-            self.looks -= 1
-            self.looking.set()
-            return self.looks < 0
-
-        return SimpleNamespace(shares=shares, name=name, wait=wait)
-
-
-def node(name: str, **resources: float) -> dict[str, Any]:
-    return {"Alive": True, "NodeID": name, "NodeName": name, "Resources": resources}
 
 
 @pytest.mark.parametrize(
@@ -88,19 +54,7 @@ def test_the_largest_nodes_are_asked_for_or_named(wanted: int, ranks: int, gpu: 
         assert bundles(known, wanted, ranks, gpu) == found
 
 
-def spread(
-    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch, ray: Groups
-) -> tuple[dict[str, int], set[str]]:
-    """What a run counts, and why cells failed."""
-    monkeypatch.setattr("tests.run.test_executor.FakeRay", lambda work: ray)
-    counts, ingested, _ = run(plan, settings, monkeypatch, ray.work)
-    assert ingested == Counter({records.record_key(cell): 1 for cell in plan.cells}), "records come back to the run"
-    known = records.statuses(settings.workspace.records)
-    failed = (key for key, status in known.items() if status == "failed")
-    return counts, {str(records.read_cell(settings.workspace.records, key, "failed")["reason"]) for key in failed}
-
-
-def test_a_job_has_whole_nodes_to_its_end(plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_has_whole_nodes_to_its_end(plan: Plan, settings: RunSettings, ray: FakeRay) -> None:
     given: list[str] = []
 
     def work(spec: JobSpec, *told: Any) -> Iterator[dict[str, Any]]:
@@ -109,9 +63,9 @@ def test_a_job_has_whole_nodes_to_its_end(plan: Plan, settings: RunSettings, mon
         assert bool(group) == (nodes_of(spec.job) == 2)
         yield from done(spec)
 
-    counts, _ = spread(plan, settings, monkeypatch, ray := Groups(work, looks=2))
-    assert counts["done"] == len(plan.cells)
-    assert ray.made == [([{"CPU": 4.0}, {"CPU": 4.0}], "STRICT_SPREAD")] * 2, "of latency and of memory"
+    ray.work, ray.looks = work, 2
+    assert run(plan, settings).counts["done"] == len(plan.cells)
+    assert ray.groups == [([{"CPU": 4.0}, {"CPU": 4.0}], "STRICT_SPREAD")] * 2, "of latency and of memory"
     names = [name for name in given if name]
     assert sorted(ray.removed) == sorted(names) and len(set(names)) == 2
     placed = [asked for asked in ray.asked if "scheduling_strategy" in asked]
@@ -119,35 +73,33 @@ def test_a_job_has_whole_nodes_to_its_end(plan: Plan, settings: RunSettings, mon
     assert {(asked["num_cpus"], asked["max_retries"], "memory" in asked) for asked in placed} == {(4.0, 0, False)}
 
 
-def test_nodes_that_are_gone_fail_cells(plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = Groups(done, looks=10**9)
+def test_nodes_that_are_gone_fail_cells(plan: Plan, settings: RunSettings, ray: FakeRay) -> None:
+    ray.looks = 10**9
 
     def gone() -> None:
         ray.looking.wait(30)
         ray.alive = 1
 
     threading.Thread(target=gone).start()
-    counts, why = spread(plan, settings, monkeypatch, ray)
-    assert counts["failed"] == 2, "latency and memory"
-    assert all("nodes: 2: 4 ranks need 2 nodes with 2 CPUs each; 1 of this cluster's 1" in reason for reason in why)
-    assert len(ray.removed) == len(ray.made)
+    ran = run(plan, settings)
+    assert ran.ingested == Counter({records.record_key(cell): 1 for cell in plan.cells}), "records come back to the run"
+    assert ran.counts["failed"] == 2, "latency and memory"
+    said = "nodes: 2: 4 ranks need 2 nodes with 2 CPUs each; 1 of this cluster's 1"
+    assert all(said in reason for reason in ran.reasons())
+    assert len(ray.removed) == len(ray.groups)
 
 
 def test_a_cluster_that_can_never_hold_the_ranks_is_refused_before_work(
-    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, settings: RunSettings, ray: FakeRay
 ) -> None:
-    ray = Groups(done)
     ray.alive = 1
-    monkeypatch.setattr(cluster, "_ray", lambda: ray)
-    monkeypatch.setattr(Cluster, "_probe_nodes", lambda _: [])
     with pytest.raises(UserError, match=r"nodes: 2: .* 1 of this cluster's 1 can hold them: node-0 \(4 CPUs\)"):
         Cluster(settings).begin(plan.cells)
     Cluster(settings).begin(cell for cell in plan.cells if not cell.nodes)
 
 
-def test_a_waiting_job_can_be_given_up(plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_ray", lambda: ray)
-    ray = Groups(done, looks=10**9)
+def test_a_waiting_job_can_be_given_up(plan: Plan, settings: RunSettings, ray: FakeRay) -> None:
+    ray.looks = 10**9
     job = next(job for job in jobs(plan, plan.cells, lambda _: True) if nodes_of(job) == 2)
     settings.workspace.logs.mkdir(parents=True)
     with Cluster(settings) as executor:
@@ -158,8 +110,8 @@ def test_a_waiting_job_can_be_given_up(plan: Plan, settings: RunSettings, monkey
     assert len(ray.removed) == 1 and not ray.asked
 
 
-def test_jobs_share_the_nodes_there_are(plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_ray", lambda: Groups(done))
+def test_jobs_share_the_nodes_there_are(plan: Plan, settings: RunSettings, ray: FakeRay) -> None:
+    ray.alive = 3
     executor = Cluster(settings)
     every = [job for job in jobs(plan, plan.cells, lambda _: True) if job.kind in ("latency", "memory")]
     one = next(job for job in every if nodes_of(job) == 1)

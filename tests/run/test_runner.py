@@ -22,7 +22,7 @@ from sparsebench.run.queue import Queue
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.runner import Runner
 from tests.run.conftest import planned
-from tests.run.test_executor import done, run, told
+from tests.run.fake_ray import FakeRay, damaged, done, failed, run, told
 
 CHAIN = [{"prune": "magnitude", "sparsity": 0.5}, {"recover": "reconstruct"}]
 
@@ -36,7 +36,7 @@ def chained(stage: str) -> tuple[Plan, Variant, Variant]:
 
 @pytest.mark.parametrize("stage", ["make", "outputs"])
 def test_what_reads_the_dense_model_is_skipped_where_that_cannot_be_prepared(
-    stage: str, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+    stage: str, settings: RunSettings, ray: FakeRay
 ) -> None:
     plan, parent, end = chained(stage)
     there = settings.workspace.folder(parent if stage == "make" else end)
@@ -47,15 +47,14 @@ def test_what_reads_the_dense_model_is_skipped_where_that_cannot_be_prepared(
         if spec.job.kind != "prepare":
             yield from done(spec, *more)
             return
-        yield {"event": "job_failed", "reason": "no weights"}
-        yield {"event": "ended", "code": 1, "log": ""}
+        yield from failed("no weights")
 
-    counts, _, _ = run(plan, settings, monkeypatch, work)
-    assert counts == {"done": 0, "failed": 0, "unsupported": 0, "skipped": 1}
+    ray.work = work
+    assert run(plan, settings).counts == {"done": 0, "failed": 0, "unsupported": 0, "skipped": 1}
 
 
 def test_a_variant_whose_packed_copy_turns_out_damaged_is_made_again_from_a_parent_that_was_not_there(
-    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+    settings: RunSettings, ray: FakeRay
 ) -> None:
     plan, parent, end = chained("storage")
     packed = settings.workspace.packed(end)
@@ -66,18 +65,17 @@ def test_a_variant_whose_packed_copy_turns_out_damaged_is_made_again_from_a_pare
         begun.append(f"{spec.job.kind} {spec.job.variants[0].recipe}")
         if end in spec.job.makes and packed.exists():
             shutil.rmtree(packed)
-            yield {"event": "damaged", "variants": {parent.id: "it is gone"}}
-            yield {"event": "ended", "code": 0, "log": ""}
+            yield from damaged(parent.id)
         else:
             yield from done(spec, *more)
 
-    counts, _, _ = run(plan, settings, monkeypatch, work)
-    assert counts == {"done": 1, "failed": 0, "unsupported": 0, "skipped": 0}
+    ray.work = work
+    assert run(plan, settings).counts == {"done": 1, "failed": 0, "unsupported": 0, "skipped": 0}
     made_again = [f"make {end.recipe}", "prepare dense", f"make {parent.recipe}", f"make {end.recipe}"]
     assert begun == [*made_again, f"assess {end.recipe}"]
 
 
-def test_an_answer_is_shown_once_before_the_timing(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_shown_once_before_the_timing(settings: RunSettings, ray: FakeRay) -> None:
     plan = planned()
     begun: list[str] = []
     asked: list[tuple[str, list[str]]] = []
@@ -87,9 +85,8 @@ def test_an_answer_is_shown_once_before_the_timing(settings: RunSettings, monkey
         yield {"event": "note", "text": "busy"}
         yield from done(spec, *more)
 
-    shown: list[str] = []
-    monkeypatch.setattr(Display, "line", lambda _, text, style: shown.append(text))
-    run(plan, settings, monkeypatch, work, lambda model: asked.append((model, [*begun])) or f"{model}: 3 rows")
+    ray.work = work
+    shown = run(plan, settings, lambda model: asked.append((model, [*begun])) or f"{model}: 3 rows").shown
     ((model, before),) = asked
     untimed = {job.kind for job in jobs(plan, plan.cells, lambda _: True)} - {"latency", "memory"}
     assert model == "m" and {"benchmarks", "assess"} <= untimed
@@ -98,26 +95,23 @@ def test_an_answer_is_shown_once_before_the_timing(settings: RunSettings, monkey
     assert [text for text in shown if "busy" in text] == ["! busy"] and len(begun) > 1
 
 
-def test_jobs_that_fail_at_once_say_nothing_of_how_long_others_take(
-    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learned: list[str] = []
-    monkeypatch.setattr(Estimate, "learn", lambda _, job, seconds: learned.append(job.kind))
+def test_jobs_that_fail_at_once_say_nothing_of_how_long_others_take(settings: RunSettings, ray: FakeRay) -> None:
 
     def work(spec: JobSpec, *more: object) -> Iterator[dict[str, Any]]:
         if spec.job.kind != "benchmarks":
             yield from done(spec, *more)
             return
-        yield {"event": "job_failed", "reason": "memory ran out"}
-        yield {"event": "ended", "code": 1, "log": ""}
+        yield from failed("memory ran out")
 
-    counts, _, _ = run(planned(), settings, monkeypatch, work)
-    assert counts["failed"] and "assess" in learned and "benchmarks" not in learned
+    ray.work = work
+    ran = run(planned(), settings)
+    learned = ran.runner.display.clock.estimate.seconds_taken
+    assert ran.counts["failed"] and learned["assess"] and not learned["benchmarks"]
 
 
 @pytest.mark.parametrize("recorded", [1, 4])
 def test_a_job_that_finds_damage_on_the_way_goes_on_with_what_is_left(
-    recorded: int, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+    recorded: int, settings: RunSettings, ray: FakeRay
 ) -> None:
     plan = planned(runtime=None)
     asked: list[int] = []
@@ -128,21 +122,19 @@ def test_a_job_that_finds_damage_on_the_way_goes_on_with_what_is_left(
             asked.append(len(cells))
             if len(asked) == 1:
                 yield from (told(cell, spec) for cell in cells[:recorded])
-                yield {"event": "damaged", "variants": {variant.id: "it is gone"}}
-                yield {"event": "ended", "code": 0, "log": ""}
+                yield from damaged(variant.id)
                 return
         yield from done(spec, *more)
 
-    counts, ingested, _ = run(plan, settings, monkeypatch, work)
-    assert counts == {"done": len(plan.cells), "failed": 0, "unsupported": 0, "skipped": 0}
-    assert set(ingested.values()) == {1}
+    ray.work = work
+    ran = run(plan, settings)
+    assert ran.counts == {"done": len(plan.cells), "failed": 0, "unsupported": 0, "skipped": 0}
+    assert set(ran.ingested.values()) == {1}
     assert asked == ([4, 3] if recorded == 1 else [4])
     assert not [*(settings.workspace.work / "variants").iterdir()], "nothing needs them any more"
 
 
-def test_two_jobs_that_find_the_same_damage_wait_for_its_maker(
-    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_jobs_that_find_the_same_damage_wait_for_its_maker(settings: RunSettings, ray: FakeRay) -> None:
     """The second one ends while the maker still waits for room: the maker must not wait for itself."""
     plan = planned(runtime=None)
     both_look = threading.Barrier(2, timeout=20)
@@ -152,22 +144,16 @@ def test_two_jobs_that_find_the_same_damage_wait_for_its_maker(
         if spec.job.kind in ("assess", "benchmarks") and spec.job.variants[0].is_dense and len(found) < 2:
             found.append(spec.job.kind)
             both_look.wait()
-            yield {"event": "damaged", "variants": {spec.dense.id: "a bit is flipped"}}
-            yield {"event": "ended", "code": 0, "log": ""}
+            yield from damaged(spec.dense.id)
             return
         yield from done(spec, *more)
 
-    def has_room(_: Cluster, job: Job, running: Sequence[RunningJob]) -> bool:
-        return not running if job.makes else len(running) < 2
+    class Narrow(Cluster):
+        def has_room(self, job: Job, running: Sequence[RunningJob]) -> bool:
+            return not running if job.makes else len(running) < 2
 
-    def listen(runner: Runner) -> None:
-        assert runner.children, "no job runs, and none can start"
-        original_listen(runner)
-
-    original_listen = Runner._listen
-    monkeypatch.setattr(Runner, "_listen", listen)
-    monkeypatch.setattr(Cluster, "has_room", has_room)
-    counts, _, _ = run(plan, settings, monkeypatch, work)
+    ray.work = work
+    counts = run(plan, settings, cluster=Narrow).counts
     assert len(found) == 2
     assert counts == {"done": len(plan.cells), "failed": 0, "unsupported": 0, "skipped": 0}
 
