@@ -15,9 +15,13 @@ class Driver:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.tool = folder / "nvidia-smi"
+        self.tool, self.monkeypatch = folder / "nvidia-smi", monkeypatch
         monkeypatch.setenv("PATH", str(folder), prepend=":")
         monkeypatch.delenv(devices.VISIBLE_DEVICES, raising=False)
+
+    def seen_by_torch(self) -> None:
+        """Have torch taken to see all that it lists."""
+        self.monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
 
     def lists(self, gpus: Sequence[tuple[str, str, str]]) -> None:
         """(UUID, name, free MiB) of each."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench import devices, environment, sources
+from sparsebench import environment, sources
 from sparsebench.cli.plan import announce, show
 from sparsebench.plan.checks import load
 from sparsebench.plan.estimate import ModelSize, concurrent_jobs, job_seconds
@@ -26,7 +26,7 @@ SEVEN = ModelSize(6_740_000_000, 13_480_000_000)
 def eight(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Driver:
     """Eight GPUs that torch is taken to see, in a machine with cores and memory for as many jobs."""
     driver.lists([(f"GPU-{number}", H100, "80000") for number in range(8)])
-    monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
+    driver.seen_by_torch()
     monkeypatch.setattr(environment, "cores", lambda: 64)
     monkeypatch.setattr(environment, "memory", lambda: (2**40, 2**40))
     return driver
@@ -74,7 +74,7 @@ runtime:
 def test_what_gpus_cannot_do_is_said_at_its_line_and_never_made(
     driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
+    driver.seen_by_torch()
     driver.lists([("GPU-a", H100, "80000")])
     path = tmp_path / "m.yaml"
     path.write_text(MIXED.replace("quantize: int8", "prune: magnitude, sparsity: 0.5").replace("deepspeed", "skip"))

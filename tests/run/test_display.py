@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -13,6 +14,14 @@ from sparsebench.run.display import SILENCE_SECONDS, Clock, Display, LiveDisplay
 MODEL = Variant("v", "m", "decoder", "path:m", "r", "real", "float32")
 SIZES = {"m": ModelSize(100_000_000, 400_000_000)}
 LOAD = {"engine": "hf", "ranks": 1, "dtype": "float32", "samples": 24, "processes": 1}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The time that it is: ``now``."""
+    time = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("time.monotonic", lambda: time.now)
+    return time
 
 
 def scored(name: str) -> Job:
@@ -57,48 +66,43 @@ def test_a_job_that_begins_with_fewer_cells_takes_as_long_as_these() -> None:
     assert clock.estimate.seconds(whole) == pytest.approx(job_seconds(whole, SIZES))
 
 
-def test_a_running_job_is_worked_off_and_never_below_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    clock, jobs = Clock(Estimate(SIZES), slots=2), [scored("a"), timed("c")]
+def test_a_running_job_is_worked_off_and_never_below_nothing(clock: SimpleNamespace) -> None:
+    left, jobs = Clock(Estimate(SIZES), slots=2), [scored("a"), timed("c")]
     scoring, timing = job_seconds(jobs[0], SIZES), job_seconds(jobs[1], SIZES)
-    clock.begin(jobs)
-    clock.started(jobs[0])
-    now = 10.0
-    assert clock.seconds_left() == pytest.approx((scoring - 10) / 2 + timing)
-    now = 10 * scoring
-    assert clock.seconds_left() == pytest.approx(timing)
-    clock.ended(jobs[0], now)
-    clock.ended(jobs[1], timing)
-    assert clock.seconds_left() == pytest.approx(0)
+    left.begin(jobs)
+    left.started(jobs[0])
+    clock.now = 10.0
+    assert left.seconds_left() == pytest.approx((scoring - 10) / 2 + timing)
+    clock.now = 10 * scoring
+    assert left.seconds_left() == pytest.approx(timing)
+    left.ended(jobs[0], clock.now)
+    left.ended(jobs[1], timing)
+    assert left.seconds_left() == pytest.approx(0)
 
 
-def test_what_is_done_of_a_cell_tells_how_long_the_rest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    clock, job = Clock(Estimate(SIZES)), timed("c")
-    clock.begin([job])
-    clock.started(job)
+def test_what_is_done_of_a_cell_tells_how_long_the_rest_takes(clock: SimpleNamespace) -> None:
+    left, job = Clock(Estimate(SIZES)), timed("c")
+    left.begin([job])
+    left.started(job)
     expected = job_seconds(job, SIZES)
-    now = 10 * expected
-    assert clock.seconds_left() == 0
-    clock.progressed(job, 0.25)
-    assert clock.seconds_left() == pytest.approx(30 * expected)
-    clock.progressed(job, 0.0)  # the job's next cell
-    now = 11 * expected
-    clock.progressed(job, 0.5)
-    assert clock.seconds_left() == pytest.approx(expected)
+    clock.now = 10 * expected
+    assert left.seconds_left() == 0
+    left.progressed(job, 0.25)
+    assert left.seconds_left() == pytest.approx(30 * expected)
+    left.progressed(job, 0.0)  # the job's next cell
+    clock.now = 11 * expected
+    left.progressed(job, 0.5)
+    assert left.seconds_left() == pytest.approx(expected)
 
 
-def test_a_log_says_something_at_least_every_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, stream = 0.0, io.StringIO()
-    monkeypatch.setattr("time.monotonic", lambda: now)
+def test_a_log_says_something_at_least_every_half_a_minute(clock: SimpleNamespace) -> None:
+    stream = io.StringIO()
     shown, job = Display(Clock(Estimate(SIZES)), stream), timed("c")
     shown.begin(list(job.cells), [job])
     shown.started(job)
     shown.progress(job, 3, 8)
     for _ in range(10):
-        now += SILENCE_SECONDS / 4
+        clock.now += SILENCE_SECONDS / 4
         shown.tick()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2 and all(job.label in line and "3/8" in line for line in lines)

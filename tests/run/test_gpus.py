@@ -133,7 +133,7 @@ def test_no_gpu_gets_two_jobs_at_once(runner: Any) -> None:
 
 
 def test_the_plan_names_gpus_and_learns(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
+    driver.seen_by_torch()
     driver.lists([(f"GPU-{name}", H100, "80000") for name in "abcdefgh"])
     path = tmp_path / "m.yaml"
     path.write_text(RANDOM + REFUSED.format(home=tmp_path) + "variants: [{prune: magnitude, sparsity: 0.5}]\n")
@@ -156,7 +156,7 @@ runtime: {{engines: [deepspeed], ranks: [1, 2]}}
 def test_what_the_plan_refuses_is_recorded_once_and_asked_again_with_other_gpus(
     driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
+    driver.seen_by_torch()
     path = tmp_path / "m.yaml"
     path.write_text(RANDOM + REFUSED.format(home=tmp_path))
 

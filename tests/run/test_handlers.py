@@ -6,66 +6,46 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from sparsebench import runtime
 from sparsebench.errors import MeasureError, ModelError, UnsupportedError
+from sparsebench.plan.cells import Cell
 from sparsebench.plan.jobs import jobs
 from sparsebench.run import handlers, worker
 from sparsebench.run.executor import RunSettings
-from sparsebench.run.recorder import JobSpec, Recorder
+from sparsebench.run.recorder import Recorder
 from sparsebench.storage import pack, sums
 from tests.run.conftest import planned, specification
 
 
-def job(names: list[str]) -> Any:
-    settings = {"engine": "hf", "ranks": 1, "workload": {"batch": 1, "prompt": 8, "generate": 2}, "dtype": "float32"}
-    usual: dict[str, Any] = {"stage": "latency", "settings": settings, "compute_dtype": lambda device: "float32"}
-    cells = [SimpleNamespace(variant=SimpleNamespace(id=name), **usual) for name in names]
-    return SimpleNamespace(
-        device="cpu", job=SimpleNamespace(cells=cells), dense=SimpleNamespace(id="dense"),
-        model=SimpleNamespace(family="decoder"), workspace=SimpleNamespace(folder=lambda variant: Path(variant.id)),
-    )  # fmt: skip
+def test_a_variant_that_cannot_be_timed_fails_alone(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned()
+    (job,) = [job for job in jobs(plan, plan.cells, lambda _: True) if job.kind == "latency"]
+    off = job.cells[1].variant.id
 
-
-class Kept(Recorder):
-    """What was recorded, by variant."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, object] = {}
-        self.progress = None
-        self.note = print
-
-    def record(self, cell: Any, outcome: object) -> None:
-        self.found[cell.variant.id] = outcome.message if isinstance(outcome, MeasureError) else outcome
-
-
-def test_a_variant_that_cannot_be_timed_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(dense: Path, variants: list[tuple[str, Path]], *asked: Any) -> None:
-        emit = asked[2]
         for key, folder in variants:
-            emit(key, MeasureError(f"{folder} is off") if key == "off" else f"{folder} beside {dense}")
+            asked[2](key, MeasureError("off") if key == off else f"{folder.name} beside {dense.name}")
 
     monkeypatch.setattr(runtime, "measure_latency", measured)
-    recorder = Kept()
-    handlers.latency(job(["a", "off", "b"]), recorder)
-    assert recorder.found == {"a": "a beside dense", "off": "off is off", "b": "b beside dense"}
+    recorder = Mock()
+    handlers.latency(specification(plan, settings, job), recorder)
+    outcomes = {cell.variant.id: outcome for (cell, outcome), _ in recorder.record.call_args_list}
+    assert str(outcomes.pop(off)) == "off"
+    assert outcomes == {name: f"{name} beside {plan.dense['m'].id}" for name in outcomes} and len(outcomes) == 2
 
 
-def test_outputs_are_refused_with_a_way_out_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusing(*_: object) -> None:
-        raise UnsupportedError("its blocks are not run one by one", "choose magnitude or random")
-
-    monkeypatch.setattr(handlers, "tokens", refusing)
-    cell = SimpleNamespace(settings={"samples": 1, "length": 8})
-    model = SimpleNamespace(family="decoder")
-    spec = SimpleNamespace(
-        compute_dtype="float32", job=SimpleNamespace(cells=[cell]), dense="dense", model=model, device="cpu", cache=None,
-        workspace=SimpleNamespace(folder=Path), calibration=SimpleNamespace(source="path:text"),
-    )  # fmt: skip
-    with pytest.raises(UnsupportedError, match="one by one") as told:
-        handlers.outputs(spec, Kept())
+def test_outputs_are_refused_with_a_way_out_of_their_own(settings: RunSettings) -> None:
+    plan = planned(outputs={}, runtime=None, benchmarks={})
+    job = next(job for job in jobs(plan, plan.cells, lambda _: True) if job.kind == "outputs")
+    dense = settings.workspace.folder(plan.dense["m"])
+    dense.mkdir(parents=True)
+    (dense / "config.json").write_text('{"model_type": "albert"}')
+    with pytest.raises(UnsupportedError, match="albert") as told:
+        handlers.outputs(specification(plan, settings, job), Mock())
     assert told.value.hint and "magnitude" not in told.value.hint
 
 
@@ -92,8 +72,9 @@ def test_a_copy_is_unpacked_and_a_damaged_one_asks_for_its_parent(tiny_llama: Pa
     assert [[*one] for one in said] == [[parent.id]] and not space.has_packed(end)
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError("gone"), ModelError("it cannot be read")], ids=["job", "cell"])
 def test_a_job_whose_folder_is_removed_under_it_waits_for_it_and_fails_no_cell(
-    tiny_llama: Path, settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, tiny_llama: Path, settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, space = planned(), settings.workspace
     dense = plan.dense["m"]
@@ -101,16 +82,14 @@ def test_a_job_whose_folder_is_removed_under_it_waits_for_it_and_fails_no_cell(
     sums.seal(space.folder(dense))
     cells = [cell for cell in plan.cells if cell.stage == "structure" and cell.variant == dense]
     (job,) = jobs(plan, cells, space.present, space.has_packed)
-    spec = specification(plan, settings, job)
 
-    def removed(spec: JobSpec, recorder: Recorder) -> None:
+    def removed(cell: Cell) -> None:
         space.discard(space.folder(dense))
-        raise FileNotFoundError(space.folder(dense))
+        raise error
 
-    monkeypatch.setitem(handlers.HANDLERS, "assess", removed)
-    monkeypatch.setattr(worker, "redact_stderr", lambda: None)
+    monkeypatch.setitem(handlers.HANDLERS, "assess", lambda spec, recorder: recorder.attempt(cells[0], removed))
     reading, writing = os.pipe()
-    assert worker.main(spec.save(tmp_path / "spec"), writing) == 0
+    assert worker.main(specification(plan, settings, job).save(tmp_path / "spec"), writing) == 0
     os.close(writing)
     (event,) = map(json.loads, os.fdopen(reading))
     assert event["event"] == "damaged" and [*event["variants"]] == [dense.id]
@@ -127,28 +106,3 @@ def test_a_lost_parent_ends_the_worker_and_is_no_error_of_a_cell() -> None:
     with pytest.raises(SystemExit):
         recorder.progress(2, 2)
     os.close(writing)
-
-
-def test_a_measurement_of_a_folder_that_is_removed_under_it_is_no_failure(
-    tiny_llama: Path, settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan, space = planned(), settings.workspace
-    dense = plan.dense["m"]
-    shutil.copytree(tiny_llama, space.folder(dense))
-    sums.seal(space.folder(dense))
-    cells = [cell for cell in plan.cells if cell.stage == "structure" and cell.variant == dense]
-    (job,) = jobs(plan, cells, space.present, space.has_packed)
-    spec = specification(plan, settings, job)
-
-    def measure(cell: Any) -> Any:
-        space.discard(space.folder(dense))
-        raise ModelError("it cannot be read")
-
-    monkeypatch.setitem(handlers.HANDLERS, "assess", lambda spec, recorder: recorder.attempt(cells[0], measure))
-    monkeypatch.setattr(worker, "redact_stderr", lambda: None)
-    reading, writing = os.pipe()
-    assert worker.main(spec.save(tmp_path / "spec"), writing) == 0
-    os.close(writing)
-    (event,) = map(json.loads, os.fdopen(reading))
-    assert event["event"] == "damaged" and [*event["variants"]] == [dense.id]
-    assert not [*space.records.glob("*")]
