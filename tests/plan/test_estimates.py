@@ -1,14 +1,23 @@
 """What a plan takes jobs to cost, in time, memory, disk and network, and how finished jobs correct it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sparsebench import devices, environment, processor, sources
+from sparsebench import devices, sources
 from sparsebench.plan.cells import Cell, Job, Variant
-from sparsebench.plan.estimate import DAMPING_SECONDS, Estimate, ModelSize, job_seconds, silence_seconds, tokens
+from sparsebench.plan.estimate import (
+    DAMPING_SECONDS,
+    Estimate,
+    ModelSize,
+    job_seconds,
+    silence_seconds,
+    tokens,
+    wall_seconds,
+)
 from sparsebench.plan.jobs import jobs, remaking_jobs
 from sparsebench.plan.resources import PACKED_SHARE, job_bytes, memory_shortages, needs
 from sparsebench.plan.stages import READINGS
@@ -92,6 +101,7 @@ def test_what_finished_jobs_took_corrects_those_of_their_pace() -> None:
     assert 3 < ratio < 4, "so little says that the first jobs may have fetched something"
     rounded, trained = making("quantize", "int8", text=0), making("recover", "finetune", text=0)
     estimate.learn(rounded, 1000.0)
+    assert wall_seconds([rounded, trained], estimate, 2) == {"make": sum(map(estimate.seconds, (rounded, trained))) / 2}
     assert estimate.seconds(trained) == job_seconds(trained, sizes), "a rounding says nothing of a training"
 
 
@@ -102,7 +112,7 @@ def test_a_job_may_be_silent_for_an_hour_or_for_ten_times_its_estimate() -> None
     assert silence_seconds(job, large) == 10 * job_seconds(job, large) > 3600
 
 
-def test_a_variant_that_is_made_again_takes_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variant_that_is_made_again_takes_what_it_took() -> None:
     plan = bare(
         variants=[
             {"recover": "finetune", "tokens": 10_000_000}, {"prune": "wanda", "sparsity": [0.5, 0.6]},
@@ -124,30 +134,29 @@ def test_a_variant_that_is_made_again_takes_what_it_took(monkeypatch: pytest.Mon
     made = [variant for variant in plan.variants.values() if not variant.is_dense]
     damaged = remaking_jobs(plan, made, lambda variant: variant.is_dense)
     assert sum(map(work, damaged)) == sum(map(work, first)) > 0
-    monkeypatch.setattr(processor, "compute_dtype", lambda *given: "float32")
     needed = [[job_bytes(job, SIZE) for job in found] for found in (first, again)]
     assert needed[0] == needed[1]
     assert {job_bytes(job, SIZE) for job in unpacked} == {min(needed[0])} != {max(needed[0])}
 
 
-def test_models_whose_outputs_are_compared_take_their_bytes_as_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = bare(variants=[{"prune": "magnitude", "sparsity": 0.5}], outputs={"samples": 2, "length": 16})
-    (job,) = (
-        job for job in jobs(plan, plan.cells, lambda _: True) if {cell.stage for cell in job.cells} == {"outputs"}
-    )
+def test_models_whose_outputs_are_compared_take_their_bytes_as_they_run() -> None:
     taken = []
     for dtype in ("bfloat16", "float32"):
-        monkeypatch.setattr(processor, "compute_dtype", lambda *given, dtype=dtype: dtype)
+        model = {"name": "m", "source": "path:m", "family": "decoder", "dtype": "bfloat16", "compute_dtype": dtype}
+        plan = bare(models=[model], variants=[{"prune": "magnitude", "sparsity": 0.5}], outputs={})
+        (job,) = (job for job in jobs(plan, plan.cells, lambda _: True) if job.kind == "outputs")
         taken.append(job_bytes(job, SIZE))
     assert taken[0] < taken[1]
 
 
-def test_a_gpu_that_is_too_small_is_known_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_is_too_small_is_known_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, free_memory: Callable[[int], None]
+) -> None:
     plan = bare(
         variants=[{"prune": "magnitude", "sparsity": 0.5}], benchmarks={"decoder": [{"task": "piqa"}]},
         runtime={"engines": ["deepspeed", "deepspeed-zero3"], "ranks": [1, 2]},
     )  # fmt: skip
-    monkeypatch.setattr(environment, "memory", lambda: (2**40, 2**40))
+    free_memory(2**40)
     work = jobs(plan, plan.cells, lambda _: True)
 
     def short(free: int | None, found: list[Job], device: str = "cuda") -> list[tuple[bool, int, bool]]:
@@ -169,7 +178,7 @@ def test_a_gpu_that_is_too_small_is_known_before_anything_is_loaded(monkeypatch:
     assert short(30 * 10**9, of("deepspeed", 2)) == [], "two GPUs have half of it each"
     assert of("deepspeed-zero3", 1) and short(10**9, of("deepspeed-zero3", 1)) == []
     assert short(10**9, [job for job in work if job.kind == "assess"]) == [], "it is done on the CPU"
-    monkeypatch.setattr(environment, "memory", lambda: (2**40, 10**10))
+    free_memory(10**10)
     assert {one[2] for one in short(10**10, scores)} == {False, True}
 
 
@@ -186,10 +195,9 @@ def test_what_runs_or_trains_the_whole_model_takes_its_memory() -> None:
 
 
 def test_what_a_run_fetches_is_the_texts_and_teachers_of_its_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {"text": 1, "hf:a/own": 10, "hf:a/big": 100, "hf:a/more": 1000}
-    monkeypatch.setattr(sources, "parse", lambda text: text)
-    monkeypatch.setattr(sources, "size", lambda source, cache: names[source])
-    plan = SimpleNamespace(calibration=SimpleNamespace(source="text"), data={})
+    sizes = {"hf:a/text@1": 1, "hf:a/own@1": 10, "hf:a/big@1": 100, "hf:a/more@1": 1000}
+    monkeypatch.setattr(sources, "size", lambda source, cache: sizes[source.text])
+    plan = SimpleNamespace(calibration=SimpleNamespace(source="hf:a/text@1"), data={})
     ready: Any = SimpleNamespace(
         sizes={"m": ModelSize(10**6, 10**6)}, device="cpu", keep="none", request=SimpleNamespace(jobs=1),
         has=lambda model: True, plan=plan, cache=None,
@@ -201,8 +209,8 @@ def test_what_a_run_fetches_is_the_texts_and_teachers_of_its_steps_too(monkeypat
 
     pruned = single("prune", "magnitude", sparsity=0.5)
     assert [fetched(pruned), fetched(pruned, "outputs"), fetched(single("recover", "finetune"))] == [0, 1, 0]
-    teachers = ["dense", "hf:a/big#content=1", "hf:a/more#content=2"]
-    assert fetched(single("recover", "distill", source="hf:a/own#content=0", teacher=[teachers])) == 1110
+    teachers = ["dense", "hf:a/big@1#content=1", "hf:a/more@1#content=2"]
+    assert fetched(single("recover", "distill", source="hf:a/own@1#content=0", teacher=[teachers])) == 1110
 
 
 def test_the_disk_of_variants_is_that_of_as_many_models() -> None:

@@ -1,11 +1,11 @@
 """What shares a process, what follows what, and what is made again."""
 
 from collections import Counter
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 
-from sparsebench import environment
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.fingerprint import cell_id
@@ -57,7 +57,9 @@ def test_versions_on_dense_activations_share_one_process() -> None:
     ]
 
 
-def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(
+    free_memory: Callable[[int], None],
+) -> None:
     plan = planned(runtime={"ranks": [1]}, benchmarks={})
     work = jobs(plan, plan.cells, lambda variant: True)
     ready = SimpleNamespace(
@@ -66,7 +68,7 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
     )  # fmt: skip
 
     def short(free: int) -> list[tuple[str, bool]]:
-        monkeypatch.setattr(environment, "memory", lambda: (2**40, free))
+        free_memory(free)
         return [(one.model, one.alone) for one in memory_shortages(ready, work)]
 
     assert short(30 * 10**9) == []

@@ -1,5 +1,6 @@
 """The precision and the place in which cells are calculated."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,11 +76,13 @@ def test_a_device_changes_where_times_are_filed_and_no_id(monkeypatch: pytest.Mo
     assert moved == {"latency", "memory"}
 
 
-def test_emulating_16_bits_takes_the_memory_of_float32_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulating_16_bits_takes_the_memory_of_float32_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, free_memory: Callable[[int], None]
+) -> None:
     lacking(monkeypatch)
     ready: Any = SimpleNamespace(device="cpu", sizes={"m": ModelSize(10**9, 2 * 10**9)})
     plan = planned(models=HALF, runtime=None)
-    monkeypatch.setattr(environment, "memory", lambda: (2**40, 5 * 10**9))
+    free_memory(5 * 10**9)
     assert memory_shortages(ready, [job for job in jobs(plan, plan.cells, lambda _: True) if job.kind == "benchmarks"])
     for asked, precision in (("auto", "float32"), ("bfloat16", "bfloat16 and slow")):
         plan = planned(models=[HALF[0] | {"compute_dtype": asked}], runtime={"dtype": asked})

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ from sparsebench import devices, records
 from sparsebench.cli.app import app
 from sparsebench.ledger import query
 from sparsebench.plan.cells import Job
-from sparsebench.plan.estimate import Estimate, concurrent_jobs
+from sparsebench.plan.estimate import concurrent_jobs
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.run.executor import RunSettings
@@ -132,20 +131,6 @@ def test_no_gpu_gets_two_jobs_at_once(runner: Any) -> None:
     assert done == len(runner.every)
 
 
-def test_the_plan_names_gpus_and_learns(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver.seen_by_torch()
-    driver.lists([(f"GPU-{name}", H100, "80000") for name in "abcdefgh"])
-    path = tmp_path / "m.yaml"
-    path.write_text(RANDOM + REFUSED.format(home=tmp_path) + "variants: [{prune: magnitude, sparsity: 0.5}]\n")
-    seen = CliRunner().invoke(app, ["plan", str(path), "--device", "cuda"]).stderr
-    assert "8 GPUs" in seen
-    learned = Estimate.ratio
-    monkeypatch.setattr(Estimate, "ratio", lambda self, kind: 1e4 if "magnitude" in kind else learned(self, kind))
-    slow = CliRunner().invoke(app, ["plan", str(path), "--device", "cuda"]).stderr
-    times = [re.findall(r"make (\S+?)[,\s]", text) for text in (seen, slow)]
-    assert times[0] and times[0] != times[1]
-
-
 REFUSED = """\
 ledger: {home}/l.duckdb
 work_dir: {home}/work
@@ -153,9 +138,7 @@ runtime: {{engines: [deepspeed], ranks: [1, 2]}}
 """
 
 
-def test_what_the_plan_refuses_is_recorded_once_and_asked_again_with_other_gpus(
-    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_plan_refuses_is_recorded_once_and_asked_again_with_other_gpus(driver: Driver, tmp_path: Path) -> None:
     driver.seen_by_torch()
     path = tmp_path / "m.yaml"
     path.write_text(RANDOM + REFUSED.format(home=tmp_path))
