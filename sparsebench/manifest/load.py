@@ -10,6 +10,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from sparsebench import bounded
+from sparsebench.errors import Refusal, SparsebenchError
 from sparsebench.manifest.explain import explain
 from sparsebench.manifest.nodes import KeyPath, Positions, read_yaml
 from sparsebench.manifest.problems import ManifestError, Problem, did_you_mean
@@ -42,6 +43,14 @@ class LoadedManifest:
     ) -> Problem:
         """Return a problem found later, at a value such as ``("models", 0, "source")``, to raise in a ManifestError."""
         return self.positions.problem(at, message, expected, hint, on_key=on_key)
+
+    def refused(self, at: KeyPath, refusal: Refusal, subject: str = "") -> Problem:
+        """Return a refusal as a problem with the value at ``at``; its ``subject``, if any, comes first."""
+        return self.problem(at, f"{subject}: {refusal.reason}" if subject else refusal.reason, "", refusal.way_out)
+
+    def failed(self, at: KeyPath, error: SparsebenchError) -> Problem:
+        """Return an error as a problem with the value at ``at``."""
+        return self.problem(at, error.message, "", error.hint or "")
 
 
 def read_manifest(path: Path) -> LoadedManifest:

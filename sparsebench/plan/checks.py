@@ -127,7 +127,7 @@ def _notation(loaded: LoadedManifest, at: KeyPath, source: str) -> Iterator[Prob
     try:
         sources.parse(source, loaded.folder)
     except SourceError as error:
-        yield loaded.problem(at, error.message, "", error.hint or "")
+        yield loaded.failed(at, error)
 
 
 def _model_filters(loaded: LoadedManifest) -> Iterator[Problem]:

@@ -7,6 +7,8 @@ the executor cannot do.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,86 +47,188 @@ Recipes = Sequence[Sequence[tuple[Step, ...]]]
 """The recipes of each entry of ``variants``, written out."""
 Configs = Mapping[str, Mapping[str, Any]]
 """The config.json of each model, by its name."""
+OTHER_MODELS = "keep this entry to other `models:`"
+SELECTION_HINT = "a setting counts at the step whose verb is named; to match either of two, write a list of selections"
 
 
-def misfits(
-    loaded: LoadedManifest, written: Manifest, recipes_by_entry: Recipes, resolved: Resolved, cache: Cache
-) -> Iterator[Problem]:
-    """Yield every problem between the things that a manifest names, each at its line.
+@dataclass(frozen=True)
+class FitCheck:
+    """Checks the things that a manifest names against each other, each at its line.
 
-    ``written`` is the manifest before its names were ``resolved``, ``recipes_by_entry`` are its recipes.
+    ``manifest`` is the one before its names were ``resolved``, ``recipes_by_entry`` are its recipes.
     """
-    configs = resolved.configs
-    yield from families_against_configs(loaded, configs)
-    yield from _same_checkpoint(loaded, resolved)
-    yield from _quantized_models(loaded, written, configs)
-    calibrated = any(step.settings.reads_text() for entry in recipes_by_entry for recipe in entry for step in recipe)
-    yield from _unknown_models(loaded, written, configs, calibrated)
-    yield from _unfit_steps(loaded, written, recipes_by_entry, configs)
-    if written is loaded.manifest:  # a rehearsal leaves variants out
-        yield from _empty_selections(loaded, written, recipes_by_entry)
-    yield from _long_texts(loaded, written, recipes_by_entry, configs)
-    if not written.calibration.allow_overlap:
-        yield from _overlaps(loaded, written, resolved, calibrated)
-    yield from _unfit_teachers(loaded, written, resolved, cache)
-    yield from _unfit_students(loaded, written, configs)
-    yield from unfit_tasks(loaded, written, resolved.manifest.benchmarks, configs)
 
+    loaded: LoadedManifest
+    manifest: Manifest
+    recipes_by_entry: Recipes
+    resolved: Resolved
+    cache: Cache
 
-def _quantized_models(loaded: LoadedManifest, manifest: Manifest, configs: Configs) -> Iterator[Problem]:
-    """Report models whose weights are integers: variants are made of floats, and compared with them."""
-    for index, model in enumerate(manifest.models):
-        if (configs.get(model.name) or {}).get(KEY):
-            message = f"{model.source}: its weights are quantized"
-            hint = "name the model that it was made from; `sparsebench score` and `measure` take what apply made"
-            yield loaded.problem(("models", index, "source"), message, "", hint)
+    def problems(self) -> Iterator[Problem]:
+        """Yield every problem."""
+        yield from families_against_configs(self.loaded, self.configs)
+        yield from self._same_checkpoint()
+        yield from self._quantized_models()
+        yield from self._unknown_models()
+        yield from self._unfit_steps()
+        if self.manifest is self.loaded.manifest:  # a rehearsal leaves variants out
+            yield from self._empty_selections()
+        yield from self._long_texts()
+        if not self.manifest.calibration.allow_overlap:
+            yield from self._overlaps()
+        yield from self._unfit_teachers()
+        yield from self._unfit_students()
+        yield from unfit_tasks(self.loaded, self.manifest, self.resolved.manifest.benchmarks, self.configs)
 
+    @property
+    def configs(self) -> Configs:
+        """The config.json of each model that has one."""
+        return self.resolved.configs
 
-def _unknown_models(
-    loaded: LoadedManifest, manifest: Manifest, configs: Configs, calibrated: bool
-) -> Iterator[Problem]:
-    """Report models that transformers has no class for, where something must run them; weights alone need no class."""
-    for index, model in enumerate(manifest.models):
-        config = configs.get(model.name)
-        runs = calibrated or manifest.runtime or manifest.benchmarks.of(model.family)
-        # Most types are in our own table, so that transformers, which takes a second to import, need not be asked.
-        has_class = config is None or str(config.get("model_type")) in MODEL_TYPES
-        if config and runs and not has_class and (unknown := unknown_type(config, f"{model.source}: config.json")):
-            yield loaded.problem(("models", index, "source"), unknown.reason, "", unknown.way_out)
+    @cached_property
+    def calibrated(self) -> bool:
+        """Whether a step reads the calibration text."""
+        recipes = (recipe for recipes in self.recipes_by_entry for recipe in recipes)
+        return any(step.settings.reads_text() for recipe in recipes for step in recipe)
 
+    def _recipes_for(self, model: str) -> list[tuple[Step, ...]]:
+        entries = zip(self.manifest.variants, self.recipes_by_entry, strict=True)
+        return [recipe for entry, recipes in entries if is_for(entry, model) for recipe in recipes]
 
-def _unfit_steps(
-    loaded: LoadedManifest, manifest: Manifest, recipes_by_entry: Recipes, configs: Configs
-) -> Iterator[Problem]:
-    """Report steps that a model's architecture or config.json rules out, or that need a library that is not installed."""
-    for index, (entry, recipes) in enumerate(zip(manifest.variants, recipes_by_entry, strict=True)):
-        entry_configs = {name: config for name, config in configs.items() if is_for(entry, name)}
-        if any(step.settings.reads_text() for recipe in recipes for step in recipe):
-            yield from _unreplayed(loaded, index, entry_configs)
-        paths = [at for at, _ in steps_of(index, entry)]
-        reported: set[tuple[int, str]] = set()
-        for recipe in recipes:
-            for number, step in enumerate(recipe):
-                for refused in (*_refusals(recipe, number, entry_configs), *_not_installed(step)):
-                    if (number, refused.reason) not in reported:
-                        reported.add((number, refused.reason))
-                        yield loaded.problem(paths[number], refused.reason, "", refused.way_out)
+    def _steps_for(self, model: str) -> list[Step]:
+        return [step for recipe in self._recipes_for(model) for step in recipe]
 
+    def _same_checkpoint(self) -> Iterator[Problem]:
+        """Report two names for one checkpoint: its results would be filed under only one of them."""
+        seen: dict[str, str] = {}
+        indices = {model.name: index for index, model in enumerate(self.loaded.manifest.models)}
+        for model in self.resolved.manifest.models:
+            architecture = model.architecture if model.source == "random" else None
+            revision = self.resolved.revisions.get(model.name, model.name)
+            key = digest([revision, architecture, model.family, model.dtype])
+            if key in seen:
+                message = f"`{model.name}` is the same checkpoint as `{seen[key]}`"
+                hint = "measure it in another way in a manifest of its own"
+                at = ("models", indices[model.name], "source")
+                yield self.loaded.problem(at, message, "one name for each", hint)
+            seen.setdefault(key, model.name)
 
-def _empty_selections(loaded: LoadedManifest, manifest: Manifest, recipes_by_entry: Recipes) -> Iterator[Problem]:
-    """Report selections that match no variant of the models that they are for, although each of their keys matches one."""
-    for at, block, names in _selecting_blocks(manifest):
-        models = [name for name in names if block.models is None or name in block.models]
-        entries = zip(manifest.variants, recipes_by_entry, strict=True)
-        listed = [recipes for entry, recipes in entries if any(is_for(entry, model) for model in models)]
-        recipes = [recipe for recipes in listed for recipe in recipes]
-        for index, selection in enumerate(block.select or ()):
-            if models and not any(selects(selection, recipe) for recipe in recipes):
-                of_these = f" of {one_of(models)}" if block.models else ""
-                message = f"no variant{of_these} matches `{flow(selection)}`"
-                expected = "a selection of a variant that `variants` asks for"
-                hint = "a setting counts at the step whose verb is named; to match either of two, write a list of selections"
-                yield loaded.problem((*at, "select", index), message, expected, hint)
+    def _quantized_models(self) -> Iterator[Problem]:
+        """Report models whose weights are integers: variants are made of floats, and compared with them."""
+        for index, model in enumerate(self.manifest.models):
+            if (self.configs.get(model.name) or {}).get(KEY):
+                message = f"{model.source}: its weights are quantized"
+                hint = "name the model that it was made from; `sparsebench score` and `measure` take what apply made"
+                yield self.loaded.problem(("models", index, "source"), message, "", hint)
+
+    def _unknown_models(self) -> Iterator[Problem]:
+        """Report models that transformers has no class for, where something must run them; weights need no class."""
+        for index, model in enumerate(self.manifest.models):
+            config = self.configs.get(model.name)
+            runs = self.calibrated or self.manifest.runtime or self.manifest.benchmarks.of(model.family)
+            # Most types are in our own table, so that transformers, which takes a second to import, need not be asked.
+            if not config or not runs or str(config.get("model_type")) in MODEL_TYPES:
+                continue
+            if unknown := unknown_type(config, f"{model.source}: config.json"):
+                yield self.loaded.refused(("models", index, "source"), unknown)
+
+    def _unfit_steps(self) -> Iterator[Problem]:
+        """Report steps that a model's config.json rules out, or that need a library that is not installed."""
+        for index, (entry, recipes) in enumerate(zip(self.manifest.variants, self.recipes_by_entry, strict=True)):
+            configs = {name: config for name, config in self.configs.items() if is_for(entry, name)}
+            if any(step.settings.reads_text() for recipe in recipes for step in recipe):
+                yield from self._unreplayed(index, configs)
+            paths = [at for at, _ in steps_of(index, entry)]
+            reported: set[tuple[int, str]] = set()
+            for recipe in recipes:
+                for number, step in enumerate(recipe):
+                    for refusal in (*_refusals(recipe, number, configs), *_not_installed(step)):
+                        if (number, refusal.reason) not in reported:
+                            reported.add((number, refusal.reason))
+                            yield self.loaded.refused(paths[number], refusal)
+
+    def _unreplayed(self, index: int, configs: Configs) -> Iterator[Problem]:
+        """Report models of an entry that reads text whose architecture cannot be calibrated block by block."""
+        for name, config in configs.items():
+            kind = str(config.get("model_type"))
+            if kind in NOT_REPLAYED:
+                message, hint = f"{name}: {replay_refusal(kind)}", f"{CHOOSE_MAGNITUDE}, or {OTHER_MODELS}"
+                yield self.loaded.problem(("variants", index), message, "a method that looks at weights alone", hint)
+
+    def _empty_selections(self) -> Iterator[Problem]:
+        """Report selections that match no variant of the models that they are for, although each key matches one."""
+        for at, block, names in _selecting_blocks(self.manifest):
+            models = [name for name in names if block.models is None or name in block.models]
+            recipes = [recipe for model in models for recipe in self._recipes_for(model)]
+            for index, selection in enumerate(block.select or ()):
+                if models and not any(selects(selection, recipe) for recipe in recipes):
+                    of_these = f" of {one_of(models)}" if block.models else ""
+                    message = f"no variant{of_these} matches `{flow(selection)}`"
+                    expected = "a selection of a variant that `variants` asks for"
+                    yield self.loaded.problem((*at, "select", index), message, expected, SELECTION_HINT)
+
+    def _long_texts(self) -> Iterator[Problem]:
+        """Report samples of the calibration text that are longer than a model that reads them takes."""
+        outputs, calibration = self.manifest.outputs, self.manifest.calibration
+        for model in self.manifest.models:
+            config = self.configs.get(model.name, {})
+            if config.get("model_type") not in MODEL_TYPES:
+                continue
+            lengths = {"outputs": outputs.length if outputs and model.source != "random" else None}
+            # A training has a length of its own.
+            readers = [step.settings for step in self._steps_for(model.name) if step.settings.reads_text()]
+            if any("length" not in type(settings).model_fields for settings in readers):
+                lengths["calibration"] = calibration.length
+            for key, length in lengths.items():
+                if length and (limit := limit_below(config, length)):
+                    message = f"{length:,} tokens, where {model.name} takes at most {limit:,}"
+                    yield self.loaded.problem((key, "length"), message, f"at most {limit:,}")
+
+    def _overlaps(self) -> Iterator[Problem]:
+        """Report benchmarks whose own documents a step would read."""
+        tasks = [(family, row) for family in FAMILIES for row in enumerate(self.manifest.benchmarks.of(family))]
+        for text in self.resolved.texts:
+            for family, (index, task) in tasks:
+                data = sources.parse(task.source, self.loaded.folder).text if task.source else ""
+                if not benchmarks.overlaps(text.source.text, task.task, data=data):
+                    continue
+                at, message = text.at, f"its text is part of `{task.task}`"
+                hint = "name another `source`, or say `allow_overlap: true` under `calibration`"
+                if text.at[0] == "calibration":
+                    if not self.calibrated:
+                        continue
+                    at = ("benchmarks", family, index, "task")
+                    message = f"the calibration text is part of `{task.task}`"
+                    hint = "name another `calibration: source`, or say `allow_overlap: true` there"
+                yield self.loaded.problem(at, message, "text that no benchmark is made of", hint)
+
+    def _unfit_teachers(self) -> Iterator[Problem]:
+        """Report teachers that cannot teach a model of their entry, as far as is known before weights are fetched."""
+        for teacher in self.resolved.teachers:
+            config = sources.read_config(teacher.source, self.cache)
+            for model in self.resolved.manifest.models:
+                if is_for(self.manifest.variants[int(teacher.at[1])], model.name):
+                    refusal = _cannot_teach(teacher.source, config, model, self.configs.get(model.name))
+                    if refusal:
+                        yield self.loaded.refused(teacher.at, refusal, teacher.written)
+
+    def _unfit_students(self) -> Iterator[Problem]:
+        """Report students that ask for more blocks than their model has, or for blocks that it lacks."""
+        for index, entry in enumerate(self.manifest.variants):
+            for at, step in steps_of(index, entry):
+                for student in as_list(step.get("student")):
+                    yield from self._unfit_student(entry, (*at, "student"), student)
+
+    def _unfit_student(self, entry: Any, at: KeyPath, student: Any) -> Iterator[Problem]:
+        layers = student.get("layers") if isinstance(student, dict) else None
+        blocks = max(layers) + 1 if isinstance(layers, list) else layers or 0
+        for name, config in self.configs.items():
+            size = dimensions(config)
+            available = min(size.layers, size.decoder_layers or size.layers)
+            if is_for(entry, name) and blocks > available:
+                wanted = f"block {blocks - 1}" if isinstance(layers, list) else f"{blocks} blocks"
+                message = f"{wanted}, where a stack of `{name}` has {available}"
+                yield self.loaded.problem(at, message, "fewer `layers`")
 
 
 def _selecting_blocks(manifest: Manifest) -> Iterator[tuple[KeyPath, ManifestTask | ManifestRuntime, list[str]]]:
@@ -137,35 +241,6 @@ def _selecting_blocks(manifest: Manifest) -> Iterator[tuple[KeyPath, ManifestTas
             yield ("benchmarks", family, index), task, names
 
 
-def _unreplayed(loaded: LoadedManifest, index: int, configs: Configs) -> Iterator[Problem]:
-    """Report models of an entry that reads text whose architecture cannot be calibrated block by block."""
-    for name, config in configs.items():
-        kind = str(config.get("model_type"))
-        if kind in NOT_REPLAYED:
-            yield loaded.problem(
-                ("variants", index), f"{name}: {replay_refusal(kind)}", "a method that looks at weights alone",
-                f"{CHOOSE_MAGNITUDE}, or keep this entry to other `models:`",
-            )  # fmt: skip
-
-
-def _long_texts(
-    loaded: LoadedManifest, manifest: Manifest, recipes_by_entry: Recipes, configs: Configs
-) -> Iterator[Problem]:
-    """Report samples of the calibration text that are longer than a model that reads them takes."""
-    known = {name: config for name, config in configs.items() if config.get("model_type") in MODEL_TYPES}
-    for name, source in {model.name: model.source for model in manifest.models if model.name in known}.items():
-        entries = zip(manifest.variants, recipes_by_entry, strict=True)
-        steps = [step for entry, recipes in entries if is_for(entry, name) for recipe in recipes for step in recipe]
-        lengths = {"outputs": manifest.outputs.length if manifest.outputs and source != "random" else None}
-        # A training has a length of its own.
-        if any(step.settings.reads_text() and "length" not in type(step.settings).model_fields for step in steps):
-            lengths["calibration"] = manifest.calibration.length
-        for key, length in lengths.items():
-            if length and (limit := limit_below(known[name], length)):
-                message = f"{length:,} tokens, where {name} takes at most {limit:,}"
-                yield loaded.problem((key, "length"), message, f"at most {limit:,}")
-
-
 def _refusals(recipe: tuple[Step, ...], number: int, configs: Configs) -> Iterator[Refusal]:
     """Yield why a model's config.json rules out a step of a recipe."""
     step = recipe[number]
@@ -175,7 +250,7 @@ def _refusals(recipe: tuple[Step, ...], number: int, configs: Configs) -> Iterat
         if not refusal and not reshaped:
             refusal = step.settings.refuses_shape(config)
         if refusal:
-            ways_out = filter(None, (refusal.way_out, "keep this entry to other `models:`"))
+            ways_out = filter(None, (refusal.way_out, OTHER_MODELS))
             yield Refusal(f"{name}: {refusal.reason}", "; or ".join(ways_out))
 
 
@@ -199,7 +274,7 @@ def unfit_tasks(
                 if config and is_scored and (misfit := _task_misfit(task, model, config)):
                     key, refusal = misfit
                     at = ("benchmarks", family, index, key)
-                    yield loaded.problem(at, f"{model.name}: {refusal.reason}", "", refusal.way_out)
+                    yield loaded.refused(at, refusal, model.name)
 
 
 def _task_misfit(task: ManifestTask, model: ManifestModel, config: Mapping[str, Any]) -> tuple[str, Refusal] | None:
@@ -217,56 +292,6 @@ def _task_misfit(task: ManifestTask, model: ManifestModel, config: Mapping[str, 
         reason = f"windows of {data.window:,} tokens, where it takes {longest:,}"
         return "length" if data.length else "task", Refusal(reason)
     return None
-
-
-def _same_checkpoint(loaded: LoadedManifest, resolved: Resolved) -> Iterator[Problem]:
-    """Report two names for one checkpoint: its results would be filed under only one of them."""
-    seen: dict[str, str] = {}
-    indices = {model.name: index for index, model in enumerate(loaded.manifest.models)}
-    for model in resolved.manifest.models:
-        index = indices[model.name]
-        architecture = model.architecture if model.source == "random" else None
-        key = digest([resolved.revisions.get(model.name, model.name), architecture, model.family, model.dtype])
-        if key in seen:
-            message = f"`{model.name}` is the same checkpoint as `{seen[key]}`"
-            hint = "measure it in another way in a manifest of its own"
-            yield loaded.problem(("models", index, "source"), message, "one name for each", hint)
-        seen.setdefault(key, model.name)
-
-
-def _overlaps(loaded: LoadedManifest, manifest: Manifest, resolved: Resolved, calibrated: bool) -> Iterator[Problem]:
-    """Report benchmarks whose own documents a step would read."""
-    for text in resolved.texts:
-        of_calibration = text.at[0] == "calibration"
-        for family in FAMILIES:
-            for index, task in enumerate(manifest.benchmarks.of(family)):
-                data = sources.parse(task.source, loaded.folder).text if task.source else ""
-                if not benchmarks.overlaps(text.source.text, task.task, data=data):
-                    continue
-                if not of_calibration:
-                    yield loaded.problem(
-                        text.at, f"its text is part of `{task.task}`", "text that no benchmark is made of",
-                        "name another `source`, or say `allow_overlap: true` under `calibration`",
-                    )  # fmt: skip
-                elif calibrated:
-                    yield loaded.problem(
-                        ("benchmarks", family, index, "task"),
-                        f"the calibration text is part of `{task.task}`",
-                        "text that no benchmark is made of",
-                        "name another `calibration: source`, or say `allow_overlap: true` there",
-                    )
-
-
-def _unfit_teachers(loaded: LoadedManifest, manifest: Manifest, resolved: Resolved, cache: Cache) -> Iterator[Problem]:
-    """Report teachers that cannot teach a model of their entry, as far as is known before weights are fetched."""
-    models = {model.name: model for model in resolved.manifest.models}
-    for teacher in resolved.teachers:
-        config = sources.read_config(teacher.source, cache)
-        for model in models.values():
-            if is_for(manifest.variants[int(teacher.at[1])], model.name):
-                refusal = _cannot_teach(teacher.source, config, model, resolved.configs.get(model.name))
-                if refusal:
-                    yield loaded.problem(teacher.at, f"{teacher.written}: {refusal.reason}", "", refusal.way_out)
 
 
 def _cannot_teach(
@@ -287,22 +312,6 @@ def _cannot_teach(
     if len(folders) == 2 and same_tokens(*folders) is False:
         return Refusal(f"its tokenizer is not that of `{model.name}`", "a teacher with the same tokenizer")
     return None
-
-
-def _unfit_students(loaded: LoadedManifest, manifest: Manifest, configs: Configs) -> Iterator[Problem]:
-    """Report students that ask for more blocks than their model has, or for blocks that it lacks."""
-    for index, entry in enumerate(manifest.variants):
-        students = [(at, student) for at, step in steps_of(index, entry) for student in as_list(step.get("student"))]
-        for at, student in students:
-            layers = student.get("layers") if isinstance(student, dict) else None
-            blocks = max(layers) + 1 if isinstance(layers, list) else layers or 0
-            for name, config in configs.items():
-                size = dimensions(config)
-                available = min(size.layers, size.decoder_layers or size.layers)
-                if is_for(entry, name) and blocks > available:
-                    wanted = f"block {blocks - 1}" if isinstance(layers, list) else f"{blocks} blocks"
-                    message = f"{wanted}, where a stack of `{name}` has {available}"
-                    yield loaded.problem((*at, "student"), message, "fewer `layers`")
 
 
 def refusals(
@@ -333,7 +342,7 @@ def refusals(
                 )  # that of GGUF is unknown
             )
         if refusal := answers[question]:
-            problems[cell.id] = loaded.problem(_path(manifest, cell), refusal.reason, "", refusal.way_out)
+            problems[cell.id] = loaded.refused(_path(manifest, cell), refusal)
     return problems
 
 

@@ -23,7 +23,7 @@ from sparsebench.paths import home_path, ledger_path
 from sparsebench.plan import checks
 from sparsebench.plan.estimate import ModelSize, model_size
 from sparsebench.plan.expand import DataInfo, Plan, count_cells, expand, recipes
-from sparsebench.plan.fit import misfits, refusals
+from sparsebench.plan.fit import FitCheck, refusals
 from sparsebench.plan.resolve import Resolver
 
 
@@ -92,7 +92,7 @@ def prepare(request: PlanRequest) -> Prepared:
     calibrated = any(step.settings.reads_text() for step in steps)
     resolver = Resolver(loaded, cache)
     resolved = resolver.resolve(manifest, calibrated or bool(manifest.outputs))
-    problems = [*resolver.problems, *misfits(loaded, manifest, recipes_by_entry, resolved, cache)]
+    problems = [*resolver.problems, *FitCheck(loaded, manifest, recipes_by_entry, resolved, cache).problems()]
     if problems:
         raise ManifestError(problems)
     manifest = resolved.manifest

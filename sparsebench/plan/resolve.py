@@ -160,7 +160,7 @@ class Resolver:
             return ""
 
     def _report(self, at: KeyPath, error: SparsebenchError) -> None:
-        self.problems.append(self.loaded.problem(at, error.message, "", error.hint or ""))
+        self.problems.append(self.loaded.failed(at, error))
 
     def _models(self, manifest: Manifest, resolved: Resolved) -> list[ManifestModel]:
         models: list[ManifestModel] = []
