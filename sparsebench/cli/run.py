@@ -93,18 +93,8 @@ def run(
         show(ready, as_json=False)
         return
     _check_cells(ready)
-    workspace = Workspace.of(ready.ledger, ready.work)
-    settings = RunSettings(
-        workspace,
-        ready.cache,
-        kept_format=ready.keep,
-        slots=slots(ready),
-        fail_fast=fail_fast,
-        sizes=ready.sizes,
-        silence=silence,
-        device=ready.device,
-    )
-    chosen_executor = _executor(executor, address, settings)
+    settings = _settings(ready, fail_fast, silence)
+    workspace, chosen_executor = settings.workspace, _executor(executor, address, settings)
     check_is_ledger(workspace.ledger)
     check_writable(workspace.work, folder=True)
     with exclusive(workspace.ledger):  # before anything is decided: another run may be recording these cells
@@ -119,6 +109,19 @@ def _check_cells(ready: Prepared) -> None:
             f"{ready.request.path}: {cell_count:,} cells, and a run's plan holds at most {bounded.CELLS:,}",
             "split it by models: several manifests may share a ledger, one run after another",
         )
+
+
+def _settings(ready: Prepared, fail_fast: bool, silence: float | None) -> RunSettings:
+    return RunSettings(
+        Workspace.of(ready.ledger, ready.work),
+        ready.cache,
+        kept_format=ready.keep,
+        slots=slots(ready),
+        fail_fast=fail_fast,
+        sizes=ready.sizes,
+        silence=silence,
+        device=ready.device,
+    )
 
 
 def _run(

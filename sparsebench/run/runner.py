@@ -27,19 +27,14 @@ from sparsebench.plan.stages import JOB_KINDS, MAKE, needs_dense
 from sparsebench.run.child import Child, StallTimer, how_it_died
 from sparsebench.run.display import Display, ModelAnswers
 from sparsebench.run.executor import Executor, RunningJob, RunSettings
+from sparsebench.run.feed import Ingest, RecordFeed
 from sparsebench.run.queue import Queue, variants_opened
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.workspace import Leases
 from sparsebench.runtime.channel import complete_lines
 
-INGEST_PAUSE = 30
-"""How many times the CPU time of the last ingest the parent waits before the next: that time grows with the ledger.
-On a busy machine its wall time may be minutes, and who queries the ledger meanwhile would see nothing of an hour."""
 MAX_RESTARTS = 3
 """A job whose machine is lost is started again at most this many times: the job itself may be what kills machines."""
-
-Ingest = Callable[[list[tuple[str, dict[str, Any]]], Callable[[LedgerError], object]], object]
-"""Takes records, each with its file, into the ledger in one transaction, and calls a function with each refusal."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class Runner:
         self.settings = settings
         self.workspace = settings.workspace
         self.display = display
-        self.ingest = ingest
+        self.feed = RecordFeed(ingest, self._left_out)
         self.answers = ModelAnswers(answer)
         self.origin = provenance.origin(self.workspace.ledger.parent, create_it=True)
         self.selector = selectors.DefaultSelector()
@@ -81,10 +76,7 @@ class Runner:
         self.unavailable: dict[str, str] = {}
         self.remade: dict[str, Remade] = {}
         self.machines_lost: Counter[str] = Counter()
-        self.new_records: list[Path] = []
         self.notes: set[str] = set()
-        self.last_ingest = time.monotonic()
-        self.ingest_seconds = 0.0
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
 
     def run(
@@ -105,7 +97,7 @@ class Runner:
         plan_record = records.write_plan(
             self.workspace.records, self.plan.manifest, self.plan.cells, self.settings.device, self.origin
         )
-        self.ingest([(f"{self.workspace.records}/plan-{self.plan.manifest}.json", plan_record)], self._left_out)
+        self.feed.ingest([(f"{self.workspace.records}/plan-{self.plan.manifest}.json", plan_record)], self._left_out)
         self.answers.begin(cells)
         self.waiting.add(jobs(self.plan, cells, self.workspace.present, self.workspace.has_packed))
         self.workspace.sweep()
@@ -132,7 +124,7 @@ class Runner:
             self._end_all()
             self.display.end()
             signal.signal(signal.SIGTERM, previous_handler)
-            self._ingest(last=True)
+            self.feed.flush(last=True)
         return self.counts
 
     def _start_ready(self) -> None:
@@ -234,7 +226,7 @@ class Runner:
         if not timed or self.display.due() <= 0:
             self.display.tick()
         if not timed:
-            self._ingest_if_due()
+            self.feed.flush_if_due()
 
     def _read_events(self, child: Child) -> bool:
         """Take in what a child has said; return False where its pipe is closed or empty."""
@@ -257,11 +249,9 @@ class Runner:
             case "cell":
                 cell = next(cell for cell in child.job.cells if cell.id == event["cell"])
                 child.recorded.add(cell.id)
-                self.new_records.append(
-                    self.workspace.records / f"{records.record_key(cell, self.settings.device)}.{event['status']}.json"
-                )
-                self._note_ended(cell, event["status"])
-                self.display.finished(cell, event["status"], event["seconds"], event["reason"])
+                key = records.record_key(cell, self.settings.device)
+                path = self.workspace.records / f"{key}.{event['status']}.json"
+                self._note_ended(cell, path, event["status"], event["seconds"], event["reason"])
             case "progress":
                 self.display.progress(child.job, event["done"], event["total"], event["detail"])
             case "damaged":
@@ -298,7 +288,7 @@ class Runner:
         self.waiting.end(child.job)
         seconds = None if reason else time.monotonic() - child.started
         self.display.ended(child.job, seconds, summary if absent else None)
-        self._ingest_if_due()
+        self.feed.flush_if_due()
         self._release(variants_opened(child.job))
 
     def _retry_lost(self, child: Child) -> bool:
@@ -372,40 +362,21 @@ class Runner:
     def _record(self, cell: Cell, status: str, reason: str) -> None:
         outcome = records.CellOutcome(status, reason=reason)
         record = records.make(cell, self.plan.manifest, outcome, self.settings.device, self.origin)
-        self.new_records.append(records.write(self.workspace.records, record))
-        self._note_ended(cell, status)
-        self.display.finished(cell, status, 0.0, reason)
+        self._note_ended(cell, records.write(self.workspace.records, record), status, 0.0, reason)
 
-    def _note_ended(self, cell: Cell, status: str) -> None:
+    def _note_ended(self, cell: Cell, path: Path, status: str, seconds: float, reason: str | None) -> None:
+        """Note that a cell has its record, in the file ``path``."""
+        self.feed.waiting.append(path)
         self.counts[status] += 1
         self.answers.ended(cell)
+        self.display.finished(cell, status, seconds, reason)
 
     def _show_answers(self) -> None:
         """Show the answers that are due, unless something is timed now."""
         if self.answers.due_models and not any(JOB_KINDS[child.job.kind].timed for child in self.children):
-            self._ingest()
+            self.feed.flush()
             for lines in self.answers.take():
                 self.display.line(lines, "bold")
-
-    def _ingest_if_due(self) -> None:
-        """Ingest if the last time is so long ago that this takes little of the run."""
-        if self.new_records and time.monotonic() - self.last_ingest > INGEST_PAUSE * self.ingest_seconds:
-            started = time.process_time()
-            self._ingest()
-            self.ingest_seconds, self.last_ingest = time.process_time() - started, time.monotonic()
-
-    def _ingest(self, last: bool = False) -> None:
-        """Bring the records since the last ingest into the ledger, in one transaction.
-
-        While another process holds the file, they wait for the next time. ``last``: there is none; raise LedgerError.
-        """
-        try:
-            if self.new_records:
-                self.ingest([(str(path), json.loads(path.read_text())) for path in self.new_records], self._left_out)
-            self.new_records = []
-        except LedgerError:
-            if last:
-                raise
 
     def _left_out(self, error: LedgerError) -> None:
         self.display.line(f"! left out of the ledger: {visible(str(error))}", "yellow")
