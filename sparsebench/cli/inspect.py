@@ -11,12 +11,12 @@ from sparsebench import bounded
 from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE
 from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.cli.source import open_model
+from sparsebench.manifest.schema import ManifestStructure
 from sparsebench.models.files import quantized
 from sparsebench.models.shape.topology import prunable_share
 from sparsebench.structure import GroupSummary, assess, summary
 
-ABSOLUTE = (1e-4, 1e-3, 1e-2, 1e-1)
-RELATIVE = (0.01, 0.1, 0.5, 1.0)
+USUAL = ManifestStructure()
 
 
 def inspect(
@@ -40,7 +40,7 @@ def inspect(
     sparsebench inspect hf:org/name@main --threshold 0.05 --json
     """
     model = open_model(source, family, dtype, offline)
-    result = assess(model.folder, model.family, ABSOLUTE, tuple(threshold or RELATIVE))
+    result = assess(model.folder, model.family, USUAL.absolute, threshold or USUAL.relative)
     share = prunable_share(quantized.open_checkpoint(model.folder), model.family)
     if as_json:
         rows = [asdict(row) for row in summary(result)]

@@ -17,7 +17,6 @@ from sparsebench.cli.output import emit_json, emit_table, end_with, note
 from sparsebench.cli.source import open_model
 from sparsebench.errors import SparsebenchError, UserError
 from sparsebench.ledger import scored
-from sparsebench.manifest.names import Dtype
 from sparsebench.manifest.problems import did_you_mean
 from sparsebench.models.shape.topology import refuse_text
 from sparsebench.notebook import score_tasks
@@ -92,30 +91,20 @@ def score(
     if other is None and (asking := [spec.task for spec in specs if spec.divergence]):
         note(f"{', '.join(asking)}: no divergence without the dense model (--against MODEL)")
     failures: list[str] = []
-    baseline = _results(other, specs, device, compute_dtype, cache, failures) if other else None
-    results = _results(model, specs, device, compute_dtype, cache, failures, other.folder if other else None)
+
+    def results_of(scored_model: SingleModel, dense: Path | None = None) -> dict[str, ScoreResult]:
+        def add_failure(name: str, error: SparsebenchError) -> None:
+            failures.append(f"{scored_model.name}, {name}: {error}")
+
+        return score_tasks(scored_model, specs, device, add_failure, compute_dtype, cache, dense)
+
+    baseline = results_of(other) if other else None
+    results = results_of(model, other.folder if other else None)
     _show(scored.rows(results, baseline), model.name, as_json, results, documents)
     # Written after the scores are shown: a full disk does not lose them.
     if outcomes:
         scored.write_outcomes(outcomes, results, baseline)
     end_with(failures)
-
-
-def _results(
-    model: SingleModel,
-    specs: list[TaskSpec],
-    device: str,
-    dtype: Dtype,
-    cache: Cache,
-    failures: list[str],
-    dense: Path | None = None,
-) -> dict[str, ScoreResult]:
-    """Return the model's results by task, and add those that fail to ``failures``."""
-
-    def add_failure(name: str, error: SparsebenchError) -> None:
-        failures.append(f"{model.name}, {name}: {error}")
-
-    return score_tasks(model, specs, device, add_failure, dtype, cache, dense)
 
 
 def _show(

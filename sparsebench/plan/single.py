@@ -149,20 +149,14 @@ def as_user_errors() -> Iterator[None]:
     """Raise UserError, naming the key, where a manifest's rule is broken."""
     try:
         yield
-    except ValidationError as error:
-        first = error.errors()[0]
-        context = first.get("ctx", {})
+    except (ValidationError, PydanticCustomError) as error:
+        details: Any = error.errors()[0] if isinstance(error, ValidationError) else {"ctx": error.context, "loc": ()}
+        context = details.get("ctx") or {}
         # A rule on several keys has no path of its own: it says which key broke it, if it was one.
-        key = next(iter(first["loc"]), context.get("at") or "")
-        raise _user_error(key, context.get("message", first["msg"]), context) from error
-    except PydanticCustomError as error:
-        context = error.context or {}
-        raise _user_error(context["at"], context["message"], context) from error
-
-
-def _user_error(key: object, message: str, context: Mapping[str, Any]) -> UserError:
-    hint = "; ".join(part for part in (context.get("expected"), context.get("hint")) if part) or None
-    return UserError(f"{key}: {message}" if key else message, hint)
+        key = next(iter(details["loc"]), context.get("at"))
+        message = context.get("message") or details["msg"]
+        hint = "; ".join(filter(None, (context.get("expected"), context.get("hint"))))
+        raise UserError(f"{key}: {message}" if key else message, hint or None) from error
 
 
 def source_named(text: str) -> sources.Source:

@@ -7,7 +7,6 @@ GPUs); ``left out by --only``. In a run, those whose record is ``damaged`` run t
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Any
 
 from sparsebench.errors import RecordError, UnsupportedError, UserError
 from sparsebench.manifest.nodes import read_yaml
+from sparsebench.manifest.problems import did_you_mean
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.preflight import PlanRequest, Prepared
 from sparsebench.plan.selection import same_value, selects
@@ -125,8 +125,7 @@ def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
     for word in words:
         name, separator, value = word.partition("=")
         if not separator or name not in only_keys():
-            close = difflib.get_close_matches(name, only_keys(), n=1)
-            hint = f"did you mean {close[0]}={value or '…'}?" if close else f"one of {', '.join(only_keys())}"
+            hint = did_you_mean(name, only_keys()) or f"one of {', '.join(only_keys())}"
             raise UserError(f"--only {word}: not KEY=VALUE with a known key", hint)
         if name == "stage" and value not in stage_names():
             raise UserError(f"--only {word}: no such stage", f"one of {', '.join(stage_names())}")

@@ -202,7 +202,7 @@ def test_a_plan_lists_what_only_asks_for_and_counts_the_rest(tmp_path: Path, tin
     path = tmp_path / "m.yaml"
     path.write_text(ONE.format(tiny_llama))
     misspelt = call("plan", path, "--only", "modle=a")
-    assert misspelt.returncode == 2 and "did you mean model=a" in misspelt.stderr
+    assert misspelt.returncode == 2 and "did you mean `model`?" in misspelt.stderr
     done = call("plan", path, "--only", "stage=structure")
     assert done.stdout.splitlines() == ["model\tvariant\twhat\truns\twhy", "a\tdense\tstructure\tyes\tnew"]
     assert "not listed: 1 cell left out by --only" in done.stderr
