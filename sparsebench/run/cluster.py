@@ -76,16 +76,16 @@ class Cluster:
         for nodes, ranks in sorted(node_counts):
             bundles(self._live_nodes(), nodes, ranks, devices.is_gpu(self.settings.device))
         timed = any(is_timed(cell.stage) for cell in planned)
-        reasons = {node: self._problem(answer, timed) for node, answer in self._probe_nodes()}
-        unable = "; ".join(f"{node}: {reason}" for node, reason in reasons.items() if reason)
+        problems = self._node_problems(timed)
+        unable = "; ".join(f"{node}: {reason}" for node, reason in problems.items() if reason)
         if unable:
             raise UserError(
                 f"not every node can do this: {unable}",
                 "nodes need the same environment (`pip install 'ray>=2.9'`), and the work folder under the same path",
             )
 
-    def _probe_nodes(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return what each node says: its identity, and whether it sees a file just written into the work folder."""
+    def _node_problems(self, timed: bool) -> dict[str, str]:
+        """Return by node why it cannot do the run's work, if so. Each is asked whether it sees a file just written."""
         remote_probe = self.ray.remote(num_cpus=0, max_retries=0)(probe)
         work = self.settings.workspace.work.absolute()
         work.mkdir(parents=True, exist_ok=True)
@@ -96,19 +96,15 @@ class Cluster:
                 task = remote_probe.options(scheduling_strategy=on_it).remote(Path(file.name))
                 node_names[task] = f"{node['NodeName']} ({node['NodeID'][:6]})"
             ready, _ = self.ray.wait(list(node_names), num_returns=len(node_names), timeout=NODE_START_TIMEOUT)
-            return [(node, self._probe_answer(task, task in ready)) for task, node in node_names.items()]
+            return {node: self._problem(task, task in ready, timed) for task, node in node_names.items()}
 
-    def _probe_answer(self, task: Any, ready: bool) -> dict[str, Any]:
+    def _problem(self, task: Any, ready: bool, timed: bool) -> str:
         if not ready:
-            return {"missing": f"it gave no answer in {NODE_START_TIMEOUT} seconds"}
+            return f"it gave no answer in {NODE_START_TIMEOUT} seconds"
         try:
-            return self.ray.get(task)
+            answer = self.ray.get(task)
         except self.ray.exceptions.RayError as error:
-            return {"missing": f"sparsebench cannot be imported there ({first_line(error)})"}
-
-    def _problem(self, answer: dict[str, Any], timed: bool) -> str:
-        if "missing" in answer:
-            return str(answer["missing"])
+            return f"sparsebench cannot be imported there ({first_line(error)})"
         if not answer["shared"]:
             return f"it does not see {self.settings.workspace.work}"
         return NodeIdentity.here("cpu").differs(answer["identity"], timed)
