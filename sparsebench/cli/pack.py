@@ -71,7 +71,7 @@ def _target(folder: Path, out: Path | None, suffix: str) -> Path:
         raise UserError(f"{folder}: no such folder", "name a model folder")
     folder = folder if folder.name not in ("", "..") else folder.resolve()
     stem, _, form = folder.name.rpartition(".")  # `pack` has put the format behind the name
-    return check_new_folder(out or folder.with_name((stem if form in formats() else folder.name) + suffix))
+    return check_new_folder(out or folder.with_name((stem if stem and form in formats() else folder.name) + suffix))
 
 
 def folder_bytes(folder: Path) -> int:

@@ -63,6 +63,8 @@ def test_apply_inspect_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "made.packed")
     assert call("pack", ".", cwd=tmp_path / "made").returncode == 0
     assert (tmp_path / "made.packed").is_dir()
+    (tmp_path / "made").rename(tmp_path / "dense")  # the name of a format, and no format behind a name
+    assert call("pack", tmp_path / "dense").returncode == 0 and (tmp_path / "dense.packed").is_dir()
 
 
 @pytest.mark.parametrize("words", [[HALF, "quantize: int8"], [f"[{{{HALF}}}, {{quantize: int8}}]"]])
