@@ -98,9 +98,10 @@ def draft(
         return text  # no time is measured
     # transformers, which knows more of a model's limits, takes seconds to import.
     limits = [limit for key in LENGTH_KEYS if isinstance(limit := config.get(key), int) and limit > 1]
-    workload = {"batch": 1, "prompt": min([PROMPT_TOKENS, *(limit // 2 for limit in limits)])}
+    prompt = min([PROMPT_TOKENS, *(limit // 2 for limit in limits)])
+    workload = {"batch": 1, "prompt": prompt}
     if output_family(family, config) != "encoder":
-        workload["generate"] = 16
+        workload["generate"] = min(16, prompt)
     return text + RUNTIME.format(workload=flow(workload))
 
 

@@ -195,6 +195,12 @@ def test_a_text_alone_is_a_perplexity(tiny_llama: Path, tmp_path: Path) -> None:
     assert call("init", "mine.yaml", "--model", str(tiny_llama), "--data", "notes.txt", cwd=tmp_path).returncode == 0
     written = yaml.safe_load((tmp_path / "mine.yaml").read_text())
     assert written["benchmarks"]["decoder"][0]["task"] == "perplexity"
+    shutil.copytree(tiny_llama, tmp_path / "short")
+    config = json.loads((tmp_path / "short" / "config.json").read_text())
+    (tmp_path / "short" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 20}))
+    assert call("init", "short.yaml", "--model", "short", "--data", "notes.txt", cwd=tmp_path).returncode == 0
+    (workload,) = yaml.safe_load((tmp_path / "short.yaml").read_text())["runtime"][0]["workloads"]
+    assert workload["prompt"] + workload["generate"] <= 20
     (tmp_path / "Model.GGUF").write_bytes(b"GGUF")
     gguf = call("init", "gguf.yaml", "--model", "path:Model.GGUF", "--data", "notes.txt", cwd=tmp_path)
     assert gguf.returncode == 0, gguf.stderr
