@@ -24,3 +24,10 @@ def call(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess
         except SystemExit as ended:
             code = int(ended.code or 0)
     return subprocess.CompletedProcess(command, code, out.getvalue(), said.getvalue())
+
+
+def succeed(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command that must succeed."""
+    done = call(*words, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done

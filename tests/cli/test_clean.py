@@ -18,7 +18,7 @@ from sparsebench.paths import PARTIAL, leftovers
 from sparsebench.plan.expand import expand
 from sparsebench.run.workspace import Leases, Workspace
 from sparsebench.storage import sums
-from tests.command import call
+from tests.command import call, succeed
 
 MARK = f"{PARTIAL}{socket.gethostname()}+"
 
@@ -38,8 +38,7 @@ def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def clean(*words: object) -> dict[str, int]:
     """Runs the verb; what it names, with its bytes."""
-    done = call("clean", "--json", *words)
-    assert done.returncode == 0, done.stderr
+    done = succeed("clean", "--json", *words)
     return {row["path"]: row["bytes"] for row in json.loads(done.stdout)["paths"]}
 
 
@@ -87,7 +86,6 @@ def test_files_count_their_bytes_and_links_go_alone(dead: int, tmp_path: Path) -
 
 def test_what_another_machine_left_stays(dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "node")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     ours = [tmp_path / f"x.partial-node+{dead}", tmp_path / f"sparsebench.partial-node+{dead}-a_1"]
     theirs = [tmp_path / f"x.partial-node-{dead}+{dead}", tmp_path / f"sparsebench.partial-node-{dead}+77-a_1"]
     for folder in (*ours, *theirs):
@@ -103,7 +101,7 @@ def test_the_command_that_removes_names_the_same(dead: int, tmp_path: Path) -> N
     shown = call("clean", "--only", "leftovers", "--work", work)
     again = shlex.split(shown.stderr.replace("\n", " ").partition("remove it: ")[2])
     assert again == ["sparsebench", "clean", "--only", "leftovers", "--work", str(work), "--yes"]
-    assert call(*again[1:]).returncode == 0
+    succeed(*again[1:])
     assert model.exists() and not left.exists()
 
 

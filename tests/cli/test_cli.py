@@ -13,7 +13,7 @@ from sparsebench.cli.app import app
 from sparsebench.sources import KNOWN
 from sparsebench.storage.packed import pack
 from tests.cli.conftest import HALF
-from tests.command import call
+from tests.command import call, succeed
 
 ONE = 'version: 1\nmodels: [{{name: a, source: "path:{}", family: decoder}}]\n'
 LONG = "wheel:" + " + ".join(f"{name}==1!{name}.1#sha256={'0' * 64}" for name in "abcd") + " as x"
@@ -21,7 +21,7 @@ LONG = "wheel:" + " + ".join(f"{name}==1!{name}.1#sha256={'0' * 64}" for name in
 
 
 def test_init_writes_a_manifest_that_plans(tmp_path: Path) -> None:
-    assert call("init", tmp_path / "mine.yaml").returncode == 0
+    succeed("init", tmp_path / "mine.yaml")
     assert json.loads(call("plan", tmp_path / "mine.yaml", "--json", "--offline").stdout)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
     for words in ((), ("--model", "path:gone", "--data", "gone.csv")):  # before a model is fetched
@@ -30,11 +30,11 @@ def test_init_writes_a_manifest_that_plans(tmp_path: Path) -> None:
 
 
 def test_init_for_an_editor_brings_the_schema_that_it_names(tmp_path: Path) -> None:
-    assert call("init", tmp_path / "mine.yaml", "--editor").returncode == 0
+    succeed("init", tmp_path / "mine.yaml", "--editor")
     first = (tmp_path / "mine.yaml").read_text().splitlines()[0]
     named = tmp_path / first.removeprefix("# yaml-language-server: $schema=")
     assert json.loads(named.read_text()) == json.loads(call("schema").stdout)
-    assert call("plan", tmp_path / "mine.yaml", "--offline").returncode == 0
+    succeed("plan", tmp_path / "mine.yaml", "--offline")
     assert call("init", tmp_path / "second.yaml", "--editor").returncode == 0, "it says the same"
     named.write_text("{}")
     refused = call("init", tmp_path / "third.yaml", "--editor")
@@ -44,8 +44,7 @@ def test_init_for_an_editor_brings_the_schema_that_it_names(tmp_path: Path) -> N
 
 
 def test_apply_inspect_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
-    made = call("apply", tiny_llama, "prune: magnitude, sparsity: 0.9", "--out", tmp_path / "made", "--json")
-    assert made.returncode == 0, made.stderr
+    made = succeed("apply", tiny_llama, "prune: magnitude, sparsity: 0.9", "--out", tmp_path / "made", "--json")
     result = json.loads(made.stdout)
     assert result["folder"] == str(tmp_path / "made")
     assert [round(step["achieved"], 3) for step in result["steps"]] == [0.9]
@@ -54,14 +53,14 @@ def test_apply_inspect_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
     assert prunable["zeros"] == pytest.approx(0.9, abs=1e-3)
     packed = json.loads(call("pack", tmp_path / "made", "--json").stdout)
     assert packed["folder"] == str(tmp_path / "made.packed") and packed["bytes"] < packed["bytes_before"]
-    assert call("unpack", tmp_path / "made.packed", "--out", tmp_path / "back").returncode == 0
+    succeed("unpack", tmp_path / "made.packed", "--out", tmp_path / "back")
     before, after = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("made", "back"))
     assert before == after
-    assert call("pack", tmp_path / "made", "--format", "archive").returncode == 0
-    assert call("unpack", tmp_path / "made.archive").returncode == 0
+    succeed("pack", tmp_path / "made", "--format", "archive")
+    succeed("unpack", tmp_path / "made.archive")
     assert (tmp_path / "made.unpacked" / "model.safetensors").read_bytes() == before
     shutil.rmtree(tmp_path / "made.packed")
-    assert call("pack", ".", cwd=tmp_path / "made").returncode == 0
+    succeed("pack", ".", cwd=tmp_path / "made")
     assert (tmp_path / "made.packed").is_dir()
     (tmp_path / "made").rename(tmp_path / "dense")  # the name of a format, and no format behind a name
     assert call("pack", tmp_path / "dense").returncode == 0 and (tmp_path / "dense.packed").is_dir()
@@ -69,8 +68,7 @@ def test_apply_inspect_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [[HALF, "quantize: int8"], [f"[{{{HALF}}}, {{quantize: int8}}]"]])
 def test_apply_makes_a_chain(words: list[str], tiny_llama: Path, tmp_path: Path) -> None:
-    made = call("apply", tiny_llama, *words, "--out", tmp_path / "made", "--json")
-    assert made.returncode == 0, made.stderr
+    made = succeed("apply", tiny_llama, *words, "--out", tmp_path / "made", "--json")
     steps = json.loads(made.stdout)["steps"]
     assert [(step["verb"], step["name"]) for step in steps] == [("prune", "magnitude"), ("quantize", "int8")]
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
@@ -79,13 +77,11 @@ def test_apply_makes_a_chain(words: list[str], tiny_llama: Path, tmp_path: Path)
 @pytest.mark.long
 def test_apply_reads_masks_and_writes_them(tiny_llama: Path, tmp_path: Path) -> None:
     """Masks that it has written are masks that it can read, and a model that it can read."""
-    made = call("apply", tiny_llama, HALF, "--as-masks", "--out", tmp_path / "out")
-    assert made.returncode == 0, made.stderr
+    succeed("apply", tiny_llama, HALF, "--as-masks", "--out", tmp_path / "out")
     state = load_file(tmp_path / "out" / "model.safetensors")
     masks = tmp_path / "half.safetensors"
     save_file({name: mask for name, mask in state.items() if name.endswith("_mask")}, masks)
-    again = call("apply", tiny_llama, f"prune: mask, file: '{masks}'", "--out", tmp_path / "again", "--json")
-    assert again.returncode == 0, again.stderr
+    again = succeed("apply", tiny_llama, f"prune: mask, file: '{masks}'", "--out", tmp_path / "again", "--json")
     (step,) = json.loads(again.stdout)["steps"]
     assert (round(step["achieved"], 3), step["already_zero"]) == (0.5, 0)
     kept = call("apply", tmp_path / "out", f"{HALF}, keep_zeros: true", "--out", tmp_path / "kept", "--json")
@@ -114,8 +110,7 @@ def test_apply_reads_an_own_text(
     calibration = f"source: 'path:{text}', field: text, samples: 4, length: 16"
     calibration += ", target: answer" if family == "encoder-decoder" else ""
     options = ("--family", family, "--calibration", calibration, "--seed", 2, "--out", tmp_path / "made", "--json")
-    made = call("apply", request.getfixturevalue(model), step, *options)
-    assert made.returncode == 0, made.stderr
+    made = succeed("apply", request.getfixturevalue(model), step, *options)
     (report,) = json.loads(made.stdout)["steps"]
     assert report["achieved"] == pytest.approx(0.5, abs=0.02)
     kept = json.loads((tmp_path / "made" / "sparsebench.json").read_text())
@@ -127,7 +122,7 @@ def test_apply_reads_an_own_text(
 
 def test_a_disk_too_small_is_named_first(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = sum(file.stat().st_size for file in tiny_llama.iterdir())
-    assert call("inspect", tiny_llama).returncode == 0  # prepares it
+    succeed("inspect", tiny_llama)  # prepares it
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=int(1.5 * size)))
     shown = call("apply", tiny_llama, HALF, "--out", tmp_path / "one")
     assert shown.returncode == 0 and len(shown.stdout.splitlines()) == 2 and "one" in shown.stderr
@@ -138,12 +133,11 @@ def test_a_disk_too_small_is_named_first(tiny_llama: Path, tmp_path: Path, monke
 
 @pytest.mark.long
 def test_a_packed_model_is_measured_where_it_lies(tiny_llama: Path, tmp_path: Path) -> None:
-    assert call("apply", tiny_llama, "prune: magnitude, sparsity: 0.9", "--out", tmp_path / "pruned").returncode == 0
-    assert call("pack", tmp_path / "pruned").returncode == 0
+    succeed("apply", tiny_llama, "prune: magnitude, sparsity: 0.9", "--out", tmp_path / "pruned")
+    succeed("pack", tmp_path / "pruned")
     packed = tmp_path / "pruned.packed"
     shape = ("--prompt", 8, "--generate", 2, "--samples", 4, "--json")
-    done = call("measure", packed, "--against", tiny_llama, "--engine", "sparse", *shape)
-    assert done.returncode == 0, done.stderr
+    done = succeed("measure", packed, "--against", tiny_llama, "--engine", "sparse", *shape)
     found = json.loads(done.stdout)
     assert found["latency"]["engine"] == found["memory"]["engine"] == "sparse"
     assert found["latency"]["parity"]["wraps_only"] is False

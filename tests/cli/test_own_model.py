@@ -18,7 +18,7 @@ from sparsebench.models.files.text import load_tokenizer
 from sparsebench.plan.draft import draft
 from sparsebench.sources import Cache, parse, read_config
 from tests.benchmarks.conftest import sentence
-from tests.command import call
+from tests.command import call, succeed
 from tests.ledger import samples
 from tests.manifest.loading import load_text
 
@@ -61,8 +61,7 @@ def reviews(folder: Path, path: Path, documents: int = 60) -> Path:
 
 def chosen(home: Path, *words: str) -> Any:
     """The rows that are chosen, the smallest first."""
-    asked = call("choose", *words, "--json", cwd=home)
-    assert asked.returncode == 0, asked.stderr
+    asked = succeed("choose", *words, "--json", cwd=home)
     rows = json.loads(asked.stdout)
     shares = [round(row["share"], 2) for row in rows]
     assert rows and shares == sorted(shares)
@@ -73,8 +72,7 @@ def chosen(home: Path, *words: str) -> Any:
 def test_from_a_model_and_a_file_to_the_variant_that_fits(bert: Path, tmp_path: Path) -> None:
     home = bert.parent
     reviews(bert, home / "reviews.csv")
-    made = call("init", "mine.yaml", "--model", "my-bert", "--data", "reviews.csv", cwd=home)
-    assert made.returncode == 0, made.stderr
+    succeed("init", "mine.yaml", "--model", "my-bert", "--data", "reviews.csv", cwd=home)
     written = yaml.safe_load((home / "mine.yaml").read_text())
     assert [task["task"] for task in written["benchmarks"]["encoder"]] == ["classify", "classify"]
     assert written["benchmarks"]["encoder"][0]["columns"] == {"text": "review", "label": "sentiment"}
@@ -82,15 +80,14 @@ def test_from_a_model_and_a_file_to_the_variant_that_fits(bert: Path, tmp_path: 
     written["variants"] = [entry for entry in written["variants"] if entry.get("prune") != "wanda"]
     del written["runtime"]
     (home / "mine.yaml").write_text(yaml.safe_dump(written))
-    ran = call("run", "mine.yaml", cwd=home)
-    assert ran.returncode == 0, ran.stderr
+    succeed("run", "mine.yaml", cwd=home)
     rows = chosen(home, "--model", "my-bert", "--max-bytes", "90%", "--max-loss", "100")
     assert all(row["share"] <= 0.9 and row["loss"] <= 100 for row in rows)
     again = shlex.split(rows[0]["make"])
-    assert call(*again[1:-1], tmp_path / "again", cwd=home).returncode == 0, again
+    succeed(*again[1:-1], tmp_path / "again", cwd=home)
     for row in {row["name"]: row for row in rows if row is rows[0] or "int8" in row["name"]}.values():
         out = tmp_path / row["name"].replace("/", "-")
-        assert call(*shlex.split(row["export"])[1:-1], out, cwd=home).returncode == 0, row
+        succeed(*shlex.split(row["export"])[1:-1], out, cwd=home)
         assert (out / "tokenizer.json").is_file() and (out / "config.json").is_file()
     shutil.rmtree(Cache().root / "work" / "packed")
     gone = call("export", rows[0]["name"], "--out", tmp_path / "gone", cwd=home)
@@ -185,25 +182,24 @@ def test_init_names_what_does_not_fit(words: Any, text: str, culprits: Any, bert
 def test_the_outputs_of_a_head_can_be_named(bert: Path, tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("text,label\na cat,calm\na dog,angry\n")
     words = ("--model", str(bert), "--data", "data.csv", "--label", "angry", "--label", "calm")
-    assert call("init", "mine.yaml", *words, cwd=tmp_path).returncode == 0
+    succeed("init", "mine.yaml", *words, cwd=tmp_path)
     assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["models"][0]["labels"] == ["angry", "calm"]
-    assert call("plan", "mine.yaml", cwd=tmp_path).returncode == 0
+    succeed("plan", "mine.yaml", cwd=tmp_path)
 
 
 def test_a_text_alone_is_a_perplexity(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("a cat\n\na dog\n")
-    assert call("init", "mine.yaml", "--model", str(tiny_llama), "--data", "notes.txt", cwd=tmp_path).returncode == 0
+    succeed("init", "mine.yaml", "--model", str(tiny_llama), "--data", "notes.txt", cwd=tmp_path)
     written = yaml.safe_load((tmp_path / "mine.yaml").read_text())
     assert written["benchmarks"]["decoder"][0]["task"] == "perplexity"
     shutil.copytree(tiny_llama, tmp_path / "short")
     config = json.loads((tmp_path / "short" / "config.json").read_text())
     (tmp_path / "short" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 20}))
-    assert call("init", "short.yaml", "--model", "short", "--data", "notes.txt", cwd=tmp_path).returncode == 0
+    succeed("init", "short.yaml", "--model", "short", "--data", "notes.txt", cwd=tmp_path)
     (workload,) = yaml.safe_load((tmp_path / "short.yaml").read_text())["runtime"][0]["workloads"]
     assert workload["prompt"] + workload["generate"] <= 20
     (tmp_path / "Model.GGUF").write_bytes(b"GGUF")
-    gguf = call("init", "gguf.yaml", "--model", "path:Model.GGUF", "--data", "notes.txt", cwd=tmp_path)
-    assert gguf.returncode == 0, gguf.stderr
+    succeed("init", "gguf.yaml", "--model", "path:Model.GGUF", "--data", "notes.txt", cwd=tmp_path)
     words = ("--model", str(tiny_llama), "--family", "encoder", "--data", "notes.txt")
     encoder = call("init", "it.yaml", *words, cwd=tmp_path)
     assert encoder.returncode == 2 and "no columns" in encoder.stderr

@@ -18,7 +18,7 @@ from sparsebench.cli.app import app
 from sparsebench.errors import QueryError
 from sparsebench.ledger import connect, query, schema
 from sparsebench.ledger.store import Ledger
-from tests.command import call
+from tests.command import call, succeed
 from tests.ledger import samples
 
 CROSS = "select count(*) from range(100000000) a, range(100000) b where a.range * b.range % 7 = 3"
@@ -169,8 +169,7 @@ def test_a_query_from_a_closed_stream_or_in_another_encoding_is_refused(standard
 
 def test_the_query_behind_a_table_or_a_picture_of_the_report(ledger: Path) -> None:
     def rows(*words: str) -> list[str]:
-        done = call("sql", "--ledger", ledger, "--format", "csv", *words)
-        assert done.returncode == 0, done.stderr
+        done = succeed("sql", "--ledger", ledger, "--format", "csv", *words)
         return done.stdout.splitlines()
 
     scores = rows("--report", "scores")

@@ -1,8 +1,15 @@
 """A small plan for tests of what becomes of one."""
 
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.manifest.problems import ManifestError
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.expand import Plan, expand
+from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
 
 RANDOM = """\
 version: 1
@@ -31,6 +38,19 @@ def bare(**changes: object) -> Plan:
     """A plan of one model in bfloat16, with what is asked for and no more."""
     content = {"version": 1, "models": [{"name": "m", "source": "path:m", "family": "decoder", "dtype": "bfloat16"}]}
     return expand(Manifest.model_validate(content | changes), "test", {"m": "r"})
+
+
+def written(folder: Path, text: str, name: str = "mine.yaml", **request: Any) -> Prepared:
+    """What the preflight makes of a manifest with this text; ``request`` is what else is asked for."""
+    (folder / name).write_text(text)
+    return prepare(PlanRequest(folder / name, ledger=folder / "l.duckdb", **request))
+
+
+def refusal(folder: Path, text: str, **request: Any) -> str:
+    """What is wrong with a manifest of this text, as it is shown."""
+    with pytest.raises(ManifestError) as caught:
+        written(folder, text, **request)
+    return str(caught.value)
 
 
 def ids(plan: Plan, stage: str = "") -> set[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from sparsebench import environment, processor
 from tests.adversarial import benign
-from tests.command import call
+from tests.command import call, succeed
 
 MANIFEST = (
     "version: 1\nmodels: [{{name: m, source: '{source}', family: {family}}}]\nbenchmarks:\n  {family}:\n    - {task}\n"
@@ -88,8 +88,7 @@ def test_an_engine_without_fast_kernels_for_this_cpu_is_named(
     monkeypatch.setattr(processor, "instruction_sets", lambda: there)
     text = MANIFEST.format(source=f"path:{tiny_llama}", family="decoder", task="{task: piqa, limit: 4}")
     (home / "mine.yaml").write_text(f"{text}runtime: [{{engines: [hf, sparse]}}]\n")
-    shown = call("plan", "mine.yaml", cwd=home)
-    assert shown.returncode == 0, shown.stderr
+    shown = succeed("plan", "mine.yaml", cwd=home)
     assert [line.split()[1] for line in shown.stderr.splitlines() if "avx512_vnni" in line] == ["sparse"] * bool(
         lacking
     )

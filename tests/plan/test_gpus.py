@@ -13,10 +13,9 @@ import pytest
 from sparsebench.cli.plan import announce, show
 from sparsebench.plan.estimate import ModelSize, concurrent_jobs, job_seconds
 from sparsebench.plan.jobs import jobs, runs_alone, uses_device
-from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.run.select import decisions
 from tests.gpus import H100, Driver
-from tests.plan.planning import RANDOM, bare
+from tests.plan.planning import RANDOM, bare, written
 
 SEVEN = ModelSize(6_740_000_000, 13_480_000_000)
 
@@ -50,8 +49,7 @@ def test_a_plan_says_how_long_each_kind_of_job_takes_side_by_side(
     (tmp_path / "large").mkdir()
     (tmp_path / "large" / "config.json").write_text(json.dumps(LLAMA_7B))
     (tmp_path / "text.txt").write_text("some words\n")
-    (tmp_path / "m.yaml").write_text(SWEEP)
-    ready = prepare(PlanRequest(tmp_path / "m.yaml", ledger=tmp_path / "l.duckdb", device="cuda", jobs=8))
+    ready = written(tmp_path, SWEEP, device="cuda", jobs=8)
     announce(ready, list(ready.plan.cells))
     told = " ".join(capsys.readouterr().err.split())
     assert "on 8 GPUs" in told and H100 in told
@@ -78,19 +76,17 @@ def test_what_gpus_cannot_do_is_said_at_its_line_and_never_made(
 ) -> None:
     driver.seen_by_torch()
     driver.lists([("GPU-a", H100, "80000")])
-    path = tmp_path / "m.yaml"
-    path.write_text(MIXED.replace("quantize: int8", "prune: magnitude, sparsity: 0.5").replace("deepspeed", "skip"))
-    ready = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb", device="cuda"))
+    skipping = MIXED.replace("quantize: int8", "prune: magnitude, sparsity: 0.5").replace("deepspeed", "skip")
+    ready = written(tmp_path, skipping, device="cuda")
     refused = [cell.settings for cell in ready.plan.cells if cell.id in ready.refused]
     assert {one["engine"] for one in refused if one["ranks"] == 1} == {"skip"}
     assert "the skip engine runs on a CPU only" in {problem.message for problem in ready.refused.values()}
-    path.write_text(MIXED)
-    ready = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb", device="cuda"))
+    ready = written(tmp_path, MIXED, device="cuda")
     show(ready, as_json=False)
     out, err = capsys.readouterr()
     said = " ".join(err.split())
-    assert "m.yaml:9: 2 ranks need 2 GPUs, but device cuda has 1" in said
-    assert "m.yaml:8: int8 weights are run on a CPU only" in said
+    assert "mine.yaml:9: 2 ranks need 2 GPUs, but device cuda has 1" in said
+    assert "mine.yaml:8: int8 weights are run on a CPU only" in said
     assert "no\tunsupported: 2 ranks need" in out
     runs = {one.cell.id: one.runs for one in decisions(ready, tmp_path / "records", False)}
     for cell in ready.plan.cells:
@@ -98,9 +94,9 @@ def test_what_gpus_cannot_do_is_said_at_its_line_and_never_made(
         able = not on_gpu or (cell.settings["ranks"] == 1 and cell.variant.is_dense)
         assert runs[cell.id] == able, cell.label
     driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
-    refused = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb", device="cuda")).refused
+    refused = written(tmp_path, MIXED, device="cuda").refused
     assert {cell.variant.is_dense for cell in ready.plan.cells if cell.id in refused} == {False}
-    refused = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb", device="cpu")).refused
+    refused = written(tmp_path, MIXED, device="cpu").refused
     assert {problem.message for problem in refused.values()} == {"int8 weights are not run at 2 ranks"}
 
 
@@ -136,9 +132,7 @@ def test_jobs_run_side_by_side_as_the_scheduler_has_room() -> None:
 
 def test_timing_beside_other_jobs_is_refused_on_a_cpu(driver: Driver, tmp_path: Path) -> None:
     driver.lists([])
-    path = tmp_path / "m.yaml"
-    path.write_text(MIXED + "  alone: device\n")
-    ready = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb"))
+    ready = written(tmp_path, MIXED + "  alone: device\n")
     timed = {cell.id for cell in ready.plan.cells if "engine" in cell.settings}
     assert timed == ready.refused.keys()
     assert all(cell.label.endswith(" beside other jobs") for cell in ready.plan.cells if cell.id in timed)

@@ -49,16 +49,16 @@ def test_the_order_in_which_formats_and_thresholds_are_written_moves_no_id() -> 
     assert ids(base) == ids(other)
 
 
-def changed(name: str) -> Any:
-    """What gives another version of a library, and the same of all others."""
+def change(patch: pytest.MonkeyPatch, library: str) -> None:
+    """Have another version of a library, and the same of all others."""
     true = environment.major_minor
-    return lambda one: "99.0" if one == name else true(one)
+    patch.setattr(environment, "major_minor", lambda name: "99.0" if name == library else true(name))
 
 
 FORMATS = [{"storage": {"formats": ["dense", "packed", *more]}} for more in ([], ["archive"])]
 CHANGES: list[tuple[Callable[[pytest.MonkeyPatch], None], Any, set[str]]] = [
-    (lambda patch: patch.setattr(environment, "major_minor", changed("zstandard")), FORMATS[0], set()),
-    (lambda patch: patch.setattr(environment, "major_minor", changed("zstandard")), FORMATS[1], {"storage"}),
+    (lambda patch: change(patch, "zstandard"), FORMATS[0], set()),
+    (lambda patch: change(patch, "zstandard"), FORMATS[1], {"storage"}),
     (
         lambda patch: patch.setitem(engines(), "sparse", replace(engines()["sparse"], version=1000)),
         {"runtime": {"engines": ["hf", "sparse"], "ranks": 1}},
@@ -73,9 +73,9 @@ CHANGES: list[tuple[Callable[[pytest.MonkeyPatch], None], Any, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "asked", "moved"), CHANGES)
+@pytest.mark.parametrize(("make", "asked", "moved"), CHANGES)
 def test_what_changed_is_measured_anew_and_nothing_else(
-    change: Callable[[pytest.MonkeyPatch], None], asked: Any, moved: set[str], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[pytest.MonkeyPatch], None], asked: Any, moved: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def found() -> dict[str, set[str]]:
         """The ids of each stage, and of each engine or task of it."""
@@ -86,7 +86,7 @@ def test_what_changed_is_measured_anew_and_nothing_else(
         return ids_of
 
     before = found()
-    change(monkeypatch)
+    make(monkeypatch)
     after = found()
     assert {name for name, ids_of in after.items() if ids_of.isdisjoint(before[name])} == moved
     assert {name for name, ids_of in after.items() if ids_of != before[name]} == moved
@@ -135,7 +135,7 @@ def test_hyperparameters_are_part_of_an_id_where_they_are_not_the_defaults() -> 
 @pytest.mark.parametrize("library", ["torch", "transformers", "tokenizers", "scipy"])
 def test_libraries_move_what_they_can_change(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = planned(variants=CALIBRATED, runtime=None)
-    monkeypatch.setattr(environment, "major_minor", changed(library))
+    change(monkeypatch, library)
     after = planned(variants=CALIBRATED, runtime=None)
     moved = {cell.variant.method for cell in after.cells if cell.stage == "make" and cell.id not in ids(before)}
     assert moved >= {"wanda", "sparsegpt"}

@@ -10,10 +10,10 @@ import pytest
 from sparsebench.manifest.problems import ManifestError
 from sparsebench.plan.estimate import tokens
 from sparsebench.plan.expand import Plan
-from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.plan.single import SingleModel, manifest_tasks
 from sparsebench.plan.stages import document_count
 from sparsebench.sources import Cache
+from tests.plan.planning import refusal, written
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "own-data.md").read_text(encoding="utf-8")
 MODELS = """version: 1
@@ -49,9 +49,7 @@ def folder(tmp_path: Path, tiny_llama: Path, tiny_t5: Path, tiny_bert: Path) -> 
 
 def planned(folder: Path, tasks: str) -> Plan:
     """The plan of a manifest with these lines under `benchmarks`, which begin on line 10."""
-    path = folder / "mine.yaml"
-    path.write_text((folder / "head").read_text() + tasks)
-    return prepare(PlanRequest(path)).plan
+    return written(folder, (folder / "head").read_text() + tasks).plan
 
 
 def ids(plan: Plan) -> dict[str, str]:
@@ -59,9 +57,7 @@ def ids(plan: Plan) -> dict[str, str]:
 
 
 def refused(folder: Path, tasks: str) -> str:
-    with pytest.raises(ManifestError) as caught:
-        planned(folder, tasks)
-    return " ".join(str(caught.value).split())
+    return " ".join(refusal(folder, (folder / "head").read_text() + tasks).split())
 
 
 def test_the_pages_examples_are_plans(folder: Path) -> None:

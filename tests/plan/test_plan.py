@@ -8,8 +8,7 @@ from sparsebench.manifest.schema import Manifest, ManifestModel
 from sparsebench.plan.estimate import PACKAGED_PARAMETERS, UNKNOWN_PARAMETERS, model_size, parameters
 from sparsebench.plan.expand import count_cells, expand
 from sparsebench.plan.jobs import jobs, nodes_of, runs_alone
-from sparsebench.plan.preflight import PlanRequest, prepare
-from tests.plan.planning import RANDOM, ids, planned
+from tests.plan.planning import RANDOM, ids, planned, written
 
 pytestmark = pytest.mark.usefixtures("every_precision")
 
@@ -81,19 +80,15 @@ NODES = f"""\
 
 
 def test_several_nodes_without_ray_are_refused_at_their_line_with_the_way_out(tmp_path: Path) -> None:
-    path = tmp_path / "m.yaml"
-    path.write_text(NODES)
-
-    def refused(executor: str) -> set[tuple[int, str]]:
-        ready = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb", device="cpu", executor=executor))
+    def refused(executor: str, more: str = "") -> set[tuple[int, str]]:
+        ready = written(tmp_path, NODES + more, device="cpu", executor=executor)
         assert {cell.nodes for cell in ready.plan.cells if cell.id in ready.refused} <= {2}
         return {(one.line, one.message) for one in ready.refused.values()}
 
     ((line, why),) = refused("local")
     assert line == 9 and "nodes: 2" in why and "--executor ray" in why
     assert refused("ray") == set()
-    path.write_text(NODES + "    alone: device\n")
-    ((line, why),) = refused("ray")
+    ((line, why),) = refused("ray", "    alone: device\n")
     assert line == 10 and why.startswith("alone: device")
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench.manifest.problems import ManifestError
 from sparsebench.plan.cells import Job
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan
-from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.plan.resources import job_bytes
+from tests.plan.planning import refusal, written
 
 HEAD = """version: 1
 models:
@@ -36,15 +35,15 @@ def folder(tmp_path: Path, tiny_llama: Path) -> Path:
 
 def planned(folder: Path, *entries: str) -> Plan:
     """The plan of a manifest with these variants, the first of which is on line 9."""
-    path = folder / "mine.yaml"
-    path.write_text((folder / "head").read_text() + "".join(f"  - {entry}\n" for entry in entries))
-    return prepare(PlanRequest(path)).plan
+    return written(folder, manifest(folder, *entries)).plan
 
 
-def refusal(folder: Path, *entries: str) -> str:
-    with pytest.raises(ManifestError) as caught:
-        planned(folder, *entries)
-    return str(caught.value)
+def manifest(folder: Path, *entries: str) -> str:
+    return (folder / "head").read_text() + "".join(f"  - {entry}\n" for entry in entries)
+
+
+def refused(folder: Path, *entries: str) -> str:
+    return refusal(folder, manifest(folder, *entries))
 
 
 def ids(plan: Plan) -> list[str]:
@@ -88,16 +87,16 @@ def test_what_cannot_teach_is_refused_with_its_line(folder: Path, tiny_bert: Pat
     first, second = list(vocab)[5:7]
     vocab[first], vocab[second] = vocab[second], vocab[first]
     tokenizer.write_text(json.dumps(told))
-    said = refusal(folder, "{recover: distill}", '{recover: distill, teacher: [dense, "path:big"]}')
+    said = refused(folder, "{recover: distill}", '{recover: distill, teacher: [dense, "path:big"]}')
     assert "path:big: its tokenizer is not that of `llama`" in said and "mine.yaml:10" in said
     config = json.loads((folder / "big" / "config.json").read_text())
     (folder / "big" / "config.json").write_text(json.dumps({**config, "vocab_size": 500}))
-    assert "its vocabulary has 500 tokens" in refusal(folder, '{recover: distill, teacher: "path:big"}')
+    assert "its vocabulary has 500 tokens" in refused(folder, '{recover: distill, teacher: "path:big"}')
     shutil.copytree(tiny_bert, folder / "bert")
-    assert "of another family" in refusal(folder, '{recover: distill, teacher: "path:bert"}')
-    assert "mine.yaml:9" in refusal(folder, '{recover: distill, teacher: "path:absent"}')
-    assert "nothing to read or learn from" in refusal(folder, "{recover: distill, teacher: random}")
-    assert "beside several teachers" in refusal(folder, '{recover: distill, teacher: [dense, "path:big"], match: cos}')
+    assert "of another family" in refused(folder, '{recover: distill, teacher: "path:bert"}')
+    assert "mine.yaml:9" in refused(folder, '{recover: distill, teacher: "path:absent"}')
+    assert "nothing to read or learn from" in refused(folder, "{recover: distill, teacher: random}")
+    assert "beside several teachers" in refused(folder, '{recover: distill, teacher: [dense, "path:big"], match: cos}')
 
 
 def test_encoders_are_distilled_by_the_states_of_one(folder: Path, tiny_bert: Path) -> None:
@@ -105,19 +104,19 @@ def test_encoders_are_distilled_by_the_states_of_one(folder: Path, tiny_bert: Pa
     (folder / "head").write_text(head)
     both = f"teacher: [dense, 'path:{tiny_bert}']"
     for step in ("recover: distill", "prune: gradual, sparsity: 0.5", "shrink: gates, keep: 0.5"):
-        said = refusal(folder, f"{{{step}, {both}}}")
+        said = refused(folder, f"{{{step}, {both}}}")
         assert "llama: an encoder can have only one teacher" in said and "mine.yaml:9" in said
-        assert "a loss on predictions" in refusal(folder, f"{{{step}, alpha: 0.5}}")
+        assert "a loss on predictions" in refused(folder, f"{{{step}, alpha: 0.5}}")
 
 
 def test_students_that_the_model_has_too_few_blocks_for(folder: Path) -> None:
-    said = refusal(folder, "{prune: magnitude, sparsity: 0.5}", "{recover: distill, student: {layers: [0, 7]}}")
+    said = refused(folder, "{prune: magnitude, sparsity: 0.5}", "{recover: distill, student: {layers: [0, 7]}}")
     assert "block 7, where a stack of `llama` has 2" in said and "mine.yaml:10" in said
-    assert "5 blocks" in refusal(folder, "{recover: distill, student: {layers: 5, hidden: 16}}")
-    said = refusal(folder, "[{prune: magnitude, sparsity: 0.5}, {recover: distill, student: {layers: 5}}]")
+    assert "5 blocks" in refused(folder, "{recover: distill, student: {layers: 5, hidden: 16}}")
+    said = refused(folder, "[{prune: magnitude, sparsity: 0.5}, {recover: distill, student: {layers: 5}}]")
     assert "5 blocks, where a stack of `llama` has 2" in said and "variants[0][1].student" in said
-    assert "mean `layers`" in refusal(folder, "{recover: distill, student: {layer: 1}}")
-    assert "`hidden`" in refusal(folder, "{recover: distill, student: {hidden: wide}}")
-    assert "such as `layers: 6`" in refusal(folder, "{recover: distill, student: {}}")
+    assert "mean `layers`" in refused(folder, "{recover: distill, student: {layer: 1}}")
+    assert "`hidden`" in refused(folder, "{recover: distill, student: {hidden: wide}}")
+    assert "such as `layers: 6`" in refused(folder, "{recover: distill, student: {}}")
     swept = ids(planned(folder, "{recover: distill, student: [{layers: 1}, {hidden: 16}, {hidden: 32}]}"))
     assert len({*swept}) == 3

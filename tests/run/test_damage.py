@@ -12,7 +12,7 @@ from sparsebench import provenance
 from sparsebench.ledger import query
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.storage import pack, sums, unpack
-from tests.command import call
+from tests.command import call, succeed
 from tests.run.conftest import Experiment
 
 
@@ -61,8 +61,7 @@ def test_a_damaged_folder_is_found_and_named(harm: Callable[[Path], None], tiny_
 def test_what_is_damaged_is_made_again(manifest: Path, tmp_path: Path) -> None:
     """A prepared model with a flipped bit, and a packed copy that was cut."""
     ledger = tmp_path / "ledger" / "test.duckdb"
-    done = call("run", manifest, "--only", "stage=storage")
-    assert done.returncode == 0, done.stderr
+    succeed("run", manifest, "--only", "stage=storage")
     before = rows(ledger)
     (model,) = weights(tmp_path / "work" / "models")
     good = model.read_bytes()
@@ -71,8 +70,7 @@ def test_what_is_damaged_is_made_again(manifest: Path, tmp_path: Path) -> None:
     flip(model)
     cut(packed[0])
     manifest.write_text(manifest.read_text() + "storage: {formats: [dense, packed, archive]}\n")
-    again = call("run", manifest, "--only", "stage=storage")
-    assert again.returncode == 0, again.stderr
+    again = succeed("run", manifest, "--only", "stage=storage")
     assert f"{model}" in again.stderr and packed[0].name in again.stderr and again.stderr.count("made again") == 2
     assert model.read_bytes() == good
     after = rows(ledger)
@@ -82,7 +80,7 @@ def test_what_is_damaged_is_made_again(manifest: Path, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_source_that_is_damaged_too_is_told(tiny_llama: Path, manifest: Path, tmp_path: Path) -> None:
     """What is made again has other weights: no cell is done with them."""
-    assert call("run", manifest, "--only", "method=dense").returncode == 0
+    succeed("run", manifest, "--only", "method=dense")
     (model,) = weights(tmp_path / "work" / "models")
     folder = model.parent
     notes = json.loads((folder / "sparsebench.json").read_text())
@@ -94,13 +92,12 @@ def test_a_source_that_is_damaged_too_is_told(tiny_llama: Path, manifest: Path, 
 
 def test_weights_that_are_made_again_otherwise_than_recorded_are_told(manifest: Path, tmp_path: Path) -> None:
     """As on another processor, which rounds differently; the ledger then shows the results of the first weights alone."""
-    assert call("run", manifest, "--only", "stage=make", "--only", "sparsity=0.5").returncode == 0
+    succeed("run", manifest, "--only", "stage=make", "--only", "sparsity=0.5")
     (made,) = [path for path in (tmp_path / "ledger").rglob("*.done.json") if '"stage":"make"' in path.read_text()]
     record = {**json.loads(made.read_text()), "content": "00000000-1"}
     made.write_text(json.dumps(provenance.sealed(record), separators=(",", ":")))
     shutil.rmtree(tmp_path / "work")
-    again = call("run", manifest)
-    assert again.returncode == 0, again.stderr
+    again = succeed("run", manifest)
     (told,) = [line for line in again.stderr.splitlines() if "made again" in line]
     assert "50%" in told
 
@@ -131,7 +128,6 @@ def test_a_damaged_state_of_a_training_is_told_and_recorded(experiment: Experime
     state = experiment.home / "work" / "training" / trained.id / "training.safetensors"
     state.parent.mkdir(parents=True)
     state.write_bytes(bytes(1000))
-    done = call("run", manifest)
-    assert done.returncode == 0, done.stderr
+    done = succeed("run", manifest)
     assert str(state) in done.stderr and not state.parent.exists()
     assert experiment.rows("SELECT count(*) FROM variants WHERE note LIKE '%training.safetensors%'") == [(1,)]

@@ -18,7 +18,7 @@ from sparsebench.plan.single import SingleModel
 from sparsebench.run import export as exports
 from sparsebench.run.export import export
 from sparsebench.storage import pack
-from tests.command import call
+from tests.command import call, succeed
 from tests.ledger import samples
 
 HALF = {"prune": "magnitude", "sparsity": 0.5}
@@ -61,7 +61,7 @@ def test_llama_cpp_loads_the_file_and_a_gguf_variant_is_exported_as_its_floats(
 
 
 def test_a_source_or_a_file_is_exported_as_a_folder_is(tiny_bert: Path, tmp_path: Path) -> None:
-    assert call("export", f"path:{tiny_bert}", "--out", tmp_path / "out").returncode == 0
+    succeed("export", f"path:{tiny_bert}", "--out", tmp_path / "out")
     stock = AutoModel.from_pretrained(tmp_path / "out").eval()
     assert torch.equal(logits(stock), logits(load_model(tiny_bert, "encoder")))
     (tmp_path / "mine.gguf").write_text("no such file")
@@ -72,7 +72,7 @@ def test_a_source_or_a_file_is_exported_as_a_folder_is(tiny_bert: Path, tmp_path
 def test_a_packed_folder_is_unpacked_on_the_way(tiny_bert: Path, tmp_path: Path) -> None:
     folder = made(tiny_bert, "encoder", {"prune": "magnitude", "sparsity": 0.9}, tmp_path / "made")
     pack(folder, tmp_path / "small")
-    assert call("export", tmp_path / "small", "--out", tmp_path / "out").returncode == 0
+    succeed("export", tmp_path / "small", "--out", tmp_path / "out")
     stock = AutoModel.from_pretrained(tmp_path / "out").eval()
     assert torch.equal(logits(stock), logits(load_model(folder, "encoder")))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "out", "small"]
@@ -108,5 +108,5 @@ def test_a_variant_lies_in_the_manifests_own_work_folder(tiny_llama: Path, tmp_p
     refused = call(*words)
     assert refused.returncode == 2 and "--work" in refused.stderr
     shutil.copytree(tiny_llama, work / "variants" / variant)
-    assert call(*words, "--work", work).returncode == 0
+    succeed(*words, "--work", work)
     assert (tmp_path / "out" / "model.safetensors").is_file()

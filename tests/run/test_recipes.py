@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import parts
-from tests.command import call
+from tests.command import call, succeed
 from tests.run.conftest import CALIBRATION, OWN, Experiment
 from tests.steps.trim.tiny import LEARNED, TEXT, llama
 
@@ -30,8 +30,8 @@ storage: {formats: [dense], keep: none}
 
 
 def test_a_recipe_from_manifest_to_ledger(experiment: Experiment) -> None:
-    done, rows = call("run", experiment.write(CALIBRATION + REST)), experiment.rows
-    assert done.returncode == 0, done.stderr
+    succeed("run", experiment.write(CALIBRATION + REST))
+    rows = experiment.rows
     assert rows("SELECT recipe, stage, status FROM cells WHERE status <> 'done'") == []
     found = {row[0]: row[1:] for row in rows("SELECT recipe, zeros / prunable, bits, rounded_to_zero FROM variants")}
     assert found["magnitude/layer 50%"][:2] == (pytest.approx(0.5), None)
@@ -79,8 +79,7 @@ def test_masks_and_zeros_that_stay_from_manifest_to_ledger(experiment: Experimen
     names = [name for name, part in parts(dense, "decoder").items() if part.prunable]
     save_file({name: torch.arange(dense.load(name).numel()).view(dense.load(name).shape) % 4 > 0 for name in names},
               experiment.home / "quarter.safetensors")  # fmt: skip
-    done = call("run", experiment.write(MASKS))
-    assert done.returncode == 0, done.stderr
+    succeed("run", experiment.write(MASKS))
     found = rows("SELECT recipe, sparsity, achieved_sparsity FROM results WHERE method <> 'dense' ORDER BY ALL")
     wanted = {
         "magnitude/layer 50%": 0.5,
@@ -108,15 +107,14 @@ storage: {formats: [dense], keep: none}
 
 @pytest.mark.long
 def test_recovery_reads_the_dense_model_beside_its_parent(experiment: Experiment) -> None:
-    done, rows = call("run", experiment.write(RECOVER)), experiment.rows
-    assert done.returncode == 0, done.stderr
+    succeed("run", experiment.write(RECOVER))
+    rows = experiment.rows
     recipe = "magnitude/layer 50%, then reconstruct epochs=2 batch=2 rate=0.001"
     ((zeros, note),) = rows(f"SELECT zeros / prunable, note FROM variants WHERE recipe = '{recipe}'")
     assert zeros == pytest.approx(0.5) and "in the first block" in str(note)
     # What it is made from and beside is made again where it is gone.
     shutil.rmtree(experiment.home / "work" / "models")
-    done = call("run", experiment.write(RECOVER.replace("structure: null", "structure: {}")))
-    assert done.returncode == 0, done.stderr
+    succeed("run", experiment.write(RECOVER.replace("structure: null", "structure: {}")))
     assert rows(f"SELECT status FROM cells WHERE stage = 'structure' AND recipe = '{recipe}, then int8'") == [("done",)]
 
 
@@ -134,8 +132,7 @@ storage: {formats: [dense], keep: none}
 @pytest.mark.long
 def test_other_teachers_and_smaller_students_from_manifest_to_ledger(experiment: Experiment) -> None:
     shutil.copytree(experiment.model, experiment.home / "other")
-    done = call("run", experiment.write(TAUGHT))
-    assert done.returncode == 0, done.stderr
+    succeed("run", experiment.write(TAUGHT))
     asked = (
         "SELECT recipe, trained_tokens >= 500, joules IS NULL = starts_with(energy_source, 'none'), note FROM variants"
     )
@@ -170,8 +167,7 @@ def test_a_text_and_questions_of_ones_own(manifest: Path, tmp_path: Path) -> Non
     records = [{"context": f"the cat {place}", **choices, "gold": place % 3} for place in range(12)]
     (tmp_path / "quiz.jsonl").write_text("\n".join(map(json.dumps, records)))
     manifest.write_text(manifest.read_text() + MORE)
-    run = call("run", manifest)
-    assert run.returncode == 0, run.stderr
+    succeed("run", manifest)
     told = call("sql", "--ledger", tmp_path / "ledger" / "test.duckdb", "--format", "csv", ASKED)
     rows = list(csv.DictReader(io.StringIO(told.stdout)))
     told_of = {(row["task"], row["sparsity"]): (row["bits"], row["verdict"]) for row in rows}
@@ -205,11 +201,10 @@ variants:
 def test_what_is_shrunk_and_trimmed_is_counted_and_reported(tmp_path: Path) -> None:
     own = "\n\n".join(f"{text} {number}" for number in range(20) for text in LEARNED)
     experiment = Experiment(tmp_path, llama(tmp_path / "model"), "\n\n".join(TEXT * 20), own)
-    done = call("run", experiment.write(CALIBRATION + OWN + SHAPES))
-    assert done.returncode == 0, done.stderr
+    succeed("run", experiment.write(CALIBRATION + OWN + SHAPES))
     sql = "SELECT recipe, parameters_removed, bytes FROM variants JOIN sizes USING (variant_id) WHERE format = 'dense'"
     found = {str(recipe): (removed, size) for recipe, removed, size in experiment.rows(sql)}
-    assert call("report", "--ledger", experiment.ledger, "--out", tmp_path / "report.md").returncode == 0
+    succeed("report", "--ledger", experiment.ledger, "--out", tmp_path / "report.md")
     report = "".join(path.read_text() for path in tmp_path.glob("report*.md"))
     dense = found.pop("dense")
     assert len(found) == 3

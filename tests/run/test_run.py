@@ -28,7 +28,7 @@ from sparsebench.run.child import how_it_died
 from sparsebench.run.handlers import LIBRARIES
 from sparsebench.run.select import decisions
 from sparsebench.run.workspace import exclusive, running_process
-from tests.command import call
+from tests.command import call, succeed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
@@ -49,8 +49,7 @@ def test_an_interrupted_run_keeps_what_is_finished_goes_on_and_is_not_repeated(
     kept = statuses(records)
     assert set(kept.values()) == {"done"}, "what was in flight is not a failure"
 
-    rest = call("run", manifest)
-    assert rest.returncode == 0, rest.stderr
+    rest = succeed("run", manifest)
     assert f"{8 - len(kept)} done" in rest.stderr or not 8 - len(kept)
     assert [*statuses(records).values()] == ["done"] * 8
     asked = "select sparsity, achieved_sparsity, (bytes_packed < bytes_dense)::int from results order by 1"
@@ -73,10 +72,9 @@ def test_an_interrupted_run_keeps_what_is_finished_goes_on_and_is_not_repeated(
 @pytest.mark.parametrize("keep", ["packed", "none"])
 def test_a_new_cell_of_a_finished_variant_unpacks_it_or_makes_it_again(keep: str, manifest: Path) -> None:
     manifest.write_text(manifest.read_text() + f"storage: {{formats: [dense, packed], keep: {keep}}}\n")
-    assert call("run", manifest).returncode == 0
+    succeed("run", manifest)
     manifest.write_text(manifest.read_text() + "structure: {absolute: [0.02], relative: [0.2]}\n")
-    again = call("run", manifest)
-    assert again.returncode == 0, again.stderr
+    again = succeed("run", manifest)
     assert "3 done" in again.stderr and (keep == "none" or "· make" not in again.stderr)
 
 
@@ -122,7 +120,7 @@ def importing(run: subprocess.Popen[str]) -> psutil.Process:
 
 def test_a_killed_run_fails_nothing_and_a_killed_or_stopped_job_fails_by_name(manifest: Path, tmp_path: Path) -> None:
     records, dense = tmp_path / "ledger" / "records", ("--only", "method=dense", "--only")
-    assert call("run", manifest, *dense, "stage=storage").returncode == 0  # so that the next job measures, at once
+    succeed("run", manifest, *dense, "stage=storage")  # so that the next job measures, at once
 
     def failed() -> int:
         return [*statuses(records).values()].count("failed")
@@ -148,8 +146,7 @@ def test_a_killed_run_fails_nothing_and_a_killed_or_stopped_job_fails_by_name(ma
     assert not child.is_running()
     assert "3 seconds" in said and failed() == 1
 
-    again = call("run", manifest, "--retry-failed")
-    assert again.returncode == 0, again.stderr
+    succeed("run", manifest, "--retry-failed")
     assert list(statuses(records).values()) == ["done"] * 8
     assert not list((tmp_path / "work" / "variants").iterdir())
 
@@ -169,8 +166,7 @@ def test_records_reach_a_ledger_that_was_lost_or_lacks_some(manifest: Path, tmp_
         path.unlink()
         if left:
             Ledger(path).ingest((json.loads(record.read_text()) for record in records[:left]), True)
-        again = call("run", manifest)
-        assert again.returncode == 0, again.stderr
+        again = succeed("run", manifest)
         assert said in again.stderr and "nothing to do: every cell has its result" in again.stderr
         assert query.run(path, "select count(*) from base.records").rows == ((8,),)
 
