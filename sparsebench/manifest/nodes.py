@@ -7,7 +7,7 @@ Scalars follow YAML 1.2 (its core schema), not PyYAML's 1.1: `1e-4` is a number,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,32 +192,32 @@ class _Builder:
     def _mapping(self, node: yaml.MappingNode, at: KeyPath, ancestors: tuple[yaml.Node, ...]) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                self._report(
-                    key_node, at, "a list or a mapping used as a key", "text", "put braces around a value in quotes"
-                )
+            if fault := self._key_fault(key_node, at, data):
+                self._report(key_node, *fault)
                 continue
             key = key_node.value
-            if key == "<<" and key_node.style is None:
-                message = "`<<` merges nothing: it is a key like others in YAML 1.2"
-                self._report(key_node, (*at, key), message, "the keys themselves", "write the keys out")
-                continue
-            if _FORBIDDEN.search(key):
-                self._report(key_node, at, _FORBIDDEN_PROBLEM, "text", "write the character itself")
-                continue
-            if len(key) > bounded.KEY_CHARACTERS:
-                self._report(
-                    key_node, at, f"a key of {len(key):,} characters", f"at most {bounded.KEY_CHARACTERS}", "shorten it"
-                )
-                continue
-            if key in data:
-                first_line = self.keys[(*at, key)].line + 1
-                message = f"`{key}` is written twice; the first is on line {first_line}"
-                self._report(key_node, (*at, key), message, "every key once", "remove one of the two")
-                continue
             self.keys[(*at, key)] = _span(key_node)
             data[key] = self.value(value_node, (*at, key), ancestors)
         return data
+
+    def _key_fault(
+        self, node: yaml.Node, at: KeyPath, earlier: Collection[str]
+    ) -> tuple[KeyPath, str, str, str] | None:
+        """Return what is wrong with a key of the mapping at ``at``, None if nothing: its path, what, and what instead."""
+        if not isinstance(node, yaml.ScalarNode):
+            return at, "a list or a mapping used as a key", "text", "put braces around a value in quotes"
+        key = node.value
+        if key == "<<" and node.style is None:
+            message = "`<<` merges nothing: it is a key like others in YAML 1.2"
+            return (*at, key), message, "the keys themselves", "write the keys out"
+        if _FORBIDDEN.search(key):
+            return at, _FORBIDDEN_PROBLEM, "text", "write the character itself"
+        if len(key) > bounded.KEY_CHARACTERS:
+            return at, f"a key of {len(key):,} characters", f"at most {bounded.KEY_CHARACTERS}", "shorten it"
+        if key in earlier:
+            message = f"`{key}` is written twice; the first is on line {self.keys[(*at, key)].line + 1}"
+            return (*at, key), message, "every key once", "remove one of the two"
+        return None
 
     def _report(self, node: yaml.Node, at: KeyPath, message: str, expected: str, hint: str) -> None:
         self.problems.append(self.positions.problem_at(_span(node), message, expected, hint, dotted(at)))

@@ -49,9 +49,9 @@ def examine(offline: bool = False) -> Iterator[Finding]:
     for name in ("torch", "transformers", "deepspeed", "lm-eval", "duckdb"):
         version = environment.versions()[name]
         yield _judged(name, version == "absent", "missing", version, INSTALL_MEASURE)
-    for what, found, fix in all_reduce.requirements():
-        detail = "found" if found else "DeepSpeed's all-reduce between ranks falls back to plain gloo"
-        yield _judged(what, not found, "slower", detail, fix)
+    for what, is_met, fix in all_reduce.requirements():
+        detail = "found" if is_met else "DeepSpeed's all-reduce between ranks falls back to plain gloo"
+        yield _judged(what, not is_met, "slower", detail, fix)
     if not offline:
         yield from _network()
     yield _packing()

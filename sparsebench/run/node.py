@@ -43,8 +43,8 @@ class NodeIdentity:
     def here(cls, device: str) -> NodeIdentity:
         """Return the identity of this process, for a resolved device."""
         versions = {"sparsebench": __version__, **environment.versions()}
-        place = environment.place(device)
-        return cls(tuple(versions.items()), place["id"], place["machine"])
+        machine_class = environment.place(device)
+        return cls(tuple(versions.items()), machine_class["id"], machine_class["machine"])
 
     def differs(self, other: NodeIdentity, timed: bool) -> str:
         """Say how another node differs, if at all; for ``timed`` work its machine must be of the same class."""
