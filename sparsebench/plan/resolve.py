@@ -7,8 +7,9 @@ fit together.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from sparsebench.manifest.schema import (
     ManifestModel,
     ManifestRuntime,
     ManifestTask,
+    as_list,
 )
 from sparsebench.paths import refuse_link
 from sparsebench.plan.expand import with_defaults
@@ -195,24 +197,32 @@ class Resolver:
             source = pinned
             resolved.calibration = "!".join(filter(None, (self._fingerprint(at, source), source.file)))
             resolved.texts.append(NamedSource(at, text, source))
-            self._columns(manifest, source)
+            self._calibration_columns(manifest, source)
         return calibration.model_copy(update={"source": source.text}) if calibration.source else calibration
 
-    def _columns(self, manifest: Manifest, source: sources.Source) -> None:
+    def _calibration_columns(self, manifest: Manifest, source: sources.Source) -> None:
         """Report a local calibration text that lacks the columns that the manifest names, or any text."""
-        calibration = with_defaults(manifest.calibration, manifest.seed)
+        written = manifest.calibration
         is_paired = any(model.family == "encoder-decoder" for model in manifest.models)
+        calibration = with_defaults(written, manifest.seed)
+        if is_paired and calibration.target and not calibration.field:
+            problem = SourceError("`target` without `field`", "`field` names what the encoder reads")
+            self._report(("calibration", "target"), problem)
+            return
         keys = ("field", "target") if is_paired else ("field",)
-        fields = [name for key in keys if (name := getattr(calibration, key))]
+        named = next((key for key in keys if getattr(written, key)), "source")
+        self._columns(("calibration", named), source, [getattr(calibration, key) for key in keys])
+
+    def _columns(self, at: KeyPath, source: sources.Source, columns: Sequence[str | None]) -> None:
+        """Report a local text that lacks some of the ``columns`` that are named, or any text."""
         path = Path(source.location)
         if source.kind != "path" or not path.is_file():
             return
         try:
-            if next(each_text(path, *fields), None) is None:
+            if next(each_text(path, *filter(None, columns)), None) is None:
                 raise SourceError(f"{path}: it holds no text", "name a file with text")
         except SourceError as error:
-            key = next((key for key in keys if getattr(manifest.calibration, key)), "source")
-            self._report(("calibration", key), error)
+            self._report(at, error)
 
     def _entry(self, resolved: Resolved, index: int, entry: Any) -> Any:
         """Return an entry of ``variants`` with references in its steps; steps that read a text and name none get one."""
@@ -242,7 +252,16 @@ class Resolver:
 
         for key in resolve_each:
             if key in settings_written:
+                texts_before = len(resolved.texts)
                 settings_written[key] = reference(key, (*at, key) if key in step else at, settings_written[key])
+                column_keys = settings.text_keys.get(key, ())
+                named = [(*at, column_key) for column_key in column_keys if step.get(column_key)]
+                # The calibration text is checked with the columns that `calibration` names.
+                if key in step or named or not resolved.calibration:
+                    for text in resolved.texts[texts_before:]:
+                        swept = [as_list(settings_written.get(column_key)) for column_key in column_keys]
+                        for columns in product(*swept):
+                            self._columns(named[0] if named else text.at, text.source, columns)
         return settings_written
 
     def _text(self, at: KeyPath, text: Any, resolved: Resolved) -> str:

@@ -275,6 +275,22 @@ READ = "calibration: {{source: {}}}\nvariants: [{{prune: wanda, sparsity: 0.5}}]
             PAIRED + READ.format("'path:rows.jsonl', field: body, target: nil"),
             r"mine\.yaml:8:\d+: calibration(.|\n)*nil",
         ),
+        (
+            PAIRED + READ.format("'path:rows.jsonl', target: body"),
+            r"mine\.yaml:8:\d+: calibration.target(.|\n)*`field`",
+        ),
+        (
+            ONE.format() + "variants: [{trim: corpus, source: 'path:rows.jsonl', field: [body, nil]}]\n",
+            r"mine\.yaml:8:\d+: variants\[0\]\.field(.|\n)*nil",
+        ),
+        (
+            ONE.format() + "variants: [{recover: distill, source: ['path:notes.txt', 'path:rows.jsonl']}]\n",
+            r"mine\.yaml:8:\d+: variants\[0\]\.source\[1\](.|\n)*'text'",
+        ),
+        (
+            ONE.format() + "calibration: {source: 'path:rows.jsonl', field: nil}\nvariants: [{recover: distill}]\n",
+            r"mine\.yaml:9:\d+: variants\[0\](.|\n)*nil",
+        ),
         (ONE.format().replace("random", "path:rows.jsonl"), r"mine\.yaml:5:13: models\[0\](.|\n)*GGUF"),
         (ONE.format().replace("random", "path:void"), r"mine\.yaml:5:13: models\[0\](.|\n)*config\.json"),
         (
@@ -309,6 +325,10 @@ def test_a_calibration_longer_than_the_model_takes_is_refused_with_its_line(name
     with pytest.raises(ManifestError, match=rf"mine\.yaml:8:\d+: calibration.length(.|\n)*{limit:,}"):
         written(tmp_path, text + more.format(limit + 1, wanda))
     training = "{recover: finetune, length: 32}"
+    for verb in ("recover: distill", "recover: finetune", "shrink: gates, keep: 0.5"):
+        longer = f"{{{verb}, length: {limit + 1}}}"
+        with pytest.raises(ManifestError, match=rf"mine\.yaml:9:\d+: variants\[0\](.|\n)*length(.|\n)*{limit:,}"):
+            prepare(of(tmp_path, text + more.format(limit, longer)))
     for length, step in ((limit, wanda), (limit + 1, magnitude), (limit + 1, training)):
         assert written(tmp_path, text + more.format(length, step)).plan.cells
 
@@ -380,7 +400,8 @@ def test_a_training_is_known_by_its_text_and_takes_time_by_its_tokens(tmp_path: 
 def test_a_calibration_s_columns_come_with_its_text(tmp_path: Path) -> None:
     """What an encoder-decoder writes is a part of it: without the target its tokens would go."""
     (tmp_path / "pairs.jsonl").write_text('{"word": "cat", "sounds": "K AE T"}\n')
-    text = TRIMMED.format(calibration="pairs.jsonl", one="pairs.jsonl", other="pairs.jsonl", samples=1)
+    (tmp_path / "plain.txt").write_text("cat\n")
+    text = TRIMMED.format(calibration="pairs.jsonl", one="plain.txt", other="plain.txt", samples=1)
     more = "  - {trim: corpus, field: sounds}\n"
     plan = written(tmp_path, text.replace("samples: 1", "field: word, target: sounds") + more).plan
     steps = [variant.steps[0].settings for variant in plan.variants.values() if len(variant.steps) == 1]

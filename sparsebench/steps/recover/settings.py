@@ -9,8 +9,9 @@ from pydantic import Field
 
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, NonEmpty, Share, Strict, wrong
-from sparsebench.models.files.families import family_of, has_classifier, output_family
+from sparsebench.models.files.families import MODEL_TYPES, family_of, has_classifier, output_family
 from sparsebench.models.files.quantized import GROUP, Scheme
+from sparsebench.models.files.text import limit_below
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Settings, setting_words
@@ -125,6 +126,13 @@ class TrainingSettings(Recovery):
         """Return 20: weights, gradients, two moments and the best weights, in float32."""
         return 20.0
 
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
+        """Refuse samples that are longer than the model takes."""
+        known = config.get("model_type") in MODEL_TYPES
+        if self.length and known and (limit := limit_below(config, self.length)):
+            return Refusal(f"length: {self.length:,} tokens, where it takes at most {limit:,}", f"at most {limit:,}")
+        return super().refuses(config)
+
     def describe(self) -> str:
         """Return a label such as ``distill tokens=100000``: the name, and what differs from the defaults."""
         return " ".join([self.name, *self.training_words()])
@@ -226,7 +234,8 @@ class TaughtTraining(TrainingSettings):
                 "distilling an encoder-decoder with a head for classes is not implemented", "leave `recover` out"
             )
         family = family_of(config)
-        return self.refuses_family(output_family(family, config) if family else None)
+        refusal = self.refuses_family(output_family(family, config) if family else None)
+        return refusal or super().refuses(config)
 
     def refuses_family(self, family: str | None) -> Refusal | None:
         """Refuse encoders what needs predictions, and several teachers."""
