@@ -25,7 +25,7 @@ _NUMBERED = ("moe_layers", "mlp_only_layers")
 
 
 @dataclass
-class Smaller:
+class SmallerModel:
     """What is left of a model.
 
     ``kept`` has the elements of each axis that stay, in order, and ``blocks`` the blocks of each stack that stay, in
@@ -125,7 +125,7 @@ class Smaller:
         return lay_out(remaining)
 
 
-def without_blocks(shape: ModelShape, removed: Mapping[str, Sequence[int]]) -> Smaller:
+def without_blocks(shape: ModelShape, removed: Mapping[str, Sequence[int]]) -> SmallerModel:
     """Return the model without the blocks in ``removed``, by stack. Raises UnsupportedError as ``per_block_keys``."""
     kept_blocks: dict[str, list[int]] = {}
     config: dict[str, Any] = {}
@@ -137,7 +137,7 @@ def without_blocks(shape: ModelShape, removed: Mapping[str, Sequence[int]]) -> S
         config[shape.architecture.key(shape.architecture.layers, stack)] = len(blocks)
     if "num_hidden_layers" in shape.checkpoint.config and "encoder" in kept_blocks and len(shape.blocks) == 2:
         config["num_hidden_layers"] = len(kept_blocks["encoder"])
-    return Smaller(shape, blocks=kept_blocks, config=config)
+    return SmallerModel(shape, blocks=kept_blocks, config=config)
 
 
 def per_block_keys(config: Mapping[str, Any], block_count: int, kept_blocks: Sequence[int]) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def stock_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> 
 
 
 def write_smaller(
-    smaller: Smaller,
+    smaller: SmallerModel,
     family: Family,
     folder: Path,
     provenance: Mapping[str, Any],
@@ -208,13 +208,13 @@ def write_smaller(
     return writer
 
 
-def open_writer(smaller: Smaller, family: Family, folder: Path) -> CheckpointWriter:
+def open_writer(smaller: SmallerModel, family: Family, folder: Path) -> CheckpointWriter:
     """Complete and check the smaller model's config, and return a writer for the model."""
     layout = complete_and_lay_out(smaller, family)
     return CheckpointWriter(folder, layout, smaller.shape.checkpoint.folder, smaller.config)
 
 
-def complete_and_lay_out(smaller: Smaller, family: Family) -> list[TensorInfo]:
+def complete_and_lay_out(smaller: SmallerModel, family: Family) -> list[TensorInfo]:
     """Add the aliases of changed keys to the smaller model's config, and return its tensors.
 
     Raises UnsupportedError, naming the tensor or the reason, where stock transformers does not build it in this shape.
@@ -245,7 +245,7 @@ def aliased_keys(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[
     return aliased
 
 
-def write_rest(smaller: Smaller, writer: CheckpointWriter, provenance: Mapping[str, Any]) -> None:
+def write_rest(smaller: SmallerModel, writer: CheckpointWriter, provenance: Mapping[str, Any]) -> None:
     """Write what is not written yet, new biases as zeros, and give the folder its name."""
     for stored in smaller.shape.checkpoint.tensors:
         name = smaller.new_name(stored)

@@ -15,7 +15,7 @@ from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.architectures import ARCHITECTURES
 from sparsebench.models.shape.axes import Axis, shape_of
-from sparsebench.steps.cut_model import Smaller, write_smaller
+from sparsebench.steps.cut_model import SmallerModel, write_smaller
 from sparsebench.steps.shrink.choosing import alignment, changed_config
 from tests.models.replaying import batch, written
 from tests.models.test_experts import stored
@@ -110,7 +110,7 @@ def cut_as_zeros_say(folder: Path, family: Any, gone: Mapping[Axis, set[int]]) -
             tensor, dim = cut.part_of(zeroed.setdefault(cut.tensor, Checkpoint(folder).load(cut.tensor)))
             tensor[(slice(None),) * dim + (cut.marks(marks, tensor.shape[dim]),)] = 0
     smaller, zeros = folder.with_name("smaller"), with_zeros(folder, zeroed, folder.with_name("zeros"))
-    write_smaller(Smaller(found, kept, config=changed_config(found, kept)), family, smaller, {})
+    write_smaller(SmallerModel(found, kept, config=changed_config(found, kept)), family, smaller, {})
     before, after = outputs(zeros, family), outputs(smaller, family)
     assert float((before - after).abs().max()) <= 1e-6 * max(1.0, float(before.abs().max()))
     assert not gone or float((before - outputs(folder, family)).abs().max()) > 1e-4, "what goes must matter"

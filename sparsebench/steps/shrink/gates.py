@@ -91,9 +91,9 @@ class GatePlan:
         self.pruning = GatePruning(self, weights, steps)
         return self.pruning
 
-    def smaller(self, kept_units: dict[Axis, list[int]]) -> cut_model.Smaller:
+    def smaller(self, kept_units: dict[Axis, list[int]]) -> cut_model.SmallerModel:
         """Return the model with these elements alone."""
-        return cut_model.Smaller(self.shape, kept_units, config=choosing.changed_config(self.shape, kept_units))
+        return cut_model.SmallerModel(self.shape, kept_units, config=choosing.changed_config(self.shape, kept_units))
 
 
 class GatePruning(Pruning):

@@ -46,7 +46,7 @@ class _Draft:
     """One step's folder while it is written; ``error`` says why this step failed while others go on."""
 
     plan: _Plan
-    smaller: cut_model.Smaller
+    smaller: cut_model.SmallerModel
     writer: CheckpointWriter
     unseen: int
     error: SparsebenchError | None = None
@@ -157,7 +157,7 @@ class _WidthPass:
         assert self.text is not None, "the criterion reads text"
         return self.text.batch
 
-    def after(self, smaller: cut_model.Smaller, folder: Path) -> _WidthPass:
+    def after(self, smaller: cut_model.SmallerModel, folder: Path) -> _WidthPass:
         """Return the pass for the model that a cut has written to ``folder``."""
         kept_units = [smaller.kept.get(axis, range(axis.units)) for axis in self.shape.axes]
         origin = tuple(tuple(old[unit] for unit in units) for old, units in zip(self.origin, kept_units, strict=True))
@@ -284,7 +284,7 @@ class _WidthPass:
     def begin_draft(self, plan: _Plan, by_axis: scores.Scores) -> _Draft:
         """Choose what stays, and begin to write the folder."""
         kept_units = self.choose_units(plan, by_axis)
-        smaller = cut_model.Smaller(self.shape, kept_units, config=choosing.changed_config(self.shape, kept_units))
+        smaller = cut_model.SmallerModel(self.shape, kept_units, config=choosing.changed_config(self.shape, kept_units))
         if plan.step.settings.compensation == "bias":
             switches, names = compensation.missing_biases(self.shape, kept_units)
             smaller.config |= switches
