@@ -1,6 +1,6 @@
 """What tests of many rooms make: steps, and the folders that steps make."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,16 @@ def quantize_step(name: str = "int8", group: int | None = None, rounding: str = 
 def attempt(
     parent: Path, family: Any, folders: Mapping[Step, Path], text: Calibrated | None = None, **context: Any
 ) -> dict[Step, Any]:
-    """Make steps of one verb in one pass; return each one's report or error."""
+    """Make steps of one verb, in as many passes as a run needs; return each one's report or error."""
     results: dict[Step, Any] = {}
     if text:
         context["calibration_tokens"] = lambda: text
     run = kinds()[next(iter(folders)).verb].load()
-    run(parent, folders, Context(family, **context), results.__setitem__)
+    passes: dict[Hashable, dict[Step, Path]] = {}
+    for step, folder in folders.items():
+        passes.setdefault(step.settings.pass_key(), {})[step] = folder
+    for targets in passes.values():
+        run(parent, targets, Context(family, **context), results.__setitem__)
     assert set(results) <= set(folders)
     return results
 

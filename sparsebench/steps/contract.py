@@ -356,7 +356,7 @@ class Context:
 
 
 Run = Callable[[Path, Mapping[Step, Path], Context, Emit], None]
-"""Makes, from the model folder, one folder for each of several steps that differ in settings.
+"""Makes, from the model folder, one folder for each of several steps of one ``Settings.pass_key``.
 
 A step that fails alone is reported by ``emit``; the others are made.
 """

@@ -183,29 +183,24 @@ class VariantWriters:
         return report
 
 
-Work = Callable[[Any], Mapping[str, Any]]
-"""Writes every tensor of every variant of one pass into its ``VariantWriters``; returns what describes them all."""
-
-
-def run_passes(
+def run_pass(
     folders: Mapping[Step, Path],
-    passes: Iterable[tuple[list[Step], Work]],
+    work: Callable[[Any], Mapping[str, Any]],
     open_writers: Callable[[Mapping[Step, Path]], VariantWriters],
     family: str,
     emit: Emit,
 ) -> None:
-    """Make the variants of each pass side by side, in the writers that ``open_writers`` returns, and emit their results.
+    """Make the variants of a pass side by side, and emit their results.
 
-    An error of a whole pass fails all of its variants that have no earlier error of their own.
+    ``work`` writes every tensor of every variant into what ``open_writers`` returns, and returns what describes them
+    all. An error of the whole pass fails all variants that have no earlier error of their own.
     """
-    for targets, work in passes:
-        errors: dict[Step, SparsebenchError] = {}
-        try:
-            if targets:
-                with open_writers({target: folders[target] for target in targets}) as outputs:
-                    errors = outputs.errors
-                    outputs.finish(family, work(outputs), emit)
-        except SparsebenchError as error:
-            errors = dict.fromkeys(targets, error) | errors
-        for target, reason in errors.items():
-            emit(target, reason)
+    errors: dict[Step, SparsebenchError] = {}
+    try:
+        with open_writers(folders) as outputs:
+            errors = outputs.errors
+            outputs.finish(family, work(outputs), emit)
+    except SparsebenchError as error:
+        errors = dict.fromkeys(folders, error) | errors
+    for target, reason in errors.items():
+        emit(target, reason)

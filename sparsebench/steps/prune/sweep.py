@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from itertools import product
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import torch
 
-from sparsebench.errors import SparsebenchError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import Part, View, prunable_parts
 from sparsebench.steps.contract import Context, Emit, Step, StepProgress, reported
-from sparsebench.steps.outputs import VariantWriters, run_passes
+from sparsebench.steps.outputs import VariantWriters, run_pass
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Layer, Quota, Score
@@ -35,49 +33,38 @@ def make_pruned(parent: Path, targets: Mapping[Step, Path], context: Context, em
 
     Raises ModelError for a quantized model, and UnsupportedError for an architecture.
     """
-    own_runs = {step: methods()[step.name].run for step in targets if methods()[step.name].run}
-    for path in dict.fromkeys(own_runs.values()):
-        resolve_name(path)(parent, {step: targets[step] for step in own_runs if own_runs[step] == path}, context, emit)
-    steps = [step for step in targets if step not in own_runs]
-    if not steps:
+    first = next(iter(targets))
+    if run := methods()[first.name].run:
+        resolve_name(run)(parent, targets, context, emit)
         return
     checkpoint = float_checkpoint(parent, "prune first, then quantize")
     parts = prunable_parts(checkpoint, context.family)
-    calibrated = [step for step in steps if step.settings.reads_text()]
-    by_weights = [step for step in steps if step not in calibrated]
 
-    def tensorwise(outputs: VariantWriters) -> dict[str, Any]:
-        TensorSweep(checkpoint, parts, by_weights, context.seed).run(outputs, context.progress)
-        return {"seed": context.seed}
-
-    def blockwise(outputs: VariantWriters) -> dict[str, Any]:
-        text, propagate = context.text(calibrated[0].name), calibrated[0].settings.propagate
+    def write(outputs: VariantWriters) -> dict[str, Any]:
+        if not first.settings.reads_text():
+            TensorSweep(checkpoint, parts, [*targets], context.seed).run(outputs, context.progress)
+            return {"seed": context.seed}
+        text, propagate = context.text(first.name), first.settings.propagate
         settings = (text.batch, context.seed, propagate, context.dtype, context.device)
-        BlockSweep(checkpoint, parts, context.family, calibrated, *settings).run(outputs, context.progress)
+        BlockSweep(checkpoint, parts, context.family, [*targets], *settings).run(outputs, context.progress)
         return {"seed": context.seed, "propagate": propagate, "dtype": context.dtype, **text.provenance()}
 
-    passes = ((by_weights, tensorwise), (calibrated, blockwise))
-    run_passes(targets, passes, partial(VariantWriters, checkpoint), context.family, emit)
+    run_pass(targets, write, partial(VariantWriters, checkpoint), context.family, emit)
 
 
 class TensorSweep:
-    """A sweep of random, magnitude and similar methods over one checkpoint, whose tensors ``parts`` describes."""
+    """A sweep of one method that looks at weights alone over a checkpoint, whose tensors ``parts`` describes."""
 
     def __init__(self, checkpoint: Checkpoint, parts: dict[str, Part], targets: list[Step], seed: int) -> None:
-        self.checkpoint = checkpoint
-        self.parts = parts
-        self.seed = seed
-        self.sweeps: dict[str, list[Step]] = {}
-        for step in targets:
-            self.sweeps.setdefault(step.name, []).append(step)
-        self.scores: dict[str, Score] = {name: methods()[name].load_score() for name in self.sweeps}
+        self.checkpoint, self.parts, self.targets, self.seed = checkpoint, parts, targets, seed
+        self.score: Score = methods()[targets[0].name].load_score()
         stored = {checkpoint.tensors[name].dtype for name, part in parts.items() if part.prunable}
         # Keys compare across all prunable tensors: in 16 bits only where all weights share a 16-bit dtype.
         self.keys_of = narrow_keys if len(stored) == 1 and stored <= {"BF16", "F16"} else keys
 
     def run(self, outputs: VariantWriters, progress: StepProgress | None = None) -> None:
         """Write every tensor of every variant."""
-        model_thresholds = self._global_thresholds(outputs)
+        model_thresholds = self._global_thresholds()
         for name in reported([*self.checkpoint.tensors], progress):
             part = self.parts[name]
             for view in part.views:
@@ -92,47 +79,36 @@ class TensorSweep:
         def write(target: Step, pruned: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
             outputs.write(target, view, view.to_stored(pruned), removed, notes)
 
-        for method, method_targets in self.sweeps.items():
-            targets = outputs.live(method_targets)
-            if not targets:
-                continue
-            try:
-                scores = self.scores[method](Layer(view.name, weights, self.seed))
-            except SparsebenchError as error:  # fails this method only
-                outputs.give_up(targets, error)
-                continue
-            limits = {target: model_thresholds[target] for target in targets if target in model_thresholds}
-            too_fine = scores.dtype.itemsize == 8  # for the keys of ``thresholds``
-            by_tensor = [target for target in targets if _has_tensor_threshold(target) and not too_fine]
-            score_keys = self.keys_of(scores, view.name) if limits or by_tensor else scores
-            if by_tensor:
-                ranks = [masks.count(target.settings.sparsity, score_keys.numel()) for target in by_tensor]
-                limits |= zip(by_tensor, thresholds([[score_keys], [score_keys]], ranks), strict=True)
-            for target, threshold in limits.items():
-                # A zero that stays a zero must not use up one of the ties.
-                compared = score_keys.masked_fill(weights == 0, -1) if target.settings.keep_zeros else score_keys
-                pruned, removed, spent = zeroed_below(weights, compared, threshold)
-                if target in model_thresholds:
-                    model_thresholds[target] = KeyThreshold(threshold.key, threshold.ties - spent)
-                write(target, pruned, removed)
-            by_mask = [target for target in targets if target not in limits]
-            quotas = [Quota.of(target.settings, target.settings.sparsity) for target in by_mask]
-            for target, choice in zip(by_mask, masks.choose(scores, quotas, view.name, weights), strict=True):
-                write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)
+        scores = self._scores(view, weights)
+        too_fine = scores.dtype.itemsize == 8  # for the keys of ``thresholds``
+        by_tensor = [target for target in self.targets if _has_tensor_threshold(target) and not too_fine]
+        score_keys = self.keys_of(scores, view.name) if model_thresholds or by_tensor else scores
+        limits = dict(model_thresholds)
+        if by_tensor:
+            ranks = [masks.count(target.settings.sparsity, score_keys.numel()) for target in by_tensor]
+            limits |= zip(by_tensor, thresholds([[score_keys], [score_keys]], ranks), strict=True)
+        for target, threshold in limits.items():
+            # A zero that stays a zero must not use up one of the ties.
+            compared = score_keys.masked_fill(weights == 0, -1) if target.settings.keep_zeros else score_keys
+            pruned, removed, spent = zeroed_below(weights, compared, threshold)
+            if target in model_thresholds:
+                model_thresholds[target] = KeyThreshold(threshold.key, threshold.ties - spent)
+            write(target, pruned, removed)
+        by_mask = [target for target in self.targets if target not in limits]
+        quotas = [Quota.of(target.settings, target.settings.sparsity) for target in by_mask]
+        for target, choice in zip(by_mask, masks.choose(scores, quotas, view.name, weights), strict=True):
+            write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)
 
-    def _global_thresholds(self, outputs: VariantWriters) -> dict[Step, KeyThreshold]:
-        """Return the exact threshold over all prunable weights of each global target; a method may fail alone."""
+    def _global_thresholds(self) -> dict[Step, KeyThreshold]:
+        """Return the exact threshold over all prunable weights of each global target."""
         model_thresholds: dict[Step, KeyThreshold] = {}
-        for method, keep_zeros in product(self.sweeps, (False, True)):
-            steps = [step for step in self.sweeps[method] if step.settings.granularity == "global"]
-            targets = [step for step in steps if step.settings.keep_zeros == keep_zeros]
+        global_targets = [step for step in self.targets if step.settings.granularity == "global"]
+        for keep_zeros in (False, True):
+            targets = [step for step in global_targets if step.settings.keep_zeros == keep_zeros]
             if targets:
                 ranks = [masks.count(target.settings.sparsity, self._competing(keep_zeros)) for target in targets]
-                passes = (self._all_keys(method, keep_zeros) for _ in range(2))
-                try:
-                    model_thresholds |= zip(targets, thresholds(passes, ranks), strict=True)
-                except SparsebenchError as error:
-                    outputs.give_up(targets, error)
+                passes = (self._all_keys(keep_zeros) for _ in range(2))
+                model_thresholds |= zip(targets, thresholds(passes, ranks), strict=True)
         return model_thresholds
 
     def _competing(self, keep_zeros: bool) -> int:
@@ -141,11 +117,14 @@ class TensorSweep:
         zeros = sum(zeros_in(piece) for name in names for piece in self.checkpoint.pieces(name)) if keep_zeros else 0
         return sum(self.checkpoint.tensors[name].numel for name in names) - zeros
 
-    def _all_keys(self, method: str, keep_zeros: bool) -> Iterator[torch.Tensor]:
+    def _all_keys(self, keep_zeros: bool) -> Iterator[torch.Tensor]:
         for view in (view for part in self.parts.values() for view in part.views):
             weights = self._weights(view)
-            score_keys = self.keys_of(self.scores[method](Layer(view.name, weights, self.seed)), view.name)
+            score_keys = self.keys_of(self._scores(view, weights), view.name)
             yield score_keys[weights != 0] if keep_zeros else score_keys
+
+    def _scores(self, view: View, weights: torch.Tensor) -> torch.Tensor:
+        return self.score(Layer(view.name, weights, self.seed))
 
     def _weights(self, view: View) -> torch.Tensor:
         return view.to_matrix(self.checkpoint.load(view.tensor, view.expert))

@@ -29,7 +29,7 @@ from sparsebench.steps.contract import Context, Emit, Step, StepReport, reported
 from sparsebench.steps.counting import step_report
 from sparsebench.steps.finite import check_weights
 from sparsebench.steps.grid import nearest
-from sparsebench.steps.outputs import VariantWriters, failing_alone, run_passes
+from sparsebench.steps.outputs import VariantWriters, failing_alone, run_pass
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
 from sparsebench.steps.prune.registry import Method, methods
@@ -46,7 +46,7 @@ def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context,
     fails is emitted as its error, and the others are made. Raises ModelError where nothing can be made: the parent is
     quantized already, or has no prunable weight. Raises UnsupportedError for experts fused in one tensor.
     """
-    if all(isinstance(step.settings, Gguf) for step in targets):
+    if isinstance(next(iter(targets)).settings, Gguf):
         return make_gguf(parent, targets, context, emit)
     checkpoint = float_checkpoint(parent, "quantize the checkpoint that it was made from")
     parts = prunable_parts(checkpoint, context.family)
@@ -55,21 +55,22 @@ def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context,
         problem = f"{parent}: {fused} holds several experts, and no layout of integers is known for it"
         raise UnsupportedError(problem, "prune it, or quantize a checkpoint that keeps every expert's weights apart")
     limit, reason = _widest_group(checkpoint, parts)
-    to_nearest: list[Step] = []
-    by_gptq: list[Step] = []
-    for step in targets:
-        group = step.settings.scheme.group
-        if (group or 0) > limit:
+    folders: dict[Step, Path] = {}
+    for step, folder in targets.items():
+        group = step.settings.scheme.group or 0
+        if group > limit:
             emit(step, UnsupportedError(f"group: {group}: {reason}", f"choose at most {limit}"))
         else:
-            (by_gptq if step.settings.rounding == "gptq" else to_nearest).append(step)
+            folders[step] = folder
+    if not folders:
+        return None
 
     def by_tensor(outputs: QuantizedWriters) -> dict[str, Any]:
         for name in reported([*checkpoint.tensors], context.progress):
             for view in parts[name].views:
                 weights = view.to_matrix(checkpoint.load(name))
                 check_weights([Layer(name, weights)])
-                for step in to_nearest:
+                for step in folders:
                     search = getattr(step.settings, "scale", "range") == "search"
                     outputs.write_codes(step, name, weights, nearest(weights, step.settings.scheme, search))
             if not parts[name].prunable:
@@ -78,26 +79,13 @@ def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context,
 
     def by_block(outputs: QuantizedWriters) -> dict[str, Any]:
         text = context.text("quantize: gptq")
-        sweep = GptqSweep(
-            checkpoint,
-            parts,
-            context.family,
-            by_gptq,
-            text.batch,
-            context.seed,
-            dtype=context.dtype,
-            device=context.device,
-        )
+        options: dict[str, Any] = {"dtype": context.dtype, "device": context.device}
+        sweep = GptqSweep(checkpoint, parts, context.family, [*folders], text.batch, context.seed, **options)
         sweep.run(outputs, context.progress)
         return {"stock": STOCK_NOTE, "dtype": context.dtype, "seed": context.seed, **text.provenance()}
 
-    run_passes(
-        targets,
-        ((to_nearest, by_tensor), (by_gptq, by_block)),
-        partial(QuantizedWriters, checkpoint, parts),
-        context.family,
-        emit,
-    )
+    work = by_block if next(iter(folders)).settings.reads_text() else by_tensor
+    run_pass(folders, work, partial(QuantizedWriters, checkpoint, parts), context.family, emit)
 
 
 def _widest_group(checkpoint: Checkpoint, parts: Mapping[str, Part]) -> tuple[int, str]:

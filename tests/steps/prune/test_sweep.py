@@ -14,9 +14,8 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps import counting
 from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.prune.contract import Layer, Quota
+from sparsebench.steps.prune.contract import Quota
 from sparsebench.steps.prune.masks import choose
-from sparsebench.steps.prune.methods import scores
 from sparsebench.steps.prune.settings import Magnitude
 from sparsebench.steps.registry import kinds, single
 from tests.making import make, prune_step, quantize_step
@@ -98,17 +97,6 @@ def test_a_quantized_model_is_refused(name: str, settings: dict[str, Any], tiny_
     step = single("prune", name, **settings)
     with pytest.raises(ModelError, match=r"int8: its weights are quantized already \(int8\)"):
         kinds()["prune"].load()(tmp_path / "int8", {step: tmp_path / "out"}, Context("decoder"), lambda *_: None)
-
-
-def test_a_global_method_fails_alone(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(layer: Layer) -> torch.Tensor:
-        raise ModelError("no scores")
-
-    monkeypatch.setattr(scores, "magnitude_scores", failing)
-    found = swept(
-        tiny_llama, "decoder", tmp_path, [prune_step("magnitude", 0.5, "global"), prune_step("random", 0.5, "global")]
-    )
-    assert [type(one) for one in found.values()] == [StepReport, ModelError]
 
 
 def linears(folder: Path) -> dict[str, torch.nn.Linear]:

@@ -30,7 +30,7 @@ from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Emit, Step, reported
-from sparsebench.steps.outputs import VariantWriters, failing_alone, run_passes
+from sparsebench.steps.outputs import VariantWriters, failing_alone, run_pass
 from sparsebench.steps.zeroing import zeroed
 
 
@@ -75,7 +75,9 @@ def make_masked(parent: Path, targets: Mapping[Step, Path], context: Context, em
             outputs.notes[step] |= {masks[step].note(parts)} - {""}
         return {}
 
-    run_passes(targets, [([*masks], write)], partial(VariantWriters, checkpoint), context.family, emit)
+    if masks:
+        folders = {step: targets[step] for step in masks}
+        run_pass(folders, write, partial(VariantWriters, checkpoint), context.family, emit)
 
 
 def _read(reference: str, checkpoint: Checkpoint) -> Masks:
