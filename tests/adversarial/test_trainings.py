@@ -128,9 +128,9 @@ def stopper(at: int) -> Callable[..., None]:
 def small(patch: pytest.MonkeyPatch) -> None:
     """Save every step, a teacher's outputs in several files; calculate in one thread."""
     torch.set_num_threads(1)
-    patch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-    patch.setattr(reading, "TOKENS_AT_ONCE", 64)
-    patch.setattr(teacher, "GROUPS_PER_FILE", 2)
+    sizes = ((trainer, "CHECKPOINT_SECONDS", 0.0), (reading, "TOKENS_AT_ONCE", 64), (teacher, "GROUPS_PER_FILE", 2))
+    for module, name, size in sizes:
+        patch.setattr(module, name, size)
 
 
 @pytest.fixture(scope="module", name="cases")
@@ -305,8 +305,7 @@ def of_another_training(path: Path, case: Case, patch: pytest.MonkeyPatch) -> No
 def of_another_torch(path: Path, case: Case, patch: pytest.MonkeyPatch) -> None:
     if not (case.folder / "older").exists():
         with pytest.MonkeyPatch.context() as older:
-            versions = {**environment.versions(), "torch": "2.5.0"}
-            older.setattr(environment, "versions", lambda: versions)
+            older.setitem(environment.versions(), "torch", "2.5.0")
             case.killed("older")
     shutil.copy(case.folder / "older" / path.name, path)
 

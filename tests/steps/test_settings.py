@@ -15,6 +15,7 @@ from sparsebench.steps.registry import combinations, details, fitted_to, known, 
 FILE = str(Reference("units.json", "1" * 64))
 OWN = {"source": "path:/b/a.txt"}
 HALF = {"sparsity": 0.5}
+TASK = {"keep": 0.5, "labels": "task", **OWN}
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("prune magnitude", {**HALF, "norm": 1}, "norm"),
     ("prune magnitude", {**HALF, "pattern": "rows", "granularity": "row"}, "granularity"),
@@ -50,6 +51,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("shrink random", {"blocks": 1, "file": FILE}, "file"),
     ("shrink list", {}, "file"),
     ("shrink taylor", {"experts": 2}, "of"),
+    ("shrink taylor", {"keep": 0.5, "labels": "task"}, "labels"),
+    ("shrink taylor", {"keep": 0.5, "source": "path:x"}, "source"),
     ("shrink l2", {"experts": 2, "heads": 2}, "experts"),
     ("shrink l2", {"experts": 2, "iterations": 2}, "iterations"),
     ("shrink reap", {"keep": 0.5, "compensation": "least_squares"}, "compensation"),
@@ -107,6 +110,14 @@ LABELS: list[tuple[str, dict[str, Any], str, bool, bool]] = [
     ("shrink flap", {"parameters": 0.8}, "flap/both to 0.8 of parameters", True, False),
     ("shrink taylor", {"keep": 0.5, "of": "neurons"}, "taylor/neurons to 0.5", True, True),
     ("shrink taylor", {"keep": 0.5, "labels": "text"}, "taylor/both to 0.5, labels=text", True, False),
+    ("shrink taylor", {**TASK}, "taylor/both to 0.5, labels=task, a.txt", False, True),
+    (
+        "shrink taylor",
+        {**TASK, "documents": 100, "label": "mood"},
+        "taylor/both to 0.5, labels=task, a.txt, label=mood, documents=100",
+        False,
+        True,
+    ),
     ("shrink l2", {"keep": 0.5}, "l2/both to 0.5", False, False),
     ("shrink l2", {"of": "experts", "keep": 0.5}, "l2/experts to 0.5", False, False),
     ("shrink l2", {"keep": 0.5, "iterations": 4}, "l2/both to 0.5, iterations=4", False, False),

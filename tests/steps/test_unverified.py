@@ -46,11 +46,3 @@ def test_what_cannot_be_counted_is_removed(step: Any, tmp_path: Path, monkeypatc
         result = error
     assert isinstance(result, ModelError) and "ended early" in result.message
     assert not (tmp_path / "out").exists()
-
-
-def test_a_plugin_that_counts_leaves_no_folder_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, _ = written("llama", tmp_path / "out")
-    monkeypatch.setattr(counting, "zeros_in", fails)
-    with pytest.raises(ModelError, match="ended early"):
-        counting.step_report(folder, "decoder")
-    assert not folder.exists()

@@ -1,5 +1,8 @@
 """Masks against the slow, obvious way (sort (score, position), remove the first round(s·n)); keys order like scores."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,6 +30,15 @@ def obvious(values: list[float], remove: int) -> list[bool]:
     return [place in gone for place in range(len(values))]
 
 
+@contextmanager
+def as_if_large(large: bool) -> Iterator[None]:
+    """Treat a small matrix as a ``large`` one: its threshold is found by counting, and it is worked on in pieces."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in (("WHOLE", 0), ("CHUNK", 7)) if large else ():
+            patch.setattr(masks, name, size)
+        yield
+
+
 @st.composite
 def matrices(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = tuple(DTYPES)) -> torch.Tensor:
     rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 24))
@@ -40,10 +52,7 @@ def matrices(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = tuple(DTYPES)) -
 @settings(max_examples=60, deadline=None)
 @given(matrices(), st.booleans())
 def test_layer_and_row_masks_equal_a_sort(weights: torch.Tensor, counting: bool) -> None:
-    """Large tensors find their threshold by counting and in pieces, small ones by sorting."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(masks, "WHOLE", 0 if counting else masks.WHOLE)
-        patch.setattr(masks, "CHUNK", 7 if counting else masks.CHUNK)
+    with as_if_large(counting):
         layers, rows = chosen(weights, "layer"), chosen(weights, "row")
     values = weights.abs().float()
     for sparsity, layer, row in zip(SPARSITIES, layers, rows, strict=True):
@@ -56,8 +65,7 @@ def test_layer_and_row_masks_equal_a_sort(weights: torch.Tensor, counting: bool)
 @given(matrices(), st.sampled_from(["2:4", "1:4", "1:10", "12:16", "1:100"]), st.booleans())
 def test_pattern_keeps_n_of_every_m(weights: torch.Tensor, pattern: str, pieces: bool) -> None:
     keep, group = map(int, pattern.split(":"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(masks, "CHUNK", 7 if pieces else masks.CHUNK)
+    with as_if_large(pieces):
         mask = masks.by_pattern(keys(weights.abs(), "w"), pattern)
     whole = weights.shape[1] // group * group
     for row, values in zip(mask.tolist(), weights.abs().float().tolist(), strict=True):
@@ -155,8 +163,7 @@ def test_kept_zeros_go_first_and_the_rest_by_share(
     scores = torch.rand(before.shape, generator=torch.Generator().manual_seed(1)).to(before.dtype)
     quotas = [Quota(share, "row" if by_row else "layer", pattern, keep_zeros=True) for share in SPARSITIES]
     plain = Quota(0.5, "layer", pattern)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(masks, "WHOLE", 0 if counting else masks.WHOLE)
+    with as_if_large(counting):
         found = [choice.mask for choice in masks.choose(scores, [*quotas, plain], "w", before)]
     assert torch.equal(found.pop(), next(masks.choose(scores, [plain], "w")).mask)
     zero, (rows, columns) = before == 0, before.shape

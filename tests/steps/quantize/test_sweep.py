@@ -192,12 +192,6 @@ def test_a_target_that_lost_zeros_is_gone(tiny_llama: Path, tmp_path: Path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["int8"]
 
 
-def test_gptq_without_text_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="gptq needs calibration text"):
-        make(tiny_llama, "decoder", {quantize_step(rounding="gptq"): tmp_path / "out"})
-    assert not list(tmp_path.iterdir())
-
-
 def test_nan_weights_are_named(tiny_bert: Path, tmp_path: Path) -> None:
     name = "encoder.layer.0.output.dense.weight"
     folder = _changed(tiny_bert, tmp_path / "nan", **{name: torch.full((64, 128), torch.nan)})

@@ -54,14 +54,6 @@ def test_it_beats_the_cut_alone_and_the_zeros_are_exact(tmp_path: Path) -> None:
     assert "the published run read 67,108,864" in found.note
 
 
-def test_an_encoder_decoder_is_pruned_too(tmp_path: Path) -> None:
-    dense, family = written("t5", tmp_path / "dense")
-    asked = single("prune", "elsa", **{**SETTINGS, "tokens": 6000}, sparsity=0.7)
-    found = made(dense, family, tmp_path / "out", asked, dense)
-    assert found.achieved == pytest.approx(0.7, abs=1e-3)
-    assert min(point.held_out for point in found.curve) < found.curve[0].held_out
-
-
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_a_pattern_is_that_of_every_group(kind: str, tmp_path: Path) -> None:
     dense, family = written(kind, tmp_path / "dense")

@@ -46,47 +46,40 @@ def test_the_whole_sparsity_is_there_before_the_end() -> None:
             assert [constant.share(step) for step in range(steps) if constant.due(step)] == [0.8]
 
 
-def test_the_smallest_weights_go_little_by_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dense, family = written("llama", tmp_path / "dense")
-    step = single("prune", "gradual", **SETTINGS, sparsity=0.6)
-    shares: list[float] = []
-    plain = torch.optim.AdamW.step
-
-    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
-        done = plain(self, *args, **kwargs)
-        leaves = [one for group in self.param_groups for one in group["params"] if one.ndim == 2 and len(one) != 96]
-        shares.append(sum(int((one == 0).sum()) for one in leaves) / sum(one.numel() for one in leaves))
-        return done
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    whole = made(dense, family, tmp_path / "whole", step, dense)
-    assert shares == sorted(shares) and len(set(shares)) > 4
-    assert shares[0] == 0 and shares[-1] == pytest.approx(0.6, abs=2e-3)
-    assert whole.achieved == pytest.approx(0.6, abs=2e-3)
-    one = Checkpoint(tmp_path / "whole")
-    for name, part in parts(one, family).items():
-        if part.prunable:
-            assert float((one.load(name) == 0).float().mean()) == pytest.approx(0.6, abs=2e-3), name
-
-
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_a_pattern_is_reached_on_the_way(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("llama", {"sparsity": 0.6}), ("llama", {"pattern": "2:4"}), ("gpt2", {"pattern": "2:4"})]
+)
+def test_every_matrix_gets_its_sparsity(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
     dense, family = written(kind, tmp_path / "dense")
-    step = single("prune", "gradual", **SETTINGS, pattern="2:4")
-    shares, full = list[float](), list[bool]()
-    plain = GradualPruning.before_gradients
+    report = made(dense, family, tmp_path / "out", single("prune", "gradual", **SETTINGS, **settings), dense)
+    sparsity = settings.get("sparsity", 0.5)
+    assert report.achieved == pytest.approx(sparsity, abs=2e-3)
+    model = Checkpoint(tmp_path / "out")
+    for name, part in parts(model, family).items():
+        if part.prunable:
+            assert float((model.load(name) == 0).float().mean()) == pytest.approx(sparsity, abs=2e-3), name
+    if "pattern" in settings:
+        two_of_four(tmp_path / "out", family)
 
-    def watched(self: GradualPruning, number: int) -> None:
-        plain(self, number)
-        gone = [(one, (one == 0).sum(1)) for held in self.masked for one in held.matrices(held.parameter.detach())]
-        shares.append(sum(int(zeros.sum()) for _, zeros in gone) / sum(one.numel() for one, _ in gone))
-        # No group ever has more zeros than the pattern gives it.
-        full.append(all(bool(((one.reshape(-1, 4) == 0).sum(1) <= 2).all()) for one, _ in gone))
 
-    monkeypatch.setattr(GradualPruning, "before_gradients", watched)
-    made(dense, family, tmp_path / "out", step, dense)
-    assert shares == sorted(shares) and len(set(shares)) > 4 and all(full)
-    two_of_four(tmp_path / "out", family)
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+def test_more_and_more_weights_go_and_none_comes_back(pattern: str) -> None:
+    weights = torch.nn.Parameter(torch.randn(16, 32, generator=torch.Generator().manual_seed(1)))
+    masked = MaskedParameter("w", weights, torch.zeros(16, 32, dtype=torch.bool), False, torch.float32)
+    optimizer = torch.optim.AdamW([weights], lr=0.1)
+    training: Any = SimpleNamespace(masked=[masked])
+    pruning = GradualPruning(Gradual(sparsity=0.5, pattern=pattern, frequency=2), training, optimizer, 20)
+    shares: list[float] = []
+    for step in range(20):
+        pruning.before_gradients(step)
+        assert not weights[masked.zeros].any(), step
+        if pattern == "2:4":  # no group ever has more zeros than the pattern gives it
+            assert int((weights.reshape(-1, 4) == 0).sum(1).max()) <= 2
+        shares.append(float((weights == 0).float().mean()))
+        weights.grad = torch.randn(16, 32, generator=torch.Generator().manual_seed(step)) * ~masked.zeros
+        optimizer.step()
+    assert shares == sorted(shares) and len(set(shares)) > 4
+    assert shares[0] == 0 and shares[-1] == 0.5
 
 
 def test_of_a_pattern_the_smallest_go_first() -> None:
