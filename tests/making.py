@@ -30,7 +30,11 @@ def attempt(
     for step, folder in folders.items():
         passes.setdefault(step.settings.pass_key(), {})[step] = folder
     for targets in passes.values():
-        run(parent, targets, Context(family, **context), results.__setitem__)
+        try:
+            run(parent, targets, Context(family, **context), results.__setitem__)
+        except SparsebenchError as error:  # of the whole pass
+            for step in targets:
+                results.setdefault(step, error)
     assert set(results) <= set(folders)
     return results
 

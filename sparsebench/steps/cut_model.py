@@ -76,10 +76,14 @@ class SmallerModel:
         removed = torch.zeros(length, dtype=torch.bool)
         for axis, cut in self._cuts.get(stored, ()):
             if cut.dim == dim and cut.expert == expert:
-                removed_units = torch.ones(axis.units, dtype=torch.bool)
-                removed_units[self.kept[axis]] = False
-                removed |= cut.marks(removed_units, length)
+                removed |= self.removed_entries(axis, cut, length)
         return torch.nonzero(~removed).flatten() if bool(removed.any()) else None
+
+    def removed_entries(self, axis: Axis, cut: Cut, length: int) -> torch.Tensor:
+        """Return which of the ``length`` entries along a cut go with the axis's elements, (length,) bool."""
+        removed_units = torch.ones(axis.units, dtype=torch.bool)
+        removed_units[self.kept[axis]] = False
+        return cut.marks(removed_units, length)
 
     def by_expert(self, stored: str) -> bool:
         """Whether each expert's slice of a tensor loses entries of its own."""

@@ -75,6 +75,9 @@ class Gguf(Settings):
     def reads_text(self) -> bool:
         return self.importance
 
+    def pass_key(self) -> Hashable:
+        return self.name, self.importance
+
     def describe(self) -> str:
         return f"gguf {self.type}{' importance' * self.importance}"
 

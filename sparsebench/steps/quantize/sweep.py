@@ -124,28 +124,18 @@ class GptqSweep(BlockSweep):
 
 
 def make_gguf(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Make each variant's folder; calibration text is read once, and only where an importance matrix is asked for."""
+    """Make each variant's folder; calibration text is read where an importance matrix is asked for."""
     checkpoint = float_checkpoint(parent, "quantize the checkpoint that it was made from")
-
-    def make_all(steps: list[Step], squares: Mapping[str, torch.Tensor], calibration_fields: Mapping[str, Any]) -> None:
-        for step in steps:
-            with failing_alone(step, emit):
-                report = make_gguf_variant(checkpoint, targets[step], context.family, str(step.settings.type), squares)
-                emit(step, replace(report, sweep_size=len(targets), **calibration_fields))
-
-    make_all([step for step in targets if not step.settings.importance], {}, {})
-    weighted = [step for step in targets if step.settings.importance]
-    if not weighted:
-        return
-    try:
+    squares: Mapping[str, torch.Tensor] = {}
+    calibration_fields: dict[str, Any] = {}
+    if next(iter(targets)).settings.importance:
         text = context.text("importance: true")
-        squares = mean_squares(checkpoint, text.batch, context, targets[weighted[0]])
-    except SparsebenchError as error:
-        for step in weighted:
-            emit(step, error)
-    else:
+        squares = mean_squares(checkpoint, text.batch, context, next(iter(targets.values())))
         calibration_fields = {"calibration_tokens": text.tokens, "calibration_sha256": text.sha256}
-        make_all(weighted, squares, calibration_fields)
+    for step, folder in targets.items():
+        with failing_alone(step, emit):
+            report = make_gguf_variant(checkpoint, folder, context.family, str(step.settings.type), squares)
+            emit(step, replace(report, sweep_size=len(targets), **calibration_fields))
 
 
 def mean_squares(checkpoint: Checkpoint, batch: Batch, context: Context, folder: Path) -> dict[str, torch.Tensor]:

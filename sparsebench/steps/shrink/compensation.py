@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.shape.axes import Axis, Cut, ModelShape
+from sparsebench.models.shape.axes import Axis, ModelShape
 from sparsebench.steps.factor import DAMPING
 from sparsebench.steps.finite import check_gram
 
@@ -51,13 +51,6 @@ def mean_output(weights: torch.Tensor, mean: torch.Tensor, kept_columns: torch.T
     removed_means = mean.clone()
     removed_means[kept_columns] = 0
     return (weights.double() @ removed_means).float()
-
-
-def kept_column_indices(axis: Axis, cut: Cut, kept_units: Iterable[int], length: int) -> torch.Tensor:
-    """Return the indices of the columns of a matrix (out, ``length``) that stay."""
-    removed_units = torch.ones(axis.units, dtype=torch.bool)
-    removed_units[list(kept_units)] = False
-    return torch.nonzero(~cut.marks(removed_units, length)).flatten()
 
 
 def refit(weights: torch.Tensor, gram: torch.Tensor, kept_columns: torch.Tensor, name: str) -> torch.Tensor:

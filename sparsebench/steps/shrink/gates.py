@@ -228,7 +228,7 @@ class GateTraining(Training):
         return [stay_note, target_note, smaller.loading_note, left_out_sentence(writer.left_out)]
 
 
-def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: None, emit: Emit) -> None:
+def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: Any, emit: Emit) -> None:
     """Make every smaller model of one pass, each in its folder; ``emit`` gets a result or an error. No calibration text is read.
 
     Raises ModelError without a dense model or a text.

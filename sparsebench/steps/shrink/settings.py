@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -55,6 +55,10 @@ class Shrink(Settings):
 
     def on_device(self) -> bool:
         return False
+
+    def pass_key(self) -> Hashable:
+        """Return whether blocks go and whether text is read, too: random cuts differ in both."""
+        return self.name, self.parts() == "blocks", self.reads_text()
 
     def reshapes(self) -> bool:
         return True

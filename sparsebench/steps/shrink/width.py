@@ -327,10 +327,10 @@ class _WidthPass:
 
     def _write_biases(self, draft: _Draft) -> None:
         checkpoint = self.shape.checkpoint
-        for axis, units in draft.smaller.kept.items():
+        for axis in draft.smaller.kept:
             for cut in axis.outputs:
                 weights = draft.smaller.shape.view(cut).to_matrix(checkpoint.load(cut.tensor))
-                index = compensation.kept_column_indices(axis, cut, units, weights.shape[1])
+                index = torch.nonzero(~draft.smaller.removed_entries(axis, cut, weights.shape[1])).flatten()
                 added = compensation.mean_output(weights, self.means[cut.tensor], index)
                 name = cut.tensor.removesuffix("weight") + "bias"
                 old = checkpoint.load(name).float() if name in checkpoint.tensors else 0
@@ -373,7 +373,7 @@ def _refitted(
     the others, with which the replay goes on."""
     assert gram is not None
     weights, view = block.matrix(cut.name), draft.smaller.shape.view(cut)
-    index = compensation.kept_column_indices(axis, cut, draft.smaller.kept[axis], weights.shape[1])
+    index = torch.nonzero(~draft.smaller.removed_entries(axis, cut, weights.shape[1])).flatten()
     refitted = compensation.refit(weights, gram, index, cut.name).to(weights.dtype)
     padded = weights.new_zeros(weights.shape)
     padded[:, index] = refitted

@@ -17,9 +17,9 @@ Each raise is the same number of weights, whatever the layer. A layer whose shar
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,7 @@ def allocate_shares(block: Block, sites: Sequence[SkipSite], targets: Sequence[f
     total_weights = sum(site.weights for site in sites)
     growths = [STEP * total_weights / site.weights for site in sites]
     shares, allocations = [0.0] * len(sites), {}
-    cost = _Cost(block, sites)
+    cost = _block_cost(block, sites)
 
     def skipped() -> float:
         return sum(share * site.weights for share, site in zip(shares, sites, strict=True))
@@ -213,31 +213,26 @@ def allocate_shares(block: Block, sites: Sequence[SkipSite], targets: Sequence[f
     return allocations
 
 
-class _Cost:
-    """The distance of a block's output from its output as it is, by the shares of its sites."""
+def _block_cost(block: Block, sites: Sequence[SkipSite]) -> Callable[[Sequence[float]], float]:
+    """Return the distance of a block's output from its output as it is, as a function of the shares of its sites."""
+    rows = block.samples[0]
+    weights, mask = block.weights(), block.mask(rows)
+    modules = [block.module.get_submodule(site.path.removeprefix(f"{block.path}.")) for site in sites]
 
-    def __init__(self, block: Block, sites: Sequence[SkipSite]) -> None:
-        self.block, self.sites = block, sites
-        self.rows = block.samples[0]
-        self.weights, self.mask = block.weights(), block.mask(self.rows)
-        self.thresholds = [0.0] * len(sites)
-        self.unmasked_output = self._output()
-
-    def __call__(self, shares: Sequence[float]) -> float:
-        self.thresholds = [site.magnitudes.threshold(share)[0] for site, share in zip(self.sites, shares, strict=True)]
-        with self._masks():
-            return float((self._output() - self.unmasked_output).norm())
-
-    def _output(self) -> torch.Tensor:
+    def output() -> torch.Tensor:
         with torch.no_grad():
-            return self.block.forward(0, self.rows, self.weights)[self.mask].float()
+            return block.forward(0, rows, weights)[mask].float()
 
-    def _masks(self) -> ExitStack:
-        def mask_input(number: int) -> Any:
-            return lambda _, args: (masked(args[0], self.thresholds[number]), *args[1:])
+    def mask_input(threshold: float, _: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return masked(args[0], threshold), *args[1:]
 
-        within = [site.path.removeprefix(f"{self.block.path}.") for site in self.sites]
-        modules = map(self.block.module.get_submodule, within)
-        return removing_hooks(
-            module.register_forward_pre_hook(mask_input(number)) for number, module in enumerate(modules)
-        )
+    def cost(shares: Sequence[float]) -> float:
+        thresholds = [site.magnitudes.threshold(share)[0] for site, share in zip(sites, shares, strict=True)]
+        hooked = zip(modules, thresholds, strict=True)
+        with removing_hooks(
+            module.register_forward_pre_hook(partial(mask_input, threshold)) for module, threshold in hooked
+        ):
+            return float((output() - unmasked_output).norm())
+
+    unmasked_output = output()
+    return cost

@@ -42,12 +42,12 @@ STACK = 256 << 20
 
 @dataclass(frozen=True)
 class Unit:
-    """One layer to prune to one quota, its first column in the stack, and its ``place`` among layers and quotas."""
+    """One layer to prune to one quota, its first column in the stack, and the ``indices`` of the layer and of the quota."""
 
     layer: Layer
     quota: Quota
     start: int = 0
-    place: tuple[int, int] = (0, 0)
+    indices: tuple[int, int] = (0, 0)
 
     @property
     def columns(self) -> slice:
@@ -73,7 +73,7 @@ def solve(
         factor = factorise(inputs, layers[0].name, dtype, damping)
         for units in _stacks(layers, quotas, dtype.itemsize, damping):
             for unit, solution in zip(units, _sweep(units, factor, dtype), strict=True):
-                layer_index, quota_index = unit.place
+                layer_index, quota_index = unit.indices
                 solutions[layer_index][quota_index] = solution
     return solutions
 
