@@ -75,6 +75,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("recover finetune", {"target": "x"}, "target"),
     ("recover distill", {"alpha": 1.1}, "alpha"),
     ("recover distill", {"temperature": 0.0}, "temperature"),
+    ("recover distill", {"match": "fsp", "layers": "last"}, "layers"),
+    ("recover distill", {"match": "nst", "layers": [[1, 2]]}, "layers"),
+    ("recover distill", {"match": "attention_ce", "layers": [[1, 1], [0, 1]]}, "layers"),
     *(
         ("recover distill", {"student": student}, "student")
         for student in ({}, {"layers": [1, 0]}, {"layers": [0, 0]}, {"heads": 3, "key_heads": 2})

@@ -210,6 +210,13 @@ class TaughtTraining(TrainingSettings):
         """
         if isinstance(self.layers, list) and not all(isinstance(pair, list) for pair in self.layers):
             raise wrong(f"layers is {self.layers}", "pairs of layers, such as [[1, 2], [2, 4]]", at="layers")
+        pairs = [pair for pair in self.layers if isinstance(pair, list)]
+        if self.match in ("fsp", "nst") and (self.layers == "last" or len(pairs) == 1):
+            raise wrong(f"`match: {self.match}` beside one pair of layers", "two pairs, or `uniform`", at="layers")
+        if self.match.startswith("attention") and any(0 in pair for pair in pairs):
+            raise wrong(
+                f"`match: {self.match}` beside layer 0, which has no attention", "layers from 1 on", at="layers"
+            )
         teachers = self.teachers()
         if len(teachers) > 1 and self.match != "none":
             raise wrong("`match` beside several teachers", "`match: none`, or one teacher", at="match")

@@ -31,6 +31,26 @@ def kinds_of(of: Of) -> tuple[AxisKind, ...]:
     return ("heads", "neurons") if of == "both" else (of,)
 
 
+def removable_blocks(counts: Mapping[str, int], settings: Any, pinned: int) -> dict[str, list[int]]:
+    """Return the blocks that may go, by stack, of the ``counts`` blocks that each stack has; the first ``pinned`` stay.
+
+    Raises UnsupportedError where ``settings`` remove more than that or a whole stack, or name one where there is one.
+    """
+    if settings.stacks != "both" and len(counts) == 1:
+        raise UnsupportedError(f"stacks: {settings.stacks}: the model has one stack of blocks", "leave `stacks` out")
+    removable: dict[str, list[int]] = {}
+    for stack, count in counts.items():
+        if settings.stacks not in ("both", stack):
+            continue
+        removable[stack] = list(range(pinned, count))
+        most = min(len(removable[stack]), count - 1)
+        if settings.blocks > most:
+            pinned_note = f", of which the first {pinned} always stay" if pinned else ""
+            problem = f"blocks: {settings.blocks}: the {stack} has {count} blocks{pinned_note}"
+            raise UnsupportedError(problem, f"at most {most}")
+    return removable
+
+
 def remaining_counts(shape: ModelShape, settings: Any) -> dict[Axis, int]:
     """Return how many elements of every axis stay by the settings of a width or of gates: the same share of all, heads
     in whole groups, at least one.

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 
-from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.safety import left_out_sentence
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.axes import ModelShape
@@ -29,6 +28,7 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Emit, Step, StepProgress
 from sparsebench.steps.counting import step_report
 from sparsebench.steps.outputs import failing_alone
+from sparsebench.steps.shrink.choosing import removable_blocks
 from sparsebench.steps.shrink.whole import WholeModel
 
 
@@ -40,7 +40,7 @@ def make(
     removable: dict[Step, dict[str, list[int]]] = {}
     for step in targets:
         with failing_alone(step, emit):
-            removable[step] = _removable(shape, step)
+            removable[step] = removable_blocks(shape.blocks, step.settings, shape.architecture.pinned)
     notes: dict[Step, str] = {}
     provenance = text.provenance() if text else {}
     spill = next(iter(targets.values())).parent
@@ -60,34 +60,11 @@ def make(
             emit(step, report)
 
 
-def _removable(shape: ModelShape, step: Step) -> dict[str, list[int]]:
-    stacks = step.settings.stacks
-    if stacks != "both" and len(shape.blocks) == 1:
-        raise UnsupportedError(f"stacks: {stacks}: the model has one stack of blocks", "leave `stacks` out")
-    pinned = shape.architecture.pinned
-    return {
-        stack: removable_blocks(count, step.settings.blocks, pinned, stack)
-        for stack, count in shape.blocks.items()
-        if stacks in ("both", stack)
-    }
-
-
 def _kept_notes(shape: ModelShape, removed: Mapping[str, list[int]]) -> Iterator[str]:
     """Yield a note for each stack: how many blocks stay, and which went."""
     for stack, removed_blocks in removed.items():
         total, of_stack = shape.blocks[stack], f" of the {stack}" if len(shape.blocks) > 1 else ""
         yield f"{total - len(removed_blocks)} of {total} blocks{of_stack} stay, without {', '.join(map(str, removed_blocks))}"
-
-
-def removable_blocks(blocks: int, removed: int, pinned: int, stack: str) -> list[int]:
-    """Return the blocks that may go. Raises UnsupportedError where ``removed`` is more than that, or all blocks."""
-    removable = list(range(pinned, blocks))
-    most = min(len(removable), blocks - 1)
-    if removed > most:
-        pinned_note = f", of which the first {pinned} always stay" if pinned else ""
-        problem = f"blocks: {removed}: the {stack or 'model'} has {blocks} blocks{pinned_note}"
-        raise UnsupportedError(problem, f"at most {most}")
-    return removable
 
 
 def baseline(name: str, removable: list[int], removed: int, seed: str) -> list[int]:

@@ -9,11 +9,11 @@ from pydantic import Field
 
 from sparsebench.errors import Refusal, UnsupportedError
 from sparsebench.manifest.schema import Count, NonEmpty, Share, wrong
-from sparsebench.models.files.families import PER_LAYER, family_of, has_classifier
+from sparsebench.models.files.families import PER_LAYER, dimensions, family_of, has_classifier
 from sparsebench.models.shape.architectures import architecture_of
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Settings, setting_words
-from sparsebench.steps.shrink.choosing import DOCUMENTS, LENGTH, REAP, kinds_of
+from sparsebench.steps.shrink.choosing import DOCUMENTS, LENGTH, REAP, kinds_of, removable_blocks
 from sparsebench.steps.shrink.labelled import labels_problem
 
 DEPTH = ("sleb", "influence", "angular", "first", "last")
@@ -75,6 +75,20 @@ class Shrink(Settings):
                 problem = f"it has no {kind} that can go"
                 return Refusal(f"{config.get('model_type')}: {problem}", architecture.alternative(kind))
         return super().refuses(config)
+
+    def refuses_shape(self, config: Mapping[str, Any]) -> Refusal | None:
+        """Refuse more blocks than the model can lose."""
+        if self.parts() != "blocks":
+            return super().refuses_shape(config)
+        size, family = dimensions(config), str(family_of(config))
+        counts = {family: size.layers}
+        if family == "encoder-decoder":
+            counts = {"encoder": size.layers, "decoder": size.decoder_layers or size.layers}
+        try:
+            removable_blocks(counts, self, architecture_of(config).pinned)
+        except UnsupportedError as error:
+            return Refusal(error.message, error.hint or "")
+        return None
 
 
 def uneven_refusal(config: Mapping[str, Any]) -> Refusal | None:

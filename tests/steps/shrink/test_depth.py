@@ -72,8 +72,8 @@ def test_a_first_block_unlike_the_others_stays(tmp_path: Path) -> None:
     result = shrunk(folder, family, tmp_path / "first", "first", blocks=3)[1]
     assert "without 1, 2, 3" in result.note
     load_model(tmp_path / "first", family)
-    with pytest.raises(UnsupportedError, match="first 1 always stay"):
-        depth.removable_blocks(4, 4, 1, "encoder")
+    error = refused(folder, family, tmp_path / "none", "first", blocks=4)
+    assert "first 1 always stay" in error.message
 
 
 def watched(model: WholeModel) -> dict[str, list[tuple[torch.Tensor, torch.Tensor]]]:

@@ -16,6 +16,7 @@ from sparsebench.steps.registry import combinations, label, single
 from sparsebench.steps.shrink import compensation, scores
 from sparsebench.steps.shrink.whole import WholeModel
 from tests.making import attempt, make
+from tests.models.model_zoo import small
 from tests.models.replaying import Stock, written
 from tests.steps.shrink.making import refused, shrunk, slow_taylor, text
 
@@ -239,6 +240,22 @@ def test_the_plan_knows_what_a_type_cannot_take(kind: str, name: str, settings: 
     assert single("shrink", "l2", keep=0.5, of="neurons").settings.refuses({"model_type": "llama"}) is None
     for possible in ("qwen3", "llama", "starcoder2"):
         assert single("shrink", "flap", keep=0.5, of="heads").settings.refuses({"model_type": possible}) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "settings", "what"),
+    [
+        ("llama", "sleb", {"blocks": 2}, "at most 1"),
+        ("llama", "random", {"blocks": 2}, "at most 1"),
+        ("llama", "first", {"blocks": 1, "stacks": "decoder"}, "stacks"),
+        ("t5", "first", {"blocks": 3, "stacks": "decoder"}, "at most 2"),
+    ],
+)
+def test_the_plan_knows_how_many_blocks_can_go(kind: str, name: str, settings: dict[str, Any], what: str) -> None:
+    config = {"model_type": kind, **small(kind), "num_hidden_layers": 2, "num_layers": 2, "num_decoder_layers": 3}
+    refusal = single("shrink", name, **settings).settings.refuses_shape(config)
+    assert what in f"{refusal.reason} {refusal.way_out}"
+    assert single("shrink", name, blocks=1).settings.refuses_shape(config) is None
 
 
 def test_a_text_that_fails_takes_no_step_that_reads_none(tmp_path: Path) -> None:
