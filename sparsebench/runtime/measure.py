@@ -140,7 +140,6 @@ class _Timing:
         self.emit, self.progress = emit, progress
         self.planned: Counter[str] = Counter()
         self.messages: dict[str, list[Message]] = {key: [] for key in variants}
-        self.last_error = ""
         self.added = False
 
     def run(self, keys: Sequence[str], processes: range, added: bool = False) -> None:
@@ -164,6 +163,7 @@ class _Timing:
             self.run(wide, more_processes[wide[0]], added=True)
 
     def _run_group(self, keys: list[str], processes: list[int]) -> None:
+        last_error = ""
         while processes and keys:
             message_count = 0
             try:
@@ -176,10 +176,10 @@ class _Timing:
                 all_finished = finished_count == len(processes)
                 if self.added and all_finished:
                     return  # all was measured: only the end of the processes failed
-                is_common = all_finished or (not message_count and str(error) == self.last_error)
+                is_common = all_finished or (not message_count and str(error) == last_error)
                 if not self.added and is_common:
                     raise
-                self.last_error = "" if isinstance(error, ParityError) else str(error)
+                last_error = "" if isinstance(error, ParityError) else str(error)
                 # The process is repeated for the other variants, so its results for them are dropped.
                 for key in keys[:index]:
                     self.messages[key].pop()

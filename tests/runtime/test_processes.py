@@ -148,10 +148,14 @@ def test_what_is_not_a_variants_own_ends_the_job(measured: Measured) -> None:
         measured("off", "off too", "quick", said="no compiler")
 
 
-def test_two_that_fail_alike_around_one_that_does_not_fail_alone(measured: Measured) -> None:
-    found, _ = measured("off", "quick", "off too", said="out of memory")
-    assert isinstance(found["quick"], LatencyResult)
-    assert (found["off"], found["off too"]) == ("out of memory", "out of memory")
+@pytest.mark.parametrize("forks", [True, False])
+@pytest.mark.parametrize("names", [("off", "quick", "off too"), ("off", "late", "quick")], ids=" ".join)
+def test_two_that_fail_alike_around_a_measurement_fail_alone(
+    measured: Measured, names: tuple[str, ...], forks: bool
+) -> None:
+    found, _ = measured(*names, forks=forks, said="out of memory")
+    assert isinstance(found.pop("quick"), LatencyResult)
+    assert [*found.values()] == ["out of memory"] * 2
 
 
 FORK = """
