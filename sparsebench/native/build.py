@@ -7,9 +7,11 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +37,11 @@ def library(name: str, *more_flags: str) -> ctypes.CDLL | Missing:
     Return Missing with the reason where it does not compile or load.
     """
     source = Path(__file__).with_name(f"{name}.cpp")
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
+    compiler = next((words for words in (compiler_words("g++"), ["c++"]) if shutil.which(words[0])), None)
     if compiler is None:
         return Missing("no C++ compiler (install g++, or name one in CXX)")
-    flags = (*FLAGS, *more_flags)
     try:
-        compiled = _compile(source, compiler, flags, Cache())
+        compiled = compile_source(source, compiler, (*FLAGS, *more_flags), Cache())
     except OSError as error:  # such as a cache that cannot be written
         return Missing(f"{source.name} is not compiled into the cache ({error})")
     if isinstance(compiled, Missing):
@@ -51,11 +52,18 @@ def library(name: str, *more_flags: str) -> ctypes.CDLL | Missing:
         return Missing(f"{compiled} does not load ({error}); remove it to compile again")
 
 
-def _compile(source: Path, compiler: str, flags: tuple[str, ...], cache: Cache) -> Path | Missing:
-    asked = subprocess.run([compiler, "--version"], capture_output=True, text=True, errors="replace", check=False)
+def compiler_words(default: str) -> list[str]:
+    """Return the command of the C++ compiler: that in CXX, which may have arguments (``ccache g++``), else ``default``."""
+    return shlex.split(os.environ.get("CXX", "")) or [default]
+
+
+def compile_source(source: Path, compiler: Sequence[str], flags: Sequence[str], cache: Cache) -> Path | Missing:
+    """Return the library of a source file, compiled into the cache unless it is there, or why it does not compile."""
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, errors="replace", check=False)
     headers = sorted(source.with_suffix("").glob("*.h"))
     texts = [file.read_text() for file in (source, *headers)]
-    ingredients = (texts, compiler, asked.stdout, flags, platform.machine(), platform.libc_ver())
+    executable = shutil.which(compiler[0])
+    ingredients = (texts, executable, compiler[1:], version.stdout, flags, platform.machine(), platform.libc_ver())
     key = hashlib.sha256(repr(ingredients).encode()).hexdigest()[:16]
     target = cache.root / "native" / f"{source.stem}-{key}.so"
     if target.is_file():
@@ -68,7 +76,7 @@ def _compile(source: Path, compiler: str, flags: tuple[str, ...], cache: Cache) 
             shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".compiling-") as folder:
             output = Path(folder) / target.name
-            command = [compiler, str(source), "-o", str(output), *flags]
+            command = [*compiler, str(source), "-o", str(output), *flags]
             try:
                 finished = children.run(command, COMPILE_SECONDS)
             except subprocess.TimeoutExpired:
@@ -76,6 +84,6 @@ def _compile(source: Path, compiler: str, flags: tuple[str, ...], cache: Cache) 
             if finished.returncode:
                 lines = finished.stderr.splitlines() or ["no message"]
                 reason = next((line for line in lines if "error" in line), lines[0])
-                return Missing(f"{source.name} does not compile with {compiler}: {reason}")
+                return Missing(f"{source.name} does not compile with {shlex.join(compiler)}: {reason}")
             os.replace(output, target)
     return target

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sparsebench import children, devices, environment, processor
+from sparsebench.native.build import compiler_words
 from sparsebench.sources import Cache
 
 REASON_DISABLED = "SPARSEBENCH_PLAIN_GLOO"
@@ -41,7 +42,7 @@ def path_with_tools() -> str:
 def requirements() -> tuple[tuple[str, bool, str], ...]:
     """List what compiling the operation needs, whether each part is installed, and how to install it."""
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    compiler = os.environ.get("CXX", "c++").partition(" ")[0]  # as torch names it, which may be "ccache g++"
+    compiler = compiler_words("c++")[0]  # torch's choice
     return (
         ("C++ compiler", bool(shutil.which(compiler, path=path_with_tools())), "install g++"),
         ("ninja", bool(shutil.which("ninja", path=path_with_tools())), "pip install ninja"),

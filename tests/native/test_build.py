@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_compiled_once_and_again_when_the_source_or_a_header_of_its_folder_chang
     for code, text in ((ADD, ""), (ADD, ""), (ADD_BY_HEADER, "a - b"), (ADD_BY_HEADER, "a * b")):
         header.write_text(f"#define SUM {text}\n")
         source.write_text(code)
-        made.append(build._compile(source, "g++", build.FLAGS, cache))
+        made.append(build.compile_source(source, ["g++"], build.FLAGS, cache))
     stamps = [one.stat().st_mtime_ns for one in made]
     assert made[0] == made[1] and stamps[0] == stamps[1] and not killed.exists()
     assert [build.ctypes.CDLL(str(one)).add(2, 3) for one in made] == [5, 5, -1, 6]
@@ -45,7 +46,7 @@ def test_compiled_once_and_again_when_the_source_or_a_header_of_its_folder_chang
 def test_two_processes_at_once_leave_one_library(source: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from sparsebench.native import build; from sparsebench.sources import Cache;"
-        "print(build._compile(Path(sys.argv[1]), 'g++', build.FLAGS, Cache(Path(sys.argv[2]))))"
+        "print(build.compile_source(Path(sys.argv[1]), ['g++'], build.FLAGS, Cache(Path(sys.argv[2]))))"
     )
     words = [sys.executable, "-c", code, str(source), str(tmp_path / "cache")]
     both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -57,7 +58,7 @@ def test_two_processes_at_once_leave_one_library(source: Path, tmp_path: Path) -
 @needs_compiler
 def test_a_source_that_does_not_compile_is_explained(source: Path, tmp_path: Path) -> None:
     source.write_text("int add( {")
-    made = build._compile(source, "g++", build.FLAGS, Cache(tmp_path / "cache"))
+    made = build.compile_source(source, ["g++"], build.FLAGS, Cache(tmp_path / "cache"))
     assert isinstance(made, Missing)
     assert "add.cpp" in made.reason and "error" in made.reason
     assert not list((tmp_path / "cache" / "native").iterdir())
@@ -67,24 +68,41 @@ def test_a_compiler_may_speak_another_encoding(source: Path, tmp_path: Path) -> 
     compiler = tmp_path / "c++"
     compiler.write_text("#!/bin/sh\nprintf 'Datei \\374ber: error'; printf 'Datei \\374ber: error' >&2; exit 1\n")
     compiler.chmod(0o755)
-    made = build._compile(source, str(compiler), build.FLAGS, Cache(tmp_path / "cache"))
+    made = build.compile_source(source, [str(compiler)], build.FLAGS, Cache(tmp_path / "cache"))
     assert isinstance(made, Missing) and "Datei \ufffdber: error" in made.reason
 
 
-def test_without_a_compiler_the_reason_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build.shutil, "which", lambda *_, **__: None)
+@pytest.fixture
+def no_library() -> Iterator[None]:
+    """No library has been loaded."""
     build.library.cache_clear()
+    yield
+    build.library.cache_clear()
+
+
+def test_without_a_compiler_the_reason_names_the_fix(monkeypatch: pytest.MonkeyPatch, no_library: None) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
     made = build.library("add")
-    assert isinstance(made, Missing)
-    assert "install g++" in made.reason
-    build.library.cache_clear()
+    assert isinstance(made, Missing) and "install g++" in made.reason
 
 
 @needs_compiler
-def test_a_cache_that_cannot_be_written_is_a_reason_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cxx_may_have_arguments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_library: None) -> None:
+    compiler = tmp_path / "wrapper"
+    compiler.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nexec "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", f"{compiler} g++")
+    monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path / "cache"))
+    assert not isinstance(build.library("checksum"), Missing)
+    assert "g++" in (tmp_path / "calls").read_text()
+
+
+@needs_compiler
+def test_a_cache_that_cannot_be_written_is_a_reason_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_library: None
+) -> None:
     (tmp_path / "cache").touch()
     monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path / "cache"))
-    build.library.cache_clear()
     made = build.library("checksum")
     assert isinstance(made, Missing) and str(tmp_path) in made.reason
-    build.library.cache_clear()
