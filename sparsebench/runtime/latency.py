@@ -101,7 +101,7 @@ class PhaseTimer:
     """
 
     setting: Setting
-    peers: RankSync
+    sync: RankSync
     progress: Callable[[str], None]
     meter: EnergyMeter
     process: int = 0
@@ -112,7 +112,7 @@ class PhaseTimer:
         steady_phases: SteadyPhases = []
         energy: Energy = {("load", side): loaded.joules for side, loaded in sides.items() if loaded.joules is not None}
         # One rank reads the counter, but all run the steps.
-        window_seconds = self.peers.largest(self.meter.window_seconds) if self.peers.cuda else 0.0
+        window_seconds = self.sync.largest(self.meter.window_seconds) if self.sync.cuda else 0.0
         for position, phase in enumerate(next(iter(sides.values())).phases):
             phase_of = {side: loaded.phases[position] for side, loaded in sides.items()}
             gc.collect()
@@ -145,7 +145,7 @@ class PhaseTimer:
         block = max(1, min(longest_block, int(seconds / (step_seconds * len(sides) * least_pairs))))
         samples: list[TimingSample] = []
         readings: dict[Side, list[float | None]] = {side: [] for side in sides}
-        least_seconds = GPU_SECONDS / self.setting.processes if self.peers.cuda else 0.0
+        least_seconds = GPU_SECONDS / self.setting.processes if self.sync.cuda else 0.0
         for pair in itertools.count():
             elapsed = sum(sample.wall_s for sample in samples)
             enough = pair >= math.ceil(wanted_samples / block) and elapsed >= least_seconds * len(sides)
@@ -159,7 +159,7 @@ class PhaseTimer:
                 phase.begin()
                 self.meter.take_joules()  # what was used before does not count
                 for index in range(block):
-                    _, (wall, cpu) = self.peers.timed(phase.step)
+                    _, (wall, cpu) = self.sync.timed(phase.step)
                     samples.append(TimingSample(phase.name, side, pair, index, wall, cpu, self.process))
                 readings[side].append(self.meter.take_joules())
         wall_times = {side: [sample.wall_s for sample in samples if sample.side == side] for side in sides}
@@ -177,7 +177,7 @@ class PhaseTimer:
         while seconds < window_seconds:
             if steps % block == 0:
                 phase.begin()
-            seconds += self.peers.timed(phase.step)[1][0]
+            seconds += self.sync.timed(phase.step)[1][0]
             steps += 1
         return _joules_per_step([self.meter.take_joules()], steps)
 
@@ -190,7 +190,7 @@ class PhaseTimer:
                 break
             if len(walls) % block == 0:
                 phase.begin()
-            walls.append(self.peers.timed(phase.step)[1][0])
+            walls.append(self.sync.timed(phase.step)[1][0])
         return walls
 
 

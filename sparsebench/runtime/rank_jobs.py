@@ -127,7 +127,7 @@ class StartedRank:
     worker: RankWorker
     device: str
     notes: tuple[str, ...]
-    peers: RankSync
+    sync: RankSync
     meter: energy.EnergyMeter
 
     @property
@@ -182,7 +182,7 @@ class StartedRank:
         This is one ``process`` of several; the first compares the variants' outputs with the plain model's.
         """
         job = self.worker.job
-        timer = PhaseTimer(self.setting, self.peers, self.worker.progress, self.meter, process)
+        timer = PhaseTimer(self.setting, self.sync, self.worker.progress, self.meter, process)
         with torch.inference_mode():
             models: dict[Side, Any] = {}
             sides: dict[Side, LoadedModel] = {}
@@ -223,7 +223,7 @@ class StartedRank:
             self.worker.progress("load")
             generate = self.setting.workload.generate
             for phase in phases(model, self.worker.job.family, self.prompt(folder), generate, keep_cache=False):
-                self.peers.barrier()
+                self.sync.barrier()
                 with meter.phase(phase.name, partial(getattr, phase, "cache")):
                     phase.begin()
                     for _ in range(generate if phase.name == "decode" else 1):
@@ -241,7 +241,7 @@ class StartedRank:
     def _timed_load(self, folder: Path, baseline: bool) -> tuple[Any, LoadedModel]:
         """Load a model; return it with its phases and the time and energy of loading."""
         self.meter.take_joules()  # what was used before does not count
-        model, seconds = self.peers.timed(lambda: self.load(folder, baseline))
+        model, seconds = self.sync.timed(lambda: self.load(folder, baseline))
         joules = self.meter.take_joules()
         self.worker.progress("load")
         generate = self.setting.workload.generate
