@@ -1,21 +1,23 @@
 """Tiny models of each family under the real engines, at one rank and two; without a compiler, so over plain gloo."""
 
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sparsebench import environment
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.runtime import LatencyResult, Setting, Workload, all_reduce, measure, measure_latency, measure_memory
+from sparsebench.runtime import LatencyResult, Setting, Workload, all_reduce, measure_latency, measure_memory
+from sparsebench.runtime.footprint import footprint
 from sparsebench.runtime.group import try_two_ranks
 from tests.gpus import H100, Driver
 from tests.models.replaying import written
+from tests.runtime.conftest import Started
 from tests.steps.shrink.making import shrunk
 
 SHORT = Workload(batch=1, prompt=12, generate=4)
@@ -146,48 +148,28 @@ def test_a_family_that_autotp_refuses_itself_is_unsupported(tmp_path: Path) -> N
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_where_a_pair_does_not_fit_each_is_measured_alone(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "footprint", lambda *_: 2**30)
-    monkeypatch.setattr(measure, "model_bytes", lambda *_: 2**30)
-    monkeypatch.setattr(environment, "memory", lambda: (2**31, 2**30))
+def test_where_a_pair_does_not_fit_each_is_measured_alone(tiny_bert: Path, free_memory: Callable[[int], None]) -> None:
+    free_memory(footprint(tiny_bert, setting(1)))
     found = collected(tiny_bert, [("variant", tiny_bert)], "encoder", setting(1))["variant"]
     assert found.baseline == "unpaired"
     assert {sample.side for sample in found.samples} == {"dense", "variant"}
     assert [(one.phase, one.pairs) for one in found.differences] == [("forward", 0)]
 
 
-class Started(Exception):
-    """Ranks would have been, for a job."""
-
-
-@pytest.fixture
-def no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    def group(job: Mapping[str, Any], setting: Setting) -> Any:
-        raise Started(job["baseline"], job["variants"])
-
-    monkeypatch.setattr(measure, "RankGroup", group)
-
-
-def too_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this model need more memory than there is."""
-    for name in ("model_bytes", "footprint"):
-        monkeypatch.setattr(measure, name, lambda one, _: 2**40 if one == folder else 2**20)
-
-
 def test_a_dense_model_alone_is_loaded_as_the_baseline(
-    tiny_bert: Path, no_ranks: None, monkeypatch: pytest.MonkeyPatch
+    tiny_bert: Path, no_ranks: None, free_memory: Callable[[int], None]
 ) -> None:
     """The sparse engine would leave out its zeros otherwise."""
-    monkeypatch.setattr(measure, "_pair_fits", lambda *_: False)
+    free_memory(footprint(tiny_bert, setting(1, "sparse")))
     with pytest.raises(Started) as seen:
         collected(tiny_bert, [("variant", tiny_bert)], "encoder", setting(1, "sparse"))
     assert seen.value.args == (True, (str(tiny_bert),))
 
 
 def test_a_model_that_does_not_fit_is_not_loaded(
-    tiny_bert: Path, no_ranks: None, monkeypatch: pytest.MonkeyPatch
+    tiny_bert: Path, no_ranks: None, free_memory: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr(environment, "memory", lambda: (2**31, 2**20))
+    free_memory(2**20)
     said = f"{tiny_bert.name} needs about 0.7 GiB"
     with pytest.raises(MeasureError, match=said) as caught:
         measure_memory(tiny_bert, "encoder", setting(1))
@@ -197,32 +179,40 @@ def test_a_model_that_does_not_fit_is_not_loaded(
 
 
 def test_a_dense_model_that_does_not_fit_is_refused_and_a_variant_fails_alone(
-    tiny_bert: Path, no_ranks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bert: Path, no_ranks: None, tmp_path: Path, free_memory: Callable[[int], None]
 ) -> None:
-    other, outcomes = shutil.copytree(tiny_bert, tmp_path / "other"), {}
-    too_large(tiny_bert, monkeypatch)
-    with pytest.raises(MeasureError, match=f"{tiny_bert.name} needs about 1024"):
-        collected(tiny_bert, [("variant", other)], "encoder", setting(1, "sparse"))
-    too_large(other, monkeypatch)
-    variants = [("large", other), ("small", tiny_bert)]
+    large, _ = written("bert", tmp_path / "large", hidden_size=512, intermediate_size=2048)
+    outcomes: dict[str, Any] = {}
+    variants = [("large", large), ("small", tiny_bert)]
+    free_memory(footprint(large, setting(1)) - 1)
+    with pytest.raises(MeasureError, match="large needs about"):
+        collected(large, [("variant", tiny_bert)], "encoder", setting(1))
     with pytest.raises(Started) as seen:
         measure_latency(tiny_bert, variants, "encoder", setting(1), outcomes.__setitem__)
-    assert "other needs about 1024" in outcomes["large"].message
+    assert "large needs about" in outcomes["large"].message
     assert seen.value.args == (False, (str(tiny_bert),))
 
 
 def test_what_the_first_rank_says_counts_whichever_is_heard_first(
-    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bert: Path, replace_ranks: Callable[..., None]
 ) -> None:
     """Only the first rank tells of the GPUs' state."""
     row = {"phase": "forward", "peak_rss_bytes": 2, "peak_bytes": 1, "anon_bytes": 1, "pss_bytes": 1,
            "tensor_bytes": 1, "baseline_bytes": 1}  # fmt: skip
-    facts = {"kernel": "k", "threads": 1, "device": "cuda", "dtype": "float32", "parity": None, "source": "s"}
+    facts = {
+        "kind": "result",
+        "kernel": "k",
+        "threads": 1,
+        "device": "cuda",
+        "dtype": "float32",
+        "parity": None,
+        "source": "s",
+    }
     said = [
         {"rank": rank, "memories": [row | {"rank": rank}], "notes": ["GPU 0: slowed down"] * (rank == 0), **facts}
         for rank in (1, 0)
     ]
-    monkeypatch.setattr(measure, "_results", lambda *_: iter(said))
+    replace_ranks(lambda *_: nullcontext(SimpleNamespace(messages=lambda: said)))
     result = measure_memory(tiny_bert, "encoder", setting(2))
     assert result.notes == ("GPU 0: slowed down",)
     assert [memory.rank for memory in result.per_rank] == [0, 1]

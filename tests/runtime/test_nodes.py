@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -21,18 +20,10 @@ FAKE = str(Path(__file__).with_name("fake_rank.py"))
 NODES = ("127.0.0.1", "127.0.0.2")
 
 
-@pytest.fixture(autouse=True)
-def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One second for the others to end is enough here; those that hang take all of it."""
-    monkeypatch.setattr(groups, "GRACE_SECONDS", 1.0)
-
-
 @pytest.fixture
-def imitated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second node's ranks are started here as well, and a second of doing nothing is enough."""
+def imitated(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second node's ranks are started here as well."""
     monkeypatch.setattr(groups, "RemoteRanks", NodeRanks)
-    monkeypatch.setattr(launch, "IDLE_POLL_SECONDS", 0.5)
-    monkeypatch.setattr(watch, "STALL_SECONDS", 1.0)
 
 
 def group(*actions: str, where: tuple[str, ...] = NODES, name: str = "") -> RankGroup:
@@ -120,20 +111,18 @@ def test_what_a_rank_did_before_it_ended_well_is_forgotten(hear: Callable[..., N
 def test_a_lost_node_is_blamed_not_the_rank_that_misses_it(hear: Callable[..., None]) -> None:
     """Ray notices the loss later than the ranks of other nodes do."""
     lost = {"kind": "ended", "rank": 1, "code": -9, "lines": ["node 127.0.0.2 is gone"], "out_of_memory": False}
-    hear(lost, pause=5.0)
+    hear(lost, pause=2.0)
     said = f"rank 1 of 2 on {NODES[1]} died of SIGKILL\n.*is gone"
     with pytest.raises(MeasureError, match=said), group("echo", "nothing") as ranks:
         list(ranks.messages())
 
 
 def test_gloo_takes_the_interface_by_which_ray_reaches_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    cards = {"lo": [SimpleNamespace(address="127.0.0.1")], "ib0": [SimpleNamespace(address="10.0.0.6")]}
-    monkeypatch.setattr(psutil, "net_if_addrs", lambda: cards)
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    assert launch.interface_variable("10.0.0.6") == {"GLOO_SOCKET_IFNAME": "ib0"}
-    assert launch.interface_variable("10.0.0.7") == {}
+    assert launch.interface_variable("127.0.0.1") == {"GLOO_SOCKET_IFNAME": "lo"}
+    assert launch.interface_variable("192.0.2.7") == {}
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth1")
-    assert launch.interface_variable("10.0.0.6") == {"GLOO_SOCKET_IFNAME": "eth1"}, "a person's own choice"
+    assert launch.interface_variable("127.0.0.1") == {"GLOO_SOCKET_IFNAME": "eth1"}, "a person's own choice"
 
 
 RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0", "RAY_raylet_start_wait_time_s": "300"}

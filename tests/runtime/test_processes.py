@@ -12,7 +12,7 @@ import pytest
 
 from sparsebench import children
 from sparsebench.errors import MeasureError, ParityError, SparsebenchError
-from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency
+from sparsebench.runtime import LatencyResult, Setting, Workload, measure_latency
 from sparsebench.runtime.results import TimingSample
 
 STEP = 0.01
@@ -65,7 +65,9 @@ Measured = Callable[..., tuple[dict[str, Any], list[tuple[list[int], list[str]]]
 
 
 @pytest.fixture
-def measured(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measured:
+def measured(
+    tiny_bert: Path, tmp_path: Path, replace_ranks: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> Measured:
     """Gives what was found of each variant, and the processes and variants of each group that began."""
 
     def measure_all(
@@ -73,7 +75,7 @@ def measured(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ) -> tuple[dict[str, Any], list[tuple[list[int], list[str]]]]:
         began: list[tuple[list[int], list[str]]] = []
         found: dict[str, Any] = {}
-        monkeypatch.setattr(measure, "RankGroup", lambda job, _: Group(job, began, error, said))
+        replace_ranks(lambda job, _: Group(job, began, error, said))
         monkeypatch.setattr(children, "may_fork", lambda: forks)
         for name in ("dense", *names):
             (tmp_path / name).symlink_to(tiny_bert)

@@ -10,7 +10,7 @@ import pytest
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.runtime import LatencyResult, Setting, measure, measure_memory
+from sparsebench.runtime import LatencyResult, Setting, measure_memory
 from sparsebench.runtime.footprint import model_bytes
 from sparsebench.storage import pack
 from tests.runtime.engines.pruned import prune
@@ -68,9 +68,8 @@ def test_without_a_compiler_csr_is_named(tiny_llama: Path, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("engine", ["deepspeed", "hf"])
-def test_packed_is_for_sparse(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+def test_packed_is_for_sparse(tiny_bert: Path, tmp_path: Path, no_ranks: None, engine: str) -> None:
     pack(tiny_bert, tmp_path / "packed")
-    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     with pytest.raises(UnsupportedError, match="packed"):
         measure_memory(tmp_path / "packed", "encoder", setting(1, engine))
 

@@ -28,9 +28,8 @@ while True: pass
 
 
 @pytest.fixture
-def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RankWatchdog]:
-    """Rank 0 works, rank 1 waits; a second of doing nothing is enough."""
-    monkeypatch.setattr(watch, "STALL_SECONDS", 1.0)
+def both(tmp_path: Path, hasty: None) -> Iterator[RankWatchdog]:
+    """Rank 0 works, rank 1 waits."""
     processes, logs = [], [tmp_path / "0.log", tmp_path / "1.log"]
     for program, log in zip((WORKS, WAITS), logs, strict=True):
         with log.open("wb") as told:
