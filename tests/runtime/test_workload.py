@@ -1,6 +1,7 @@
 """Token ids stay inside the vocabulary and clear of special tokens; a workload too long for a model is refused."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sparsebench.runtime.refusals import position_refusal
 from sparsebench.runtime.results import RankJob
 from sparsebench.runtime.workload import token_ids
 
+UNUSED = Channel.__new__(Channel)
 CONFIG = {"model_type": "llama", "vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": [2, 49]}
 
 
@@ -53,13 +55,13 @@ def test_positions(config: dict[str, Any], family: str, load: Workload, fits: bo
 def test_an_engine_for_cpus_refuses_the_gpu_that_its_rank_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    worker = RankWorker(RankJob("memory", "decoder"), Setting("skip", 1, Workload()), 0, Channel.__new__(Channel))
+    worker = RankWorker(RankJob("memory", "decoder"), Setting("skip", 1, Workload()), 0, UNUSED)
     with pytest.raises(UnsupportedError, match="the skip engine runs on a CPU only"):
         worker.take_device()
 
 
-def started(job: RankJob, setting: Setting) -> StartedRank:
-    worker = RankWorker(job, setting, 0, Channel.__new__(Channel))
+def started(job: RankJob, setting: Setting, channel: Channel = UNUSED) -> StartedRank:
+    worker = RankWorker(job, setting, 0, channel)
     return StartedRank(worker, "cpu", (), latency.RankSync(1, False), EnergyMeter(""))
 
 
@@ -75,10 +77,18 @@ def test_each_model_of_a_pair_is_prompted_in_its_own_vocabulary(tmp_path: Path) 
     assert prompts[0].max() >= 20 > prompts[2].max()
 
 
-def test_a_rank_speaks_after_each_load_and_after_parity(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_speaks_after_each_load_and_after_parity(tiny_bert: Path) -> None:
     job = RankJob("latency", "encoder", variants=(str(tiny_bert),), dense=str(tiny_bert))
-    messages: list[str] = []
-    monkeypatch.setattr(Channel, "send", lambda self, kind, *_, **__: messages.append(kind))
-    monkeypatch.setattr(latency.PhaseTimer, "time_phases", lambda *_: ([], [], {}))
-    started(job, Setting("hf", 1, Workload(prompt=8))).latency(0)
-    assert messages == [*["progress"] * 3, "result"]
+    setting = Setting("hf", 1, Workload(prompt=8), samples=1, phase_seconds=0.01)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"\n")  # the result is taken
+        started(job, setting, Channel(ours.fileno())).latency(0)
+        messages = [json.loads(line) for line in theirs.recv(2**20).splitlines()]
+    assert [message.get("what", message["kind"]) for message in messages] == [
+        "load",
+        "parity",
+        "load",
+        "forward",
+        "result",
+    ]

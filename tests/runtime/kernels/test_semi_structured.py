@@ -24,11 +24,15 @@ def ampere(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         assert dense.shape[1] % torch_sparse.TOKEN_MULTIPLE == 0 and alg_id == 7 and transpose_result
         return (packed @ dense).t()
 
-    monkeypatch.setattr(torch, "_cslt_compress", lambda weight: weight.clone())
-    monkeypatch.setattr(torch, "_cslt_sparse_mm_search", search)
-    monkeypatch.setattr(torch, "_cslt_sparse_mm", product)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(torch.backends.cusparselt, "is_available", lambda: True)
+    stubs = (
+        (torch, "_cslt_compress", torch.clone),
+        (torch, "_cslt_sparse_mm_search", search),
+        (torch, "_cslt_sparse_mm", product),
+        (torch.cuda, "get_device_capability", lambda: (9, 0)),
+        (torch.backends.cusparselt, "is_available", lambda: True),
+    )
+    for module, name, stub in stubs:
+        monkeypatch.setattr(module, name, stub)
     return searched
 
 
