@@ -103,14 +103,12 @@ def test_steps_equal_transformers(
     sizes = {"hidden_size": width, "intermediate_size": inner, "head_dim": size}
     plain = made(kind, dtype, num_attention_heads=shared * groups, num_key_value_heads=shared, **sizes)
     model, taken = with_steps(plain, compiled, zeros)
-    ids, before = tokens(prompt + 4), torch.get_num_threads()
+    ids = tokens(prompt + 4)
     right = logits(plain, ids, prompt)
     for level in levels(compiled):
-        compiled.use(level)
         torch.set_num_threads(threads)
         assert distance(logits(model, ids, prompt), right) <= CLOSE[dtype], level
-    torch.set_num_threads(before)
-    assert taken == {2: 4 * len(levels(compiled))}
+    assert taken == {2: 4 * len(list(levels(compiled)))}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,14 +123,13 @@ def test_greedy_tokens_are_transformers(compiled: Kernels, kind: str) -> None:
 
 def test_more_threads_give_the_same_bits(compiled: Kernels) -> None:
     model, _ = with_steps(made("llama", hidden_size=256, intermediate_size=700, head_dim=64), compiled)
-    name, before, results = cache_name(model), torch.get_num_threads(), []
+    name, results = cache_name(model), []
     with torch.inference_mode():
         prompt = model(input_ids=tokens(290), use_cache=True)[name]  # torch's own sums depend on the threads
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             given = {"input_ids": tokens(1), "use_cache": True, name: copy.deepcopy(prompt)}
             results.append(model.model(**given).last_hidden_state)
-    torch.set_num_threads(before)
     assert all(torch.equal(result, results[0]) for result in results)
 
 

@@ -49,7 +49,6 @@ def test_columns_are_read_where_inputs_are_large(
 ) -> None:
     torch.manual_seed(0)
     for level in levels(compiled):
-        compiled.use(level)
         for ins, outs in SHAPES:
             dense = linear(ins, outs, bias, zeros, dtype)
             layer = columns(compiled, dense, 0.5)
@@ -67,7 +66,6 @@ def test_what_a_few_tokens_need_is_read_once(compiled: Kernels, dtype: torch.dty
     torch.manual_seed(0)
     dense = linear(300, 530, True, zeros, dtype)
     for level in levels(compiled):
-        compiled.use(level)
         layer = columns(compiled, dense, 1.0)
         for tokens in range(1, MOST_TOKENS + 1):
             x = torch.randn(tokens, 300).to(dtype)
@@ -87,7 +85,6 @@ def test_a_layer_of_zeros_is_kept_without_them_where_that_is_faster(compiled: Ke
     for zeros in (0.1, 0.5):
         dense = linear(512, 600, False, zeros, torch.bfloat16)
         for level in levels(compiled):
-            compiled.use(level)
             layer = SkipColumns(compiled, dense.weight.T.contiguous(), None, 0.5)
             assert (layer.bitmask_shape is not None) == (zeros == 0.5 and level.startswith("avx512"))
         if layer.bitmask_shape:
@@ -102,8 +99,7 @@ def test_a_layer_of_zeros_is_kept_without_them_where_that_is_faster(compiled: Ke
 def test_all_inputs_and_none(compiled: Kernels, zeros: float) -> None:
     torch.manual_seed(0)
     dense = linear(130, 70, True, zeros, torch.float32)
-    for level in levels(compiled):
-        compiled.use(level)
+    for _ in levels(compiled):
         layer = columns(compiled, dense, 2.0)
         for tokens in (1, 3):
             assert torch.equal(layer(torch.full((tokens, 130), 2.0)), dense.bias.expand(tokens, -1))
@@ -123,7 +119,6 @@ def test_all_inputs_and_none(compiled: Kernels, zeros: float) -> None:
 def test_rows_are_read_where_the_gate_is_open(compiled: Kernels, dtype: torch.dtype, bias: bool, zeros: float) -> None:
     torch.manual_seed(0)
     for level in levels(compiled):
-        compiled.use(level)
         for ins, outs in SHAPES:
             dense = linear(ins, outs, bias, zeros, dtype)
             deciding = ThresholdedActivation(nn.SiLU(), 0.2)
@@ -166,15 +161,12 @@ def test_all_are_multiplied_at_once_where_that_is_faster(
 @pytest.mark.parametrize("tokens", [1, 5])
 def test_several_threads_say_what_one_says(compiled: Kernels, zeros: float, tokens: int) -> None:
     torch.manual_seed(0)
-    dense, x, before = linear(900, 700, True, zeros, torch.float32), torch.randn(tokens, 900), torch.get_num_threads()
+    dense, x = linear(900, 700, True, zeros, torch.float32), torch.randn(tokens, 900)
     by_columns = columns(compiled, dense, 0.3)
     gate = torch.randn(tokens, 700).relu()
     rows = SkipRows(compiled, dense.weight, dense.bias, lambda: gate)
     found = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(torch.cat([by_columns(x), rows(x)]))
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(torch.cat([by_columns(x), rows(x)]))
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
