@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench import environment
-from sparsebench.errors import ParityError, UnsupportedError
-from sparsebench.runtime import Setting, Workload, check_model, engine_refusal
+from sparsebench.errors import ParityError
+from sparsebench.runtime import Setting, Workload
 from sparsebench.runtime.engines import llamacpp as engine
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.measure import measure_memory, measure_pair
@@ -14,12 +13,11 @@ from sparsebench.runtime.workload import draw_prompt
 from tests.models.test_gguf_writer import ABSENT, tiny
 from tests.steps.quantize.test_gguf import quantized
 
-LLAMA = {"model_type": "llama", "hidden_size": 64}
 
-
-def setting(processes: int = 1, **workload: int) -> Setting:
-    asked = Workload(**{"prompt": 12, "generate": 4, **workload})
-    return Setting("llamacpp", 1, asked, samples=4, processes=processes, phase_seconds=0.2, timeout_seconds=100)
+def setting(processes: int = 1) -> Setting:
+    return Setting(
+        "llamacpp", 1, Workload(1, 12, 4), samples=4, processes=processes, phase_seconds=0.2, timeout_seconds=100
+    )
 
 
 @pytest.mark.long
@@ -47,29 +45,6 @@ def test_a_wrong_file_is_found_by_its_logits(tmp_path: Path) -> None:
     running.files[dense, "float32"] = running.files[other, "float32"]
     with pytest.raises(ParityError, match="differs"):
         running.parity(source, prompt)
-
-
-@pytest.mark.parametrize(
-    "config, encoding, workload, named",
-    [
-        (LLAMA, "int8", {}, "int8"),
-        ({"model_type": "t5"}, "float", {}, "t5"),
-        (LLAMA, "float", {"batch": 2}, "one sequence"),
-    ],
-)
-def test_what_it_cannot_run_is_refused(
-    config: dict[str, object], encoding: str, workload: dict[str, int], named: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(environment.versions(), "xllamacpp", "2026.10.0")
-    refusal = engine_refusal(config, encoding, setting(**workload))
-    assert refusal is not None and named in refusal.reason and refusal.way_out
-
-
-def test_where_the_package_is_missing_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(environment.versions(), "xllamacpp", "absent")
-    with pytest.raises(UnsupportedError, match="xllamacpp") as caught:
-        check_model(LLAMA, setting())
-    assert "pip install" in str(caught.value.hint)
 
 
 def test_an_encoder_is_timed_by_its_forward_pass(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ import torch
 from sparsebench.errors import UnsupportedError
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.files.quantized import Scheme
 from sparsebench.models.random_weights import write_random
-from sparsebench.runtime import Setting, Workload, check_supported, measure_latency, measure_memory, memory
-from sparsebench.runtime.engines import engine, engines
+from sparsebench.runtime import Setting, Workload, measure_latency, measure_memory, memory
+from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.footprint import model_bytes
 from sparsebench.runtime.workload import draw_prompt
@@ -73,23 +72,6 @@ def test_deepspeed_wraps_them_at_one_rank(tiny_llama: Path, tmp_path: Path) -> N
     assert 0 < judged.relative_l2 <= judged.tolerance
     found.load(source, 20, False)
     assert "_weight_int8pack_mm" in found.kernel
-
-
-@pytest.mark.parametrize(
-    ("name", "ranks", "scheme", "named"),
-    [
-        ("deepspeed-zero3", 1, Scheme(4, 64), "does not run int4"),
-        ("deepspeed", 2, Scheme(8, None), "2 ranks"),
-        ("hf", 1, Scheme(4, 20), "not of 20"),
-        ("hf", 1, Scheme(8, 32), "for 32 columns"),
-        ("sparse", 1, Scheme(8, 32), "for 32 columns"),
-    ],
-)
-def test_what_no_kernel_takes_is_refused_by_name(name: str, ranks: int, scheme: Scheme, named: str) -> None:
-    config = {"quantization_config": scheme.config(["model.layers.0.mlp.up_proj.weight"])}
-    with pytest.raises(UnsupportedError, match=named):
-        check_supported(config, "decoder", Setting(name, ranks, WORK))
-    assert {row.name for row in engines().values() if "int8" in row.encodings} == {"deepspeed", "hf", "sparse"}
 
 
 def test_a_model_without_a_matrix_that_fits_is_refused(tmp_path: Path) -> None:

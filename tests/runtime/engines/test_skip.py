@@ -7,13 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import cache_name
-from sparsebench.models.files.quantized import Scheme
-from sparsebench.models.modules.skipping import SkipThresholds
-from sparsebench.runtime import Setting, Workload, check_supported, measure_latency, memory
-from sparsebench.runtime.engines import engine, engines
+from sparsebench.runtime import Setting, Workload, measure_latency, memory
+from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.kernels import Kernels, kernels
 from sparsebench.runtime.workload import draw_prompt
@@ -23,7 +20,6 @@ from tests.runtime.engines.pruned import dense_model, prune, started
 from tests.steps.skip.making import made
 
 WORK = Workload(batch=1, prompt=12, generate=4)
-SKIP = SkipThresholds({"layers.0.self_attn.q_proj": 0.1}, {})
 TEAL, CATS = single("skip", "teal", share=0.5), single("skip", "cats", share=0.5)
 MOEFY = single("moefy", "kmeans", experts=8, active=0.5)
 ORACLE = single("moefy", "kmeans", experts=8, active=0.5, router="oracle")
@@ -104,21 +100,6 @@ def test_a_batch_of_a_few_says_what_each_says_alone(tiny_llama: Path, tmp_path: 
         together, alone = last(ids), torch.cat([last(row[None]) for row in ids])
     assert float((together - alone).norm() / alone.norm()) <= 1e-5
     assert "3 tokens at once: " in found.kernel and "100%" not in found.kernel.split("3 tokens at once: ")[1][:5]
-
-
-@pytest.mark.parametrize("name", ["sparse", "deepspeed", "deepspeed-zero3"])
-def test_engines_that_would_read_everything_are_refused_by_name(name: str) -> None:
-    with pytest.raises(UnsupportedError, match=f"the {name} engine") as caught:
-        check_supported(SKIP.config(), "decoder", Setting(name, 1, WORK))
-    assert "hf or skip" in (caught.value.hint or "")
-    assert {row.name for row in engines().values() if row.skips_weights} == {"hf", "skip"}
-
-
-@pytest.mark.parametrize("name", ["hf", "skip", "sparse"])
-def test_quantized_weights_are_not_skipped_by_any_engine(name: str) -> None:
-    config = {**SKIP.config(), "quantization_config": Scheme(8, None).config(["model.layers.0.mlp.up_proj.weight"])}
-    with pytest.raises(UnsupportedError, match="no engine can skip the weights of a quantized model"):
-        check_supported(config, "decoder", Setting(name, 1, WORK))
 
 
 @pytest.mark.long

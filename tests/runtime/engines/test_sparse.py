@@ -16,7 +16,7 @@ from sparsebench.models.modules.build import build_model
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
 from sparsebench.native import Missing
-from sparsebench.runtime import Setting, Workload, check_supported, memory
+from sparsebench.runtime import Workload, memory
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.sparse import Sparse
@@ -171,9 +171,7 @@ def test_without_a_compiler_torchs_csr_runs_and_is_noted(
     assert judged is not None and judged.relative_l2 <= judged.tolerance
 
 
-def test_what_it_refuses(tiny_llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="2 ranks"):
-        check_supported({}, "decoder", Setting("sparse", 2, Workload()))
+def test_float16_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     narrow = SavedModel(prune(tiny_llama, tmp_path / "pruned", 0.5), "decoder", "float16")
     with pytest.raises(UnsupportedError, match="float16"):
         started("sparse").load(narrow, 40, False)
