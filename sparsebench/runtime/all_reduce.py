@@ -29,7 +29,7 @@ BUFFER_BYTES = 69_000_000
 COMPILE_SECONDS = 600
 
 
-def is_used(engine: str, ranks: int, device: str = "cpu") -> bool:
+def is_used(engine: str, ranks: int, device: str) -> bool:
     """Return whether ranks on one machine use the operation: ``deepspeed``'s, where they share its CPU."""
     return engine == "deepspeed" and ranks > 1 and not devices.is_gpu(device)
 

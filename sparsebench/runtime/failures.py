@@ -14,11 +14,6 @@ ECHOES = (
 """How gloo, NCCL and torch's store report that another rank is gone."""
 
 
-def on_gpu(error: BaseException) -> bool:
-    """Return whether the memory that ran out is a GPU's."""
-    return mentions(error, ("cuda", "hip out of memory"))
-
-
 def echo(error: BaseException) -> bool:
     """Return whether the error only says that another rank has ended."""
     return isinstance(error, ConnectionError) or mentions(error, ECHOES)

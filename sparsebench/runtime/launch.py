@@ -203,7 +203,7 @@ class NodeRanks:
         return Path(self.folder.name) / f"rank-{rank}.log"
 
 
-def rank_variables(setting: Setting, node_index: int = 0) -> dict[str, str]:
+def rank_variables(setting: Setting, node_index: int) -> dict[str, str]:
     """Return the extra environment variables of the ranks on this machine, a node of the setting's.
 
     Where DeepSpeed's shared-memory operation is used, it is compiled.

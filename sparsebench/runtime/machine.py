@@ -24,23 +24,22 @@ def threads_per_rank(setting: Setting) -> int:
 
 def observe(threads: int) -> Machine:
     """Read the machine's state now; ``threads`` are those of one rank."""
-    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return Machine(
         load=os.getloadavg()[0],
         cores=os.cpu_count() or 1,
         affinity=environment.cores(),
         threads=threads,
-        governor=governor.read_text().strip() if governor.is_file() else "",
+        governor=_content("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         mhz=mhz(),
         **processor_seconds(),
     )
 
 
-def processor_seconds(file: Path = Path("/proc/stat")) -> dict[str, float]:
+def processor_seconds() -> dict[str, float]:
     """Return ``cpu_s`` and ``stolen_s`` of all processors since boot (proc(5)); empty where the system does not say."""
     with suppress(OSError, ValueError, IndexError):
         # user nice system idle iowait irq softirq steal; guest time is part of user
-        ticks = [int(word) for word in file.read_text().splitlines()[0].split()[1:9]]
+        ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
         second = os.sysconf("SC_CLK_TCK")
         return {"cpu_s": sum(ticks) / second, "stolen_s": ticks[7] / second}
     return {}
@@ -53,26 +52,27 @@ def stolen(before: Machine, after: Machine) -> float | None:
     return ((after.stolen_s or 0.0) - (before.stolen_s or 0.0)) / (after.cpu_s - before.cpu_s)
 
 
-def placement(root: Path = Path("/")) -> str:
+def placement() -> str:
     """Describe what decides where in memory a model is and where it runs, as far as the system says it."""
-
-    def content(path: str) -> str:
-        with suppress(OSError):
-            return (root / path).read_text().strip()
-        return ""
-
-    huge_pages = re.search(r"\[(\w+)\]", content("sys/kernel/mm/transparent_hugepage/enabled"))
-    aslr = content("proc/sys/kernel/randomize_va_space")
-    smt = content("sys/devices/system/cpu/smt/active")
+    huge_pages = re.search(r"\[(\w+)\]", _content("/sys/kernel/mm/transparent_hugepage/enabled"))
+    aslr = _content("/proc/sys/kernel/randomize_va_space")
+    smt = _content("/sys/devices/system/cpu/smt/active")
     binding = os.environ.get("OMP_PROC_BIND") or os.environ.get("GOMP_CPU_AFFINITY")
     facts = [
         f"transparent huge pages {huge_pages[1]}" if huge_pages else "",
-        f"NUMA nodes {nodes}" if (nodes := content("sys/devices/system/node/online")) else "",
+        f"NUMA nodes {nodes}" if (nodes := _content("/sys/devices/system/node/online")) else "",
         f"hyper-threading {'on' if smt == '1' else 'off'}" if smt else "",
         f"address space {'fixed' if aslr == '0' else 'random'}" if aslr else "",
         f"threads bound ({binding})" if binding else "threads unbound",
     ]
     return ", ".join(filter(None, facts))
+
+
+def _content(file: str) -> str:
+    """Return what a file of the system's says; "" where it cannot be read."""
+    with suppress(OSError):
+        return Path(file).read_text().strip()
+    return ""
 
 
 def mhz(processors: Path = Path("/sys/devices/system/cpu"), info: Path = Path("/proc/cpuinfo")) -> float | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import children, errors
 from sparsebench.children import call_in_fork, die_with_parent
-from sparsebench.errors import SparsebenchError, first_line, out_of_memory, redact_stderr
+from sparsebench.errors import SparsebenchError, first_line, mentions, out_of_memory, redact_stderr
 from sparsebench.runtime import failures, watch
 from sparsebench.runtime.channel import Channel
 from sparsebench.runtime.launch import CHANNEL, PARENT
@@ -55,7 +55,7 @@ def attempt(worker: RankWorker, call: Callable[[], None]) -> int:
         traceback.print_exc()
         # In main memory every rank adds a copy of what is not shared; a GPU holds only its own rank's share.
         hint = "use a smaller dtype, fewer ranks, or a larger machine" if memory else None
-        if memory and failures.on_gpu(error):
+        if memory and mentions(error, ("cuda", "hip out of memory")):
             hint = "use a smaller dtype, more ranks, the deepspeed-zero3 engine, or a GPU with more memory"
         what = "ran out of memory" if memory else "lost another rank"
         message = f"rank {worker.rank} of {worker.setting.ranks} {what}: {first_line(error)}"

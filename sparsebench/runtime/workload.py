@@ -45,8 +45,16 @@ class Phase:
         """Drop what no later phase needs."""
 
 
-def token_ids(config: Mapping[str, Any], workload: Workload) -> list[list[int]]:
-    """Draw seeded token ids (batch, prompt) from the vocabulary, without special tokens.
+@dataclass
+class Prompt:
+    """The prompt on the device: ids and a mask of ones, both (batch, prompt) int64."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+
+
+def draw_prompt(config: Mapping[str, Any], workload: Workload, device: str = "cpu") -> Prompt:
+    """Draw seeded tokens from the vocabulary, without special ones.
 
     They are the same for every model of one vocabulary. Padding would change masks and positions, an end token the
     length.
@@ -58,20 +66,8 @@ def token_ids(config: Mapping[str, Any], workload: Workload) -> list[list[int]]:
         special.update(entry if isinstance(entry, list) else [entry])  # end tokens may be several
     generator = random.Random(SEED)
     allowed = [id_ for id_ in range(text_settings["vocab_size"]) if id_ not in special]
-    return [generator.choices(allowed, k=workload.prompt) for _ in range(workload.batch)]
-
-
-@dataclass
-class Prompt:
-    """The prompt on the device: ids and a mask of ones, both (batch, prompt) int64."""
-
-    ids: torch.Tensor
-    mask: torch.Tensor
-
-
-def draw_prompt(config: Mapping[str, Any], workload: Workload, device: str = "cpu") -> Prompt:
-    """Return the prompt as tensors on ``device``."""
-    ids = torch.tensor(token_ids(config, workload), dtype=torch.int64, device=device)
+    rows = [generator.choices(allowed, k=workload.prompt) for _ in range(workload.batch)]
+    ids = torch.tensor(rows, dtype=torch.int64, device=device)
     return Prompt(ids, torch.ones_like(ids))
 
 

@@ -17,7 +17,7 @@ from sparsebench.runtime.channel import Channel
 from sparsebench.runtime.rank_jobs import RankWorker, StartedRank
 from sparsebench.runtime.refusals import position_refusal
 from sparsebench.runtime.results import RankJob
-from sparsebench.runtime.workload import token_ids
+from sparsebench.runtime.workload import draw_prompt
 
 UNUSED = Channel.__new__(Channel)
 CONFIG = {"model_type": "llama", "vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": [2, 49]}
@@ -25,10 +25,10 @@ CONFIG = {"model_type": "llama", "vocab_size": 50, "pad_token_id": 0, "bos_token
 
 @given(st.integers(1, 4), st.integers(1, 64))
 def test_ids_are_the_same_each_time_in_the_vocabulary_and_not_special(batch: int, prompt: int) -> None:
-    ids = token_ids(CONFIG, Workload(batch, prompt))
-    assert [len(row) for row in ids] == [prompt] * batch
-    assert {one for row in ids for one in row} <= set(range(50)) - {0, 1, 2, 49}
-    assert ids == token_ids(dict(CONFIG), Workload(batch, prompt))
+    ids = draw_prompt(CONFIG, Workload(batch, prompt)).ids
+    assert ids.shape == (batch, prompt)
+    assert set(ids.flatten().tolist()) <= set(range(50)) - {0, 1, 2, 49}
+    assert ids.equal(draw_prompt(dict(CONFIG), Workload(batch, prompt)).ids)
 
 
 @pytest.mark.parametrize(

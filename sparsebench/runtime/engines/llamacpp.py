@@ -203,17 +203,15 @@ class LlamaCpp:
             key = source.folder, dtype_of(source)
             if key not in self.files:
                 try:
-                    self.files[key] = self._variant_file(source.folder) or self._write_file(*key)
+                    self.files[key] = self._gguf_file(*key)
                 except SparsebenchError as error:  # that model's alone: the others are timed
                     self.files[key] = error
 
-    def _variant_file(self, folder: Path) -> Path | None:
-        """Return the file of a GGUF variant, whose header is checked: a folder may be a stranger's."""
+    def _gguf_file(self, folder: Path, dtype: str) -> Path:
+        """Return the file of a GGUF variant, whose header is checked, as a folder may be a stranger's; else write one."""
         if file := gguf_file(folder):
             check(file)
-        return file
-
-    def _write_file(self, folder: Path, dtype: str) -> Path:
+            return file
         file = Path(tempfile.mkdtemp(dir=self.scratch)) / GGUF_FILE
         write_gguf(folder, file, FLOATS[dtype])
         return file

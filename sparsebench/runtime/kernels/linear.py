@@ -255,7 +255,3 @@ class KernelLinear(MatrixHolder):
             rows = self.expanded(first, last, scratch[: last - first])
             y[:, first:last] = nn.functional.linear(x, rows, None if bias is None else bias[first:last])
         return y
-
-    def extra_repr(self) -> str:
-        """Return the description of the layer in ``print(model)``."""
-        return f"{self.in_features}, {self.out_features}, {self.matrix_type} {self.layout}, nonzeros={self.nonzeros}"

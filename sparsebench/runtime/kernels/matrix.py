@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,10 +74,9 @@ _OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 
 @dataclass(frozen=True)
 class Kernels:
-    """The library, its file, and whether it shares torch's threads; where not, it starts threads for each call."""
+    """The library, and whether it shares torch's threads; where not, it starts threads for each call."""
 
     library: ctypes.CDLL
-    path: Path
     shared: bool
 
     @property
@@ -111,7 +109,7 @@ def kernels() -> Kernels | Missing:
     shared = all(hasattr(process, name) for name in _OPENMP)
     if shared:
         compiled_library.sparse_threads(*(ctypes.cast(getattr(process, name), _P) for name in _OPENMP))
-    return Kernels(compiled_library, Path(compiled_library._name), shared)
+    return Kernels(compiled_library, shared)
 
 
 @dataclass(frozen=True)
