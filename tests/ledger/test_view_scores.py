@@ -70,16 +70,25 @@ def test_the_gate_asks_for_nineteen_twentieths_of_the_skill_and_a_tenth_of_the_p
     assert (row["ratio"] is None) == (dense["task"] == "piqa")
 
 
-def test_a_variant_of_two_names_is_judged_once(scored: Scored, hold: Hold) -> None:
-    """Another manifest calls the checkpoint differently and scores another task, on which the variant loses."""
-    first = scored(outcomes([1] * 80 + [0] * 20), outcomes([1] * 80 + [0] * 20))
-    second = scored(outcomes([1] * 80 + [0] * 20, "arc_easy"), outcomes([1] * 60 + [0] * 40, "arc_easy"))
+def _of_two_names(first: Records, second: Records) -> Records:
+    """Another manifest calls the checkpoint differently and scores another task."""
     for record in second:
         record |= {key: f"{record[key]}-arc" for key in ("cell_id", "key")} | {"manifest": "second"}
         record["settings"] |= {"task": "arc_easy"}
     plans = [_plan_of(records, model) for records, model in ((first, "smol"), (second, "smol-again"))]
-    (row,) = hold([*plans, *first, *second])("FROM gate").dicts()
+    return [*plans, *first, *second]
+
+
+def test_a_variant_of_two_names_is_judged_once(found: Records, scored: Scored, hold: Hold) -> None:
+    first = scored(outcomes([1] * 80 + [0] * 20), outcomes([1] * 80 + [0] * 20))
+    second = scored(outcomes([1] * 80 + [0] * 20, "arc_easy"), outcomes([1] * 60 + [0] * 40, "arc_easy"))
+    sizes = [size for record in first for size in of(found, stage="storage", id=record["variant"]["id"])]
+    ask = hold(_of_two_names([*first, *sizes], second))
+    (row,) = ask("FROM gate").dicts()
     assert (row["tasks"], row["weakest"], row["passes"]) == (2, "arc_easy", False)
+    (lost,) = ask("FROM _losses").dicts()
+    assert (lost["tasks"], lost["losses"], lost["cleared"]) == (2, 1, 0)
+    assert 0 < lost["share"] < 1
 
 
 def test_of_tasks_that_keep_as_little_the_first_by_name_is_weakest(scored: Scored, hold: Hold) -> None:
