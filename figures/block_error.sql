@@ -23,22 +23,22 @@ WITH ends AS (
 ), chosen AS (
     FROM ends
     WHERE NOT (contains(kind, '+') AND contains(kind, 'bits'))
-    QUALIFY row_number() OVER (PARTITION BY model, side, kind ORDER BY last, words) = 1
-         OR kind IN ('zeros', 'bits') AND row_number() OVER (PARTITION BY model, side, kind ORDER BY last DESC, words) = 1
+    QUALIFY row_number() OVER (PARTITION BY model, weights, side, kind ORDER BY last, words) = 1
+         OR kind IN ('zeros', 'bits') AND row_number() OVER (PARTITION BY model, weights, side, kind ORDER BY last DESC, words) = 1
 ), told AS (
     -- The nearest variant of zeros alone: the mean error of one block, and the error of the last behind all others.
-    SELECT model, side, arg_min(words, last) AS words, arg_min(own, last) AS own, min(last) AS last
+    SELECT model, weights, side, arg_min(words, last) AS words, arg_min(own, last) AS own, min(last) AS last
     FROM chosen
     WHERE kind = 'zeros'
     GROUP BY ALL
 )
 SELECT DISTINCT c.model, c.side, model_label(c.model, c.weights) || if(c.side IN ('encoder', 'decoder') AND o.family = 'encoder-decoder', chr(10) || c.side, '') AS panel,
        c.words AS label, c.kind, c.kind NOT IN ('zeros', 'bits') AS other, _kind_place(c.kind) AS place, o.block, o.error,
-       CASE WHEN count(DISTINCT c.model || c.side) OVER () = 1 AND t.words IS NOT NULL THEN
+       CASE WHEN count(DISTINCT concat(c.model, c.weights, c.side)) OVER () = 1 AND t.words IS NOT NULL THEN
            format('{}: a block alone is {:.0f}% off, the last behind all others {:.0f}%', t.words, 100 * t.own, 100 * t.last)
        END AS finding
 FROM chosen c
 JOIN outputs o ON o.variant_id = c.variant_id AND o.side = c.side
-LEFT JOIN told t ON t.model = c.model AND t.side = c.side
+LEFT JOIN told t ON (t.model, t.weights, t.side) = (c.model, c.weights, c.side)
 WHERE o.error > 0
 ORDER BY c.model, c.side, place, label, o.block;

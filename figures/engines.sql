@@ -29,12 +29,12 @@ WITH timed AS (
     -- Of zeros at one sparsity the variant that loses least; of dense kernels the most zeros.
     FROM timed
     WHERE NOT plain OR kind <> 'zeros' OR engine = 'deepspeed'
-    QUALIFY dense_rank() OVER (PARTITION BY model, machine, engine, if(kind = 'zeros', concat(if(plain, NULL, sparsity)), words)
+    QUALIFY dense_rank() OVER (PARTITION BY model, weights, machine, engine, if(kind = 'zeros', concat(if(plain, NULL, sparsity)), words)
                                ORDER BY rivals DESC, if(plain, -sparsity, 0), ratio, workload, request DESC NULLS LAST, started_at DESC, variant_id) = 1
 ), placed AS (
     SELECT *, concat(model_label(model, weights), ', ', machine_label(machine)) AS panel
     FROM chosen
-    QUALIFY bool_or(NOT plain) OVER (PARTITION BY model, machine)
+    QUALIFY bool_or(NOT plain) OVER (PARTITION BY model, weights, machine)
 ), quickest AS (
     -- Of a variant's engines the one that writes a token fastest.
     FROM placed
@@ -43,8 +43,8 @@ WITH timed AS (
     -- Of a model the machine on which most engines ran dense, then the one with most rows.
     SELECT *, dense_rank() OVER (ORDER BY bytes DESC, panel) AS number
     FROM (FROM (SELECT *, max(rivals) OVER (PARTITION BY panel) AS ran, count(*) OVER (PARTITION BY panel) AS lines FROM quickest)
-          QUALIFY panel = first_value(panel) OVER (PARTITION BY model ORDER BY ran DESC, lines DESC, panel))
-    JOIN (SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY model) USING (model)
+          QUALIFY panel = first_value(panel) OVER (PARTITION BY model, weights ORDER BY ran DESC, lines DESC, panel))
+    JOIN (SELECT model, weights, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL) USING (model, weights)
 ), fastest AS (
     -- What ran dense fastest.
     SELECT panel, array_to_string(list_sort(list_distinct(list(replace(replace(rival, 'plain ', ''), 'our dense kernels', 'ours')))), ' or ') AS rivals FROM numbered GROUP BY panel

@@ -25,9 +25,9 @@ WITH marked AS (
            concat(coalesce(line, 'dense'), ': ', regexp_replace(label, ' b\d+ p\d+ g\d+$', '')) AS row_name
     FROM marked
 )
-SELECT DISTINCT ON (model, row_name, sparsity) sparsity, row_name, severity, text, if(text = '·', NULL, reason) AS reason,
+SELECT DISTINCT ON (model, weights, row_name, sparsity) sparsity, row_name, severity, text, if(text = '·', NULL, reason) AS reason,
        model_label(named.model, weights) AS model
 FROM named
-QUALIFY bool_or(severity > 0) OVER (PARTITION BY model, row_name)
+QUALIFY bool_or(severity > 0) OVER (PARTITION BY model, weights, row_name)
 ORDER BY weights = 'random', named.model, list_position(['make', 'structure', 'storage', 'benchmarks', 'latency', 'memory'], stage), row_name, sparsity,
          severity DESC;

@@ -28,8 +28,8 @@ WITH packed AS (
     -- A variant made with other libraries is another, but as large.
     SELECT r.variant_id, any_value(bytes) AS bytes
     FROM _recipes r
-    JOIN (SELECT DISTINCT variant_id, model FROM scores) USING (variant_id)
-    JOIN (SELECT model, words, min(bytes) AS bytes FROM sizes JOIN _recipes USING (variant_id) WHERE format = 'packed' GROUP BY ALL) USING (model, words)
+    JOIN (SELECT DISTINCT variant_id, model, weights FROM scores) USING (variant_id)
+    JOIN (SELECT model, weights, words, min(bytes) AS bytes FROM sizes JOIN _recipes USING (variant_id) WHERE format = 'packed' GROUP BY ALL) USING (model, weights, words)
     WHERE r.variant_id NOT IN (SELECT variant_id FROM sizes WHERE format = 'packed')
     GROUP BY ALL
 ), points AS (
@@ -45,7 +45,7 @@ WITH packed AS (
       -- A variant that skips keeps every byte (bytes_read shows it); chains of three kinds crowd the others.
       AND NOT regexp_matches(coalesce(kind, ''), 'skipped inputs|experts|\+.*\+')
     -- One panel per model: the one that was scored on the most text.
-    QUALIFY n = max(n) OVER (PARTITION BY c.model)
+    QUALIFY n = max(n) OVER (PARTITION BY c.model, c.weights)
 ), named AS (
     SELECT *, score / dense AS ratio, bytes / max(bytes) FILTER (kind = 'dense') OVER (PARTITION BY panel) AS part,
            kind = 'dense' OR variant_id IN (SELECT variant_id FROM gate WHERE passes) AS passes
@@ -58,7 +58,7 @@ WITH packed AS (
 ), told AS (
     SELECT panel, min(part) FILTER (kind = 'bits' AND passes) AS bits, min(part) FILTER (kind = 'zeros' AND passes) AS zeros, any_value(fetched) AS fetched
     FROM named
-    LEFT JOIN (SELECT model, max(share) AS fetched FROM sizes WHERE format = 'source' AND weights = 'dequantized' GROUP BY model) USING (model)
+    LEFT JOIN (SELECT model, weights, max(share) AS fetched FROM sizes WHERE format = 'source' AND weights = 'dequantized' GROUP BY ALL) USING (model, weights)
     GROUP BY panel
     HAVING count(DISTINCT kind) FILTER (kind <> 'dense') > 1
 ), said AS (

@@ -31,7 +31,7 @@ WITH fastest AS (
     -- On each machine the job whose dense model most engines ran, then the fastest.
     QUALIFY row_number() OVER (PARTITION BY variant_id, machine ORDER BY rivals DESC, gains DESC, speedup DESC, engine, record_id) = 1
 ), points AS (
-    SELECT DISTINCT c.model, concat(model_label(c.model, c.weights), ', ', f.machine, chr(10), c.n, ' windows, a prompt of ', prompt, ' tokens') AS panel, kind, replace(words, '(text ', '(') || ' (' || _engine_word(engine) || ')' AS label,
+    SELECT DISTINCT c.model, c.weights, concat(model_label(c.model, c.weights), ', ', f.machine, chr(10), c.n, ' windows, a prompt of ', prompt, ' tokens') AS panel, kind, replace(words, '(text ', '(') || ' (' || _engine_word(engine) || ')' AS label,
            relative, relative_low, relative_high, gains, rival, rivals, c.score / c.dense AS ratio, c.low / c.dense AS low, c.high / c.dense AS high, coalesce(passes, false) AS passes, c.n
     FROM curves c
     JOIN fastest f USING (variant_id)
@@ -42,7 +42,7 @@ WITH fastest AS (
 ), shown AS (
     -- Of a model the machine on which most engines ran dense; what does not pass is shown where it is the best of its kind at this time.
     FROM (SELECT *, max(rivals) OVER (PARTITION BY panel) AS ran, count(*) OVER (PARTITION BY panel) AS points FROM points)
-    QUALIFY panel = first_value(panel) OVER (PARTITION BY model ORDER BY ran DESC, points DESC, panel)
+    QUALIFY panel = first_value(panel) OVER (PARTITION BY model, weights ORDER BY ran DESC, points DESC, panel)
         AND (passes OR row_number() OVER (PARTITION BY panel, kind, round(relative / 10) ORDER BY ratio, label) = 1) AND dense_rank() OVER (ORDER BY ran DESC, points DESC, panel) <= 4
 ), drawn AS (
     FROM shown

@@ -17,7 +17,7 @@ WITH dense AS (
     SELECT *
     FROM tensors
     WHERE method = 'dense' AND weights <> 'random' AND prunable AND layer IS NOT NULL
-    QUALIFY row_number() OVER (PARTITION BY model, name ORDER BY manifest) = 1
+    QUALIFY row_number() OVER (PARTITION BY model, weights, name ORDER BY manifest) = 1
 ), counted AS (
     SELECT model_label(model, weights) AS series, pow(2, edges[bin]) AS threshold, sum(zeros + list_sum(histogram[:bin])) / sum(count) AS share
     FROM (SELECT *, unnest(range(1, len(edges) + 1)) AS bin FROM dense)

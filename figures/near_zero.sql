@@ -17,7 +17,7 @@ WITH placed AS (
     FROM structure s
     JOIN ways USING (variant_id)
     WHERE weights <> 'random' AND scope = 'layer and kind' AND scale = 'relative' AND threshold = 0.1
-    QUALIFY off = min(off) OVER (PARTITION BY model, line)
+    QUALIFY off = min(off) OVER (PARTITION BY model, weights, line)
 ), uneven AS (
     -- Matrices that differ by two points: more than rounding.
     SELECT variant_id, model

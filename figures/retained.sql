@@ -36,7 +36,7 @@ WITH sampled AS (
     SELECT model, weights, row_number() OVER (ORDER BY any_value(points) DESC, model, weights) <= 4 AS shown FROM drawn GROUP BY model, weights
 ), benchmarks AS (
     -- Two metrics of one task are one benchmark, not told from chance where neither is.
-    SELECT model, _benchmark(task) AS benchmark, bool_and(gone) AS lost FROM ended WHERE sparsity = 0.9 GROUP BY ALL
+    SELECT model, weights, _benchmark(task) AS benchmark, bool_and(gone) AS lost FROM ended WHERE sparsity = 0.9 GROUP BY ALL
 )
 SELECT sparsity, greatest(retained, -0.25) AS retained, greatest(retained_low, -0.25) AS low, greatest(retained_high, -0.25) AS high, task, 7 + number AS place,
        0::DOUBLE AS zero, 0.95::DOUBLE AS gate, 1::DOUBLE AS one, model_label(model, weights) AS panel,

@@ -27,9 +27,9 @@ WITH shown AS (
           AND task NOT IN (SELECT task FROM scores WHERE separable IS false)
 ), counted AS (
     -- Two metrics of one task are one benchmark; of several samples the largest counts.
-    SELECT model, _benchmark(task) AS benchmark, sparsity, bool_and(kept) AS kept
-    FROM (SELECT model, task, sparsity, n, bool_or(NOT _lost(verdict)) AS kept FROM shown WHERE NOT bound AND verdict IS NOT NULL GROUP BY model, task, sparsity, n
-          QUALIFY n = max(n) OVER (PARTITION BY model, task, sparsity))
+    SELECT model, weights, _benchmark(task) AS benchmark, sparsity, bool_and(kept) AS kept
+    FROM (SELECT model, weights, task, sparsity, n, bool_or(NOT _lost(verdict)) AS kept FROM shown WHERE NOT bound AND verdict IS NOT NULL GROUP BY model, weights, task, sparsity, n
+          QUALIFY n = max(n) OVER (PARTITION BY model, weights, task, sparsity))
     GROUP BY ALL
 ), best AS (
     FROM shown QUALIFY row_number() OVER (PARTITION BY panel, name, sparsity ORDER BY _goodness(score, higher_is_better) DESC, line) = 1

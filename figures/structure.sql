@@ -21,7 +21,7 @@ WITH matrices AS (
 ), ranked AS (
     SELECT *, dense_rank() OVER (ORDER BY bytes DESC NULLS LAST, model) <= 4 AS shown, kind NOT IN ('gate', 'gate_up', 'up', 'down') AS attention
     FROM matrices
-    LEFT JOIN (SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY model) USING (model)
+    LEFT JOIN (SELECT model, weights, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL) USING (model, weights)
 )
 SELECT layer, if(family = 'encoder-decoder', side || ' ', '') || kind AS kind, near_share, model_label(model, weights) AS facet,
        (SELECT format('Attention matrices have {}% of their weights near zero, MLP matrices {}%', range_label('{:.0f}', 100 * min(near_share) FILTER (attention), 100 * max(near_share) FILTER (attention)),

@@ -20,28 +20,28 @@
 -- boundnote: Grey: trained, but still below the quality gate.
 
 WITH judged AS (
-    SELECT variant_id, model, coalesce(1 / ratio, greatest(retained, 0)) AS kept, passes, ratio IS NOT NULL AS reads FROM gate WHERE tasks > 0
+    SELECT variant_id, coalesce(1 / ratio, greatest(retained, 0)) AS kept, passes, ratio IS NOT NULL AS reads FROM gate WHERE tasks > 0
 ), trained AS (
-    SELECT DISTINCT r.model, r.variant_id, r.sparsity, r.trained_tokens AS tokens, v.parent
+    SELECT DISTINCT r.model, v.weights, r.variant_id, r.sparsity, r.trained_tokens AS tokens, v.parent
     FROM recovered r
     JOIN variants v USING (variant_id)
     WHERE r.sparsity > 0 AND r.trained_tokens IS NOT NULL
     -- Much shorter ones would be a dot.
-    QUALIFY tokens >= 0.05 * max(tokens) OVER (PARTITION BY r.model)
+    QUALIFY tokens >= 0.05 * max(tokens) OVER (PARTITION BY r.model, v.weights)
 ), ends AS (
-    SELECT t.model, t.sparsity, t.tokens, b.kept AS before, a.kept AS after, a.passes, a.reads, row_number() OVER (PARTITION BY t.model, t.sparsity ORDER BY a.kept DESC, t.tokens, t.variant_id) = 1 AS best
+    SELECT t.model, t.weights, t.sparsity, t.tokens, b.kept AS before, a.kept AS after, a.passes, a.reads, row_number() OVER (PARTITION BY t.model, t.weights, t.sparsity ORDER BY a.kept DESC, t.tokens, t.variant_id) = 1 AS best
     FROM trained t
     JOIN judged a USING (variant_id)
     JOIN judged b ON b.variant_id = t.parent AND b.reads = a.reads
 ), counted AS (
-    SELECT *, count(*) OVER (PARTITION BY model) AS lines, max(after) OVER (PARTITION BY model) AS highest FROM ends WHERE best
+    SELECT *, count(*) OVER (PARTITION BY model, weights) AS lines, max(after) OVER (PARTITION BY model, weights) AS highest FROM ends WHERE best
 ), numbered AS (
-    SELECT *, dense_rank() OVER (ORDER BY lines DESC, highest DESC, model) <= 4 AS shown FROM counted
+    SELECT *, dense_rank() OVER (ORDER BY lines DESC, highest DESC, model, weights) <= 4 AS shown FROM counted
 ), passed AS (
     SELECT string_agg(format('{} ({}% zeros)', model, sparsities), ', ' ORDER BY model) FILTER (passes) AS words, count(*) FILTER (passes) > 1 AS several, bool_or(NOT passes) AS failing
     FROM (SELECT model, passes, string_agg(DISTINCT percent_label(sparsity), ' and ' ORDER BY percent_label(sparsity)) AS sparsities FROM numbered GROUP BY ALL)
 )
-SELECT concat(model, if(reads, ': perplexity', ': skill')) AS panel, unnest([0, tokens / 1000]) AS thousands, unnest([before, after]) AS kept, percent_label(sparsity) || if(passes, '%: passes', '% zeros') AS zeros, NOT passes AS bound,
+SELECT concat(if(count(DISTINCT weights) OVER (PARTITION BY model) > 1, model_label(model, weights), model), if(reads, ': perplexity', ': skill')) AS panel, unnest([0, tokens / 1000]) AS thousands, unnest([before, after]) AS kept, percent_label(sparsity) || if(passes, '%: passes', '% zeros') AS zeros, NOT passes AS bound,
        dense_rank() OVER (PARTITION BY passes ORDER BY sparsity) + 7 AS place, if(reads, 1 / 1.1, 0.95) AS gate,
        (SELECT concat('Pruned and trained, ', coalesce(if(failing, 'only ', '') || words, 'no model'), if(several, ' pass', ' passes'), ' the quality gate') FROM passed) AS finding,
        (SELECT 'Not drawn: ' || string_agg(DISTINCT model, ', ' ORDER BY model) || ', with the fewest trainings.' FROM numbered WHERE NOT shown) AS left_out

@@ -15,7 +15,7 @@ from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.store import Ledger
 from sparsebench.plan.cells import Cell
 from sparsebench.report import build
-from sparsebench.report.lookup import query_named
+from sparsebench.report.lookup import FOLDER, query_named
 from sparsebench.storage import Size
 from tests.ledger import samples
 from tests.ledger.made import elsewhere
@@ -57,6 +57,65 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
         return replace(found, sizes=(*(replace(one, bytes=one.bytes // scale) for one in found.sizes), *source))
 
     monkeypatch.setattr(samples, "stored", sized)
+
+
+def twins(records: list[dict[str, Any]], **changes: Any) -> list[dict[str, Any]]:
+    """The records of another manifest, with these changes of each variant and of the settings of each benchmark."""
+    settings = changes.pop("settings", {})
+    twin = copy.deepcopy(records)
+    for record in twin:
+        record["manifest"] = "twin"
+        for cell in record.get("cells", [record]):
+            cell |= {key: f"{cell[key]}-twin" for key in ("cell_id", "key")}
+            cell["settings"] |= settings if cell["stage"] == "benchmarks" else {}
+            cell["variant"] |= changes
+            if changes:
+                cell["variant"]["id"] += "-twin"
+                cell["variant"]["parents"] = [f"{parent}-twin" for parent in cell["variant"]["parents"]]
+    return twin
+
+
+def told_apart(tmp_path: Path, records: list[dict[str, Any]], twin: list[dict[str, Any]], column: str) -> set[str]:
+    """The names of queries with this column whose rows of ``records`` are others once the ``twin`` is there too."""
+    for name, held in (("one", records), ("two", [*records, *twin])):
+        Ledger(tmp_path / f"{name}.duckdb").ingest(held)
+    differing = set()
+    with query.session(tmp_path / "one.duckdb") as one, query.session(tmp_path / "two.duckdb") as two:
+        for path in FOLDER.glob("*.sql"):
+            alone = one(query_named(path.stem)).dicts()
+            values = {row.get(column) for row in alone}
+            both = [row for row in two(query_named(path.stem)).dicts() if row.get(column) in values]
+            if alone and column in alone[0] and sorted(map(str, alone)) != sorted(map(str, both)):
+                differing.add(path.stem)
+    return differing
+
+
+def test_models_of_one_name_are_told_apart_by_their_weights(tmp_path: Path) -> None:
+    """One was fetched as floats, the other comes out of a GGUF."""
+    recipes = [
+        *calibrated.CALIBRATED["variants"],
+        {"quantize": "int8"},
+        [{"prune": "sparsegpt", "sparsity": [0.5, 0.9]}, {"recover": "reconstruct"}],
+    ]
+    runtime = {"engines": ["hf", "sparse"], "workloads": [{"prompt": 32, "generate": 8}]}
+    records = calibrated.sample(variants=recipes, runtime=runtime, structure={})
+    twin = twins(records, weights="dequantized", source="path:smol.gguf")
+    # Of kernels, `weights` is the number format.
+    assert told_apart(tmp_path, records, twin, "weights") <= {"kernels"}
+    with query.session(tmp_path / "two.duckdb") as ask:
+        for name in ("perplexity", "kinds_time", "engines", "kinds"):
+            assert len({row["panel"] for row in ask(query_named(f"figures/{name}")).dicts()}) == 2, name
+
+
+def test_samples_of_as_many_documents_are_told_apart(tmp_path: Path) -> None:
+    """One sample was drawn at random, the other has the first documents."""
+    tasks = [{"task": "perplexity", "limit": calibrated.WINDOWS}, {"task": "piqa", "limit": 60}]
+    records = calibrated.sample(benchmarks={"decoder": tasks}, storage=None)
+    twin = twins(records, settings={"draw": None})
+    for record in twin:
+        for outcome in (record.get("result") or {}).get("outcomes", []):
+            outcome["doc_hash"] += "-other"
+    assert told_apart(tmp_path, records, twin, "subset") == set()
 
 
 def test_chains_are_no_pruning_alone(small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

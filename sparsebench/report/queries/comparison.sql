@@ -14,7 +14,7 @@ WITH scored AS (
     SELECT *, count(DISTINCT label) OVER contest AS rivals, first_value(record_id) OVER (contest ORDER BY score, label, record_id) AS best_id,
            row_number() OVER (contest ORDER BY score, label, record_id) AS place
     FROM scored
-    WINDOW contest AS (PARTITION BY model, weights, dtype, task, n, num_fewshot, pattern, round(sparsity, 6))
+    WINDOW contest AS (PARTITION BY model, weights, dtype, task, n, subset, num_fewshot, pattern, round(sparsity, 6))
 ), sums AS (
     SELECT r.record_id, count(*) AS windows, sum(o.value - b.value) AS d, sum(o.label) AS l, sum((o.value - b.value) ** 2) AS dd,
            sum((o.value - b.value) * o.label) AS dl, sum(o.label ** 2) AS ll
@@ -32,8 +32,8 @@ SELECT model, weights, dtype, task, metric, n, subset, num_fewshot, pattern, spa
        if(collapsed, NULL, score / dense_score) AS ratio, verdict, if(collapsed, NULL, detectable) AS detectable, if(collapsed, NULL, detectable / dense_score) AS detectable_share, place = 1 AS best, coalesce(shift - half <= 0, false) AS tied,
        exp(shift) AS times, exp(shift - half) AS times_low, exp(shift + half) AS times_high,
        n >= 10 AS ranked, CASE WHEN collapsed OR n < 10 THEN '' WHEN place = 1 THEN '**' ELSE '' END AS bold, CASE WHEN tied AND NOT collapsed THEN ' ≈' ELSE '' END AS mark,
-       avg(place) OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot, pattern = 'unstructured', label) AS standing
+       avg(place) OVER (PARTITION BY model, weights, dtype, task, n, subset, num_fewshot, pattern = 'unstructured', label) AS standing
 FROM ranked
 LEFT JOIN spread USING (record_id)
 WHERE rivals > 1
-ORDER BY model, dtype, task, n, num_fewshot, pattern <> 'unstructured', if(pattern = 'unstructured', standing, 0), pattern, sparsity, place
+ORDER BY model, weights, dtype, task, n, subset, num_fewshot, pattern <> 'unstructured', if(pattern = 'unstructured', standing, 0), pattern, sparsity, place

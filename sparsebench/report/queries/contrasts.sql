@@ -9,7 +9,7 @@ WITH scored AS (
     JOIN (SELECT manifest, record_id, dense_score FROM vs_dense) v USING (manifest, record_id)
     WHERE weights <> 'random' AND pattern = 'unstructured' /* manifests */
           AND variant_id NOT IN (FROM _more_than_zeros)
-    QUALIFY row_number() OVER (PARTITION BY model, dtype, task, metric, n, num_fewshot, sparsity, method, inputs, text_number
+    QUALIFY row_number() OVER (PARTITION BY model, weights, dtype, task, metric, n, subset, num_fewshot, sparsity, method, inputs, text_number
                                ORDER BY _goodness(score, higher_is_better) DESC, granularity, record_id) = 1
 ), paired AS (
     SELECT a.*, b.record_id AS after_id, b.label AS after_label, b.score AS after, a.collapsed AND b.collapsed AS both_collapsed, b.text_number AS after_text, coalesce(a.at_chance AND b.at_chance, false) AS guessed,
@@ -20,8 +20,9 @@ WITH scored AS (
                 WHEN a.inputs <> '' AND b.inputs = '' AND a.text_number = b.text_number AND a.method = b.method THEN 'propagation'
            END AS ingredient
     FROM scored a
-    JOIN scored b ON b.model = a.model AND b.dtype = a.dtype AND b.task = a.task AND b.metric = a.metric AND b.n = a.n
-                 AND b.num_fewshot IS NOT DISTINCT FROM a.num_fewshot AND b.sparsity = a.sparsity
+    JOIN scored b ON (b.model, b.weights, b.dtype, b.task, b.metric, b.n, b.subset, b.sparsity)
+                   = (a.model, a.weights, a.dtype, a.task, a.metric, a.n, a.subset, a.sparsity)
+                 AND b.num_fewshot IS NOT DISTINCT FROM a.num_fewshot
     -- Magnitude reads no text: beside it stands Wanda with the first text that it read.
     QUALIFY ingredient <> 'inputs' OR row_number() OVER (PARTITION BY a.record_id, ingredient ORDER BY b.text_number, b.inputs, b.record_id) = 1
 ), sums AS (
@@ -47,4 +48,4 @@ SELECT ingredient, model, weights, dtype, task, metric, n, subset, num_fewshot, 
 FROM paired
 LEFT JOIN intervals USING (record_id, after_id)
 WHERE ingredient IS NOT NULL
-ORDER BY ingredient, model, dtype, task, n, num_fewshot, label, after_label, before_text, after_text, sparsity
+ORDER BY ingredient, model, dtype, task, n, num_fewshot, weights, subset, label, after_label, before_text, after_text, sparsity

@@ -37,9 +37,9 @@ WITH asked AS (
     WHERE phase <> 'load' AND ranks = 1
     GROUP BY ALL
 ), dense_size AS (
-    SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY model
+    SELECT model, weights, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL
 ), dense_peak AS (
-    SELECT model, machine, workload, dtype, _dense_engine(engine) AS name, min(peak_bytes) AS peak
+    SELECT model, weights, machine, workload, dtype, _dense_engine(engine) AS name, min(peak_bytes) AS peak
     FROM memory
     WHERE method = 'dense' AND phase = 'overall' AND rank IS NULL AND ranks = 1
     GROUP BY ALL
@@ -55,7 +55,7 @@ WITH asked AS (
     LEFT JOIN gate g USING (variant_id)
     WHERE t.method <> 'dense' AND NOT r.chance
     QUALIFY row_number() OVER (
-        PARTITION BY t.model, machine, engine, if(r.kind = 'zeros', t.sparsity::VARCHAR, words)
+        PARTITION BY t.model, t.weights, machine, engine, if(r.kind = 'zeros', t.sparsity::VARCHAR, words)
         ORDER BY rivals DESC, g.ratio, g.retained DESC NULLS LAST, workload, request DESC NULLS LAST, t.started_at DESC, variant_id
     ) = 1
     UNION ALL BY NAME
@@ -69,13 +69,13 @@ WITH asked AS (
            true AS passes, false AS ruined, false AS plain, false AS gains
     FROM _dense_times d
     JOIN dense_workload USING (model, weights, machine, workload)
-    LEFT JOIN dense_size USING (model)
-    LEFT JOIN dense_peak h USING (model, machine, workload, dtype, name)
+    LEFT JOIN dense_size USING (model, weights)
+    LEFT JOIN dense_peak h USING (model, weights, machine, workload, dtype, name)
     GROUP BY model, weights, machine, name, d.dtype
     -- Of number formats the one that writes a token first.
     QUALIFY row_number() OVER (PARTITION BY model, weights, machine, name ORDER BY coalesce(token_ms, request_ms), d.dtype) = 1
 )
-SELECT *, rivals = max(rivals) OVER (PARTITION BY model) AS widest,
-       coalesce(rivals > 1 AND token_ms = min(token_ms) OVER (PARTITION BY model, processor), false) AS quickest
+SELECT *, rivals = max(rivals) OVER (PARTITION BY model, weights) AS widest,
+       coalesce(rivals > 1 AND token_ms = min(token_ms) OVER (PARTITION BY model, weights, processor), false) AS quickest
 FROM found
 ORDER BY model, processor, kind <> 'dense', engine <> 'hf', engine, kind <> 'bits', sparsity, variant

@@ -15,16 +15,16 @@ WITH asked AS (
 ), files AS (
     SELECT variant_id, min(bytes) AS bytes FROM sizes WHERE format IN ('dense', 'packed') GROUP BY variant_id
 ), plain AS (
-    SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL
+    SELECT model, weights, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL
 ), grouped AS (
     -- Widths of int4's groups other than the usual one are told.
     SELECT variant_id, ' in groups of ' || max(value) AS wide FROM steps WHERE step = 'quantize' AND name = 'int4' AND field = 'group' AND value <> '64' GROUP BY variant_id
 ), sampled AS (
     -- A variant scored on less than half of the documents of another of its model says less.
-    SELECT variant_id, documents < max(documents) OVER (PARTITION BY model) / 2 AS few
-    FROM (SELECT variant_id, model, sum(pairs) AS documents FROM (SELECT variant_id, model, task, max(pairs) AS pairs FROM vs_dense JOIN asked USING (variant_id) GROUP BY ALL) GROUP BY ALL)
+    SELECT variant_id, documents < max(documents) OVER (PARTITION BY model, weights) / 2 AS few
+    FROM (SELECT variant_id, model, weights, sum(pairs) AS documents FROM (SELECT variant_id, model, weights, task, max(pairs) AS pairs FROM vs_dense JOIN asked USING (variant_id) GROUP BY ALL) GROUP BY ALL)
 ), timed AS (
-    SELECT l.model, words, engine, split_part(machine_label(machine), ',', 1) AS processor,
+    SELECT l.model, l.weights, words, engine, split_part(machine_label(machine), ',', 1) AS processor,
            any_value(speedup) FILTER (phase IN ('generate', 'forward') AND gains) AS request, max(rivals) AS ran, any_value(rival) FILTER (phase IN ('generate', 'forward')) AS rival,
            any_value(speedup) FILTER (phase IN ('decode', 'forward') AND gains) AS token, any_value(speedup) FILTER (phase = 'prefill') AS prompt,
            any_value(shown) FILTER (phase IN ('decode', 'forward')) AS token_shown, any_value(shown) FILTER (phase = 'prefill') AS prompt_shown, any_value(shown) FILTER (phase IN ('generate', 'forward')) AS request_shown,
@@ -32,9 +32,9 @@ WITH asked AS (
     FROM _headlines l
     JOIN _recipes USING (variant_id)
     WHERE verdict IS NOT NULL
-    GROUP BY l.model, words, record_id, engine, processor
+    GROUP BY l.model, l.weights, words, record_id, engine, processor
     -- A job whose dense model other engines ran as well says more than one without; there one workload for all.
-    QUALIFY row_number() OVER (PARTITION BY l.model, words ORDER BY max(rivals) DESC, if(max(rivals) > 1, min(l.workload), ''), coalesce(request, token, 0) DESC, any_value(speedup) FILTER (phase IN ('generate', 'forward')) DESC NULLS LAST, engine, processor, record_id) = 1
+    QUALIFY row_number() OVER (PARTITION BY l.model, l.weights, words ORDER BY max(rivals) DESC, if(max(rivals) > 1, min(l.workload), ''), coalesce(request, token, 0) DESC, any_value(speedup) FILTER (phase IN ('generate', 'forward')) DESC NULLS LAST, engine, processor, record_id) = 1
 ), chosen AS (
     SELECT g.variant_id, g.model, g.weights, sparsity, k.kind, k.words || coalesce(wide, '') AS recipe, coalesce(replace(what, ' -', ' −'), 'none') AS what, g.tasks, g.retained, g.weakest, g.ratio,
            f.bytes / p.bytes AS share, request, token, if(coalesce(request, token) IS NULL, NULL, prompt) AS prompt, token_shown, prompt_shown, request_shown, workload, engine, processor, rival, ran AS rivals, g.weights = 'dequantized' AND k.words LIKE '%int4%' AS again
@@ -42,12 +42,12 @@ WITH asked AS (
     JOIN asked USING (variant_id)
     JOIN _recipes k USING (variant_id)
     JOIN files f USING (variant_id)
-    JOIN plain p ON p.model = g.model
+    JOIN plain p ON (p.model, p.weights) = (g.model, g.weights)
     LEFT JOIN losses USING (variant_id)
     LEFT JOIN grouped USING (variant_id)
     LEFT JOIN sampled USING (variant_id)
     -- A variant made with other libraries is another, but the same recipe.
-    LEFT JOIN timed ON timed.model = g.model AND timed.words = k.words
+    LEFT JOIN timed ON (timed.model, timed.weights, timed.words) = (g.model, g.weights, k.words)
     -- Chains of three kinds and more stand in the results alone; an oracle is a bound, not a choice.
     WHERE g.passes AND NOT k.chance AND k.kind NOT LIKE '% + % + %'
           AND g.variant_id NOT IN (SELECT variant_id FROM steps WHERE field = 'router' AND value = 'oracle')

@@ -2,7 +2,7 @@
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), errors AS (
-    SELECT DISTINCT model, words, avg(own) OVER one AS own, arg_max(error, block) OVER one AS error
+    SELECT DISTINCT model, weights, words, avg(own) OVER one AS own, arg_max(error, block) OVER one AS error
     FROM outputs o
     JOIN asked USING (variant_id)
     JOIN _recipes USING (variant_id)
@@ -10,12 +10,12 @@ WITH asked AS (
     WINDOW one AS (PARTITION BY o.variant_id)
 ), nearest AS (
     FROM errors
-    QUALIFY row_number() OVER (PARTITION BY model ORDER BY error, words) = 1
+    QUALIFY row_number() OVER (PARTITION BY model, weights ORDER BY error, words) = 1
 )
 SELECT DISTINCT model, weights, count(DISTINCT (side, layer)) AS blocks, any_value(words) AS words, any_value(own) AS own, any_value(error) AS error
 FROM tensors
 JOIN asked USING (variant_id)
-LEFT JOIN nearest USING (model)
+LEFT JOIN nearest USING (model, weights)
 WHERE method = 'dense' AND layer IS NOT NULL
 GROUP BY model, weights, variant_id
 ORDER BY model, weights, blocks

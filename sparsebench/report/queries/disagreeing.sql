@@ -16,5 +16,5 @@ SELECT l.model, l.weights, l.words, l.sparsity, k.task AS kept, k.score AS kept_
 FROM judged l
 JOIN judged k ON k.variant_id = l.variant_id AND k.benchmark <> l.benchmark
 WHERE l.lost AND k.kept AND NOT k.lost
-QUALIFY row_number() OVER (PARTITION BY l.model ORDER BY l.retained, k.retained DESC, l.words, l.variant_id, l.task, k.task) = 1
+QUALIFY row_number() OVER (PARTITION BY l.model, l.weights ORDER BY l.retained, k.retained DESC, l.words, l.variant_id, l.task, k.task) = 1
 ORDER BY l.retained, l.model

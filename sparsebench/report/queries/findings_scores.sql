@@ -24,10 +24,10 @@ WITH compared AS (
           AND s.variant_id NOT IN (FROM _more_than_zeros)
     -- A loss that one sample shows counts for smaller samples too, which may be too small to show it.
     WINDOW any_sample AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.num_fewshot, s.method, s.granularity, way),
-           sweep AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, way), one_task AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot)
+           sweep AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.subset, s.num_fewshot, s.method, s.granularity, way), one_task AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.subset, s.num_fewshot)
     QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 ), found AS (
-    SELECT any_value(knows) AS knows, model, weights, dtype, task, metric, n, any_value(subset) AS subset, num_fewshot, method, label, any_value(chance) AS chance,
+    SELECT any_value(knows) AS knows, model, weights, dtype, task, metric, n, subset, num_fewshot, method, label, any_value(chance) AS chance,
            any_value(lost_at) AS lost_at, any_value(ends_at) AS ends_at, max(sparsity) FILTER (sparsity < coalesce(unclear_at, 2)) AS cleared_to, min(sparsity) AS smallest, max(sparsity) AS largest,
            max(sparsity) FILTER (sparsity < coalesce(ends_at, 2)) AS kept_to,
            arg_max(loss, sparsity) FILTER (sparsity < coalesce(ends_at, 2)) AS loss,
@@ -40,13 +40,13 @@ WITH compared AS (
            arg_min(dense_score, (sparsity, dense_score)) AS dense_score,
            arg_max(score, _goodness(score, higher_is_better)) FILTER (round(sparsity, 4) = 0.5) AS at_50, arg_max(score, _goodness(score, higher_is_better)) FILTER (round(sparsity, 4) = 0.9) AS at_90
     FROM compared
-    GROUP BY model, weights, dtype, task, metric, n, num_fewshot, method, label
+    GROUP BY model, weights, dtype, task, metric, n, subset, num_fewshot, method, label
 ), placed AS (
-    SELECT *, max(largest) FILTER (knows) OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot) >= 0.9 AS covered FROM found
+    SELECT *, max(largest) FILTER (knows) OVER (PARTITION BY model, weights, dtype, task, n, subset, num_fewshot) >= 0.9 AS covered FROM found
 )
 SELECT *, _benchmark(task) AS benchmark, if(perplexity, detectable / dense_score, NULL) AS detectable_share, if(perplexity, half_width / dense_score, NULL) AS half_width_share,
        ends_at IS NULL AND largest >= 0.9 AS blind,
-       row_number() OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot
+       row_number() OVER (PARTITION BY model, weights, dtype, task, n, subset, num_fewshot
                              ORDER BY knows DESC, kept_to DESC NULLS LAST, cleared_to DESC NULLS LAST, lost_at DESC, loss, label) = 1 AS best,
        (coalesce(covered, false), n) = max((coalesce(covered, false), n)) OVER (PARTITION BY model, weights, dtype, task, metric) AS most, min(gone) OVER one_task AS gone_from,
        arg_max(at_50, _goodness(at_50, higher_is_better)) FILTER (knows) OVER one_task AS best_50, if(perplexity, best_50, NULL) AS perplexity_50, arg_max(label, (_goodness(at_50, higher_is_better), label)) FILTER (knows AND at_50 IS NOT NULL) OVER one_task AS method_50,
@@ -54,5 +54,5 @@ SELECT *, _benchmark(task) AS benchmark, if(perplexity, detectable / dense_score
        count(*) FILTER (knows) OVER one_task AS ways, max(largest) OVER one_task AS furthest, count(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS fallen,
        min(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS first_fall, max(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS last_fall
 FROM placed
-WINDOW one_task AS (PARTITION BY model, weights, dtype, task, n, num_fewshot)
-ORDER BY model, dtype, task, n, num_fewshot, method, label
+WINDOW one_task AS (PARTITION BY model, weights, dtype, task, n, subset, num_fewshot)
+ORDER BY model, dtype, task, n, num_fewshot, weights, subset, method, label

@@ -6,5 +6,5 @@ FROM scores
 JOIN ways USING (variant_id)
 JOIN (SELECT manifest, record_id, gained, lost, pairs, difference, verdict FROM vs_dense) USING (manifest, record_id)
 WHERE verdict = 'no difference detected' AND abs(difference) <= 0.01 AND gained + lost >= 0.005 * pairs AND weights <> 'random' /* manifests */
-QUALIFY row_number() OVER (PARTITION BY model, task, n, num_fewshot ORDER BY changed DESC, label, sparsity, record_id) = 1
-ORDER BY model, task, n DESC
+QUALIFY row_number() OVER (PARTITION BY model, weights, task, n, subset, num_fewshot ORDER BY changed DESC, label, sparsity, record_id) = 1
+ORDER BY model, task, n DESC, weights, subset

@@ -9,7 +9,7 @@ WITH prunable AS (
 ), changed AS (
     SELECT v.*, pow(v.rms / d.rms, 2) AS left_over
     FROM prunable v
-    JOIN prunable d ON d.method = 'dense' AND d.model = v.model AND d.name = v.name
+    JOIN prunable d ON d.method = 'dense' AND (d.model, d.weights, d.name) = (v.model, v.weights, v.name)
     WHERE regexp_matches(v.method, '^(random|magnitude|wanda|ria)(\+|$)') AND d.rms > 0
 )
 SELECT model, weights, method_label(method, granularity, pattern) || way AS label,

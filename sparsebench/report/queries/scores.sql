@@ -17,7 +17,7 @@ FROM scores s
 JOIN ways USING (variant_id)
 LEFT JOIN vs_dense v USING (manifest, record_id)
 WHERE s.weights <> 'random' /* manifests */
-WINDOW alike AS (PARTITION BY s.model, s.dtype, s.task, s.metric, s.subset, s.n, s.num_fewshot, label, s.sparsity, s.seed, s.score, v.difference, v.p_holm
+WINDOW alike AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.subset, s.n, s.num_fewshot, label, s.sparsity, s.seed, s.score, v.difference, v.p_holm
                  ORDER BY manifest, record_id)
 QUALIFY row_number() OVER alike = 1
 ORDER BY s.model, s.dtype, s.task, s.n, s.num_fewshot, s.method <> 'dense', s.method, s.pattern <> 'unstructured', label, s.sparsity, s.seed, record_id, manifest

@@ -1,9 +1,9 @@
 -- The tasks of each dense model, and its scores. Elsewhere: what other machines gave on the same sample.
 -- Blind: a model without skill is not shown to be worse. Most: the largest sample on which 90% zeros or more were scored, or the largest.
 WITH asked AS (
-    SELECT s.*, format(if(scale = 'perplexity', '{:.2f}', '{:.3f}'), score) AS shown, (SELECT count(*) FROM scores v WHERE v.method <> 'dense' AND (v.manifest, v.model, v.task, v.n) = (s.manifest, s.model, s.task, s.n)) AS variants,
+    SELECT s.*, format(if(scale = 'perplexity', '{:.2f}', '{:.3f}'), score) AS shown, (SELECT count(*) FROM scores v WHERE v.method <> 'dense' AND (v.manifest, v.model, v.weights, v.task, v.n, v.subset) = (s.manifest, s.model, s.weights, s.task, s.n, s.subset)) AS variants,
            list_sort(list_distinct(list(shown) OVER (PARTITION BY model, weights, dtype, task, metric, n, subset, num_fewshot))) AS machines,
-           EXISTS (FROM scores v WHERE v.sparsity >= 0.9 AND v.variant_id NOT IN (FROM _more_than_zeros) AND (v.model, v.task, v.n) = (s.model, s.task, s.n)) AS covered
+           EXISTS (FROM scores v WHERE v.sparsity >= 0.9 AND v.variant_id NOT IN (FROM _more_than_zeros) AND (v.model, v.weights, v.task, v.n, v.subset) = (s.model, s.weights, s.task, s.n, s.subset)) AS covered
     FROM scores s
     WHERE method = 'dense' AND weights <> 'random' /* manifests */
 )

@@ -19,12 +19,12 @@ WITH asked AS (
     GROUP BY model, weights, variant_id, sparsity
     QUALIFY row_number() OVER (PARTITION BY model, weights, sparsity ORDER BY tasks DESC, count(*) FILTER (largest) DESC, losses) = 1
 ), files AS (
-    SELECT model, sparsity, avg(share) AS packed
-    FROM (SELECT DISTINCT variant_id, model, sparsity, share FROM sizes WHERE pattern = 'unstructured' AND format = 'packed')
+    SELECT model, weights, sparsity, avg(share) AS packed
+    FROM (SELECT DISTINCT variant_id, model, weights, sparsity, share FROM sizes WHERE pattern = 'unstructured' AND format = 'packed')
     JOIN asked USING (variant_id)
     GROUP BY ALL
 )
 SELECT model, weights, sparsity, tasks, losses, packed
 FROM best
-LEFT JOIN files USING (model, sparsity)
-ORDER BY model, sparsity
+LEFT JOIN files USING (model, weights, sparsity)
+ORDER BY model, sparsity, weights
