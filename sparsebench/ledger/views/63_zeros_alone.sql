@@ -2,7 +2,7 @@
 -- calibration it was measured (n windows), and the packed file over the dense one, the mean of that sparsity.
 CREATE OR REPLACE VIEW _zeros_alone AS
 WITH files AS (
-    SELECT model, weights, sparsity, avg(share) AS share
+    SELECT model, weights, sparsity, avg(share ORDER BY share) AS share
     FROM (SELECT DISTINCT model, weights, variant_id, sparsity, share FROM sizes
           WHERE format = 'packed' AND pattern = 'unstructured' AND method <> 'dense' AND variant_id NOT IN (FROM _more_than_zeros))
     GROUP BY ALL

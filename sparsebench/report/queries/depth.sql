@@ -7,7 +7,7 @@ WITH asked AS (
     JOIN asked USING (variant_id)
     JOIN _recipes USING (variant_id)
     WHERE kind = 'zeros' AND NOT chance AND round(sparsity, 2) = 0.5 AND (side <> 'encoder' OR family = 'encoder')
-    WINDOW one AS (PARTITION BY o.variant_id)
+    WINDOW one AS (PARTITION BY o.variant_id ORDER BY block, record_id ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
 ), nearest AS (
     FROM errors
     QUALIFY row_number() OVER (PARTITION BY model, weights ORDER BY error, words) = 1

@@ -10,7 +10,7 @@ WITH made AS (
 ), asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE stage = 'make' AND status = 'done' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step = 'floor') /* manifests */
 )
-SELECT model, weights, last_step AS step, last_name AS method, count(*) AS variants, sum(seconds) AS seconds, avg(seconds) AS each
+SELECT model, weights, last_step AS step, last_name AS method, count(*) AS variants, sum(seconds ORDER BY seconds) AS seconds, avg(seconds ORDER BY seconds) AS each
 FROM asked
 JOIN made USING (variant_id)
 JOIN finished USING (variant_id)

@@ -13,7 +13,7 @@ WITH prunable AS (
     WHERE regexp_matches(v.method, '^(random|magnitude|wanda|ria)(\+|$)') AND d.rms > 0
 )
 SELECT model, weights, method_label(method, granularity, pattern) || way AS label,
-       method, pattern, sparsity, seed, avg(sqrt(greatest(0, 1 - left_over))) AS change
+       method, pattern, sparsity, seed, avg(sqrt(greatest(0, 1 - left_over)) ORDER BY name) AS change
 FROM changed
 JOIN ways USING (variant_id)
 GROUP BY variant_id, model, weights, method, granularity, pattern, way, sparsity, seed

@@ -19,7 +19,7 @@ WITH asked AS (
     GROUP BY model, weights, variant_id, sparsity
     QUALIFY row_number() OVER (PARTITION BY model, weights, sparsity ORDER BY tasks DESC, count(*) FILTER (largest) DESC, losses) = 1
 ), files AS (
-    SELECT model, weights, sparsity, avg(share) AS packed
+    SELECT model, weights, sparsity, avg(share ORDER BY share) AS packed
     FROM (SELECT DISTINCT variant_id, model, weights, sparsity, share FROM sizes WHERE pattern = 'unstructured' AND format = 'packed')
     JOIN asked USING (variant_id)
     GROUP BY ALL
