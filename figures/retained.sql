@@ -36,11 +36,11 @@ WITH sampled AS (
     SELECT model, weights, row_number() OVER (ORDER BY any_value(points) DESC, model, weights) <= 4 AS shown FROM drawn GROUP BY model, weights
 ), benchmarks AS (
     -- Two metrics of one task are one benchmark, not told from chance where neither is.
-    SELECT model, weights, _benchmark(task) AS benchmark, bool_and(gone) AS lost FROM ended WHERE sparsity = 0.9 GROUP BY ALL
+    SELECT model, weights, _benchmark(task) AS benchmark, bool_and(gone) AS lost FROM ended WHERE round(sparsity, 4) = 0.9 GROUP BY ALL
 )
 SELECT sparsity, greatest(retained, -0.25) AS retained, greatest(retained_low, -0.25) AS low, greatest(retained_high, -0.25) AS high, task, 7 + number AS place,
        0::DOUBLE AS zero, 0.95::DOUBLE AS gate, 1::DOUBLE AS one, model_label(model, weights) AS panel,
-       (SELECT format('By pruning alone the best method keeps {}% of dense''s skill at 50% zeros', range_label('{:.0f}', 100 * min(retained) FILTER (sparsity = 0.5), 100 * max(retained) FILTER (sparsity = 0.5)))
+       (SELECT format('By pruning alone the best method keeps {}% of dense''s skill at 50% zeros', range_label('{:.0f}', 100 * min(retained) FILTER (round(sparsity, 4) = 0.5), 100 * max(retained) FILTER (round(sparsity, 4) = 0.5)))
                || coalesce((SELECT format('; at 90% it is not told from chance on {} of {} benchmarks', count(*) FILTER (lost), count(*)) FROM benchmarks HAVING count(*) > 0), '') FROM best) AS finding,
        (SELECT 'Not drawn: ' || string_agg(model, ', ' ORDER BY model) || ', with the fewest points.' FROM fullest WHERE NOT shown) AS left_out
 FROM drawn

@@ -49,7 +49,7 @@ WITH shown AS (
 SELECT sparsity, score, low, high, name AS line, bound, apart, chance, dense, int8, panel,
        _method_place(name) AS place,
        (SELECT format('By pruning alone, some method shows no loss on {} of {} benchmarks at 50% zeros, on {} of {} at 90% (perplexity apart)',
-                      count(*) FILTER (kept AND sparsity = 0.5), nullif(count(*) FILTER (sparsity = 0.5), 0), count(*) FILTER (kept AND sparsity = 0.9), nullif(count(*) FILTER (sparsity = 0.9), 0)) FROM counted) AS finding,
+                      count(*) FILTER (kept AND round(sparsity, 4) = 0.5), nullif(count(*) FILTER (round(sparsity, 4) = 0.5), 0), count(*) FILTER (kept AND round(sparsity, 4) = 0.9), nullif(count(*) FILTER (round(sparsity, 4) = 0.9), 0)) FROM counted) AS finding,
        (SELECT 'Not drawn: ' || string_agg(DISTINCT model, ', ' ORDER BY model) || ', with the fewest points.' FROM kept WHERE NOT shown) AS left_out
 FROM drawn
 JOIN (SELECT panel, any_value(chance) AS chance, any_value(dense) AS dense FROM kept GROUP BY panel) USING (panel)

@@ -1,5 +1,6 @@
 """Pictures: every shipped figure, the same bytes each time, nothing clipped or overlapping, however many series."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,8 @@ def render(*asked: Any, **settings: Any) -> list[Rendered]:
     return list(drawing.render(*asked, **settings))
 
 
+BY_HALVES = ("retained", "score", "size")
+"""Figures whose findings are about 50% and 90% zeros."""
 SAMPLE = ("engines",)
 """The others are looked at by the long tests."""
 
@@ -48,6 +51,18 @@ def test_a_shipped_figure_is_rendered_the_same_every_time(name: str, ledger: Pat
         written.append([path.read_bytes() for path in done.paths])
     assert written[0] == written[1]
     assert all(len(file) > 5000 for file in written[0])
+
+
+def test_a_sparsity_that_was_counted_is_told_as_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    """Masks from a file have the sparsity that they turn out to have."""
+    records = samples.sample(samples.small())
+    counted = json.loads(json.dumps(records), parse_float=lambda text: float(text) - 1e-9 * (text in ("0.5", "0.9")))
+    findings = []
+    for number, held in enumerate((records, counted)):
+        Ledger(tmp_path / f"{number}.duckdb").ingest(held)
+        with query.session(tmp_path / f"{number}.duckdb") as ask:
+            findings.append({name: ask(parse(SHIPPED / f"{name}.sql").sql).dicts()[0]["finding"] for name in BY_HALVES})
+    assert findings[0] == findings[1]
 
 
 @pytest.mark.long
