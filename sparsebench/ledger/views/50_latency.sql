@@ -136,7 +136,7 @@ COMMENT ON COLUMN latency.resolution IS 'smallest relative difference that the r
 COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise; not steady where steady is false and part of the interval is within the noise; no noise floor where no A/A run was timed; else no difference detected; NULL for dense and load';
 COMMENT ON COLUMN latency.baseline IS 'paired (dense in the same processes, in alternating blocks) or unpaired';
 COMMENT ON COLUMN latency.kernel IS 'the kernel that ran';
-COMMENT ON COLUMN latency.device IS 'cpu or the GPU';
+COMMENT ON COLUMN latency.device IS 'cpu or cuda';
 COMMENT ON COLUMN latency.dtype IS 'number format in which it ran';
 COMMENT ON COLUMN latency.threads IS 'threads per rank';
 COMMENT ON COLUMN latency.parity_l2 IS 'relative L2 distance of the engine''s logits from plain transformers''';

@@ -31,7 +31,7 @@ LEFT JOIN measured d ON d.method = 'dense' AND d.manifest = v.manifest AND d.mod
                     AND d.place IS NOT DISTINCT FROM v.place AND d.rank IS NOT DISTINCT FROM v.rank;
 
 COMMENT ON VIEW memory IS 'peak memory of each variant alone: per phase, per rank and summed over ranks; overall has peak_bytes alone';
-COMMENT ON COLUMN memory.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros), skip (reads only the weights that a token needs)';
+COMMENT ON COLUMN memory.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros), skip (reads only the weights that a token needs), llamacpp, or a plugin''s';
 COMMENT ON COLUMN memory.phase IS 'load, forward, encode, prefill, decode, generate; overall is the largest of all but load';
 COMMENT ON COLUMN memory.rank IS 'index of the rank; NULL for the sum over ranks';
 COMMENT ON COLUMN memory.peak_bytes IS 'peak above the process''s size before the model, bytes';
@@ -42,7 +42,7 @@ COMMENT ON COLUMN memory.tensor_bytes IS 'parameters and buffers, each storage o
 COMMENT ON COLUMN memory.baseline_bytes IS 'resident size after imports, before the model, bytes';
 COMMENT ON COLUMN memory.cuda_allocated_bytes IS 'peak that PyTorch allocated on the GPU, bytes';
 COMMENT ON COLUMN memory.cuda_reserved_bytes IS 'peak that PyTorch reserved on the GPU, bytes';
-COMMENT ON COLUMN memory.cuda_process_bytes IS 'memory of the processes on the GPU at the end of the phase, CUDA''s own part included, bytes; NULL where NVML does not say';
+COMMENT ON COLUMN memory.cuda_process_bytes IS 'memory that the processes hold on the GPU at the end of the phase, CUDA''s own part included, bytes; where NVML does not say, as in a container, all that is taken of the GPU; NULL on a CPU';
 COMMENT ON COLUMN memory.cache_bytes IS 'keys and values (or states) kept for the next token, at the end of the phase, bytes; NULL where the model keeps them to itself (generate), and in records from before 2026-11-29';
 COMMENT ON COLUMN memory.measure IS 'where peak_bytes was read';
 COMMENT ON COLUMN memory.dtype IS 'number format in which it ran';
