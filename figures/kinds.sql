@@ -35,7 +35,7 @@ WITH packed AS (
 ), points AS (
     SELECT DISTINCT c.model, c.weights, c.variant_id, c.score, p.low, p.high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, bytes,
            concat(model_label(c.model, c.weights), ', ', n, ' windows') AS panel,
-           coalesce(replace(regexp_replace(regexp_replace(words, ' \(text [^)]*\)', ''), 'blocks trained(, distilled)?', 'trained'), ', ', ',' || chr(10)), 'dense') AS label,
+           coalesce(regexp_replace(regexp_replace(words, ' \(text [^)]*\)', ''), 'blocks trained(, distilled)?', 'trained'), 'dense') AS label,
            coalesce(kind, 'dense') AS kind
     FROM curves c
     JOIN packed USING (variant_id)
@@ -69,8 +69,8 @@ WITH packed AS (
     FROM told
     HAVING min(bits) IS NOT NULL
 )
-SELECT if(fetched IS NULL, panel, replace(panel, '(dequantized)', format('(dequantized from a GGUF of {:.0f}%)', 100 * fetched))) AS panel, label, if(passes, kind, 'fails the gate') AS kind, NOT passes AS bound, round(100 * part, 1) AS share, ratio, low, high, 1.1::DOUBLE AS gate,
-       if(passes, _kind_place(kind), 0) AS place, if(passes, false, NULL) AS high_wins, finding
+SELECT if(fetched IS NULL, panel, replace(panel, '(dequantized)', format('(dequantized from a GGUF of {:.0f}%)', 100 * fetched))) AS panel, label, kind, NOT passes AS bound, round(100 * part, 1) AS share, ratio, low, high, 1.1::DOUBLE AS gate,
+       _kind_place(kind) AS place, if(passes, false, NULL) AS high_wins, finding
 FROM shown
 JOIN told USING (panel)
 LEFT JOIN said ON true

@@ -54,8 +54,8 @@ WITH fastest AS (
     FROM (SELECT panel, rival, min(relative) FILTER (passes AND gains AND kind = 'bits') AS least, min(relative) FILTER (passes AND gains AND kind = 'zeros') AS zeros FROM shown GROUP BY ALL)
     GROUP BY rival
 )
-SELECT panel, label, if(passes, kind, 'fails the gate') AS kind, NOT passes AS bound, relative, relative_low, relative_high, ratio, low, high, 1.1::DOUBLE AS gate,
-       if(passes, _kind_place(kind), 0) AS place,
+SELECT panel, label, kind, NOT passes AS bound, relative, relative_low, relative_high, ratio, low, high, 1.1::DOUBLE AS gate,
+       _kind_place(kind) AS place,
        (SELECT concat('Of what passes the quality gate, ', string_agg(format('fewer bits take {}% of {}''s time for a token', range_label('{:.0f}', least, most), rival), ', ' ORDER BY least) FILTER (least IS NOT NULL),
                       if(count(zeros) > 0, format('; zeros {:.0f}%', min(zeros)), '; no zeros gain')) FROM told HAVING count(least) > 0) AS finding
 FROM drawn

@@ -48,7 +48,7 @@ WITH files AS (
     -- The smallest file that passes, by model; the four largest models are drawn.
     SELECT model, weights, min(share) FILTER (passes) AS share, row_number() OVER (ORDER BY max(whole) DESC, model) <= 4 AS shown FROM chosen GROUP BY model, weights
 )
-SELECT round(100 * share, 1) AS share, retained, if(passes, kind, 'fails the gate') AS kind, if(passes, _kind_place(kind), 0) AS place, NOT passes AS bound,
+SELECT round(100 * share, 1) AS share, retained, kind, _kind_place(kind) AS place, NOT passes AS bound,
        if(kind = 'as fetched' OR NOT passes, NULL, true) AS high_wins, label, 0.95::DOUBLE AS gate, 1::DOUBLE AS dense, model_label(model, weights) AS panel,
        (SELECT format('Of the variants scored on tasks, the smallest that passes the gate has {}% of dense''s bytes{}', range_label('{:.0f}', 100 * min(share), 100 * max(share)), if(count(share) > 1, ', by model', '')) FROM least HAVING count(share) > 0) AS finding,
        (SELECT 'Not drawn: ' || string_agg(model || coalesce(format(' ({:.0f}%)', 100 * share), ''), ', ' ORDER BY model) || '.' FROM least WHERE NOT shown) AS left_out

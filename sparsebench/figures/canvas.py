@@ -53,7 +53,8 @@ class Canvas:
         self.rows = rows
         self.width = width
         self.named_rows = spec.kind in NAMED_ROWS
-        background = {self.series(row) for row in rows if self.value(row, "bound")}
+        foreground = {self.series(row) for row in rows if not self.value(row, "bound")}
+        background = {self.series(row) for row in rows} - foreground
         series_places = ((self.series(row), self.value(row, "place")) for row in rows)
         place_by_series = {name: int(place) for name, place in series_places if place is not None}
         # Grey ones come last; a legend lists the others by their places.
@@ -82,7 +83,7 @@ class Canvas:
             self.notes.append(str(ending))
         self._title_lines = textwrap.wrap(spec.title, int(74 * width / style.WIDTH)) if layout.title else []
         self._xlabel_lines = textwrap.wrap(spec.get("xlabel"), int((width - 0.2) / TITLE_CHARACTER))
-        if background and spec.get("boundnote"):
+        if spec.get("boundnote") and any(self.value(row, "bound") for row in rows):
             self.notes.append(spec.get("boundnote"))
         self.most_rows = 1
         self.named_at_ends = False
@@ -101,6 +102,10 @@ class Canvas:
     def facet(self, row: Row) -> str:
         """Return the name of a row's panel; empty where it has none."""
         return _name(self.value(row, "facet"))
+
+    def colour(self, row: Row) -> str:
+        """Return the colour of a point: that of its series, or grey where it stands in the background by itself."""
+        return style.BACKGROUND_GREY if self.value(row, "bound") else self.styles[self.series(row)].colour
 
     def row_name(self, row: Row) -> str:
         """Return the name of the named row that a row belongs to, wrapped where it would take too much of the sheet."""

@@ -28,15 +28,15 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     pareto = front(rows, canvas.spec)
     axes.margins(x=0.1, y=0.1)
     for row in rows:
-        series_style = canvas.styles[canvas.series(row)]
+        marker, colour = canvas.styles[canvas.series(row)].marker, canvas.colour(row)
         solid = row in pareto or not canvas.spec.get("front") or _outside_front(row, canvas.spec)
-        behind = series_style.colour == style.BACKGROUND_GREY
+        behind = colour == style.BACKGROUND_GREY
         axes.plot(
-            [row[x]], [row[y]], marker=series_style.marker, markersize=4.6 if solid else 3.6, linestyle="none",
-            color=series_style.colour if solid else "white", markeredgecolor="white" if solid else series_style.colour,
+            [row[x]], [row[y]], marker=marker, markersize=4.6 if solid else 3.6, linestyle="none",
+            color=colour if solid else "white", markeredgecolor="white" if solid else colour,
             markeredgewidth=0.3 if solid else 0.8, zorder=(2.5 if behind else 3) + solid,
         )  # fmt: skip
-        _interval(axes, row, canvas, series_style.colour, solid)
+        _interval(axes, row, canvas, colour, solid)
     steps = [row[x] for row in pareto], [row[y] for row in pareto]
     axes.plot(*steps, color="#333333", linewidth=0.9, drawstyle="steps-post", zorder=2)
     line.levels(axes, rows, canvas)
@@ -101,7 +101,7 @@ def _write_texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
             continue
         text = axes.annotate(
             str(row[column]), (row[x], row[y]), xytext=(0, 0), textcoords="offset points", ha="center", va="center",
-            fontsize=6.5, color=canvas.styles[canvas.series(row)].colour, zorder=6,
+            fontsize=6.5, color=canvas.colour(row), zorder=6,
         )  # fmt: skip
         text.set_in_layout(False)
         texts.append(text)

@@ -261,11 +261,12 @@ def test_in_time_a_variant_stands_where_most_engines_ran_dense_and_it_is_fastest
 @pytest.mark.parametrize(("passing", "verb"), [(("a",), "passes"), (("a", "b"), "pass"), ((), "passes")])
 def test_trained_models_that_pass_are_counted(passing: tuple[str, ...], verb: str) -> None:
     with duckdb.connect() as connection:
-        connection.execute(f"CREATE {sqlfiles.definitions()['percent_label']}")
+        for name in ("percent_label", "model_label"):
+            connection.execute(f"CREATE {sqlfiles.definitions()[name]}")
         connection.execute("""
             CREATE TABLE gate (variant_id TEXT, model TEXT, ratio DOUBLE, retained DOUBLE, passes BOOL, tasks INT);
             CREATE TABLE recovered (model TEXT, variant_id TEXT, sparsity DOUBLE, trained_tokens BIGINT);
-            CREATE TABLE variants (variant_id TEXT, parent TEXT)""")
+            CREATE TABLE variants (variant_id TEXT, parent TEXT, weights TEXT)""")
         for model in "abc":
             before, after = f"{model} before", f"{model} after"
             fill(
@@ -274,7 +275,7 @@ def test_trained_models_that_pass_are_counted(passing: tuple[str, ...], verb: st
                 [(before, model, 2.0, None, False, 1), (after, model, 1.05, None, model in passing, 1)],
             )
             fill(connection, "recovered", [(model, after, 0.5, 1000)])
-            fill(connection, "variants", [(after, before)])
+            fill(connection, "variants", [(after, before, "real")])
         rows = connection.execute(parse(SHIPPED / "training.sql").sql).df().to_dict("records")
     named = [f"{model} (50% zeros)" for model in passing] or ["no model"]
     assert all(f"{', '.join(named)} {verb} " in row["finding"] for row in rows) and rows
@@ -378,3 +379,15 @@ def test_figures_of_smaller_shapes_show_what_was_measured(tmp_path: Path) -> Non
     for name, table_ in found.items():
         assert table_.dicts()[0]["finding"]
         assert overlaps(draw(parse(SHIPPED / f"{name}.sql"), table_, [])) == []
+
+
+def test_a_point_in_the_background_keeps_the_mark_of_its_series(drawn: Drawn) -> None:
+    """A kind of recipe is told by its mark, also where a variant fails the quality gate."""
+    rows = [(1, 1, "bits", 5, False), (2, 2, "bits", 5, True), (3, 3, "zeros", 0, True)]
+    figure = drawn("scatter", "x y kind place bound", rows, series="kind", place="place", bound="bound")
+    points = {line.get_xdata()[0]: line for line in figure.axes[0].lines if line.get_marker() != "None"}
+    assert points[1].get_marker() == points[2].get_marker() != points[3].get_marker()
+    grey = {x for x, point in points.items() if point.get_color() == style.BACKGROUND_GREY}
+    assert grey == {2, 3}
+    legend = {entry.get_label(): entry.get_color() for entry in figure.legends[0].get_lines()}
+    assert legend["bits"] != style.BACKGROUND_GREY == legend["zeros"]

@@ -22,10 +22,11 @@ CREATE OR REPLACE MACRO _kind(step) AS
          WHEN 'recover' THEN 'recovery' WHEN 'skip' THEN 'skipped inputs' WHEN 'moefy' THEN 'experts' ELSE step END;
 
 -- The colour and the mark in figures (places in figures/style.py), whatever else is drawn: of a kind of recipe, and of a method of pruning.
+-- Zeros, bits, smaller shapes and their chains have marks of their own: what fails the gate has no colour.
 CREATE OR REPLACE MACRO _kind_place(kind) AS
     CASE kind WHEN 'zeros' THEN 0 WHEN 'zeros + recovery' THEN 2 WHEN 'bits' THEN 5 WHEN 'as fetched' THEN 6 WHEN 'bits + skipped inputs' THEN 7
-              WHEN 'smaller shapes' THEN 8 WHEN 'zeros + recovery + bits' THEN 9 WHEN 'skipped inputs' THEN 10 WHEN 'experts' THEN 11
-              WHEN 'dense' THEN 12 WHEN 'zeros + bits' THEN 13 WHEN 'smaller shapes + recovery' THEN 14 ELSE 15 END;
+              WHEN 'zeros + recovery + bits' THEN 8 WHEN 'smaller shapes' THEN 9 WHEN 'skipped inputs' THEN 10 WHEN 'zeros + bits' THEN 11
+              WHEN 'dense' THEN 12 WHEN 'experts' THEN 13 WHEN 'smaller shapes + recovery' THEN 14 ELSE 15 END;
 CREATE OR REPLACE MACRO _method_place(method) AS coalesce(list_position(['magnitude', 'sparsegpt', 'wanda', 'alps'], method), 5) - 1;
 
 -- An engine as figures name it.
