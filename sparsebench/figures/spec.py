@@ -41,7 +41,7 @@ KEYS: Mapping[str, str] = {
     "facet": "column that gives each of its values a panel",
     "row": "column whose values each begin a new row of panels",
     "apart": "line: column that is true for series whose points are not joined",
-    "bound": "column that is true for series, or points of a scatter, in the background; they are drawn in grey, behind the others",
+    "bound": "column that is true for series, or points of a scatter, in the background; they are grey, behind the others",
     "reference": "columns drawn as a level across the panel (bars: across their own bar), `COLUMN = label; …`",
     "xscale": "linear, log, category, or sparsity (a share that is drawn in percent, 90 to 99 spread out)",
     "yscale": "linear, log, or percent (a share)",

@@ -83,6 +83,16 @@ def test_no_sentence_says_nonsense(shape: str, tmp_path: Path) -> None:
         assert not found, f"{kind}: {found[:3]}"
 
 
+def test_no_advice_rests_on_what_nobody_measured(tmp_path: Path) -> None:
+    """Without scores nothing passes the gate, so no choice for a CPU is known but what the literature gives (**L**)."""
+    experiment = samples.manifest(models=DECODER, variants=[ZEROS], benchmarks={}, **TIMED)
+    Ledger(tmp_path / "ledger.duckdb").ingest(samples.sample(experiment))
+    written = whole(build(tmp_path / "ledger.duckdb", tmp_path / "report.md", tmp_path / "figures"))
+    section = written.partition("## 2. ")[2].partition("\n## ")[0]
+    cells = [line.split(" | ")[1] for line in section.splitlines() if line.startswith("| ")][2:]
+    assert len(cells) > 5 and not [cell for cell in cells if "not measured" not in cell and "**L**" not in cell]
+
+
 @pytest.mark.parametrize("others", [[], [ZEROS]], ids=["masks alone", "masks and others"])
 @pytest.mark.parametrize("measured", [("storage",), ("structure", "storage", "benchmarks", "latency", "memory")])
 def test_masks_whose_making_is_not_recorded_have_no_sparsity_yet(
