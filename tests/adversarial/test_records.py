@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from sparsebench import provenance, records
+from sparsebench.benchmarks import OwnData
 from sparsebench.environment import environment_id
 from sparsebench.errors import RecordError
 from sparsebench.ledger import query
 from sparsebench.ledger.incoming import unbundle
 from sparsebench.ledger.store import Ledger
+from sparsebench.manifest.names import LM_EVAL
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.report import build
 from sparsebench.run.select import decisions, verified
@@ -255,6 +257,18 @@ def test_the_report_lists_conflicts(here: Workspace, found: list[Record], score:
     here.take(here.given(with_score(score, [1] * 40)))
     (paper, results) = build(here.ledger, here.home / "after.md", **paths)
     assert STRANGER in results.read_text() and "disagree" in paper.read_text()
+
+
+def test_a_limit_is_one_of_each_part_of_a_group(real: dict[str, Record]) -> None:
+    group = {"settings": real["acc"]["settings"] | {"task": "mmlu", "limit": 2}}
+    for documents, taken in ((2 * 57, True), (2 * 57 + 1, False)):
+        result = real["acc"]["result"] | {"task": "mmlu", "n": documents, "limited": True}
+        problem = provenance.record_problem(real["acc"] | group | {"result": result})
+        assert (problem is None) == taken, problem
+    folder = OwnData(LM_EVAL, "c").settings()
+    result = real["acc"]["result"] | {"task": "quizzes", "n": 4, "limited": True}
+    settings = real["acc"]["settings"] | {"task": "quizzes", "limit": 2, "own": folder}
+    assert provenance.record_problem(real["acc"] | {"settings": settings, "result": result}) is None
 
 
 def test_unbundle_takes_no_record_under_another_cells_id(here: Workspace, found: list[Record]) -> None:
