@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import takewhile, zip_longest
@@ -83,7 +84,7 @@ class Generation:
         self.tokenizer = tokenizer
         # Greedy is what the model finds likeliest: without penalties, forced ends or forbidden words of its own settings.
         settings = model.generation_config
-        model.generation_config = GenerationConfig(**{key: getattr(settings, key, None) for key in _TOKEN_SETTINGS})
+        self.greedy = GenerationConfig(**{key: getattr(settings, key, None) for key in _TOKEN_SETTINGS})
         # On a GPU, as many rows of RESERVED_TOKENS tokens as fit into its memory.
         rows = batch_size or max(BATCH_SIZE, tokens_at_once(model, 0) // RESERVED_TOKENS)
         self.batch = BatchSize(rows, is_fixed=batch_size is not None)
@@ -183,6 +184,16 @@ class Generation:
                     self.progress(done, len(rows))
         return outputs
 
+    @contextmanager
+    def _greedy_model(self) -> Iterator[None]:
+        """Have the model decode greedily during the block. Other tasks of the job find its own settings again."""
+        usual = self.model.generation_config
+        self.model.generation_config = self.greedy
+        try:
+            yield
+        finally:
+            self.model.generation_config = usual
+
     def _read_prefix(self, tokens: list[int]) -> Any:
         """Return a decoder's key-value cache of the tokens that all inputs begin with.
 
@@ -218,7 +229,7 @@ class Generation:
         if prefix_cache is not None:
             copied = options[cache_name(self.model)] = copy.deepcopy(prefix_cache)
             copied.batch_repeat_interleave(len(input_ids))
-        with torch.inference_mode():
+        with torch.inference_mode(), self._greedy_model():
             generated = self.model.generate(  # type: ignore[operator]
                 input_ids=input_ids,
                 attention_mask=torch.ones_like(input_ids),
@@ -229,7 +240,7 @@ class Generation:
                 **options,
             )
         new = generated[:, length:]
-        end_tokens = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
+        end_tokens = self.greedy.eos_token_id
         end_tokens = {*end_tokens} if isinstance(end_tokens, list) else {end_tokens}
         outputs = []
         for ids, text in zip(new.tolist(), self.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sparsebench import sources
 from sparsebench.benchmarks import TaskSpec, cmudict, generation, scorers, squad
 from sparsebench.benchmarks.contract import sampled
-from sparsebench.benchmarks.generation import MOST_NEW_TOKENS, edit_distance
+from sparsebench.benchmarks.generation import MOST_NEW_TOKENS, Generation, edit_distance
 from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import load_tokenizer
@@ -161,6 +161,13 @@ def test_a_model_s_own_settings_of_decoding_change_nothing(speller: Path, dictio
     assert ours == plain
     (folder / "generation_config.json").write_text(json.dumps(settings | {"forced_bos_token_id": 15}))
     assert run(folder, "encoder-decoder", "g2p_per").outcomes != plain, "a first token of the model's stays"
+
+
+def test_other_tasks_of_a_job_keep_the_model_s_own_settings_of_decoding(speller: Path) -> None:
+    model = load_model(speller, "encoder-decoder")
+    model.generation_config.repetition_penalty = 5.0
+    Generation(model, load_tokenizer(speller)).generate(["abc"], 2)
+    assert model.generation_config.repetition_penalty == 5.0
 
 
 def test_rouge_reads_words_of_any_script() -> None:
