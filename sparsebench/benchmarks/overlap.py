@@ -202,11 +202,16 @@ def _texts(value: Any) -> Iterator[str]:
     """Yield every text in a record, whatever its field."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, list) and value and all(isinstance(word, str) and len(word.split()) == 1 for word in value):
+    elif isinstance(value, list) and value and all(map(_is_word, value)):
         yield " ".join(value)  # the words of one sentence
     elif isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _texts(item)
+
+
+def _is_word(value: Any) -> bool:
+    """Return whether a list's value may be a word of a sentence: no space in it, and too short to be searched by itself."""
+    return isinstance(value, str) and len(value.split()) == 1 and len(_WORD.findall(value)) < CHARACTER_RUN
 
 
 def _run_hashes(text: str) -> np.ndarray[Any, Any]:

@@ -15,6 +15,7 @@ from sparsebench.models.files.text import load_tokenizer
 from sparsebench.sources.text import read_records, read_texts
 from sparsebench.steps.calibration import DEFAULT, Calibration, sample_texts, tokens
 from tests.benchmarks.conftest import score_all
+from tests.benchmarks.own_data import own, written
 
 PASSAGE = (
     "The mill stood where the river bends for the last time before the sea, and nobody in the village could remember "
@@ -81,6 +82,15 @@ def test_words_between_characters_are_part_of_a_copy() -> None:
 def test_words_with_spaces_are_what_they_were(text: str) -> None:
     assert room._WORD.findall(text) == re.findall(r"\w+", text)
     assert len(room._run_hashes(text)) == len(re.findall(r"\w+", text)) - RUN + 1
+
+
+def test_a_list_of_long_answers_is_several_texts_and_a_list_of_words_is_one(tmp_path: Path) -> None:
+    answers = [CHINESE[0][:40], CHINESE[1][:40], "水车", "春天"]
+    words = PASSAGE.replace(",", "").split()
+    own_data = own("generation", written(tmp_path / "own.jsonl", [{"input": answers, "target": words}]))
+    for fitted_text, found in ((answers[1], answers[1]), (PASSAGE, " ".join(words)), ("".join(answers[2:]), None)):
+        copies = copied(FittedTexts([fitted_text]), TaskSpec("own", own=own_data), sources.Cache())
+        assert copies == ([found] if found else [])
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["too short"]])
