@@ -102,7 +102,7 @@ def _centred_ranks(numbers: Floats, weights: Floats) -> Floats:
 def pooled(metric: PooledMetric, values: Floats, labels: Floats) -> tuple[float, float | None]:
     """Return a metric of all documents (n,) together, and its standard error from RESAMPLES bootstrap draws.
 
-    The standard error is None for one document.
+    The standard error is None for one document, and where not two draws have the metric.
     """
     n = len(values)
     score = float(metric(values, labels, np.ones((1, n)))[0])
@@ -114,4 +114,6 @@ def pooled(metric: PooledMetric, values: Floats, labels: Floats) -> tuple[float,
     draws = (generator.integers(n, size=(len(piece), n)) for piece in pieces)
     weights = (np.stack([np.bincount(draw, minlength=n).astype(np.float64) for draw in part]) for part in draws)
     resampled = np.concatenate([metric(values, labels, draw_weights) for draw_weights in weights])
+    if np.isfinite(resampled).sum() < 2:
+        return score, None
     return score, float(np.nanstd(resampled, ddof=1))

@@ -25,6 +25,11 @@ def test_the_standard_error_of_one_outcome_is_unknown():
         assert pooled(metric, np.array([0.5]), np.array([1.0]))[1] is None
 
 
+def test_the_standard_error_is_unknown_where_no_draw_has_the_metric():
+    for values in ([0.1, 0.2], [0.1, 0.2, 0.3]):
+        assert pooled(average_precision, np.array(values), np.zeros(len(values)))[1] is None
+
+
 def test_bootstrap_is_repeatable_and_near_the_spread_of_fresh_samples():
     generator = np.random.default_rng(1)
 
