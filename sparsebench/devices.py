@@ -70,7 +70,7 @@ def visible_gpus() -> tuple[Gpu, ...]:
 
 
 def _selected(selector: str, listed: tuple[Gpu, ...]) -> Gpu | None:
-    if selector.isdigit():
+    if selector.isdecimal():
         return next((gpu for gpu in listed if gpu.number == int(selector)), None)
     return next((gpu for gpu in listed if selector.startswith("GPU-") and gpu.uuid.startswith(selector)), None)
 

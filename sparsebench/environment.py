@@ -162,7 +162,7 @@ def environment_record(device: str = "cpu") -> dict[str, object]:
         "libraries": dict(versions()),
         "git_commit": commit,
         "git_dirty": dirty,
-        "threads": int(threads) if threads.isdigit() else cores(),
+        "threads": int(threads) if threads.isdecimal() else cores(),
         "load": os.getloadavg()[0],
         "available_bytes": available,
     }

@@ -231,23 +231,28 @@ def score(
     *,
     limit: ItemCount | None = None,
     num_fewshot: Annotated[int, Field(ge=0, le=bounded.MOST_PROCESSES)] | None = None,
+    divergence: bool = False,
     device: Device = "auto",
 ) -> pd.DataFrame:
     """Return a row for each task: the score with its 95% interval; with ``against``, a paired difference and verdict.
 
+    With ``divergence``, the row of a perplexity also says how far the model's distributions are from those of ``against``.
     Raises UserError for a task that does not exist, BenchmarkError for one that fails.
     """
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     if unknown := next((name for name in names if not benchmarks.is_task(name)), None):
         raise UserError(f"{unknown}: no such task", did_you_mean(unknown, benchmarks.task_names()) or None)
-    specs = [TaskSpec(name, limit, num_fewshot) for name in names]
+    if divergence and against is None:
+        raise UserError("divergence: there is no model to compare with", "give `against`, such as the dense model")
+    specs = [TaskSpec(name, limit, num_fewshot, divergence=divergence) for name in names]
     resolved_device = devices.resolve(device)
 
     def on_failure(task: str, error: SparsebenchError) -> None:
         raise BenchmarkError(f"{task}: {error.message}", error.hint) from error
 
     baseline = score_tasks(against, specs, resolved_device, on_failure) if against else None
-    return pd.DataFrame(scored.rows(score_tasks(model, specs, resolved_device, on_failure), baseline))
+    dense = against.folder if against else None
+    return pd.DataFrame(scored.rows(score_tasks(model, specs, resolved_device, on_failure, dense=dense), baseline))
 
 
 def score_tasks(

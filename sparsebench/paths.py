@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -23,6 +24,7 @@ PARTIAL = ".partial-"
 """A part of the name of every file and folder that is being written, built or removed."""
 TEMPORARY = "sparsebench"
 """What the names of our folders among the system's temporary files begin with."""
+_PROCESS_ID = re.compile("[0-9]{1,9}")
 _DISTRUST = "no genuine model contains this: fetch it again from a source that you trust"
 
 
@@ -165,7 +167,7 @@ def leftovers(folder: Path, name: str = "*") -> Iterator[Path]:
 
     for leftover in folder.glob((name if name == "*" else glob.escape(name)) + glob.escape(_partial_mark()) + "*"):
         process = leftover.name.rpartition(_partial_mark())[2].partition("-")[0]
-        if process.isdigit() and not psutil.pid_exists(int(process)):
+        if _PROCESS_ID.fullmatch(process) and not psutil.pid_exists(int(process)):
             with suppress(FileNotFoundError):
                 if os.lstat(leftover).st_uid == os.getuid():
                     yield leftover

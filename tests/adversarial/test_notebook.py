@@ -13,7 +13,7 @@ from pydantic import Field
 from sparsebench import apply, inspect, load, measure, score, sizes, sql
 from sparsebench.arguments import checked
 from sparsebench.errors import SparsebenchError, UserError
-from sparsebench.paths import partial_of
+from sparsebench.paths import partial_of, sweep
 from sparsebench.plan.single import SingleModel
 from sparsebench.steps.contract import StepKind
 from tests.adversarial import benign
@@ -70,6 +70,7 @@ CALLS: dict[str, list[Call]] = {
     "num_fewshot": [lambda: score(GONE, "piqa", num_fewshot=10**9)],
     "batch": [lambda count=count: measure(GONE, batch=count) for count in (0, True, 10**18)],
     "ranks": [lambda: measure(GONE, ranks=10**6)],
+    "divergence": [lambda: score(GONE, "perplexity", divergence=True), lambda: score(GONE, "piqa", divergence=1)],
     "engine": [lambda: measure(GONE, engine=5), lambda: measure(GONE, engine="nothing")],
     "query": [lambda: sql(""), lambda: sql(b"select 1")],
     "ledger": [lambda: sql("select 1", "")],
@@ -146,6 +147,14 @@ def test_what_a_killed_chain_has_left_is_removed_by_the_next(home: Path) -> None
     (left / "1").mkdir(parents=True)
     apply(dense, [HALF, {**INT4, "group": 64}], "out")
     assert sorted(path.name for path in home.iterdir()) == ["file", "model", "out"]
+
+
+@pytest.mark.parametrize("process", ["²", "9" * 30])
+def test_a_name_that_gives_no_process_is_nobody_s_leftover(process: str, home: Path) -> None:
+    name = partial_of(Path("out")).name.replace(str(os.getpid()), process)
+    (home / name).mkdir()
+    sweep(home)
+    assert (home / name).is_dir()
 
 
 def test_what_a_function_accepts_reaches_it(home: Path) -> None:

@@ -35,6 +35,8 @@ from sparsebench.models.files.families import MODEL_TYPES, transformers_config
 from sparsebench.models.files.text import load_tokenizer, token_ids
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
+from sparsebench.notebook import score
+from sparsebench.plan.single import SingleModel
 from tests.benchmarks.conftest import run, score_all, sentence
 from tests.command import call
 from tests.models.model_zoo import small
@@ -350,6 +352,16 @@ def test_a_manifest_s_divergence_is_scored_against_the_other_model(tiny_llama: P
     alone = call(*asked, cwd=tmp_path)
     (row,) = json.loads(alone.stdout)
     assert "divergence" not in row and "--against" in alone.stderr
+
+
+def test_a_notebook_s_divergence_is_that_of_the_task(tiny_llama: Path, stories: list[str], tmp_path: Path) -> None:
+    sparse, dense = (
+        SingleModel("m", folder, "decoder") for folder in (prune(tiny_llama, tmp_path / "p", 0.5), tiny_llama)
+    )
+    table = score(sparse, "perplexity", dense, limit=2, divergence=True)
+    alone = run(sparse.folder, "decoder", "perplexity", limit=2)
+    assert table["divergence"][0] > 0 and table["n"][0] == alone.n
+    assert "divergence" not in score(sparse, "perplexity", dense, limit=2)
 
 
 def test_models_of_two_vocabularies_have_no_divergence() -> None:
