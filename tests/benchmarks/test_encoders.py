@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from transformers import BertModel
 
-from sparsebench.benchmarks import probe
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.pooling import MODES, Pooling, read_pooling
 from sparsebench.errors import BenchmarkError, ModelError, UnsupportedError
 from sparsebench.models.files.text import load_tokenizer
-from tests.benchmarks.conftest import Documents, run, serve
-from tests.benchmarks.own_data import written
+from tests.benchmarks.conftest import Documents, changed, hub, run, sentence
+from tests.benchmarks.own_data import scored, written
 
 
 def raw_vectors(folder: Path, texts: list[str]) -> np.ndarray:
@@ -69,7 +68,7 @@ def test_similarity_is_correlated_with_what_people_say(
 ):
     draw = random.Random(1)
     rows = [{**row, "score": round(draw.uniform(0, 5), 1)} for row in documents["mrpc"]]
-    asked = serve(monkeypatch, rows)
+    asked = hub(monkeypatch, {"test": rows})
     found = run(tiny_bert, "encoder", "stsb_sts")
     assert asked == [("mteb/stsbenchmark-sts", "default", "test")]
     ours, gold = [outcome.value for outcome in found.outcomes], [row["score"] for row in rows]
@@ -78,13 +77,14 @@ def test_similarity_is_correlated_with_what_people_say(
     assert found.score == pytest.approx(spearmanr(ours, gold).statistic, abs=1e-9)
     assert (found.metric, found.chance, found.n, found.limited) == ("spearman", 0.0, 40, False)
     assert 0 < found.stderr < 0.4
-    collapsed = altered(tiny_bert, tmp_path / "zero", 0.0)
-    assert run(collapsed, "encoder", "stsb_sts", batch_size=100).score == pytest.approx(0, abs=0.3)
+    zero = collapsed(tiny_bert, tmp_path / "zero")
+    assert run(zero, "encoder", "stsb_sts", batch_size=100).score == pytest.approx(0, abs=0.3)
 
 
 def test_an_own_file_stands_for_a_tasks_data(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     rows = [(f"the {word} ran", place) for place, word in enumerate("abc")]
-    serve(monkeypatch, [{"sentence1": "the cat sat", "sentence2": text, "score": score} for text, score in rows])
+    pairs = [{"sentence1": "the cat sat", "sentence2": text, "score": score} for text, score in rows]
+    hub(monkeypatch, {"test": pairs})
     lines = [f"the cat sat,{text},{score}" for text, score in rows]
     (tmp_path / "mine.csv").write_text("\n".join(["sentence1,sentence2,score", *lines]))
     source = f"path:{tmp_path / 'mine.csv'}"
@@ -97,32 +97,31 @@ def test_an_own_file_stands_for_a_tasks_data(tiny_bert: Path, monkeypatch: pytes
         run(tiny_bert, "encoder", "sciq_retrieval", data=source)
 
 
-def test_a_probe_is_scored_on_the_rest(tiny_bert: Path, documents: Documents, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(probe, "POOL", 20)
-    monkeypatch.setattr(probe, "PER_LABEL", 5)
-    found = run(tiny_bert, "encoder", "sst2_probe", batch_size=6)
-    rows = [documents["sst2"][place] for place in np.random.RandomState(42).permutation(40)]
-    vectors = raw_vectors(tiny_bert, [row["sentence"] for row in rows])
-    labels = np.array([row["label"] for row in rows])
-    shuffler, order, right = np.random.RandomState(42), np.arange(20), np.zeros(20)
+def test_a_probe_is_scored_on_the_rest(tiny_bert: Path, tmp_path: Path):
+    draw = random.Random(7)
+    data = [{"text": sentence(draw), "label": draw.choice(["bad", "good"])} for _ in range(100)]
+    path = written(tmp_path / "mine.jsonl", data)
+    found = scored(tiny_bert, "encoder", "probe", path)
+    rows = [data[place] for place in np.random.RandomState(42).permutation(100)]
+    vectors = raw_vectors(tiny_bert, [row["text"] for row in rows])
+    labels = np.array([row["label"] == "good" for row in rows], dtype=int)
+    shuffler, order, right = np.random.RandomState(42), np.arange(50), np.zeros(50)
     for _ in range(10):
         shuffler.shuffle(order)
         chosen: list[int] = []
         for place in order:
-            if sum(labels[other] == labels[place] for other in chosen) < 5:
+            if sum(labels[other] == labels[place] for other in chosen) < 16:
                 chosen.append(place)
         chosen.sort(key=lambda place: labels[place])
         model = LogisticRegression(random_state=42, max_iter=100).fit(vectors[chosen], labels[chosen])
-        right += model.predict(vectors[20:]) == labels[20:]
+        right += model.predict(vectors[50:]) == labels[50:]
     assert [outcome.value for outcome in found.outcomes] == pytest.approx((right / 10).tolist(), abs=1e-9)
     assert found.score == pytest.approx(right.mean() / 10, abs=1e-9)
-    assert (found.metric, found.chance, found.n, found.limited) == ("acc", 0.5, 20, False)
+    assert (found.metric, found.chance, found.n, found.limited) == ("acc", 0.5, 50, False)
     assert found.protocol["experiments"] == 10
-    assert "20 documents to train on, 20 to score" in str(found.protocol["split"])
-    assert run(tiny_bert, "encoder", "sst2_probe", limit=7).outcomes == tuple(found.outcomes[p] for p in sampled(20, 7))
-    monkeypatch.setattr(probe, "PER_LABEL", 15)
-    with pytest.raises(BenchmarkError, match="sst2_probe.*15 needed"):
-        run(tiny_bert, "encoder", "sst2_probe")
+    assert "50 documents to train on, 50 to score" in str(found.protocol["split"])
+    some = scored(tiny_bert, "encoder", "probe", path, limit=7)
+    assert some.outcomes == tuple(found.outcomes[p] for p in sampled(50, 7))
 
 
 @pytest.mark.parametrize("limit", [None, 6])
@@ -143,22 +142,16 @@ def test_a_question_finds_its_passage(tiny_bert: Path, documents: Documents, lim
     assert found.protocol["questions_without_passage"] == len(documents["sciq"]) - len(usable)
 
 
-def altered(folder: Path, out: Path, value: float) -> Path:
-    """A copy whose word embeddings all have this value."""
-    shutil.copytree(folder, out)
-    tensors = load_file(out / "model.safetensors")
-    for name, tensor in tensors.items():
-        # Without embeddings and their norm every text is encoded alike.
-        if name.startswith("embeddings.") or value != 0:
-            tensor.fill_(value)
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    return out
+def collapsed(folder: Path, out: Path) -> Path:
+    """A copy without embeddings and their norm, which encodes every text alike."""
+    return changed(folder, out, lambda name, tensor: tensor.zero_() if name.startswith("embeddings.") else None)
 
 
 def test_a_collapsed_encoder_is_at_chance_and_infinite_vectors_have_no_rank(
     tiny_bert: Path, documents: Documents, tmp_path: Path
 ):
-    zero, infinite = (altered(tiny_bert, tmp_path / str(value), value) for value in (0.0, float("nan")))
+    zero = collapsed(tiny_bert, tmp_path / "zero")
+    infinite = changed(tiny_bert, tmp_path / "nan", lambda name, tensor: tensor.fill_(float("nan")))
     pairs = run(zero, "encoder", "mrpc_pair", batch_size=100)
     assert pairs.chance is not None
     assert pairs.score == pytest.approx(pairs.chance, abs=0.15)

@@ -13,7 +13,7 @@ from sparsebench import sources
 from sparsebench.benchmarks import all_tasks, cmudict
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
-from tests.benchmarks.conftest import run
+from tests.benchmarks.conftest import run, serve_file
 
 FOLDER = Path(__file__).parents[2] / "examples" / "g2p"
 CACHE = sources.Cache()
@@ -35,7 +35,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
             for n in range(300)
         )
     )
-    monkeypatch.setattr(sources, "fetch", lambda *_: path)
+    serve_file(monkeypatch, path)
     small = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
     for name, value in {"SHAPE": small, "BATCH": 200, "EVERY": 3, "WARMUP": 2}.items():
         monkeypatch.setattr(train, name, value)

@@ -77,17 +77,13 @@ def test_every_number_is_stock_lm_evals(
     assert ours.protocol["documents"] == len(every)
 
 
-def test_protocol_says_whether_beginnings_are_shared(
-    tiny_llama: Path, tiny_t5: Path, documents: Documents, monkeypatch: pytest.MonkeyPatch
-):
+def test_protocol_says_whether_beginnings_are_shared(tiny_llama: Path, tiny_t5: Path, documents: Documents):
     def sharing(*model: Any, **settings: Any) -> Any:
         return run(*model, "piqa", limit=3, **settings).protocol["prefix_sharing"]
 
     assert sharing(tiny_llama, "decoder") == "on"
     assert sharing(tiny_llama, "decoder", batch_size=16) == "off: a batch size is given"
     assert sharing(tiny_t5, "encoder-decoder") == "off: lm-eval's own loop"
-    monkeypatch.setattr("sparsebench.benchmarks.prefixes.tree_problem", lambda model: "it was told not to")
-    assert sharing(tiny_llama, "decoder") == "off: it was told not to"
 
 
 def test_chance_is_the_mean_over_documents_of_one_over_the_choices(tiny_llama: Path, documents: Documents):

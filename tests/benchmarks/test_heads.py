@@ -12,7 +12,7 @@ from sparsebench.benchmarks import all_tasks
 from sparsebench.benchmarks.classification import head_labels, match
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import load_tokenizer
-from tests.benchmarks.conftest import Documents, hub, run, serve
+from tests.benchmarks.conftest import Documents, hub, run
 
 NLI = ("entailment", "neutral", "contradiction")
 Names = tuple[str, ...]
@@ -92,7 +92,7 @@ def test_labels_of_the_manifest_stand_in_for_numbers(classifier: Any, documents:
 
 def test_mnli_comes_from_the_hub(classifier: Any, monkeypatch: pytest.MonkeyPatch):
     rows = [{"premise": "the cat sat", "hypothesis": f"the {word} ran", "label": 2} for word in ("dog", "cat", "mat")]
-    asked = serve(monkeypatch, rows)
+    asked = hub(monkeypatch, {"validation_matched": rows})
     folder = classifier(NLI)
     found = run(folder, "encoder", "glue_mnli")
     expected = [float(answer == 2) for answer in answers(folder, [(row["premise"], row["hypothesis"]) for row in rows])]

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
-from sparsebench import sources
 from sparsebench.benchmarks import TaskSpec
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.masked import MaskedScorer
@@ -23,7 +22,7 @@ from sparsebench.errors import BenchmarkError, ModelError, UnsupportedError
 from sparsebench.models.files.families import MODEL_TYPES, has_masked_lm, transformers_config
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
-from tests.benchmarks.conftest import Documents, hub, run, score_all, sentence
+from tests.benchmarks.conftest import Documents, changed, hub, run, score_all, sentence, serve_file
 from tests.benchmarks.masked_models import Slow, save
 from tests.models.model_zoo import small
 from tests.steps.trim.tiny import bert, step_of
@@ -155,7 +154,7 @@ def passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made = [sentence(draw, 20, 60) for _ in range(6)]
     file = tmp_path / "requests.jsonl"
     file.write_text("".join(json.dumps({"doc": {"story": story}}) + "\n" for story in [*made, made[0]]))
-    monkeypatch.setattr(sources, "fetch", lambda *_: file)
+    serve_file(monkeypatch, file)
     return made
 
 
@@ -213,16 +212,6 @@ def test_a_model_that_knows_nothing_has_its_vocabulary(folder: Path, passages: l
     broken = changed(folder, tmp_path / "nan", lambda name, tensor: tensor.fill_(math.nan))
     with pytest.raises(BenchmarkError, match=r"pseudo_perplexity.*window \d+ of \d+ is not finite"):
         run(broken, "encoder", "pseudo_perplexity", limit=2)
-
-
-def changed(folder: Path, out: Path, change: Any) -> Path:
-    """A copy whose tensors are changed."""
-    shutil.copytree(folder, out)
-    tensors = load_file(out / "model.safetensors")
-    for name, tensor in tensors.items():
-        change(name, tensor)
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    return out
 
 
 def test_the_encoder_under_the_head_embeds_as_before(folder: Path, documents: Documents):

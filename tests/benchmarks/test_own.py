@@ -17,11 +17,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from typer.testing import CliRunner
 
 from sparsebench import sources
+from sparsebench.benchmarks import OwnData
 from sparsebench.benchmarks.choices import documents
 from sparsebench.benchmarks.contract import sampled
-from sparsebench.benchmarks.generation import GeneratedText, Generation
+from sparsebench.benchmarks.generation import Generation, GenerationExample, metric_values
 from sparsebench.benchmarks.own import content
 from sparsebench.benchmarks.running_text import wikitext
+from sparsebench.benchmarks.statistics import ratio
 from sparsebench.cli.app import app
 from sparsebench.errors import BenchmarkError, SourceError, SparsebenchError, UserError
 from sparsebench.manifest.problems import ManifestError
@@ -251,27 +253,18 @@ def test_the_content_and_the_suffix_are_what_identifies_data_and_not_the_path(tm
         ("f1", "The cat sat.", "a cat", 2 * 0.5 * 1 / 1.5),
         ("rouge_l", "the cat sat", "the dog sat", 2 / 3),
         ("rouge_l", "le chat, assis", "LE CHAT dormait", 2 / 3),
+        ("rouge_l", "привет мир", "Привет, мир", 1.0),
+        ("rouge_l", "été", "t", 0.0),
         ("chrf", "the cat", "the cat", 1.0),
         ("word_error_rate", "the cat sat down", "the dog sat", 2 / 3),
     ],
 )
-def test_an_answer_is_compared_as_asked(
-    metric: str,
-    text: str,
-    target: str,
-    wanted: float,
-    tiny_llama: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    answer = GeneratedText(tuple(text.split()), ended=True)
-    monkeypatch.setattr(Generation, "generate", lambda _, texts, most_new_tokens: [answer] * len(texts))
-    is_rate = metric == "word_error_rate"
-    targets = [target, target] if is_rate else ["or so many words", target]
-    path = written(tmp_path / "facts.jsonl", [{"input": f"the {n}", "target": targets} for n in range(3)])
-    found = scored(tiny_llama, "decoder", "generation", path, metric=metric)
-    assert found.score == pytest.approx(wanted) and found.metric == metric
-    assert [outcome.value for outcome in found.outcomes] == [pytest.approx(2.0 if is_rate else wanted)] * 3
+def test_an_answer_is_compared_as_asked(metric: str, text: str, target: str, wanted: float) -> None:
+    targets = [target, target if metric == "word_error_rate" else "or so many words"]
+    example = GenerationExample("the", tuple(tuple(answer.split()) for answer in targets))
+    task = OwnData("generation", "content", metric=metric).benchmark("facts")
+    values, lengths = metric_values(task, [example] * 3, [tuple(text.split())] * 3)
+    assert ratio(values, lengths or [1.0] * 3)[0] == pytest.approx(wanted)
 
 
 def test_examples_are_other_records(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from sparsebench import sources
-from sparsebench.benchmarks import TaskSpec, all_tasks, scorers, scoring
+from sparsebench.benchmarks import TaskSpec, all_tasks, scorers
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import mean_stderr, sampled
 from sparsebench.benchmarks.perplexity import (
@@ -37,7 +36,7 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
 from sparsebench.notebook import score
 from sparsebench.plan.single import SingleModel
-from tests.benchmarks.conftest import run, score_all, sentence
+from tests.benchmarks.conftest import run, score_all, sentence, serve_file
 from tests.command import call
 from tests.models.model_zoo import small
 from tests.steps.trim.tiny import llama, step_of
@@ -77,7 +76,7 @@ def stories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     path = tmp_path / "requests.jsonl.gz"
     rows = [{"doc": {"story": story}} for story in (*STORIES, STORIES[4])]
     path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
-    monkeypatch.setattr(sources, "fetch", lambda *_: path)
+    serve_file(monkeypatch, path)
     return STORIES
 
 
@@ -367,9 +366,3 @@ def test_a_notebook_s_divergence_is_that_of_the_task(tiny_llama: Path, stories: 
 def test_models_of_two_vocabularies_have_no_divergence() -> None:
     with pytest.raises(BenchmarkError, match="vocabularies of 7 and 8"):
         Divergence(None).add([(torch.zeros(2, 7), torch.zeros(2, 8))])
-
-
-def test_only_a_perplexity_has_a_divergence() -> None:
-    with pytest.raises(BenchmarkError, match="piqa") as caught:
-        scoring.check(TaskSpec("piqa", divergence=True), "decoder")
-    assert "divergence" in str(caught.value.hint)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench.benchmarks import prefixes
-from sparsebench.benchmarks.prefixes import TokenIds, Tree, shared_length, tree_batches
+from sparsebench.benchmarks.prefixes import TokenIds, Tree, tree_batches
 
 rows_of_tokens = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, max_size=25)
 PLAIN = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
@@ -82,11 +82,3 @@ def test_batches_hold_every_input_once_and_keep_to_the_limit(rows: list[TokenIds
     for batch in batches:
         size = Tree(batch).tokens.numel()
         assert len(batch) == 1 or size <= min(most, max(nodes, 2 * max(map(len, batch))))
-
-
-@given(rows_of_tokens)
-def test_shared_is_the_length_of_the_common_beginning(rows: list[TokenIds]):
-    one, other = rows[0], rows[-1]
-    count = shared_length(one, other)
-    assert one[:count] == other[:count]
-    assert len(one) == count or len(other) == count or one[count] != other[count]
