@@ -1,6 +1,8 @@
 """GPUs that are not there: a tool on PATH that lists them as NVIDIA's does."""
 
+import sys
 from collections.abc import Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -33,5 +35,27 @@ class Driver:
     @staticmethod
     def forget() -> None:
         """What was read of a driver that is not there any more."""
-        for cached in (devices.gpu_names, environment.hardware_class, environment.place):
+        for cached in (devices.gpu_names, devices.cuda_version, environment.hardware_class, environment.place):
             cached.cache_clear()
+        devices._seen_by_torch.cache_clear()
+
+
+def install_torch(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cuda: str | None,
+    hip: str | None = None,
+    seen: int = 0,
+    words: str = "",
+) -> None:
+    """A torch built for a version of CUDA, ROCm or neither, which sees so many GPUs and prints words to stderr."""
+    package = folder / "torch"
+    package.mkdir(exist_ok=True)
+    (package / "version.py").write_text(f"cuda: Optional[str] = {cuda!r}\nhip: Optional[str] = {hip!r}\n")
+    calls = f"is_available = staticmethod(lambda: {seen} > 0)\n    device_count = staticmethod(lambda: {seen})"
+    (package / "__init__.py").write_text(f"import sys\nprint({words!r}, file=sys.stderr)\nclass cuda:\n    {calls}\n")
+    spec = spec_from_file_location("torch", package / "__init__.py")
+    assert spec
+    monkeypatch.setitem(sys.modules, "torch", module_from_spec(spec))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    Driver.forget()

@@ -1,15 +1,15 @@
 """Which GPUs a program sees, what a device means, what is said where torch does not see them, and what the CPU can calculate."""
 
 import platform
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sparsebench import children, devices, environment, processor
 from sparsebench.errors import UserError
-from tests.gpus import H100, Driver
+from tests.gpus import H100, Driver, install_torch
 
 
 def test_without_a_driver_everything_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -82,57 +82,52 @@ def test_free_memory_is_that_of_the_gpus_that_are_meant(driver: Driver, monkeypa
     assert devices.free_memory("cpu") is None
 
 
-def test_a_torch_that_does_not_see_the_drivers_gpu_is_an_error(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_does_not_see_the_drivers_gpu_is_an_error(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     driver.lists([("GPU-a0", H100, "80000")])
-    monkeypatch.setattr(devices, "cuda_version", lambda: "")
+    install_torch(tmp_path, monkeypatch, None)
     for asked in ("auto", "cuda", "cuda:0"):
         with pytest.raises(UserError, match=f"device: {asked}: .*1 GPU .*{H100}.*for a CPU only") as caught:
             devices.resolve(asked)
         assert "device: cpu" in (caught.value.hint or "")
     assert devices.resolve("cpu") == "cpu"
-    monkeypatch.setattr(devices, "cuda_version", lambda: "13.0")
-    monkeypatch.setattr(devices, "_seen_by_torch", lambda _: (True, 0, "the driver is too old"))
+    install_torch(tmp_path, monkeypatch, "13.0", words="the driver is too old")
     with pytest.raises(UserError, match=r"torch sees none \(torch built for 13.0; the driver is too old\)"):
         devices.resolve("cuda")
-    monkeypatch.setattr(devices, "_seen_by_torch", lambda _: (True, 1, ""))
+    install_torch(tmp_path, monkeypatch, "13.0", seen=1)
     assert (devices.resolve("auto"), devices.resolve("cuda:0")) == ("cuda", "cuda:0")
     with pytest.raises(UserError, match="cuda:1: 1 GPU is visible"):
         devices.resolve("cuda:1")
     with pytest.raises(UserError, match="there is no 'tpu'"):
         devices.resolve("tpu")
-    monkeypatch.setattr(devices, "find_spec", lambda _: None)
-    monkeypatch.setattr(devices, "cuda_version", lambda: "")
+    monkeypatch.setitem(sys.modules, "torch", None)
     assert devices.visibility_problem(1) == "torch is not installed", "and not: for a CPU only"
 
 
-def test_the_cuda_version_is_that_of_the_installed_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert devices.cuda_version.__wrapped__() == (torch.version.cuda or "")
-    package = tmp_path / "torch"
-    package.mkdir()
-    monkeypatch.setattr(devices, "find_spec", lambda _: SimpleNamespace(origin=str(package / "__init__.py")))
-    for text, version in (
-        ("cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", "13.0"),
-        ("cuda: Optional[str] = None\nhip: Optional[str] = '6.4.1'\n", "rocm 6.4.1"),
-        ("cuda: Optional[str] = None\nhip: Optional[str] = None\n", ""),
-    ):
-        (package / "version.py").write_text(text)
-        assert devices.cuda_version.__wrapped__() == version
+def test_the_cuda_version_is_that_of_the_installed_torch(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert devices.cuda_version() == (torch.version.cuda or "")
+    for cuda, hip, version in (("13.0", None, "13.0"), (None, "6.4.1", "rocm 6.4.1"), (None, None, "")):
+        install_torch(tmp_path, monkeypatch, cuda, hip)
+        assert devices.cuda_version() == version
 
 
 def test_a_place_names_the_device_its_cuda_and_no_count_of_gpus(
-    driver: Driver, monkeypatch: pytest.MonkeyPatch
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "cuda_version", lambda: "13.0")
-    here = environment.place.__wrapped__("cpu")
+    install_torch(tmp_path, monkeypatch, "13.0")
+    here = environment.place("cpu")
     assert (here["device"], here["cuda"]) == ("cpu", "")
     driver.lists([("GPU-a0", H100, "1"), ("GPU-b1", H100, "1")])
-    assert environment.place.__wrapped__("cpu") == here, "a GPU that is not used is no part of the place"
-    both = environment.place.__wrapped__("cuda")
+    assert environment.place("cpu") == here, "a GPU that is not used is no part of the place"
+    both = environment.place("cuda")
     assert (both["device"], both["cuda"]) == (H100, "13.0") and H100 in both["machine"]
     driver.lists([("GPU-a0", H100, "1")])
-    assert environment.place.__wrapped__("cuda") == environment.place.__wrapped__("cuda:0") == both
-    monkeypatch.setattr(devices, "cuda_version", lambda: "12.8")
-    assert environment.place.__wrapped__("cuda")["id"] != both["id"] != here["id"]
+    assert environment.place("cuda") == environment.place("cuda:0") == both
+    install_torch(tmp_path, monkeypatch, "12.8")
+    assert environment.place("cuda")["id"] != both["id"] != here["id"]
 
 
 def test_a_child_sees_the_device_that_it_was_given_and_no_other(driver: Driver) -> None:

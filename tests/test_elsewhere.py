@@ -27,6 +27,7 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Step, StepReport
 from sparsebench.steps.registry import single
 from sparsebench.structure.outputs import compare_outputs
+from tests.benchmarks.conftest import changed
 from tests.benchmarks.masked_models import save
 from tests.elsewhere import DEVICE, There, elsewhere
 from tests.making import attempt
@@ -165,15 +166,14 @@ def test_the_next_block_is_read_while_one_is_visited(tiny_llama: Path, monkeypat
         assert threading.get_ident() not in readers(device)
 
 
-def test_a_block_that_cannot_be_read_ends_the_walk_there(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = Checkpoint.load
+def test_a_block_that_cannot_be_read_ends_the_walk_there(tiny_llama: Path, tmp_path: Path) -> None:
+    def spoil(name: str, tensor: torch.Tensor) -> None:
+        if ".layers.1.mlp.up" in name:
+            tensor.fill_(torch.nan)
 
-    def broken(self: Checkpoint, name: str, index: int | None = None) -> torch.Tensor:
-        return load(self, name, index) * (torch.nan if ".layers.1.mlp.up" in name else 1)
-
-    monkeypatch.setattr(Checkpoint, "load", broken)
+    broken = changed(tiny_llama, tmp_path / "broken", spoil)
     with elsewhere() as device:
-        walk = Replay(Checkpoint(tiny_llama), "decoder", calibrated("decoder").batch, device=device).walk()
+        walk = Replay(Checkpoint(broken), "decoder", calibrated("decoder").batch, device=device).walk()
         assert next(walk).index == 0
         with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj\.weight: NaN"):
             next(walk)

@@ -16,8 +16,9 @@ from sparsebench.storage import Format, formats
 WRONG = "no row at all"
 
 
-def plugged(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [EntryPoint("theirs", value, group)])
+def plugged(monkeypatch: pytest.MonkeyPatch, value: str, *names: str) -> None:
+    entries = [EntryPoint(name, value, "sparsebench.formats") for name in names or ("theirs",)]
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: entries)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +46,7 @@ def test_a_plugin_does_not_take_the_place_of_a_row_that_is_there(monkeypatch: py
     with pytest.raises(UserError, match="'theirs' in sparsebench.formats is there twice") as caught:
         table((replace(THEIRS, libraries=()),), Format, "sparsebench.formats")
     assert "sparsebench itself" in caught.value.message and f"{__name__}:THEIRS" in (caught.value.hint or "")
-    twice = [EntryPoint(name, f"{__name__}:THEIRS", "sparsebench.formats") for name in ("one", "other")]
-    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: twice)
+    plugged(monkeypatch, f"{__name__}:THEIRS", "one", "other")
     with pytest.raises(UserError, match="'one'.*'other'"):
         table((), Format, "sparsebench.formats")
 

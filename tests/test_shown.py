@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -95,21 +96,32 @@ def test_exhausted_memory_is_not_blamed_on_a_file(error: Exception, kind: type[E
         raise error
 
 
-def test_a_log_has_a_line_a_minute(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    clock = iter([0.0, 30.0, 61.0, 90.0, 130.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+@pytest.mark.parametrize(
+    ("clock", "steps", "lines"),
+    [
+        (
+            [0.0, 30.0, 61.0, 90.0, 130.0],
+            [(1, 8), (2, 8), (3, 8), (4, 8)],
+            ["… tiny: 25%, 3m left", "… tiny: 50%, 2m left"],
+        ),
+        (
+            [0.0, 600.0, 610.0, 670.0, 730.0],
+            [(4, 4), (1, 4), (2, 4), (3, 4, "loss 2.5, 9m left")],
+            ["… tiny: 100%, 0s left", "… tiny: 50%, 60s left", "… tiny: 75%, loss 2.5, 9m left"],
+        ),
+    ],
+    ids=["a line a minute", "the time left is of this step"],
+)
+def test_a_log_tells_how_far_a_step_is(
+    clock: list[float],
+    steps: list[tuple[Any, ...]],
+    lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    times = iter(clock)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
     with progress.progress("tiny") as advance:
-        for done in (1, 2, 3, 4):
-            advance(done, 8)
-    assert capsys.readouterr().err.splitlines() == ["… tiny: 25%, 3m left", "… tiny: 50%, 2m left"]
-
-
-def test_the_time_left_is_of_this_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    clock = iter([0.0, 600.0, 610.0, 670.0, 730.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with progress.progress("tiny") as advance:
-        for done in (4, 1, 2):
-            advance(done, 4)
-        advance(3, 4, "loss 2.5, 9m left")
-    lines = ["… tiny: 100%, 0s left", "… tiny: 50%, 60s left", "… tiny: 75%, loss 2.5, 9m left"]
+        for step in steps:
+            advance(*step)
     assert capsys.readouterr().err.splitlines() == lines

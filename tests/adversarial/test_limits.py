@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -34,14 +33,9 @@ from sparsebench.plan.preflight import PlanRequest
 from sparsebench.plan.preflight import prepare as preflight
 from sparsebench.plan.resolve import Lock
 from sparsebench.sources.text import read_texts
-from sparsebench.sources.wheel import _members
+from tests.adversarial import benign
 from tests.adversarial.watch import refused
-from tests.sources.servers import wheel
 
-LLAMA = {
-    "model_type": "llama", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64,
-    "intermediate_size": 32,
-}  # fmt: skip
 HEAD = "version: 1\nmodels:\n  - {name: m, source: hf:a/m, family: decoder}\n"
 
 
@@ -116,7 +110,7 @@ def test_a_plan_may_be_longer_than_records_and_a_run_not(tmp_path: Path, monkeyp
         records.bundle(folder, tmp_path / "b.jsonl.zst")
     with refused("other.json"):
         list(records.read([plan.rename(folder / "other.json")]))
-    write_random(LLAMA, tmp_path / "m", "decoder", "float32")
+    write_random(benign.LLAMA, tmp_path / "m", "decoder", "float32")
     monkeypatch.setattr(bounded, "CELLS", 5)
     with refused("11 cells", "at most 5", kind=UserError):
         run(path, ledger=tmp_path / "l.duckdb", device="cpu")
@@ -249,16 +243,6 @@ def test_what_is_no_file_is_no_text(what: str, tmp_path: Path) -> None:
         (os.mkfifo if what == "fifo" else os.mkdir)(path)
     with refused(path, kind=SourceError):
         read_texts(path)
-
-
-def test_a_member_of_a_wheel(tmp_path: Path) -> None:
-    path = wheel(tmp_path, "pack", "1.0", {})
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("pack/bomb.bin", bytes(100_000_000))
-        archive.writestr("pack/odd.bin", b"a", zipfile.ZIP_LZMA)
-    for name in ("pack/bomb.bin", "pack/odd.bin"):
-        with zipfile.ZipFile(path) as archive, refused("pack", name, kind=SourceError):
-            _members(archive, name, "wheel:pack==1.0")
 
 
 @pytest.mark.parametrize("form", ["parquet", "dictionary.parquet", "arrow", "stream.arrow", "repeated.arrow"])
