@@ -214,14 +214,6 @@ def test_a_window_weighs_in_the_standard_error_what_its_tokens_do() -> None:
     assert stderr < score * mean_stderr([value / count for value, count in pairs]) / 4
 
 
-@given(st.lists(st.floats(1.0, 900.0), min_size=2, max_size=30), st.integers(1, 300))
-def test_windows_of_one_length_have_the_standard_error_of_their_mean(losses: list[float], tokens: int) -> None:
-    losses = [min(loss, 300.0 * tokens) for loss in losses]
-    score, stderr = of_windows(losses, [tokens] * len(losses))
-    plain_error = score * mean_stderr([loss / tokens for loss in losses])
-    assert stderr == pytest.approx(plain_error, rel=1e-6, abs=1e-9 * score)
-
-
 def test_the_standard_error_of_one_window_is_unknown(tiny_llama: Path, stories: list[str]) -> None:
     found = run(tiny_llama, "decoder", "perplexity", limit=1)
     assert (found.n, found.stderr) == (1, None)
