@@ -13,7 +13,7 @@ import numpy as np
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, drawn
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, drawn, refuse_all_non_finite
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.heads import REGRESSION
 from sparsebench.benchmarks.own import KINDS
@@ -58,16 +58,10 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
         class_of_output = match(outputs, task)
         gold = [int(row["label"]) for row in rows]
     logits = encoder.logits(texts)
-    if logits.shape[1] != len(outputs):
-        raise BenchmarkError(
-            f"task {task.name}: the head has {logits.shape[1]} outputs, not {len(outputs)}: {', '.join(outputs)}",
-            "give one label per output, in their order",
-        )
+    check_output_count(task, logits.shape[1], outputs)
     finite = np.isfinite(logits).all(axis=1)
-    if not finite.any():
-        raise BenchmarkError(
-            f"task {task.name}: the head's outputs are not finite on any of {len(rows)} documents", DAMAGED
-        )
+    non_finite = int((~finite).sum())
+    refuse_all_non_finite(task.name, "the head's outputs", non_finite, len(rows))
     predicted = np.where(finite, np.array(class_of_output)[logits.argmax(axis=1)], -1).tolist()
     correct = [float(number == label) for number, label in zip(predicted, gold, strict=True)]
     commonest, count = Counter(gold).most_common(1)[0]
@@ -86,8 +80,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
         available=len(all_documents),
         chance=chance,
         scored=score_and_error,
-        protocol=encoder.protocol(task, rows)
-        | {"labels": ", ".join(outputs)[:500], "non_finite": int((~finite).sum())},
+        protocol=encoder.protocol(task, rows) | {"labels": ", ".join(outputs)[:500], "non_finite": non_finite},
     )
 
 
@@ -145,6 +138,15 @@ def head_labels(config: dict[str, Any], labels: Sequence[str] | None) -> tuple[s
             "give the model `labels:` in the manifest, one per output, such as [contradiction, entailment, neutral]",
         )
     return names
+
+
+def check_output_count(task: Benchmark, count: int, outputs: Sequence[str]) -> None:
+    """Raise BenchmarkError unless a head of ``count`` outputs has one for each name."""
+    if count != len(outputs):
+        raise BenchmarkError(
+            f"task {task.name}: the head has {count} outputs, not {len(outputs)}: {', '.join(outputs)}",
+            "give one label per output, in their order",
+        )
 
 
 def match(outputs: Sequence[str], task: Benchmark) -> list[int]:

@@ -143,6 +143,22 @@ class ScoreResult:
         return cls(task.name, task.metric, score, stderr, n, n < available, chance, outcomes, protocol)
 
 
+def task_protocol(task: Benchmark, harness: str, data: str | None = None) -> dict[str, str]:
+    """Return what each of our own adapters records of a task; ``data`` is a source in place of the task's own."""
+    return {
+        "harness": harness,
+        "task_version": str(task.version),
+        "data": data or " ".join(task.data) or "hub " + "/".join(task.hub or ()),
+        "chance_rule": task.chance,
+    }
+
+
+def refuse_all_non_finite(task: str, numbers: str, non_finite: int, documents: int) -> None:
+    """Raise BenchmarkError where the ``numbers``, such as the head's outputs, are finite on none of the documents."""
+    if non_finite == documents:
+        raise BenchmarkError(f"task {task}: {numbers} are not finite on any of {documents} documents", DAMAGED)
+
+
 def mean_stderr(values: Sequence[float]) -> float | None:
     """Return the standard error of the mean, as lm-eval does: sqrt(p(1-p)/(n-1)) for 0/1 values; None for one value."""
     n = len(values)

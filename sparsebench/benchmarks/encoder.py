@@ -21,7 +21,7 @@ from sparsebench import bounded, sources
 from sparsebench.benchmarks import hashes, own
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec, task_protocol
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
 from sparsebench.errors import BenchmarkError, library_errors
 from sparsebench.models.files.checkpoint import dtype_name
@@ -175,11 +175,8 @@ class Encoder:
         hashed: dict[str, str | int | float] = {} if rows is None else {"documents_sha256": hashes.of_documents(rows)}
         split = task.hub[2] if task.hub else "validation"
         return hashed | {
-            "harness": f"sparsebench encoders, transformers {version('transformers')}",
-            "task_version": str(task.version),
-            "data": data or " ".join(task.data) or "hub " + "/".join(task.hub or ()),
+            **task_protocol(task, f"sparsebench encoders, transformers {version('transformers')}", data),
             "split": "" if data or task.form else split,
-            "chance_rule": task.chance,
             "batch_size": self.batch.most_rows,
             "dtype": dtype_name(self.model.dtype),
         }
@@ -198,14 +195,11 @@ class Encoder:
 def with_padding_token(tokenizer: Any, config: Mapping[str, Any]) -> Any:
     """Return the tokenizer with a padding token; what stands there is masked, except where config.json names it."""
     if tokenizer.pad_token is None:
-        pad_id = _padding_id(config.get("pad_token_id"))
-        tokenizer.pad_token = tokenizer.eos_token if pad_id is None else tokenizer.convert_ids_to_tokens(pad_id)
+        pad_id = config.get("pad_token_id")
+        # Old configurations of Llama say -1 where there is none.
+        is_named = pad_id is not None and pad_id >= 0
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id) if is_named else tokenizer.eos_token
     return tokenizer
-
-
-def _padding_id(pad_token_id: int | None) -> int | None:
-    """Return a configuration's padding token; old ones of Llama say -1 where there is none."""
-    return None if pad_token_id is None or pad_token_id < 0 else pad_token_id
 
 
 def documents(task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> list[dict[str, Any]]:

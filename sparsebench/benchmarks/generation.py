@@ -26,7 +26,7 @@ from sparsebench import sources
 from sparsebench.benchmarks import cmudict, hashes, own, squad
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, drawn
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, drawn, task_protocol
 from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.checkpoint import dtype_name
@@ -136,15 +136,12 @@ class Generation:
     ) -> dict[str, str | int | float]:
         library = METRIC_LIBRARIES.get(task.metric)
         return {
-            "harness": f"sparsebench generation, transformers {version('transformers')}",
+            **task_protocol(task, f"sparsebench generation, transformers {version('transformers')}"),
             **({"metric": f"{library} {version(library)}"} if library else {}),
-            "task_version": str(task.version),
-            "data": " ".join(task.data),
             "split": "" if task.form else f"test, seed {cmudict.SEED}",
             "documents_sha256": hashlib.sha256(repr(examples).encode()).hexdigest(),
             "decoding": "greedy" if self.model.config.is_encoder_decoder else "greedy, the first line",
             "max_new_tokens": most_new_tokens,
-            "chance_rule": task.chance,
             "batch_size": self.batch.most_rows,
             "dtype": dtype_name(self.model.dtype),
         }

@@ -30,7 +30,15 @@ from sparsebench import sources
 from sparsebench.benchmarks import choices, folder_task, hashes, index
 from sparsebench.benchmarks.catalog import all_tasks, data_sources
 from sparsebench.benchmarks.causal import CausalScorer
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, mean_stderr, sampled
+from sparsebench.benchmarks.contract import (
+    Outcome,
+    Progress,
+    ScoreResult,
+    TaskSpec,
+    mean_stderr,
+    refuse_all_non_finite,
+    sampled,
+)
 from sparsebench.benchmarks.masked import LengthScorer, MaskedScorer
 from sparsebench.errors import BenchmarkError, UnsupportedError
 from sparsebench.manifest.names import Family
@@ -109,10 +117,7 @@ class Harness:
             if sample["filter"] == chosen.filter
         ]
         non_finite = sum(_has_non_finite(sample) for _, sample in samples)
-        if non_finite == len(samples):
-            raise BenchmarkError(
-                f"task {spec.task}: the log-likelihoods are not finite on any of {non_finite} documents", DAMAGED
-            )
+        refuse_all_non_finite(spec.task, "the log-likelihoods", non_finite, len(samples))
         outcomes = tuple(_outcome(name, sample, chosen.metric, len(loaded["tasks"]) > 1) for name, sample in samples)
         score = math.fsum(outcome.value for outcome in outcomes) / len(outcomes)
         as_harness = sum(float(sample[chosen.metric]) for _, sample in samples) / len(samples)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import EmitScore, ScoreResult, TaskSpec
+from sparsebench.benchmarks.contract import EmitScore, ScoreResult, TaskSpec, task_protocol
 from sparsebench.benchmarks.scoring import with_protocol
 from sparsebench.errors import SparsebenchError, UnsupportedError
 
@@ -82,10 +82,7 @@ class _WordEncoder:
     ) -> dict[str, str | int | float]:
         """Return an encoder's protocol without the fields that depend on a model."""
         return {
-            "harness": "sparsebench heuristics",
+            **task_protocol(task, "sparsebench heuristics", data),
             "heuristic": "words in common",
-            "task_version": str(task.version),
-            "data": data or " ".join(task.data) or "hub " + "/".join(task.hub or ()),
-            "chance_rule": task.chance,
             "documents_sha256": hashes.of_documents(rows),
         }

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from sparsebench import sources
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
-from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec, sampled, task_protocol
 from sparsebench.benchmarks.own import WINDOW
 from sparsebench.benchmarks.running_text import (
     RunningText,
@@ -159,9 +159,7 @@ class Perplexity:
             scored,
             len(all_windows.ids),
             {
-                "harness": f"sparsebench perplexity, transformers {version('transformers')}",
-                "task_version": str(task.version),
-                "data": " ".join(task.data),
+                **task_protocol(task, f"sparsebench perplexity, transformers {version('transformers')}"),
                 "split": "" if task.form else "validation",
                 **running.protocol,
                 "window": size,
@@ -170,7 +168,6 @@ class Perplexity:
                 "bos_stands": bos_position if first else "nowhere",
                 "tokenizer": f"{type(self.tokenizer).__name__}, {len(self.tokenizer):,} tokens",
                 "dropped_tokens": all_windows.dropped,
-                "chance_rule": task.chance,
                 "batch_size": batch.most_rows,
                 "dtype": dtype_name(self.model.dtype),
                 "logits_dtype": "float32",

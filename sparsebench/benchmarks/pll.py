@@ -172,15 +172,12 @@ class PllScorer:
         for text in texts:
             for position in range(text.begin, text.end):
                 batch.append((text, position))
-                if len(batch) >= self._rows_at_once(len(batch[0][0].ids)):
+                fitting = max(1, min(self.first_rows, self.batch_tokens // len(batch[0][0].ids)))
+                if len(batch) >= (self.batch_size or fitting):
                     yield batch
                     batch = []
         if batch:
             yield batch
-
-    def _rows_at_once(self, longest: int) -> int:
-        """Return how many copies of ``longest`` tokens a batch has."""
-        return self.batch_size or max(1, min(self.first_rows, self.batch_tokens // longest))
 
     def _answers(self, batch: Sequence[tuple[PllText, int]]) -> list[LogLikelihood]:
         width = len(batch[0][0].ids)

@@ -16,8 +16,8 @@ import torch
 from sparsebench import sources
 from sparsebench.benchmarks import hashes, own
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.classification import head_labels
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, drawn
+from sparsebench.benchmarks.classification import check_output_count, head_labels
+from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec, drawn, refuse_all_non_finite
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
@@ -84,11 +84,7 @@ def tags_of(
     def likeliest_outputs(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the likeliest output of each token, -1 if its logits are not finite."""
         logits = model(**batch).logits.float()
-        if logits.shape[-1] != len(outputs):
-            raise BenchmarkError(
-                f"task {task.name}: the head has {logits.shape[-1]} outputs, not {len(outputs)}: {', '.join(outputs)}",
-                "give one label per output, in their order",
-            )
+        check_output_count(task, logits.shape[-1], outputs)
         return logits.argmax(dim=-1).masked_fill(~logits.isfinite().all(dim=-1), -1)
 
     tagged, cut_words, non_finite = [], 0, 0
@@ -99,10 +95,7 @@ def tags_of(
         cut_words += len(words) - len(first)
         non_finite += any(tag < 0 for tag in first.values())
         tagged.append([outputs[first[word]] if first.get(word, -1) >= 0 else OUTSIDE for word in range(len(words))])
-    if non_finite == len(texts):
-        raise BenchmarkError(
-            f"task {task.name}: the head's outputs are not finite on any of {len(texts)} documents", DAMAGED
-        )
+    refuse_all_non_finite(task.name, "the head's outputs", non_finite, len(texts))
     return tagged, {"cut_words": cut_words, "non_finite": non_finite}
 
 
