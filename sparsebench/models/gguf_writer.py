@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,9 @@ class GgufArchitecture:
 
     ``activation`` is what the name of the only activation function begins with that llama.cpp computes for the type.
     ``interleaved``: the rows of query and key heads are reordered. ``norm_offset`` is added to the norms' weights. An
-    ``encoder`` gives hidden states.
+    ``encoder`` gives hidden states. ``fixed`` has the only values of some keys of config.json with which llama.cpp
+    computes the same as transformers. Heads are together as wide as the hidden states, unless
+    it takes ``any_head_size``.
     """
 
     name: str
@@ -53,24 +55,32 @@ class GgufArchitecture:
     encoder: bool = False
     interleaved: bool = False
     norm_offset: float = 0.0
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    any_head_size: bool = False
 
 
+_UNBIASED, _UNTIED, _PLAIN_QK = {"attention_bias": False}, {"tie_word_embeddings": False}, {"qk_layernorm": False}
+_GEMMA_FIXED = {**_UNBIASED, "tie_word_embeddings": True}
+_SMOLLM3_PERIOD = 4
+"""llama.cpp rotates queries and keys in all but each fourth block of a SmolLM3, whatever config.json says."""
+_SMOLLM3_FIXED = {**_UNBIASED, "mlp_bias": False, "no_rope_layer_interval": _SMOLLM3_PERIOD}
+_GPT2_FIXED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
 ARCHITECTURES = {
-    "llama": GgufArchitecture("llama", interleaved=True),
-    "mistral": GgufArchitecture("llama", interleaved=True),
+    "llama": GgufArchitecture("llama", interleaved=True, any_head_size=True),
+    "mistral": GgufArchitecture("llama", interleaved=True, any_head_size=True),
     "qwen2": GgufArchitecture("qwen2"),
-    "qwen3": GgufArchitecture("qwen3"),
-    "gpt2": GgufArchitecture("gpt2", activation="gelu"),
-    "gemma": GgufArchitecture("gemma", activation="gelu", norm_offset=1.0),
-    "olmo2": GgufArchitecture("olmo2"),
-    "starcoder2": GgufArchitecture("starcoder2", activation="gelu"),
-    "stablelm": GgufArchitecture("stablelm"),
-    "smollm3": GgufArchitecture("smollm3", interleaved=True),
-    "phi": GgufArchitecture("phi2", activation="gelu"),
+    "qwen3": GgufArchitecture("qwen3", fixed=_UNBIASED, any_head_size=True),
+    "gpt2": GgufArchitecture("gpt2", activation="gelu", fixed=_GPT2_FIXED),
+    "gemma": GgufArchitecture("gemma", activation="gelu", norm_offset=1.0, fixed=_GEMMA_FIXED, any_head_size=True),
+    "olmo2": GgufArchitecture("olmo2", fixed={**_UNBIASED, **_UNTIED}),
+    "starcoder2": GgufArchitecture("starcoder2", activation="gelu", fixed={"use_bias": True}),
+    "stablelm": GgufArchitecture("stablelm", fixed={**_PLAIN_QK, **_UNTIED}),
+    "smollm3": GgufArchitecture("smollm3", interleaved=True, fixed=_SMOLLM3_FIXED, any_head_size=True),
+    "phi": GgufArchitecture("phi2", activation="gelu", fixed={**_PLAIN_QK, **_UNTIED}),
     "phi3": GgufArchitecture("phi3"),
-    "olmo": GgufArchitecture("olmo", interleaved=True),
-    "nemotron": GgufArchitecture("nemotron", activation="relu2", norm_offset=1.0),
-    "bert": GgufArchitecture("bert", activation="gelu", encoder=True),
+    "olmo": GgufArchitecture("olmo", interleaved=True, fixed=_UNBIASED),
+    "nemotron": GgufArchitecture("nemotron", activation="relu2", norm_offset=1.0, fixed=_UNTIED),
+    "bert": GgufArchitecture("bert", activation="gelu", encoder=True, fixed={"is_decoder": False}),
 }
 """The model types that are written. A test runs each by llama.cpp and compares its logits with transformers'."""
 _UNUSED = re.compile(r"(^|\.)(pooler|cls)\.")
@@ -83,16 +93,18 @@ def gguf_refusal(config: Mapping[str, Any]) -> Refusal | None:
     kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
         return Refusal(f"{kind} models are not written as GGUF", f"name a model of type {', '.join(ARCHITECTURES)}")
-    if ARCHITECTURES[kind].encoder and (has_classifier(config) or has_tagger(config)):
+    architecture = ARCHITECTURES[kind]
+    if architecture.encoder and (has_classifier(config) or has_tagger(config)):
         return Refusal(
             "llama.cpp gives an encoder's hidden states, without its head", "name a checkpoint without a head"
         )
-    activation = config.get("hidden_act") or config.get("activation_function") or ARCHITECTURES[kind].activation
-    if not str(activation).startswith(ARCHITECTURES[kind].activation):
+    activation = config.get("hidden_act") or config.get("activation_function") or architecture.activation
+    if not str(activation).startswith(architecture.activation):
         return Refusal(
-            f"llama.cpp computes {ARCHITECTURES[kind].activation} in {kind} models, not {activation}",
-            "name another model",
+            f"llama.cpp computes {architecture.activation} in {kind} models, not {activation}", "name another model"
         )
+    if refusal := _layout_refusal(kind, config):
+        return refusal
     if config.get(PER_LAYER):
         return UNEVEN
     if skips_weights(config):
@@ -100,6 +112,26 @@ def gguf_refusal(config: Mapping[str, Any]) -> Refusal | None:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if (scaling := rope.get("rope_type", rope.get("type", "default"))) != "default":
         return Refusal(f"rotary positions of type {scaling} are not written as GGUF", "name a model without them")
+    return None
+
+
+def _layout_refusal(kind: str, config: Mapping[str, Any]) -> Refusal | None:
+    """Return which setting of a config.json llama.cpp has no tensors or no arithmetic for; None where there is none."""
+    architecture = ARCHITECTURES[kind]
+    for key, fixed in architecture.fixed.items():
+        if (stated := config.get(key, fixed)) != fixed:
+            return Refusal(
+                f"llama.cpp computes {kind} models with `{key}: {fixed}`, not {stated}", "name another model"
+            )
+    rotated = config.get("no_rope_layers")
+    if rotated and rotated != [int(layer % _SMOLLM3_PERIOD > 0) for layer in range(1, len(rotated) + 1)]:
+        reason = f"llama.cpp leaves each {_SMOLLM3_PERIOD}th block of a {kind} model unrotated, not `no_rope_layers`"
+        return Refusal(reason, "name another model")
+    if config.get("head_dim") and not architecture.any_head_size:
+        size = dimensions(config)
+        if size.heads * size.head_size != size.hidden:
+            reason = f"llama.cpp's {kind} models have {size.hidden} / {size.heads} as `head_dim`, not {size.head_size}"
+            return Refusal(reason, "remove neurons or blocks instead of heads")
     return None
 
 

@@ -31,7 +31,8 @@ def tiny(kind: str, folder: Path, **settings: Any) -> Path:
     auto = transformers.AutoModel if kind == "bert" else transformers.AutoModelForCausalLM
     model = auto.from_config(config)
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
+        # With gains near 1 attention is not flat, so that positions matter.
+        torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.05)
     model.save_pretrained(folder)
     words = tokenizers.Tokenizer(tokenizers.models.BPE())
     words.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -126,6 +127,16 @@ def test_a_shortened_file_is_the_shortened_model(tmp_path: Path) -> None:
         ({"model_type": "llama", "rope_parameters": {"rope_type": "llama3"}}, "llama3"),
         ({"model_type": "gpt2", "activation_function": "relu"}, "relu"),
         ({"model_type": "gemma", "hidden_act": "silu"}, "silu"),
+        *(({"model_type": kind, "attention_bias": True}, "attention_bias") for kind in ("qwen3", "olmo2", "olmo")),
+        *(({"model_type": kind, "tie_word_embeddings": True}, "tie_word_embeddings") for kind in ("phi", "stablelm")),
+        *(({"model_type": kind, "qk_layernorm": True}, "qk_layernorm") for kind in ("phi", "stablelm")),
+        ({"model_type": "gemma", "tie_word_embeddings": False}, "tie_word_embeddings"),
+        ({"model_type": "smollm3", "mlp_bias": True}, "mlp_bias"),
+        ({"model_type": "smollm3", "no_rope_layers": [1, 0]}, "no_rope_layers"),
+        ({"model_type": "starcoder2", "use_bias": False}, "use_bias"),
+        ({"model_type": "gpt2", "scale_attn_weights": False}, "scale_attn_weights"),
+        ({"model_type": "bert", "is_decoder": True, "architectures": ["BertLMHeadModel"]}, "is_decoder"),
+        *(({**CONFIGS[kind], "model_type": kind, "head_dim": 4}, "head_dim") for kind in ("qwen2", "phi3", "olmo")),
     ],
 )
 def test_what_a_file_cannot_hold_is_refused_by_name(config: dict[str, Any], named: str) -> None:
