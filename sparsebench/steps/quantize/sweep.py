@@ -127,15 +127,16 @@ def make_gguf(parent: Path, targets: Mapping[Step, Path], context: Context, emit
     """Make each variant's folder; calibration text is read where an importance matrix is asked for."""
     checkpoint = float_checkpoint(parent, "quantize the checkpoint that it was made from")
     squares: Mapping[str, torch.Tensor] = {}
-    calibration_fields: dict[str, Any] = {}
-    if next(iter(targets)).settings.importance:
+    provenance: Mapping[str, Any] = {}
+    if next(iter(targets)).settings.importance:  # all of a sweep read the text, or none does
         text = context.text("importance: true")
         squares = mean_squares(checkpoint, text.batch, context, next(iter(targets.values())))
-        calibration_fields = {"calibration_tokens": text.tokens, "calibration_sha256": text.sha256}
+        provenance = text.provenance()
     for step, folder in targets.items():
         with failing_alone(step, emit):
-            report = make_gguf_variant(checkpoint, folder, context.family, str(step.settings.type), squares)
-            emit(step, replace(report, sweep_size=len(targets), **calibration_fields))
+            gguf_type = str(step.settings.type)
+            report = make_gguf_variant(checkpoint, folder, context.family, gguf_type, squares, provenance)
+            emit(step, replace(report, sweep_size=len(targets)))
 
 
 def mean_squares(checkpoint: Checkpoint, batch: Batch, context: Context, folder: Path) -> dict[str, torch.Tensor]:
@@ -158,9 +159,17 @@ def mean_squares(checkpoint: Checkpoint, batch: Batch, context: Context, folder:
 
 
 def make_gguf_variant(
-    checkpoint: Checkpoint, folder: Path, family: str, gguf_type: str, squares: Mapping[str, torch.Tensor]
+    checkpoint: Checkpoint,
+    folder: Path,
+    family: str,
+    gguf_type: str,
+    squares: Mapping[str, torch.Tensor],
+    provenance: Mapping[str, Any],
 ) -> StepReport:
-    """Make one variant's folder of the model in ``checkpoint``, and count its zeros in the written floats."""
+    """Make one variant's folder of the model in ``checkpoint``, and count its zeros in the written floats.
+
+    ``provenance`` has the entries about the text that ``squares`` are of, for the folder's ``sparsebench.json``.
+    """
     started = time.perf_counter()
     sums = RoundingSums()
     bytes_in_file = 0
@@ -185,11 +194,11 @@ def make_gguf_variant(
         kinds = write_gguf(checkpoint.folder, writer.partial / GGUF_FILE, gguf_type, squares, write_values)
         for name in [*writer.missing]:
             writer.copy(name, checkpoint)
-        writer.close({"family": family, "step": "quantize", "gguf": gguf_type, "tensors": dict(kinds)})
+        writer.close({"family": family, "step": "quantize", "gguf": gguf_type, "tensors": dict(kinds), **provenance})
     tensors = ", ".join(f"{kind} ×{count}" for kind, count in kinds.most_common())
     lost = f"; {sums.lost:,} zeros of the parent are no zeros any more" if sums.lost else ""
     note = f"tensors in the file: {tensors}{lost}"
-    report = step_report(folder, family, seconds=time.perf_counter() - started, note=note)
+    report = step_report(folder, family, seconds=time.perf_counter() - started, note=note, provenance=provenance)
     return replace(
         report,
         bits=8 * bytes_in_file / report.prunable,

@@ -1,5 +1,6 @@
 """``quantize: gguf``: the file, the floats that it stands for, and what is said of both."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def test_importance_weights_the_errors_of_rounding(dense: Path, tmp_path: Path) 
     weighted = quantized(dense, tmp_path / "weighted", text, type="Q4_0", importance=True)
     assert weighted.calibration_tokens == 128 and plain.calibration_tokens == 0
     assert weighted.relative_error != plain.relative_error
+    notes = json.loads((tmp_path / "weighted" / "sparsebench.json").read_text())
+    assert notes["calibration_sha256"] == weighted.calibration_sha256
 
 
 def test_a_text_that_fails_takes_no_variant_that_reads_none(dense: Path, tmp_path: Path) -> None:
