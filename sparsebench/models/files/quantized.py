@@ -66,9 +66,9 @@ def groups_of(columns: int, group: int | None) -> int:
     return math.ceil(columns / group) if group else 1
 
 
-def parts_of(info: TensorInfo, scheme: Scheme, across: bool) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Return (name, dtype, shape) of the tensors that store a quantized float tensor ((in, out) where ``across``)."""
-    rows, columns = info.shape[::-1] if across else info.shape
+def parts_of(info: TensorInfo, scheme: Scheme, transposed: bool) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Return (name, dtype, shape) of the tensors that store a quantized float tensor ((in, out) where ``transposed``)."""
+    rows, columns = info.shape[::-1] if transposed else info.shape
     return [
         (f"{info.name}_packed", "I32", (rows, math.ceil(columns * scheme.bits / 32))),
         (f"{info.name}_scale", info.dtype, (rows, groups_of(columns, scheme.group))),
@@ -219,7 +219,7 @@ class QuantizedCheckpoint(Checkpoint):
         return scheme
 
     @property
-    def across(self) -> bool:
+    def transposed(self) -> bool:
         """Whether the model's own matrices are (in, out), as GPT-2's are."""
         return str(self.config.get("model_type")) in CONV1D_TYPES
 
@@ -236,7 +236,7 @@ class QuantizedCheckpoint(Checkpoint):
             weight = name.removesuffix("_packed")
             if weight in self.quantized:
                 rows, columns = info.shape[0], self._columns(weight)
-                shape = (columns, rows) if self.across else (rows, columns)
+                shape = (columns, rows) if self.transposed else (rows, columns)
                 tensors[weight] = replace(info, name=weight, dtype=self.stored[f"{weight}_scale"].dtype, shape=shape)
             elif name not in scales_and_shapes:
                 tensors[name] = info
@@ -264,7 +264,7 @@ class QuantizedCheckpoint(Checkpoint):
         if name not in self.quantized:
             return super().load(name, expert)
         weights = self.codes(name).expanded(torch_dtype(self.tensors[name].dtype))
-        return weights.T.contiguous() if self.across else weights
+        return weights.T.contiguous() if self.transposed else weights
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
         """Yield one tensor's entries in order, flat; a quantized one's all at once."""

@@ -303,6 +303,6 @@ def _integers(weights: Any, view: View) -> Matrix:
     rows = slice(None) if view.rows is None else slice(*view.rows)
     scheme = weights.scheme
     info = weights.tensors[view.tensor]
-    cols = info.shape[0] if weights.across else info.shape[1]
+    cols = info.shape[0] if weights.transposed else info.shape[1]
     matrix = integers(words[rows], scheme.encoding, cols, scale[rows], scheme.group)
     return integers_to_bitmask(matrix) if is_worth_bitmask(matrix) else matrix
