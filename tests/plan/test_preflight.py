@@ -328,7 +328,7 @@ def test_a_calibration_longer_than_the_model_takes_is_refused_with_its_line(name
     for verb in ("recover: distill", "recover: finetune", "shrink: gates, keep: 0.5"):
         longer = f"{{{verb}, length: {limit + 1}}}"
         with pytest.raises(ManifestError, match=rf"mine\.yaml:9:\d+: variants\[0\](.|\n)*length(.|\n)*{limit:,}"):
-            prepare(of(tmp_path, text + more.format(limit, longer)))
+            written(tmp_path, text + more.format(limit, longer))
     for length, step in ((limit, wanda), (limit + 1, magnitude), (limit + 1, training)):
         assert written(tmp_path, text + more.format(length, step)).plan.cells
 
