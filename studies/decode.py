@@ -1,7 +1,7 @@
 """Decoding with whole models: dense, in few bits, without zeros, and both, token by token in turns with torch's bfloat16.
 
     python studies/decode.py [--model 1b] [--model smollm2] [--zeros 0.5 …] [--threads 1] [--layers N] [--wall]
-    python studies/decode.py --model smollm2 --text FILE [--windows 8]
+    python studies/decode.py --model smollm2 --text FILE [--windows 32]
 
 ``1b`` is a decoder of 1.2B weights with a head of 50k words and random weights; ``smollm2`` is quickstart.yaml's
 SmolLM2-135M. Both are pruned by magnitude, per layer. Prints Markdown: the median time per token (CPU time of the calling
@@ -180,26 +180,27 @@ def compare(name: str, found: list[Row], rounds: int) -> None:
         gc.collect()
 
 
-def perplexity(model: Any, ids: torch.Tensor) -> float:
-    """The perplexity of windows (n, WINDOW) of text."""
-    losses = []
-    for window in ids:
-        logits = model(input_ids=window[None]).logits[0, :-1].float()
-        losses.append(torch.nn.functional.cross_entropy(logits, window[1:]).item())
-    return math.exp(sum(losses) / len(losses))
+def window_losses(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """The mean loss of each window in ids (n, WINDOW), in nats a token."""
+    logits = (model(input_ids=window[None]).logits[0, :-1].float() for window in ids)
+    return torch.stack([torch.nn.functional.cross_entropy(*pair) for pair in zip(logits, ids[:, 1:], strict=True)])
 
 
-def as_run(found: list[Row], text: Path, windows: int) -> None:
+def as_run(models: list[Row], text: Path, windows: int) -> None:
     """The perplexity with the arithmetic of decoding, inputs in 8 bits, over that of the same weights as float32."""
-    words = AutoTokenizer.from_pretrained(found[0].folder)(text.read_text())["input_ids"][: windows * WINDOW]
+    words = AutoTokenizer.from_pretrained(models[0].folder)(text.read_text())["input_ids"][: windows * WINDOW]
     ids = torch.tensor(words).view(windows, WINDOW)
     linear.MAX_DECODE_TOKENS = linear.TOKENS_PER_CALL * WINDOW  # no layer takes tiles, whose inputs are not rounded
-    print("| model | as run | weights in float32 | ratio |\n|---|--:|--:|--:|")
-    for row in found:
+    print("| model | as run | weights in float32 | ratio, 95% interval over windows |\n|---|--:|--:|--:|")
+    for row in models:
         if row.engine == "sparse" and not row.name.startswith("bf16"):
-            run = perplexity(Runner(row).model, ids)
-            floats = perplexity(build(SavedModel(row.folder, "decoder", "float32")), ids)
-            print(f"| {row.name} | {run:.3f} | {floats:.3f} | {run / floats:.4f} |", flush=True)
+            run = window_losses(Runner(row).model, ids)
+            floats = window_losses(build(SavedModel(row.folder, "decoder", "float32")), ids)
+            change = run - floats
+            half = 1.96 * change.std() / math.sqrt(windows)
+            low, high = (change.mean() - half).exp(), (change.mean() + half).exp()
+            ratio = f"{change.mean().exp():.4f} [{low:.4f}, {high:.4f}]"
+            print(f"| {row.name} | {run.mean().exp():.3f} | {floats.mean().exp():.3f} | {ratio} |", flush=True)
 
 
 def build(source: SavedModel) -> Any:
@@ -216,7 +217,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=16, help="blocks of the 1B model")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--text", help="a text file: print perplexities as run on it, no times")
-    parser.add_argument("--windows", type=int, default=8, help=f"of {WINDOW} tokens of the text")
+    parser.add_argument("--windows", type=int, default=32, help=f"of {WINDOW} tokens of the text")
     parser.add_argument("--wall", action="store_true", help="wall time")
     parser.add_argument("--folder", help="where to work; default: the system's temporary folder")
     chosen = parser.parse_args()
