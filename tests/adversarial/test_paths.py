@@ -17,11 +17,11 @@ from sparsebench.ledger.store import Ledger
 from sparsebench.models.files.building import new_partial
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.prepare import prepare
-from sparsebench.paths import INDEX, PICKLE_INDEX, check_contained, create, name_beside, refuse_link
+from sparsebench.paths import INDEX, PICKLE_INDEX, check_contained, create, name_beside
 from sparsebench.plan import preflight
 from sparsebench.plan.jobs import jobs
 from sparsebench.report import build
-from sparsebench.run.workspace import Workspace, exclusive
+from sparsebench.run.workspace import exclusive
 from sparsebench.sources import hub, parse
 from sparsebench.storage import pack, unpack
 from tests.adversarial.watch import opened
@@ -252,14 +252,3 @@ def test_a_folder_that_is_made_beside_another_is_no_link(tmp_path: Path, canary:
     partial.rmdir()
     link.rename(partial)
     assert new_partial(ours).is_dir() and not new_partial(ours).is_symlink()
-
-
-def test_a_place_without_a_link_is_written_as_ever(tmp_path: Path) -> None:
-    with create(tmp_path / "new") as file:
-        file.write("é")
-    assert (tmp_path / "new").read_bytes() == "é".encode()
-    assert (tmp_path / "new").stat().st_mode & 0o111 == 0
-    assert refuse_link(tmp_path / "new") == tmp_path / "new"
-    assert Workspace.of(tmp_path / "l.duckdb", tmp_path).logs == tmp_path / "logs"
-    with pytest.raises(FileNotFoundError):
-        create(tmp_path / "no" / "such")

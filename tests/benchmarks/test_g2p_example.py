@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from sparsebench import sources
-from sparsebench.benchmarks import all_tasks, cmudict
+from sparsebench.benchmarks import all_tasks
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
-from tests.benchmarks.conftest import run, serve_file
+from tests.benchmarks.conftest import run
+from tests.benchmarks.test_generation import dictionary  # noqa: F401
 
 FOLDER = Path(__file__).parents[2] / "examples" / "g2p"
 CACHE = sources.Cache()
@@ -21,23 +22,14 @@ CACHE = sources.Cache()
 
 
 @pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The training script with a tiny model and a dictionary of 300 words."""
+def script(dictionary: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:  # noqa: F811
+    """The training script with a tiny model and a dictionary of 200 words."""
     found = importlib.util.spec_from_file_location("g2p_train", FOLDER / "train.py")
     assert found and found.loader
     train = importlib.util.module_from_spec(found)
     found.loader.exec_module(train)
-    letters = "abcdefghij"
-    path = tmp_path / "cmudict.dict"
-    path.write_text(
-        "".join(
-            f"{letters[n // 100]}{letters[n // 10 % 10]}{letters[n % 10]} {cmudict.PHONEMES[n % 39]} AA1\n"
-            for n in range(300)
-        )
-    )
-    serve_file(monkeypatch, path)
     small = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
-    for name, value in {"SHAPE": small, "BATCH": 200, "EVERY": 3, "WARMUP": 2}.items():
+    for name, value in {"SHAPE": small, "BATCH": 100, "EVERY": 3, "WARMUP": 2}.items():
         monkeypatch.setattr(train, name, value)
     return train
 

@@ -22,7 +22,7 @@ from sparsebench.errors import BenchmarkError, ModelError, UnsupportedError
 from sparsebench.models.files.families import MODEL_TYPES, has_masked_lm, transformers_config
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
-from tests.benchmarks.conftest import Documents, changed, hub, run, score_all, sentence, serve_file
+from tests.benchmarks.conftest import Documents, changed, run, score_all, sentence, serve_file
 from tests.benchmarks.masked_models import Slow, save
 from tests.models.model_zoo import small
 from tests.steps.trim.tiny import bert, step_of
@@ -123,19 +123,6 @@ def test_multiple_choice_tasks_of_lm_eval(folder: Path, slow: Slow, documents: D
     assert (found.protocol["cut_inputs"], found.protocol["softmax_dtype"]) == (0, "float32")
     assert found.protocol["batch_size"] == "1024 tokens"
     assert run(folder, "encoder", "piqa", limit=2, batch_size=3).protocol["batch_size"] == 3
-
-
-def test_minimal_pairs_of_blimp(folder: Path, slow: Slow, monkeypatch: pytest.MonkeyPatch):
-    draw = random.Random(8)
-    rows = [{"sentence_good": sentence(draw), "sentence_bad": sentence(draw)} for _ in range(12)]
-    hub(monkeypatch, {"train": rows})
-    found = run(folder, "encoder", "blimp_adjunct_island")
-    expected = [
-        float(sum(slow.continuation("", row["sentence_good"])) > sum(slow.continuation("", row["sentence_bad"])))
-        for row in rows
-    ]
-    assert [outcome.value for outcome in found.outcomes] == expected
-    assert 0 < sum(expected) < 12
 
 
 def test_what_a_masked_model_cannot_do(folder: Path):
