@@ -13,12 +13,6 @@ from sparsebench.models.replay.blockwise import Block, Replay
 from tests.models.replaying import SHAPES, Stock, assert_close, batch, written
 
 
-@pytest.fixture(autouse=True)
-def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five samples run as two, two and one."""
-    monkeypatch.setattr("sparsebench.models.replay.blockwise.TOKENS_AT_ONCE", 32)
-
-
 def last_mask(given: Batch) -> Any:
     return given.attention_mask if given.decoder_attention_mask is None else given.decoder_attention_mask
 
@@ -61,7 +55,7 @@ def test_each_stream_is_what_stock_transformers_makes_of_its_weights(shape: str,
             block.advance(1, changed)
         assert all(bool((block.tensors[name] == before[name]).all()) for name in before), "the stored weights changed"
 
-    replay = Replay(Checkpoint(folder), family, given, streams=3)
+    replay = Replay(Checkpoint(folder), family, given, streams=3, group=2)
     replay.run(visit)
 
     dense, pruned = Stock(folder, family, given), Stock(folder, family, given, changed)
@@ -90,7 +84,7 @@ def test_a_model_of_16_bits_is_replayed_in_the_precision_that_is_asked_for(tiny_
     seen: dict[str, dict[str, Any]] = {}
     for name, folder, dtype in (("told", tiny_llama, "float32"), ("stored", tmp_path / "wide", "auto")):
         found = seen.setdefault(name, {})
-        replay = Replay(Checkpoint(folder), "decoder", given, dtype=dtype)
+        replay = Replay(Checkpoint(folder), "decoder", given, dtype=dtype, group=2)
         replay.run(lambda block, found=found: found.update(block.observe(0, True)))
         found["outputs"] = replay.outputs(0)
     assert_close(seen["told"]["outputs"], seen["stored"].pop("outputs"), "outputs")
