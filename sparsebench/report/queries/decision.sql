@@ -12,6 +12,13 @@ WITH asked AS (
     -- A second metric of the same answers (g2p_per) says little more.
     WHERE _lost(verdict) AND _benchmark(task) = task
     GROUP BY variant_id
+), weakest AS (
+    -- The interval of the skill kept on the weakest task, on its largest sample, as in the gate.
+    SELECT v.variant_id, v.task AS weakest, v.retained, v.retained_low, v.retained_high
+    FROM vs_dense v
+    JOIN asked USING (variant_id)
+    WHERE v.retained IS NOT NULL
+    QUALIFY row_number() OVER (PARTITION BY v.variant_id, v.task ORDER BY v.pairs DESC, v.manifest, v.record_id) = 1
 ), files AS (
     SELECT variant_id, min(bytes) AS bytes FROM sizes WHERE format IN ('dense', 'packed') GROUP BY variant_id
 ), plain AS (
@@ -36,7 +43,7 @@ WITH asked AS (
     -- A job whose dense model other engines ran as well says more than one without; there one workload for all.
     QUALIFY row_number() OVER (PARTITION BY l.model, l.weights, words ORDER BY max(rivals) DESC, if(max(rivals) > 1, min(l.workload), ''), coalesce(request, token, 0) DESC, any_value(speedup) FILTER (phase IN ('generate', 'forward')) DESC NULLS LAST, engine, processor, record_id) = 1
 ), chosen AS (
-    SELECT g.variant_id, g.model, g.weights, sparsity, k.kind, k.words || coalesce(wide, '') AS recipe, coalesce(replace(what, ' -', ' −'), 'none') AS what, g.tasks, g.retained, g.weakest, g.ratio,
+    SELECT g.variant_id, g.model, g.weights, sparsity, k.kind, k.words || coalesce(wide, '') AS recipe, coalesce(replace(what, ' -', ' −'), 'none') AS what, g.tasks, g.retained, retained_low, retained_high, g.weakest, g.ratio,
            f.bytes / p.bytes AS share, request, token, if(coalesce(request, token) IS NULL, NULL, prompt) AS prompt, token_shown, prompt_shown, request_shown, workload, engine, processor, rival, ran AS rivals, g.weights = 'dequantized' AND k.words LIKE '%int4%' AS again
     FROM gate g
     JOIN asked USING (variant_id)
@@ -44,6 +51,7 @@ WITH asked AS (
     JOIN files f USING (variant_id)
     JOIN plain p ON (p.model, p.weights) = (g.model, g.weights)
     LEFT JOIN losses USING (variant_id)
+    LEFT JOIN weakest w ON (w.variant_id, w.weakest, w.retained) = (g.variant_id, g.weakest, g.retained)
     LEFT JOIN grouped USING (variant_id)
     LEFT JOIN sampled USING (variant_id)
     -- A variant made with other libraries is another, but the same recipe.
