@@ -33,7 +33,7 @@ struct Summands {
 
 // sums[t][0..n) += x[0][t] · row 0 + … + x[N-1][t] · row N-1. The compiler makes vectors of the loop over sums.
 template <int N, int T, class V>
-__attribute__((always_inline)) inline void add_rows(const Summands<V>& group, int token, i64 n, float* sums, i64 apart) {
+ALWAYS void add_rows(const Summands<V>& group, int token, i64 n, float* sums, i64 apart) {
     const V* rows[N];
     float x[N][T];
     for (int row = 0; row < N; ++row) {
@@ -55,7 +55,7 @@ __attribute__((always_inline)) inline void add_rows(const Summands<V>& group, in
 
 // Four vectors at a time: the weights of a group are still in a cache for the next four.
 template <int N, class V>
-__attribute__((always_inline)) inline void add_group(const Skipping& job, const Summands<V>& group, float* sums, i64 n) {
+ALWAYS void add_group(const Skipping& job, const Summands<V>& group, float* sums, i64 n) {
     int token = 0;
     for (; token + 4 <= job.tokens; token += 4) add_rows<N, 4>(group, token, n, sums, job.apart);
     for (; token + 2 <= job.tokens; token += 2) add_rows<N, 2>(group, token, n, sums, job.apart);
@@ -63,7 +63,7 @@ __attribute__((always_inline)) inline void add_group(const Skipping& job, const 
 }
 
 template <class V>
-__attribute__((always_inline)) inline void columns(const Skipping& job, i64 first, i64 last) {
+ALWAYS void columns(const Skipping& job, i64 first, i64 last) {
     for (i64 token = 0; token < job.tokens; ++token)
         std::fill(job.sums + token * job.apart + first, job.sums + token * job.apart + last, 0.f);
     Summands<V> group;
@@ -186,8 +186,8 @@ typedef float Eight __attribute__((vector_size(32)));
 typedef u32 EightBits __attribute__((vector_size(32)));
 typedef u16 EightWords __attribute__((vector_size(16)));
 
-__attribute__((always_inline)) inline void load8(const float* from, Eight& to) { std::memcpy(&to, from, 32); }
-__attribute__((always_inline)) inline void load8(const u16* from, Eight& to) {
+ALWAYS void load8(const float* from, Eight& to) { std::memcpy(&to, from, 32); }
+ALWAYS void load8(const u16* from, Eight& to) {
     EightWords words;
     std::memcpy(&words, from, 16);
     const EightBits bits = __builtin_convertvector(words, EightBits) << 16;
@@ -195,7 +195,7 @@ __attribute__((always_inline)) inline void load8(const u16* from, Eight& to) {
 }
 
 template <class V>
-__attribute__((always_inline)) inline void some_rows(const Skipping& job, i64 first, i64 last) {
+ALWAYS void some_rows(const Skipping& job, i64 first, i64 last) {
     for (i64 one = first; one < last; ++one) {
         const V* row = static_cast<const V*>(job.weights) + job.read[one] * job.ins;
         // The processor prefetches the next row only where it is the next in memory.
@@ -224,31 +224,19 @@ __attribute__((always_inline)) inline void some_rows(const Skipping& job, i64 fi
 using Skipper = void (*)(const Skipping&, i64 first, i64 last);
 
 template <class V>
-void columns_portable(const Skipping& job, i64 first, i64 last) {
-    columns<V>(job, first, last);
-}
+void columns_portable(const Skipping& job, i64 first, i64 last) { columns<V>(job, first, last); }
 template <class V>
-void rows_portable(const Skipping& job, i64 first, i64 last) {
-    some_rows<V>(job, first, last);
-}
+void rows_portable(const Skipping& job, i64 first, i64 last) { some_rows<V>(job, first, last); }
 
 #if defined(__x86_64__)
 template <class V>
-AVX2 void columns_avx2(const Skipping& job, i64 first, i64 last) {
-    columns<V>(job, first, last);
-}
+AVX2 void columns_avx2(const Skipping& job, i64 first, i64 last) { columns<V>(job, first, last); }
 template <class V>
-AVX2 void rows_avx2(const Skipping& job, i64 first, i64 last) {
-    some_rows<V>(job, first, last);
-}
+AVX2 void rows_avx2(const Skipping& job, i64 first, i64 last) { some_rows<V>(job, first, last); }
 template <class V>
-AVX512 void columns_avx512(const Skipping& job, i64 first, i64 last) {
-    columns<V>(job, first, last);
-}
+AVX512 void columns_avx512(const Skipping& job, i64 first, i64 last) { columns<V>(job, first, last); }
 template <class V>
-AVX512 void rows_avx512(const Skipping& job, i64 first, i64 last) {
-    some_rows<V>(job, first, last);
-}
+AVX512 void rows_avx512(const Skipping& job, i64 first, i64 last) { some_rows<V>(job, first, last); }
 #endif
 
 template <class V>

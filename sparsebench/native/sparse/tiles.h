@@ -25,23 +25,21 @@ ALWAYS void expand_any(const Matrix& m, const Row& row, i64 number, W* out) {
     }
 }
 
-template <class W>
-void expand_portable(const Matrix& m, const Row& row, i64 number, W* out) {
-    if (m.type == FLOAT) expand_any<FLOAT, false>(m, row, number, out);
-    else if (m.type == BFLOAT) expand_any<BFLOAT, false>(m, row, number, out);
-    else if (m.type == INT8) expand_any<INT8, false>(m, row, number, out);
-    else expand_any<INT4, false>(m, row, number, out);
+template <bool TABLES, class W>
+ALWAYS void expand_stored(const Matrix& m, const Row& row, i64 number, W* out) {
+    if (m.type == FLOAT) expand_any<FLOAT, TABLES>(m, row, number, out);
+    else if (m.type == BFLOAT) expand_any<BFLOAT, TABLES>(m, row, number, out);
+    else if (m.type == INT8) expand_any<INT8, TABLES>(m, row, number, out);
+    else expand_any<INT4, TABLES>(m, row, number, out);
 }
+
+template <class W>
+void expand_portable(const Matrix& m, const Row& row, i64 number, W* out) { expand_stored<false>(m, row, number, out); }
 
 #if defined(__x86_64__)
 
 template <class W>
-AVX2 void expand_avx2(const Matrix& m, const Row& row, i64 number, W* out) {
-    if (m.type == FLOAT) expand_any<FLOAT, true>(m, row, number, out);
-    else if (m.type == BFLOAT) expand_any<BFLOAT, true>(m, row, number, out);
-    else if (m.type == INT8) expand_any<INT8, true>(m, row, number, out);
-    else expand_any<INT4, true>(m, row, number, out);
-}
+AVX2 void expand_avx2(const Matrix& m, const Row& row, i64 number, W* out) { expand_stored<true>(m, row, number, out); }
 
 // The weights of a group in float32, scales included, as four vectors; `width` of them are columns.
 template <int TYPE, bool MASKED>
