@@ -55,7 +55,7 @@ class EnergyMeter:
     """Counters of joules, or none: ``source`` says which, or why not.
 
     ``read`` returns the counters' values, in ``unit`` joules. A counter starts again at 0 after its limit, and at most
-    once between readings, since that takes a minute or more. ``window_seconds`` is the shortest measurement that is
+    once between readings, since that takes a minute or more; one whose limit is 0 never does. ``window_seconds`` is the shortest measurement that is
     meaningful. Counters that cannot be read any more are dropped: what is being measured goes on without them.
     """
 
@@ -88,10 +88,12 @@ class EnergyMeter:
                 return None
             try:
                 counters = self._read()
+                changes = [now - before for now, before in zip(counters, self._last, strict=True)]
+                if any(change < 0 and not limit for change, limit in zip(changes, self._limits, strict=True)):
+                    raise Unavailable("a counter started again")
             except Unavailable as error:
                 self.source, self.window_seconds, self._read = f"none: {error}", 0.0, None
                 return None
-            changes = [now - before for now, before in zip(counters, self._last, strict=True)]
             increase = sum(
                 change if change >= 0 else change + limit + 1
                 for change, limit in zip(changes, self._limits, strict=True)

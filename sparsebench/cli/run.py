@@ -216,7 +216,7 @@ def _run_words(settings: RunSettings, address: str | None) -> list[str]:
     """Return the options of a run that say how it is done, as they were given."""
     words = ["--address", address] if address else []
     words += ["--fail-fast"] if settings.fail_fast else []
-    return words + (["--silence", f"{settings.silence:g}"] if settings.silence else [])
+    return words + (["--silence", f"{settings.silence:.15g}"] if settings.silence else [])
 
 
 def _next_commands(ready: Prepared, more: Sequence[str]) -> str:

@@ -55,6 +55,13 @@ def test_packages_are_summed_and_what_lies_inside_or_around_them_is_not(tmp_path
     assert meter.take_joules() == pytest.approx((LIMIT + 1 - 250_100 + 400) / 1e6), "it wrapped around at its limit"
 
 
+def test_a_counter_without_a_limit_that_starts_again_is_dropped() -> None:
+    readings = iter([[500], [700], [40]])
+    meter = energy.EnergyMeter("a GPU", lambda: next(readings), limits=[0])
+    assert meter.take_joules() == 200
+    assert meter.take_joules() is None and not meter.has_counter
+
+
 def test_a_counter_that_wraps_around_often_is_read_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = zone(tmp_path, "intel-rapl:0", "package-0", 0)
     monkeypatch.setattr(energy, "READING_SECONDS", 0.005)
