@@ -96,7 +96,7 @@ def test_every_way_keeps_zeros_and_says_what_it_did(pruned: tuple[Path, str], tm
             zeros += int((old == 0).sum())
             rounded += int((new == 0).sum())
             exact = after.codes(name).expanded(torch.float64)
-            error += float((old.double() - (exact.T if after.across else exact)).square().sum())
+            error += float((old.double() - (exact.T if after.transposed else exact)).square().sum())
             size += float(old.double().square().sum())
         assert evidence.zeros == rounded
         assert evidence.zeros - evidence.rounded_to_zero == zeros
