@@ -55,8 +55,9 @@ class EnergyMeter:
     """Counters of joules, or none: ``source`` says which, or why not.
 
     ``read`` returns the counters' values, in ``unit`` joules. A counter starts again at 0 after its limit, and at most
-    once between readings, since that takes a minute or more; one whose limit is 0 never does. ``window_seconds`` is the shortest measurement that is
-    meaningful. Counters that cannot be read any more are dropped: what is being measured goes on without them.
+    once between readings, since that takes a minute or more; one whose limit is 0 never does. ``window_seconds`` is the
+    shortest measurement that is meaningful. Counters that cannot be read any more are dropped: what is being measured
+    goes on without them.
     """
 
     def __init__(
