@@ -93,7 +93,7 @@ WITH easy AS (
     SELECT v.recipe, phase, speedup, ms, dense_ms, if(gains OR loses, '', '?') AS doubt
     FROM _headlines l
     JOIN variants v USING (variant_id)
-    WHERE l.manifest = 'llamacpp' AND engine = 'sparse' AND workload LIKE 'b1 p128 %'
+    WHERE l.manifest = 'llamacpp' AND l.model = 'smollm2-135m' AND engine = 'sparse' AND workload LIKE 'b1 p128 %'
 ), longer AS (
     SELECT v.recipe, max(speedup) AS speedup
     FROM (FROM _long_answers QUALIFY rivals = max(rivals) OVER (PARTITION BY variant_id))
