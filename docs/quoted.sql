@@ -291,6 +291,8 @@ JOIN (VALUES
     ('g2p_int4_file', 'g2p-t5', 'file', 'int4'),
     ('g2p_distilled_skill', 'g2p-t5', 'skill', 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
     ('g2p_distilled_file', 'g2p-t5', 'file', 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
+    ('minilm_q8_skill', 'minilm-l6', 'skill', 'gguf Q8_0'),
+    ('minilm_q8_file', 'minilm-l6', 'file', 'gguf Q8_0'),
     ('minilm_int8_skill', 'minilm-l6', 'skill', 'int8'),
     ('minilm_int8_file', 'minilm-l6', 'file', 'int8'),
     ('minilm_zeros_skill', 'minilm-l6', 'skill', 'sparsegpt/layer 50%'),
