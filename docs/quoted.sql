@@ -73,7 +73,7 @@ WITH easy AS (
     FROM gate g
     JOIN variants v USING (variant_id)
     JOIN sizes s USING (variant_id)
-    LEFT JOIN (SELECT variant_id, speedup, if(gains OR loses, '', '?') AS doubt FROM _headlines WHERE phase = 'generate' QUALIFY rivals = max(rivals) OVER (PARTITION BY variant_id)) USING (variant_id)
+    LEFT JOIN (SELECT variant_id, speedup, if(gains OR loses, '', '?') AS doubt FROM _headlines WHERE phase = 'generate' AND workload LIKE 'b1 p128 %' QUALIFY rivals = max(rivals) OVER (PARTITION BY variant_id)) USING (variant_id)
     WHERE passes AND s.format IN ('dense', 'packed')
     GROUP BY ALL
 ), dense_engines AS (
