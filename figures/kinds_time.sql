@@ -28,8 +28,8 @@ WITH fastest AS (
            regexp_extract(workload, 'p(\d+)', 1) AS prompt
     FROM _headlines
     WHERE phase = 'decode' AND ranks = 1 AND method <> 'dense' AND speedup IS NOT NULL AND weights <> 'random'
-    -- On each machine the job whose dense model most engines ran, then the fastest.
-    QUALIFY row_number() OVER (PARTITION BY variant_id, machine ORDER BY rivals DESC, gains DESC, speedup DESC, engine, record_id) = 1
+    -- On each machine and prompt, which have a panel, the job whose dense model most engines ran, then the fastest.
+    QUALIFY row_number() OVER (PARTITION BY variant_id, machine, prompt ORDER BY rivals DESC, gains DESC, speedup DESC, engine, record_id) = 1
 ), points AS (
     SELECT DISTINCT c.model, c.weights, concat(model_label(c.model, c.weights), ', ', f.machine, chr(10), c.n, ' windows, a prompt of ', prompt, ' tokens') AS panel, kind, replace(words, '(text ', '(') || ' (' || _engine_word(engine) || ')' AS label,
            relative, relative_low, relative_high, gains, rival, rivals, c.score / c.dense AS ratio, c.low / c.dense AS low, c.high / c.dense AS high, coalesce(passes, false) AS passes, c.n
