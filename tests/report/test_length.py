@@ -25,5 +25,14 @@ def test_its_ten_sections_are_numbered() -> None:
     assert heads == [str(number) for number in range(1, 11)]
 
 
+def test_page_one_speaks_of_every_format_of_its_table() -> None:
+    """One more format of a small encoder must not push the smallest of the large decoders out of the text."""
+    (answer,) = re.findall(r"^- \*\*Fewer bits first.*$", REPORT, re.MULTILINE)
+    table = REPORT[REPORT.index("| model | variant | it loses |") :].split("\n\n")[0]
+    formats = set(re.findall(r"^\| \S+ \| (int\d|Q\d\w+)", table, re.MULTILINE))
+    assert formats >= {"int4", "int8"}
+    assert not {name for name in formats if f"{name} files" not in answer}
+
+
 def words(lines: Iterable[str]) -> int:
     return sum(any(letter.isalnum() for letter in word) for line in lines for word in line.split())
