@@ -12,7 +12,7 @@
 -- facet: panel
 -- xshare: yes
 -- reference: dense = as fast as dense
--- xlabel: a token: times as fast as the fastest dense engine
+-- xlabel: a token (an encoder: the whole pass): times as fast as the fastest dense engine
 -- footnote: left_out
 -- note: Over the fastest engine that ran dense on that machine and workload, for a token (of an encoder the whole pass); one rank, 95% intervals. ours: our kernels, which skip zeros; torch: plain transformers, integers in torch's kernels. Ruined models are not shown. Of a variant's engines the fastest is shown, on the machine where most engines ran the model dense.
 -- boundnote: The quality gate: 1.1 times dense's perplexity and 95% of its skill. Grey: does not pass it, or was not scored.

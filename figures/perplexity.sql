@@ -53,7 +53,7 @@ WITH every_sample AS (
 )
 SELECT d.sparsity, ratio, method, bound, 1.1::DOUBLE AS gate, _method_place(method) AS place,
        concat(if(count(DISTINCT weights) OVER (PARTITION BY model) > 1, model_label(model, weights), model), ', ', n, ' windows', chr(10) || '50%: ' || words, '; from ' || percent_label(s.sparsity) || '% all ruined') AS panel,
-       (SELECT coalesce((SELECT format('At best {}% zeros pass the quality gate, and half of the weights cost {} times dense''s perplexity', range_label('{:.0f}', 100 * min(most), 100 * max(most)), times)
+       (SELECT coalesce((SELECT format('The best method: {}% zeros pass the quality gate, 50% cost {} times dense''s perplexity', range_label('{:.0f}', 100 * min(most), 100 * max(most)), times)
                          FROM passing HAVING count(*) = (SELECT count(*) FROM half)),
                         format('Half of the weights at zero cost {} times dense''s perplexity at best', times))
         FROM (SELECT range_label('{:.1f}', min(least), max(least)) AS times FROM half HAVING min(least) > 1.1)) AS finding

@@ -41,7 +41,7 @@ WITH asked AS (
     LEFT JOIN (SELECT model, weights, task, sparsity, method, mark, score, written FROM best) USING (model, weights, task, sparsity, method)
     WINDOW one AS (PARTITION BY p.model, p.weights, p.task, p.scale, p.n, p.sparsity)
 )
-SELECT model, weights, task, n, if(higher_is_better, '', ' ↓') AS arrow, format(if(scale = 'perplexity', '{:.1f}', '{:.3f}'), whole) AS dense, format('{:.2g}', chance) AS chance, sparsity,
+SELECT model, weights, task, n, if(higher_is_better, '', ' ↓') AS arrow, format(if(scale = 'perplexity', '{:.1f}', '{:.3f}'), whole) AS dense, format('{:.3g}', chance) AS chance, sparsity,
        list(method ORDER BY place) AS methods, coalesce(bool_and(mark = '☠'), false) AS ruined,
        CASE WHEN bool_and(mark = '☠') THEN concat('☠ ', arg_max(written, goodness), arg_max(initial, (goodness, -place)) FILTER (goodness IS NOT NULL))
             WHEN count(mark) > 1 AND bool_and(coalesce(mark, '') = '✓') AND max(score) - min(score) < 0.025 * whole THEN concat('✓ ', arg_min(written, score), '–', arg_max(written, score))
