@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from sparsebench.manifest.problems import did_you_mean, one_of
 FOLDER = Path(__file__).parent / "queries"
 MANIFESTS_PLACEHOLDER = "/* manifests */"
 """What a query has in place of ``AND manifest IN (…)``: a comment, so that its file runs as it stands."""
+_OTHER_QUERY = re.compile(r"\{([a-z_]+)}")
+"""What a query has in place of another, whose rows it reads: ``FROM {decision}``."""
 FIGURE_PREFIX = "figures/"
 """What the name of a picture's query begins with: a table and a picture may share a name."""
 
@@ -34,6 +37,7 @@ def query_named(name: str, manifests: Sequence[str] = ()) -> str:
     if name not in paths:
         raise UserError(f"--report: no table {name!r}", did_you_mean(name, paths) or one_of(list(paths)))
     sql = paths[name].read_text(encoding="utf-8").strip()
+    sql = _OTHER_QUERY.sub(lambda other: f"(\n{query_named(other[1], manifests)}\n)", sql)
     if not manifests:
         return sql.replace(f" {MANIFESTS_PLACEHOLDER}", "")
     names = ", ".join("'" + manifest.replace("'", "''") + "'" for manifest in manifests)

@@ -49,6 +49,11 @@ def paper(published: Path) -> str:
     return out.read_text(encoding="utf-8")
 
 
+def results(published: Path) -> str:
+    """The results behind the paper, which its fixture has written."""
+    return (published.parent / "report-results.md").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def page(paper: str) -> str:
     return first(paper)
@@ -142,6 +147,29 @@ def test_counts_are_of_one_set_of_benchmarks(paper: str, page: str, titles: Call
     assert int(re.findall(r"on (?:\d+ of|all) (\d+) benchmarks", zeros)[0]) == row["benchmarks"]
     assert re.findall(r"from chance on \d+ of (\d+) benchmarks", titles("retained")) == [str(row["chance"])]
     assert set(re.findall(r"on \d+ of (\d+)", titles("score"))) == {str(row["chance"])}
+
+
+def test_who_has_llama_cpp_reads_gains_over_its_own_dense(paper: str, ask: Ask) -> None:
+    (row,) = re.findall(r"^\| llama\.cpp in use \| (.*)$", paper, re.MULTILINE)
+    told = re.findall(r"×([\d.]+) \(([^)]+)\)", row)
+    best = ask("""
+        SELECT model, max(speedup) AS speedup
+        FROM latency JOIN gate USING (variant_id, model)
+        WHERE engine = 'llamacpp' AND phase IN ('generate', 'forward') AND verdict = 'faster' AND passes
+        GROUP BY model""")
+    assert told
+    assert sorted(told) == sorted((f"{one['speedup']:.1f}", str(called(one["model"]))) for one in best)
+
+
+def test_an_engine_gains_and_loses_in_different_phases(published: Path, paper: str) -> None:
+    """Both of zeros: what fewer bits gain is told elsewhere."""
+    told = re.findall(
+        r"^- Measured: the engine .* In \S+ (\w+) at (\S+) is .*, and (\w+) at (\S+) ", results(published), re.MULTILINE
+    )
+    assert told
+    for gaining, gained, losing, lost in told:
+        assert gaining != losing
+        assert "0%" not in (gained, lost)
 
 
 def test_a_report_over_all_that_is_published_is_written(tmp_path: Path) -> None:

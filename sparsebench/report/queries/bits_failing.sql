@@ -1,0 +1,7 @@
+-- The models on which fewer bits fail the quality gate as they are, and in how many of their forms, such as by GPTQ, they pass.
+SELECT b.recipe, e.model, count(*) AS forms, count(*) FILTER (e.gate = 'passes') AS passing
+FROM {bits} b
+JOIN {explore} e ON e.kind = 'bits' AND starts_with(e.recipe, b.recipe) AND NOT list_contains(b.models, e.model)
+GROUP BY b.recipe, e.model
+HAVING bool_or(e.recipe = b.recipe)
+ORDER BY b.recipe, e.model
