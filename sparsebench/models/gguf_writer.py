@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
-    from gguf import GGUFWriter
+    from gguf import GGUFWriter, TensorNameMap
 
 FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """The types of a file of floats, by torch's names."""
 QUANTIZED = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
 """The types of a file of rounded weights: most matrices have it, or in a mixture (``_M``) it without its end."""
 TYPES = (*FLOATS.values(), *QUANTIZED)
+EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
+"""The tables of the vocabulary. Where a file lacks the head, llama.cpp takes the embeddings, in types that may be tied."""
 _FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 """What llama.cpp takes where a row is no whole number of blocks of 256; F16 where it is none of 32 either."""
 
@@ -146,9 +148,9 @@ def write_gguf(
 
     ``type`` is one of TYPES. Quantized folders are written as the floats that they stand for. ``importance`` has the
     mean squares of a matrix's inputs, by its name in the folder: they weight the errors of rounding. ``written`` gets
-    each tensor's name in the folder, the float32 values that the file stands for, and their bytes in the file. Raises
-    UnsupportedError for a model that GGUF cannot hold, and where rounding lacks the package xllamacpp; ModelError for an
-    unknown type or tensor.
+    each tensor's name in the folder (each of its names, where the folder repeats a tied one), the float32 values that
+    the file stands for, and their bytes in the file. Raises UnsupportedError for a model that GGUF cannot hold, and
+    where rounding lacks the package xllamacpp; ModelError for an unknown type or tensor.
     """
     if type not in TYPES:
         raise ModelError(f"there is no GGUF type {type!r} here", f"choose from {', '.join(TYPES)}")
@@ -175,13 +177,35 @@ class _GgufFile:
         for name in weight_tensors(checkpoint, parts(checkpoint, "decoder")):
             if self.architecture.encoder and _UNUSED.search(name):
                 continue
-            spellings = (name, f"model.{name}", f"transformer.{name}", name.removeprefix("bert."))
-            gguf_names = (table.get_name(spelling, (".weight", ".bias")) for spelling in spellings)
-            gguf_name = next(filter(None, gguf_names), None)
+            gguf_name = _gguf_name(table, name)
             if gguf_name is None:
                 raise ModelError(f"{checkpoint.folder}: GGUF has no name for {name}", "leave the model out")
             self.names[gguf_name] = name
+        self.repeats = self._add_tied(table)
         self.kinds = {name: self._kind(name) for name in self.names}
+
+    def _add_tied(self, table: TensorNameMap) -> dict[str, list[str]]:
+        """Name the token embeddings where a tied head is stored before them, and the head where the type needs one.
+
+        Return for a tensor of the file the further names under which the checkpoint holds it.
+        """
+        ties = self.checkpoint.ties
+        needs_head = self.architecture.fixed.get("tie_word_embeddings") is False
+        for name, original in ties.items():
+            gguf_name = _gguf_name(table, name)
+            if gguf_name == EMBEDDINGS and EMBEDDINGS not in self.names:
+                self.names[EMBEDDINGS] = name
+                if self.names.get(HEAD) == original and not needs_head:
+                    del self.names[HEAD]
+            elif gguf_name == HEAD and needs_head:
+                self.names.setdefault(HEAD, name)
+        repeats: dict[str, list[str]] = {}
+        gguf_names = {ties.get(name, name): gguf_name for gguf_name, name in self.names.items()}
+        for name in dict.fromkeys([*ties, *ties.values()]):
+            gguf_name = gguf_names.get(ties.get(name, name))
+            if gguf_name and name not in self.names.values():
+                repeats.setdefault(gguf_name, []).append(name)
+        return repeats
 
     def write(self, out: Path, written: Callable[[str, torch.Tensor, int], None] | None) -> Counter[str]:
         """Write the file, one tensor in memory at a time; it appears whole."""
@@ -206,7 +230,9 @@ class _GgufFile:
                 writer.write_tensor_data(data)
                 if written:
                     values = gguf.dequantize(data, gguf.GGMLQuantizationType[kind]).reshape(self._shape(name))
-                    written(self.names[name], self._as_stored(name, torch.from_numpy(values)), data.nbytes)
+                    stored = self._as_stored(name, torch.from_numpy(values))
+                    for stored_name in (self.names[name], *self.repeats.get(name, ())):
+                        written(stored_name, stored, data.nbytes)
             writer.close()
             (partial / out.name).replace(out)
         return Counter(self.kinds.values())
@@ -313,7 +339,7 @@ class _GgufFile:
 
     def _mixed(self, name: str, usual: str) -> str:
         """Return the type of a matrix before its shape is considered: some are worth more bits than ``usual``."""
-        if name == "output.weight" or (name == "token_embd.weight" and "output.weight" not in self.names):
+        if name == HEAD or (name == EMBEDDINGS and HEAD not in self.names):
             return "Q8_0" if usual == "Q8_0" or self._shape(name)[1] % _block(usual) else "Q6_K"
         match = re.match(r"blk\.(\d+)\.(\w+)\.", name)
         layer, part = (int(match[1]), match[2]) if match else (0, "")
@@ -326,6 +352,13 @@ class _GgufFile:
         if usual == "Q4_0" and part == "ffn_down" and self.importance and layer < eighth:
             return "Q4_1"
         return usual
+
+
+def _gguf_name(table: TensorNameMap, name: str) -> str | None:
+    """Return llama.cpp's name for a checkpoint's tensor; None where it has none."""
+    spellings = (name, f"model.{name}", f"transformer.{name}", name.removeprefix("bert."))
+    gguf_names = (table.get_name(spelling, (".weight", ".bias")) for spelling in spellings)
+    return next(filter(None, gguf_names), None)
 
 
 def _block(kind: str) -> int:

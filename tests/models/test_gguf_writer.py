@@ -9,6 +9,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files import llamacpp
@@ -200,3 +201,29 @@ def test_an_empty_file_is_a_damaged_one(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").touch()
     with pytest.raises(ModelError, match="its GGUF header is damaged"):
         check(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize(
+    ("kind", "repeats"),
+    [
+        ("llama", ["lm_head.weight"]),
+        ("llama", ["lm_head.weight", "model.lm_head.weight"]),
+        ("phi", ["lm_head.weight"]),
+        ("bert", ["a.cls.predictions.decoder.weight"]),
+    ],
+    ids=["head first", "three tables", "a type that is never tied", "an encoder's head first"],
+)
+def test_tables_that_are_stored_repeatedly_are_one_where_they_are_tied(
+    kind: str, repeats: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("xllamacpp", reason=ABSENT)
+    folder = tiny(kind, tmp_path / "dense")
+    tensors = load_file(folder / "model.safetensors")
+    embeddings = next(name for name in tensors if name.endswith(("embed_tokens.weight", "word_embeddings.weight")))
+    tensors |= {name: tensors[embeddings].clone() for name in repeats}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert_computes_the_same(folder, tmp_path / "model.gguf")
+    made: dict[str, torch.Tensor] = {}
+    write_gguf(folder, tmp_path / "rounded.gguf", "Q8_0", written=lambda name, values, _: made.update({name: values}))
+    assert not torch.equal(made[embeddings], tensors[embeddings])
+    assert all(torch.equal(made[name], made[embeddings]) for name in repeats)

@@ -174,7 +174,6 @@ def make_gguf_variant(
     sums = RoundingSums()
     bytes_in_file = 0
     prunable = {name for name, part in prunable_parts(checkpoint, family).items() if part.prunable}
-    copies = {twin: name for name, twin in checkpoint.ties.items()}
     with CheckpointWriter(
         folder, [*checkpoint.tensors.values()], checkpoint.folder, {KEY: {"type": gguf_type}}
     ) as writer:
@@ -182,8 +181,7 @@ def make_gguf_variant(
         def write_values(name: str, values: torch.Tensor, byte_count: int) -> None:
             nonlocal bytes_in_file
             stored = values.to(torch_dtype(checkpoint.tensors[name].dtype))
-            for copy_name in filter(None, (name, copies.get(name))):
-                writer.write(copy_name, stored)
+            writer.write(name, stored)
             if name in prunable:
                 original = checkpoint.load(name).float()
                 bytes_in_file += byte_count
