@@ -4,22 +4,27 @@ import json
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sparsebench import sources
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.files.checkpoint import read_header
+from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
 from sparsebench.storage import container
 from sparsebench.storage.archive import CODING as ARCHIVE
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.packed import CODING as PACKED
+from sparsebench.structure import assess
 from tests.adversarial.benign import container as container_of
 from tests.adversarial.watch import refused
+from tests.making import make, quantize_step
 
 
 def entry(**changes: Any) -> str:
@@ -157,3 +162,34 @@ def test_a_file_of_a_terabyte_of_holes(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with refused("model.safetensors", "1,099,511,627,776 bytes"):
         sources.fingerprint(sources.parse(f"path:{tmp_path}"), sources.Cache(tmp_path / "cache"))
+
+
+PARTS: dict[str, Callable[[dict[str, torch.Tensor], str], object]] = {
+    "no integers": lambda tensors, name: tensors.pop(f"{name}_packed"),
+    "no scales": lambda tensors, name: tensors.pop(f"{name}_scale"),
+    "no shape": lambda tensors, name: tensors.pop(f"{name}_shape"),
+    "floats beside them": lambda tensors, name: tensors.update({name: tensors[f"{name}_scale"].clone()}),
+    "a shape of one number": lambda tensors, name: tensors.update({f"{name}_shape": torch.tensor([32])}),
+    "a shape of floats": lambda tensors, name: tensors.update({f"{name}_shape": torch.tensor([32.0, torch.nan])}),
+    "a negative shape": lambda tensors, name: tensors[f"{name}_shape"].neg_(),
+    "a larger shape": lambda tensors, name: tensors[f"{name}_shape"].mul_(1 << 40),
+    "scales of a row": lambda tensors, name: tensors.update({f"{name}_scale": tensors[f"{name}_scale"][0].clone()}),
+    "whole scales": lambda tensors, name: tensors.update({f"{name}_scale": tensors[f"{name}_scale"].int()}),
+    "fewer integers": lambda tensors, name: tensors.update({f"{name}_packed": tensors[f"{name}_packed"][1:].clone()}),
+    "longer integers": lambda tensors, name: tensors.update({f"{name}_packed": tensors[f"{name}_packed"].long()}),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_integers_that_do_not_fit_their_scales(bits: str, case: str, tiny_llama: Path, tmp_path: Path) -> None:
+    make(tiny_llama, "decoder", {quantize_step(bits): tmp_path / "made"})
+    path = tmp_path / "made" / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("_packed")).removesuffix("_packed")
+    PARTS[case](tensors, name)
+    save_file(tensors, path)
+    with refused(name, kind=ModelError):
+        assess(tmp_path / "made", "decoder", [0.1], [0.1])
+    with refused(name, kind=ModelError):
+        load_model(tmp_path / "made", "decoder")

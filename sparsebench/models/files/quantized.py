@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files import gguf_variant
-from sparsebench.models.files.checkpoint import CONV1D_TYPES, Checkpoint, TensorInfo, torch_dtype
+from sparsebench.models.files.checkpoint import (
+    CONV1D_TYPES,
+    FETCH_AGAIN,
+    FLOAT_DTYPES,
+    Checkpoint,
+    TensorInfo,
+    torch_dtype,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -226,28 +233,35 @@ class QuantizedCheckpoint(Checkpoint):
     @cached_property
     def quantized(self) -> frozenset[str]:
         """The names of the quantized weights."""
-        return frozenset(name.removesuffix("_scale") for name in self.stored if name.endswith(".weight_scale"))
+        ends = (".weight_scale", ".weight_packed")
+        return frozenset(name.rpartition("_")[0] for name in self.stored if name.endswith(ends))
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
         scales_and_shapes = {f"{name}_{end}" for name in self.quantized for end in ("scale", "shape")}
-        tensors: dict[str, TensorInfo] = {}
-        for name, info in self.stored.items():
-            weight = name.removesuffix("_packed")
-            if weight in self.quantized:
-                rows, columns = info.shape[0], self._columns(weight)
-                shape = (columns, rows) if self.transposed else (rows, columns)
-                tensors[weight] = replace(info, name=weight, dtype=self.stored[f"{weight}_scale"].dtype, shape=shape)
-            elif name not in scales_and_shapes:
-                tensors[name] = info
-        return tensors
+        dequantized = {f"{name}_packed": self._dequantized(name) for name in self.quantized}
+        stored = (dequantized.get(name, info) for name, info in self.stored.items() if name not in scales_and_shapes)
+        return {info.name: info for info in stored}
+
+    def _dequantized(self, name: str) -> TensorInfo:
+        """Return a quantized weight as the float tensor that it stands for, with the bytes of its integers.
+
+        Raises ModelError where its integers, scales and shape do not belong together.
+        """
+        stored = {part: self.stored[part] for part in self.parts(name)}
+        scale, shape = stored.get(f"{name}_scale"), stored.get(f"{name}_shape")
+        if scale and scale.dtype in FLOAT_DTYPES and shape and (shape.dtype, shape.shape) == ("I64", (2,)):
+            rows, columns = super().load(f"{name}_shape").tolist()
+            size = (columns, rows) if self.transposed else (rows, columns)
+            expected = parts_of(TensorInfo(name, scale.dtype, size), self.scheme, self.transposed)
+            if {(part, info.dtype, info.shape) for part, info in stored.items()} == set(expected):
+                return replace(stored[f"{name}_packed"], name=name, dtype=scale.dtype, shape=size)
+        problem = f"{self.folder}: {name}: its integers, scales and shape do not belong together"
+        raise ModelError(problem, FETCH_AGAIN)
 
     def parts(self, name: str) -> tuple[str, ...]:
         ends = ("", "_packed", "_scale", "_shape") if name in self.quantized else ("",)
         return tuple(name + end for end in ends if name + end in self.stored)
-
-    def _columns(self, name: str) -> int:
-        return int(super().load(f"{name}_shape")[1])
 
     def words_and_scale(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the packed integers of a quantized weight as pages of its file, and its scales."""
@@ -256,7 +270,7 @@ class QuantizedCheckpoint(Checkpoint):
     def codes(self, name: str) -> Codes:
         """Load the integers and scales of a quantized weight."""
         words = super().load(f"{name}_packed")
-        values = _unpack(words, self.scheme.bits, self._columns(name))
+        values = _unpack(words, self.scheme.bits, self.tensors[name].shape[0 if self.transposed else 1])
         return Codes(values, super().load(f"{name}_scale"), self.scheme.group)
 
     def load(self, name: str, expert: int | None = None) -> torch.Tensor:
