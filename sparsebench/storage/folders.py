@@ -13,8 +13,8 @@ from pathlib import Path
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.files.building import new_partial, rename_whole
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.files.safety import WEIGHT_FILES, copy_companion, is_foreign, record_left_out
-from sparsebench.paths import INDEX, check_contained, shard_names
+from sparsebench.models.files.safety import copy_companion, is_foreign, is_weights, record_left_out
+from sparsebench.paths import INDEX, WEIGHTS, check_contained, shard_names
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.container import read, write
 from sparsebench.storage.words import Bytes, Scratch
@@ -28,11 +28,10 @@ def store(folder: Path, out: Path, coding: Coding) -> None:
     StorageError when ``out`` is inside the folder, or is not empty and not an earlier folder in this format.
     """
     checkpoint = Checkpoint(folder)
-
-    def is_weights(path: Path) -> bool:
-        return path.name in checkpoint.files or (path.is_file() and path.suffix.lower() in WEIGHT_FILES)
-
-    companions = [path for path in sorted(folder.iterdir()) if not (is_weights(path) or is_foreign(path))]
+    # transformers reads no index beside a whole file.
+    indexes = () if checkpoint.files == (WEIGHTS,) else (folder / INDEX,)
+    files = [path for path in sorted(folder.iterdir()) if not is_foreign(path)]
+    companions = [path for path in files if path in indexes or path.is_dir() or not is_weights(path)]
     with _appearing(folder, out, replace=holds(out, coding)) as partial:
         # The index is renamed too: a loader that finds it would look for its shards.
         _copy(companions, {INDEX: INDEX + coding.suffix}, partial)

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.files.checkpoint import INDEX, Checkpoint
-from sparsebench.storage import folders, formats, is_packed, pack, unpack
+from sparsebench.models.prepare import prepare
+from sparsebench.storage import folders, formats, is_packed, measure, pack, unpack
 from sparsebench.storage.container import read
 from sparsebench.storage.packed import CODING, PackedCheckpoint
 from tests.storage.model_folders import contents, prune
@@ -131,6 +132,21 @@ def test_the_same_weights_in_another_format_are_left_out(tiny_bert: Path, tmp_pa
     for name in ("pytorch_model.bin", "tf_model.h5", ".gitattributes"):
         (folder / name).write_bytes(b"x")
     assert contents(restored(folder, tmp_path)) == contents(tiny_bert)
+
+
+def test_what_was_packed_before_and_an_index_beside_whole_weights_are_left_out(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "dense"
+    shutil.copytree(tiny_bert, folder)
+    pack(tiny_bert, tmp_path / "earlier")
+    for name in ("model.safetensors.archive", "other.safetensors.packed"):
+        shutil.copy(tmp_path / "earlier" / "model.safetensors.packed", folder / name)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    assert contents(restored(folder, tmp_path)) == contents(tiny_bert)
+    prepared = prepare(folder, tmp_path / "prepared", "encoder")
+    (with_earlier,), (alone,) = (
+        measure(model, "encoder", ["packed"], tmp_path / "work").sizes for model in (prepared, tiny_bert)
+    )
+    assert with_earlier.round_trip and with_earlier.bytes == alone.bytes
 
 
 def test_an_existing_folder_is_not_overwritten(tiny_bert: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from sparsebench.sources.cache import read_json, write_json
 NOTES = "sparsebench.json"
 _CODE_FILES = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".ipynb", ".pkl", ".pickle"}
 _PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt"}
-WEIGHT_FILES = _PICKLED_WEIGHTS | {".safetensors", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite"}
+_WEIGHT_FILES = _PICKLED_WEIGHTS | {".safetensors", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite"}
 """Weights in any format, pickles, which can run code, among them."""
 _FOREIGN_FOLDERS = {"onnx", "openvino", "coreml", "original", "runs"}
 """Folders of the model in other formats, and of training logs."""
@@ -69,11 +69,16 @@ def companions(folder: Path) -> list[Path]:
     gguf_name = GGUF_FILE if config.is_file() and is_gguf(bounded.read_object(config)) else None
     paths = []
     for path in sorted(folder.iterdir()):
-        weights = path.suffix.lower() in WEIGHT_FILES and path.name != gguf_name
+        weights = is_weights(path) and path.name != gguf_name
         unwanted = path.name == NOTES or is_foreign(path) or path.name.endswith(".index.json")
         if not (weights or unwanted or path.name.startswith(".")):
             paths.append(path)
     return paths
+
+
+def is_weights(path: Path) -> bool:
+    """Whether a file holds weights in any format, those of ``sparsebench pack`` included, or lists such files."""
+    return path.suffix.lower() in _WEIGHT_FILES or ".safetensors" in path.suffixes
 
 
 def is_foreign(path: Path) -> bool:
