@@ -251,6 +251,10 @@ def _members(archive: zipfile.ZipFile, inner: str, culprit: str) -> list[zipfile
     if len(members) > bounded.WHEEL_FILES:
         problem = f"{culprit}: {inner} holds more than {bounded.WHEEL_FILES:,} files"
         raise SourceError(problem, "name a folder or a file within it")
+    packed, unpacked = sum(info.compress_size for info in members), sum(info.file_size for info in members)
+    if len(members) > 1 and unpacked > bounded.unpacked_limit(packed):
+        sizes = f"{packed:,} bytes and unpacks to {unpacked:,}, more than {bounded.UNPACKED_RATIO} times that"
+        raise SourceError(f"{culprit}: refused: {inner} has {sizes}", "do not trust this package")
     names = Counter(info.filename for info in members)
     for info in members:
         # Without the folder's own name, `folder//etc/x` would be `/etc/x`; `folder/./x` and `folder/x` are one file.

