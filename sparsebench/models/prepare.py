@@ -22,6 +22,7 @@ import torch
 
 from sparsebench import bounded, sources
 from sparsebench.errors import ModelError
+from sparsebench.escape import is_text
 from sparsebench.manifest.names import Family
 from sparsebench.manifest.schema import ManifestModel
 from sparsebench.models.files import precision
@@ -222,13 +223,21 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{path}: not readable as plain weights ({reason})", FETCH_AGAIN) from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise ModelError(f"{path}: it holds more than named tensors", "save the model's state_dict alone")
+    if not isinstance(tensors, dict) or not all(map(_is_plain, tensors, tensors.values())):
+        raise ModelError(f"{path}: it holds more than named plain tensors", "save the model's state_dict alone")
     size, promised = path.stat().st_size, sum(value.numel() * value.element_size() for value in tensors.values())
     if promised > _SHARED * size:
         problem = f"{path}: its tensors claim {promised:,} bytes, but the file has {size:,}"
         raise ModelError(f"{problem}: they share the same bytes more than {_SHARED} times", "do not trust this file")
     return tensors
+
+
+def _is_plain(name: object, tensor: object) -> bool:
+    """Return whether an entry of a pickle is a tensor of numbers in memory under a name that safetensors can have."""
+    if not isinstance(tensor, torch.Tensor) or not isinstance(name, str):
+        return False
+    in_memory = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_nested
+    return in_memory and is_text(name) and name != "__metadata__"
 
 
 def _from_gguf(file: Path, out: Path, family: Family, dtype: str) -> Path:

@@ -157,6 +157,27 @@ def test_pickled_weights_that_repeat_themselves(tiny_bert: Path, tmp_path: Path)
         prepare(tmp_path, tmp_path / "out", "encoder")
 
 
+TABLE = torch.zeros(8, 8)
+ENTRIES: dict[str, Callable[[], Any]] = {
+    "a number as its name": lambda: {1: TABLE},
+    "the name of the header's own entry": lambda: {"__metadata__": TABLE},
+    "half a character in its name": lambda: {"\ud800": TABLE},
+    "zeros left out": lambda: {"a": TABLE.to_sparse()},
+    "zeros left out by row": lambda: {"a": TABLE.to_sparse_csr()},
+    "no numbers": lambda: {"a": TABLE.to("meta")},
+    "rows of other lengths": lambda: {"a": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])},
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*(beta state|prototype stage)")
+@pytest.mark.parametrize("case", ENTRIES)
+def test_pickled_weights_that_are_no_plain_tensors(case: str, tiny_bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((tiny_bert / "config.json").read_text())
+    torch.save(ENTRIES[case](), tmp_path / "pytorch_model.bin")
+    with refused(tmp_path / "pytorch_model.bin", kind=ModelError):
+        prepare(tmp_path, tmp_path / "out", "encoder")
+
+
 def test_a_file_of_a_terabyte_of_holes(tmp_path: Path) -> None:
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(1 << 40)
