@@ -14,6 +14,8 @@ from typing import Any
 
 import platformdirs
 
+from sparsebench import bounded
+from sparsebench.errors import ModelError
 from sparsebench.paths import write_whole
 
 
@@ -67,10 +69,9 @@ def stamp_of(path: Path) -> list[int]:
 def read_json(path: Path) -> dict[str, Any] | None:
     """Read the object in a JSON file; None when the file is absent, cut short, or holds anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return bounded.read_object(path)
+    except ModelError:
         return None
-    return content if isinstance(content, dict) else None
 
 
 def write_json(path: Path, content: dict[str, Any], indent: int | None = None) -> None:

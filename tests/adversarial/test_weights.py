@@ -1,6 +1,7 @@
 """Weight files that lie about lengths, offsets, shapes and counts: refused by name, for little time and memory."""
 
 import json
+import shutil
 import struct
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from sparsebench import sources
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.files.checkpoint import read_header
+from sparsebench.models.files.safety import left_out_files
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
 from sparsebench.storage import container
@@ -176,6 +178,15 @@ def test_pickled_weights_that_are_no_plain_tensors(case: str, tiny_bert: Path, t
     torch.save(ENTRIES[case](), tmp_path / "pytorch_model.bin")
     with refused(tmp_path / "pytorch_model.bin", kind=ModelError):
         prepare(tmp_path, tmp_path / "out", "encoder")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"left_out": ' + "[" * 5_000 + "]" * 5_000 + "}"], ids=["open", "closed"]
+)
+def test_notes_that_are_nested_deep(text: str, tiny_bert: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_bert, tmp_path / "model")
+    (folder / "sparsebench.json").write_text(text)
+    assert left_out_files(prepare(folder, tmp_path / "out", "encoder")) == []
 
 
 def test_a_file_of_a_terabyte_of_holes(tmp_path: Path) -> None:
