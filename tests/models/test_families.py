@@ -1,5 +1,6 @@
 """A checkpoint's own family, from its config.json."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,6 +60,22 @@ NESTED = {"model_type": "gemma3_text", "hidden_size": 8, "num_hidden_layers": 3,
 def test_dimensions_by_own_names(kind: str, config: dict[str, Any], expected: tuple[int, int, int, int]) -> None:
     stated = dimensions({"model_type": kind, "vocab_size": 50, **config})
     assert (stated.hidden, stated.layers, stated.inner, stated.heads, stated.vocabulary) == (*expected, 50)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma", "mixtral", "bert", "gpt2", "t5"])
+def test_dimensions_of_a_type_alone_are_those_that_transformers_builds(kind: str) -> None:
+    whole = families.transformers_config({"model_type": kind}).to_dict()
+    assert dimensions({"model_type": kind}) == dimensions(whole)
+    narrower = dimensions({"model_type": kind, "vocab_size": 50})
+    assert narrower.heads and narrower == replace(dimensions(whole), vocabulary=50)
+
+
+def test_a_mistral_by_its_name_is_a_mistral_of_7b() -> None:
+    mistral = dimensions({"model_type": "mistral"})
+    assert (mistral.heads, mistral.key_heads, mistral.head_size, mistral.inner) == (32, 8, 128, 14336)
+    assert dimensions({"model_type": "t5"}).decoder_layers == 6
+    headless = dimensions({"model_type": "unheard-of", "hidden_size": 8, "num_layers": 2, "vocab_size": 50})
+    assert headless.heads == headless.head_size == 0
 
 
 def test_dimensions_that_nobody_states_are_refused() -> None:

@@ -179,14 +179,17 @@ class Dimensions:
 def dimensions(config: Mapping[str, Any]) -> Dimensions:
     """Return the dimensions that the config states, or that transformers takes for its model type where it does not.
 
-    Others follow from these, such as a feed-forward part of four times the width. Raises ModelError where neither says
-    how wide the model is, or how many blocks or tokens it has.
+    Others follow from these, such as a feed-forward part of four times the width, where the width, the blocks, the heads
+    and the tokens are all stated. Raises ModelError where neither says how wide the model is, or how many blocks or
+    tokens it has.
     """
-    config = {**text_config(config), **config}  # multimodal models nest the language model's
+    config = _with_defaults({**text_config(config), **config})  # multimodal models nest the language model's
     hidden = _required_number(config, _HIDDEN)
     layers = _required_number(config, LAYERS)
     heads = _first_number(config, _HEADS, 0)
-    encoder_decoder = bool(config.get("is_encoder_decoder"))
+    encoder_decoder = config.get(
+        "is_encoder_decoder", MODEL_TYPES.get(str(config.get("model_type"))) == "encoder-decoder"
+    )
     return Dimensions(
         hidden=hidden,
         layers=layers,
@@ -222,9 +225,22 @@ def _first_number(config: Mapping[str, Any], names: Sequence[str], default: int)
 
 
 def _required_number(config: Mapping[str, Any], names: Sequence[str]) -> int:
-    if not any(isinstance(config.get(name), int) for name in names):
-        defaults = transformers_config(config)
-        config = {name: getattr(defaults, name, None) for name in names}
-        if not any(isinstance(value, int) for value in config.values()):
-            raise ModelError(f"config.json: no `{names[0]}`", "add it, or fetch the file again")
+    if not _states_one(config, names):
+        raise ModelError(f"config.json: no `{names[0]}`", "add it, or fetch the file again")
     return _first_number(config, names, 0)
+
+
+def _states_one(config: Mapping[str, Any], names: Sequence[str]) -> bool:
+    return any(isinstance(config.get(name), int) for name in names)
+
+
+def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a config that states a width and counts, else one with transformers' values for all that it leaves out.
+
+    A type that transformers lacks may have no heads.
+    """
+    lacking = [names for names in (_HIDDEN, LAYERS, _HEADS, (VOCABULARY,)) if not _states_one(config, names)]
+    if not lacking or (lacking == [_HEADS] and unknown_type(config, "config.json")):
+        return config
+    stated = {key: value for key, value in config.items() if value is not None}
+    return {**transformers_config(config).to_dict(), **stated}
