@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +15,7 @@ from sparsebench.cli.options import LEDGER_ALONE, YEAR, reads_file
 from sparsebench.cli.output import emit_table, emit_text, note
 from sparsebench.errors import UserError
 from sparsebench.ledger import sqlfiles
-from sparsebench.ledger.query import render, streaming
+from sparsebench.ledger.query import render, run, streaming
 from sparsebench.paths import ledger_path
 
 SHORTER = "give a shorter query"
@@ -64,9 +65,11 @@ def sql(
     if file:
         query = _read_query(file)
     elif report:
-        from sparsebench.report.lookup import query_named  # it reads the figures' files
+        from sparsebench.report.lookup import check_manifests, query_named  # they read the figures' files
 
         query = query_named(report, manifest or ())
+        if manifest:
+            check_manifests(path, partial(run, path), manifest)
     statement = sqlfiles.read("describe") if query is None else query
     with streaming(path, statement, timeout=timeout) as answer:
         if printed == "table":

@@ -32,6 +32,7 @@ PROMPT = 1.5
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ledger") / "l.duckdb"
     Ledger(path).ingest(samples.sample(samples.small()))
+    Ledger(path).ingest([samples.plan_record(samples.plan(samples.manifest(benchmarks={}), "another"))])
     return path
 
 
@@ -184,6 +185,7 @@ def test_the_query_behind_a_table_or_a_picture_of_the_report(ledger: Path) -> No
     [
         (["--report", "taks"], "no table 'taks'"),
         (["--report", "figures/scor"], "no figure 'scor'"),
+        (["--report", "scores", "--manifest", "sampel"], "'sampel'"),
         (["--manifest", "sample"], "--report"),
         (["--report", "figures/score", "--manifest", "sample"], "a picture covers every manifest"),
         (["select 1", "--report", "tasks"], "give one of them"),
