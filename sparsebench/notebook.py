@@ -31,7 +31,7 @@ from sparsebench.arguments import checked
 from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec
 from sparsebench.errors import BenchmarkError, ModelError, SparsebenchError, UserError
 from sparsebench.ledger import schema, scored, sqlfiles
-from sparsebench.ledger.query import reader
+from sparsebench.ledger.query import reader, refuse_several
 from sparsebench.manifest.names import Dtype, Family
 from sparsebench.manifest.problems import did_you_mean
 from sparsebench.manifest.recipes import verb_and_name
@@ -383,6 +383,7 @@ def sql(
     """
     statement = sqlfiles.read("describe") if query is None else query
     with reader(ledger_path(Path(ledger) if ledger else None)) as connection, warnings.catch_warnings():
+        refuse_several(connection, statement)
         schema.create_temp_views(connection, statement, set())
         result = connection.execute(statement)
         if result is None or result.description is None:

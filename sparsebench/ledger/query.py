@@ -9,6 +9,7 @@ import math
 import re
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -106,6 +107,7 @@ def _stream(watched: _Watched, sql: str, parameters: dict[str, Any] | None, exis
 
     ``existing`` are the names of views that the connection has already; those that ``sql`` needs are added.
     """
+    watched.call(refuse_several, watched.connection, sql)
     watched.call(schema.create_temp_views, watched.connection, sql, existing)
     cursor = watched.call(watched.connection.execute, sql, parameters)
     if cursor is None or cursor.description is None:
@@ -116,6 +118,13 @@ def _stream(watched: _Watched, sql: str, parameters: dict[str, Any] | None, exis
             yield from fetched
 
     return Stream(tuple(column[0] for column in cursor.description), rows())
+
+
+def refuse_several(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Raise QueryError for more than one statement: DuckDB would run all, and give the rows of the last."""
+    statements = len(connection.extract_statements(sql))
+    if statements > 1:
+        raise QueryError(f"{statements} queries in one text, of which only the last would show", "give one SELECT")
 
 
 class _Watched:
@@ -228,6 +237,10 @@ def _csv(table: Table | Stream) -> Iterator[str]:
 
 
 def _json(table: Table | Stream) -> Iterator[str]:
+    for name, occurrences in Counter(table.columns).items():
+        if occurrences > 1:
+            hint = "give each its own (AS), or use --format csv"
+            raise QueryError(f"{occurrences} columns of the name {name!r}, of which JSON keeps one", hint)
     separator = "["
     for row in table.rows:
         values = {name: _json_value(value) for name, value in zip(table.columns, row, strict=True)}

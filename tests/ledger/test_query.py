@@ -114,6 +114,12 @@ def test_a_mistake_is_shown_with_its_line_and_what_was_meant(ledger: Path) -> No
     assert "line 1: syntax error" in wrong("SELEC 1").message
 
 
+@pytest.mark.parametrize("statement", ["SELECT 11; SELECT 22", "SELECT 11 AS twice, 22 AS twice"])
+def test_a_query_of_which_a_part_would_be_lost_is_refused(ledger: Path, statement: str) -> None:
+    with pytest.raises(QueryError):
+        "".join(query.render(query.run(ledger, statement), "json"))
+
+
 def test_rows_come_as_csv_json_and_markdown(ledger: Path) -> None:
     table = query.Table(("a", "b", "c"), ((1.5, None, "x|y\nz"), (float("nan"), [1, 2], 'say "hi", twice')))
     rows = list(csv.reader(io.StringIO("".join(query.render(table, "csv")))))
