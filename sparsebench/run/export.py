@@ -55,7 +55,7 @@ def export(folder: Path, family: Family, out: Path, name: str) -> float:
     it, or calculates something else; ``out`` is then not there.
     """
     export_format = FORMATS[name]
-    with _unpacked(folder) as unpacked:
+    with _unpacked(folder, out) as unpacked:
         if refusal := export_format.refuse(Checkpoint(unpacked).config):
             raise refusal.error()
         partial = building.new_partial(out)
@@ -71,12 +71,13 @@ def export(folder: Path, family: Family, out: Path, name: str) -> float:
 
 
 @contextmanager
-def _unpacked(folder: Path) -> Iterator[Path]:
+def _unpacked(folder: Path, out: Path) -> Iterator[Path]:
+    """Yield the variant's folder, a packed one unpacked beside ``out``: where it lies may be for reading only."""
     if not is_packed(folder):
         yield folder
         return
-    with TemporaryDirectory(prefix=".unpacked-", dir=folder.parent) as scratch:
-        yield unpack(folder, Path(scratch) / "model")
+    with building.temporary(out.with_name(f".{out.name}.unpacked")) as scratch:
+        yield unpack(folder, scratch / folder.name)
 
 
 def _hf_refusal(config: Mapping[str, Any]) -> Refusal | None:

@@ -71,11 +71,13 @@ def test_a_source_or_a_file_is_exported_as_a_folder_is(tiny_bert: Path, tmp_path
 
 def test_a_packed_folder_is_unpacked_on_the_way(tiny_bert: Path, tmp_path: Path) -> None:
     folder = made(tiny_bert, "encoder", {"prune": "magnitude", "sparsity": 0.9}, tmp_path / "made")
-    pack(folder, tmp_path / "small")
-    succeed("export", tmp_path / "small", "--out", tmp_path / "out")
+    pack(folder, tmp_path / "shelf" / "small")
+    shelf_changed = (tmp_path / "shelf").stat().st_mtime_ns
+    succeed("export", tmp_path / "shelf" / "small", "--out", tmp_path / "out")
+    assert (tmp_path / "shelf").stat().st_mtime_ns == shelf_changed
     stock = AutoModel.from_pretrained(tmp_path / "out").eval()
     assert torch.equal(logits(stock), logits(load_model(folder, "encoder")))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "out", "small"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "out", "shelf"]
 
 
 @pytest.mark.parametrize(
