@@ -45,7 +45,8 @@ def inspect(
     if as_json:
         rows = [asdict(row) for row in summary(result)]
         totals = {"summary": rows, "prunable_share": share}
-        emit_json(asdict(result) | totals if tensors else {"family": model.family, **totals})
+        thresholds = {"absolute": result.absolute, "relative": result.relative}
+        emit_json((asdict(result) if tensors else {"family": model.family, **thresholds}) | totals)
         return
     note(f"{share:.1%} of the parameters are prunable")
     headers = [f"≥{multiple:g}" for multiple in result.relative]

@@ -51,6 +51,8 @@ def test_apply_inspect_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
     seen = json.loads(call("inspect", tmp_path / "made", "--json").stdout)
     prunable = next(row for row in seen["summary"] if row["scope"] == "prunable")
     assert prunable["zeros"] == pytest.approx(0.9, abs=1e-3)
+    thresholds = ("absolute", "relative")
+    assert [len(seen[name]) for name in thresholds] == [len(prunable[f"near_{name}"]) for name in thresholds]
     packed = json.loads(call("pack", tmp_path / "made", "--json").stdout)
     assert packed["folder"] == str(tmp_path / "made.packed") and packed["bytes"] < packed["bytes_before"]
     succeed("unpack", tmp_path / "made.packed", "--out", tmp_path / "back")
