@@ -21,7 +21,7 @@ from typing import Any
 import zstandard
 
 from sparsebench import bounded, environment, provenance
-from sparsebench.errors import LedgerError, RecordError, SparsebenchError
+from sparsebench.errors import LedgerError, RecordError, SparsebenchError, UserError
 from sparsebench.paths import create, partial_of, write_whole
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.stages import is_timed
@@ -217,12 +217,12 @@ Reject = Callable[[RecordError], object]
 def located_records(folders: Iterable[Path], reject: Reject = raise_error) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what ``read`` does, each record with its file and line.
 
-    ``reject`` is called with the error of what is no record, and the others are still yielded. Raises LedgerError for a
-    folder that is not there, or that leads out of itself.
+    ``reject`` is called with the error of what is no record, and the others are still yielded. Raises UserError for a
+    folder that is not there, and LedgerError for one that leads out of itself.
     """
     for folder in folders:
         if not folder.exists():
-            raise LedgerError(f"{folder}: does not exist", "name a folder of records")
+            raise UserError(f"{folder}: does not exist", "name a folder of records")
         for path in [folder] if folder.is_file() else _below(folder):
             texts = _texts(path)
             for number in count(1):
@@ -271,7 +271,7 @@ def _chosen(folder: Path, manifests: Collection[str], out: Path) -> Iterator[dic
     plans = [plan for plan in read(_below(folder, "plan-*.json")) if plan["manifest"] in manifests]
     missing = set(manifests) - {plan["manifest"] for plan in plans}
     if missing:
-        raise LedgerError(f"{folder}: no plan of {', '.join(sorted(missing))}", "see the names: sparsebench status")
+        raise UserError(f"{folder}: no plan of {', '.join(sorted(missing))}", "see the names: sparsebench status")
     yield from plans
     wanted_ids = {cell["cell_id"] for plan in plans for cell in plan["cells"]}
     yield from (record for record in read(paths) if record.get("cell_id") in wanted_ids)

@@ -169,7 +169,7 @@ def test_a_damaged_file_of_records_is_named(tmp_path: Path, name: str, content: 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(LedgerError, match=rf"{name}.*{words}"):
         Ledger(tmp_path / "x.duckdb").rebuild([tmp_path])
-    with pytest.raises(LedgerError, match="nowhere: does not exist"):
+    with pytest.raises(UserError, match="nowhere: does not exist"):
         Ledger(tmp_path / "x.duckdb").rebuild([tmp_path / "nowhere"])
 
 
