@@ -268,7 +268,8 @@ def _chosen(folder: Path, manifests: Collection[str], out: Path) -> Iterator[dic
     if not manifests:
         yield from read(paths)
         return
-    plans = [plan for plan in read(_below(folder, "plan-*.json")) if plan["manifest"] in manifests]
+    with_plans = _below(folder, "plan-*.json") if folder.is_dir() else paths
+    plans = [plan for plan in read(with_plans) if plan.get("kind") == "plan" and plan["manifest"] in manifests]
     missing = set(manifests) - {plan["manifest"] for plan in plans}
     if missing:
         raise UserError(f"{folder}: no plan of {', '.join(sorted(missing))}", "see the names: sparsebench status")

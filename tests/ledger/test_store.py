@@ -201,7 +201,9 @@ def test_a_bundle_holds_what_its_manifest_asks_for(tmp_path: Path, found: Record
     assert bundle(folder, tmp_path / "two.jsonl.zst", ["two"]) == 3
     found = list(read([tmp_path / "two.jsonl.zst"]))
     assert [record.get("cell_id") for record in found] == [None, "b", "c"]
-    with pytest.raises(LedgerError, match="three"):
+    assert bundle(folder, tmp_path / "both.jsonl.zst") == 5
+    assert bundle(tmp_path / "both.jsonl.zst", tmp_path / "again.jsonl.zst", ["two"]) == 3, "a bundle has plans too"
+    with pytest.raises(UserError, match="three"):
         bundle(folder, tmp_path / "three.jsonl.zst", ["three"])
     assert not list(tmp_path.glob("*three*"))
     assert not list(tmp_path.glob(".*"))
