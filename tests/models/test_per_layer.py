@@ -35,8 +35,8 @@ def cut(folder: Path, family: Any) -> Path:
     """A model with other widths in every block."""
     gone: dict[Axis, set[int]] = {}
     for axis in shape_of(Checkpoint(folder), family).axes:
-        neurons = min(axis.units - 1, 1 + axis.layers[0])
-        gone[axis] = {*range(1, 1 + (neurons if axis.kind == "neurons" else axis.layers[0]))}
+        lost = min(axis.units - 1, axis.layers[0] + (axis.kind == "neurons"))
+        gone[axis] = {*range(1, 1 + lost)}
     return cut_as_zeros_say(folder, family, gone)
 
 

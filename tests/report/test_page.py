@@ -218,7 +218,7 @@ def verb(ledger: Path, *options: str) -> str:
     [
         ("--format html --out a/r.md", "a/r.html\n"),
         ("--format md", "report.md\nreport-results.md\n"),
-        ("--brief --results x.md", "report.md\n"),
+        ("--brief", "report.md\n"),
     ],
 )
 def test_formats(ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, printed: str) -> None:

@@ -202,14 +202,18 @@ def test_what_is_shrunk_and_trimmed_is_counted_and_reported(tmp_path: Path) -> N
     own = "\n\n".join(f"{text} {number}" for number in range(20) for text in LEARNED)
     experiment = Experiment(tmp_path, llama(tmp_path / "model"), "\n\n".join(TEXT * 20), own)
     succeed("run", experiment.write(CALIBRATION + OWN + SHAPES))
-    sql = "SELECT recipe, parameters_removed, bytes FROM variants JOIN sizes USING (variant_id) WHERE format = 'dense'"
-    found = {str(recipe): (removed, size) for recipe, removed, size in experiment.rows(sql)}
+    sql = """
+        SELECT recipe, method_label(s.method, s.granularity, s.pattern) || way, parameters_removed, bytes
+        FROM variants JOIN ways USING (variant_id) JOIN sizes s USING (variant_id) WHERE format = 'dense'"""
+    asked = experiment.rows(sql)
+    found = {str(recipe): (removed, size) for recipe, _, removed, size in asked}
+    labels = {str(recipe): str(label) for recipe, label, _, _ in asked}
     succeed("report", "--ledger", experiment.ledger, "--out", tmp_path / "report.md")
     report = "".join(path.read_text() for path in tmp_path.glob("report*.md"))
     dense = found.pop("dense")
     assert len(found) == 3
     for recipe, (removed, size) in found.items():
         assert 0 < removed < 1 and size < dense[1], recipe
-        assert recipe in report
+        assert labels[recipe] in report
     both = next(recipe for recipe in found if ", then " in recipe)
     assert found[both][0] > max(found[recipe][0] for recipe in found if recipe != both and "l2" not in recipe)
