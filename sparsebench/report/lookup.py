@@ -14,7 +14,7 @@ from sparsebench.manifest.problems import did_you_mean, one_of
 
 FOLDER = Path(__file__).parent / "queries"
 MANIFESTS_PLACEHOLDER = "/* manifests */"
-"""What a query has in place of ``AND manifest IN (…)``: a comment, so that its file runs as it stands."""
+"""What a query has in place of ``AND manifest IN (…)``: a comment, so that a file runs as it stands, unless it reads another."""
 _OTHER_QUERY = re.compile(r"\{([a-z_]+)}")
 """What a query has in place of another, whose rows it reads: ``FROM {decision}``."""
 FIGURE_PREFIX = "figures/"

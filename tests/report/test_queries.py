@@ -279,14 +279,23 @@ def test_a_headline_is_over_the_fastest_dense_engine() -> None:
     verdicts = {"unsure": "", "worse": "slower"}
     times = [
         ("m", "real", "here", "w", phase, engine, method, ms, dense, *[speedup] * 3,
-         verdicts.get(method, "faster" if speedup > 1 else ""), "float16" if method == "float16" else "bfloat16", 1, 2)
+         verdicts.get(method, "faster" if speedup > 1 else ""), "float16" if method == "float16" else "bfloat16", 1, 2,
+         method, f"{method} in {engine}")
         for phase, engine, method, ms, dense, speedup in rows
+    ]  # fmt: skip
+    # Two jobs of one variant: the luckier is left out, in its phases too in which it was not.
+    times += [
+        ("m", "real", "twice", "w", phase, "hf", "int8", 100 / speedup, 100.0, *[speedup] * 3,
+         "faster", "bfloat16", 1, 2, "int8", job)
+        for job, phase, speedup in [
+            ("lucky", "generate", 1.5), ("lucky", "prefill", 1.1), ("other", "generate", 1.2), ("other", "prefill", 1.3)
+        ]
     ]  # fmt: skip
     with duckdb.connect() as connection:
         connection.execute("""
             CREATE TABLE latency (model TEXT, weights TEXT, machine TEXT, workload TEXT, phase TEXT, engine TEXT, method TEXT,
                 ms DOUBLE, dense_ms DOUBLE, speedup DOUBLE, speedup_low DOUBLE, speedup_high DOUBLE, verdict TEXT, dtype TEXT,
-                ranks INT, threads INT);
+                ranks INT, threads INT, variant_id TEXT, record_id TEXT);
             CREATE TABLE _own_dense AS
             SELECT 'm' AS model, 'real' AS weights, 'here' AS machine, 'w' AS workload, phase, ms, 'bfloat16' AS dtype,
                    1 AS ranks, 2 AS threads
@@ -294,10 +303,13 @@ def test_a_headline_is_over_the_fastest_dense_engine() -> None:
         for name in ("_dense_engine", "_dense_times", "_headlines"):
             connection.execute(f"CREATE {sqlfiles.definitions()[name]}")
         fill(connection, "latency", times)
-        torch = "SELECT ms FROM _dense_times WHERE name = 'plain torch' AND phase = 'decode'"
+        torch = "SELECT ms FROM _dense_times WHERE name = 'plain torch' AND phase = 'decode' AND machine = 'here'"
         assert connection.execute(torch).fetchall() == [(40.0,)]  # the median of its three jobs
         columns = "phase, method, rival, rivals, paired, speedup, gains, shown"
-        found = connection.execute(f"SELECT {columns} FROM _headlines WHERE method <> 'dense' ORDER BY ALL").fetchall()
+        one = "WHERE method <> 'dense' AND machine = 'here'"
+        found = connection.execute(f"SELECT {columns} FROM _headlines {one} ORDER BY ALL").fetchall()
+        twice = "SELECT DISTINCT record_id FROM _headlines WHERE machine = 'twice'"
+        assert connection.execute(twice).fetchall() == [("other",)]
     assert [(*row[:5], pytest.approx(row[5]), *row[6:]) for row in found] == [
         ("decode", "float16", "llama.cpp", 2, 1.5, 1.25, True, "×1.25"),
         ("decode", "gguf", "llama.cpp", 2, 1.25, 1.25, True, "×1.25"),

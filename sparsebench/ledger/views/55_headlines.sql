@@ -16,6 +16,7 @@ GROUP BY model, weights, machine, workload, phase, dtype, name, ranks, threads;
 -- Speed-ups for headlines: over the fastest that ran the dense model in floats on the same machine and workload, in whatever manifest
 -- (`rival`). Where that ran the dense model of the pair too, in the same number format, the paired ratio counts: jobs of one setting differ.
 -- So it does where its own dense model was the faster one.
+-- Of several jobs of one setting the one that gains least on a request counts: the best would be the luckiest.
 -- `gains`: a gain is shown over both. `loses`: a loss over the rival is shown, beyond the noise as a gain. `rivals`: how many ran the dense model
 -- there. `shown`: the speed-up as tables have it, with a question mark where neither a gain nor a loss is shown.
 CREATE OR REPLACE VIEW _headlines AS
@@ -32,4 +33,6 @@ SELECT l.* EXCLUDE (speedup, speedup_low, speedup_high), rivals,
        coalesce(if(rate = 1, verdict = 'slower', l.speedup * rate < 1 / 1.1 AND l.speedup_high * rate < 1), false) AS loses,
        format('×{:.2f}{}', l.speedup * rate, if(gains OR loses, '', '?')) AS shown
 FROM latency l
-LEFT JOIN fastest USING (model, weights, machine, workload, phase);
+LEFT JOIN fastest USING (model, weights, machine, workload, phase)
+QUALIFY record_id = first_value(record_id) OVER (PARTITION BY variant_id, machine, engine, ranks, threads, l.dtype, workload
+                                                ORDER BY phase NOT IN ('generate', 'forward'), l.speedup * rate NULLS LAST, record_id);
