@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import csv
 import re
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import dropwhile, zip_longest
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sparsebench import bounded
 from sparsebench.errors import SourceError
 from sparsebench.escape import is_text
-from sparsebench.manifest.problems import did_you_mean
+from sparsebench.sources import columnar
+from sparsebench.sources.columnar import missing_field, unreadable
 
 Record = str | Mapping[str, Any]
 DEFAULT_FIELD = "text"
 """The field of a record's text where none is named."""
-_ROWS = 64
-"""Largest number of a columnar file's rows that are unpacked at once."""
-_SHARED = re.compile(r"(?!^)(dictionary|run_end_encoded)<")
-"""In Arrow's name of a type: values that are stored once and may stand in many places of one row."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ def _each_labelled(path: Path, field: str, label: str) -> Iterator[tuple[str, st
         if isinstance(record, str):
             raise SourceError(f"{where}: a text by itself, without a field {label!r}", "name a file of records")
         if label not in record:
-            _raise_missing(where, label, list(map(str, record)))
+            raise missing_field(where, label, list(map(str, record)))
         texts, label_value = _texts(record, field, field, where), record[label]
         if len(texts) != 1 or not (label_value is None or isinstance(label_value, str) or type(label_value) is int):
             problem = f"{len(texts)} texts" if len(texts) != 1 else f"a {type(label_value).__name__} as its {label!r}"
@@ -129,7 +125,7 @@ def read_records(path: Path, *fields: str) -> Iterator[Record]:
     try:
         yield from _READERS.get(suffix, _paragraphs)(path, fields)
     except csv.Error as error:
-        _raise_unreadable(path, suffix.removeprefix("."), error)
+        raise unreadable(path, suffix.removeprefix("."), error) from error
 
 
 def suffix_of(path: Path) -> str:
@@ -215,131 +211,15 @@ def _csv(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
         yield {name: value for name, value in row.items() if isinstance(name, str)}
 
 
-def _arrow(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
-    import pyarrow as pa
-
-    try:
-        with pa.memory_map(str(path)) as file:
-            # An Arrow file is eight bytes, then a stream, then an index.
-            start = 8 if file.read(6) == b"ARROW1" else 0
-            file.seek(start)
-            _check_unpacked_bytes(path, sum(map(_declared_bytes, pa.ipc.MessageReader.open_stream(file))))
-            file.seek(start)
-            reader = pa.ipc.open_stream(file)
-            columns = _columns(path, reader.schema.names, fields)
-            yield from _unpacked(path, (batch.select(columns) for batch in reader))
-    except (pa.ArrowException, OSError, OverflowError, struct.error) as error:
-        _raise_unreadable(path, "Arrow", error)
-
-
-def _parquet(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as reader:
-            columns = _columns(path, reader.schema_arrow.names, fields)
-            groups = [reader.metadata.row_group(number) for number in range(reader.num_row_groups)]
-            _check_unpacked_bytes(path, sum(group.total_byte_size for group in groups))
-            yield from _unpacked(path, reader.iter_batches(_ROWS, columns=columns))
-    except (pa.ArrowException, OSError, OverflowError) as error:
-        _raise_unreadable(path, "Parquet", error)
-
-
-def _unpacked(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
-    """Yield the rows of Arrow's batches, few at a time: a value stored once in a dictionary may occur in every row."""
-    import pyarrow as pa
-
-    total = 0
-    for batch in batches:
-        batch.validate(full=True)
-        _refuse_shared(path, batch.schema)
-        dictionary_columns = [field.name for field in batch.schema if pa.types.is_dictionary(field.type)]
-        longest = sum(batch[name].dictionary.nbytes for name in dictionary_columns)
-        step = max(1, min(_ROWS, bounded.FREE_BYTES // (longest + 1)))
-        for start in range(0, batch.num_rows, step):
-            rows = batch.slice(start, step)
-            if dictionary_columns:
-                decoded = [
-                    rows[name].dictionary_decode() if name in dictionary_columns else rows[name]
-                    for name in rows.schema.names
-                ]
-                rows = pa.RecordBatch.from_arrays(decoded, rows.schema.names)
-            total += rows.nbytes
-            _check_unpacked_bytes(path, total)
-            yield from rows.to_pylist()
-
-
-def _refuse_shared(path: Path, schema: Any) -> None:
-    """Refuse columns of which one row, stored in a few bytes, may unpack to any size."""
-    for field in schema:
-        if _SHARED.search(str(field.type)):
-            problem = f"{path}: the column {field.name!r} is {str(field.type)[:200]}, which may unpack to any size"
-            raise SourceError(problem, "write it as plain texts, or lists of texts")
-
-
-def _declared_bytes(message: Any) -> int:
-    """Return how many bytes an Arrow message's body says it unpacks to. Arrow itself allocates them unchecked.
-
-    The metadata are a flatbuffer (Message.fbs): a table begins with the offset back to its list of fields.
-    """
-    data, body = memoryview(message.metadata), message.body
-
-    def field(table: int, slot: int) -> int:
-        """Return the offset of a table's field, 0 if the table lacks it."""
-        fields = table - struct.unpack_from("<i", data, table)[0]
-        (size,) = struct.unpack_from("<H", data, fields)
-        (offset,) = struct.unpack_from("<H", data, fields + 4 + 2 * slot) if 4 + 2 * slot < size else (0,)
-        return int(offset) and table + int(offset)
-
-    def follow(offset: int) -> int:
-        return offset + int(struct.unpack_from("<I", data, offset)[0])
-
-    if message.type == "schema" or body is None:
-        return 0
-    batch = follow(field(follow(0), 2))
-    if message.type == "dictionary":
-        batch = follow(field(batch, 1))
-    if not field(batch, 3):
-        return int(body.size)
-    buffers = follow(field(batch, 2))
-    (count,) = struct.unpack_from("<I", data, buffers)
-    total = 0
-    for number in range(count):
-        begin, size = struct.unpack_from("<qq", data, buffers + 4 + 16 * number)
-        total += max(size, struct.unpack_from("<q", body, begin)[0]) if size > 8 else 0
-    return total
-
-
-def _check_unpacked_bytes(path: Path, total: int) -> None:
-    """Raise SourceError if ``total`` bytes of values are too many for a columnar file of this size."""
-    if total > (limit := bounded.unpacked_limit(path.stat().st_size)):
-        raise SourceError(
-            f"{path}: unpacks to more than {limit / bounded.MB:,.0f} MB, the limit for {bounded.UNPACKED_RATIO} times its size",
-            "keep the column with the text alone, as JSON Lines",
-        )
-
-
 _READERS: Mapping[str, Callable[[Path, tuple[str, ...]], Iterator[Record]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json,
     ".csv": _csv,
     ".tsv": _csv,
-    ".arrow": _arrow,
-    ".parquet": _parquet,
+    ".arrow": columnar.arrow,
+    ".parquet": columnar.parquet,
 }
-
-
-def _columns(path: Path, names: list[str], fields: tuple[str, ...]) -> list[str]:
-    columns = []
-    for field in fields:
-        parents = (name for name in names if field.startswith(f"{name}."))
-        column = field if field in names else next(parents, None)
-        if column is None:
-            _raise_missing(str(path), field, names)
-        columns.append(column)
-    return list(dict.fromkeys(columns)) or names
 
 
 def _parse_json(text: str, path: Path, where: str) -> Any:
@@ -381,24 +261,10 @@ def _texts(value: Any, key_path: str, field: str, where: str) -> list[str]:
     if not key_path:
         raise SourceError(f"{where}: its field {field!r} is a {type(value).__name__}, not text", "name a field of text")
     if not isinstance(value, Mapping):
-        _raise_missing(where, field, [])
+        raise missing_field(where, field, [])
     if key_path in value:
         return _texts(value[key_path], "", field, where)
     name, _, below = key_path.partition(".")
     if below and name in value:
         return _texts(value[name], below, field, where)
-    return _raise_missing(where, field, [field.removesuffix(key_path) + str(key) for key in value])
-
-
-def _raise_missing(where: str, field: str, names: list[str]) -> NoReturn:
-    existing = f"there is {', '.join(names)[:500]}" if names else "it leads to a value that has no fields"
-    hint = f"{did_you_mean(field, names)} {existing}; `field` names it".strip()
-    raise SourceError(f"{where}: no field {field!r}", hint)
-
-
-def _raise_unreadable(path: Path, kind: str, error: Exception) -> NoReturn:
-    reason = " ".join(str(error).split())[:200]
-    raise SourceError(
-        f"{path}: not readable as {kind} ({reason})",
-        "rename it if its suffix is wrong (it decides how a file is read), or fetch it again",
-    ) from error
+    raise missing_field(where, field, [field.removesuffix(key_path) + str(key) for key in value])
