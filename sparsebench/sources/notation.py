@@ -12,6 +12,7 @@ from typing import Literal, NoReturn
 from sparsebench.errors import SourceError
 from sparsebench.manifest.problems import closest
 from sparsebench.sources import aliases
+from sparsebench.sources.text import is_plain
 
 SourceKind = Literal["hf", "path", "wheel", "random"]
 KINDS: dict[str, str] = {
@@ -175,6 +176,8 @@ def _unknown(text: str, kind: str, base: Path | None) -> NoReturn:
         guess = "" if not close else "random" if close[0] == "random" else f"{close[0]}:"
     elif os.path.exists(Path(base or Path.cwd(), os.path.expanduser(text))):
         guess = f"path:{text}"
+    elif not is_plain(Path(text)):
+        raise SourceError(f"source {text!r}: there is no such file", "name a file of data that exists")
     else:
         alias = None if "/" in text else closest(text, aliases.KNOWN)
         guess = alias or (f"hf:{text}" if _REPO.match(text) else "")

@@ -59,6 +59,7 @@ def test_fields() -> None:
     ("value", "message", "hint"),
     [
         ("facebook/opt-1.3b", "does not say where", "did you mean hf:facebook/opt-1.3b"),
+        ("data/reviews.csv", "no such file", "exists"),
         ("hff:x/y", "no kind 'hff'", "did you mean hf:"),
         ("random:", "nothing may follow", "the notation is random"),
         ("rnadom:x", "no kind 'rnadom'", "did you mean random?"),
