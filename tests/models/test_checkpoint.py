@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError
-from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.checkpoint import INDEX, Checkpoint
 from sparsebench.models.files.families import MODEL_TYPES
 from sparsebench.models.files.safety import companions
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
@@ -125,6 +125,15 @@ def test_a_folder_without_config_or_weights_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"no model\.safetensors"):
         _ = Checkpoint(tmp_path).files
+
+
+def test_a_tensor_that_two_shards_hold_is_named_with_both(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for file, value in (("a.safetensors", 0.0), ("b.safetensors", 1.0)):
+        save_file({"w": torch.full((4,), value)}, tmp_path / file)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"w": "a.safetensors", "v": "b.safetensors"}}))
+    with pytest.raises(ModelError, match="w is in a.safetensors and in b.safetensors"):
+        _ = Checkpoint(tmp_path).tensors
 
 
 def test_a_dtype_that_torch_could_misread_is_refused(tmp_path: Path) -> None:

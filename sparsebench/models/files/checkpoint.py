@@ -159,7 +159,7 @@ class Checkpoint:
             return (WEIGHTS,)
         index = self.folder / INDEX
         if not index.is_file():
-            packed = next(self.folder.glob("*.safetensors.packed"), None)
+            packed = any(path.suffix in (".packed", ".archive") for path in self.folder.glob("*.safetensors.*"))
             hint = "it is packed: sparsebench unpack" if packed else "name a folder with safetensors weights"
             raise ModelError(f"{self.folder}: no model.safetensors", hint)
         return whole_shards(index)
@@ -172,8 +172,15 @@ class Checkpoint:
     @cached_property
     def stored(self) -> dict[str, TensorInfo]:
         """The files' tensors by name: the model's own, and for quantized weights their integers, scales and so on."""
-        paths = [self.folder / file for file in self.files]
-        return {info.name: info for path in paths for info in tensor_infos(*read_header(path), path)}
+        infos: dict[str, TensorInfo] = {}
+        for file in self.files:
+            for info in tensor_infos(*read_header(self.folder / file), self.folder / file):
+                if info.name in infos:
+                    raise ModelError(
+                        f"{self.folder}: {info.name} is in {infos[info.name].file} and in {file}", FETCH_AGAIN
+                    )
+                infos[info.name] = info
+        return infos
 
     def parts(self, name: str) -> tuple[str, ...]:
         """The names under which the files hold a tensor: its own, or those of its integers, scales and so on."""
