@@ -62,6 +62,8 @@ def render(
         if name not in paths:
             hint = f"{did_you_mean(name, paths)} known: {', '.join(paths)}".strip()
             raise UserError(f"no figure called {name!r}", hint)
+    if layout.font:
+        _check_font(layout.font)
     failed: list[SparsebenchError] = []
     for name in names or paths:
         try:
@@ -110,7 +112,7 @@ def draw(
         parameters: Any = matplotlib.rcParams
         parameters.update(style.RC)
         if layout.font:
-            parameters["font.family"] = _installed_font(layout.font)
+            parameters["font.family"] = layout.font
         # Fonts have no control characters, and those of a ledger must not reach a vector drawing.
         visible_rows = [
             {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
@@ -130,12 +132,11 @@ def draw(
     return canvas.figure
 
 
-def _installed_font(font: str) -> str:
-    """Return the family of a font that is installed. Raises UserError for another, which would be replaced silently."""
+def _check_font(font: str) -> None:
+    """Raise UserError for the family of a font that is not installed, which would be replaced silently."""
     from matplotlib.font_manager import findfont, get_font_names
 
     try:
         findfont(font, fallback_to_default=False)
     except ValueError:
         raise UserError(f"--font {font}: not installed", did_you_mean(font, get_font_names())) from None
-    return font
