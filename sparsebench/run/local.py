@@ -112,8 +112,13 @@ class Local:
         path = spec.save(Path(self.temporary) / f"{job.kind}-{job.id}.job")
         own_gpus = self.gpus_of(job, running)
         reading, writing = os.pipe()
-        process = self._process(job, path, log, writing, own_gpus)
-        os.close(writing)
+        try:
+            process = self._process(job, path, log, writing, own_gpus)
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
         os.set_blocking(reading, False)
         return LocalJob(job, process, reading, own_gpus)
 
