@@ -218,7 +218,7 @@ class KernelLinear(MatrixHolder):
         These lines are few because Python's share of the time counts for one token.
         """
         y = torch.empty((*x.shape[:-1], self.out_features), dtype=x.dtype)
-        tokens, size, x = y.numel() // self.out_features, x.dtype.itemsize, x.contiguous()
+        tokens, size, x = x.numel() // self.in_features, x.dtype.itemsize, x.contiguous()
         bias: torch.Tensor | None = self._parameters["bias"]
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(x.dtype)
