@@ -47,9 +47,8 @@ class LlamaContext:
         llamacpp.MESSAGES.clear()
         self.model = library.llama_model_load_from_file(str(file).encode(), library.llama_model_default_params())
         if not self.model:
-            raise UnsupportedError(
-                f"llama.cpp cannot load this model: {' '.join(llamacpp.MESSAGES)}", llamacpp.INSTALL_HINT
-            )
+            hint = "measure it with another engine, or try a newer build of llama.cpp"
+            raise UnsupportedError(f"llama.cpp cannot load this model: {' '.join(llamacpp.MESSAGES)}", hint)
         parameters = library.llama_context_default_params()
         parameters.n_ctx, parameters.n_batch, parameters.n_seq_max = tokens, max(tokens, USUAL_BATCH), 1
         if encoder:  # every token reads all others: they cannot be computed in parts
