@@ -183,7 +183,8 @@ class Cell:
             shape = f"b{workload['batch']} p{workload['prompt']} g{workload['generate']}"
             where = f" on {self.nodes} nodes" if self.nodes else ""
             sharing = " beside other jobs" if settings.get("alone") == "device" else ""
-            return f"{self.stage} {settings['engine']} ×{settings['ranks']}{where} {shape}{sharing}"
+            forced = " by its own kernels" if settings.get("forced") else ""
+            return f"{self.stage} {settings['engine']} ×{settings['ranks']}{where} {shape}{forced}{sharing}"
         return self.stage
 
 
