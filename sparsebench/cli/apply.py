@@ -89,7 +89,7 @@ def apply(
             {"verb": step.verb, "name": step.name, **step.settings.record(), **asdict(report)}
             for step, report in variant.steps
         ]
-        emit_json({"folder": str(variant.folder), "steps": rows})
+        emit_json({"folder": str(variant.folder), "bytes": folder_bytes(variant.folder), "steps": rows})
     else:
         _show(variant)
 

@@ -60,7 +60,8 @@ def choose(
         _show(fitting_rows or [row for row in rows if row["scored"]][:SMALLEST_SHOWN])
         for row in fitting_rows:
             note(f"{row['words']}: {row['export'] or 'only sparsebench runs it'}\n  made by: {row['make']}")
-        if left_out := [row["words"] for row in rows if row["meets"] and not row["scored"]]:
+        # Variants of other calibration or seed have the same words.
+        if left_out := dict.fromkeys(row["words"] for row in rows if row["meets"] and not row["scored"]):
             note(f"scored on fewer tasks than others of their kind, and left out: {', '.join(left_out)}")
     if not fitting_rows:
         raise typer.Exit(1)
