@@ -1,14 +1,18 @@
 -- Answers of 200 tokens, computed from the measured times of the prompt and of a token: of each model the variant that passes the quality
--- gate and would be through first, of those that are shown to gain on a token. The speed is over the fastest dense engine. `ahead_from`:
--- the tokens from which on it is ahead of all others that read the prompt faster, `behind` the last of these.
+-- gate and would be through first, of those that are shown to gain on a token. The speed is over the fastest dense engine, on the workload
+-- on which most engines ran dense. `ahead_from`: the tokens from which on it is ahead of all others that read the prompt faster, `behind`
+-- the last of these.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
+), usual AS (
+    SELECT model, weights, arg_min(workload, (-rivals, workload)) AS workload FROM _long_answers GROUP BY ALL
 ), able AS (
-    SELECT a.model, a.weights, machine, r.words AS recipe, engine, workload, tokens, ms, prompt_ms, token_ms, dense_ms, speedup, rivals
+    SELECT a.model, a.weights, machine, r.words AS recipe, engine, a.workload, tokens, ms, prompt_ms, token_ms, dense_ms, speedup, rivals
     FROM _long_answers a
     JOIN asked USING (variant_id)
     JOIN gate g USING (variant_id)
     JOIN _recipes r USING (variant_id)
+    JOIN usual u ON (u.model, u.weights, u.workload) = (a.model, a.weights, a.workload)
     WHERE g.passes AND gains AND rivals > 1 AND NOT r.chance
 ), soonest AS (
     FROM able
