@@ -10,26 +10,26 @@ from sparsebench.manifest.schema import as_list
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import kinds
 
-Wanted = Mapping[str, Any]
+Selection = Mapping[str, Any]
 """Names by verb and values by setting, each one or a list of alternatives."""
 
 
-def selects(wanted: Wanted, steps: Sequence[Step]) -> bool:
-    """Return whether a recipe of these ``steps`` has everything that is ``wanted``.
+def selects(selection: Selection, steps: Sequence[Step]) -> bool:
+    """Return whether a recipe of these ``steps`` has every name and setting of a ``selection``.
 
-    A setting counts at the step whose verb is wanted too, where a step of the wanted names can have it. A setting that
-    none of them can have counts at any step.
+    A setting counts at the step whose verb is selected too, where a step of the selected names can have it. A setting
+    that none of them can have counts at any step.
     """
-    names = {key: as_list(value) for key, value in wanted.items() if key in kinds()}
-    settings = {key: as_list(value) for key, value in wanted.items() if key not in names}
+    names = {key: as_list(value) for key, value in selection.items() if key in kinds()}
+    settings = {key: as_list(value) for key, value in selection.items() if key not in names}
     verbs = {key: [verb for verb in names if _can_have(verb, names[verb], key)] for key in settings}
 
-    def fit(chosen: Sequence[Step]) -> bool:
-        counting = {key: [step for step in chosen if step.verb in verbs[key]] or steps for key in settings}
-        return all(_has_setting(counting[key], key, values) for key, values in settings.items())
+    def have_settings(named: Sequence[Step]) -> bool:
+        candidates = {key: [step for step in named if step.verb in verbs[key]] or steps for key in settings}
+        return all(_has_setting(candidates[key], key, values) for key, values in settings.items())
 
     named_steps = [[step for step in steps if step.verb == verb and step.name in names[verb]] for verb in names]
-    return any(map(fit, product(*named_steps)))
+    return any(map(have_settings, product(*named_steps)))
 
 
 def same_value(left: Any, right: Any) -> bool:

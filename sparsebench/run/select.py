@@ -68,7 +68,7 @@ class Decision:
 def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decision]:
     """Return a decision for every cell of the plan. ``records`` is the folder of records."""
     recorded = statuses(records)
-    only = _wanted(ready)
+    only = _values_by_key(ready)
 
     def decide(cell: Cell) -> Decision:
         status = recorded.get(record_key(cell, ready.device))
@@ -158,7 +158,7 @@ def unmatched(ready: Prepared) -> list[str]:
 
     Raises UserError, naming them, where no cell matches all of --only.
     """
-    only, cells = _wanted(ready), ready.plan.cells
+    only, cells = _values_by_key(ready), ready.plan.cells
     meanings = {(name, word): {name: _meanings(ready, name, word)} for name, word in ready.request.only}
     missing = ["=".join(pair) for pair, meant in meanings.items() if not any(_matches(cell, meant) for cell in cells)]
     if only and not any(_matches(cell, only) for cell in cells):
@@ -170,7 +170,7 @@ def unmatched(ready: Prepared) -> list[str]:
     return missing
 
 
-def _wanted(ready: Prepared) -> dict[str, list[Any]]:
+def _values_by_key(ready: Prepared) -> dict[str, list[Any]]:
     """Return by key the values that --only asks for. Those of one key are alternatives; different keys must all hold."""
     values_by_key: dict[str, list[Any]] = {}
     for name, word in ready.request.only:
@@ -205,12 +205,12 @@ def command_like(verb: str, request: PlanRequest, more: Sequence[str] = ()) -> s
 def _matches(cell: Cell, only: Mapping[str, list[Any]]) -> bool:
     """Return whether a cell has one of the values of every key of --only."""
     words = {key: values for key, values in only.items() if key == "stage" or key in (*CELL_KEYS, *VARIANT_KEYS)}
-    wanted = {key: values for key, values in only.items() if key not in words}
-    if not cell.variant.values("sparsity") and any(same_value(0.0, value) for value in wanted.get("sparsity", ())):
-        del wanted["sparsity"]  # nothing was pruned, which is what the tables show
+    selection = {key: values for key, values in only.items() if key not in words}
+    if not cell.variant.values("sparsity") and any(same_value(0.0, value) for value in selection.get("sparsity", ())):
+        del selection["sparsity"]  # nothing was pruned, which is what the tables show
     if "method" in only and (step := cell.variant.named_step):
-        wanted.setdefault(step.verb, [step.name])  # the settings count at the step that gives the method its name
-    return all(_has_word(cell, key, values) for key, values in words.items()) and selects(wanted, cell.variant.steps)
+        selection.setdefault(step.verb, [step.name])  # the settings count at the step that gives the method its name
+    return all(_has_word(cell, key, values) for key, values in words.items()) and selects(selection, cell.variant.steps)
 
 
 def _has_word(cell: Cell, name: str, values: list[Any]) -> bool:
