@@ -53,7 +53,7 @@ SELECTION_HINT = "a setting counts at the step whose verb is named; to match eit
 
 @dataclass(frozen=True)
 class FitCheck:
-    """Checks the things that a manifest names against each other, each at its line.
+    """Checks what a manifest names, one against another, each at its line.
 
     ``manifest`` is the one before its names were ``resolved``, ``recipes_by_entry`` are its recipes.
     """
@@ -100,18 +100,18 @@ class FitCheck:
 
     def _same_checkpoint(self) -> Iterator[Problem]:
         """Report two names for one checkpoint: its results would be filed under only one of them."""
-        seen: dict[str, str] = {}
+        first_names: dict[str, str] = {}
         indices = {model.name: index for index, model in enumerate(self.loaded.manifest.models)}
         for model in self.resolved.manifest.models:
             architecture = model.architecture if model.source == "random" else None
             revision = self.resolved.revisions.get(model.name, model.name)
             key = digest([revision, architecture, model.family, model.dtype])
-            if key in seen:
-                message = f"`{model.name}` is the same checkpoint as `{seen[key]}`"
+            if key in first_names:
+                message = f"`{model.name}` is the same checkpoint as `{first_names[key]}`"
                 hint = "measure it in another way in a manifest of its own"
                 at = ("models", indices[model.name], "source")
                 yield self.loaded.problem(at, message, "one name for each", hint)
-            seen.setdefault(key, model.name)
+            first_names.setdefault(key, model.name)
 
     def _quantized_models(self) -> Iterator[Problem]:
         """Report models whose weights are integers: variants are made of floats, and compared with them."""
@@ -208,7 +208,7 @@ class FitCheck:
             config = sources.read_config(teacher.source, self.cache)
             for model in self.resolved.manifest.models:
                 if is_for(self.manifest.variants[int(teacher.at[1])], model.name):
-                    refusal = _cannot_teach(teacher.source, config, model, self.configs.get(model.name))
+                    refusal = _teacher_refusal(teacher.source, config, model, self.configs.get(model.name))
                     if refusal:
                         yield self.loaded.refused(teacher.at, refusal, teacher.written)
 
@@ -226,8 +226,8 @@ class FitCheck:
             size = dimensions(config)
             available = min(size.layers, size.decoder_layers or size.layers)
             if is_for(entry, name) and blocks > available:
-                wanted = f"block {blocks - 1}" if isinstance(layers, list) else f"{blocks} blocks"
-                message = f"{wanted}, where a stack of `{name}` has {available}"
+                requested = f"block {blocks - 1}" if isinstance(layers, list) else f"{blocks} blocks"
+                message = f"{requested}, where a stack of `{name}` has {available}"
                 yield self.loaded.problem(at, message, "fewer `layers`")
 
 
@@ -294,7 +294,7 @@ def _task_misfit(task: ManifestTask, model: ManifestModel, config: Mapping[str, 
     return None
 
 
-def _cannot_teach(
+def _teacher_refusal(
     teacher: sources.Source,
     config: Mapping[str, Any] | None,
     model: ManifestModel,
@@ -322,7 +322,7 @@ def refusals(
     Each has its reason, at the line of the manifest that asks for it. ``configs`` are the dense models' config.json:
     what a step changes in it shows when the cell is measured.
     """
-    answers: dict[object, Refusal | None] = {}  # the driver's tool is run once per question, not once per cell
+    refusals_by_setting: dict[object, Refusal | None] = {}  # so that the driver's tool runs once for each setting
     problems: dict[str, Problem] = {}
     for cell in plan.cells:
         if "engine" not in cell.settings:
@@ -330,18 +330,17 @@ def refusals(
         ranks = 1 if cell.nodes else cell.settings["ranks"]  # how many GPUs other nodes have is not known here
         engine, encoding = cell.settings["engine"], cell.variant.encoding or FLOAT
         workload, shares_machine = Workload(**cell.settings["workload"]), "alone" in cell.settings
-        question = engine, ranks, encoding, workload, cell.variant.model, cell.nodes, shares_machine
-        if question not in answers:
+        key = engine, ranks, encoding, workload, cell.variant.model, cell.nodes, shares_machine
+        if key not in refusals_by_setting:
             setting = Setting(engine, ranks, workload, device=device)
-            config = configs.get(cell.variant.model, {})
-            answers[question] = (
+            config = configs.get(cell.variant.model, {})  # empty for GGUF
+            family = plan.model(cell.variant.model).family
+            refusals_by_setting[key] = (
                 _spread_refusal(cell.nodes, shares_machine, device, executor)
                 or engine_refusal(config, encoding, setting)
-                or (
-                    position_refusal(config, plan.model(cell.variant.model).family, workload) if config else None
-                )  # that of GGUF is unknown
+                or (position_refusal(config, family, workload) if config else None)
             )
-        if refusal := answers[question]:
+        if refusal := refusals_by_setting[key]:
             problems[cell.id] = loaded.refused(_path(manifest, cell), refusal)
     return problems
 
