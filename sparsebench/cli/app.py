@@ -106,8 +106,8 @@ def _closed_pipe() -> Iterator[None]:
         raise typer.Exit(0) from None
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"sparsebench {__version__}")
         raise typer.Exit
 
@@ -151,7 +151,7 @@ def __getattr__(name: str) -> Any:
     return program(VERBS)
 
 
-def _verb_asked_for() -> Collection[str]:
+def _requested_verb() -> Collection[str]:
     """Return the verb on the command line, or on the one that a shell wants completed; none where there is none."""
     completed = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS")
     words = completed.split()[1:] if "_SPARSEBENCH_COMPLETE" in os.environ and completed else sys.argv[1:]
@@ -169,7 +169,7 @@ def main() -> None:
     _open_streams()
     redact_stderr()
     try:
-        program(_verb_asked_for())()
+        program(_requested_verb())()
     except SparsebenchError as error:
         _exit_with(error)
     except OSError as error:
@@ -177,9 +177,9 @@ def main() -> None:
 
         _exit_with(system_error(error, Cache().root))
     except BaseException as error:  # a library's panic in Rust is no Exception
-        if (crashed := known_crash(error)) is None:
+        if (crash := known_crash(error)) is None:
             raise
-        _exit_with(crashed)
+        _exit_with(crash)
 
 
 def _exit_with(error: SparsebenchError) -> None:
