@@ -107,13 +107,14 @@ class Variant:
         share: float | None = 0.0
         for step in (step for step in self.steps if step.verb == "prune"):
             settings = step.settings.record()
-            asked: float | None = settings.get("sparsity")
+            step_share: float | None = settings.get("sparsity")
+            pattern = settings.get("pattern", NOT_PRUNED["pattern"])
             if share == 0 or not settings.get("keep_zeros"):
-                share = asked
-            elif share is not None and asked is not None and not is_nm(settings.get("pattern", NOT_PRUNED["pattern"])):
-                share = round(1 - (1 - share) * (1 - asked), 12)
-            else:
+                share = step_share
+            elif share is None or step_share is None or is_nm(pattern):
                 share = None
+            else:
+                share = round(1 - (1 - share) * (1 - step_share), 12)
         return share
 
     def values(self, key: str) -> list[Any]:
@@ -168,8 +169,8 @@ class Cell:
 
     def compute_dtype(self, device: str = "cpu") -> str:
         """Return the precision that it will run in on this machine: the one asked for, where that is not ``auto``."""
-        asked = self.settings["dtype"] if "engine" in self.settings else self.settings.get("compute_dtype", "auto")
-        return processor.compute_dtype(self.variant.dtype, asked, device)
+        requested = self.settings["dtype"] if "engine" in self.settings else self.settings.get("compute_dtype", "auto")
+        return processor.compute_dtype(self.variant.dtype, requested, device)
 
     @property
     def label(self) -> str:
@@ -194,7 +195,7 @@ class Job:
 
     ``kind`` names one of ``stages.JOB_KINDS``. ``makes`` are the variants whose folders the job leaves behind, and
     ``parent`` is the one that they are made from. ``after`` are the ids of jobs that must have ended before it starts.
-    ``again`` are ``make`` cells that are recorded already and done again because a folder is gone: for the estimate.
+    ``repeated`` are ``make`` cells that are recorded already and done again because a folder is gone: for the estimate.
     """
 
     id: str
@@ -203,12 +204,12 @@ class Job:
     makes: tuple[Variant, ...] = ()
     parent: Variant | None = None
     after: tuple[str, ...] = ()
-    again: tuple[Cell, ...] = ()
+    repeated: tuple[Cell, ...] = ()
 
     @property
     def making_cells(self) -> tuple[Cell, ...]:
         """The cells that it records and those that it only makes again."""
-        return (*self.cells, *self.again)
+        return (*self.cells, *self.repeated)
 
     @property
     def variants(self) -> tuple[Variant, ...]:

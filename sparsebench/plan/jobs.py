@@ -78,7 +78,7 @@ def _groups(cells: Iterable[Cell]) -> _Groups:
         if stage := STAGES.get(cell.stage):
             groups.setdefault((stage.job_kind.name, stage.job_key(cell)), []).append(cell)
     kind_order = list(JOB_KINDS)
-    return dict(sorted(groups.items(), key=lambda group: kind_order.index(group[0][0])))
+    return dict(sorted(groups.items(), key=lambda item: kind_order.index(item[0][0])))
 
 
 def _pair(groups: _Groups, variant: Variant, unpaired: _Unpaired) -> None:
@@ -109,9 +109,9 @@ def remaking_jobs(plan: Plan, variants: Iterable[Variant], present: Callable[[Va
             if present(ancestor):
                 break
             parents = (plan.variants[name] for name in made_from(ancestor))
-            missing |= {ancestor.id: ancestor, **{other.id: other for other in parents if not present(other)}}
+            missing |= {ancestor.id: ancestor, **{parent.id: parent for parent in parents if not present(parent)}}
     makers: dict[str, Job] = {}
-    for variant in sorted(missing.values(), key=lambda made: len(made.steps)):
+    for variant in sorted(missing.values(), key=lambda variant: len(variant.steps)):
         makers[variant.id] = _making_job(plan, [variant], [], makers)
     return list(makers.values())
 
@@ -210,10 +210,10 @@ def _making_job(
     after = tuple(dict.fromkeys(makers[variant_id].id for variant_id in made_from(first) if variant_id in makers))
     to_record = {cell.variant.id for cell in cells}
     # The ``make`` cells are as a plan has them, but without ids.
-    again = tuple(
+    repeated = tuple(
         Cell("", MAKE.name, variant, making_settings(plan.model(variant.model), plan.calibration, variant))
         for variant in variants
         if variant.id not in to_record and not packed(variant)
     )
     job_id = digest(["make", [variant.id for variant in variants]])
-    return Job(job_id, MAKE.name, tuple(cells), tuple(variants), parent, after, again)
+    return Job(job_id, MAKE.name, tuple(cells), tuple(variants), parent, after, repeated)
