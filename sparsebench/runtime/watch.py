@@ -58,9 +58,9 @@ def relay_requests(process: int) -> None:
 
 
 class IdleRank(NamedTuple):
-    """A rank that does nothing: where it is, and whether it waits for other ranks, or for another program."""
+    """A rank that does nothing: its innermost calls, and whether it waits for other ranks, or for another program."""
 
-    at: str
+    calls: str
     waits_for_ranks: bool
     waits_for_process: bool
 
@@ -73,9 +73,10 @@ def hung_ranks(idle: Mapping[int, IdleRank], running: int) -> dict[int, str]:
     """
     if any(rank.waits_for_process for rank in idle.values()):
         return {}
-    everywhere = {number: rank.at for number, rank in idle.items()}
-    guilty = {number: rank.at for number, rank in idle.items() if not rank.waits_for_ranks}
-    return guilty or (everywhere if len(idle) == running else {})
+    hung = {number: rank for number, rank in idle.items() if not rank.waits_for_ranks}
+    if not hung and len(idle) == running:
+        hung = dict(idle)
+    return {number: rank.calls for number, rank in hung.items()}
 
 
 class RankWatchdog:
@@ -83,12 +84,12 @@ class RankWatchdog:
 
     def __init__(self, processes: Mapping[int, int], logs: Mapping[int, Path]) -> None:
         self.processes, self.logs = processes, logs
-        self.seen: dict[int, tuple[float, float, float]] = {}
+        self.last_usage: dict[int, tuple[float, float, float]] = {}
         self.suspects: set[int] = set()
 
     def restart(self) -> None:
         """Start all idle times anew, because a rank sent a message."""
-        self.seen.clear()
+        self.last_usage.clear()
         self.suspects.clear()
 
     def idle(self, ranks: Iterable[int]) -> dict[int, IdleRank]:
@@ -97,11 +98,14 @@ class RankWatchdog:
         One that does not wait is left out at the first look: it may just have gone on, and not yet have worked.
         """
         stacks = self.stacks([rank for rank in ranks if self._is_idle(rank)])
-        before, self.suspects = self.suspects, {rank for rank, stack in stacks.items() if not self._waits(rank, stack)}
+        earlier_suspects, self.suspects = (
+            self.suspects,
+            {rank for rank, stack in stacks.items() if not self._waits(rank, stack)},
+        )
         return {
             rank: IdleRank(innermost_calls(stack), rank not in self.suspects, _shows(stack, EXTERNAL_PATHS))
             for rank, stack in stacks.items()
-            if rank not in self.suspects - before
+            if rank not in self.suspects - earlier_suspects
         }
 
     def _waits(self, rank: int, stack: str) -> bool:
@@ -110,30 +114,30 @@ class RankWatchdog:
 
     def stacks(self, ranks: Iterable[int]) -> dict[int, str]:
         """Ask ``ranks`` for their stacks and return them; "" for a rank that does not answer."""
-        starts = {rank: self.logs[rank].stat().st_size for rank in ranks}
+        offsets = {rank: self.logs[rank].stat().st_size for rank in ranks}
 
         def stack(rank: int) -> str:
             with self.logs[rank].open("rb") as log:
-                log.seek(starts[rank])
+                log.seek(offsets[rank])
                 text = log.read().decode(errors="replace")
             return text if ENDING.search(text) else ""
 
-        for rank in starts:
+        for rank in offsets:
             with suppress(ProcessLookupError):
                 os.kill(self.processes[rank], STACK_SIGNAL)
-        until = time.monotonic() + STACK_SECONDS
-        while time.monotonic() < until:
-            if all(stack(rank) or stopped_or_ended(self.processes[rank]) for rank in starts):
+        deadline = time.monotonic() + STACK_SECONDS
+        while time.monotonic() < deadline:
+            if all(stack(rank) or stopped_or_ended(self.processes[rank]) for rank in offsets):
                 break
             time.sleep(0.05)
-        return {rank: stack(rank) for rank in starts}
+        return {rank: stack(rank) for rank in offsets}
 
     def _is_idle(self, rank: int) -> bool:
         """Return whether ``rank`` has been idle for STALL_SECONDS; the first look only starts the count."""
         now, (cpu, read) = time.monotonic(), process_tree_usage(self.processes[rank])
-        since, cpu_then, read_then = self.seen.setdefault(rank, (now, cpu, read))
+        since, cpu_then, read_then = self.last_usage.setdefault(rank, (now, cpu, read))
         if cpu - cpu_then >= STALL_CPU or read != read_then:
-            self.seen[rank] = (now, cpu, read)
+            self.last_usage[rank] = (now, cpu, read)
             return False
         return now - since >= STALL_SECONDS
 
@@ -143,8 +147,8 @@ def main_thread(stack: str) -> str:
     return stack.rpartition("(most recent call first):\n")[2]
 
 
-def _shows(stack: str, words: Iterable[str]) -> bool:
-    return any(word in main_thread(stack) for word in words)
+def _shows(stack: str, path_parts: Iterable[str]) -> bool:
+    return any(part in main_thread(stack) for part in path_parts)
 
 
 def innermost_calls(stack: str) -> str:
@@ -167,19 +171,19 @@ def process_tree_usage(pid: int, include_writes: bool = False) -> tuple[float, f
 
     Where one of them runs, or waits for a processor or a disk, the bytes grow as well, so that it never seems idle.
     """
-    cpu, moved = 0.0, 0.0
+    cpu, byte_count = 0.0, 0.0
     with suppress(psutil.Error):
-        first = psutil.Process(pid)
-        for member in (first, *first.children(recursive=True)):
-            times = member.cpu_times()
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            times = process.cpu_times()
             cpu += times.user + times.system
-            if member.status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP):
-                moved += time.monotonic()
-            if hasattr(member, "io_counters"):  # not where /proc hides them
-                counts = member.io_counters()
-                moved += counts.read_bytes + counts.read_chars
-                moved += (counts.write_bytes + counts.write_chars) * include_writes
-    return cpu, moved
+            if process.status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP):
+                byte_count += time.monotonic()
+            if hasattr(process, "io_counters"):  # not where /proc hides them
+                counts = process.io_counters()
+                byte_count += counts.read_bytes + counts.read_chars
+                byte_count += (counts.write_bytes + counts.write_chars) * include_writes
+    return cpu, byte_count
 
 
 def oom_kills() -> int:

@@ -51,7 +51,7 @@ def test_who_waits_for_one_that_works_is_not_stuck(both: RankWatchdog, monkeypat
         assert both.idle([0, 1]) == {}, "it may just have gone on after long waiting, and is given another look"
         time.sleep(0.5)
     idle = both.idle([0, 1])
-    assert list(idle) == [1] and "in wait_for_others" in idle[1].at and not idle[1].waits_for_ranks
+    assert list(idle) == [1] and "in wait_for_others" in idle[1].calls and not idle[1].waits_for_ranks
     monkeypatch.setattr(watch, "COLLECTIVE_PATHS", ("wait_for_others",))
     assert both.idle([0, 1])[1].waits_for_ranks
     both.restart()
