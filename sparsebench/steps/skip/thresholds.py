@@ -8,10 +8,10 @@ measured. Padding does not count.
 
 TEAL's greedy allocation (2408.14690, algorithm 1) spreads a block's target share of skipped weights over its layers:
 
-    until Σ share_i size_i / Σ size_i reaches the target: raise the share of one layer i by STEP · Σ size / size_i, the
-    layer for which ‖Y - Ŷ‖ is then least; Y is the block's output as it is, Ŷ with all layers masked
+    until Σ share_i size_i / Σ size_i reaches the target: raise the share of one layer i by SHARE_STEP · Σ size / size_i,
+    the layer for which ‖Y - Ŷ‖ is then least; Y is the block's output as it is, Ŷ with all layers masked
 
-Each raise is the same number of weights, whatever the layer. A layer whose share would exceed `MOST` is raised no more.
+Each raise is the same number of weights, whatever the layer. A layer whose share would exceed `MAX_SHARE` is not raised.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from sparsebench.steps.watching import ActivationHooks, activation_path, layer_p
 
 FEW_ZEROS = 0.01
 """The share of zero weights up to which the note does not mention them."""
-STEP, MOST = 0.02, 0.95
+SHARE_STEP, MAX_SHARE = 0.02, 0.95
 """The greedy allocation's step, a share of a block's weights, and the largest share of a layer."""
 
 
@@ -65,27 +65,27 @@ class SkipStatistics:
     def visit(self, block: Block, parts: Mapping[str, Part], outputs: bool) -> None:
         """Run the text through one block as it is, and add its statistics."""
         matrices = layer_paths(block)
-        function = activation_path(block.module, f"{block.stack} block {block.index}") if outputs else ""
-        counts = {path: Magnitudes() for path in ([function] if outputs else matrices.values())}
-        hooks = ActivationHooks(block, {path: magnitudes.add for path, magnitudes in counts.items()}, outputs)
+        activation = activation_path(block.module, f"{block.stack} block {block.index}") if outputs else ""
+        magnitudes = {path: Magnitudes() for path in ([activation] if outputs else matrices.values())}
+        hooks = ActivationHooks(block, {path: counts.add for path, counts in magnitudes.items()}, outputs)
         hooks.advance()
         sizes = {name: block.matrix(name).numel() for name in matrices}
         nonzeros = {name: int(block.matrix(name).count_nonzero()) for name in matrices}
         weights_of = {matrices[name]: (size, nonzeros[name]) for name, size in sizes.items()}
         if outputs:
             kinds = {name: parts[name].kind for name in sizes}
-            weights_of[function] = _behind_activation(kinds, sizes), _behind_activation(kinds, nonzeros)
+            weights_of[activation] = _behind_activation(kinds, sizes), _behind_activation(kinds, nonzeros)
         self.weights += sum(sizes.values())
         self.nonzeros += sum(nonzeros.values())
         sites = [
-            SkipSite(f"{block.path}.{path}", *weights_of[path], counts[path], block.stack, block.index)
+            SkipSite(f"{block.path}.{path}", *weights_of[path], magnitudes[path], block.stack, block.index)
             for path in hooks.complete
         ]
         allocations = allocate_shares(block, sites, self.block_shares) if self.block_shares else {}
         for share, site_shares in allocations.items():
             self.site_shares.setdefault(share, {}).update(zip((site.path for site in sites), site_shares, strict=True))
         self.sites += sites
-        self.unskipped_layers += len(counts) - len(sites)
+        self.unskipped_layers += len(magnitudes) - len(sites)
 
     def threshold(self, site: SkipSite, share: float) -> tuple[float, float]:
         """Return a site's threshold for a share of its block, and the share of the site's values up to it."""
@@ -110,10 +110,12 @@ def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, 
         raise ModelError(f"{parent}: it skips weights already", "start from the model that it was made from")
     parts = prunable_parts(checkpoint, context.family)
     refuse_experts(parent, parts)
-    text, outputs = context.text("skip"), next(iter(targets)).name == "cats"
-    greedy = getattr(next(iter(targets)).settings, "allocation", "uniform") == "greedy"
+    text = context.text("skip")
+    first, first_folder = next(iter(targets.items()))
+    outputs = first.name == "cats"
+    greedy = getattr(first.settings, "allocation", "uniform") == "greedy"
     statistics = SkipStatistics(tuple(step.settings.share for step in targets) if greedy else ())
-    with temporary(next(iter(targets.values())).parent / ".activations") as spill:
+    with temporary(first_folder.parent / ".activations") as spill:
         # The greedy allocation runs each block again and again, so its groups have one sample.
         group = 1 if greedy else None
         replay = Replay(
@@ -192,7 +194,7 @@ def allocate_shares(block: Block, sites: Sequence[SkipSite], targets: Sequence[f
     A target beyond what the layers may skip gets the largest shares that were reached.
     """
     total_weights = sum(site.weights for site in sites)
-    growths = [STEP * total_weights / site.weights for site in sites]
+    growths = [SHARE_STEP * total_weights / site.weights for site in sites]
     shares, allocations = [0.0] * len(sites), {}
     cost = _block_cost(block, sites)
 
@@ -201,14 +203,14 @@ def allocate_shares(block: Block, sites: Sequence[SkipSite], targets: Sequence[f
 
     for target in sorted(targets):
         while skipped() < (target - 1e-9) * total_weights:
-            tried = [
+            candidates = [
                 [*shares[:number], shares[number] + growth, *shares[number + 1 :]]
                 for number, growth in enumerate(growths)
-                if shares[number] + growth <= MOST
+                if shares[number] + growth <= MAX_SHARE
             ]
-            if not tried:
+            if not candidates:
                 break
-            shares = min(tried, key=cost)
+            shares = min(candidates, key=cost)
         allocations[target] = list(shares)
     return allocations
 
