@@ -90,7 +90,8 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
     router_tensors: dict[str, dict[str, torch.Tensor]] = {step.settings.router: {} for step in targets}
     activities: dict[Step, list[Activity]] = {step: [] for step in targets}
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
-        for done, (part, matrix, statistics) in enumerate(_each_part(checkpoint, parts, context, text, spill), start=1):
+        loaded_parts = _each_part(checkpoint, tensor_parts, parts, context, text, spill)
+        for done, (part, matrix, statistics) in enumerate(loaded_parts, start=1):
             weights = part.weights(matrix, checkpoint)
             gram = statistics.gram(first.name) if statistics and first.name in COUNTED else weights.gram()
             grouping = group_neurons(first.name, gram, experts, shared, context.seed, partition)
@@ -115,8 +116,8 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
             config = _experts_config(step, tuple(assignments))
             added = {paths.name("assignment"): assignment.to(torch.int32) for paths, assignment in assignments.items()}
             added |= router_tensors[config.router]
-            described = {**step.provenance(context.family, context.seed), **provenance}
-            copy_checkpoint(parent, folder, config.config(), described, added)
+            description = {**step.provenance(context.family, context.seed), **provenance}
+            copy_checkpoint(parent, folder, config.config(), description, added)
             rows = tuple(activities[step])
             report = step_report(
                 folder, context.family, seconds=seconds, sweep_size=len(targets), provenance=provenance
@@ -160,11 +161,15 @@ def _feed_forward_part(block: SkeletonBlock, parts: Mapping[str, Part], experts:
 
 
 def _each_part(
-    checkpoint: Checkpoint, parts: Mapping[str, FeedForwardPart], context: Context, text: Calibrated | None, spill: Path
+    checkpoint: Checkpoint,
+    tensor_parts: Mapping[str, Part],
+    parts: Mapping[str, FeedForwardPart],
+    context: Context,
+    text: Calibrated | None,
+    spill: Path,
 ) -> Iterator[tuple[FeedForwardPart, Callable[[str], torch.Tensor], NeuronStatistics | None]]:
     """Yield every part, a function that gives its matrices as (out, in), and its statistics on the text, if any."""
     if text is None:
-        tensor_parts = prunable_parts(checkpoint, context.family)
         for part in parts.values():
             yield part, lambda name: tensor_parts[name].views[0].to_matrix(checkpoint.load(name)), None
         return
