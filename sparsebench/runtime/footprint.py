@@ -16,11 +16,11 @@ from sparsebench.storage.packed import PackedCheckpoint
 
 RANK_BYTES = 700 * 2**20
 """The memory of a rank without a model: its imports (430 MB measured), and a reserve for what no file shows."""
-INDEXED = 2
+INDEXED_RATIO = 2
 """The most that a packed model's nonzeros take when laid out for the kernels, divided by their packed size."""
-PREFETCHED = 50_000_000
+PREFETCHED_PARAMETERS = 50_000_000
 """Parameters that ZeRO-3 gathers ahead of the running layer, by DeepSpeed's default."""
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def footprint(folder: Path, setting: Setting) -> int:
@@ -44,11 +44,11 @@ def request_bytes(folder: Path, setting: Setting) -> int:
     checkpoint = PackedCheckpoint(folder) if is_packed(folder) else Checkpoint(folder)
     size, workload = dimensions(checkpoint.config), setting.workload
     stored = {ELEMENT_BYTES[info.dtype] for info in checkpoint.tensors.values() if info.dtype in FLOAT_DTYPES}
-    item = BYTES.get(setting.dtype) or max(stored, default=4)
+    item_bytes = DTYPE_BYTES.get(setting.dtype) or max(stored, default=4)
     tokens = workload.batch * (workload.prompt + workload.generate)
     cached_layers = 0 if family_of(checkpoint.config) == "encoder" else size.decoder_layers or size.layers
-    cache = 2 * cached_layers * size.key_heads * size.head_size * tokens * item
-    activations = workload.batch * workload.prompt * (4 * size.hidden + 3 * size.inner) * item
+    cache = 2 * cached_layers * size.key_heads * size.head_size * tokens * item_bytes
+    activations = workload.batch * workload.prompt * (4 * size.hidden + 3 * size.inner) * item_bytes
     return cache + setting.ranks * activations
 
 
@@ -63,24 +63,26 @@ def model_bytes(folder: Path, setting: Setting) -> int:
     checkpoint = packed or open_checkpoint(folder)
     tensors = checkpoint.tensors.values()
     dtypes = {info.dtype for info in tensors if info.dtype in FLOAT_DTYPES}
-    size = BYTES.get(setting.dtype)
+    item_bytes = DTYPE_BYTES.get(setting.dtype)
     stored = tensors if isinstance(checkpoint, PackedCheckpoint) else checkpoint.stored.values()
-    kept = sum(info.numel * size if size and info.dtype in FLOAT_DTYPES else info.nbytes for info in stored)
+    loaded = sum(
+        info.numel * item_bytes if item_bytes and info.dtype in FLOAT_DTYPES else info.nbytes for info in stored
+    )
     if packed:
-        kept = min(kept, sum(entry.nbytes for _, entry in packed.entries.values()) * INDEXED)
-    layers = {info.name: part(info, checkpoint.config, "").block for info in tensors}
+        loaded = min(loaded, sum(entry.nbytes for _, entry in packed.entries.values()) * INDEXED_RATIO)
+    blocks = {info.name: part(info, checkpoint.config, "").block for info in tensors}
     if engines()[setting.engine].cuts_first and cut_first(dtypes, setting.dtype, setting.ranks):
-        copied = sum(4 * info.numel for info in tensors if layers[info.name] is None)
-    elif packed or (size and any(ELEMENT_BYTES[dtype] != size for dtype in dtypes)):
-        copied = kept
+        copied = sum(4 * info.numel for info in tensors if blocks[info.name] is None)
+    elif packed or (item_bytes and any(ELEMENT_BYTES[dtype] != item_bytes for dtype in dtypes)):
+        copied = loaded
     else:
         copied = 0
     gathered = 0
     if engines()[setting.engine].offloads:  # the largest tensor, and what is read ahead
         counts = [info.numel for info in tensors]
-        gathered = (max(counts, default=0) + min(PREFETCHED, sum(counts))) * (size or 4)
-    shortened = sum(4 * info.numel for info in tensors if (layers[info.name] or 0) < PARITY_BLOCKS)
-    return max(kept + copied * (setting.ranks - 1) + setting.ranks * gathered, shortened * setting.ranks)
+        gathered = (max(counts, default=0) + min(PREFETCHED_PARAMETERS, sum(counts))) * (item_bytes or 4)
+    shortened = sum(4 * info.numel for info in tensors if (blocks[info.name] or 0) < PARITY_BLOCKS)
+    return max(loaded + copied * (setting.ranks - 1) + setting.ranks * gathered, shortened * setting.ranks)
 
 
 def cut_first(stored: Collection[str], dtype: str, ranks: int) -> bool:
