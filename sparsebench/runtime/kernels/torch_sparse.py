@@ -52,7 +52,7 @@ class TorchCsr(nn.Module):
         if len(flat) == 1:
             product = matrix.mv(flat[0])[None]
         else:
-            product = torch.cat([(matrix @ part.T.contiguous()).T for part in flat.split(TOKENS_PER_PRODUCT)])
+            product = torch.cat([(matrix @ tokens.T.contiguous()).T for tokens in flat.split(TOKENS_PER_PRODUCT)])
         if self.bias is not None:
             product = product + self.bias.float()
         return product.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
@@ -111,9 +111,10 @@ def semi_structured(weight: torch.Tensor, device: str = "cuda") -> Any:
         return None
     if bool(((weight.view(rows, cols // 4, 4) != 0).sum(-1) > 2).any()):
         return None
-    if torch.cuda.get_device_capability() < LEAST_CAPABILITY:
-        capability = ".".join(map(str, torch.cuda.get_device_capability()))
-        raise UnsupportedError(f"2:4 needs a GPU of capability 8.0, this one has {capability}", "measure it on a CPU")
+    capability = torch.cuda.get_device_capability()
+    if capability < LEAST_CAPABILITY:
+        needed, present = (".".join(map(str, version)) for version in (LEAST_CAPABILITY, capability))
+        raise UnsupportedError(f"2:4 needs a GPU of capability {needed}, this one has {present}", "measure it on a CPU")
     if not torch.backends.cusparselt.is_available():
         raise UnsupportedError(
             "2:4 needs cuSPARSELt, which this torch was built without", "install NVIDIA's wheel of torch"
