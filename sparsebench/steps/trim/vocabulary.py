@@ -98,21 +98,21 @@ class Vocabulary:
 
         Raises ModelError where the file adds a token to every text that is none.
         """
-        kept = {token_id for token_id in needed if token_id in self.tokens}
-        kept |= {self.ids[token] for token in self.added if token in self.ids}
+        kept_ids = {token_id for token_id in needed if token_id in self.tokens}
+        kept_ids |= {self.ids[token] for token in self.added if token in self.ids}
         for token_id in _template_ids(self.content.get("post_processor")):
             if token_id not in self.tokens:
                 problem = f"{self.path}: post_processor names token id {token_id}, which the tokenizer does not have"
                 raise ModelError(problem, "correct it, or remove it")
-            kept.add(token_id)
+            kept_ids.add(token_id)
         padding_id = (self.content.get("padding") or {}).get("pad_id")
-        kept |= self.tokens.keys() & {padding_id}
-        kept |= {self.ids[token] for token in self._always_kept(characters)}
+        kept_ids |= self.tokens.keys() & {padding_id}
+        kept_ids |= {self.ids[token] for token in self._always_kept(characters)}
         if self.kind == "BPE":
             merges = Merges(self.model)
-            for token in [self.tokens[token_id] for token_id in kept]:
-                kept |= {self.stored[part] for part in merges.merge_path(token) if part in self.stored}
-        return sorted(kept, key=lambda token_id: (self.tokens[token_id] not in self.stored, token_id))
+            for token in [self.tokens[token_id] for token_id in kept_ids]:
+                kept_ids |= {self.stored[part] for part in merges.merge_path(token) if part in self.stored}
+        return sorted(kept_ids, key=lambda token_id: (self.tokens[token_id] not in self.stored, token_id))
 
     def _always_kept(self, characters: bool) -> Iterator[str]:
         model = self.model
@@ -140,10 +140,10 @@ class Vocabulary:
             model.get("end_of_word_suffix") or ""
         )
 
-    def reduced(self, kept: list[int]) -> dict[str, Any]:
-        """Return the tokenizer.json of the tokens ``kept``; their new ids are their positions in that list."""
-        new_ids = {token_id: number for number, token_id in enumerate(kept)}
-        kept_tokens = {self.tokens[token_id] for token_id in kept}
+    def reduced(self, kept_ids: list[int]) -> dict[str, Any]:
+        """Return the tokenizer.json of the tokens with ``kept_ids``; their new ids are their positions in that list."""
+        new_ids = {token_id: number for number, token_id in enumerate(kept_ids)}
+        kept_tokens = {self.tokens[token_id] for token_id in kept_ids}
         model = dict(self.model)
         if self.kind == "Unigram":
             entries = [entry for entry in model["vocab"] if entry[0] in kept_tokens]
@@ -171,8 +171,8 @@ class Merges:
     """The merges of a BPE ``model`` in the order of their rank."""
 
     def __init__(self, model: Mapping[str, Any]) -> None:
-        self.written = list(model.get("merges") or ())
-        self.pairs = [tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair) for pair in self.written]
+        self.entries = list(model.get("merges") or ())
+        self.pairs = [tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair) for pair in self.entries]
         self.prefix = model.get("continuing_subword_prefix") or ""
         self.suffix = model.get("end_of_word_suffix") or ""
         self.ranks = {pair: rank for rank, pair in enumerate(self.pairs)}
@@ -204,7 +204,7 @@ class Merges:
         """Return the merges, as the file writes them, whose parts and result are all in ``kept_tokens``."""
         return [
             merge
-            for merge, (left, right) in zip(self.written, self.pairs, strict=True)
+            for merge, (left, right) in zip(self.entries, self.pairs, strict=True)
             if {left, right, self.joined(left, right)} <= kept_tokens
         ]
 
