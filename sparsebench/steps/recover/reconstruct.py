@@ -63,7 +63,7 @@ class Fit:
 
 
 @dataclass
-class KeptBlocks:
+class FinishedBlocks:
     """The blocks that killed processes have finished: a file for each, with the seconds and joules spent until then.
 
     ``identity`` is all that decides the result: the blocks that went into it, and those before them, are added to it.
@@ -105,7 +105,7 @@ def _file_name(block: Block) -> str:
 class Reconstruction:
     """The making of one recovered model: ``parent`` is trained towards ``dense`` by the settings of ``step``.
 
-    ``turn`` is the number of this model and how many the pass makes.
+    ``number`` counts this model among the ``models_in_pass``, from 0.
     """
 
     dense: Checkpoint
@@ -113,7 +113,8 @@ class Reconstruction:
     text: Calibrated
     step: Step
     context: Context
-    turn: tuple[int, int] = (0, 1)
+    number: int
+    models_in_pass: int
 
     @heap.kept_for_reuse()
     def run(self, folder: Path) -> StepReport:
@@ -135,35 +136,35 @@ class Reconstruction:
                 for checkpoint in (self.dense, self.parent)
             )
             self._check_comparable(len(dense), len(parent))
-            kept_blocks = self._kept_blocks()
+            finished_blocks = self._finished_blocks()
 
             def total() -> tuple[float, float | None]:
-                seconds = kept_blocks.seconds + time.perf_counter() - started
-                return seconds, energy.joules_in_all(kept_blocks.joules, spent.total())
+                seconds = finished_blocks.seconds + time.perf_counter() - started
+                return seconds, energy.joules_in_all(finished_blocks.joules, spent.total())
 
             for dense_block, block in zip(dense.walk(), parent.walk(), strict=True):
                 dense_block.advance(0, {})
-                fit = kept_blocks.restore(block, dense_block)
+                fit = finished_blocks.restore(block, dense_block)
                 if fit is None:
                     fit, weights = self.fit(block, dense_block)
                     block.replace(weights)
-                    kept_blocks.save(block, fit, *total())
+                    finished_blocks.save(block, fit, *total())
                 block.advance(0, {})
                 for name, tensor in block.tensors.items():
                     writer.write(name, tensor.cpu())
                 fits.append(fit)
-                trained = len(fits) - kept_blocks.restored
+                trained = len(fits) - finished_blocks.restored
                 self._report_progress(fit, len(fits), len(parent), trained, time.perf_counter() - started)
             for name in list(writer.missing):
                 writer.write(name, self.parent.load(name))
             provenance = {**self.step.provenance(family, self.context.seed), **self.text.provenance()}
             writer.close({**provenance, "fits": [asdict(fit) for fit in fits]})
         seconds, joules = total()
-        removed = kept_blocks.folder.notes if kept_blocks.folder else []
+        removed = finished_blocks.folder.notes if finished_blocks.folder else []
         report = self._report(folder, fits, [left_out_sentence(writer.left_out), *removed])
-        if kept_blocks.folder:
-            kept_blocks.folder.remove()
-        return replace(report, seconds=seconds, joules=joules, energy_source=spent.source_of(kept_blocks.joules))
+        if finished_blocks.folder:
+            finished_blocks.folder.remove()
+        return replace(report, seconds=seconds, joules=joules, energy_source=spent.source_of(finished_blocks.joules))
 
     @cached_property
     def _weights(self) -> list[dict[str, TensorInfo]]:
@@ -208,19 +209,18 @@ class Reconstruction:
         tokens = sum(fit.tokens * fit.epochs for fit in fits) // len(fits)
         return replace(report, trained_tokens=tokens, operations=sum(fit.operations for fit in fits))
 
-    def _kept_blocks(self) -> KeptBlocks:
+    def _finished_blocks(self) -> FinishedBlocks:
         if self.context.resume is None:
-            return KeptBlocks(None, {})
+            return FinishedBlocks(None, {})
         identity = {"step": self.step.record(), "seed": self.context.seed, "text": self.text.sha256, **versions()}
         folder = ResumeFolder(self.context.resume(self.step), self.context.note)
-        return KeptBlocks(folder, identity | {"device": self.context.device})
+        return FinishedBlocks(folder, identity | {"device": self.context.device})
 
     def _report_progress(self, fit: Fit, done: int, blocks: int, trained: int, seconds: float) -> None:
-        """Report progress over all turns: ``done`` of this one's ``blocks``, ``trained`` of them in ``seconds``."""
+        """Report progress over the pass: ``done`` of this model's ``blocks``, ``trained`` of them in ``seconds``."""
         if self.context.progress is None:
             return
-        number, turns = self.turn
-        done, total = number * blocks + done, turns * blocks
+        done, total = self.number * blocks + done, self.models_in_pass * blocks
         time_left = f", {duration(seconds / trained * (total - done))} left" if trained else ""
         self.context.progress(done, total, f"error {fit.before:.3g} → {fit.after:.3g}{time_left}")
 
@@ -230,8 +230,8 @@ class Reconstruction:
         Raises ModelError where all of the text is held out.
         """
         groups = list(range(len(block.samples)))
-        held_count = max(1, round(self.step.settings.held_out * len(groups)))
-        training, held_out = groups[:-held_count], groups[-held_count:]
+        held_out_count = max(1, round(self.step.settings.held_out * len(groups)))
+        training, held_out = groups[:-held_out_count], groups[-held_out_count:]
         if not training:
             raise ModelError(
                 f"recover: all {len(self.text.batch.input_ids)} samples of text are held out: none is left to train on",
@@ -259,13 +259,13 @@ class Reconstruction:
                 error(training[position]).backward()
                 optimizer.step()
                 schedule.step()
-            latest = held_out_error()
-            epochs_without_gain = 0 if latest < best_error else epochs_without_gain + 1
-            if latest < best_error:
-                best_error, best_weights = latest, _copies(weights)
+            latest_error = held_out_error()
+            epochs_without_gain = 0 if latest_error < best_error else epochs_without_gain + 1
+            if latest_error < best_error:
+                best_error, best_weights = latest_error, _copies(weights)
             epochs_done += 1
         counts = [int(block.mask(rows).sum()) for rows in block.samples]
-        tokens, held_out_tokens = sum(counts[:-held_count]), sum(counts[-held_count:])
+        tokens, held_out_tokens = sum(counts[:-held_out_count]), sum(counts[-held_out_count:])
         operations = self._operations(block, dense, tokens, held_out_tokens, epochs_done)
         return Fit(block.stack, block.index, tokens, epochs_done, operations, first_error, best_error), best_weights
 

@@ -57,7 +57,7 @@ def make_reconstructed(parent: Path, targets: Mapping[Step, Path], context: Cont
     for number, (step, folder) in enumerate(targets.items()):
         with failing_alone(step, emit):
             text_read = first_tokens(text, step.settings.tokens) if step.settings.tokens else text
-            reconstruction = Reconstruction(dense, checkpoint, text_read, step, context, (number, len(targets)))
+            reconstruction = Reconstruction(dense, checkpoint, text_read, step, context, number, len(targets))
             emit(step, reconstruction.run(folder))
 
 
