@@ -138,9 +138,7 @@ def _packed(
     config = PackedCheckpoint(folder).config
     if check:
         check(config)
-    known_family = family or family_of(config)
-    if known_family is None:
-        raise SourceError(f"{folder}: its config.json does not tell the family", "say it with --family")
+    known_family = family or _stated_family(config, folder)
     return SingleModel(name_of(source), folder, known_family)  # type: ignore[arg-type]
 
 
@@ -170,9 +168,14 @@ def family_named(source: sources.Source, cache: sources.Cache) -> Family:
     if config is None and ".gguf" not in source.text.lower():
         folder = sources.fetch(source, cache)
         config = sources.read_config(sources.parse(f"path:{folder}"), cache)
-    family = family_of(config) if config else "decoder"
+    return _stated_family(config, source.text) if config else "decoder"
+
+
+def _stated_family(config: Mapping[str, Any], where: Path | str) -> Family:
+    """Return the family that a config.json from ``where`` states. Raises SourceError where it states none."""
+    family = family_of(config)
     if family is None:
-        raise SourceError(f"{source.text}: its config.json does not tell the family", "say it with --family")
+        raise SourceError(f"{where}: its config.json does not tell the family", "say it with --family")
     return family
 
 
