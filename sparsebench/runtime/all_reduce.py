@@ -90,11 +90,12 @@ def _compile(folder: Path, cache: Cache) -> str | None:
             finished = children.run(command, COMPILE_SECONDS, variables)
         except subprocess.TimeoutExpired:
             return f"compiling {ALL_REDUCE} took over {COMPILE_SECONDS} seconds"
-        lines = (finished.stderr or finished.stdout).strip().splitlines() or [f"exit code {finished.returncode}"]
-        reason = f"{ALL_REDUCE} does not compile here ({lines[-1]}; remove {folder} to try again)"
-        if not finished.returncode:
-            reason = ""
-        if finished.returncode >= 0 and "killed" not in finished.stderr.lower() + finished.stdout.lower():
+        reason = ""
+        if finished.returncode:
+            lines = (finished.stderr or finished.stdout).strip().splitlines() or [f"exit code {finished.returncode}"]
+            reason = f"{ALL_REDUCE} does not compile here ({lines[-1]}; remove {folder} to try again)"
+        was_killed = finished.returncode < 0 or "killed" in (finished.stderr + finished.stdout).lower()
+        if not was_killed:
             outcome_file.write_text(reason)
         return reason or None
 
