@@ -97,9 +97,10 @@ def each_text(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:
     """Yield every row as ``read_texts`` reads it, empty and repeated ones too."""
     names = fields or (DEFAULT_FIELD,)
     for number, record in enumerate(read_records(path, *names), start=1):
-        for row in _rows(record, names, f"{path}: record {number}"):
+        where = f"{path}: record {number}"
+        for row in _rows(record, names, where):
             for text in row:
-                _refuse_untokenizable(text, f"{path}: record {number}")
+                _refuse_untokenizable(text, where)
             yield row
 
 
@@ -177,7 +178,8 @@ def _has_paragraphs(lines: Iterable[str]) -> bool:
 def _json_lines(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
     for number, line in enumerate(bounded.lines(path, SourceError), start=1):
         if line.strip():
-            yield _record(_parse_json(line, path, f"{path}:{number}"), f"{path}:{number}")
+            where = f"{path}:{number}"
+            yield _record(_parse_json(line, path, where), where)
 
 
 def _json(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
