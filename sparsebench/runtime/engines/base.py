@@ -62,7 +62,7 @@ class SavedModel:
             raise UnsupportedError("quantized weights are run on a CPU only", "hide the GPU (CUDA_VISIBLE_DEVICES=)")
         return load_kernels(self.folder, self.family, self.dtype, prepare)
 
-    def against_floats(self, prompt: Prompt, wrap: Callable[[Any], Any]) -> Parity:
+    def parity_with_floats(self, prompt: Prompt, wrap: Callable[[Any], Any]) -> Parity:
         """Compare the integer model, as ``wrap`` makes it, with the same weights as floats; it rounds to bfloat16.
 
         Raises ParityError where the difference is larger than that rounding explains.

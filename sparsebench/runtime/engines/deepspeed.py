@@ -91,7 +91,7 @@ class DeepSpeed(WrappingEngine):
         A quantized model is compared with its weights as floats.
         """
         if source.quantized:
-            return source.against_floats(prompt, lambda model: self.wrap(model, model.dtype, PARITY_TOKENS))
+            return source.parity_with_floats(prompt, lambda model: self.wrap(model, model.dtype, PARITY_TOKENS))
 
         def wrapped(model: Any) -> Any:
             if self._cuts_first(source):

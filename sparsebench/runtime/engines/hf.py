@@ -48,4 +48,4 @@ class HuggingFace(WrappingEngine):
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
         """Compare a quantized model with its weights as floats; return None for others, which are the reference."""
-        return source.against_floats(prompt, lambda model: self.wrap(model, None, 0)) if source.quantized else None
+        return source.parity_with_floats(prompt, lambda model: self.wrap(model, None, 0)) if source.quantized else None
