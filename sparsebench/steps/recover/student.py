@@ -61,13 +61,15 @@ def write_student(teacher: Checkpoint, family: Family, settings: Mapping[str, An
     write_model(student_model, config, folder, "auto", seed, teacher.folder, tensors)
     if "hidden" in settings:
         _write_pooling(folder, settings["hidden"])
-    kept_blocks = [
-        f"blocks {', '.join(map(str, kept))}" for stack, kept in blocks.items() if len(kept) < shape.blocks[stack]
+    fewer_blocks = [
+        f"blocks {', '.join(map(str, numbers))}"
+        for stack, numbers in blocks.items()
+        if len(numbers) < shape.blocks[stack]
     ]
-    words = [f"{key} {value}" for key, value in settings.items() if key != "layers"]
-    dimensions_changed = ", ".join([*dict.fromkeys(kept_blocks), *words])
+    sizes = [f"{key} {value}" for key, value in settings.items() if key != "layers"]
+    changes = ", ".join([*dict.fromkeys(fewer_blocks), *sizes])
     drawn = f", {total - copied:,} were drawn" if copied < total else ""
-    return f"a student of {dimensions_changed}: {copied:,} of its {total:,} parameters began as the teacher's{drawn}"
+    return f"a student of {changes}: {copied:,} of its {total:,} parameters began as the teacher's{drawn}"
 
 
 def _write_pooling(folder: Path, width: int) -> None:
@@ -98,18 +100,18 @@ def _config(shape: ModelShape, settings: Mapping[str, Any], blocks: Mapping[str,
     """Return the teacher's config.json with the student's dimensions, under every key that the config has for them."""
     config, architecture = shape.checkpoint.config, shape.architecture
     removed = {}
-    for stack, kept in blocks.items():
-        if removed_blocks := [block for block in range(shape.blocks[stack]) if block not in kept]:
+    for stack, numbers in blocks.items():
+        if removed_blocks := [block for block in range(shape.blocks[stack]) if block not in numbers]:
             removed[stack] = removed_blocks
     changed = cut_model.without_blocks(shape, removed).config
     hidden = dict(type(transformers_config(config)).attribute_map).get("hidden_size", "hidden_size")
     heads = architecture.heads
     if heads and heads.groups and settings.keys() & {"heads", "key_heads"}:
         teacher_sizes = head_sizes(config, architecture)
-        count = settings.get("heads", teacher_sizes.heads)
-        settings = {"key_heads": max(1, count * teacher_sizes.groups // teacher_sizes.heads), **settings}
-        if count % settings["key_heads"]:
-            problem = f"student: {count} heads do not divide into {settings['key_heads']} groups"
+        head_count = settings.get("heads", teacher_sizes.heads)
+        settings = {"key_heads": max(1, head_count * teacher_sizes.groups // teacher_sizes.heads), **settings}
+        if head_count % settings["key_heads"]:
+            problem = f"student: {head_count} heads do not divide into {settings['key_heads']} groups"
             raise UnsupportedError(problem, "`key_heads` that divides them")
     neurons = architecture.neurons
     keys = {
@@ -207,13 +209,13 @@ class _WeightSelection:
         if student_dims == teacher_dims:
             return [torch.arange(size, device="cpu") for size in student_dims]
         weight = name.removesuffix("bias") + "weight" if name.endswith(".bias") else name
-        matrix = len(student_dims) == 2
-        described = self._part(weight, student_dims if matrix else (*student_dims, 2))
-        output_dim = 1 if described.transposed and matrix else 0
+        is_matrix = len(student_dims) == 2
+        described = self._part(weight, student_dims if is_matrix else (*student_dims, 2))
+        output_dim = 1 if described.transposed and is_matrix else 0
         indices = []
         for dim, (student_size, teacher_size) in enumerate(zip(student_dims, teacher_dims, strict=True)):
             levels = None
-            if len(student_dims) < 3:
+            if len(student_dims) <= 2:
                 levels = self._levels(described.kind.removeprefix("cross_"), dim == output_dim)
             if levels is None or [sum(map(prod, runs)) for runs in levels] != [student_size, teacher_size]:
                 if dim == output_dim and described.kind in _FUSED and student_size != teacher_size:
