@@ -13,7 +13,7 @@ from scipy.special import gammaln, xlog1py, xlogy
 from sparsebench.benchmarks.statistics import Floats
 from sparsebench.ledger.statistics.contract import Z95, Integers
 
-_FAR = 1e6
+_MAX_DISTANCE = 1e6
 """How far from the estimate the end of a ratio's interval is sought; beyond, the interval has no end."""
 
 
@@ -85,7 +85,7 @@ def newcombe(table: PairedCounts, z: float = Z95) -> tuple[float, float]:
 
     Method 10 of Statistics in Medicine 17, 2635-2650 (1998): square-and-add with the correlation of the pairs.
     """
-    (variant, variant_low, variant_high), (dense, dense_low, dense_high) = _sides(table, z)
+    (variant, variant_low, variant_high), (dense, dense_low, dense_high) = _shares_with_intervals(table, z)
     phi = table.correlation()
     difference = variant - dense
     down = _square_and_add(variant - variant_low, dense_high - dense, phi)
@@ -101,7 +101,7 @@ def retained(table: PairedCounts, chance: float) -> tuple[float | None, float | 
     exactly when the interval of the difference holds 0. An end is None where there is none. The dense share must be
     above ``chance``.
     """
-    (variant, variant_low, variant_high), (dense, dense_low, dense_high) = _sides(table)
+    (variant, variant_low, variant_high), (dense, dense_low, dense_high) = _shares_with_intervals(table)
     phi = table.correlation()
     variant_gain, dense_gain = variant - chance, dense - chance
 
@@ -125,7 +125,7 @@ def _end(limit: Callable[[float, bool], float], start: float, upper: bool) -> fl
     step, near = 1e-3, start
     while (limit(start + direction * step, upper) > 0) == upper:
         near, step = start + direction * step, step * 2
-        if step > _FAR:
+        if step > _MAX_DISTANCE:
             return None
     far = start + direction * step
     for _ in range(60):
@@ -134,10 +134,14 @@ def _end(limit: Callable[[float, bool], float], start: float, upper: bool) -> fl
     return far
 
 
-def _sides(table: PairedCounts, z: float = Z95) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def _shares_with_intervals(
+    table: PairedCounts, z: float = Z95
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return the share and both ends of its Wilson interval: the variant's, then the dense model's."""
-    n, right = table.n, (table.both + table.gained, table.both + table.lost)
-    variant, dense = ((count / n, *wilson(count, n, z)) for count in right)
+    n = table.n
+    variant, dense = (
+        (successes / n, *wilson(successes, n, z)) for successes in (table.both + table.gained, table.both + table.lost)
+    )
     return variant, dense
 
 
