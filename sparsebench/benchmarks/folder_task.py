@@ -28,7 +28,7 @@ from sparsebench.errors import BenchmarkError, library_errors
 from sparsebench.paths import temporary_folder
 from sparsebench.sources.text import read_records, suffix_of
 
-_MEND = "mend the task file"
+_HINT = "mend the task file"
 
 
 def load_task(folder: Path, task: str) -> dict[str, Any]:
@@ -95,14 +95,14 @@ class FolderTask(ConfigurableTask):
         self.folder, self.where = folder, folder.where(config)
         check(folder.path, self.where, config)
         for entry in config.get("metric_list") or []:
-            self._known("metric", entry.get("metric"), metric_registry)
+            self._check_known("metric", entry.get("metric"), metric_registry)
         for pipeline in config.get("filter_list") or []:
             for step in pipeline.get("filter") or []:
-                self._known("function", step.get("function"), filter_registry)
-        with library_errors(self.where, _MEND, BenchmarkError):
+                self._check_known("function", step.get("function"), filter_registry)
+        with library_errors(self.where, _HINT, BenchmarkError):
             super().__init__(config=config)
 
-    def _known(self, key: str, name: Any, registry: Any) -> None:
+    def _check_known(self, key: str, name: Any, registry: Any) -> None:
         """Refuse what is not lm-eval's own: `evaluate` would run a script of a metric's name."""
         if name not in registry:
             raise BenchmarkError(f"{self.where}: `{key}`: lm-eval has no {name!r}", "take one of lm-eval's own")
@@ -132,20 +132,20 @@ class FolderTask(ConfigurableTask):
         """Filter what the model wrote."""
         return self._within("filter_list", super().apply_filters, documents=len(self.instances))
 
-    def _within(self, key: str, function: Any, *args: Any, documents: int = 1, **more: Any) -> Any:
+    def _within(self, key: str, function: Any, *args: Any, documents: int = 1, **keywords: Any) -> Any:
         culprit = f"{self.where}: `{key}`"
         with (
-            library_errors(culprit, _MEND, BenchmarkError),
+            library_errors(culprit, _HINT, BenchmarkError),
             self.folder.allowance.use(culprit, BenchmarkError, documents),
         ):
-            result = function(*args, **more)
+            result = function(*args, **keywords)
             _refuse_large(culprit, result)
             return result
 
 
 def _limited(name: str, key: str) -> Any:
-    def method(self: FolderTask, *args: Any, **more: Any) -> Any:
-        return self._within(key, getattr(super(FolderTask, self), name), *args, **more)
+    def method(self: FolderTask, *args: Any, **keywords: Any) -> Any:
+        return self._within(key, getattr(super(FolderTask, self), name), *args, **keywords)
 
     return method
 

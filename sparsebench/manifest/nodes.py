@@ -109,7 +109,7 @@ def read_yaml(text: str, path: str) -> tuple[Any, Positions, list[Problem]]:
         node = _Loader(text).get_single_node()
         data = None if node is None else builder.value(node, (), ())
     except yaml.YAMLError as error:
-        return None, positions, [_syntax(error, text, positions)]
+        return None, positions, [_syntax_problem(error, text, positions)]
     return data, Positions(path, positions.lines, builder.values, builder.keys), builder.problems
 
 
@@ -128,7 +128,7 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
         """Compose a node as PyYAML does, within limits of depth and number."""
         self.count += 1
         self.depth += 1
-        _limit(self.count, self.depth, self.peek_event().start_mark)
+        _check_limits(self.count, self.depth, self.peek_event().start_mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -150,7 +150,7 @@ def flow(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def _limit(count: int, depth: int, mark: yaml.Mark) -> None:
+def _check_limits(count: int, depth: int, mark: yaml.Mark) -> None:
     if depth > bounded.DEPTH:
         raise ComposerError(None, None, f"more than {bounded.DEPTH} levels of lists and mappings", mark)
     if count > bounded.YAML_NODES:
@@ -172,7 +172,7 @@ class _Builder:
     def value(self, node: yaml.Node, at: KeyPath, ancestors: tuple[yaml.Node, ...]) -> Any:
         """Return the data of ``node``, at the path ``at``, below the nodes ``ancestors``."""
         self.count += 1
-        _limit(self.count, len(ancestors), node.start_mark)
+        _check_limits(self.count, len(ancestors), node.start_mark)
         self.values[at] = _span(node)
         tag = node.tag.removeprefix(_TAG)
         if any(node is other for other in ancestors):
@@ -229,7 +229,7 @@ def _span(node: yaml.Node) -> Span:
     return Span(start.line, start.column, end.column - start.column if on_one_line else 1)
 
 
-def _syntax(error: yaml.YAMLError, text: str, positions: Positions) -> Problem:
+def _syntax_problem(error: yaml.YAMLError, text: str, positions: Positions) -> Problem:
     """Return PyYAML's error as a problem in plain words."""
     if isinstance(error, ReaderError):
         before = _LINE_BREAK.split(text[: error.position])
