@@ -94,19 +94,19 @@ def apply(
         _show(variant)
 
 
-def _chain(words: list[str], calibration: str | None, seed: int, as_masks: bool) -> Chain:
+def _chain(step_texts: list[str], calibration: str | None, seed: int, as_masks: bool) -> Chain:
     """Return the chain of steps that a command asks for. Raises UserError for what is none."""
-    if not words:
+    if not step_texts:
         raise UserError("no step is given", STEP_EXAMPLE)
-    chain = Chain.parse(_steps(words), _calibration(calibration), seed)
+    chain = Chain.parse(_steps(step_texts), _calibration(calibration), seed)
     if as_masks and any(step.verb != "prune" for step in chain.steps):
         raise UserError("--as-masks: only pruned weights have masks", "leave it out, or give `prune` steps only")
     return chain
 
 
-def _steps(words: list[str]) -> list[Mapping[str, Any]]:
-    """Return the steps of a recipe; a word is one step, or the list of a chain."""
-    recipes = [parse_setting("step", word, STEP_EXAMPLE) for word in words]
+def _steps(step_texts: list[str]) -> list[Mapping[str, Any]]:
+    """Return the steps of a recipe; a text is one step, or the list of a chain."""
+    recipes = [parse_setting("step", text, STEP_EXAMPLE) for text in step_texts]
     steps = [step for recipe in recipes for step in (recipe if isinstance(recipe, list) else [recipe])]
     for step in steps:
         if not isinstance(step, Mapping):

@@ -30,11 +30,11 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     for row in rows:
         marker, colour = canvas.styles[canvas.series(row)].marker, canvas.colour(row)
         solid = row in pareto or not canvas.spec.get("front") or _outside_front(row, canvas.spec)
-        behind = colour == style.BACKGROUND_GREY
+        in_background = colour == style.BACKGROUND_GREY
         axes.plot(
             [row[x]], [row[y]], marker=marker, markersize=4.6 if solid else 3.6, linestyle="none",
             color=colour if solid else "white", markeredgecolor="white" if solid else colour,
-            markeredgewidth=0.3 if solid else 0.8, zorder=(2.5 if behind else 3) + solid,
+            markeredgewidth=0.3 if solid else 0.8, zorder=(2.5 if in_background else 3) + solid,
         )  # fmt: skip
         _interval(axes, row, canvas, colour, solid)
     steps = [row[x] for row in pareto], [row[y] for row in pareto]
@@ -142,9 +142,8 @@ def _strokes(axes: Axes) -> list[Bbox]:
     for stroke in axes.lines:
         points: Any = stroke.get_path().vertices
         if stroke.get_drawstyle() == "steps-post":
-            points = [corner for (x, y), (after, _) in pairwise(points) for corner in ((x, y), (after, y))] + list(
-                points[-1:]
-            )
+            corners = [corner for (x, y), (next_x, _) in pairwise(points) for corner in ((x, y), (next_x, y))]
+            points = [*corners, *points[-1:]]
         ends: Any = stroke.get_transform().transform(points) if len(points) > 1 else []
         strokes += [
             Bbox([np.minimum(first, last) - 0.8, np.maximum(first, last) + 0.8]) for first, last in pairwise(ends)

@@ -66,8 +66,8 @@ def longest_input(config: Mapping[str, Any]) -> int | None:
             if isinstance(limit, int) and limit > 0:
                 if config["model_type"] not in OFFSET_TYPES:
                     return limit
-                pad = getattr(part, "pad_token_id", None)
-                return limit - (1 if pad is None else pad) - 1
+                padding_id = getattr(part, "pad_token_id", None)
+                return limit - (1 if padding_id is None else padding_id) - 1
     return None
 
 
@@ -123,8 +123,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     kind: Any = PreTrainedTokenizerFast if unknown else AutoTokenizer
     model_config = bounded.read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
     # transformers reads the model's type from config.json, and refuses one with widths that differ from block to block.
-    typed = model_config.get(PER_LAYER) and not unknown
-    options = {"config": transformers_config(model_config, str(folder / "config.json"))} if typed else {}
+    gives_config = model_config.get(PER_LAYER) and not unknown
+    options = {"config": transformers_config(model_config, str(folder / "config.json"))} if gives_config else {}
     with library_errors(f"{folder}: its tokenizer cannot be loaded", "fetch its files again, or install what it names"):
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False, **options
