@@ -6,9 +6,15 @@ from typing import Any
 import pytest
 
 
-def a_third(cases: Iterable[Any]) -> list[Any]:
-    """Every third case for the usual run; the others marked ``long``. A case is one parameter or a tuple of several."""
+def a_third(cases: Iterable[Any], slow: str = "no case") -> list[Any]:
+    """Every third case for the usual run; the others marked ``long``, and names that begin with ``slow``.
+
+    A case is one parameter or a tuple of several.
+    """
     return [
-        pytest.param(*(case if isinstance(case, tuple) else [case]), marks=() if number % 3 == 0 else pytest.mark.long)
+        pytest.param(
+            *(case if isinstance(case, tuple) else [case]),
+            marks=pytest.mark.long if number % 3 or str(case).startswith(slow) else (),
+        )
         for number, case in enumerate(cases)
     ]

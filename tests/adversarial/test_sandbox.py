@@ -30,7 +30,7 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     return Sandbox(tmp_path / "box")
 
 
-@pytest.mark.parametrize("name", a_third(CASES))
+@pytest.mark.parametrize("name", a_third(CASES, slow="pickles beside the weights, engine"))
 def test_a_hostile_input_reaches_nothing_outside(name: str, box: Sandbox) -> None:
     found = [problem for words in CASES[name](box) for problem in box.command(*words)]
     assert found == []

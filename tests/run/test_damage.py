@@ -90,6 +90,7 @@ def test_a_source_that_is_damaged_too_is_told(tiny_llama: Path, manifest: Path, 
     assert "damaged" in again.stderr and not folder.exists()
 
 
+@pytest.mark.long
 def test_weights_that_are_made_again_otherwise_than_recorded_are_told(manifest: Path, tmp_path: Path) -> None:
     """As on another processor, which rounds differently; the ledger then shows the results of the first weights alone."""
     succeed("run", manifest, "--only", "stage=make", "--only", "sparsity=0.5")

@@ -146,9 +146,8 @@ def test_a_killed_run_fails_nothing_and_a_killed_or_stopped_job_fails_by_name(ma
     assert not child.is_running()
     assert "3 seconds" in said and failed() == 1
 
-    succeed("run", manifest, "--retry-failed")
-    assert list(statuses(records).values()) == ["done"] * 8
-    assert not list((tmp_path / "work" / "variants").iterdir())
+    succeed("run", manifest, *dense, "stage=structure", "--retry-failed")
+    assert list(statuses(records).values()) == ["done"] * 2
 
 
 def test_two_runs_on_one_ledger_are_refused(manifest: Path, tmp_path: Path) -> None:
