@@ -230,7 +230,10 @@ def initialize_buffers(model: PreTrainedModel, stored: Collection[str]) -> None:
             persistent = name not in module._non_persistent_buffers_set
             empty = torch.full(buffer.shape, _unset_mark(buffer.dtype), dtype=buffer.dtype, device="cpu")
             module.register_buffer(name, empty, persistent=persistent)
-    model.initialize_weights()  # has no effect on parameters without storage
+    for parameter in model.parameters():
+        if parameter.is_meta:  # transformers' mark of what a file holds: else it draws its values, though in no memory
+            parameter._is_hf_initialized = True
+    model.initialize_weights()
 
 
 def _unset_mark(dtype: torch.dtype) -> Any:

@@ -187,9 +187,10 @@ def to_bitmask(weight: torch.Tensor) -> Matrix:
     word_type = torch.int16 if name == "bfloat16" else torch.int32
     all_masks, all_values = [], []
     for part in weight.split(max(1, SPLIT_WEIGHTS // max(1, cols))):
+        if cols % MASK_WORD_COLUMNS:
+            part = torch.nn.functional.pad(part, (0, -cols % MASK_WORD_COLUMNS))
         # -0.0 + 0.0 is 0.0.
-        padded = torch.nn.functional.pad(part, (0, -cols % MASK_WORD_COLUMNS)).add(0.0).contiguous()
-        words = padded.view(word_type).numpy().reshape(-1)
+        words = part.add(0.0).contiguous().view(word_type).numpy().reshape(-1)
         masks, values = _split_zeros(words.view(f"u{words.itemsize}"))
         all_masks.append(masks)
         all_values.append(values.view(np.uint8))
