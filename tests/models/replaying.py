@@ -1,11 +1,12 @@
 """Tiny models of every architecture, calibration batches, and the slow reference: stock transformers with plain hooks."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import MODEL_TYPES, auto_class
@@ -47,6 +48,14 @@ def rewrite(path: Path, **keys: object) -> None:
     """Set these keys of a JSON file."""
     found = json.loads(path.read_text()) if path.is_file() else {}
     path.write_text(json.dumps(found | keys))
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """The folder with its tensors changed."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def batch(family: str, samples: int = 5, padded: bool = True) -> Batch:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
@@ -23,7 +22,7 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Step
 from tests.making import make, prune_step
 from tests.models.model_zoo import EXPERT_TYPES
-from tests.models.replaying import assert_close, batch, stock, written
+from tests.models.replaying import assert_close, batch, rewritten, stock, written
 from tests.sampling import a_third
 
 APART = ("deepseek_v3", "glm4_moe", "granitemoe", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe")
@@ -203,10 +202,8 @@ def test_what_does_not_fit_is_gathered_in_runs(propagate: str, tmp_path: Path, m
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
 def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude_and_told(method: str, tmp_path: Path) -> None:
-    folder = stored("gpt_oss", "fused", tmp_path)
-    tensors = load_file(folder / "model.safetensors")
-    tensors["model.layers.1.mlp.router.bias"] = torch.tensor([0.0, 0.0, -1e4, 0.0])
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    never = {"model.layers.1.mlp.router.bias": torch.tensor([0.0, 0.0, -1e4, 0.0])}
+    folder = rewritten(stored("gpt_oss", "fused", tmp_path), lambda tensors: tensors.update(never))
     targets = [prune_step(name, 0.5, "row", propagate="dense") for name in (method, "magnitude")]
     found = sweep(folder, tmp_path, targets)
     note = found[targets[0]].note
@@ -259,9 +256,10 @@ def test_an_assembled_model_is_the_loaded_one(model_type: str, form: str, tmp_pa
 
 
 def test_experts_in_an_unknown_form_are_refused_and_not_skipped(tmp_path: Path) -> None:
-    folder = stored("mixtral", "fused", tmp_path)
-    tensors = load_file(folder / "model.safetensors")
-    tensors = {name.replace("experts.gate_up_proj", "experts.mlp.w1"): tensor for name, tensor in tensors.items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    def rename(tensors: dict[str, Any]) -> None:
+        for name in [name for name in tensors if "experts.gate_up_proj" in name]:
+            tensors[name.replace("experts.gate_up_proj", "experts.mlp.w1")] = tensors.pop(name)
+
+    folder = rewritten(stored("mixtral", "fused", tmp_path), rename)
     with pytest.raises(UnsupportedError, match=r"experts\.mlp\.w1: how mixtral stores its experts"):
         sweep(folder, tmp_path, [prune_step("magnitude", 0.5, "layer")])

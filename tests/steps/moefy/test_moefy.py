@@ -21,7 +21,7 @@ from sparsebench.steps.moefy.activity import coactivation_inside, share_inside
 from sparsebench.steps.moefy.grouping import even_groups, group_neurons, metis_groups
 from sparsebench.steps.moefy.settings import COUNTED
 from sparsebench.steps.registry import label, recorded, single
-from tests.models.replaying import written
+from tests.models.replaying import rewritten, written
 from tests.steps.shrink import making
 from tests.steps.skip.making import answer, made, said
 
@@ -109,10 +109,12 @@ def test_how_evenly_experts_are_used_is_what_the_written_model_chooses(tmp_path:
 
 def test_a_representative_is_its_neuron_with_its_biases(tmp_path: Path) -> None:
     parent, family = written("llama", tmp_path / "parent", mlp_bias=True)
-    tensors = load_file(parent / "model.safetensors")
-    for name in [name for name in tensors if name.endswith("bias")]:
-        tensors[name] = torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(len(name)))
-    save_file(tensors, parent / "model.safetensors", {"format": "pt"})
+
+    def draw_biases(tensors: dict[str, Any]) -> None:
+        for name in [name for name in tensors if name.endswith("bias")]:
+            tensors[name] = torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(len(name)))
+
+    rewritten(parent, draw_biases)
     neurons = Checkpoint(parent).config["intermediate_size"]
     made(parent, family, {single("moefy", "kmeans", experts=neurons, active=0.5): tmp_path / "out"})
     part: Any = load_model(tmp_path / "out", family).get_submodule("model.layers.0.mlp")
@@ -175,19 +177,12 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
             experts_of({EXPERTS_KEY: damaged})
 
 
-def change(parent: Path, name: str, value: float) -> None:
-    """Makes the first row of a tensor this number."""
-    tensors = load_file(parent / "model.safetensors")
-    tensors[name][0] = value
-    save_file(tensors, parent / "model.safetensors", {"format": "pt"})
-
-
 @pytest.mark.parametrize("matrix", ["gate", "up", "down"])
 @pytest.mark.parametrize("way", ["kmeans", "random"])
 def test_weights_that_are_not_finite_are_named(way: str, matrix: str, tmp_path: Path) -> None:
     parent, family = written("llama", tmp_path / "parent")
     name = f"model.layers.1.mlp.{matrix}_proj.weight"
-    change(parent, name, torch.nan)
+    rewritten(parent, lambda tensors: tensors[name][0].fill_(torch.nan))
     with pytest.raises(ModelError, match=f"tensor {name}: NaN"):
         made(parent, family, {single("moefy", way, experts=8, active=0.5): tmp_path / "out"})
 
@@ -197,8 +192,8 @@ def test_weights_that_are_not_finite_are_named(way: str, matrix: str, tmp_path: 
 )
 def test_the_module_with_an_activation_that_is_not_finite_is_named(step: Any, tmp_path: Path) -> None:
     parent, family = written("llama", tmp_path / "parent")
-    for matrix in ("gate", "up"):
-        change(parent, f"model.layers.1.mlp.{matrix}_proj.weight", 1e30)
+    for name in ("model.layers.1.mlp.gate_proj.weight", "model.layers.1.mlp.up_proj.weight"):
+        rewritten(parent, lambda tensors, name=name: tensors[name][0].fill_(1e30))
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.down_proj: an activation is NaN"):
         made(parent, family, {single(*step[:2], **step[2]): tmp_path / "out"})
 

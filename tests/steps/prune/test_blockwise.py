@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.names import Family
@@ -26,6 +25,7 @@ from sparsebench.steps.prune.contract import Layer, Quota, Solution
 from sparsebench.steps.prune.methods import alps, sparsegpt
 from sparsebench.steps.registry import single
 from tests.making import make, prune_step
+from tests.models.replaying import rewritten
 from tests.steps.prune.methods.synthetic import activations, layer_of, weights_of
 
 FAMILIES: list[Any] = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
@@ -161,15 +161,6 @@ def test_without_text_a_calibrated_method_is_refused_and_nothing_is_left(tiny_ll
     assert not list(tmp_path.iterdir())
 
 
-def broken(model: Path, folder: Path, name: str) -> Path:
-    """A copy of a model in which every third value of a tensor is NaN."""
-    shutil.copytree(model, folder / "broken")
-    tensors = load_file(folder / "broken" / "model.safetensors")
-    tensors[name].view(-1)[::3] = float("nan")
-    save_file(tensors, folder / "broken" / "model.safetensors")
-    return folder / "broken"
-
-
 @pytest.mark.parametrize(
     ("method", "place", "name"),
     [
@@ -184,7 +175,8 @@ def test_nan_weights_are_named_and_no_folder_is_left(
 ) -> None:
     """Magnitude and random read only what they prune; what an encoder gives is not laid to the decoder."""
     (model, family), out = FAMILIES[place], tmp_path / "out"
-    folder = broken(request.getfixturevalue(model), tmp_path, name)
+    folder = shutil.copytree(request.getfixturevalue(model), tmp_path / "broken")
+    rewritten(folder, lambda tensors: tensors[name].view(-1)[::3].fill_(torch.nan))
     out.mkdir()
     with pytest.raises(ModelError, match=re.escape(f"{name}: NaN")):
         swept(folder, family, out, [prune_step(method, 0.5, GRANULARITY.get(method, "layer"))])

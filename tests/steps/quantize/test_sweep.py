@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
@@ -24,6 +23,7 @@ from sparsebench.steps.grid import nearest
 from sparsebench.steps.quantize.writers import QuantizedWriters
 from sparsebench.structure.assess import assess
 from tests.making import make, prune_step, quantize_step
+from tests.models.replaying import rewritten
 from tests.models.test_experts import stored, tokens
 from tests.runtime.engines.pruned import FAMILIES, gpt2
 from tests.structure.test_assess import _changed
@@ -236,24 +236,19 @@ def test_experts_apart_are_quantized_and_run(tmp_path: Path) -> None:
 
 def test_an_expert_without_tokens_is_rounded_to_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, way = stored("mixtral", "published", tmp_path), quantize_step(rounding="gptq")
-    tensors = load_file(folder / "model.safetensors")
     path = "model.layers.1.block_sparse_moe"
-    if f"{path}.gate.weight" not in tensors:
-        path = "model.layers.1.mlp"
-    tensors[f"{path}.gate.weight"] = torch.zeros_like(tensors[f"{path}.gate.weight"])  # ties go to the first two
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    rewritten(folder, lambda tensors: tensors[f"{path}.gate.weight"].zero_())  # ties go to the first two
     found = of_experts(folder, tmp_path, [way])[way]
     assert "expert matrices" in found.note and "rounded to the nearest" in found.note
     after = QuantizedCheckpoint(tmp_path / "0")
     same = []
     for name in sorted(after.quantized):
         if path in name and "experts" in name and name.endswith("w1.weight"):
-            want = nearest(tensors[name], way.settings.scheme)
+            want = nearest(Checkpoint(folder).load(name), way.settings.scheme)
             same.append(torch.equal(after.codes(name).values, want.values))
     assert len(same) == 4 and sum(same) == 2
     unreached = f"{path}.experts.3.w1.weight"
-    tensors[unreached][0, 0] = torch.nan
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    rewritten(folder, lambda tensors: tensors[unreached][0, 0].fill_(torch.nan))
     with pytest.raises(ModelError, match=unreached):
         of_experts(folder, tmp_path / "nan", [way])
 
