@@ -11,13 +11,12 @@ import torch
 from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import MODEL_TYPES
-from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.architectures import ARCHITECTURES
 from sparsebench.models.shape.axes import Axis, shape_of
 from sparsebench.steps.cut_model import SmallerModel, write_smaller
 from sparsebench.steps.shrink.choosing import alignment, changed_config
-from tests.models.replaying import batch, written
+from tests.models.replaying import batch, rewritten, written
 from tests.models.test_experts import stored
 
 USUAL = (
@@ -34,15 +33,14 @@ SHAPES = [
 
 def random_everywhere(folder: Path) -> None:
     """Biases and tables that are zero in a new model would hide what is cut wrongly."""
-    model, drawn = Checkpoint(folder), torch.Generator().manual_seed(3)
-    layout = lay_out([(info.name, info.dtype, info.shape) for info in model.tensors.values()])
-    with CheckpointWriter(folder.with_name("drawn"), layout, folder) as writer:
-        for info, tensor in model.items():
-            noise = 0.05 * torch.randn(info.shape, generator=drawn) if tensor.is_floating_point() else 0
-            writer.write(info.name, tensor + noise)
-        writer.close()
-    shutil.rmtree(folder)
-    folder.with_name("drawn").rename(folder)
+    drawn = torch.Generator().manual_seed(3)
+
+    def add_noise(tensors: dict[str, Any]) -> None:
+        for tensor in tensors.values():
+            if tensor.is_floating_point():
+                tensor.add_(0.05 * torch.randn(tensor.shape, generator=drawn))
+
+    rewritten(folder, add_noise)
 
 
 def outputs(folder: Path, family: Any) -> torch.Tensor:
@@ -64,13 +62,7 @@ def outputs(folder: Path, family: Any) -> torch.Tensor:
 
 def with_zeros(folder: Path, names: dict[str, torch.Tensor], out: Path) -> Path:
     """The same model with some tensors replaced."""
-    model = Checkpoint(folder)
-    layout = lay_out([(info.name, info.dtype, info.shape) for info in model.tensors.values()])
-    with CheckpointWriter(out, layout, folder) as writer:
-        for info, tensor in model.items():
-            writer.write(info.name, names.get(info.name, tensor))
-        writer.close()
-    return out
+    return rewritten(shutil.copytree(folder, out), lambda tensors: tensors.update(names))
 
 
 @pytest.mark.parametrize("kind", SHAPES)

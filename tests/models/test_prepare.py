@@ -20,7 +20,7 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare, weight_bytes
 from sparsebench.models.random_weights import write_random
 from tests.models.model_zoo import small
-from tests.models.replaying import rewrite
+from tests.models.replaying import rewrite, rewritten
 
 
 def bert(folder: Path) -> Path:
@@ -131,9 +131,8 @@ def test_integers_stay_and_shards_keep_their_files(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("other", [0.0, float("inf")])
 def test_a_value_beyond_float16_is_refused_by_name(other: float, tmp_path: Path) -> None:
     source = write_random(small("bert"), tmp_path / "source", "encoder", "float32")
-    tensors = load_file(source / "model.safetensors")
-    tensors["pooler.dense.weight"][0, :2] = torch.tensor([1e5, other])
-    save_file(tensors, source / "model.safetensors")
+    large = torch.tensor([1e5, other])
+    rewritten(source, lambda tensors: tensors["pooler.dense.weight"][0, :2].copy_(large))
     with pytest.raises(ModelError, match=r"pooler\.dense\.weight reaches 1e\+05"):
         prepare(source, tmp_path / "out", "encoder", "float16")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

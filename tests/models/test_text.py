@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel
 
 from sparsebench.errors import ModelError
 from sparsebench.models.files.families import MODEL_TYPES, auto_class, transformers_config
@@ -12,38 +11,29 @@ from sparsebench.models.files.text import longest_input, special_tokens, token_i
 from tests.models.model_zoo import CONFIGS, small
 
 POSITIONED = [name for name in CONFIGS if name != "whisper" and longest_input(small(name)) is not None]
-TABLES = "bert roberta mpnet camembert xlm-roberta roberta-prelayernorm gpt2 opt gpt_neo bart".split()
+SIZES = {
+    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+    "max_position_embeddings": 34, "vocab_size": 60,
+}  # fmt: skip
+OTHER_INPUTS: dict[str, dict[str, Any]] = {
+    "data2vec-text": {},
+    "longformer": {"attention_window": 4},
+    "luke": {"entity_vocab_size": 9, "entity_emb_size": 8},
+    "layoutlmv3": {"visual_embed": False, "coordinate_size": 6, "shape_size": 4},
+    "markuplm": {},
+}
+"""Encoders whose positions begin behind the padding token."""
+LISTED = "bert roberta mpnet camembert xlm-roberta roberta-prelayernorm gpt2 opt gpt_neo bart".split()
 
 
-@pytest.mark.parametrize("model_type", TABLES)
+@pytest.mark.parametrize("model_type", [*LISTED, *OTHER_INPUTS])
 def test_a_model_with_a_table_takes_that_many_tokens_and_no_more(model_type: str) -> None:
-    config = small(model_type)
+    other = model_type in OTHER_INPUTS
+    config = {"model_type": model_type, **SIZES, **OTHER_INPUTS[model_type]} if other else small(model_type)
     limit = longest_input(config)
-    assert limit is not None
-    torch.manual_seed(0)
-    model = auto_class(MODEL_TYPES[model_type], config).from_config(transformers_config(config)).eval()
-    with torch.no_grad():
-        model(input_ids=torch.full((1, limit), 5))
-        with pytest.raises((IndexError, RuntimeError)):
-            model(input_ids=torch.full((1, limit + 1), 5))
-
-
-@pytest.mark.parametrize(
-    ("model_type", "changes"),
-    [
-        ("data2vec-text", {}),
-        ("longformer", {"attention_window": 4}),
-        ("luke", {"entity_vocab_size": 9, "entity_emb_size": 8}),
-        ("layoutlmv3", {"visual_embed": False, "coordinate_size": 6, "shape_size": 4}),
-        ("markuplm", {}),
-    ],
-)
-def test_encoders_of_other_inputs_begin_behind_the_padding_token_too(model_type: str, changes: dict[str, Any]) -> None:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = {"model_type": model_type, **sizes, "max_position_embeddings": 34, "vocab_size": 60, **changes}
-    limit = longest_input(config)
-    assert limit is not None and limit < 34
-    model = AutoModel.from_config(transformers_config(config)).eval()
+    assert limit is not None and (limit < 34 or not other)
+    family = MODEL_TYPES.get(model_type, "encoder")
+    model = auto_class(family, config).from_config(transformers_config(config)).eval()
     with torch.no_grad():
         model(input_ids=torch.full((1, limit), 5))
         with pytest.raises((IndexError, RuntimeError)):

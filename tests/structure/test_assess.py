@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import Checkpoint
@@ -15,6 +15,7 @@ from sparsebench.models.shape.axes import shape_of
 from sparsebench.models.shape.topology import prunable_share
 from sparsebench.steps.registry import single
 from sparsebench.structure import EDGES, assess, summary
+from tests.models.replaying import rewritten
 from tests.steps.recover.making import made
 from tests.steps.recover.making import step as training
 
@@ -24,11 +25,8 @@ ABSOLUTE, RELATIVE = (0.001, 0.01, 0.1), (0.1, 0.5, 1.0)
 
 def _changed(folder: Path, out: Path, **tensors: torch.Tensor) -> Path:
     """A copy of a model with tensors replaced or added; ``__`` in a name stands for a dot."""
-    shutil.copytree(folder, out)
-    state = load_file(out / "model.safetensors")
-    state |= {name.replace("__", "."): tensor for name, tensor in tensors.items()}
-    save_file(state, out / "model.safetensors")
-    return out
+    named = {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+    return rewritten(shutil.copytree(folder, out), lambda state: state.update(named))
 
 
 @pytest.mark.parametrize("model", sorted(FAMILIES))

@@ -7,27 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
 from sparsebench.structure.outputs import OutputsResult, compare_outputs
-from tests.models.replaying import written
+from tests.models.replaying import rewritten, written
 from tests.steps.shrink.making import text
 
 
 def changed(parent: Path, out: Path, block: int | None, scale: float = 0.9) -> Path:
     """A copy whose matrices of one block (None: of all) are smaller."""
-    shutil.copytree(parent, out)
-    weights = load_file(out / "model.safetensors")
-    for name, tensor in weights.items():
-        if tensor.ndim == 2 and any(part.isdigit() for part in name.split(".")):
-            number = int(next(part for part in name.split(".") if part.isdigit()))
-            if block is None or number == block:
-                weights[name] = tensor * scale
-    save_file(weights, out / "model.safetensors", {"format": "pt"})
-    return out
+
+    def shrink(weights: dict[str, Any]) -> None:
+        for name, tensor in weights.items():
+            numbers = [int(part) for part in name.split(".") if part.isdigit()]
+            if tensor.ndim == 2 and numbers and block in (None, numbers[0]):
+                tensor.mul_(scale)
+
+    return rewritten(shutil.copytree(parent, out), shrink)
 
 
 def found(dense: Path, variant: Path, family: Any, batch: Batch) -> OutputsResult:

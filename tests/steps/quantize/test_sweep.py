@@ -15,9 +15,7 @@ from sparsebench.models.files.quantized import KEY, QuantizedCheckpoint, Scheme,
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.modules.load import load_kernels, load_model
 from sparsebench.models.modules.quantized_linear import Int8Linear, QuantizedLinear
-from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import View, parts
-from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Step, StepReport
 from sparsebench.steps.grid import nearest
 from sparsebench.steps.quantize.writers import QuantizedWriters
@@ -26,22 +24,16 @@ from tests.making import make, prune_step, quantize_step
 from tests.models.replaying import rewritten
 from tests.models.test_experts import stored, tokens
 from tests.runtime.engines.pruned import FAMILIES, gpt2
+from tests.steps.shrink.making import text
 from tests.structure.test_assess import _changed
 
 NEAREST = [quantize_step(), quantize_step("int4", 32), quantize_step("int4", 20)]
 GPTQ = [quantize_step(rounding="gptq"), quantize_step("int4", 32, "gptq")]
 
 
-def calibrated(family: str) -> Calibrated:
-    ids = torch.randint(4, 90, (6, 24), generator=torch.Generator().manual_seed(2))
-    mask = torch.ones_like(ids)
-    second = {"decoder_input_ids": ids[:, :12], "decoder_attention_mask": mask[:, :12]} if "-" in family else {}
-    return Calibrated(Batch(ids, mask, **second), "sha", "text", ids.numel(), ())
-
-
 def made(parent: Path, family: Any, ways: list[Step], out: Path) -> dict[Step, tuple[Path, StepReport]]:
     folders = {way: out / str(place) for place, way in enumerate(ways)}
-    found = make(parent, family, folders, calibrated(family))
+    found = make(parent, family, folders, text(family))
     assert list(found) == sorted(ways, key=lambda way: way.settings.rounding == "gptq")
     assert all(isinstance(evidence, StepReport) for evidence in found.values()), found
     return {way: (folders[way], found[way]) for way in ways}
@@ -104,7 +96,7 @@ def test_every_way_keeps_zeros_and_says_what_it_did(pruned: tuple[Path, str], tm
         stored = sum(i.nbytes for n, i in after.stored.items() if n not in before.tensors or n in names)
         assert evidence.bits == pytest.approx(8 * stored / evidence.prunable)
         assert evidence.bits < (9.5 if way.name == "int8" else 6.5)
-        assert evidence.calibration_tokens == (144 if way.settings.rounding == "gptq" else 0)
+        assert evidence.calibration_tokens == (text(family).tokens if way.settings.rounding == "gptq" else 0)
         told = json.loads((out / "sparsebench.json").read_text())
         counts = (way.name, evidence.zeros, evidence.rounded_to_zero)
         assert (told["name"], told["zeros"], told["rounded_to_zero"]) == counts and "transformers" in told["stock"]
