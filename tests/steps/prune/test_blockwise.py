@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Step, StepReport
@@ -25,27 +24,19 @@ from sparsebench.steps.prune.contract import Layer, Quota, Solution
 from sparsebench.steps.prune.methods import alps, sparsegpt
 from sparsebench.steps.registry import single
 from tests.making import make, prune_step
-from tests.models.replaying import rewritten
+from tests.models.replaying import batch, rewritten
 from tests.steps.prune.methods.synthetic import activations, layer_of, weights_of
 
 FAMILIES: list[Any] = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
 GRANULARITY = {"wanda": "row", "ria": "layer", "sparsegpt": "layer", "alps": "layer"}
+SOLVERS = ("sparsegpt", "alps")
 
 
-def calibrated(dense: Path, family: Family, samples: int = 6, length: int = 16) -> Calibrated:
+def calibrated(family: Family) -> Calibrated:
     """Random tokens; encoders and encoder-decoders get padding."""
-    config = Checkpoint(dense).config
-    generator = torch.Generator().manual_seed(5)
-    ids = torch.randint(3, config["vocab_size"], (samples, length), generator=generator)
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    if family != "decoder":
-        mask[0, length // 2 :] = False
-    batch = Batch(ids, mask)
-    if family == "encoder-decoder":
-        batch = Batch(ids, mask, ids.flip(1)[:, : length // 2], mask[:, : length // 2])
-    return Calibrated(
-        batch, "ids", "text", int(mask.sum()), ("2 empty texts left out",), {"source": "path:x", "samples": 6}
-    )
+    given = batch(family, 6, padded=family != "decoder")
+    notes, settings_used = ("2 empty texts left out",), {"source": "path:x", "samples": 6}
+    return Calibrated(given, "ids", "text", int(given.attention_mask.sum()), notes, settings_used)
 
 
 def swept(
@@ -53,7 +44,7 @@ def swept(
 ) -> dict[Step, StepReport]:
     steps = [replace(step, settings=step.settings.model_copy(update={"propagate": propagate})) for step in targets]
     folders = {step: out / str(place) for place, step in enumerate(steps)}
-    results = make(dense, family, folders, calibrated(dense, family), seed=3)
+    results = make(dense, family, folders, calibrated(family), seed=3)
     return {target: results[step] for target, step in zip(targets, steps, strict=True)}
 
 
@@ -68,7 +59,7 @@ def test_every_method_removes_its_share_and_leaves_the_rest(
     model: str, family: Family, propagate: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     dense = request.getfixturevalue(model)
-    targets = [prune_step(method, share, scope) for method, scope in GRANULARITY.items() for share in (0.5, 0.9)]
+    targets = [prune_step(method, 0.7, scope) for method, scope in GRANULARITY.items()]
     results = swept(dense, family, tmp_path, targets, propagate)
     before, places = Checkpoint(dense), parts(Checkpoint(dense), family)
     for place, target in enumerate(targets):
@@ -91,8 +82,9 @@ def test_every_method_removes_its_share_and_leaves_the_rest(
                 assert not torch.equal(tensor[tensor != 0], old[tensor != 0]), "no weight was updated"
 
 
-@pytest.mark.parametrize("propagate", ["pruned", "dense"])
-@pytest.mark.parametrize(("model", "family"), FAMILIES)
+@pytest.mark.parametrize(
+    ("model", "family", "propagate"), [(*FAMILIES[0], "pruned"), (*FAMILIES[0], "dense"), (*FAMILIES[2], "pruned")]
+)
 def test_a_sweep_gives_what_each_version_alone_would(
     model: str, family: Family, propagate: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -118,7 +110,7 @@ def test_wanda_is_what_the_paper_says_behind_its_own_pruned_layers(tiny_llama: P
     from transformers import AutoModelForCausalLM
 
     swept(tiny_llama, "decoder", tmp_path, [prune_step("wanda", 0.5, "row")])
-    ids = calibrated(tiny_llama, "decoder").batch.input_ids
+    ids = calibrated("decoder").batch.input_ids
     model = AutoModelForCausalLM.from_pretrained(tiny_llama)
     for block in model.model.layers:
         linears = {name: part for name, part in block.named_modules() if isinstance(part, torch.nn.Linear)}
@@ -193,7 +185,7 @@ def test_kept_zeros_stay(pattern: str, tiny_bert: Path, tmp_path: Path, monkeypa
     targets = [
         prune_step(method, 0.5 if pattern == "2:4" else 0.6, scope, pattern, keep_zeros=keep)
         for method, scope in GRANULARITY.items()
-        for keep in (True, False)
+        for keep in ((True, False) if method in SOLVERS else (True,))
     ]
     results = swept(tmp_path / "first", "encoder", tmp_path / "second", targets, "dense")
     prunable = [name for name, part in parts(before, "encoder").items() if part.prunable]
@@ -212,7 +204,7 @@ def test_kept_zeros_stay(pattern: str, tiny_bert: Path, tmp_path: Path, monkeypa
             elif pattern == "2:4":
                 groups = [(after.load(name).reshape(-1, 4) != 0).sum(1) for name in prunable]
                 assert max(int(group.max()) for group in groups) == 2
-        elif target.name in ("sparsegpt", "alps"):
+        else:
             assert revived > 0
 
 
@@ -257,7 +249,7 @@ def test_a_version_whose_activations_break_fails_alone(
 blocks = st.lists(st.tuples(st.floats(0, 1), st.integers(1, 10**9)), min_size=1, max_size=40)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(blocks, st.floats(0, 1), st.floats(0, 2))
 @example([(0.0, 1)] * 10 + [(1.0, 33636355)], 1e-05, 1.0)
 def test_owl_keeps_whole_bounds_and_order(drawn: list[tuple[float, int]], sparsity: float, spread: float) -> None:

@@ -90,7 +90,7 @@ def test_grouped_neurons_are_trained_behind_their_router(kind: str, tmp_path: Pa
     dense, family = written(kind, tmp_path / "dense")
     groups = single("moefy", "kmeans", experts=8, active=0.5, router="centroid")
     grouped = made(dense, family, tmp_path / "grouped", groups, dense)
-    step = single("recover", "reconstruct", rate=0.003, batch=2, epochs=4)
+    step = single("recover", "reconstruct", rate=0.003, batch=2, epochs=2)
     found = made(tmp_path / "grouped", family, tmp_path / "out", step, dense)
     assert found.read_share == grouped.read_share < 1
     read = slice(0, 24)

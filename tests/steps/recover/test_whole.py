@@ -104,7 +104,7 @@ def counters_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_joules_are_counted_by_a_counter(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense, parent, family = pruned("llama", tmp_path)
     counters_in(tmp_path / "none", monkeypatch)
-    asked = step(name) if name == "distill" else single("recover", name, epochs=1)
+    asked = step(name, tokens=400) if name == "distill" else single("recover", name, epochs=1)
     found = made(parent, family, tmp_path / "out", asked, dense)
     assert (found.joules, found.energy_source) == (None, f"none: no RAPL counters in {tmp_path / 'none'}")
     counter = zone(tmp_path / "some", "intel-rapl:0", "package-0", 0)
@@ -127,7 +127,7 @@ def test_joules_before_a_kill_count_and_those_of_a_part_are_none(
     """A training may go on on another machine, one of which has no counter."""
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
     dense, parent, family = pruned("llama", tmp_path)
-    counter, asked = zone(tmp_path / "some", "intel-rapl:0", "package-0", 0), step("finetune")
+    counter, asked = zone(tmp_path / "some", "intel-rapl:0", "package-0", 0), step("finetune", tokens=400)
 
     def training(counters: str, last: int) -> Any:
         def told(done: int, total: int, words: str = "") -> None:
@@ -164,9 +164,8 @@ def test_layers_are_compared_as_they_are_paired(tmp_path: Path) -> None:
 
     def distilled(match: str, layers: Any) -> Any:
         folder = tmp_path / f"{match}-{len(list(tmp_path.iterdir()))}"
-        return made(
-            tmp_path / "half", family, folder, step("distill", match=match, layers=layers, tokens=400), dense
-        ).curve
+        asked = step("distill", match=match, layers=layers, tokens=100)
+        return made(tmp_path / "half", family, folder, asked, dense).curve
 
     same = distilled("hidden_mse", "uniform")
     assert distilled("hidden_mse", [[1, 2], [2, 4]]) == same != distilled("hidden_mse", [[0, 0], [1, 1], [2, 4]])

@@ -92,7 +92,7 @@ def watched(model: WholeModel) -> dict[str, list[tuple[torch.Tensor, torch.Tenso
     return seen
 
 
-@pytest.mark.parametrize("kind", ["llama", "bert", "t5", "gpt2", "mixtral"])
+@pytest.mark.parametrize("kind", ["llama", "bert", "t5"])
 def test_the_scores_are_those_of_the_whole_model(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Influence is one minus the cosine of a block's input and output; angles are those of samples' last tokens."""
     folder, family = four_blocks(kind, tmp_path / "model")
@@ -131,7 +131,7 @@ def test_the_run_of_blocks_across_which_states_turn_least() -> None:
     assert depth.nearest_run(states, [2, 3], 2) == [2, 3]
 
 
-@pytest.mark.parametrize("kind", ["llama", "bert", "t5", "gpt2", "mixtral"])
+@pytest.mark.parametrize("kind", ["llama", "bert", "t5"])
 def test_sleb_removes_one_block_after_the_other_by_the_loss_of_what_is_left(kind: str, tmp_path: Path) -> None:
     """The slow reference writes, loads and runs each smaller model; the losses are equal, not only the choice."""
     folder, family = four_blocks(kind, tmp_path / "model")
