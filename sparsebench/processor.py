@@ -87,7 +87,7 @@ def compute_dtype(stored: str, requested: str = "auto", device: str = "cpu") -> 
     return "float32" if not devices.is_gpu(device) and is_emulated(stored) else stored
 
 
-def training_dtype(stored: str, requested: str, device: str = "cpu") -> str:
+def training_dtype(stored: str, requested: str, device: str) -> str:
     """Return the precision of matrix products in a training, whose weights are float32.
 
     It is as in ``compute_dtype``, but float16 only if asked for.

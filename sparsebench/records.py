@@ -177,7 +177,7 @@ def weight_checksums(folder: Path, makes: Iterable[Cell]) -> dict[str, str]:
     return checksums
 
 
-def file_problem(folder: Path, cell: Cell, status: str, device: str = "cpu") -> str | None:
+def file_problem(folder: Path, cell: Cell, status: str, device: str) -> str | None:
     """Say why a cell's file does not hold what was asked of the cell; None where it does.
 
     Of a record that is as it was made, only the beginning is parsed: what was asked stands before the ``status``.

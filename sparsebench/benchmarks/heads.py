@@ -28,7 +28,7 @@ _RECORDS_READ = 10_000
 """The records of a user's own file whose labels are read before a run."""
 
 
-def missing_head(adapter: str, config: Mapping[str, Any], family: Family = "encoder") -> str | None:
+def missing_head(adapter: str, config: Mapping[str, Any], family: Family) -> str | None:
     """Return, in words, the head that an adapter needs and a model with this config.json lacks; None if none.
 
     An encoder without its head, and a plugin, take any model.
@@ -41,7 +41,7 @@ def missing_head(adapter: str, config: Mapping[str, Any], family: Family = "enco
     return head if head and not has_head(config) else None
 
 
-def fitting_tasks(config: Mapping[str, Any], family: Family = "encoder") -> list[str]:
+def fitting_tasks(config: Mapping[str, Any], family: Family) -> list[str]:
     """Return the names of the tasks in the table that a model with this config.json can be scored on."""
     rows = all_tasks().values()
     own_task = ["{task: classify, source: path:FILE}"] if has_classifier(config) else []

@@ -78,7 +78,7 @@ def render(
 
 
 def render_file(
-    path: Path, ledger: Path, out: Path, formats: Sequence[str], width: float, layout: style.FigureLayout = style.PLAIN
+    path: Path, ledger: Path, out: Path, formats: Sequence[str], width: float, layout: style.FigureLayout
 ) -> Rendered:
     """Draw the figure in one file, as ``render`` does."""
     spec = parse(path)

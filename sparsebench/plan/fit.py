@@ -315,7 +315,7 @@ def _teacher_refusal(
 
 
 def refusals(
-    loaded: LoadedManifest, manifest: Manifest, plan: Plan, configs: Configs, device: str, executor: str = "local"
+    loaded: LoadedManifest, manifest: Manifest, plan: Plan, configs: Configs, device: str, executor: str
 ) -> dict[str, Problem]:
     """Return the cells that would end as unsupported on ``device`` or with ``executor``, by id.
 

@@ -44,7 +44,7 @@ def query_named(name: str, manifests: Sequence[str] = ()) -> str:
     return sql.replace(MANIFESTS_PLACEHOLDER, f"AND manifest IN ({names})")
 
 
-def command_for(name: str, manifests: Sequence[str] = ()) -> str:
+def command_for(name: str, manifests: Sequence[str]) -> str:
     """Return the command that prints the rows behind a table or picture; a picture covers every manifest."""
     words = ["sparsebench", "sql", "--report", name]
     for manifest in () if name.startswith(FIGURE_PREFIX) else manifests:

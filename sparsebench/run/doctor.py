@@ -42,7 +42,7 @@ def _judged(what: str, is_fault: bool, state: str, detail: str, fix: str = "") -
     return Finding(what, state, detail, fix) if is_fault else Finding(what, "ok", detail)
 
 
-def examine(offline: bool = False) -> Iterator[Finding]:
+def examine(offline: bool) -> Iterator[Finding]:
     """Yield one finding after another, the quick ones first."""
     yield from _machine()
     yield _gpus()

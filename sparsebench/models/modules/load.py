@@ -41,9 +41,7 @@ def load_model(
     return model.to(device)
 
 
-def load_expanded(
-    folder: Path, family: Family, dtype: str = "auto", prepare: Callable[[Any], object] = lambda model: None
-) -> PreTrainedModel:
+def load_expanded(folder: Path, family: Family, dtype: str, prepare: Callable[[Any], object]) -> PreTrainedModel:
     """Load a quantized folder as floats, layer by layer; ``prepare`` may cut the empty model."""
     weights = QuantizedCheckpoint(Path(folder))
     return build_model(weights, family, dtype, prepare, float_layers(weights))

@@ -168,7 +168,7 @@ def block_sums(scores: torch.Tensor, pattern: str) -> torch.Tensor:
     return sums
 
 
-def line_norms(scores: torch.Tensor, pattern: str, norm: object = None) -> torch.Tensor:
+def line_norms(scores: torch.Tensor, pattern: str, norm: object) -> torch.Tensor:
     """Return one number for each row or column of scores (out, in): their sum in float64, or their norm.
 
     The norm is of order 1, 2 or ``inf``, in float32 (of float64 scores in float64), as

@@ -184,7 +184,7 @@ def _head_counts(shape: ModelShape, axis: Axis, uneven: bool) -> list[int]:
 
 
 def counts_after_cut(
-    shape: ModelShape, numbers: Mapping[Axis, int], cut: int, cuts: int, uneven: bool = False
+    shape: ModelShape, numbers: Mapping[Axis, int], cut: int, cuts: int, uneven: bool
 ) -> dict[Axis, int]:
     """Return how many elements stay after ``cut`` of ``cuts`` equal cuts; numbers of heads fit config.json."""
     remaining: dict[Axis, int] = {}
