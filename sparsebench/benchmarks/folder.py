@@ -9,6 +9,7 @@ reads the data and limits what templates and patterns take.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,23 +74,25 @@ def _read_settings(path: Path, allowance: bounded.Allowance) -> dict[str, Any]:
     return settings
 
 
-def _merged(path: Path, files: Files, seen: set[Path]) -> dict[str, Any]:
+def _merged(path: Path, files: Files, visited: set[Path]) -> dict[str, Any]:
     """Return a file's keys over those of the files that it includes, as lm-eval merges them. Each may occur once.
 
-    ``files`` are by their resolved paths.
+    ``files`` are by their resolved paths; ``visited`` are those that were merged before, resolved.
     """
-    seen.add(path.resolve())
+    visited.add(path.resolve())
     settings = files[path.resolve()]
     merged: dict[str, Any] = {}
     names = settings.get("include") or []
     for name in names if isinstance(names, list) else [names]:
-        other = path.parent / name
-        if other.resolve() not in files or other.resolve() in seen:
-            what = "is included twice" if other.resolve() in seen else "is no task file of this folder"
-            raise BenchmarkError(f"{path}: `include`: {name[:200]!r} {what}", "copy it there, and include it once")
-        if len(seen) == bounded.DEPTH:
+        resolved: Path | None = None
+        with suppress(ValueError):  # a NUL in it
+            resolved = (path.parent / name).resolve()
+        if resolved not in files or resolved in visited:
+            problem = "is included twice" if resolved in visited else "is no task file of this folder"
+            raise BenchmarkError(f"{path}: `include`: {name[:200]!r} {problem}", "copy it there, and include it once")
+        if len(visited) == bounded.DEPTH:
             raise BenchmarkError(f"{path}: `include`: more than {bounded.DEPTH} files in all", "copy them into one")
-        merged |= _merged(other, files, seen)
+        merged |= _merged(path.parent / name, files, visited)
     return merged | {key: value for key, value in settings.items() if key != "include"}
 
 

@@ -125,8 +125,8 @@ refused("data_dir nowhere", "data_dir", {"dataset_kwargs": {"data_dir": "nowhere
 refused("dataset_kwargs as a list", "dataset_kwargs", {"dataset_kwargs": ["json"]})
 
 # What a file includes, and what a group is made of: checked once more when lm-eval has merged it.
-for path in ("../outside/outside.yaml", "http://127.0.0.1:9/x.yaml", 5):
-    refused(f"include {path}", "include", {"include": path})
+for path in ("../outside/outside.yaml", "http://127.0.0.1:9/x.yaml", 5, "a\0b.yaml", "x" * 5000, "/dev/zero"):
+    refused(f"include {str(path)[:60]!r}", "include", {"include": path})
 refused("include in a circle", "include", {"include": "a.yaml"}, {"a.yaml": "include: quiz.yaml"}, where="a.yaml")
 refused("include many times", "include", {"include": ["a.yaml"] * 1000}, {"a.yaml": "description: x"})
 INCLUDED: dict[str, Stored] = {"a.yaml": "include: b.yaml", "b.yaml": "dataset_path: pandas"}
