@@ -94,8 +94,9 @@ def _defaults(config: Mapping[str, Any]) -> dict[str, int]:
     """Return the token ids that transformers fills in where the configuration leaves them out."""
     full_config = transformers_config(config)
     inner = getattr(full_config, NESTED, None)
-    given = {*config, *(config.get(NESTED) or ())}
-    ids = {key: getattr(full_config if inner is None else inner, key, None) for key in _DEFAULTS if key not in given}
+    stated_keys = {*config, *(config.get(NESTED) or ())}
+    holder = full_config if inner is None else inner
+    ids = {key: getattr(holder, key, None) for key in _DEFAULTS if key not in stated_keys}
     return {key: token_id for key, token_id in ids.items() if isinstance(token_id, int)}
 
 

@@ -81,27 +81,26 @@ def _write_trimmed(
     """
     started = time.perf_counter()
     needed = chosen | companions.named_ids(parent)
-    kept = vocabulary.closure(needed, step.settings.characters)
-    rows = weights.existing_rows(parent, kept, needed)
-    new = {token_id: number for number, token_id in enumerate(kept)}
-    notes = [f"{len(kept):,} of {len(vocabulary.ids):,} tokens stay"]
+    kept_ids = vocabulary.closure(needed, step.settings.characters)
+    rows = weights.existing_rows(parent, kept_ids, needed)
+    new_ids = {token_id: number for number, token_id in enumerate(kept_ids)}
+    notes = [f"{len(kept_ids):,} of {len(vocabulary.ids):,} tokens stay"]
     with weights.begin_trimmed(parent, context.family, rows, folder) as writer:
-        companions.rewrite_companions(writer.partial, new, len(rows), vocabulary.reduced(kept))
+        companions.rewrite_companions(writer.partial, new_ids, len(rows), vocabulary.reduced(kept_ids))
         tokenizer = load_tokenizer(writer.partial)
-        numbers = {vocabulary.tokens[token_id]: number for token_id, number in new.items()}
+        numbers = {vocabulary.tokens[token_id]: number for token_id, number in new_ids.items()}
         check_ids(tokenizer, numbers, parent)
         reading = None
         if usage:
-            reading = retokenized(tokenizer, usage, new)
-            if set(usage.counts) <= set(new) and not reading.same:
+            reading = retokenized(tokenizer, usage, new_ids)
+            if set(usage.counts) <= set(new_ids) and not reading.same:
                 raise ModelError(
                     f"{parent}: the trimmed tokenizer reads the text otherwise than before, though its tokens all stay",
                     "leave the model out of this step, and report its tokenizer",
                 )
             notes.append(_note(usage, reading))
-        writer.close(
-            {"trimmed": {"tokens": len(kept), "of": len(vocabulary.ids), "text": asdict(reading) if reading else None}}
-        )
+        text = asdict(reading) if reading else None
+        writer.close({"trimmed": {"tokens": len(kept_ids), "of": len(vocabulary.ids), "text": text}})
     return step_report(folder, context.family, seconds=time.perf_counter() - started, note="; ".join(notes))
 
 

@@ -78,16 +78,17 @@ def _differing_axes(model: Any, enlarged: Any) -> dict[str, int]:
     }
 
 
-def existing_rows(parent: Path, kept: list[int], needed: frozenset[int]) -> list[int]:
-    """Return those of the ``kept`` token ids that have a row in the model, in their order.
+def existing_rows(parent: Path, kept_ids: list[int], needed: frozenset[int]) -> list[int]:
+    """Return those of the ``kept_ids`` of tokens that have a row in the model, in their order.
 
     Raises ModelError unless those without a row come last and none of them is ``needed``.
     """
     size = rows_of_vocabulary(Checkpoint(parent).config)
-    rows = [token_id for token_id in kept if token_id < size]
-    unread = set(kept[len(rows) :])
-    if rows != kept[: len(rows)] or unread & needed:
-        raise ModelError(f"{parent}: a token has the id {max(kept)}, and the model {size} rows", "check the tokenizer")
+    rows = [token_id for token_id in kept_ids if token_id < size]
+    unread = set(kept_ids[len(rows) :])
+    if rows != kept_ids[: len(rows)] or unread & needed:
+        problem = f"{parent}: a token has the id {max(kept_ids)}, and the model {size} rows"
+        raise ModelError(problem, "check the tokenizer")
     return rows
 
 
