@@ -140,8 +140,8 @@ def _run(
     provenance.origin(workspace.ledger.parent, create_it=True)
     _bring_up_to_date(workspace)
     # Keep the folders that --only leaves out: they may belong to a stopped run that will go on later.
-    wanted = [decision.cell.variant for decision in decided if decision.kind != DecisionKind.LEFT_OUT]
-    ids = {name for variant in wanted for name in (variant.id, *variant.parents)}
+    requested = [decision.cell.variant for decision in decided if decision.kind != DecisionKind.LEFT_OUT]
+    ids = {name for variant in requested for name in (variant.id, *variant.parents)}
     variants = [variant for variant in ready.plan.variants.values() if variant.id in ids]
     if not cells and not refused:
         _tidy(ready, workspace, variants)

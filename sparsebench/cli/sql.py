@@ -54,7 +54,7 @@ def sql(
     sparsebench sql --report findings_scores
     sparsebench sql --timeout 10 "select count(*) from samples a, samples b"
     """
-    if sum(given is not None for given in (query, file, report)) > 1:
+    if sum(option is not None for option in (query, file, report)) > 1:
         raise UserError("of a query, --file and --report more than one was given", "give one of them")
     if manifest and not report:
         raise UserError("--manifest limits a query of the report", "name it with --report")

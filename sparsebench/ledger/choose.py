@@ -89,8 +89,8 @@ def steps_of(ask: Session, variant_ids: Sequence[str]) -> dict[str, list[Step]]:
     statement = "FROM base.steps WHERE variant_id IN (SELECT unnest($ids::VARCHAR[])) ORDER BY variant_id, position"
     steps: dict[tuple[str, int], ChosenRow] = {}
     for row in ask(statement, {"ids": list(variant_ids)}).dicts():
-        place = (row["variant_id"], row["position"])
-        step = steps.setdefault(place, {"verb": row["step"], "name": row["name"], "settings": {}})
+        key = (row["variant_id"], row["position"])
+        step = steps.setdefault(key, {"verb": row["step"], "name": row["name"], "settings": {}})
         if row["field"] is not None:
             step["settings"][row["field"]] = json.loads(row["value"])
     by_variant: dict[str, list[Step]] = {}

@@ -62,8 +62,8 @@ def write_model(
     std = float(getattr(model.config, "initializer_range", None) or 0.02)
     with CheckpointWriter(out, layout, companions_of) as writer:
         for info in layout:
-            given = given_tensors.get(info.name)
-            tensor = given() if given else initial_tensors.get(info.name)
+            load = given_tensors.get(info.name)
+            tensor = load() if load else initial_tensors.get(info.name)
             writer.write(info.name, _normal(info, std, seed) if tensor is None else tensor.to(torch_dtype(info.dtype)))
         config = {**precision.with_dtype(architecture, dtype_name), "architectures": [type(model).__name__]}
         (writer.partial / "config.json").write_text(json.dumps(config, indent=2))

@@ -216,12 +216,12 @@ def _inference(
                     yield block, shared | nodes | alone | {"dtype": block.dtype}
 
 
-def _ranks(engine: str, asked: list[int]) -> list[int]:
+def _ranks(engine: str, requested: list[int]) -> list[int]:
     """Return the numbers of ranks to measure: if one rank is asked for, only engines that shard get more as well.
 
     Where only more are asked for, they stay: the cell then says why it is unsupported.
     """
-    return [1] if 1 in asked and not engines()[engine].shards else asked
+    return [1] if 1 in requested and not engines()[engine].shards else requested
 
 
 def _task_version(settings: CellSettings) -> list[Any]:

@@ -177,9 +177,9 @@ class Sparse:
         for name, layer in list(model.named_modules()):
             if type(layer) is not torch.nn.Linear or layer.weight.dtype != torch.bfloat16 or not layer.weight.numel():
                 continue
-            made = KernelLinear(kernels, dense(layer.weight.detach()), self.tuner)
-            made.register_parameter("bias", layer._parameters.get("bias"))
-            model.set_submodule(name, made)
+            replacement = KernelLinear(kernels, dense(layer.weight.detach()), self.tuner)
+            replacement.register_parameter("bias", layer._parameters.get("bias"))
+            model.set_submodule(name, replacement)
 
     def _describe(self, model: Any) -> None:
         """Note what multiplies each of the model's matrices."""

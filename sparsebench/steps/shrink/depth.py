@@ -103,8 +103,8 @@ def chosen_blocks(
     removed: dict[Step, dict[str, list[int]]] = {}
     for stacks in dict.fromkeys(step.settings.stacks for step in removable):
         same_stacks = [step for step in removable if step.settings.stacks == stacks]
-        most = max(step.settings.blocks for step in same_stacks)
-        order = greedy(model, removable[same_stacks[0]], most, context.progress)
+        max_blocks = max(step.settings.blocks for step in same_stacks)
+        order = greedy(model, removable[same_stacks[0]], max_blocks, context.progress)
         for step in same_stacks:
             removed[step] = {stack: sorted(blocks[: step.settings.blocks]) for stack, blocks in order.items()}
     return removed

@@ -59,11 +59,11 @@ class NamedElements:
             if named > removed:
                 problem = f"{label}: the file removes {named} elements, but the step removes only {removed}"
                 raise UserError(problem, "name fewer, or keep fewer")
-            kept = sum(numbers[axis] for _, axis in axes)
+            kept_count = sum(numbers[axis] for _, axis in axes)
             # One stays in every block, named or not.
             named = sum(max(1, len(self.stay.get(index, ()))) for index, _ in axes)
-            if named > kept:
-                problem = f"{label}: the file keeps {named} elements, but the step keeps only {kept}"
+            if named > kept_count:
+                problem = f"{label}: the file keeps {named} elements, but the step keeps only {kept_count}"
                 raise UserError(problem, "name fewer, or keep more")
 
     def kept_by_file(self, shape: ModelShape) -> dict[Axis, list[int]]:

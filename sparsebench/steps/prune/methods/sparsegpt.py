@@ -238,9 +238,9 @@ def _removal_mask_of_group(ratios: torch.Tensor, unit: Unit, already_removed: to
 
     ``ratios`` are w / U_jj. N and M are those of the unit's pattern.
     """
-    kept, group = masks.pair(unit.quota.pattern)
+    n, m = masks.pair(unit.quota.pattern)
     scores = masks.ordinals(ratios.square_(), unit.layer.name)
-    return masks.lowest_of_each(scores.masked_fill_(already_removed, -1), group - kept)
+    return masks.lowest_of_each(scores.masked_fill_(already_removed, -1), m - n)
 
 
 def _steps(width: int, group: int, grid_group: int | None) -> Iterator[tuple[int, int]]:
