@@ -4,6 +4,8 @@ import hashlib
 import json
 import random
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
