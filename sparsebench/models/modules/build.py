@@ -232,7 +232,7 @@ def initialize_buffers(model: PreTrainedModel, stored: Collection[str]) -> None:
             module.register_buffer(name, empty, persistent=persistent)
     for parameter in model.parameters():
         if parameter.is_meta:  # transformers' mark of what a file holds: else it draws its values, though in no memory
-            parameter._is_hf_initialized = True
+            parameter._is_hf_initialized = True  # type: ignore[attr-defined]
     model.initialize_weights()
 
 
