@@ -10,11 +10,11 @@ from sparsebench.manifest.schema import as_list
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import kinds
 
-Selection = Mapping[str, Any]
+Alternatives = Mapping[str, Any]
 """Names by verb and values by setting, each one or a list of alternatives."""
 
 
-def selects(selection: Selection, steps: Sequence[Step]) -> bool:
+def selects(selection: Alternatives, steps: Sequence[Step]) -> bool:
     """Return whether a recipe of these ``steps`` has every name and setting of a ``selection``.
 
     A setting counts at the step whose verb is selected too, where a step of the selected names can have it. A setting
