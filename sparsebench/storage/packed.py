@@ -168,9 +168,19 @@ class PackedCheckpoint:
 
     @cached_property
     def entries(self) -> dict[str, tuple[StoredFile, StoredTensor]]:
-        """The file and entry of every tensor, by name. Raises StorageError where a file is damaged or missing."""
-        files = [read(path, CODING) for path in folders.stored_files(self.folder, CODING)]
-        return {entry.info.name: (file, entry) for file in files for entry in file.entries}
+        """The file and entry of every tensor, by name.
+
+        Raises StorageError where a file is damaged or missing, or two hold one tensor.
+        """
+        entries: dict[str, tuple[StoredFile, StoredTensor]] = {}
+        for file in (read(path, CODING) for path in folders.stored_files(self.folder, CODING)):
+            for entry in file.entries:
+                name = entry.info.name
+                if name in entries:
+                    problem = f"{self.folder}: {name} is in {entries[name][0].path.name} and in {file.path.name}"
+                    raise StorageError(problem, CODING.again)
+                entries[name] = (file, entry)
+        return entries
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:

@@ -97,6 +97,14 @@ def test_a_missing_shard_is_named(sharded: Path, tmp_path: Path) -> None:
         PackedCheckpoint(tmp_path / "packed").tensors  # noqa: B018
 
 
+def test_a_tensor_that_two_files_hold_is_named_with_both(sharded: Path, tmp_path: Path) -> None:
+    pack(sharded, tmp_path / "packed")
+    first = tmp_path / "packed" / f"{Checkpoint(sharded).files[0]}.packed"
+    shutil.copy(first, first.with_name("other.safetensors.packed"))
+    with pytest.raises(StorageError, match=f"is in {first.name} and in other"):
+        PackedCheckpoint(tmp_path / "packed").tensors  # noqa: B018
+
+
 @pytest.mark.parametrize("model", ["tiny_llama", "sharded"])
 def test_nothing_takes_it_for_a_model(model: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     from transformers import AutoModel
