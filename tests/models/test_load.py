@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from sparsebench.errors import ModelError
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.modules.build import initialize_buffers, meta_model
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.random_weights import write_random
 from tests.models.model_zoo import small
@@ -37,6 +39,17 @@ def test_each_family_loads_in_its_precision(fixture: str, family: str, request: 
     assert not model.training
     assert str(model.dtype) == f"torch.{json.loads((folder / 'config.json').read_text())['dtype']}"
     assert load_model(folder, family, "float16").dtype == torch.float16
+
+
+def test_no_values_are_drawn_for_what_a_file_holds(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(*_: Any, **__: Any) -> None:
+        raise AssertionError("drawn")
+
+    checkpoint = Checkpoint(tiny_llama)
+    model = meta_model("decoder", checkpoint.config)
+    monkeypatch.setattr(torch.Tensor, "normal_", draw)
+    initialize_buffers(model, checkpoint.tensors)
+    assert all(bool(buffer.isfinite().all()) for buffer in model.buffers()), "these no file holds"
 
 
 DEBERTA = {"architectures": ["DebertaV2ForSequenceClassification"], "id2label": {"0": "no", "1": "maybe", "2": "yes"}}
