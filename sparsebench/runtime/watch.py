@@ -98,10 +98,8 @@ class RankWatchdog:
         One that does not wait is left out at the first look: it may just have gone on, and not yet have worked.
         """
         stacks = self.stacks([rank for rank in ranks if self._is_idle(rank)])
-        earlier_suspects, self.suspects = (
-            self.suspects,
-            {rank for rank, stack in stacks.items() if not self._waits(rank, stack)},
-        )
+        earlier_suspects = self.suspects
+        self.suspects = {rank for rank, stack in stacks.items() if not self._waits(rank, stack)}
         return {
             rank: IdleRank(innermost_calls(stack), rank not in self.suspects, _shows(stack, EXTERNAL_PATHS))
             for rank, stack in stacks.items()
