@@ -1,7 +1,8 @@
 -- Each model under DeepSpeed, on one rank and on more: milliseconds of its prompt and of a token (an encoder: of a pass), how many times
 -- as fast as dense in the same job each is, and the peak of memory of the largest rank (`peak_change`: its distance from dense's, a share),
--- for dense (sparsity 0) and for the sparse variants. The comparisons are counted, and those faster beyond the noise; `unclear` are those that may hide a gain. The prompt of an
--- encoder-decoder is what its encoder reads.
+-- for dense (sparsity 0) and for the sparse variants. The comparisons are counted, and those faster beyond the noise; `unclear` are those
+-- that may hide a gain. A setting is `clear` where one of its sparse variants has no such comparison. The prompt of an encoder-decoder is
+-- what its encoder reads.
 WITH asked AS (
     SELECT DISTINCT variant_id, model FROM cells WHERE status = 'done' /* manifests */
     AND variant_id NOT IN (FROM _more_than_zeros)
@@ -31,7 +32,8 @@ WITH asked AS (
 )
 SELECT model, weights, ranks, threads, regexp_extract(workload, 'p(\d+)', 1) AS tokens, sparsity, prompt, each, prompt_speedup, each_speedup,
        coalesce(comparisons, 0) AS comparisons, coalesce(faster, 0) AS faster, coalesce(unclear, 0) AS unclear, peak,
-       abs(peak / any_value(peak) FILTER (sparsity = 0) OVER (PARTITION BY model, weights, ranks, workload) - 1) AS peak_change
+       abs(peak / any_value(peak) FILTER (sparsity = 0) OVER (PARTITION BY model, weights, ranks, workload) - 1) AS peak_change,
+       bool_or(coalesce(timed.unclear, 0) = 0 AND sparsity > 0) OVER (PARTITION BY model, weights, ranks, workload) AS clear
 FROM timed
 FULL JOIN held USING (model, weights, ranks, workload, sparsity)
 ORDER BY weights = 'random', model, ranks, tokens, sparsity

@@ -1,10 +1,8 @@
 -- Models with real weights that have no row in the table of DeepSpeed: those whose every comparison is too noisy, by ranks, and those that
 -- did not run there (`ranks` is NULL).
-SELECT model, ranks, threads
+SELECT DISTINCT model, ranks, threads
 FROM {deepspeed}
-WHERE weights <> 'random'
-GROUP BY model, weights, ranks, threads, tokens
-HAVING count(*) FILTER (unclear = 0 AND sparsity > 0) = 0
+WHERE weights <> 'random' AND NOT clear
 UNION ALL
 SELECT DISTINCT model, NULL, NULL
 FROM {models}
