@@ -21,7 +21,7 @@ from sparsebench.steps.registry import kinds, single
 from tests.making import make, prune_step, quantize_step
 
 FAMILIES = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
-SPARSITIES = (0.0, 0.5, 0.99, 1.0)
+SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 
 
 def swept(dense: Path, family: Family, out: Path, targets: list[Step]) -> dict[Step, StepReport]:
