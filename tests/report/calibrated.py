@@ -52,7 +52,7 @@ def perplexity(variant: Variant) -> float:
 
 def scored(cell: Cell) -> ScoreResult:
     """Windows of text that are hard or easy for all variants alike, and a little for each by itself."""
-    shared, own = samples._generator("windows"), samples._generator(cell.id)
+    shared, own = samples._generator("windows"), samples._generator(samples.lasting_name(cell))
     noise = 0.15 * shared.normal(size=WINDOWS) + 0.01 * own.normal(size=WINDOWS)
     noise -= noise.mean()
     values = [TOKENS * (math.log(perplexity(cell.variant)) + shift) for shift in noise]

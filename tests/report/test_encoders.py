@@ -22,7 +22,8 @@ from tests.report.reading import whole
 def scored(cell: Cell) -> ScoreResult:
     """Windows of text and pairs that a pruned model scores worse."""
     task, n, worse = cell.settings["task"], 60, 3 * cell.variant.pruning_setting("sparsity")
-    noise, own = samples._generator("shared").normal(size=n), samples._generator(cell.id).normal(size=n)
+    noise = samples._generator("shared").normal(size=n)
+    own = samples._generator(samples.lasting_name(cell)).normal(size=n)
     if task == "pseudo_perplexity":
         values = 126 * (1.5 + worse + 0.1 * noise + 0.01 * own)
         score, labels = math.exp(values.sum() / (126 * n)), np.full(n, 126.0)

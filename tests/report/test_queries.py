@@ -156,7 +156,7 @@ def test_a_gain_over_emulation_is_not_the_best(
 def test_what_saves_neither_bytes_nor_time_is_no_choice(
     small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "skill", lambda variant: 1.0 if variant.is_dense else 1.2)
+    monkeypatch.setattr(samples, "skill", lambda variant: 1.0 if variant.is_dense else 1.4)
     assert {row["kind"] for row in asked(small(variants=MIXED, structure=None), "decision")} == {"zeros + bits"}
 
 
@@ -183,7 +183,7 @@ def test_of_variants_of_a_name_the_better_stands_for_a_pattern(tmp_path: Path) -
 def test_a_task_on_which_dense_guesses_too_shows_no_loss(
     small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "skill", lambda variant: 1.0 if variant.is_dense else 1.2)
+    monkeypatch.setattr(samples, "skill", lambda variant: 1.0 if variant.is_dense else 1.4)
     monkeypatch.setitem(samples.TASKS, "arc_easy", ("acc_norm", 0.5, 0.5))
     ledger = small(
         variants=MIXED,
@@ -199,7 +199,7 @@ def test_a_task_on_which_dense_guesses_too_shows_no_loss(
 def test_a_speed_is_that_of_the_processor_that_shows_one(
     small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "skill", lambda variant: 1.0 if variant.is_dense else 1.2)
+    monkeypatch.setattr(samples, "skill", lambda variant: 1.0 if variant.is_dense else 1.4)
     plain = samples.timed
     faster(monkeypatch, lambda cell, phase: 1 if cell.variant.is_dense else 2)
     small("AMD EPYC (AVX-512) ×2, 8 GiB", structure=None)
