@@ -90,7 +90,10 @@ def test_no_kernel_is_fetched(tiny_bert: Path, tmp_path: Path, monkeypatch: pyte
     meta_model("encoder", config)
     load_model(folder, "encoder")
     assert fetched == []
-    assert transformers_config(small("bert", **{key: "eager"}))._attn_implementation == "eager"
+
+
+def test_a_choice_of_attention_that_names_no_kernel_is_kept() -> None:
+    assert transformers_config(small("bert", attn_implementation="eager"))._attn_implementation == "eager"
 
 
 def test_no_code_is_copied_with_a_folder(tmp_path: Path) -> None:
