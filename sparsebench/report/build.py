@@ -246,7 +246,9 @@ def _environment(ask: Callable[[str], QueryResult], pictures: FigurePlacer, cita
         "normal_change": words.normal_change,
     }
     environment.tests["skips_zeros"] = skips_zeros
-    filter_names = ("amount", "called", "points", "listed", "versions", "raw", "spread", "seconds")
+    filter_names = (
+        "amount", "called", "points", "listed", "versions", "raw", "spread", "seconds", "one_line", "paragraph",
+    )  # fmt: skip
     filters = {name: getattr(words, name) for name in filter_names}
     environment.filters |= {**words.CELLS.special, **filters, "metric": lambda name: Metric.named(words.raw(name))}
     return environment

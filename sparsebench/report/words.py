@@ -130,6 +130,17 @@ def points(share: float) -> str:
     return f"{formatted} percentage point{'s' * (formatted not in ('1', '-1'))}".replace("-", "−")
 
 
+def one_line(text: object) -> str:
+    """Return what a template wrote on several lines as one: single spaces, none before a mark that closes."""
+    return re.sub(r" (?=[,.;:)])|(?<=\() ", "", " ".join(str(text).split()))
+
+
+def paragraph(text: object) -> str:
+    """Return what a template wrote on several lines as a paragraph of one line; nothing for nothing."""
+    line = one_line(text)
+    return f"\n\n{line}\n\n" if line else ""
+
+
 def listed(words: Sequence[object]) -> str:
     """Join words: ``a``, ``a and b``, ``a, b and c``."""
     texts = [str(word) for word in words]
