@@ -51,6 +51,21 @@ def test_several_are_told_in_a_row(said: Callable[[Any], str], texts: list[tuple
     assert [said(given) for given, _ in texts] == [text for _, text in texts]
 
 
+@pytest.mark.parametrize(
+    ("written", "line"),
+    [
+        ("A token\n  takes 3 ms\n\n.\n", "A token takes 3 ms."),
+        ("(\nsmol\n,\n2 rows\n)\n; $W_{e}\\, x$ : 1", "(smol, 2 rows); $W_{e}\\, x$: 1"),
+        ("a .. b … c", "a.. b … c"),
+        ("\n \n", ""),
+    ],
+)
+def test_what_a_template_writes_on_several_lines_is_one(written: str, line: str) -> None:
+    assert words.one_line(written) == line
+    assert words.paragraph(written).strip() == line
+    assert not line or words.paragraph(written).startswith("\n\n")
+
+
 def test_a_cell_takes_the_first_pattern_whose_columns_are_known() -> None:
     row = {"score": 0.5, "low": None, "name": "all-MiniLM", "change": -0.25, "parts": [1000, 2000]}
     assert words.format_cell("{score:.2f} [{low:.2f}]||{score:.2f}", row) == "0.50"
