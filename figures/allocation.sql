@@ -25,7 +25,8 @@ WITH spread AS (
     FROM (SELECT DISTINCT ON (facet) * FROM ranges ORDER BY facet, most - least DESC, sparsity) ORDER BY most - least DESC, facet LIMIT 4
 )
 SELECT layer, achieved, series, facet,
-       (SELECT format('Of {}% zeros, {} gives one block of {} {:.0f}%, another {:.0f}%', percent_label(sparsity), line, model, 100 * least, 100 * most)
+       (SELECT format('Of {}% zeros, {} gives one block of {} {:.0f}%, another {:.0f}%', percent_label(sparsity), line, model,
+           100 * least, 100 * most)
         FROM widest ORDER BY most - least DESC, facet LIMIT 1) AS finding
 FROM spread
 WHERE facet IN (SELECT facet FROM widest)

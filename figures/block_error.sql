@@ -32,7 +32,9 @@ WITH ends AS (
     WHERE kind = 'zeros'
     GROUP BY ALL
 )
-SELECT DISTINCT c.model, c.side, model_label(c.model, c.weights) || if(c.side IN ('encoder', 'decoder') AND o.family = 'encoder-decoder', chr(10) || c.side, '') AS panel,
+SELECT DISTINCT c.model, c.side,
+       model_label(c.model, c.weights)
+           || if(c.side IN ('encoder', 'decoder') AND o.family = 'encoder-decoder', chr(10) || c.side, '') AS panel,
        c.words AS label, c.kind, c.kind NOT IN ('zeros', 'bits') AS other, _kind_place(c.kind) AS place, o.block, o.error,
        CASE WHEN count(DISTINCT concat(c.model, c.weights, c.side)) OVER () = 1 AND t.words IS NOT NULL THEN
            format('{}: a block alone is {:.0f}% off, the last behind all others {:.0f}%', t.words, 100 * t.own, 100 * t.last)

@@ -19,7 +19,8 @@
 -- note: Bytes are counted, not timed: the weight files in the packed format, without the weights of the blocks that skipping leaves unread on the calibration text (their files stay as large as the dense model's). An embedding table that is not the output head too would count whole. Solid and joined: no other variant is as good and reads less. Models above ten times the dense perplexity are left out. Brackets: the number of a calibration text that is not a method's usual one (d: dense inputs).
 
 WITH points AS (
-    SELECT DISTINCT c.panel, c.score, c.low, c.high, c.dense, coalesce(replace(words, '(text ', '('), 'dense') AS label, coalesce(kind, 'dense') AS kind,
+    SELECT DISTINCT c.panel, c.score, c.low, c.high, c.dense, coalesce(replace(words, '(text ', '('), 'dense') AS label,
+           coalesce(kind, 'dense') AS kind,
            read_bytes / 1e6 AS megabytes
     FROM curves c
     JOIN sizes s USING (variant_id)
@@ -36,7 +37,8 @@ WITH points AS (
 SELECT panel, label, kind, megabytes, score, low, high, dense, _kind_place(kind) AS place,
        CASE WHEN count(DISTINCT panel) OVER () = 1 THEN
            concat('Within a tenth of the dense perplexity, ',
-                  CASE WHEN skip IS NULL THEN 'nothing that skips stands' ELSE format('{} reads {:.0f}% of the bytes', skip, 100 * skip_least / whole) END,
+                  CASE WHEN skip IS NULL THEN 'nothing that skips stands'
+                      ELSE format('{} reads {:.0f}% of the bytes', skip, 100 * skip_least / whole) END,
                   format('; {} {:.0f}%', other, 100 * other_least / whole))
        END AS finding
 FROM points

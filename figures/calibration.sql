@@ -25,10 +25,12 @@ WITH placed AS (
     QUALIFY count(DISTINCT concat(text_number, inputs)) OVER (PARTITION BY panel, w.line, sparsity) > 1
 ), sampled AS (
     -- One sample of text for a panel: that of most points.
-    FROM (SELECT *, count(*) OVER (PARTITION BY facet, panel) AS points FROM placed) QUALIFY (points, panel) = max((points, panel)) OVER (PARTITION BY facet)
+    FROM (SELECT *, count(*) OVER (PARTITION BY facet, panel) AS points FROM placed)
+    QUALIFY (points, panel) = max((points, panel)) OVER (PARTITION BY facet)
 )
 SELECT sparsity, score, low, high, dense, shown, facet,
-       (SELECT format('At {}% zeros, the text and the inputs change the perplexity by up to a factor of {:.2g}', percent_label(sparsity), max(score) / min(score))
+       (SELECT format('At {}% zeros, the text and the inputs change the perplexity by up to a factor of {:.2g}',
+           percent_label(sparsity), max(score) / min(score))
         FROM sampled WHERE score <= 10 * dense GROUP BY facet, sparsity ORDER BY max(score) / min(score) DESC LIMIT 1) AS finding
 FROM sampled
 ORDER BY facet, shown, sparsity;

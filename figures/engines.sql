@@ -18,7 +18,8 @@
 -- boundnote: The quality gate: 1.1 times dense's perplexity and 95% of its skill. Grey: does not pass it, or was not scored.
 
 WITH timed AS (
-    SELECT l.model, l.weights, l.machine, l.dtype, engine, workload, phase, sparsity, variant_id, speedup, speedup_low, speedup_high, gains, rival, rivals, words, kind, l.started_at, _dense_kernel(kernel) AS plain,
+    SELECT l.model, l.weights, l.machine, l.dtype, engine, workload, phase, sparsity, variant_id, speedup, speedup_low,
+           speedup_high, gains, rival, rivals, words, kind, l.started_at, _dense_kernel(kernel) AS plain,
            coalesce(passes, false) AS passes, passes IS NULL AS unscored, g.ratio, request
     FROM (SELECT *, max(speedup) FILTER (phase IN ('generate', 'forward')) OVER (PARTITION BY record_id) AS request FROM _headlines) l
     JOIN _recipes r USING (variant_id)
@@ -30,7 +31,8 @@ WITH timed AS (
     FROM timed
     WHERE NOT plain OR kind <> 'zeros' OR engine = 'deepspeed'
     QUALIFY dense_rank() OVER (PARTITION BY model, weights, machine, engine, if(kind = 'zeros', concat(if(plain, NULL, sparsity)), words)
-                               ORDER BY rivals DESC, if(plain, -sparsity, 0), ratio, workload, request DESC NULLS LAST, started_at DESC, variant_id) = 1
+                               ORDER BY rivals DESC, if(plain, -sparsity, 0), ratio, workload, request DESC NULLS LAST,
+                                   started_at DESC, variant_id) = 1
 ), placed AS (
     SELECT *, concat(model_label(model, weights), ', ', machine_label(machine)) AS panel
     FROM chosen
@@ -47,21 +49,31 @@ WITH timed AS (
     JOIN (SELECT model, weights, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL) USING (model, weights)
 ), fastest AS (
     -- What ran dense fastest.
-    SELECT panel, array_to_string(list_sort(list_distinct(list(replace(replace(rival, 'plain ', ''), 'our dense kernels', 'ours')))), ' or ') AS rivals FROM numbered GROUP BY panel
+    SELECT panel, array_to_string(list_sort(list_distinct(list(replace(replace(rival, 'plain ', ''), 'our dense kernels',
+               'ours')))), ' or ') AS rivals
+    FROM numbered
+    GROUP BY panel
 ), told AS (
     -- Where several ran the dense model, and where plain torch alone did.
-    SELECT rivals > 1 AS wide, any_value(rival) AS rival, max(speedup) FILTER (passes AND gains AND kind = 'bits') AS best, arg_max(words, speedup) FILTER (passes AND gains AND kind = 'bits') AS name,
+    SELECT rivals > 1 AS wide, any_value(rival) AS rival, max(speedup) FILTER (passes AND gains AND kind = 'bits') AS best,
+           arg_max(words, speedup) FILTER (passes AND gains AND kind = 'bits') AS name,
            max(speedup) FILTER (passes AND gains AND kind LIKE 'zeros%') AS zeros, bool_or(passes AND NOT plain AND kind LIKE 'zeros%') AS tried
     FROM numbered
     WHERE number <= 4
     GROUP BY wide
 )
 SELECT concat(panel, chr(10), 'fastest dense: ', fastest.rivals) AS panel,
-       concat(replace(words, '(text ', '('), ' (', _engine_word(engine), ')', if(unscored, ', not scored', '')) AS label, if(passes, kind, 'not passing') AS series, NOT passes AS bound,
+       concat(replace(words, '(text ', '('), ' (', _engine_word(engine), ')', if(unscored, ', not scored', '')) AS label,
+       if(passes, kind, 'not passing') AS series, NOT passes AS bound,
        _kind_place(if(passes, kind, 'bits')) AS place, speedup, speedup_low, speedup_high, 1 AS dense,
        (SELECT 'Not drawn: ' || string_agg(DISTINCT model, ', ' ORDER BY model) || '.' FROM numbered WHERE number > 4) AS left_out,
-       (SELECT concat('Of what passes the gate, fewer bits write a token up to ', string_agg(format('{:.1f} times as fast as {} ({})', best, if(wide, 'the fastest dense engine', 'plain torch'), name), ', ' ORDER BY wide DESC),
-                      '; over ' || any_value(rival) FILTER (wide AND best IS NULL) || ' no gain is shown', if(bool_or(zeros IS NOT NULL), format('; zeros {:.1f} times', max(zeros)), if(bool_or(tried), '; no zeros pass and gain', '; no zeros that pass were skipped'))) FROM told HAVING count(best) > 0) AS finding
+       (SELECT concat('Of what passes the gate, fewer bits write a token up to ',
+           string_agg(format('{:.1f} times as fast as {} ({})', best, if(wide, 'the fastest dense engine', 'plain torch'), name),
+               ', ' ORDER BY wide DESC),
+                      '; over ' || any_value(rival) FILTER (wide AND best IS NULL) || ' no gain is shown',
+                      if(bool_or(zeros IS NOT NULL), format('; zeros {:.1f} times', max(zeros)),
+                          if(bool_or(tried), '; no zeros pass and gain', '; no zeros that pass were skipped'))) FROM told
+                              HAVING count(best) > 0) AS finding
 FROM numbered
 JOIN fastest USING (panel)
 WHERE number <= 4

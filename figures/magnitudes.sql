@@ -36,7 +36,10 @@ WITH dense AS (
     SELECT 'near zero: ' || shares AS series, 0.1 AS threshold, unnest([ends.low, ends.high]) AS times, true AS bound
     FROM near, (SELECT min(least(times, 1)) AS low, max(times) AS high FROM compared) ends
 )
-SELECT *, 1::DOUBLE AS normal, (SELECT format('{}: {} lie below a tenth of the rms, of noise {:.1f}%', if(most < 2 * normal_share(0.1), 'Trained weights are spread almost like noise', 'Small weights are common'), shares, 100 * normal_share(0.1)) FROM near) AS finding
+SELECT *, 1::DOUBLE AS normal,
+       (SELECT format('{}: {} lie below a tenth of the rms, of noise {:.1f}%',
+           if(most < 2 * normal_share(0.1), 'Trained weights are spread almost like noise', 'Small weights are common'), shares,
+           100 * normal_share(0.1)) FROM near) AS finding
 FROM drawn
 WHERE series IS NOT NULL AND EXISTS (FROM counted)
 ORDER BY bound, series, threshold, times;

@@ -25,13 +25,16 @@ WITH ranked AS (
     WHERE phase <> 'load' AND rank IS NOT NULL AND variant_id NOT IN (FROM _more_than_zeros)
     GROUP BY ALL
 ), peaks AS (
-    SELECT * EXCLUDE (rank, peak, held, cache), max(peak) AS peak, min(peak) AS least, arg_max(held, peak) AS held, arg_max(held + cache, peak) AS kept
+    SELECT * EXCLUDE (rank, peak, held, cache), max(peak) AS peak, min(peak) AS least, arg_max(held, peak) AS held,
+           arg_max(held + cache, peak) AS kept
     FROM ranked
     GROUP BY ALL
 ), named AS (
     SELECT p.*, concat(model_label(model, weights), if(count(DISTINCT workload) OVER () > 1, ', ' || workload_label(workload), ''),
                        if(count(DISTINCT dtype) OVER (PARTITION BY model, workload, machine) > 1, ', ' || dtype, ''),
-                       if(count(DISTINCT machine) OVER () > 1, ', ' || if(count(DISTINCT machine_label(machine)) OVER () = count(DISTINCT machine) OVER (), machine_label(machine), machine), '')) AS facet,
+                       if(count(DISTINCT machine) OVER () > 1,
+                           ', ' || if(count(DISTINCT machine_label(machine)) OVER () = count(DISTINCT machine) OVER (),
+                               machine_label(machine), machine), '')) AS facet,
            line || if(count(DISTINCT seed) OVER () > 1, ', seed ' || seed, '') AS line
     FROM peaks p
     JOIN ways USING (variant_id)
@@ -50,13 +53,17 @@ WITH ranked AS (
     -- The dense model is the first bar of every series. llama.cpp skips no zeros, so its peak is no dense to compare with.
     SELECT *, engine_label(engine, ranks) AS series FROM named WHERE method = 'dense' AND engine <> 'llamacpp'
 )
-SELECT DISTINCT ON (facet, series, sparsity) sparsity, least / whole AS least, points.peak / whole AS peak, held / whole AS held, kept / whole AS kept, series, facet,
-       (SELECT format('Zeros lower the largest rank''s peak where kernels skip them, to {:.0f}% of dense at {}%', 100 * min(ratio) FILTER (NOT plain), percent_label(arg_min(sparsity, ratio) FILTER (NOT plain)))
-               || coalesce(format('; under dense kernels it stays at {}%', range_label('{:.0f}', 100 * min(ratio) FILTER (plain), 100 * max(ratio) FILTER (plain))), '')
+SELECT DISTINCT ON (facet, series, sparsity) sparsity, least / whole AS least, points.peak / whole AS peak, held / whole AS held,
+       kept / whole AS kept, series, facet,
+       (SELECT format('Zeros lower the largest rank''s peak where kernels skip them, to {:.0f}% of dense at {}%',
+           100 * min(ratio) FILTER (NOT plain), percent_label(arg_min(sparsity, ratio) FILTER (NOT plain)))
+               || coalesce(format('; under dense kernels it stays at {}%',
+                   range_label('{:.0f}', 100 * min(ratio) FILTER (plain), 100 * max(ratio) FILTER (plain))), '')
         FROM (SELECT p.sparsity, p.plain, p.peak / d.peak AS ratio FROM points p JOIN points d USING (manifest, facet, series)
               WHERE p.method <> 'dense' AND d.method = 'dense' AND p.weights <> 'random')
         HAVING min(ratio) FILTER (NOT plain) < 1) AS finding
 FROM points
-JOIN (SELECT facet, max(peak) FILTER (method = 'dense' AND ranks = 1) AS whole, dense_rank() OVER (ORDER BY count(*) DESC, facet) AS number FROM points GROUP BY facet) USING (facet)
+JOIN (SELECT facet, max(peak) FILTER (method = 'dense' AND ranks = 1) AS whole,
+    dense_rank() OVER (ORDER BY count(*) DESC, facet) AS number FROM points GROUP BY facet) USING (facet)
 WHERE number <= 4 AND whole IS NOT NULL
 ORDER BY weights = 'random', facet, series, sparsity, started_at DESC;

@@ -39,4 +39,5 @@ SELECT DISTINCT ON (facet, row_name, layer) layer, row_name AS kind, near_share,
 FROM placed
 WHERE variant_id IN (SELECT variant_id FROM uneven)
 ORDER BY placed.model, method <> 'dense', facet, side DESC,
-         list_position(['qkv', 'q', 'k', 'v', 'o', 'cross_q', 'cross_k', 'cross_v', 'cross_o', 'gate', 'gate_up', 'up', 'down'], placed.kind), layer, variant_id;
+         list_position(['qkv', 'q', 'k', 'v', 'o', 'cross_q', 'cross_k', 'cross_v', 'cross_o', 'gate', 'gate_up', 'up', 'down'],
+             placed.kind), layer, variant_id;

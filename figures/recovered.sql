@@ -24,8 +24,10 @@ WITH trained AS (
 ), named AS (
     -- A training after pruning is named by its steps, whatever was pruned; one during pruning, and pruning alone, by the method.
     SELECT c.*, collapsed_above, t.variant_id IS NOT NULL AS learnt, contains(c.line, 'then ') AS chained,
-           if(learnt AND chained, replace(replace(replace(regexp_replace(regexp_replace(c.line, ',? \w+=[^ ,]+|, dense inputs|, text \d+', '', 'g'), '^[^,]+, ', ''),
-                                                          'then reconstruct', 'blocks trained'), 'then distill', 'distilled'), 'then finetune', 'fine-tuned'), c.method) AS called
+           if(learnt AND chained, replace(replace(replace(regexp_replace(regexp_replace(c.line,
+               ',? \w+=[^ ,]+|, dense inputs|, text \d+', '', 'g'), '^[^,]+, ', ''),
+                                                          'then reconstruct', 'blocks trained'), 'then distill', 'distilled'),
+                                                              'then finetune', 'fine-tuned'), c.method) AS called
     FROM curves c
     JOIN metrics USING (metric)
     LEFT JOIN trained t USING (variant_id)
@@ -42,15 +44,18 @@ WITH trained AS (
     QUALIFY row_number() OVER (PARTITION BY panel, called, sparsity ORDER BY score, line, variant_id) = 1
 ), told AS (
     -- The highest sparsity at which a trained model has at most ten times the dense perplexity, and less than any that is not trained.
-    SELECT model, (SELECT count(DISTINCT panel) > 1 FROM best) AS several, sparsity, min(score / dense) FILTER (NOT learnt) AS before, min(score / dense) FILTER (learnt) AS after
+    SELECT model, (SELECT count(DISTINCT panel) > 1 FROM best) AS several, sparsity,
+           min(score / dense) FILTER (NOT learnt) AS before, min(score / dense) FILTER (learnt) AS after
     FROM best
     GROUP BY panel, model, sparsity
     HAVING after <= 10 AND after < before
     ORDER BY sparsity DESC, after
     LIMIT 1
 )
-SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, panel,
+SELECT sparsity, score, low, high, dense,
+       CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, panel,
        if(learnt, 8, _method_place(method)) AS place, count(*) OVER (PARTITION BY panel, called) = 1 AS alone, called AS line,
-       (SELECT format('{}At {}% zeros training brings the perplexity from {:.3g} to {:.2g} times dense''s', if(several, model || ': ', ''), percent_label(sparsity), before, after) FROM told) AS finding
+       (SELECT format('{}At {}% zeros training brings the perplexity from {:.3g} to {:.2g} times dense''s',
+           if(several, model || ': ', ''), percent_label(sparsity), before, after) FROM told) AS finding
 FROM best
 ORDER BY panel, learnt, line, sparsity;

@@ -19,25 +19,29 @@
 -- boundnote: Grey: chosen at random.
 
 WITH kinds AS (
-    SELECT variant_id, count(DISTINCT position) AS steps, any_value(name) AS criterion, bool_or(field = 'compensation' AND value = 'least_squares') AS refit,
+    SELECT variant_id, count(DISTINCT position) AS steps, any_value(name) AS criterion,
+           bool_or(field = 'compensation' AND value = 'least_squares') AS refit,
            max(CASE WHEN field = 'blocks' THEN 'blocks' WHEN field = 'of' THEN if(value = 'both', 'neurons and heads', value) END) AS what
     FROM steps
     WHERE step = 'shrink'
     GROUP BY variant_id
 ), points AS (
-    SELECT DISTINCT d.model, model_label(d.model, d.weights) || ', ' || d.task AS panel, round(100 * parameters_removed, 1) AS gone, ratio AS over_dense, ratio_low AS low, ratio_high AS high,
+    SELECT DISTINCT d.model, model_label(d.model, d.weights) || ', ' || d.task AS panel,
+           round(100 * parameters_removed, 1) AS gone, ratio AS over_dense, ratio_low AS low, ratio_high AS high,
            k.what, k.criterion || if(k.refit, ' + refit', '') AS criterion, k.criterion = 'random' AS random
     FROM vs_dense d
     JOIN variants v USING (variant_id)
     JOIN kinds k USING (variant_id)
-    WHERE k.what IS NOT NULL AND d.ratio IS NOT NULL AND verdict NOT IN ('invalid', 'collapsed') AND parameters_removed > 0 AND d.weights <> 'random'
+    WHERE k.what IS NOT NULL AND d.ratio IS NOT NULL AND verdict NOT IN ('invalid', 'collapsed') AND parameters_removed > 0
+        AND d.weights <> 'random'
           AND NOT EXISTS (FROM steps s WHERE s.variant_id = d.variant_id AND s.step <> 'shrink') AND k.steps = 1
 ), shown AS (
     -- Panels that compare kinds.
     SELECT panel FROM points GROUP BY panel HAVING count(DISTINCT what) FILTER (NOT random) > 1
 ), told AS (
     -- The finding is about the share at which most kinds were measured, to 5 points.
-    SELECT any_value(model) AS model, panel, 5 * round(gone / 5) AS near, arg_min(what, over_dense) AS least, min(over_dense) AS little, count(DISTINCT what) AS kinds,
+    SELECT any_value(model) AS model, panel, 5 * round(gone / 5) AS near, arg_min(what, over_dense) AS least,
+           min(over_dense) AS little, count(DISTINCT what) AS kinds,
            arg_max(what, best) AS most, max(best) AS much
     FROM (SELECT *, min(over_dense) OVER (PARTITION BY panel, what, 5 * round(gone / 5)) AS best FROM points WHERE NOT random)
     GROUP BY panel, near

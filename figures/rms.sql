@@ -22,12 +22,20 @@ WITH each AS (
     GROUP BY model, weights, family, side, kind, layer
     WINDOW whole AS (PARTITION BY model, weights)
 ), spread AS (
-    SELECT model, weights, max(rms) / min(rms) FILTER (rms > 0) AS ratio, row_number() OVER (ORDER BY any_value(weights_in_all) DESC, model) <= 4 AS shown FROM each GROUP BY model, weights
+    SELECT model, weights, max(rms) / min(rms) FILTER (rms > 0) AS ratio,
+           row_number() OVER (ORDER BY any_value(weights_in_all) DESC, model) <= 4 AS shown
+    FROM each
+    GROUP BY model, weights
 )
 SELECT layer, concat(if(family = 'encoder-decoder', side || ' ', ''), kind) AS kind, round(rms, 2) AS rms, model_label(model, weights) AS facet,
-       (SELECT format('Some modules have far smaller weights than others: their rms differs by a factor of {}{:.1f} in {}', if(count(*) = 1, '', format('{:.1f} in {} to ', min(ratio), arg_min(model, ratio))), max(ratio), arg_max(model, ratio)) FROM spread) AS finding,
-       (SELECT 'Not drawn: ' || string_agg(format('{} (a factor of {:.1f})', model, ratio), ', ' ORDER BY model) || '.' FROM spread WHERE NOT shown) AS left_out
+       (SELECT format('Some modules have far smaller weights than others: their rms differs by a factor of {}{:.1f} in {}',
+           if(count(*) = 1, '', format('{:.1f} in {} to ', min(ratio), arg_min(model, ratio))), max(ratio), arg_max(model, ratio))
+               FROM spread) AS finding,
+       (SELECT 'Not drawn: ' || string_agg(format('{} (a factor of {:.1f})', model, ratio), ', ' ORDER BY model) || '.'
+           FROM spread WHERE NOT shown) AS left_out
 FROM each
 JOIN spread USING (model, weights)
 WHERE shown
-ORDER BY facet, side DESC, list_position(['qkv', 'q', 'k', 'v', 'o', 'cross_q', 'cross_k', 'cross_v', 'cross_o', 'gate', 'gate_up', 'up', 'down'], each.kind), layer;
+ORDER BY facet, side DESC,
+    list_position(['qkv', 'q', 'k', 'v', 'o', 'cross_q', 'cross_k', 'cross_v', 'cross_o', 'gate', 'gate_up', 'up', 'down'],
+        each.kind), layer;

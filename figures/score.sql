@@ -23,18 +23,21 @@
 WITH shown AS (
     -- Perplexity explodes and has a figure of its own; a task on which dense itself is not above chance shows nothing.
     SELECT *, split_part(method, '+', 1) AS name FROM curves
-    WHERE scale <> 'perplexity' AND NOT dense_at_chance AND pattern = 'unstructured' AND NOT resized AND method NOT IN ('dense', 'elsa') AND variant_id NOT IN (FROM _more_than_zeros)
+    WHERE scale <> 'perplexity' AND NOT dense_at_chance AND pattern = 'unstructured' AND NOT resized
+        AND method NOT IN ('dense', 'elsa') AND variant_id NOT IN (FROM _more_than_zeros)
           AND task NOT IN (SELECT task FROM scores WHERE separable IS false)
 ), counted AS (
     -- Two metrics of one task are one benchmark; of several samples the largest counts.
     SELECT model, weights, _benchmark(task) AS benchmark, sparsity, bool_and(kept) AS kept
-    FROM (SELECT model, weights, task, sparsity, n, bool_or(NOT _lost(verdict)) AS kept FROM shown WHERE NOT bound AND verdict IS NOT NULL GROUP BY model, weights, task, sparsity, n
+    FROM (SELECT model, weights, task, sparsity, n, bool_or(NOT _lost(verdict)) AS kept FROM shown
+        WHERE NOT bound AND verdict IS NOT NULL GROUP BY model, weights, task, sparsity, n
           QUALIFY n = max(n) OVER (PARTITION BY model, weights, task, sparsity))
     GROUP BY ALL
 ), best AS (
     FROM shown QUALIFY row_number() OVER (PARTITION BY panel, name, sparsity ORDER BY _goodness(score, higher_is_better) DESC, line) = 1
 ), ended AS (
-    SELECT *, coalesce(bool_or(_at_chance(low, high, chance, higher_is_better)) OVER (PARTITION BY panel, name ORDER BY sparsity ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), false) AS after,
+    SELECT *, coalesce(bool_or(_at_chance(low, high, chance, higher_is_better)) OVER (PARTITION BY panel, name
+               ORDER BY sparsity ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), false) AS after,
            count(*) OVER (PARTITION BY panel) AS points
     FROM best
 ), chosen AS (
@@ -49,9 +52,13 @@ WITH shown AS (
 SELECT sparsity, score, low, high, name AS line, bound, apart, chance, dense, int8, panel,
        _method_place(name) AS place,
        (SELECT format('By pruning alone, some method shows no loss on {} of {} benchmarks at 50% zeros, on {} of {} at 90% (perplexity apart)',
-                      count(*) FILTER (kept AND round(sparsity, 4) = 0.5), nullif(count(*) FILTER (round(sparsity, 4) = 0.5), 0), count(*) FILTER (kept AND round(sparsity, 4) = 0.9), nullif(count(*) FILTER (round(sparsity, 4) = 0.9), 0)) FROM counted) AS finding,
-       (SELECT 'Not drawn: ' || string_agg(DISTINCT model, ', ' ORDER BY model) || ', with the fewest points.' FROM kept WHERE NOT shown) AS left_out
+                      count(*) FILTER (kept AND round(sparsity, 4) = 0.5), nullif(count(*) FILTER (round(sparsity, 4) = 0.5), 0),
+                      count(*) FILTER (kept AND round(sparsity, 4) = 0.9), nullif(count(*) FILTER (round(sparsity, 4) = 0.9), 0))
+                          FROM counted) AS finding,
+       (SELECT 'Not drawn: ' || string_agg(DISTINCT model, ', ' ORDER BY model) || ', with the fewest points.' FROM kept
+           WHERE NOT shown) AS left_out
 FROM drawn
 JOIN (SELECT panel, any_value(chance) AS chance, any_value(dense) AS dense FROM kept GROUP BY panel) USING (panel)
-LEFT JOIN (SELECT panel, any_value(c.score) AS int8 FROM curves c JOIN _recipes USING (variant_id) WHERE words = 'int8' GROUP BY panel) USING (panel)
+LEFT JOIN (SELECT panel, any_value(c.score) AS int8 FROM curves c JOIN _recipes USING (variant_id) WHERE words = 'int8'
+    GROUP BY panel) USING (panel)
 ORDER BY panel, bound, place, sparsity;

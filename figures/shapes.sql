@@ -17,7 +17,8 @@ WITH kinds AS (
     SELECT variant_id, count(DISTINCT position) AS steps,
            string_agg(DISTINCT CASE WHEN step = 'trim' THEN 'vocabulary' WHEN step = 'shrink' AND field = 'blocks' THEN 'blocks'
                                     WHEN step = 'shrink' AND field = 'of' THEN if(value = 'both', 'neurons and heads', value)
-                                    WHEN step = 'prune' AND field = 'pattern' THEN if(value = 'unstructured', 'zeros', 'zeros ' || value) END, ', then ') AS what, bool_or(name = 'random') AS random
+                                    WHEN step = 'prune' AND field = 'pattern' THEN if(value = 'unstructured', 'zeros',
+                                        'zeros ' || value) END, ', then ') AS what, bool_or(name = 'random') AS random
     FROM steps
     GROUP BY variant_id
 ), smaller AS (
@@ -42,7 +43,8 @@ WITH kinds AS (
                  AND d.dtype = s.dtype AND _same(d.settings) = _same(s.settings)
     WHERE s.bits_per_byte IS NOT NULL AND NOT s.collapsed
 ), measured AS (
-    SELECT variant_id, 1 AS place, task || if(ratio IS NULL, ': retained', '') AS panel, coalesce(ratio, retained) AS over_dense, coalesce(ratio_low, retained_low) AS low,
+    SELECT variant_id, 1 AS place, task || if(ratio IS NULL, ': retained', '') AS panel, coalesce(ratio, retained) AS over_dense,
+           coalesce(ratio_low, retained_low) AS low,
            coalesce(ratio_high, retained_high) AS high, if(ratio IS NULL, -retained, ratio) AS badness
     FROM vs_dense
     WHERE verdict NOT IN ('invalid', 'collapsed')
@@ -55,7 +57,8 @@ WITH kinds AS (
     WHERE format IN ('dense', 'packed') AND method <> 'dense'
     UNION ALL BY NAME
     -- Of several measurements, the one with the narrowest interval.
-    SELECT variant_id, 4 AS place, concat('time: ', phase, ', ', engine) AS panel, 1 / speedup AS over_dense, 1 / speedup_high AS low, 1 / speedup_low AS high, high - low AS badness
+    SELECT variant_id, 4 AS place, concat('time: ', phase, ', ', engine) AS panel, 1 / speedup AS over_dense,
+           1 / speedup_high AS low, 1 / speedup_low AS high, high - low AS badness
     FROM latency
     WHERE phase NOT IN ('load', 'generate') AND method <> 'dense' AND speedup IS NOT NULL
 ), points AS (
@@ -69,7 +72,8 @@ WITH kinds AS (
     -- Panels that compare kinds: one of the quality, of bits a byte, of the file and of time, of the model with most kinds.
     SELECT model, panel
     FROM (SELECT *, sum(kinds) OVER (PARTITION BY model) AS total
-          FROM (SELECT model, panel, place, count(DISTINCT kind) AS kinds FROM points GROUP BY ALL HAVING count(DISTINCT kind) FILTER (NOT starts_with(kind, 'zeros')) > 1)
+          FROM (SELECT model, panel, place, count(DISTINCT kind) AS kinds FROM points GROUP BY ALL
+              HAVING count(DISTINCT kind) FILTER (NOT starts_with(kind, 'zeros')) > 1)
           QUALIFY min(place) OVER (PARTITION BY model) = 1 AND row_number() OVER (PARTITION BY model, place ORDER BY kinds DESC, panel) = 1)
     QUALIFY model = first_value(model) OVER (ORDER BY total DESC, model)
 ), chosen AS (
@@ -79,20 +83,25 @@ WITH kinds AS (
     GROUP BY ALL
 ), told AS (
     -- Of the model with most kinds: the smaller shapes that cost least and most, beside zeros.
-    SELECT model, arg_min(kind, over_dense) FILTER (shrunk) AS least, min(over_dense) FILTER (shrunk) AS little, arg_max(kind, over_dense) FILTER (shrunk) AS most,
+    SELECT model, arg_min(kind, over_dense) FILTER (shrunk) AS least, min(over_dense) FILTER (shrunk) AS little,
+           arg_max(kind, over_dense) FILTER (shrunk) AS most,
            max(over_dense) FILTER (shrunk) AS much, min(over_dense) FILTER (kind = 'zeros') AS zeros, count(*) FILTER (shrunk) AS kinds,
            range_label('{:.0f}', 100 * min(gone) FILTER (shrunk), 100 * max(gone) FILTER (shrunk)) AS share
-    FROM (SELECT p.*, NOT p.random AND NOT starts_with(p.kind, 'zeros') AS shrunk FROM points p JOIN chosen USING (model, kind, variant_id) WHERE panel = 'perplexity')
+    FROM (SELECT p.*, NOT p.random AND NOT starts_with(p.kind, 'zeros') AS shrunk FROM points p
+        JOIN chosen USING (model, kind, variant_id) WHERE panel = 'perplexity')
     GROUP BY model
     HAVING kinds > 1
     ORDER BY kinds DESC, model
     LIMIT 1
 )
-SELECT model_label(model, weights) AS model, concat(model_label(model, weights), chr(10), panel) AS panel, format('{}, {:.0f}%', kind, 100 * gone) AS what,
+SELECT model_label(model, weights) AS model, concat(model_label(model, weights), chr(10), panel) AS panel,
+       format('{}, {:.0f}%', kind, 100 * gone) AS what,
        over_dense, if(low > 0, low, NULL) AS low, high, 1::DOUBLE AS one,
        (SELECT format('With {}% of {} gone, {} cost least ({:.1f} times the dense perplexity) and {} most ({:.1f}){}',
                share, t.model, least, little, most, much, coalesce(format('; as zeros {:.1f}', zeros), '')) FROM told t) AS finding
 FROM points p
 JOIN panels USING (model, panel)
 JOIN chosen USING (model, kind, variant_id)
-ORDER BY p.model, p.place, p.panel, random, list_position(['zeros', 'zeros 2:4', 'neurons', 'heads', 'neurons and heads', 'blocks', 'vocabulary'], replace(kind, ', random', '')), kind;
+ORDER BY p.model, p.place, p.panel, random,
+    list_position(['zeros', 'zeros 2:4', 'neurons', 'heads', 'neurons and heads', 'blocks', 'vocabulary'],
+        replace(kind, ', random', '')), kind;

@@ -54,11 +54,15 @@ WITH each AS (
     -- Of all models, those that are not drawn too.
     SELECT facet, sparsity, avg(bytes / whole) AS share FROM sized WHERE format = 'packed' GROUP BY ALL
 ), levels AS (
-    SELECT facet, min((bytes - prunable_bytes) / whole) FILTER (format = 'packed') AS rest, min(own / whole) AS fetched FROM pruned GROUP BY facet
+    SELECT facet, min((bytes - prunable_bytes) / whole) FILTER (format = 'packed') AS rest, min(own / whole) AS fetched
+    FROM pruned
+    GROUP BY facet
 )
 SELECT *, (SELECT format('Packed, 50% zeros leave {}% of the dense file, 90% zeros {}%',
-                         range_label('{:.0f}', 100 * min(share) FILTER (round(sparsity, 4) = 0.5), 100 * max(share) FILTER (round(sparsity, 4) = 0.5)),
-                         range_label('{:.0f}', 100 * min(share) FILTER (round(sparsity, 4) = 0.9), 100 * max(share) FILTER (round(sparsity, 4) = 0.9))) FROM means) AS finding,
+                         range_label('{:.0f}', 100 * min(share) FILTER (round(sparsity, 4) = 0.5),
+                             100 * max(share) FILTER (round(sparsity, 4) = 0.5)),
+                         range_label('{:.0f}', 100 * min(share) FILTER (round(sparsity, 4) = 0.9),
+                             100 * max(share) FILTER (round(sparsity, 4) = 0.9))) FROM means) AS finding,
        (SELECT 'Not drawn: ' || string_agg(facet, ', ' ORDER BY facet) || '.' FROM largest WHERE NOT shown) AS left_out
 FROM drawn
 JOIN levels USING (facet)

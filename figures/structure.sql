@@ -21,13 +21,16 @@ WITH matrices AS (
 ), ranked AS (
     SELECT *, dense_rank() OVER (ORDER BY bytes DESC NULLS LAST, model) <= 4 AS shown, kind NOT IN ('gate', 'gate_up', 'up', 'down') AS attention
     FROM matrices
-    LEFT JOIN (SELECT model, weights, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL) USING (model, weights)
+    LEFT JOIN (SELECT model, weights, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense'
+        GROUP BY ALL) USING (model, weights)
 )
 SELECT layer, if(family = 'encoder-decoder', side || ' ', '') || kind AS kind, near_share, model_label(model, weights) AS facet,
-       (SELECT format('Attention matrices have {}% of their weights near zero, MLP matrices {}%', range_label('{:.0f}', 100 * min(near_share) FILTER (attention), 100 * max(near_share) FILTER (attention)),
+       (SELECT format('Attention matrices have {}% of their weights near zero, MLP matrices {}%',
+           range_label('{:.0f}', 100 * min(near_share) FILTER (attention), 100 * max(near_share) FILTER (attention)),
                       range_label('{:.0f}', 100 * min(near_share) FILTER (NOT attention), 100 * max(near_share) FILTER (NOT attention)))
         FROM ranked WHERE shown HAVING count(DISTINCT attention) = 2) AS finding,
-       (SELECT format('Not drawn: {}, {}% in every matrix.', string_agg(DISTINCT model, ', ' ORDER BY model), range_label('{:.0f}', 100 * min(near_share), 100 * max(near_share)))
+       (SELECT format('Not drawn: {}, {}% in every matrix.', string_agg(DISTINCT model, ', ' ORDER BY model),
+           range_label('{:.0f}', 100 * min(near_share), 100 * max(near_share)))
         FROM ranked WHERE NOT shown HAVING count(*) > 0) AS left_out
 FROM ranked
 WHERE shown

@@ -29,7 +29,9 @@ WITH judged AS (
     -- Much shorter ones would be a dot.
     QUALIFY tokens >= 0.05 * max(tokens) OVER (PARTITION BY r.model, v.weights)
 ), ends AS (
-    SELECT t.model, t.weights, t.sparsity, t.tokens, b.kept AS before, a.kept AS after, a.passes, a.reads, row_number() OVER (PARTITION BY t.model, t.weights, t.sparsity ORDER BY a.kept DESC, t.tokens, t.variant_id) = 1 AS best
+    SELECT t.model, t.weights, t.sparsity, t.tokens, b.kept AS before, a.kept AS after, a.passes, a.reads,
+           row_number() OVER (PARTITION BY t.model, t.weights, t.sparsity
+               ORDER BY a.kept DESC, t.tokens, t.variant_id) = 1 AS best
     FROM trained t
     JOIN judged a USING (variant_id)
     JOIN judged b ON b.variant_id = t.parent AND b.reads = a.reads
@@ -38,13 +40,21 @@ WITH judged AS (
 ), numbered AS (
     SELECT *, dense_rank() OVER (ORDER BY lines DESC, highest DESC, model, weights) <= 4 AS shown FROM counted
 ), passed AS (
-    SELECT string_agg(format('{} ({}% zeros)', model, sparsities), ', ' ORDER BY model) FILTER (passes) AS words, count(*) FILTER (passes) > 1 AS several, bool_or(NOT passes) AS failing
-    FROM (SELECT model, passes, string_agg(DISTINCT percent_label(sparsity), ' and ' ORDER BY percent_label(sparsity)) AS sparsities FROM numbered GROUP BY ALL)
+    SELECT string_agg(format('{} ({}% zeros)', model, sparsities), ', ' ORDER BY model) FILTER (passes) AS words,
+           count(*) FILTER (passes) > 1 AS several, bool_or(NOT passes) AS failing
+    FROM (SELECT model, passes,
+        string_agg(DISTINCT percent_label(sparsity), ' and ' ORDER BY percent_label(sparsity)) AS sparsities FROM numbered
+            GROUP BY ALL)
 )
-SELECT concat(if(count(DISTINCT weights) OVER (PARTITION BY model) > 1, model_label(model, weights), model), if(reads, ': perplexity', ': skill')) AS panel, unnest([0, tokens / 1000]) AS thousands, unnest([before, after]) AS kept, percent_label(sparsity) || if(passes, '%: passes', '% zeros') AS zeros, NOT passes AS bound,
+SELECT concat(if(count(DISTINCT weights) OVER (PARTITION BY model) > 1, model_label(model, weights), model),
+           if(reads, ': perplexity', ': skill')) AS panel, unnest([0, tokens / 1000]) AS thousands,
+               unnest([before, after]) AS kept, percent_label(sparsity) || if(passes, '%: passes', '% zeros') AS zeros,
+               NOT passes AS bound,
        dense_rank() OVER (PARTITION BY passes ORDER BY sparsity) + 7 AS place, if(reads, 1 / 1.1, 0.95) AS gate,
-       (SELECT concat('Pruned and trained, ', coalesce(if(failing, 'only ', '') || words, 'no model'), if(several, ' pass', ' passes'), ' the quality gate') FROM passed) AS finding,
-       (SELECT 'Not drawn: ' || string_agg(DISTINCT model, ', ' ORDER BY model) || ', with the fewest trainings.' FROM numbered WHERE NOT shown) AS left_out
+       (SELECT concat('Pruned and trained, ', coalesce(if(failing, 'only ', '') || words, 'no model'),
+           if(several, ' pass', ' passes'), ' the quality gate') FROM passed) AS finding,
+       (SELECT 'Not drawn: ' || string_agg(DISTINCT model, ', ' ORDER BY model) || ', with the fewest trainings.' FROM numbered
+           WHERE NOT shown) AS left_out
 FROM numbered
 WHERE shown
 ORDER BY panel, bound, sparsity, thousands;

@@ -20,7 +20,8 @@ CREATE OR REPLACE MACRO _at_chance(low, high, chance, higher_is_better) AS coale
 -- What overrides a test. A task that cannot tell dense from a model without skill is invalid. A collapsed model has lost, whatever the test
 -- says. A model that shows neither a difference nor skill is at chance.
 CREATE OR REPLACE MACRO _overridden(verdict, separable, collapsed, at_chance) AS
-    CASE WHEN separable IS false THEN 'invalid' WHEN collapsed THEN 'collapsed' WHEN at_chance AND verdict = 'no difference detected' THEN 'at chance' ELSE verdict END;
+    CASE WHEN separable IS false THEN 'invalid' WHEN collapsed THEN 'collapsed' WHEN at_chance
+        AND verdict = 'no difference detected' THEN 'at chance' ELSE verdict END;
 
 -- The one criterion of a loss, for every table, figure and headline.
 CREATE OR REPLACE MACRO _lost(verdict) AS verdict IN ('worse', 'collapsed', 'at chance');
@@ -55,4 +56,5 @@ CREATE OR REPLACE MACRO documents_to_clear(margin, discordance) AS
 -- Documents on which a true loss shows with a power of 80% at p < 0.05 (McNemar; Connor's formula, Biometrics 43, 207-211, 1987), when
 -- exactly one of the models is right on a share `discordance` of them.
 CREATE OR REPLACE MACRO documents_needed(loss, discordance) AS
-    ceil(((1.959963984540054 * sqrt(greatest(discordance, loss)) + 0.8416212335729143 * sqrt(greatest(discordance, loss) - loss ** 2)) / loss) ** 2)::BIGINT;
+    ceil(((1.959963984540054 * sqrt(greatest(discordance, loss)) + 0.8416212335729143 * sqrt(greatest(discordance,
+        loss) - loss ** 2)) / loss) ** 2)::BIGINT;

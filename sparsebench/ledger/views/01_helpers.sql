@@ -30,7 +30,8 @@ CREATE OR REPLACE MACRO _kind_place(kind) AS
 CREATE OR REPLACE MACRO _method_place(method) AS coalesce(list_position(['magnitude', 'sparsegpt', 'wanda', 'alps'], method), 5) - 1;
 
 -- An engine as figures name it.
-CREATE OR REPLACE MACRO _engine_word(engine) AS CASE engine WHEN 'sparse' THEN 'ours' WHEN 'hf' THEN 'torch' WHEN 'llamacpp' THEN 'llama.cpp' ELSE engine END;
+CREATE OR REPLACE MACRO _engine_word(engine) AS CASE engine WHEN 'sparse' THEN 'ours' WHEN 'hf' THEN 'torch'
+    WHEN 'llamacpp' THEN 'llama.cpp' ELSE engine END;
 
 -- Whether all that ran was a kernel that reads every weight, zeros too.
 CREATE OR REPLACE MACRO _dense_kernel(kernel) AS coalesce(kernel, '') LIKE 'dense%';
@@ -54,7 +55,8 @@ CREATE OR REPLACE MACRO method_label(method, granularity, pattern) AS
 -- AMD's family 26 is Zen 5; of 25 the server models to 15 are Zen 3, those from 16 to 31 Zen 4.
 CREATE OR REPLACE MACRO machine_label(machine) AS
     coalesce(if(machine LIKE 'AMD EPYC%',
-                nullif(concat(CASE WHEN machine LIKE '%, model 26.%' THEN 'Zen 5, ' WHEN regexp_matches(machine, ', model 25\.(1[6-9]|2\d|3[01])\)') THEN 'Zen 4, '
+                nullif(concat(CASE WHEN machine LIKE '%, model 26.%' THEN 'Zen 5, '
+                    WHEN regexp_matches(machine, ', model 25\.(1[6-9]|2\d|3[01])\)') THEN 'Zen 4, '
                                    WHEN regexp_matches(machine, ', model 25\.(\d|1[0-5])\)') THEN 'Zen 3, ' END,
                               regexp_extract(machine, '\(([^)]*?)(, model [\d.]+)?\) ×', 1)), ''), NULL),
              nullif(regexp_extract(machine, '\(([^)]*)\) ×', 1), ''), trim(regexp_extract(machine, '^[^×]*')));
@@ -63,7 +65,8 @@ CREATE OR REPLACE MACRO workload_label(workload) AS regexp_replace(workload, '^b
 CREATE OR REPLACE MACRO engine_label(engine, ranks) AS concat(engine, ' ×' || ranks);
 CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share, 2));
 -- `low to high`, or one number where both look the same in this format; NULL without numbers.
-CREATE OR REPLACE MACRO range_label(digits, low, high) AS if(format(digits, low) = format(digits, high), format(digits, low), format(digits, low) || ' to ' || format(digits, high));
+CREATE OR REPLACE MACRO range_label(digits, low, high) AS if(format(digits, low) = format(digits, high), format(digits, low),
+    format(digits, low) || ' to ' || format(digits, high));
 
 -- The weights that count for a variant: those of this workspace's first result, else of the first result to arrive. Another machine may
 -- round differently when it makes the variant. The time of a record is not used: clocks are wrong at times.
@@ -78,7 +81,8 @@ SELECT *, rowid AS arrived, if(own, NULL, origin) AS maker, if(stage IN ('latenc
 -- The record of each cell and `place`, of the weights that count and chosen by that rule; of one maker's, a record with a result counts
 -- before one without, then the last to arrive. `counts`: whether its maker is the one that counts for the cell.
 CREATE OR REPLACE VIEW _latest AS
-SELECT r.*, maker IS NOT DISTINCT FROM first_value(maker) OVER (PARTITION BY cell_id, scope ORDER BY r.status <> 'done', NOT own, arrived) AS counts
+SELECT r.*, maker IS NOT DISTINCT FROM first_value(maker) OVER (PARTITION BY cell_id, scope
+           ORDER BY r.status <> 'done', NOT own, arrived) AS counts
 FROM _made r
 LEFT JOIN _contents c USING (variant_id)
 WHERE coalesce(r.content, '') IN ('', coalesce(c.content, ''))
@@ -93,7 +97,8 @@ CREATE OR REPLACE VIEW _without_skill AS SELECT DISTINCT variant_id FROM base.st
 -- The best such model on each task, and whether the dense model is shown to be better than all of them.
 CREATE OR REPLACE VIEW _floors AS
 SELECT v.source, v.revision, v.family, v.dtype, s.task, s.metric, _same(r.settings) AS settings,
-       arg_max(s.score, _goodness(s.score, coalesce(m.higher_is_better, true))) AS floor, arg_max(v.recipe, _goodness(s.score, coalesce(m.higher_is_better, true))) AS recipe,
+       arg_max(s.score, _goodness(s.score, coalesce(m.higher_is_better, true))) AS floor,
+       arg_max(v.recipe, _goodness(s.score, coalesce(m.higher_is_better, true))) AS recipe,
        count(DISTINCT variant_id) AS models,
        bool_and(if(coalesce(m.higher_is_better, true), c.high < 0, c.low > 0)) AS separable
 FROM base.scores s
@@ -141,7 +146,8 @@ GROUP BY variant_id;
 CREATE OR REPLACE VIEW _measured AS
 SELECT m.manifest, m.position, m.cell_id, m.stage, m.label, m.settings,
        v.* REPLACE (v.method || CASE WHEN v.allocation <> 'uniform' THEN '+' || v.allocation ELSE '' END AS method,
-                    coalesce(m.model, v.model) AS model, coalesce(v.sparsity, g.given) AS sparsity), r.record_id, r.place, r.status, r.reason, r.started_at,
+                    coalesce(m.model, v.model) AS model, coalesce(v.sparsity, g.given) AS sparsity), r.record_id, r.place,
+                        r.status, r.reason, r.started_at,
        r.seconds, r.origin, e.machine, row_number() OVER (PARTITION BY m.manifest, m.cell_id, if(m.stage IN ('latency', 'memory'), r.place, NULL)
                                                 ORDER BY r.status <> 'done', NOT r.counts, r.manifest <> m.manifest, r.arrived DESC) AS choice
 FROM _members m

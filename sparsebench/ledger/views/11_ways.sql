@@ -4,7 +4,8 @@ WITH texts AS (
     FROM (SELECT variant_id, status, regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
     GROUP BY text
 ), made AS (
-    SELECT DISTINCT variant_id, model, weights, method, granularity, pattern, beside, if(propagate = 'dense', ', dense inputs', '') AS inputs, text, number AS text_number
+    SELECT DISTINCT variant_id, model, weights, method, granularity, pattern, beside,
+           if(propagate = 'dense', ', dense inputs', '') AS inputs, text, number AS text_number
     FROM _cells cells
     LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '')
 ), usual AS (
@@ -18,7 +19,9 @@ WITH texts AS (
 SELECT DISTINCT variant_id, m.inputs, text, m.text_number,
        coalesce(', ' || nullif(beside, ''), '') || m.inputs || if(m.text_number > 1, ', text ' || m.text_number, '') AS way,
        method_label(method, granularity, if(pattern LIKE '%:%', 'N:M', pattern)) || coalesce(', ' || nullif(beside, ''), '') || m.inputs AS line,
-       CASE WHEN m.text_number <> u.text_number OR m.inputs <> u.inputs THEN format(' (text {}{})', m.text_number, if(m.inputs = '', '', 'd')) ELSE '' END AS calibrated
+       CASE WHEN m.text_number <> u.text_number
+           OR m.inputs <> u.inputs THEN format(' (text {}{})', m.text_number, if(m.inputs = '', '', 'd'))
+           ELSE '' END AS calibrated
 FROM made m
 LEFT JOIN usual u USING (model, weights, method);
 

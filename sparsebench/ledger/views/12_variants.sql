@@ -8,7 +8,8 @@ WITH made AS (
            arg_max(m.seconds, started_at) AS seconds, arg_max(trained_tokens, started_at) AS trained_tokens,
            arg_max(operations, started_at) AS operations, arg_max(read_share, started_at) AS read_share,
            -- Where the newest making has no counter, an older one's joules do not count.
-           arg_max_null(joules, started_at) AS joules, arg_max_null(energy_source, started_at) AS energy_source, arg_max(note, started_at) AS note
+           arg_max_null(joules, started_at) AS joules, arg_max_null(energy_source, started_at) AS energy_source,
+           arg_max(note, started_at) AS note
     FROM _counted
     JOIN base.makings m USING (record_id)
     GROUP BY variant_id
@@ -36,11 +37,13 @@ SELECT variant_id, v.model, v.family, v.weights, source, v.revision, v.dtype, re
        -- A weight takes one multiplication and one addition per token: a skipped one saves two operations.
        operations_token - 2 * (1 - coalesce(read_share, 1)) * coalesce(prunable, 0) AS operations_token, zeros, already_zero, total_zeros,
        rounded_to_zero, nullif(bits, 0) AS bits, seconds, nullif(trained_tokens, 0) AS trained_tokens,
-       nullif(operations, 0) AS operations, joules, nullif(energy_source, '') AS energy_source, coalesce(read_share, 1) AS read_share, note, c.content
+       nullif(operations, 0) AS operations, joules, nullif(energy_source, '') AS energy_source,
+       coalesce(read_share, 1) AS read_share, note, c.content
 FROM base.variants v
 LEFT JOIN made USING (variant_id)
 LEFT JOIN counted USING (variant_id)
-LEFT JOIN whole w ON (w.named, w.family, w.revision, w.dtype, w.weights) = (if(v.weights = 'random', v.model, ''), v.family, v.revision, v.dtype, v.weights)
+LEFT JOIN whole w ON (w.named, w.family, w.revision, w.dtype, w.weights) = (if(v.weights = 'random', v.model, ''), v.family,
+    v.revision, v.dtype, v.weights)
 LEFT JOIN _contents c USING (variant_id);
 
 COMMENT ON VIEW variants IS 'every model and every variant of it: its parent, its recipe, and what was counted when it was made';
@@ -85,12 +88,15 @@ WITH settings AS (
            nullif(max(value) FILTER (field = 'allocation'), 'uniform') AS allocation,
            -- A result of ADMM means nothing without its budget of tokens.
            max(format('({:.3g}M tokens)', TRY_CAST(value AS DOUBLE) / 1e6)) FILTER (name = 'elsa' AND field = 'tokens') AS budget,
-           coalesce(max(upper(value)) FILTER (field = 'rounding' AND value = 'gptq'), max('searched') FILTER (field = 'scale' AND value = 'search')) AS rounding,
+           coalesce(max(upper(value)) FILTER (field = 'rounding' AND value = 'gptq'),
+               max('searched') FILTER (field = 'scale' AND value = 'search')) AS rounding,
            max(value) FILTER (field = 'type') || if(bool_or(field = 'importance' AND value = 'true'), ' (importance)', '') AS type,
            coalesce(percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%',
-                    format('-{} block{}', max(value) FILTER (field = 'blocks'), if(max(value) FILTER (field = 'blocks') = '1', '', 's'))) AS removed,
+                    format('-{} block{}', max(value) FILTER (field = 'blocks'),
+                        if(max(value) FILTER (field = 'blocks') = '1', '', 's'))) AS removed,
            percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'share')) || '%' AS share,
-           percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'active')) || '%' AS active, max(value) FILTER (field = 'router') AS router
+           percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'active')) || '%' AS active,
+           max(value) FILTER (field = 'router') AS router
     FROM steps
     GROUP BY variant_id, position, step, name
 ), usual AS (
@@ -102,8 +108,10 @@ WITH settings AS (
 ), words AS (
     SELECT variant_id, position, step, name,
            -- Behind the step that it belongs to: the last pruning step, as `ways` has it, else the last.
-           if(row_number() OVER (PARTITION BY variant_id ORDER BY step = 'prune' DESC, position DESC) = 1, coalesce(calibrated, ''), '') AS calibrated,
-           CASE step WHEN 'prune' THEN concat_ws(' ', concat(name, '+' || allocation, if(s.granularity = u.granularity OR pattern LIKE '%:%', '', '/' || s.granularity)),
+           if(row_number() OVER (PARTITION BY variant_id ORDER BY step = 'prune' DESC, position DESC) = 1,
+               coalesce(calibrated, ''), '') AS calibrated,
+           CASE step WHEN 'prune' THEN concat_ws(' ',
+               concat(name, '+' || allocation, if(s.granularity = u.granularity OR pattern LIKE '%:%', '', '/' || s.granularity)),
                                                  pattern, if(pattern LIKE '%:%', NULL, sparsity), budget)
                      WHEN 'quantize' THEN coalesce(type, concat_ws(' ', name, rounding))
                      WHEN 'shrink' THEN concat_ws(' ', name, removed)

@@ -30,10 +30,14 @@ WITH several AS (
     WHERE status = 'done'
     QUALIFY count(*) OVER (PARTITION BY cell_id, scope) > 1
 ), answered AS (
-    SELECT s.*, a.says, a.outcomes, e.machine FROM several s LEFT JOIN _answers a USING (record_id) LEFT JOIN base.environments e USING (environment_id)
+    SELECT s.*, a.says, a.outcomes, e.machine
+    FROM several s
+    LEFT JOIN _answers a USING (record_id)
+    LEFT JOIN base.environments e USING (environment_id)
 )
 SELECT o.manifest, o.stage, v.model, v.recipe,
-       coalesce(o.settings ->> '$.task', format('{} ×{} {}', o.settings ->> '$.engine', o.settings ->> '$.ranks', _workload(o.settings)), '') AS label,
+       coalesce(o.settings ->> '$.task',
+           format('{} ×{} {}', o.settings ->> '$.engine', o.settings ->> '$.ranks', _workload(o.settings)), '') AS label,
        CASE WHEN o.variant_id <> c.variant_id THEN 'another variant: ' WHEN _same(o.settings) <> _same(c.settings) THEN 'other settings: '
             WHEN o.says = c.says AND o.outcomes <> c.outcomes THEN 'other outcomes: ' ELSE '' END || coalesce(o.says, '') AS says,
        c.says AS counts, o.origin, c.origin AS counts_origin, c.own AS counts_own, o.machine, c.machine AS counts_machine, o.started_at,

@@ -3,7 +3,8 @@ CREATE OR REPLACE VIEW _scores AS
 WITH scored AS (
     SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
            c.calibration, c.dtype, s.task, s.metric, coalesce(m.higher_is_better, true) AS higher_is_better,
-           coalesce(m.scale, 'unknown') AS scale, s.score, coalesce(s.score > m.collapsed_above, false) AS collapsed, i.low, i.high, i.method AS interval, if(s.n > 1, s.stderr, NULL) AS stderr, s.n, s.limited,
+           coalesce(m.scale, 'unknown') AS scale, s.score, coalesce(s.score > m.collapsed_above, false) AS collapsed, i.low,
+           i.high, i.method AS interval, if(s.n > 1, s.stderr, NULL) AS stderr, s.n, s.limited,
            CASE WHEN s.limited THEN if(c.settings ->> '$.draw' IS NULL, 'first', 'drawn') ELSE 'all' END AS subset,
            _better(coalesce(s.chance, m.guessed), f.floor, coalesce(m.higher_is_better, true)) AS chance, f.floor, f.separable,
            (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats,
@@ -22,7 +23,8 @@ SELECT *, _at_chance(low, high, chance, higher_is_better) AS at_chance FROM scor
 
 CREATE OR REPLACE VIEW scores AS
 SELECT * EXCLUDE (choice),
-       separable IS false OR coalesce(bool_or(at_chance) FILTER (method = 'dense') OVER (PARTITION BY manifest, model, dtype, task, metric, _same(settings)), false) AS dense_at_chance
+       separable IS false OR coalesce(bool_or(at_chance) FILTER (method = 'dense') OVER (PARTITION BY manifest, model, dtype,
+           task, metric, _same(settings)), false) AS dense_at_chance
 FROM _scores
 WHERE choice = 1;
 

@@ -1,19 +1,23 @@
 CREATE OR REPLACE VIEW vs_dense AS
 WITH paired AS (
-    SELECT s.*, d.score AS dense_score, s.collapsed AND NOT d.collapsed AS fallen, c.n AS pairs, c.clusters, c.difference, c.low AS difference_low,
+    SELECT s.*, d.score AS dense_score, s.collapsed AND NOT d.collapsed AS fallen, c.n AS pairs, c.clusters, c.difference,
+           c.low AS difference_low,
            c.high AS difference_high, c.p, c.gained, c.lost, c.detectable, c.retained, c.retained_low, c.retained_high,
            c.method AS test, c.loss_at_most,
            -- The difference is over the windows that both read: it gives a ratio to the whole score only where these are all.
            if(s.scale = 'perplexity' AND c.n = s.n AND c.n = d.n, d.score, NULL) AS whole,
            -- A task that cannot tell dense from no skill tests nothing.
-           if(s.separable IS false, NULL, c.p) AS counted, if(s.scale = 'perplexity', 0.02 * d.score, 0.01) AS margin, -_goodness(c.difference, s.higher_is_better) AS loss
+           if(s.separable IS false, NULL, c.p) AS counted, if(s.scale = 'perplexity', 0.02 * d.score, 0.01) AS margin,
+           -_goodness(c.difference, s.higher_is_better) AS loss
     FROM scores s
     JOIN _scores d ON d.method = 'dense' AND s.method <> 'dense' AND d.manifest = s.manifest AND d.model = s.model
                  AND d.dtype = s.dtype AND d.task = s.task AND d.metric = s.metric AND _same(d.settings) = _same(s.settings)
     LEFT JOIN base.comparisons c ON c.record_id = s.record_id AND c.dense_record_id = d.record_id
     -- One dense score for each: of the same workspace where there is one, of the same machine where there is one, else calculated in the same precision, else the one that counts.
     QUALIFY row_number() OVER (PARTITION BY s.manifest, s.record_id
-                               ORDER BY d.origin IS DISTINCT FROM s.origin, d.machine IS DISTINCT FROM s.machine, d.protocol ->> '$.dtype' IS DISTINCT FROM s.protocol ->> '$.dtype', d.choice, c.record_id IS NULL, d.record_id) = 1
+                               ORDER BY d.origin IS DISTINCT FROM s.origin, d.machine IS DISTINCT FROM s.machine,
+                                   d.protocol ->> '$.dtype' IS DISTINCT FROM s.protocol ->> '$.dtype', d.choice,
+                                   c.record_id IS NULL, d.record_id) = 1
 ), ranked AS (
     -- Benjamini and Hochberg (J. of the Royal Statistical Society B 57, 289-300, 1995): p times the tests over its rank.
     SELECT *, counted * count(counted) OVER (PARTITION BY manifest) / count(counted) OVER (PARTITION BY manifest ORDER BY counted) AS discovery
@@ -21,12 +25,15 @@ WITH paired AS (
 )
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, calibration, dtype, task,
        metric, score, dense_score, chance, difference, difference_low AS low, difference_high AS high, pairs, clusters, gained, lost,
-       p, count(counted) OVER (PARTITION BY manifest, variant_id) AS tests, _holm(counted, list(counted) OVER (PARTITION BY manifest, variant_id)) AS p_holm,
-       CASE WHEN counted IS NOT NULL THEN least(1, min(discovery) OVER (PARTITION BY manifest ORDER BY counted DESC)) END AS q, count(counted) OVER (PARTITION BY manifest) AS q_tests,
+       p, count(counted) OVER (PARTITION BY manifest, variant_id) AS tests,
+       _holm(counted, list(counted) OVER (PARTITION BY manifest, variant_id)) AS p_holm,
+       CASE WHEN counted IS NOT NULL THEN least(1, min(discovery) OVER (PARTITION BY manifest ORDER BY counted DESC)) END AS q,
+       count(counted) OVER (PARTITION BY manifest) AS q_tests,
        if(separable IS false, NULL, retained) AS retained, if(separable IS false, NULL, retained_low) AS retained_low,
        if(separable IS false, NULL, retained_high) AS retained_high,
        _overridden(_verdict(difference, p_holm, higher_is_better), separable, fallen, at_chance) AS verdict,
-       detectable, loss_at_most, _loses_less(loss_at_most, margin) AS loses_less, CASE WHEN verdict NOT IN ('invalid', 'worse', 'collapsed', 'at chance')
+       detectable, loss_at_most, _loses_less(loss_at_most, margin) AS loses_less,
+       CASE WHEN verdict NOT IN ('invalid', 'worse', 'collapsed', 'at chance')
            THEN _documents_to_clear(pairs, clusters - 1, loss, loss_at_most, margin) END AS documents_to_clear,
        1 + difference / whole AS ratio, 1 + difference_low / whole AS ratio_low, 1 + difference_high / whole AS ratio_high,
        floor, test, limited, record_id
@@ -43,7 +50,8 @@ WITH shown AS (
     SELECT DISTINCT s.variant_id
     FROM scores s
     LEFT JOIN vs_dense v USING (manifest, record_id)
-    WHERE s.method <> 'dense' AND _useless(s.collapsed, s.at_chance AND NOT s.dense_at_chance, if(s.dense_at_chance, NULL, v.retained_high), v.ratio)
+    WHERE s.method <> 'dense' AND _useless(s.collapsed, s.at_chance AND NOT s.dense_at_chance,
+        if(s.dense_at_chance, NULL, v.retained_high), v.ratio)
 ), made AS (
     SELECT DISTINCT variant_id, model, weights, line, sparsity FROM cells JOIN ways USING (variant_id) WHERE pattern = 'unstructured'
 )

@@ -1,11 +1,16 @@
 CREATE OR REPLACE VIEW curves AS
 WITH scored AS (
-    SELECT s.*, v.retained, v.retained_low, v.retained_high, v.verdict, way, coalesce(r.parameters_removed, 0) > 0 AS resized, s.pattern LIKE '%:%' AS nm,
+    SELECT s.*, v.retained, v.retained_low, v.retained_high, v.verdict, way, coalesce(r.parameters_removed, 0) > 0 AS resized,
+           s.pattern LIKE '%:%' AS nm,
            -- True for a score of some documents where the whole task was scored as well.
            s.limited AND bool_or(NOT s.limited) OVER (PARTITION BY s.variant_id, s.task) AS partly,
            concat(model_label(s.model, s.weights), chr(10), s.task,
-                  CASE WHEN s.scale = 'perplexity' THEN concat(', ', if(s.subset = 'first', 'first ', ''), s.n, ' windows', if(s.subset = 'drawn', ' drawn', ''))
-                       ELSE concat(' (', s.metric, if(s.higher_is_better, '', ', lower is better'), coalesce(format(', {} examples', s.num_fewshot), ''), CASE s.subset WHEN 'first' THEN ', first ' || s.n WHEN 'drawn' THEN concat(', ', s.n, ' drawn') ELSE '' END, ')') END) AS panel
+                  CASE WHEN s.scale = 'perplexity' THEN concat(', ', if(s.subset = 'first', 'first ', ''), s.n, ' windows',
+                      if(s.subset = 'drawn', ' drawn', ''))
+                       ELSE concat(' (', s.metric, if(s.higher_is_better, '', ', lower is better'),
+                           coalesce(format(', {} examples', s.num_fewshot), ''),
+                           CASE s.subset WHEN 'first' THEN ', first ' || s.n WHEN 'drawn' THEN concat(', ', s.n, ' drawn')
+                               ELSE '' END, ')') END) AS panel
     FROM scores s
     JOIN ways USING (variant_id)
     LEFT JOIN vs_dense v ON v.record_id = s.record_id AND v.manifest = s.manifest
@@ -28,7 +33,8 @@ WITH scored AS (
     -- variants were compared with.
     SELECT n.* REPLACE (o.score AS score, o.low AS low, o.high AS high)
     FROM named n
-    JOIN (FROM (SELECT *, count(*) FILTER (method <> 'dense') OVER (PARTITION BY manifest, panel) > 0 AS compared FROM named) WHERE method = 'dense'
+    JOIN (FROM (SELECT *, count(*) FILTER (method <> 'dense') OVER (PARTITION BY manifest, panel) > 0 AS compared FROM named)
+        WHERE method = 'dense'
           QUALIFY row_number() OVER (PARTITION BY panel ORDER BY compared DESC, started_at DESC, manifest) = 1) o USING (panel)
     WHERE n.method = 'dense'
 ), lines AS (
@@ -41,13 +47,15 @@ WITH scored AS (
     FROM lines
     UNION ALL BY NAME
     -- Every line of sparsities begins at the dense model.
-    SELECT d.* EXCLUDE (resized) REPLACE (CASE WHEN chance IS NOT NULL AND low IS NOT NULL AND NOT dense_at_chance THEN 1.0 END AS retained), d.score AS dense, coalesce(l.line, 'dense') AS line,
+    SELECT d.* EXCLUDE (resized) REPLACE (CASE WHEN chance IS NOT NULL AND low IS NOT NULL
+               AND NOT dense_at_chance THEN 1.0 END AS retained), d.score AS dense, coalesce(l.line, 'dense') AS line,
            coalesce(l.bound, false) AS bound, coalesce(l.resized, false) AS resized
     FROM dense d
     LEFT JOIN (SELECT DISTINCT manifest, panel, line, bound, resized FROM lines WHERE sparsity > 0) l USING (manifest, panel)
     WHERE NOT d.partly OR (d.manifest, d.panel) IN (SELECT (manifest, panel) FROM lines)
 )
-SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, bound, resized, place, task, metric, higher_is_better, scale, limited, n, panel,
+SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, bound, resized, place, task,
+       metric, higher_is_better, scale, limited, n, panel,
        score, collapsed, low, high, chance, dense_at_chance, dense, retained, retained_low, retained_high, verdict, started_at
 FROM points
 JOIN (
@@ -76,7 +84,8 @@ WITH pruned AS (
 ), named AS (
     SELECT panel, line, if(count(*) OVER (PARTITION BY panel, short) = 1, short, line) AS name FROM usual
 )
-SELECT c.* REPLACE (name AS line, min(place) OVER (PARTITION BY name) AS place), bool_or(pattern LIKE '%:%') OVER (PARTITION BY panel, name) AS apart
+SELECT c.* REPLACE (name AS line, min(place) OVER (PARTITION BY name) AS place),
+       bool_or(pattern LIKE '%:%') OVER (PARTITION BY panel, name) AS apart
 FROM curves c
 JOIN named USING (panel, line)
 WHERE NOT resized

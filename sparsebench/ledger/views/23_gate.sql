@@ -9,7 +9,8 @@ WITH judged AS (
     QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.task ORDER BY s.n DESC, s.manifest, s.record_id) = 1
 ), scored AS (
     -- Manifests may name one checkpoint differently.
-    SELECT variant_id, min(model) AS model, any_value(weights) AS weights, count(DISTINCT _benchmark(task)) AS tasks, min(retained) AS retained, arg_min(task, (retained, task)) FILTER (retained IS NOT NULL) AS weakest,
+    SELECT variant_id, min(model) AS model, any_value(weights) AS weights, count(DISTINCT _benchmark(task)) AS tasks,
+           min(retained) AS retained, arg_min(task, (retained, task)) FILTER (retained IS NOT NULL) AS weakest,
            max(ratio) AS ratio, coalesce(min(retained) >= 0.95, true) AND coalesce(max(ratio) <= 1.1, true) AS passes
     FROM judged
     WHERE coalesce(retained, ratio) IS NOT NULL

@@ -1,7 +1,8 @@
 CREATE OR REPLACE VIEW sizes AS
 WITH stored AS (
     SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
-           c.dtype, z.format, z.bytes, z.bytes - (1 - coalesce(m.read_share, 1)) * z.prunable_bytes AS read_bytes, z.prunable_bytes, t.unprunable_bytes, t.raw_value_bound, t.entropy_bound,
+           c.dtype, z.format, z.bytes, z.bytes - (1 - coalesce(m.read_share, 1)) * z.prunable_bytes AS read_bytes,
+           z.prunable_bytes, t.unprunable_bytes, t.raw_value_bound, t.entropy_bound,
            -- Smaller shapes and integers are compared with the dense model, not with their own dense format.
            coalesce(max(z.bytes) FILTER (z.format = 'dense' AND c.method = 'dense') OVER one_model,
                     max(z.bytes) FILTER (z.format = 'dense') OVER one_variant) AS dense_bytes,

@@ -1,9 +1,11 @@
 CREATE OR REPLACE VIEW _latency_phases AS
 SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
        l.engine, l.ranks, _workload(c.settings) AS workload, coalesce(c.settings ->> '$.dtype', '') AS asked,
-       coalesce(c.settings ->> '$.forced', '') = 'true' AS forced, p.phase, p.median_s, p.low_s, p.high_s, p.mad_s, p.n, p.steady AND coalesce(d.steady, true) AS steady,
+       coalesce(c.settings ->> '$.forced', '') = 'true' AS forced, p.phase, p.median_s, p.low_s, p.high_s, p.mad_s, p.n,
+       p.steady AND coalesce(d.steady, true) AS steady,
        p.cpu_s, p.p90_s, p.energy_j, d.median_s AS dense_s, d.energy_j AS dense_energy_j, r.ratio, r.low AS ratio_low,
-       r.high AS ratio_high, r.pairs, r.processes, r.within_sd, r.between_sd, l.placement, l.stolen, l.baseline, l.kernel, l.device, l.dtype, l.threads, l.parity_l2, l.parity_tolerance,
+       r.high AS ratio_high, r.pairs, r.processes, r.within_sd, r.between_sd, l.placement, l.stolen, l.baseline, l.kernel,
+       l.device, l.dtype, l.threads, l.parity_l2, l.parity_tolerance,
        l.wraps_only, l.load_before, l.load_after, l.governor, l.mhz_before, l.mhz_after, l.energy_source, l.notes,
        c.machine, c.started_at, c.record_id
 FROM _cells c
@@ -53,7 +55,8 @@ WITH unforced AS (
 ), noise AS (
     -- Two copies of a model have different positions in memory, for better or worse. Several processes show how much that changes a phase.
     -- In one process, the positions may be good or bad for one phase only: the worst phase counts for all.
-    SELECT * EXCLUDE (runs, bound), if(several, bound, max(bound) OVER setting) AS noise, if(several, runs, arg_max(runs, bound) OVER setting) AS noise_runs
+    SELECT * EXCLUDE (runs, bound), if(several, bound, max(bound) OVER setting) AS noise,
+           if(several, runs, arg_max(runs, bound) OVER setting) AS noise_runs
     FROM itself
     WINDOW setting AS (PARTITION BY manifest, model, engine, ranks, workload, asked, machine)
 ), stored AS (
@@ -76,7 +79,8 @@ WITH unforced AS (
     GROUP BY ALL
 ), saved AS (
     -- The bytes that the dense model reads for a token over those that the variant reads, and the bytes of one weight.
-    SELECT variant_id, max(dense) FILTER (recipe = 'dense') OVER one_model AS whole, max(width) FILTER (recipe = 'dense') OVER one_model AS width,
+    SELECT variant_id, max(dense) FILTER (recipe = 'dense') OVER one_model AS whole,
+           max(width) FILTER (recipe = 'dense') OVER one_model AS width,
            coalesce(head, 0) * width AS kept, (whole + kept) / (packed + kept) AS most
     FROM stored
     LEFT JOIN heads USING (named, source, revision, family, dtype, weights)
@@ -85,14 +89,17 @@ WITH unforced AS (
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, engine, ranks, workload,
        phase, 1000 * median_s AS ms, 1000 * low_s AS low_ms, 1000 * high_s AS high_ms, 1000 * mad_s AS mad_ms, n, steady,
        1000 * p90_s AS p90_ms, 1000 * cpu_s AS cpu_ms, energy_j, dense_energy_j, 1000 * dense_s AS dense_ms,
-       1 / ratio AS speedup, 1 / ratio_high AS speedup_low, 1 / ratio_low AS speedup_high, pairs, processes, within_sd, between_sd, exp(noise) - 1 AS noise, noise_runs,
+       1 / ratio AS speedup, 1 / ratio_high AS speedup_low, 1 / ratio_low AS speedup_high, pairs, processes, within_sd,
+       between_sd, exp(noise) - 1 AS noise, noise_runs,
        exp(-own) AS kernel_speedup, exp(zeros) AS zeros_speedup,
        exp(zeros - sqrt(half ** 2 + (ln(ratio_high / ratio_low) / 2) ** 2)) AS zeros_speedup_low,
        exp(zeros + sqrt(half ** 2 + (ln(ratio_high / ratio_low) / 2) ** 2)) AS zeros_speedup_high,
        -- Of one sequence, a token takes every weight once. Files hold other bytes than a run in another number format.
-       CASE WHEN zeros IS NOT NULL AND phase = 'decode' AND starts_with(workload, 'b1 ') AND round(width) = if(l.dtype = 'float32', 4, 2) THEN most END AS zeros_bound,
+       CASE WHEN zeros IS NOT NULL AND phase = 'decode' AND starts_with(workload, 'b1 ')
+           AND round(width) = if(l.dtype = 'float32', 4, 2) THEN most END AS zeros_bound,
        CASE WHEN noise IS NOT NULL AND ratio IS NOT NULL THEN exp(greatest(noise, ln(ratio_high / ratio_low) / 2)) - 1 END AS resolution,
-       CASE WHEN ratio IS NOT NULL AND method <> 'dense' THEN _timed_verdict(-ln(ratio), -ln(ratio_high), -ln(ratio_low), noise, steady) END AS verdict,
+       CASE WHEN ratio IS NOT NULL
+           AND method <> 'dense' THEN _timed_verdict(-ln(ratio), -ln(ratio_high), -ln(ratio_low), noise, steady) END AS verdict,
        baseline, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after,
        governor, mhz_before, mhz_after, energy_source, placement, stolen, notes, machine, started_at, record_id
 FROM (SELECT * REPLACE (noise * if(several AND processes > 1, sqrt(greatest(1, noise_runs / processes)), 1) AS noise), -- a mean over fewer processes varies more

@@ -2,14 +2,16 @@ CREATE OR REPLACE VIEW memory AS
 WITH parts AS (
     SELECT record_id, 'overall' AS phase, NULL::INTEGER AS rank, peak_bytes, NULL::BIGINT AS peak_rss_bytes,
            NULL::BIGINT AS anon_bytes, NULL::BIGINT AS pss_bytes, NULL::BIGINT AS tensor_bytes, NULL::BIGINT AS baseline_bytes,
-           NULL::BIGINT AS cuda_allocated_bytes, NULL::BIGINT AS cuda_reserved_bytes, NULL::BIGINT AS cuda_process_bytes, NULL::BIGINT AS cache_bytes
+           NULL::BIGINT AS cuda_allocated_bytes, NULL::BIGINT AS cuda_reserved_bytes, NULL::BIGINT AS cuda_process_bytes,
+           NULL::BIGINT AS cache_bytes
     FROM base.memory
     UNION ALL BY NAME
     SELECT p.record_id, p.phase, NULL::INTEGER AS rank, any_value(p.peak_bytes) AS peak_bytes,
            sum(r.peak_rss_bytes)::BIGINT AS peak_rss_bytes, sum(r.anon_bytes)::BIGINT AS anon_bytes,
            sum(r.pss_bytes)::BIGINT AS pss_bytes, sum(r.tensor_bytes)::BIGINT AS tensor_bytes,
            sum(r.baseline_bytes)::BIGINT AS baseline_bytes, sum(r.cuda_allocated_bytes)::BIGINT AS cuda_allocated_bytes,
-           sum(r.cuda_reserved_bytes)::BIGINT AS cuda_reserved_bytes, if(count(*) = count(r.cuda_process_bytes), sum(r.cuda_process_bytes), NULL)::BIGINT AS cuda_process_bytes,
+           sum(r.cuda_reserved_bytes)::BIGINT AS cuda_reserved_bytes,
+           if(count(*) = count(r.cuda_process_bytes), sum(r.cuda_process_bytes), NULL)::BIGINT AS cuda_process_bytes,
            if(count(*) = count(r.cache_bytes), sum(r.cache_bytes), NULL)::BIGINT AS cache_bytes
     FROM base.memory_phases p
     LEFT JOIN base.memory_ranks r ON r.record_id = p.record_id AND r.phase = p.phase
@@ -18,7 +20,8 @@ WITH parts AS (
     FROM base.memory_ranks
 ), measured AS (
     SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
-           m.engine, m.ranks, _workload(c.settings) AS workload, coalesce(c.settings ->> '$.dtype', '') AS asked, p.* EXCLUDE (record_id), m.source AS measure, m.kernel,
+           m.engine, m.ranks, _workload(c.settings) AS workload, coalesce(c.settings ->> '$.dtype', '') AS asked,
+           p.* EXCLUDE (record_id), m.source AS measure, m.kernel,
            m.device, m.dtype, m.threads, m.parity_l2, m.wraps_only, m.notes, c.machine, c.place, c.started_at, c.record_id
     FROM _cells c
     JOIN base.memory m USING (record_id)

@@ -1,6 +1,7 @@
 CREATE OR REPLACE VIEW samples AS
 SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
-       l.engine, l.ranks, l.dtype, _workload(c.settings) AS workload, s.phase, s.side, s.process, s.block, s.index, 1000 * s.wall_s AS ms, 1000 * s.cpu_s AS cpu_ms,
+       l.engine, l.ranks, l.dtype, _workload(c.settings) AS workload, s.phase, s.side, s.process, s.block, s.index,
+       1000 * s.wall_s AS ms, 1000 * s.cpu_s AS cpu_ms,
        c.machine, c.started_at, c.record_id
 FROM _cells c
 JOIN base.latency l USING (record_id)

@@ -4,7 +4,9 @@ WITH measured AS (
            concat(model_label(model, weights), chr(10), phase, ', ', workload_label(workload),
                   -- What was timed in two number formats has a panel for each.
                   if(count(DISTINCT dtype) OVER (PARTITION BY model, workload, phase, machine) > 1, ', ' || dtype, ''),
-                  if(count(DISTINCT machine) OVER () > 1, ', ' || if(count(DISTINCT machine_label(machine)) OVER () = count(DISTINCT machine) OVER (), machine_label(machine), machine), '')) AS panel
+                  if(count(DISTINCT machine) OVER () > 1,
+                      ', ' || if(count(DISTINCT machine_label(machine)) OVER () = count(DISTINCT machine) OVER (),
+                          machine_label(machine), machine), '')) AS panel
     FROM (FROM latency JOIN ways USING (variant_id)) l
     -- Loading is timed once, generating is prefill and decode again.
     WHERE phase NOT IN ('generate', 'load')
@@ -16,10 +18,12 @@ WITH measured AS (
                         if(d.kernel_speedup IS NULL, d.speedup_low, NULL) AS speedup_low,
                         if(d.kernel_speedup IS NULL, d.speedup_high, NULL) AS speedup_high)
     FROM measured d
-    LEFT JOIN (SELECT DISTINCT manifest, panel, engine, ranks, line FROM measured WHERE method <> 'dense') l USING (manifest, panel, engine, ranks)
+    LEFT JOIN (SELECT DISTINCT manifest, panel, engine, ranks, line FROM measured
+        WHERE method <> 'dense') l USING (manifest, panel, engine, ranks)
     WHERE method = 'dense'
 )
-SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, engine, kernel, ranks, dtype, workload, phase, panel, speedup,
+SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, engine, kernel, ranks, dtype,
+       workload, phase, panel, speedup,
        speedup_low, speedup_high, zeros_speedup, zeros_speedup_low, zeros_speedup_high, zeros_bound, verdict, machine, started_at
 FROM points
 WHERE speedup IS NOT NULL

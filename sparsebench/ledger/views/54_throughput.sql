@@ -11,8 +11,10 @@ WITH quantized AS (
     SELECT variant_id, any_value(parameters) AS parameters FROM base.makings JOIN _counted USING (record_id) GROUP BY variant_id
 )
 SELECT z.variant_id, max(z.bytes) FILTER (format = 'dense') AS dense_bytes, max(z.bytes) FILTER (format = 'packed') AS packed_bytes,
-       TRY_CAST(regexp_extract(coalesce(any_value(type), any_value(name)), '\d+') AS INTEGER) AS rounded, coalesce(any_value(alone), true) AS alone,
-       coalesce(any_value(parameters), max(z.bytes) FILTER (format = 'dense') / if(any_value(z.dtype) IN ('bfloat16', 'float16'), 2, 4)) AS parameters
+       TRY_CAST(regexp_extract(coalesce(any_value(type), any_value(name)), '\d+') AS INTEGER) AS rounded,
+       coalesce(any_value(alone), true) AS alone,
+       coalesce(any_value(parameters),
+           max(z.bytes) FILTER (format = 'dense') / if(any_value(z.dtype) IN ('bfloat16', 'float16'), 2, 4)) AS parameters
 FROM sizes z
 LEFT JOIN quantized USING (variant_id)
 LEFT JOIN made USING (variant_id)
@@ -21,16 +23,20 @@ GROUP BY z.variant_id;
 -- An engine that skips zeros runs the dense model in its own dense kernels here (`own`), where that was timed.
 CREATE OR REPLACE VIEW throughput AS
 WITH timed AS (
-    SELECT l.*, coalesce(rounded, 16) AS bits, if(engine = 'sparse' AND method <> 'dense', packed_bytes, dense_bytes) AS weight_bytes, parameters,
+    SELECT l.*, coalesce(rounded, 16) AS bits,
+           if(engine = 'sparse' AND method <> 'dense', packed_bytes, dense_bytes) AS weight_bytes, parameters,
            -- Dense: no zeros and no other shapes, whatever its number format.
            method = 'dense' OR (alone AND rounded IS NOT NULL) AS whole,
-           CAST(regexp_extract(workload, '^b(\d+)', 1) AS INTEGER) AS sequences, CAST(regexp_extract(workload, ' p(\d+)', 1) AS INTEGER) AS prompt,
+           CAST(regexp_extract(workload, '^b(\d+)', 1) AS INTEGER) AS sequences,
+           CAST(regexp_extract(workload, ' p(\d+)', 1) AS INTEGER) AS prompt,
            CAST(regexp_extract(workload, ' g(\d+)', 1) AS INTEGER) AS generated
     FROM (FROM latency UNION ALL BY NAME SELECT *, true AS own FROM _own_dense) l
     LEFT JOIN _formats USING (variant_id)
-    QUALIFY row_number() OVER (PARTITION BY l.manifest, l.variant_id, engine, ranks, workload, l.dtype, phase, machine ORDER BY own, started_at DESC, record_id) = 1
+    QUALIFY row_number() OVER (PARTITION BY l.manifest, l.variant_id, engine, ranks, workload, l.dtype, phase, machine
+        ORDER BY own, started_at DESC, record_id) = 1
 ), best AS (
-    SELECT manifest, model, machine, workload, phase, min(ms) FILTER (bits = 16) AS best_16_ms, arg_min(engine || ', ' || dtype, ms) FILTER (bits = 16) AS best_16,
+    SELECT manifest, model, machine, workload, phase, min(ms) FILTER (bits = 16) AS best_16_ms,
+           arg_min(engine || ', ' || dtype, ms) FILTER (bits = 16) AS best_16,
            min(ms) FILTER (bits = 8) AS best_8_ms, arg_min(engine, ms) FILTER (bits = 8) AS best_8,
            min(ms) FILTER (bits = 4) AS best_4_ms, arg_min(engine, ms) FILTER (bits = 4) AS best_4
     FROM timed
@@ -38,8 +44,10 @@ WITH timed AS (
     GROUP BY ALL
 )
 SELECT manifest, variant_id, model, weights, method, sparsity, engine, ranks, workload, phase,
-       CASE phase WHEN 'decode' THEN 'tg' WHEN 'generate' THEN format('{} + {}', prompt, generated) WHEN 'load' THEN 'load' ELSE 'pp ' || prompt END AS test,
-       ms, CASE WHEN phase = 'decode' THEN sequences WHEN phase IN ('prefill', 'forward') THEN sequences * prompt END * 1000 / ms AS tokens_per_second,
+       CASE phase WHEN 'decode' THEN 'tg' WHEN 'generate' THEN format('{} + {}', prompt, generated) WHEN 'load' THEN 'load'
+           ELSE 'pp ' || prompt END AS test,
+       ms, CASE WHEN phase = 'decode' THEN sequences
+           WHEN phase IN ('prefill', 'forward') THEN sequences * prompt END * 1000 / ms AS tokens_per_second,
        8 * weight_bytes / parameters AS bits_per_weight,
        CASE WHEN phase = 'decode' AND sequences = 1 AND dtype <> 'float32' THEN weight_bytes / ms / 1e6 END AS gb_per_second,
        speedup, best_16_ms / ms AS speedup_over_best, best_16_ms, best_16, best_8_ms, best_8, best_4_ms, best_4,

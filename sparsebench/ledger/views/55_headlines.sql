@@ -21,7 +21,8 @@ GROUP BY model, weights, machine, workload, phase, dtype, name, ranks, threads;
 -- there. `shown`: the speed-up as tables have it, with a question mark where neither a gain nor a loss is shown.
 CREATE OR REPLACE VIEW _headlines AS
 WITH fastest AS (
-    SELECT model, weights, machine, workload, phase, min(ms) AS best_ms, arg_min(name, ms) AS rival, arg_min(dtype, ms) AS rival_dtype, count(DISTINCT name) FILTER (name <> 'our dense kernels') AS rivals
+    SELECT model, weights, machine, workload, phase, min(ms) AS best_ms, arg_min(name, ms) AS rival,
+           arg_min(dtype, ms) AS rival_dtype, count(DISTINCT name) FILTER (name <> 'our dense kernels') AS rivals
     FROM _dense_times
     GROUP BY ALL
 )

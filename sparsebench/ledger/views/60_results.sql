@@ -23,7 +23,9 @@ SELECT manifest, variant_id, machine, f.engine, f.ranks, f.workload, prefill_ms,
 FROM timed
 FULL JOIN peaks USING (manifest, variant_id, model, machine)
 JOIN _first_runtime f USING (manifest, model)
-QUALIFY row_number() OVER (PARTITION BY manifest, variant_id ORDER BY NOT coalesce(greatest(timed.own, peaks.own), false), timed.started_at IS NULL, greatest(timed.started_at, peaks.started_at) DESC, machine) = 1;
+QUALIFY row_number() OVER (PARTITION BY manifest, variant_id
+    ORDER BY NOT coalesce(greatest(timed.own, peaks.own), false), timed.started_at IS NULL,
+        greatest(timed.started_at, peaks.started_at) DESC, machine) = 1;
 
 CREATE OR REPLACE VIEW results AS
 WITH variants AS (
@@ -43,7 +45,8 @@ WITH variants AS (
     SELECT manifest, variant_id, sum(zeros) / sum(count) AS zero_share FROM tensors WHERE prunable GROUP BY ALL
 ), fastest AS (
     -- The engine that makes a token of the variant fastest, on the first workload that has one.
-    SELECT manifest, variant_id, machine, workload, arg_min(engine, ms) AS fastest_engine, min(ms) AS fastest_decode_ms, max(best_16_ms) AS best_dense_decode_ms
+    SELECT manifest, variant_id, machine, workload, arg_min(engine, ms) AS fastest_engine, min(ms) AS fastest_decode_ms,
+           max(best_16_ms) AS best_dense_decode_ms
     FROM throughput
     WHERE phase = 'decode'
     GROUP BY manifest, variant_id, machine, workload
@@ -56,8 +59,10 @@ WITH variants AS (
 )
 SELECT v.manifest, v.variant_id, v.model, v.family, v.weights, v.recipe, v.method, v.granularity, v.pattern, v.sparsity,
        coalesce(a.achieved, k.zero_share) AS achieved_sparsity, v.seed, v.calibration, v.dtype,
-       coalesce(r.machine, s.machine, v.machine) AS machine, s.task, s.metric, s.higher_is_better, s.score, s.collapsed, s.low, s.high, s.n, s.limited, s.num_fewshot,
-       s.chance, coalesce(c.dense_score, CASE WHEN v.method = 'dense' THEN s.score END) AS dense_score, c.retained, c.retained_low, c.retained_high,
+       coalesce(r.machine, s.machine, v.machine) AS machine, s.task, s.metric, s.higher_is_better, s.score, s.collapsed, s.low,
+       s.high, s.n, s.limited, s.num_fewshot,
+       s.chance, coalesce(c.dense_score, CASE WHEN v.method = 'dense' THEN s.score END) AS dense_score, c.retained,
+       c.retained_low, c.retained_high,
        c.verdict, c.tests, c.q, c.q_tests, c.detectable, c.loss_at_most, c.loses_less, c.documents_to_clear, s.floor,
        s.bits_per_byte,
        z.bytes_dense, z.bytes_packed, z.bytes_archive, r.engine, r.ranks, r.workload, r.prefill_ms, r.decode_ms, r.peak_bytes,

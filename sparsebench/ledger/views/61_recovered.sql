@@ -19,7 +19,8 @@ WITH last AS (
     FROM pairs
 )
 SELECT manifest, variant_id, model, family, recipe, sparsity, task, metric, higher_is_better, before, after, dense_score,
-       if(loss > 0, gained / loss, NULL) AS regained, gained, trained_tokens, operations, hours, gained / hours AS recovered_per_hour, joules, energy_source, machine
+       if(loss > 0, gained / loss, NULL) AS regained, gained, trained_tokens, operations, hours,
+       gained / hours AS recovered_per_hour, joules, energy_source, machine
 FROM scaled
 ORDER BY manifest, model, task, recipe;
 

@@ -11,5 +11,6 @@ SELECT d.variant_id, d.model, d.weights, d.sparsity, r.words, d.ratio, d.ratio_l
 FROM vs_dense d
 JOIN _recipes r USING (variant_id)
 JOIN files f ON (f.model, f.weights, f.sparsity) = (d.model, d.weights, d.sparsity)
-WHERE d.ratio IS NOT NULL AND d.pattern = 'unstructured' AND d.weights <> 'random' AND NOT r.chance AND d.variant_id NOT IN (FROM _more_than_zeros)
+WHERE d.ratio IS NOT NULL AND d.pattern = 'unstructured' AND d.weights <> 'random' AND NOT r.chance
+    AND d.variant_id NOT IN (FROM _more_than_zeros)
 QUALIFY row_number() OVER (PARTITION BY d.model, d.weights, round(d.sparsity, 4) ORDER BY d.ratio, r.words, d.variant_id) = 1;

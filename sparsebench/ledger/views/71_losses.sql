@@ -18,9 +18,15 @@ WITH judged AS (
     -- Where a variant was scored on fewer documents than another of its model, the table says on how many.
     SELECT *, if(n < max(n) OVER (PARTITION BY model, weights, task), format(' (n = {:,})', n), '') AS few FROM judged
 ), each AS (
-    SELECT model, weights, variant_id, count(DISTINCT _benchmark(task)) AS tasks, tasks - count(DISTINCT _benchmark(task)) FILTER (loses_less IS NOT true) AS cleared, bool_or(lost) AS lost, count(*) FILTER (lost) AS losses,
-           bool_and(half IS NOT false AND NOT collapsed AND NOT at_chance) AS works, bool_and(half) AS halved, max(if(scale = 'perplexity', times, 1 - gain)) AS worst,
-           string_agg(task || if(scale = 'perplexity', format(if(abs(times - 1) < 0.05, ' ×{:.3f}', ' ×{:.2f}'), times), format(' {:+.3f}', difference)) || few, ', ' ORDER BY task) FILTER (shown) AS what, ' (' || string_agg(format('{} n = {:,}', task, n), ', ' ORDER BY task) FILTER (few <> '' AND NOT shown) || ')' AS few
+    SELECT model, weights, variant_id, count(DISTINCT _benchmark(task)) AS tasks,
+           tasks - count(DISTINCT _benchmark(task)) FILTER (loses_less IS NOT true) AS cleared, bool_or(lost) AS lost,
+           count(*) FILTER (lost) AS losses,
+           bool_and(half IS NOT false AND NOT collapsed AND NOT at_chance) AS works, bool_and(half) AS halved,
+           max(if(scale = 'perplexity', times, 1 - gain)) AS worst,
+           string_agg(task || if(scale = 'perplexity', format(if(abs(times - 1) < 0.05, ' ×{:.3f}', ' ×{:.2f}'), times),
+               format(' {:+.3f}', difference)) || few, ', ' ORDER BY task) FILTER (shown) AS what,
+                   ' (' || string_agg(format('{} n = {:,}', task, n), ', ' ORDER BY task) FILTER (few <> '' AND NOT shown)
+                       || ')' AS few
     FROM sampled
     GROUP BY model, weights, variant_id
 ), files AS (

@@ -2,7 +2,8 @@
 WITH made AS (
     SELECT DISTINCT variant_id, model, weights, method, granularity, pattern, sparsity, seed, achieved_sparsity
     FROM results
-    WHERE method <> 'dense' AND sparsity IS NOT NULL AND achieved_sparsity IS NOT NULL AND variant_id NOT IN (FROM _more_than_zeros) /* manifests */
+    WHERE method <> 'dense' AND sparsity IS NOT NULL AND achieved_sparsity IS NOT NULL
+        AND variant_id NOT IN (FROM _more_than_zeros) /* manifests */
           -- A training that helped nowhere keeps the weights that it began with: they are another method's, byte for byte.
           AND variant_id NOT IN (
               SELECT t.variant_id FROM variants t JOIN variants p ON p.model = t.model AND p.content = t.content AND p.trained_tokens IS NULL

@@ -4,7 +4,8 @@ WITH scored AS (
     SELECT s.record_id, s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.subset, s.num_fewshot, s.pattern, s.sparsity, s.seed,
            method_label(s.method, if(s.pattern LIKE '%:%', '', s.granularity), 'unstructured') || way AS label,
            method_label(s.method, if(s.pattern LIKE '%:%', '', s.granularity), 'unstructured') || calibrated AS name,
-           s.score, s.collapsed, if(s.collapsed, NULL, s.low) AS low, if(s.collapsed, NULL, s.high) AS high, v.dense_score, v.verdict, v.detectable
+           s.score, s.collapsed, if(s.collapsed, NULL, s.low) AS low, if(s.collapsed, NULL, s.high) AS high, v.dense_score,
+           v.verdict, v.detectable
     FROM scores s
     JOIN ways USING (variant_id)
     JOIN (SELECT manifest, record_id, dense_score, verdict, detectable FROM vs_dense) v USING (manifest, record_id)
@@ -28,12 +29,17 @@ WITH scored AS (
            CASE WHEN windows >= 10 THEN _ratio_half(dd - 2 * (d / l) * dl + (d / l) ** 2 * ll, windows, l) END AS half
     FROM sums
 )
-SELECT model, weights, dtype, task, metric, n, subset, num_fewshot, pattern, sparsity, seed, label, name, score, low, high, collapsed, dense_score,
-       if(collapsed, NULL, score / dense_score) AS ratio, verdict, if(collapsed, NULL, detectable) AS detectable, if(collapsed, NULL, detectable / dense_score) AS detectable_share, place = 1 AS best, coalesce(shift - half <= 0, false) AS tied,
+SELECT model, weights, dtype, task, metric, n, subset, num_fewshot, pattern, sparsity, seed, label, name, score, low, high,
+       collapsed, dense_score,
+       if(collapsed, NULL, score / dense_score) AS ratio, verdict, if(collapsed, NULL, detectable) AS detectable,
+       if(collapsed, NULL, detectable / dense_score) AS detectable_share, place = 1 AS best,
+       coalesce(shift - half <= 0, false) AS tied,
        exp(shift) AS times, exp(shift - half) AS times_low, exp(shift + half) AS times_high,
-       n >= 10 AS ranked, CASE WHEN collapsed OR n < 10 THEN '' WHEN place = 1 THEN '**' ELSE '' END AS bold, CASE WHEN tied AND NOT collapsed THEN ' ≈' ELSE '' END AS mark,
+       n >= 10 AS ranked, CASE WHEN collapsed OR n < 10 THEN '' WHEN place = 1 THEN '**' ELSE '' END AS bold,
+       CASE WHEN tied AND NOT collapsed THEN ' ≈' ELSE '' END AS mark,
        avg(place) OVER (PARTITION BY model, weights, dtype, task, n, subset, num_fewshot, pattern = 'unstructured', label) AS standing
 FROM ranked
 LEFT JOIN spread USING (record_id)
 WHERE rivals > 1
-ORDER BY model, weights, dtype, task, n, subset, num_fewshot, pattern <> 'unstructured', if(pattern = 'unstructured', standing, 0), pattern, sparsity, place
+ORDER BY model, weights, dtype, task, n, subset, num_fewshot, pattern <> 'unstructured',
+    if(pattern = 'unstructured', standing, 0), pattern, sparsity, place

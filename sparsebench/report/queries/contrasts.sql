@@ -12,7 +12,8 @@ WITH scored AS (
     QUALIFY row_number() OVER (PARTITION BY model, weights, dtype, task, metric, n, subset, num_fewshot, sparsity, method, inputs, text_number
                                ORDER BY _goodness(score, higher_is_better) DESC, granularity, record_id) = 1
 ), paired AS (
-    SELECT a.*, b.record_id AS after_id, b.label AS after_label, b.score AS after, a.collapsed AND b.collapsed AS both_collapsed, b.text_number AS after_text, coalesce(a.at_chance AND b.at_chance, false) AS guessed,
+    SELECT a.*, b.record_id AS after_id, b.label AS after_label, b.score AS after, a.collapsed AND b.collapsed AS both_collapsed,
+           b.text_number AS after_text, coalesce(a.at_chance AND b.at_chance, false) AS guessed,
            CASE WHEN a.method = 'magnitude' AND b.method = 'wanda' THEN 'inputs'
                 WHEN a.inputs = b.inputs AND a.text_number = b.text_number AND a.method = 'wanda' AND b.method = 'sparsegpt' THEN 'update'
                 WHEN a.inputs = b.inputs AND a.text_number = b.text_number AND b.method = a.method || '+owl' THEN 'allocation'
@@ -37,13 +38,16 @@ WITH scored AS (
     SELECT record_id, after_id, shift, _ratio_half(rest, windows, tokens) AS half FROM sums
 )
 SELECT ingredient, model, weights, dtype, task, metric, n, subset, num_fewshot, sparsity, if(inputs = '', 'pruned', 'dense') AS inputs,
-       concat(label, if(ingredient = 'propagation', '', inputs), if(ingredient <> 'text' AND text_number > 1, ', text ' || text_number, '')) AS label,
-       concat(after_label, if(ingredient = 'inputs' AND after_text > 1, ', text ' || after_text, '')) AS after_label, dense_score, score AS before, after,
+       concat(label, if(ingredient = 'propagation', '', inputs),
+           if(ingredient <> 'text' AND text_number > 1, ', text ' || text_number, '')) AS label,
+       concat(after_label, if(ingredient = 'inputs' AND after_text > 1, ', text ' || after_text, '')) AS after_label, dense_score,
+       score AS before, after,
        text_number AS before_text, after_text, CASE WHEN scale = 'perplexity' THEN score END AS before_perplexity,
        CASE WHEN scale = 'perplexity' THEN after END AS after_perplexity,
        _benchmark(task) AS benchmark,
        coalesce(before_perplexity > 3 * dense_score AND after_perplexity > 3 * dense_score, false) AS both_ruined,
-       NOT (guessed OR both_collapsed) AS sound, if(sound, sign(_goodness(after, higher_is_better) - _goodness(score, higher_is_better)), 0) AS lead,
+       NOT (guessed OR both_collapsed) AS sound,
+       if(sound, sign(_goodness(after, higher_is_better) - _goodness(score, higher_is_better)), 0) AS lead,
        exp(shift - half) AS times_low, exp(shift + half) AS times_high
 FROM paired
 LEFT JOIN intervals USING (record_id, after_id)

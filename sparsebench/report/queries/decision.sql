@@ -6,9 +6,13 @@
 WITH asked AS (
     SELECT DISTINCT variant_id, sparsity FROM cells WHERE weights <> 'random' /* manifests */
 ), losses AS (
-    SELECT variant_id, string_agg(task || if(ratio IS NULL, format(' {:+.3f}', difference), format(if(abs(ratio - 1) < 0.05, ' ×{:.3f}', ' ×{:.2f}'), ratio)), ', ' ORDER BY task) AS what
+    SELECT variant_id, string_agg(task
+               || if(ratio IS NULL, format(' {:+.3f}', difference),
+                   format(if(abs(ratio - 1) < 0.05, ' ×{:.3f}', ' ×{:.2f}'), ratio)), ', ' ORDER BY task) AS what
     -- A task on which dense itself is at chance shows no loss.
-    FROM (FROM vs_dense JOIN asked USING (variant_id) JOIN (SELECT manifest, record_id FROM scores WHERE NOT dense_at_chance) USING (manifest, record_id) QUALIFY row_number() OVER (PARTITION BY variant_id, task ORDER BY pairs DESC, manifest, record_id) = 1)
+    FROM (FROM vs_dense JOIN asked USING (variant_id)
+        JOIN (SELECT manifest, record_id FROM scores WHERE NOT dense_at_chance) USING (manifest, record_id)
+        QUALIFY row_number() OVER (PARTITION BY variant_id, task ORDER BY pairs DESC, manifest, record_id) = 1)
     -- A second metric of the same answers (g2p_per) says little more.
     WHERE _lost(verdict) AND _benchmark(task) = task
     GROUP BY variant_id
@@ -25,26 +29,42 @@ WITH asked AS (
     SELECT model, weights, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL
 ), grouped AS (
     -- Widths of int4's groups other than the usual one are told.
-    SELECT variant_id, ' in groups of ' || max(value) AS wide FROM steps WHERE step = 'quantize' AND name = 'int4' AND field = 'group' AND value <> '64' GROUP BY variant_id
+    SELECT variant_id, ' in groups of ' || max(value) AS wide
+    FROM steps
+    WHERE step = 'quantize' AND name = 'int4' AND field = 'group' AND value <> '64'
+    GROUP BY variant_id
 ), sampled AS (
     -- A variant scored on less than half of the documents of another of its model says less.
     SELECT variant_id, documents < max(documents) OVER (PARTITION BY model, weights) / 2 AS few
-    FROM (SELECT variant_id, model, weights, sum(pairs) AS documents FROM (SELECT variant_id, model, weights, task, max(pairs) AS pairs FROM vs_dense JOIN asked USING (variant_id) GROUP BY ALL) GROUP BY ALL)
+    FROM (SELECT variant_id, model, weights, sum(pairs) AS documents
+        FROM (SELECT variant_id, model, weights, task, max(pairs) AS pairs FROM vs_dense JOIN asked USING (variant_id)
+            GROUP BY ALL)
+        GROUP BY ALL)
 ), timed AS (
     SELECT l.model, l.weights, words, engine, split_part(machine_label(machine), ',', 1) AS processor,
-           any_value(speedup) FILTER (phase IN ('generate', 'forward') AND gains) AS request, max(rivals) AS ran, any_value(rival) FILTER (phase IN ('generate', 'forward')) AS rival,
-           any_value(speedup) FILTER (phase IN ('decode', 'forward') AND gains) AS token, any_value(speedup) FILTER (phase = 'prefill') AS prompt,
-           any_value(shown) FILTER (phase IN ('decode', 'forward')) AS token_shown, any_value(shown) FILTER (phase = 'prefill') AS prompt_shown, any_value(shown) FILTER (phase IN ('generate', 'forward')) AS request_shown,
+           any_value(speedup) FILTER (phase IN ('generate', 'forward') AND gains) AS request, max(rivals) AS ran,
+           any_value(rival) FILTER (phase IN ('generate', 'forward')) AS rival,
+           any_value(speedup) FILTER (phase IN ('decode', 'forward') AND gains) AS token,
+           any_value(speedup) FILTER (phase = 'prefill') AS prompt,
+           any_value(shown) FILTER (phase IN ('decode', 'forward')) AS token_shown,
+           any_value(shown) FILTER (phase = 'prefill') AS prompt_shown,
+           any_value(shown) FILTER (phase IN ('generate', 'forward')) AS request_shown,
            any_value(regexp_replace(workload, '^b1 p(\d+) g(\d+).*', 'a prompt of \1 tokens, an answer of \2')) AS workload
     FROM _headlines l
     JOIN _recipes USING (variant_id)
     WHERE verdict IS NOT NULL
     GROUP BY l.model, l.weights, words, record_id, engine, processor
     -- A job whose dense model other engines ran as well says more than one without; there one workload for all.
-    QUALIFY row_number() OVER (PARTITION BY l.model, l.weights, words ORDER BY max(rivals) DESC, if(max(rivals) > 1, min(l.workload), ''), coalesce(request, token, 0) DESC, any_value(speedup) FILTER (phase IN ('generate', 'forward')) DESC NULLS LAST, engine, processor, record_id) = 1
+    QUALIFY row_number() OVER (PARTITION BY l.model, l.weights, words
+        ORDER BY max(rivals) DESC, if(max(rivals) > 1, min(l.workload), ''), coalesce(request, token, 0) DESC,
+            any_value(speedup) FILTER (phase IN ('generate', 'forward')) DESC NULLS LAST, engine, processor, record_id) = 1
 ), chosen AS (
-    SELECT g.variant_id, g.model, g.weights, sparsity, k.kind, k.words || coalesce(wide, '') AS recipe, coalesce(replace(what, ' -', ' −'), 'none') AS what, g.tasks, g.retained, retained_low, retained_high, g.weakest, g.ratio,
-           f.bytes / p.bytes AS share, request, token, if(coalesce(request, token) IS NULL, NULL, prompt) AS prompt, token_shown, prompt_shown, request_shown, workload, engine, processor, rival, ran AS rivals, g.weights = 'dequantized' AND k.words LIKE '%int4%' AS again
+    SELECT g.variant_id, g.model, g.weights, sparsity, k.kind, k.words || coalesce(wide, '') AS recipe,
+           coalesce(replace(what, ' -', ' −'), 'none') AS what, g.tasks, g.retained, retained_low, retained_high, g.weakest,
+           g.ratio,
+           f.bytes / p.bytes AS share, request, token, if(coalesce(request, token) IS NULL, NULL, prompt) AS prompt, token_shown,
+           prompt_shown, request_shown, workload, engine, processor, rival, ran AS rivals,
+           g.weights = 'dequantized' AND k.words LIKE '%int4%' AS again
     FROM gate g
     JOIN asked USING (variant_id)
     JOIN _recipes k USING (variant_id)

@@ -7,22 +7,28 @@ WITH asked AS (
     SELECT DISTINCT variant_id, model FROM cells WHERE status = 'done' /* manifests */
     AND variant_id NOT IN (FROM _more_than_zeros)
 ), runs AS (
-    SELECT * REPLACE (round(sparsity, 4) AS sparsity), phase = 'encode' OR phase = 'prefill' AND family <> 'encoder-decoder' AS reads, phase IN ('decode', 'forward') AS writes,
+    SELECT * REPLACE (round(sparsity, 4) AS sparsity),
+           phase = 'encode' OR phase = 'prefill' AND family <> 'encoder-decoder' AS reads,
+           phase IN ('decode', 'forward') AS writes,
            method <> 'dense' AND phase NOT IN ('load', 'generate') AND speedup IS NOT NULL AS compared
     FROM latency
     JOIN asked USING (variant_id, model)
     WHERE engine = 'deepspeed'
     QUALIFY row_number() OVER (PARTITION BY record_id, phase ORDER BY manifest) = 1
 ), timed AS (
-    SELECT model, weights, ranks, workload, sparsity, max(threads) AS threads, median(ms) FILTER (reads) AS prompt, median(ms) FILTER (writes) AS each,
+    SELECT model, weights, ranks, workload, sparsity, max(threads) AS threads, median(ms) FILTER (reads) AS prompt,
+           median(ms) FILTER (writes) AS each,
            median(speedup) FILTER (compared AND reads) AS prompt_speedup, median(speedup) FILTER (compared AND writes) AS each_speedup,
            count(*) FILTER (compared) AS comparisons, count(*) FILTER (compared AND verdict = 'faster') AS faster,
-           count(*) FILTER (compared AND (verdict IN ('not steady', 'no noise floor') OR verdict = 'no difference detected' AND resolution > 0.2)) AS unclear
+           count(*) FILTER (compared
+               AND (verdict IN ('not steady', 'no noise floor') OR verdict = 'no difference detected'
+                   AND resolution > 0.2)) AS unclear
     FROM runs
     GROUP BY ALL
 ), weighed AS (
     SELECT m.model, m.weights, m.ranks, m.workload, round(m.sparsity, 4) AS sparsity, record_id,
-           if(m.ranks = 1, max(peak_bytes) FILTER (phase = 'overall' AND rank IS NULL), max(peak_bytes) FILTER (phase <> 'load' AND rank IS NOT NULL)) AS peak
+           if(m.ranks = 1, max(peak_bytes) FILTER (phase = 'overall' AND rank IS NULL),
+               max(peak_bytes) FILTER (phase <> 'load' AND rank IS NOT NULL)) AS peak
     FROM memory m
     JOIN asked USING (variant_id, model)
     WHERE engine = 'deepspeed'

@@ -12,7 +12,8 @@ WITH asked AS (
     FROM errors
     QUALIFY row_number() OVER (PARTITION BY model, weights ORDER BY error, words) = 1
 )
-SELECT DISTINCT model, weights, count(DISTINCT (side, layer)) AS blocks, any_value(words) AS words, any_value(own) AS own, any_value(error) AS error
+SELECT DISTINCT model, weights, count(DISTINCT (side, layer)) AS blocks, any_value(words) AS words, any_value(own) AS own,
+       any_value(error) AS error
 FROM tensors
 JOIN asked USING (variant_id)
 LEFT JOIN nearest USING (model, weights)

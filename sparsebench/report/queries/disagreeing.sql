@@ -3,7 +3,8 @@
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' AND variant_id NOT IN (FROM _more_than_zeros) /* manifests */
 ), judged AS (
-    SELECT s.variant_id, s.model, s.weights, r.words, s.sparsity, _benchmark(s.task) AS benchmark, s.task, s.n, s.score, v.dense_score, v.retained, _lost(v.verdict) OR s.at_chance AS lost,
+    SELECT s.variant_id, s.model, s.weights, r.words, s.sparsity, _benchmark(s.task) AS benchmark, s.task, s.n, s.score,
+           v.dense_score, v.retained, _lost(v.verdict) OR s.at_chance AS lost,
            _goodness(v.difference, s.higher_is_better) >= 0 AS kept
     FROM scores s
     JOIN asked USING (variant_id)
@@ -12,7 +13,8 @@ WITH asked AS (
     WHERE NOT s.dense_at_chance AND s.task NOT IN (SELECT task FROM scores WHERE separable IS false) AND v.retained IS NOT NULL AND NOT r.chance
     QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.task ORDER BY s.n DESC, s.manifest, s.record_id) = 1
 )
-SELECT l.model, l.weights, l.words, l.sparsity, k.task AS kept, k.score AS kept_score, k.dense_score AS kept_dense, l.task AS lost, l.score AS lost_score, l.dense_score AS lost_dense, l.retained
+SELECT l.model, l.weights, l.words, l.sparsity, k.task AS kept, k.score AS kept_score, k.dense_score AS kept_dense,
+       l.task AS lost, l.score AS lost_score, l.dense_score AS lost_dense, l.retained
 FROM judged l
 JOIN judged k ON k.variant_id = l.variant_id AND k.benchmark <> l.benchmark
 WHERE l.lost AND k.kept AND NOT k.lost

@@ -8,7 +8,8 @@ WITH fetched AS (
 )
 SELECT f.model, f.weights, f.bytes, f.share, min(s.sparsity) FILTER (s.bytes < f.bytes) AS packed_from
 FROM fetched f
-LEFT JOIN (FROM sizes WHERE format = 'packed' AND pattern = 'unstructured' AND sparsity > 0 AND method <> 'random' AND variant_id NOT IN (FROM _more_than_zeros)) s
+LEFT JOIN (FROM sizes WHERE format = 'packed' AND pattern = 'unstructured' AND sparsity > 0 AND method <> 'random'
+    AND variant_id NOT IN (FROM _more_than_zeros)) s
     ON s.model = f.model AND s.weights = f.weights
 GROUP BY f.model, f.weights, f.bytes, f.share
 ORDER BY f.model

@@ -5,9 +5,14 @@
 WITH done AS (
     SELECT DISTINCT variant_id FROM cells WHERE status = 'done' /* manifests */
 ), priced AS (
-    SELECT variant_id, min(share) AS file, arg_min(share * read_bytes / bytes, share) AS read FROM sizes WHERE format = 'packed' GROUP BY variant_id
+    SELECT variant_id, min(share) AS file, arg_min(share * read_bytes / bytes, share) AS read
+    FROM sizes
+    WHERE format = 'packed'
+    GROUP BY variant_id
 ), judged AS (
-    SELECT g.model, g.weights, if(r.kind = 'experts' AND r.words LIKE '%oracle', 'experts by oracle', r.kind) AS kind, r.words, coalesce(nullif(regexp_extract(r.words, '(\d+(?:\.\d+)?%)', 1), ''), regexp_replace(r.words, ' (in groups|\(text).*', '')) AS amount, g.ratio AS perplexity, g.retained, file, read,
+    SELECT g.model, g.weights, if(r.kind = 'experts' AND r.words LIKE '%oracle', 'experts by oracle', r.kind) AS kind, r.words,
+           coalesce(nullif(regexp_extract(r.words, '(\d+(?:\.\d+)?%)', 1), ''),
+               regexp_replace(r.words, ' (in groups|\(text).*', '')) AS amount, g.ratio AS perplexity, g.retained, file, read,
            g.passes, bool_or(g.ratio IS NOT NULL) OVER (PARTITION BY g.model, g.weights) AS reads_on
     FROM gate g
     JOIN done USING (variant_id)
@@ -17,7 +22,9 @@ WITH done AS (
 ), ranked AS (
     -- Where the model has a perplexity, a variant without one says less.
     FROM judged
-    QUALIFY row_number() OVER (PARTITION BY model, weights, kind ORDER BY reads_on AND perplexity IS NULL, NOT passes, if(passes, round(read, 2), NULL), perplexity, words LIKE '%(text%', retained DESC, words) = 1
+    QUALIFY row_number() OVER (PARTITION BY model, weights, kind
+        ORDER BY reads_on AND perplexity IS NULL, NOT passes, if(passes, round(read, 2), NULL), perplexity, words LIKE '%(text%',
+            retained DESC, words) = 1
 ), counted AS (
     SELECT *, count(*) OVER (PARTITION BY model, weights) AS kinds FROM ranked
 )

@@ -10,5 +10,6 @@ JOIN asked USING (variant_id)
 JOIN gate g USING (variant_id)
 JOIN _recipes r USING (variant_id)
 WHERE h.phase = 'prefill' AND h.ranks = 1 AND h.rivals > 1 AND r.kind = 'bits' AND g.passes AND h.workload LIKE 'b1 p%'
-QUALIFY tokens = max(tokens) OVER () AND row_number() OVER (PARTITION BY h.model, h.weights, r.words, tokens ORDER BY h.speedup DESC, h.engine, h.record_id) = 1
+QUALIFY tokens = max(tokens) OVER ()
+    AND row_number() OVER (PARTITION BY h.model, h.weights, r.words, tokens ORDER BY h.speedup DESC, h.engine, h.record_id) = 1
 ORDER BY h.model, h.speedup DESC, r.words

@@ -15,5 +15,6 @@ LEFT JOIN per_rank USING (record_id)
 JOIN ways USING (variant_id)
 WHERE phase = 'overall' AND rank IS NULL /* manifests */
 QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
-ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload, method <> 'dense', method, pattern <> 'unstructured', granularity,
+ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload, method <> 'dense', method,
+    pattern <> 'unstructured', granularity,
          pattern, inputs, sparsity, record_id

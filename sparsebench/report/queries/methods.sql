@@ -12,7 +12,8 @@ WITH applied AS (
 )
 SELECT method, bool_or(spread = 'owl') AS owl, list(
            CASE WHEN pattern LIKE '%:%' THEN pattern
-           ELSE concat_ws(' ', nullif(granularity, ''), nullif(pattern, 'unstructured'), 'at', array_to_string([format('{:g}%', 100 * s) FOR s IN sparsities], ', '))
+           ELSE concat_ws(' ', nullif(granularity, ''), nullif(pattern, 'unstructured'), 'at',
+               array_to_string([format('{:g}%', 100 * s) FOR s IN sparsities], ', '))
            END || if(way = '', '', ' (' || way || ')')
            ORDER BY pattern = 'unstructured' DESC, granularity, if(pattern LIKE '%:%', sparsities[1], 0), pattern, way, sparsities) AS variations
 FROM swept

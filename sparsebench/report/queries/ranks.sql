@@ -9,7 +9,8 @@ WITH asked AS (
 ), weighed AS (
     SELECT DISTINCT m.model, m.weights, m.machine, m.engine, m.ranks, m.dtype, m.workload, peak_bytes, largest
     FROM memory m
-    JOIN (SELECT record_id, max(peak_bytes) AS largest FROM memory WHERE rank IS NOT NULL AND phase <> 'load' GROUP BY record_id) USING (record_id)
+    JOIN (SELECT record_id, max(peak_bytes) AS largest FROM memory WHERE rank IS NOT NULL AND phase <> 'load'
+        GROUP BY record_id) USING (record_id)
     WHERE method = 'dense' AND phase = 'overall' AND rank IS NULL
     QUALIFY row_number() OVER (PARTITION BY m.model, m.weights, m.machine, m.engine, m.ranks, m.dtype, m.workload ORDER BY started_at DESC) = 1
 )
@@ -18,7 +19,8 @@ SELECT several.model, several.weights, several.machine, several.engine, several.
        shared.peak_bytes AS bytes, shared.largest, shared.largest / alone.peak_bytes AS largest_ratio,
        shared.peak_bytes / alone.peak_bytes AS sum_ratio
 FROM timed several
-JOIN timed one ON one.ranks = 1 AND several.ranks > 1 AND one.threads = several.ranks * several.threads AND one.phase = several.phase AND one.model = several.model AND one.weights = several.weights
+JOIN timed one ON one.ranks = 1 AND several.ranks > 1 AND one.threads = several.ranks * several.threads
+    AND one.phase = several.phase AND one.model = several.model AND one.weights = several.weights
               AND one.machine = several.machine AND one.engine = several.engine AND one.dtype = several.dtype AND one.workload = several.workload
 LEFT JOIN weighed alone ON alone.ranks = 1 AND alone.model = one.model AND alone.weights = one.weights AND alone.machine = one.machine
                        AND alone.engine = one.engine AND alone.dtype = one.dtype AND alone.workload = one.workload

@@ -5,6 +5,8 @@ WITH prunable AS (
     WHERE method = 'dense' AND prunable AND weights <> 'random' /* manifests */
     ORDER BY model, weights, name, variant_id, manifest
 ), modules AS (
-    SELECT model, weights, sqrt(sum(rms ** 2 * count ORDER BY rms, count) / sum(count)) AS rms FROM prunable GROUP BY model, weights, side, kind, layer
+    SELECT model, weights, sqrt(sum(rms ** 2 * count ORDER BY rms, count) / sum(count)) AS rms
+    FROM prunable
+    GROUP BY model, weights, side, kind, layer
 )
 SELECT model, weights, max(rms) / min(rms) AS ratio FROM modules WHERE rms > 0 GROUP BY model, weights ORDER BY ratio

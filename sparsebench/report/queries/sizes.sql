@@ -1,6 +1,8 @@
 -- Bytes on disk by format, against the bounds that no format can beat without using structure between values.
-SELECT model, weights, variant_id, method, granularity, pattern, sparsity, seed, format, bytes, round(bytes / share)::BIGINT AS dense_bytes, share, bytes / unpruned_bytes AS unpruned_share, prunable_share,
-       raw_value_share, entropy_share, unprunable_bytes / dense_bytes AS unprunable_share, seconds, CASE WHEN round_trip THEN 'yes' WHEN NOT round_trip THEN '**no**' END AS exact,
+SELECT model, weights, variant_id, method, granularity, pattern, sparsity, seed, format, bytes,
+       round(bytes / share)::BIGINT AS dense_bytes, share, bytes / unpruned_bytes AS unpruned_share, prunable_share,
+       raw_value_share, entropy_share, unprunable_bytes / dense_bytes AS unprunable_share, seconds,
+       CASE WHEN round_trip THEN 'yes' WHEN NOT round_trip THEN '**no**' END AS exact,
        method_label(method, granularity, pattern) || way AS label
 FROM sizes
 JOIN ways USING (variant_id)

@@ -1,6 +1,8 @@
 -- The smallest files that pass the quality gate, by their format: GGUF files below half of dense, of int4 each model's smallest form, and int8.
 WITH formats AS (
-    SELECT model, recipe, share, CASE WHEN engine = 'llamacpp' THEN 'gguf' WHEN starts_with(recipe, 'int4') THEN 'int4' WHEN recipe = 'int8' THEN 'int8' END AS format
+    SELECT model, recipe, share,
+           CASE WHEN engine = 'llamacpp' THEN 'gguf' WHEN starts_with(recipe, 'int4') THEN 'int4'
+               WHEN recipe = 'int8' THEN 'int8' END AS format
     FROM {decision}
     WHERE kind = 'bits' AND share IS NOT NULL
 ), smallest AS (

@@ -14,7 +14,8 @@ WITH near_zero AS (
     WHERE method = 'dense' AND count > 1
     GROUP BY variant_id, side, kind
 )
-SELECT model, weights, variant_id, CASE WHEN family = 'encoder-decoder' THEN nullif(side, '') END AS side, kind, threshold, params, near, low, high, zeros, kurtosis, extreme
+SELECT model, weights, variant_id, CASE WHEN family = 'encoder-decoder' THEN nullif(side, '') END AS side, kind, threshold,
+       params, near, low, high, zeros, kurtosis, extreme
 FROM near_zero
 JOIN tails USING (variant_id, side, kind)
 WHERE kind NOT IN ('norm', 'bias')

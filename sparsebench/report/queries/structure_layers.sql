@@ -14,7 +14,8 @@ SELECT DISTINCT model, weights, threshold, max(far_share) FILTER (scope = 'pruna
        max(far_share) FILTER (scope = 'layer') AS highest, arg_max(block, (far_share, block)) FILTER (scope = 'layer') AS highest_at,
        min(far_share) FILTER (scope = 'kind') AS lowest_kind, arg_min(module, (far_share, module)) FILTER (scope = 'kind') AS lowest_kind_at,
        max(far_share) FILTER (scope = 'kind') AS highest_kind, arg_max(module, (far_share, module)) FILTER (scope = 'kind') AS highest_kind_at,
-       max(1 - far_share) FILTER (scope = 'layer and kind') AS most, arg_min(matrix, (far_share, matrix)) FILTER (scope = 'layer and kind') AS most_at
+       max(1 - far_share) FILTER (scope = 'layer and kind') AS most,
+       arg_min(matrix, (far_share, matrix)) FILTER (scope = 'layer and kind') AS most_at
 FROM dense
 GROUP BY model, weights, variant_id, threshold
 ORDER BY model, weights, far

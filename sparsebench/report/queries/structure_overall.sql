@@ -6,7 +6,8 @@ WITH prunable AS (
 ), everything AS (
     SELECT DISTINCT variant_id, threshold, far_share FROM structure WHERE scale = 'relative' AND scope = 'all'
 )
-SELECT DISTINCT model, weights, threshold, p.near_share AS near, p.far_share AS far, e.far_share AS far_all, p.zero_share AS zeros, normal_share(threshold) AS normal
+SELECT DISTINCT model, weights, threshold, p.near_share AS near, p.far_share AS far, e.far_share AS far_all,
+       p.zero_share AS zeros, normal_share(threshold) AS normal
 FROM prunable p
 JOIN everything e USING (variant_id, threshold)
 ORDER BY model, weights, threshold, far

@@ -8,12 +8,14 @@ WITH asked AS (
     -- Zeros alone: fewer bits and smaller shapes are not sparsity.
     AND variant_id NOT IN (FROM _more_than_zeros)
 ), judged AS (
-    SELECT s.model, s.weights, (r.recipe, r.calibration, r.seed) AS variant, s.sparsity, _lost(v.verdict) OR s.at_chance AS lost, _benchmark(s.task) AS benchmark, s.task, s.n
+    SELECT s.model, s.weights, (r.recipe, r.calibration, r.seed) AS variant, s.sparsity, _lost(v.verdict) OR s.at_chance AS lost,
+           _benchmark(s.task) AS benchmark, s.task, s.n
     FROM scores s
     JOIN asked USING (variant_id)
     JOIN variants r USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
-    WHERE s.pattern = 'unstructured' AND s.method <> 'random' AND NOT s.dense_at_chance AND s.task NOT IN (SELECT task FROM scores WHERE separable IS false)
+    WHERE s.pattern = 'unstructured' AND s.method <> 'random' AND NOT s.dense_at_chance
+        AND s.task NOT IN (SELECT task FROM scores WHERE separable IS false)
     QUALIFY row_number() OVER (PARTITION BY s.model, s.weights, variant, s.task ORDER BY s.n DESC, s.manifest, s.record_id) = 1
 ), best AS (
     SELECT model, weights, variant, sparsity, count(DISTINCT benchmark) AS tasks, count(DISTINCT benchmark) FILTER (lost) AS losses

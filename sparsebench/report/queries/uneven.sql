@@ -5,11 +5,13 @@ SELECT model, weights, method_label(method, granularity, 'unstructured') || way 
        max(zero_share) FILTER (scope = 'layer and kind') AS fullest,
        count(DISTINCT concat_ws(' ', side, kind, layer)) FILTER (scope = 'layer and kind' AND zero_share >= 0.999) AS emptied,
        count(DISTINCT concat_ws(' ', side, kind, layer)) FILTER (scope = 'layer and kind') AS matrices, any_value(moved) AS moved,
-       arg_max(concat_ws(' ', CASE WHEN family = 'encoder-decoder' THEN nullif(side, '') END, kind, 'of block', layer), (zero_share, side, kind, layer))
+       arg_max(concat_ws(' ', CASE WHEN family = 'encoder-decoder' THEN nullif(side, '') END, kind, 'of block', layer),
+           (zero_share, side, kind, layer))
            FILTER (scope = 'layer and kind') AS fullest_at
 FROM structure
 JOIN ways USING (variant_id)
-LEFT JOIN (SELECT variant_id, replace(string_agg(DISTINCT format('{} {:+.3f}', task, difference), ', ' ORDER BY format('{} {:+.3f}', task, difference)),
+LEFT JOIN (SELECT variant_id,
+    replace(string_agg(DISTINCT format('{} {:+.3f}', task, difference), ', ' ORDER BY format('{} {:+.3f}', task, difference)),
                                       ' -', ' −') AS moved
            FROM (FROM vs_dense QUALIFY row_number() OVER (PARTITION BY variant_id, task ORDER BY pairs DESC, manifest) = 1)
            WHERE metric NOT IN (SELECT metric FROM metrics WHERE scale = 'perplexity') GROUP BY variant_id) USING (variant_id)

@@ -9,7 +9,8 @@ WITH kept AS (
     QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.task, s.metric, s.n ORDER BY s.started_at DESC, s.record_id) = 1
 )
 SELECT c.model, c.weights, c.label, c.sparsity, c.task, c.n, c.retained, c.low, c.high,
-       w.task AS written_task, w.metric AS written_metric, w.n AS written_n, w.retained AS written_retained, w.low AS written_low, w.high AS written_high,
+       w.task AS written_task, w.metric AS written_metric, w.n AS written_n, w.retained AS written_retained, w.low AS written_low,
+       w.high AS written_high,
        CASE WHEN w.high < c.low THEN 'written' WHEN c.high < w.low THEN 'chosen' END AS loses_more
 FROM kept c
 JOIN kept w ON w.manifest = c.manifest AND w.model = c.model AND w.variant_id = c.variant_id
