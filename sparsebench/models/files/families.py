@@ -149,7 +149,7 @@ VOCABULARY, NESTED = "vocab_size", "text_config"
 """The keys of the vocabulary's size, and of the language model's configuration in that of a multimodal model."""
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers")
 DECODER_LAYERS = ("num_decoder_layers", "decoder_layers")
-_HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")
+_HIDDEN = ("hidden_size", "d_model", "n_embd", "dim", "emb_dim")
 _HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads", "attention_heads", "encoder_attention_heads")
 _INNER = ("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner", "ffn_hidden_size", "hidden_dim")
 """The names of a dimension in the configurations of different model types."""
