@@ -111,7 +111,7 @@ def semi_structured(weight: torch.Tensor, device: str = "cuda") -> Any:
         return None
     if bool(((weight.view(rows, cols // 4, 4) != 0).sum(-1) > 2).any()):
         return None
-    capability = torch.cuda.get_device_capability()
+    capability = torch.cuda.get_device_capability(device)
     if capability < LEAST_CAPABILITY:
         needed, present = (".".join(map(str, version)) for version in (LEAST_CAPABILITY, capability))
         raise UnsupportedError(f"2:4 needs a GPU of capability {needed}, this one has {present}", "measure it on a CPU")

@@ -28,7 +28,7 @@ def ampere(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (torch, "_cslt_compress", torch.clone),
         (torch, "_cslt_sparse_mm_search", search),
         (torch, "_cslt_sparse_mm", product),
-        (torch.cuda, "get_device_capability", lambda: (9, 0)),
+        (torch.cuda, "get_device_capability", lambda device: (9, 0)),
         (torch.backends.cusparselt, "is_available", lambda: True),
     )
     for module, name, stub in stubs:
