@@ -22,6 +22,7 @@ from sparsebench.models.shape.topology import prunable_share
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import ranks_of, runs_alone, uses_device
 from sparsebench.plan.stages import JOB_KINDS, MAKE, STAGES
+from sparsebench.sources import KNOWN
 from sparsebench.steps.calibration import LENGTH
 
 GPU_SPEEDUP = 300.0
@@ -151,7 +152,7 @@ def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: P
         return ModelSize(sum(tensor.numel for tensor in tensors), sum(tensor.nbytes for tensor in tensors), share)
     except ModelError:
         pass
-    count = parameters(config) if config else _guessed_parameters(model.source)
+    count = parameters(config) if config else _known_parameters(model.source)
     if not 0 < count <= MOST_PARAMETERS or (config and not 0 <= _table_parameters(config) <= count):
         problem = f"{model.name}: by its config.json it has {count:,} parameters"
         raise ModelError(problem, "correct its sizes (hidden_size, num_hidden_layers, vocab_size …), or fetch it again")
@@ -161,7 +162,10 @@ def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: P
     return ModelSize(count, count * WEIGHT_BYTES.get(dtype, 4), prunable)
 
 
-def _guessed_parameters(source: str) -> int:
+def _known_parameters(source: str) -> int:
+    for known in KNOWN.values():
+        if source == known.source:
+            return known.parameters
     if not source.startswith("wheel:"):
         return UNKNOWN_PARAMETERS
     return PACKAGED_PARAMETERS["gguf" if ".gguf" in source.lower() else "other"] * max(1, source.count("=="))

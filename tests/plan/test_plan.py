@@ -8,6 +8,7 @@ from sparsebench.manifest.schema import Manifest, ManifestModel
 from sparsebench.plan.estimate import PACKAGED_PARAMETERS, UNKNOWN_PARAMETERS, model_size, parameters
 from sparsebench.plan.expand import count_cells, expand
 from sparsebench.plan.jobs import jobs, nodes_of, runs_alone
+from sparsebench.sources import KNOWN
 from tests.plan.planning import RANDOM, ids, planned, written
 
 pytestmark = pytest.mark.usefixtures("every_precision")
@@ -107,7 +108,8 @@ def test_parameters_from_a_config_are_near_the_truth() -> None:
 
 def test_only_a_package_has_the_size_of_a_package() -> None:
     known = {"path:/data/wheels/m.gguf": UNKNOWN_PARAMETERS, "wheel:a==1!a/m.gguf": PACKAGED_PARAMETERS["gguf"]}
-    for source, expected in known.items():
+    aliases = {model.source: model.parameters for model in KNOWN.values()}
+    for source, expected in (known | aliases).items():
         model = ManifestModel(name="m", source=source, family="decoder")
         assert model_size(model, None, Path("absent")).parameters == expected
 
