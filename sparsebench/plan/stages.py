@@ -25,8 +25,8 @@ READINGS = 2
 """How often models other than decoders read a document: in parts, once for each answer, or with masks."""
 TOKENS_PER_NEW_TOKEN = 10
 """A generated token takes as long as this many of a prompt: each of them reads all weights."""
-TIMED_STEPS = 8
-"""The steps in which a process times a phase of a pair, warm-up included."""
+WARM_STEPS = 4
+"""The steps in which a process warms up a phase of a pair."""
 CellSettings = Mapping[str, Any]
 """Everything that is asked of a stage and can change its result."""
 
@@ -256,7 +256,7 @@ def timed_tokens(cell: Cell) -> float:
     workload = cell.settings["workload"]
     # A prompt is read for prefill and again for generate; decode makes one token, generate all of them.
     request = workload["batch"] * (2 * workload["prompt"] + (workload["generate"] + 1) * TOKENS_PER_NEW_TOKEN)
-    return float(TIMED_STEPS * cell.settings["processes"] * request)
+    return float((WARM_STEPS * cell.settings["processes"] + cell.settings["samples"]) * request)
 
 
 def document_count(cell: Cell) -> int | None:
