@@ -98,7 +98,7 @@ WITH easy AS (
     SELECT v.recipe, max(speedup) AS speedup
     FROM (FROM _long_answers QUALIFY rivals = max(rivals) OVER (PARTITION BY variant_id))
     JOIN variants v USING (variant_id)
-    WHERE v.model = 'qwen2.5-coder-1.5b'
+    WHERE v.model = 'qwen2.5-coder-1.5b' AND workload = 'b1 p128 g16'
     GROUP BY v.recipe
 ), held_once AS (
     -- The 1.5B model's files hold its embedding a second time, as the output head; GGUF does not.
