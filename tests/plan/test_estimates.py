@@ -72,11 +72,14 @@ def test_more_parameters_documents_or_tokens_take_as_much_longer() -> None:
 
     def timed(**changes: int) -> float:
         load = {"batch": 1, "prompt": 128, "generate": 16} | changes
-        processes = load.pop("processes", 1)
-        plan = bare(runtime={"workloads": [load], "processes": processes})
+        runtime = {name: load.pop(name) for name in ("processes", "samples") if name in load}
+        plan = bare(runtime={"workloads": [load], "processes": 1, "samples": 24} | runtime)
         return next(tokens(cell) for cell in plan.cells if cell.stage == "latency")
 
-    assert timed(batch=4) == 4 * timed() == timed(processes=4)
+    assert timed(batch=4) == 4 * timed() == timed(processes=4, samples=96)
+    # Processes share the samples, and each of them warms up; a sample costs the same in any.
+    assert timed() < timed(processes=4) < 4 * timed()
+    assert timed(samples=48) - timed() == timed(processes=4, samples=48) - timed(processes=4) > 0
     assert timed(generate=17) - timed() > timed(prompt=129) - timed() > 0
 
 
