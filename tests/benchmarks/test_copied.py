@@ -92,6 +92,17 @@ def test_a_list_of_long_answers_is_several_texts_and_a_list_of_words_is_one(tmp_
         assert copies == ([found] if found else [])
 
 
+def test_a_text_that_many_documents_repeat_counts_in_each_and_is_searched_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"input": text, "target": str(number)} for number in range(3) for text in (PASSAGE, CHINESE[0])]
+    own_data, fitted, searched = own("generation", written(tmp_path / "own.jsonl", rows)), FittedTexts([PASSAGE]), []
+    holds = fitted.holds
+    monkeypatch.setattr(fitted, "holds", lambda text: searched.append(text) or holds(text))
+    assert copied(fitted, TaskSpec("own", own=own_data), sources.Cache()) == 3 * [PASSAGE]
+    assert searched.count(CHINESE[0]) == 1
+
+
 @pytest.mark.parametrize("texts", [[], [""], ["too short"]])
 def test_nothing_holds_nothing(texts: list[str]) -> None:
     assert not FittedTexts(texts).holds(PASSAGE)
