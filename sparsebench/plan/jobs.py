@@ -1,7 +1,7 @@
 """Groups cells into jobs: cells that share something expensive share a process; the jobs of a pass follow one another.
 
 Order within a model: fetch and prepare it, the dense variant's jobs, then each pass over a parent (make, assess, score,
-time, measure memory), parents first. Timed jobs wait until nothing else can run, and the folders of the variants that
+time, measure memory), parents first. Timed jobs wait until no other can start, and the folders of the variants that
 they time stay until then. The dense model is timed beside itself in the job of the first pass that is timed alike: such
 a job takes long to start.
 """
@@ -151,15 +151,27 @@ def uses_device(job: Job) -> bool:
 def runs_alone(job: Job, on_gpu: bool) -> bool:
     """Return whether a job has the machine to itself; ``on_gpu`` says whether the run's jobs calculate on GPUs.
 
-    Timed jobs do. On GPUs, jobs that measure memory, and those whose manifest says ``alone: device``, have only the
-    GPUs that they need to themselves. That requires all GPUs to have the same name: records are filed under it, and
-    which GPUs a job gets is known only later.
+    Timed jobs do, apart from those that measure memory without needing it. On a CPU one rank's peak is its own, whatever
+    runs beside it; several ranks wait for each other, which a neighbour would stretch. On GPUs, jobs that measure memory,
+    and those whose manifest says ``alone: device``, have only the GPUs that they need to themselves. That requires all
+    GPUs to have the same name: records are filed under it, and which GPUs a job gets is known only later.
     """
     timed = JOB_KINDS[job.kind].timed
-    mixed = on_gpu and len(set(devices.gpu_names())) > 1
-    if not on_gpu or mixed or any(cell.nodes for cell in job.cells):
+    if not timed or any(cell.nodes for cell in job.cells):
         return timed
-    return timed and job.kind != MEMORY.name and not any("alone" in cell.settings for cell in job.cells)
+    if not on_gpu:
+        return job.kind != MEMORY.name or ranks_of(job) > 1
+    if len(set(devices.gpu_names())) > 1:
+        return True
+    return job.kind != MEMORY.name and not any("alone" in cell.settings for cell in job.cells)
+
+
+def takes_all_cores(job: Job, on_gpu: bool) -> bool:
+    """Return whether a job calculates with all cores: one that runs alone and, on a CPU, one that measures memory.
+
+    A model's memory is that with all threads, also where two jobs take turns on the cores.
+    """
+    return runs_alone(job, on_gpu) or (JOB_KINDS[job.kind].timed and not on_gpu)
 
 
 def ranks_of(job: Job) -> int:

@@ -10,9 +10,9 @@ from sparsebench import devices, environment, sources
 from sparsebench.benchmarks import data_sources
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize, concurrent_jobs
-from sparsebench.plan.jobs import ranks_of, runs_alone, uses_device
+from sparsebench.plan.jobs import ranks_of, uses_device
 from sparsebench.plan.preflight import Prepared
-from sparsebench.plan.stages import COMPARE, JOB_KINDS, MAKE, TIME, is_timed
+from sparsebench.plan.stages import COMPARE, JOB_KINDS, MAKE, TIME
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.contract import Step
 from sparsebench.steps.recover.settings import DENSE
@@ -38,14 +38,14 @@ class Needs:
 def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     """Return the needs of ``jobs``.
 
-    On disk: the dense models that are not there yet; the folders of variants that are kept dense, or that wait to be
-    timed until nothing else runs; the folders of the widest sweep; the packed copies kept. In memory: two models for a
+    On disk: the dense models that are not there yet; the folders of variants that are kept dense, or whose time and memory
+    are measured after all else; the folders of the widest sweep; the packed copies kept. In memory: two models for a
     timed job, unless only one fits into what is free now; else one for each job that runs at once.
     """
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
     free, gpus = environment.memory()[1], len(devices.selected_gpus(ready.device))
     slot_count = slots(ready)
-    timed_ids = {variant.id for job in jobs if runs_alone(job, bool(gpus)) for variant in job.variants}
+    timed_ids = {variant.id for job in jobs if JOB_KINDS[job.kind].timed for variant in job.variants}
     waiting_bytes = widest_bytes = packed_bytes = peak = 0
     for job in jobs:
         size = models[job.variants[0].model]
@@ -160,7 +160,7 @@ def slots(ready: Prepared) -> int:
         return ready.request.jobs
     model_cells: dict[str, list[Cell]] = defaultdict(list)
     for cell in ready.plan.cells:
-        if not is_timed(cell.stage) or devices.is_gpu(ready.device):
+        if cell.stage != TIME.name or devices.is_gpu(ready.device):
             model_cells[cell.variant.model].append(cell)
     largest = max(_running_bytes(model_cells[name], size, ready.device) for name, size in ready.sizes.items())
     gpus = len(devices.selected_gpus(ready.device))

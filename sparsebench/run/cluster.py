@@ -26,7 +26,7 @@ from sparsebench import devices, records
 from sparsebench.errors import UserError, first_line, redacted, system_error
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.jobs import nodes_of, ranks_of, runs_alone, uses_device
+from sparsebench.plan.jobs import nodes_of, ranks_of, takes_all_cores, uses_device
 from sparsebench.plan.resources import job_bytes
 from sparsebench.plan.stages import is_timed
 from sparsebench.run.executor import RunningJob, RunSettings
@@ -121,9 +121,11 @@ class Cluster:
             self.node_resources = [node["Resources"] for node in self._live_nodes()] or self.node_resources
             self.nodes_seen_at = time.monotonic()
         gpu = devices.is_gpu(self.settings.device)
-        taken = sum(nodes_of(task.job) for task in running if runs_alone(task.job, gpu) == runs_alone(job, gpu))
+        taken = sum(
+            nodes_of(task.job) for task in running if takes_all_cores(task.job, gpu) == takes_all_cores(job, gpu)
+        )
         needed = nodes_of(job)
-        capacity = max(needed, job_capacity(self.node_resources, self._resources(job), runs_alone(job, gpu)))
+        capacity = max(needed, job_capacity(self.node_resources, self._resources(job), takes_all_cores(job, gpu)))
         return taken + needed <= capacity
 
     def _resources(self, job: Job) -> dict[str, float]:
@@ -263,7 +265,7 @@ def resources(
     for a slot's share of the CPUs, and as many GPUs as it needs.
     """
     gpu = devices.is_gpu(settings.device) and uses_device(job)
-    exclusive = runs_alone(job, devices.is_gpu(settings.device))
+    exclusive = takes_all_cores(job, devices.is_gpu(settings.device))
     kinds = ("GPU", "CPU", "memory") if gpu else ("CPU", "memory")
     largest = max(node_resources, key=lambda node: [node.get(kind, 0.0) for kind in kinds], default={})
     cpus = largest.get("CPU", 0.0)

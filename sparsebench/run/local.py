@@ -17,7 +17,7 @@ from pathlib import Path
 from sparsebench import children, devices, environment
 from sparsebench.paths import create, temporary_folder
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.jobs import ranks_of, runs_alone, uses_device
+from sparsebench.plan.jobs import ranks_of, runs_alone, takes_all_cores, uses_device
 from sparsebench.run.executor import GRACE_SECONDS, RunningJob, RunSettings
 from sparsebench.run.forkserver import ForkServer, Process
 from sparsebench.run.handlers import LIBRARIES
@@ -93,6 +93,9 @@ class Local:
     def _is_alone(self, job: Job) -> bool:
         return runs_alone(job, bool(self.gpus))
 
+    def _takes_all_cores(self, job: Job) -> bool:
+        return takes_all_cores(job, bool(self.gpus))
+
     def _idle_gpus(self, running: Sequence[RunningJob]) -> list[str]:
         """Return the GPUs that no job has to itself."""
         busy = {gpu for task in running if isinstance(task, LocalJob) for gpu in task.own_gpus.split(",")}
@@ -107,7 +110,7 @@ class Local:
     def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob] = ()) -> LocalJob:
         """Start a process for the job."""
         # What makes a variant calculates with as many threads throughout.
-        if not (self.gpus or self._is_alone(job) or job.makes):
+        if not (self.gpus or self._takes_all_cores(job) or job.makes):
             spec = replace(spec, threads=self.threads_file)
         path = spec.save(Path(self.temporary) / f"{job.kind}-{job.id}.job")
         own_gpus = self.gpus_of(job, running)
@@ -149,7 +152,7 @@ class Local:
         """
         variables = {
             "OMP_NUM_THREADS": str(
-                environment.cores() if self._is_alone(job) else self._cores_for(self.settings.slots)
+                environment.cores() if self._takes_all_cores(job) else self._cores_for(self.settings.slots)
             ),
             "TOKENIZERS_PARALLELISM": "false",
             "TRANSFORMERS_VERBOSITY": "error",

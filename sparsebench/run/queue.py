@@ -63,7 +63,7 @@ class Queue:
     def take(self, has_room: Callable[[Job], bool]) -> Job | None:
         """Take the first job that may start and has room out of the queue and return it; None where there is none.
 
-        Jobs that are timed come after all others that may start: they have the machine to themselves.
+        Timed jobs come after all others that may start: most have the machine to themselves.
         Where a job has no room, others of its kind that ask for the same are taken to have none either.
         """
         refused: set[JobGroup] = set()

@@ -9,7 +9,7 @@ import pytest
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.fingerprint import cell_id
-from sparsebench.plan.jobs import jobs, remaking_jobs, runs_alone
+from sparsebench.plan.jobs import jobs, ranks_of, remaking_jobs, runs_alone, takes_all_cores
 from sparsebench.plan.resources import memory_shortages, needs, slots
 from tests.plan.planning import CALIBRATED, ids, planned, stages
 
@@ -37,7 +37,8 @@ def test_jobs_share_what_is_expensive_and_follow_their_makers() -> None:
     place = {job.id: number for number, job in enumerate(found)}
     for job in found:
         assert all(place[earlier] < place[job.id] for earlier in job.after)
-        assert runs_alone(job, on_gpu=False) == (job.kind in ("latency", "memory"))
+        assert runs_alone(job, on_gpu=False) == (job.kind == "latency" or (job.kind == "memory" and ranks_of(job) > 1))
+        assert takes_all_cores(job, on_gpu=False) == (job.kind in ("latency", "memory"))
         assert job.kind == "prepare" or stages(job.cells)
 
 
