@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from sparsebench import children, devices, environment
@@ -267,6 +268,7 @@ def _result(
         energy_source=messages[0]["energy_source"],
         placement=placement(),
         stolen=stolen(before, after),
+        read_bytes_per_second=median(message["read_bytes_per_second"] for message in messages),
     )
 
 

@@ -15,7 +15,7 @@ from sparsebench import bounded, devices, energy
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.files.checkpoint import dtype_name
 from sparsebench.models.modules.build import meta_model
-from sparsebench.runtime import graphs, machine, memory
+from sparsebench.runtime import bandwidth, graphs, machine, memory
 from sparsebench.runtime.channel import Channel
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Engine, SavedModel
@@ -183,6 +183,7 @@ class StartedRank:
         """
         job = self.worker.job
         timer = PhaseTimer(self.setting, self.sync, self.worker.progress, self.meter, process)
+        read_speed = bandwidth.read_bytes_per_second(self.sync, self.device)
         with torch.inference_mode():
             models: dict[Side, Any] = {}
             sides: dict[Side, LoadedModel] = {}
@@ -207,6 +208,7 @@ class StartedRank:
                         steady=steady_phases,
                         energy=[(*key, value) for key, value in joules.items()],
                         energy_source=self.meter.source,
+                        read_bytes_per_second=read_speed,
                         parity=parity,
                         **self.facts(models["variant"].module.dtype, **decoding),
                     )

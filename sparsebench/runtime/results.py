@@ -219,6 +219,7 @@ class LatencyResult(EngineResult):
     ``placement`` says what decides where in memory a model is, and on which processors it runs. ``stolen`` is the share
     of the processors' time that a hypervisor gave to others meanwhile, None where the system does not say.
     ``energy_source`` names the counters behind the phases' ``energy_j``, or says why there are none.
+    ``read_bytes_per_second`` is the speed at which the ranks together read memory, the median of the processes.
     """
 
     baseline: Baseline
@@ -228,6 +229,7 @@ class LatencyResult(EngineResult):
     energy_source: str = ""
     placement: str = ""
     stolen: float | None = None
+    read_bytes_per_second: float | None = None
 
 
 @dataclass(frozen=True)

@@ -238,6 +238,7 @@ def timed(cell: Cell) -> runtime.LatencyResult:
         differences=tuple(differences),
         samples=tuple(samples),
         notes=("a note",),
+        read_bytes_per_second=30e9,
     )
 
 

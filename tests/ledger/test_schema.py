@@ -40,7 +40,7 @@ def test_a_later_schema_is_added(path: Path, step: Callable[[str], None]) -> Non
     step("ALTER TABLE base.plans ADD COLUMN later INTEGER")
     assert query.run(path, "SELECT later FROM base.plans").rows == ((None,),)
     assert len(query.run(path, "FROM base.records").rows) == 2
-    assert query.run(path, "SELECT number FROM base.version").rows == ((2,),)
+    assert query.run(path, "SELECT number FROM base.version").rows == ((len(sqlfiles.folder("schema")),),)
 
 
 def test_a_schema_that_fails_leaves_the_ledger_as_it_was(

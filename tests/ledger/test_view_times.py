@@ -293,4 +293,5 @@ def test_the_units_of_a_rounded_variant(found: Records, hold: Hold) -> None:
     for row in rows:
         assert row["bits_per_weight"] == pytest.approx(8 * row["dense_bytes"] / row["parameters"])
         assert row["gb_per_second"] == pytest.approx(row["dense_bytes"] / row["ms"] / 1e6)
+        assert row["share_of_reading"] == pytest.approx(row["gb_per_second"] / 30)
         assert row["best_4_ms"] == pytest.approx(min(one["ms"] for one in rounded)) and row["best_8_ms"] is None

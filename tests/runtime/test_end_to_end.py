@@ -68,6 +68,7 @@ def test_latency_of_a_pair(models: Mapping[str, Path], family: str, ranks: int) 
         assert {one.processes for one in result.differences} <= {2, 3}
         assert {one.process for one in result.samples} >= {0, 1}
         assert "address space" in result.placement and result.stolen is not None
+        assert result.read_bytes_per_second is not None and 1e8 < result.read_bytes_per_second < 1e13
         assert all(sample.wall_s > 0 for sample in result.samples)
         assert result.parity is not None
         assert result.parity.wraps_only == (ranks == 1)

@@ -5,7 +5,7 @@ SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granu
        p.steady AND coalesce(d.steady, true) AS steady,
        p.cpu_s, p.p90_s, p.energy_j, d.median_s AS dense_s, d.energy_j AS dense_energy_j, r.ratio, r.low AS ratio_low,
        r.high AS ratio_high, r.pairs, r.processes, r.within_sd, r.between_sd, l.placement, l.stolen, l.baseline, l.kernel,
-       l.device, l.dtype, l.threads, l.parity_l2, l.parity_tolerance,
+       l.read_bytes_per_second / 1e9 AS read_gb_per_second, l.device, l.dtype, l.threads, l.parity_l2, l.parity_tolerance,
        l.wraps_only, l.load_before, l.load_after, l.governor, l.mhz_before, l.mhz_after, l.energy_source, l.notes,
        c.machine, c.started_at, c.record_id
 FROM _cells c
@@ -31,7 +31,7 @@ CREATE OR REPLACE MACRO _runs(processes, pairs) AS if(coalesce(processes, 1) > 1
 -- The dense model in the dense kernels of an engine that skips zeros. In `latency` that engine's dense model is plain torch's.
 CREATE OR REPLACE VIEW _own_dense AS
 SELECT manifest, variant_id, model, weights, method, sparsity, engine, ranks, workload, phase, 1000 * median_s AS ms, 1 / ratio AS speedup,
-       kernel, dtype, threads, steady, machine, started_at, record_id
+       read_gb_per_second, kernel, dtype, threads, steady, machine, started_at, record_id
 FROM _latency_phases
 WHERE forced AND phase <> 'load';
 
@@ -101,7 +101,7 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
        CASE WHEN ratio IS NOT NULL
            AND method <> 'dense' THEN _timed_verdict(-ln(ratio), -ln(ratio_high), -ln(ratio_low), noise, steady) END AS verdict,
        baseline, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after,
-       governor, mhz_before, mhz_after, energy_source, placement, stolen, notes, machine, started_at, record_id
+       governor, mhz_before, mhz_after, energy_source, placement, stolen, read_gb_per_second, notes, machine, started_at, record_id
 FROM (SELECT * REPLACE (noise * if(several AND processes > 1, sqrt(greatest(1, noise_runs / processes)), 1) AS noise), -- a mean over fewer processes varies more
              if(method <> 'dense' AND NOT _dense_kernel(kernel), own - ln(ratio), NULL) AS zeros
       FROM unforced
@@ -157,4 +157,5 @@ COMMENT ON COLUMN latency.mhz_after IS 'mean clock of the processors after, MHz'
 COMMENT ON COLUMN latency.energy_source IS 'the counters behind energy_j (RAPL packages, NVML), or why there is none';
 COMMENT ON COLUMN latency.placement IS 'system settings that decide where a model is in memory and on which processors it runs';
 COMMENT ON COLUMN latency.stolen IS 'share of the processors'' time that a hypervisor gave to others meanwhile, 0 to 1; NULL where the system does not say';
+COMMENT ON COLUMN latency.read_gb_per_second IS 'what the ranks together read from memory with all their threads, adding up an array, GB/s; NULL in older records';
 COMMENT ON COLUMN latency.notes IS 'remarks on the measurement';

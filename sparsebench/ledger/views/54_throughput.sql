@@ -50,6 +50,7 @@ SELECT manifest, variant_id, model, weights, method, sparsity, engine, ranks, wo
            WHEN phase IN ('prefill', 'forward') THEN sequences * prompt END * 1000 / ms AS tokens_per_second,
        8 * weight_bytes / parameters AS bits_per_weight,
        CASE WHEN phase = 'decode' AND sequences = 1 AND dtype <> 'float32' THEN weight_bytes / ms / 1e6 END AS gb_per_second,
+       gb_per_second / read_gb_per_second AS share_of_reading,
        speedup, best_16_ms / ms AS speedup_over_best, best_16_ms, best_16, best_8_ms, best_8, best_4_ms, best_4,
        kernel, dtype, threads, steady, machine, started_at, record_id
 FROM timed
@@ -62,6 +63,7 @@ COMMENT ON COLUMN throughput.ms IS 'wall time of one step, ms, as in latency; of
 COMMENT ON COLUMN throughput.tokens_per_second IS 'tokens read (pp) or made (tg) in a second; NULL for load and whole requests';
 COMMENT ON COLUMN throughput.bits_per_weight IS 'bytes of the weight file that the engine loads, in bits, over all parameters, embeddings included';
 COMMENT ON COLUMN throughput.gb_per_second IS 'bytes of that file over the time of one new token of one sequence, GB/s; NULL where weights run in float32';
+COMMENT ON COLUMN throughput.share_of_reading IS 'gb_per_second over what the machine read without any arithmetic in the same job (read_gb_per_second of latency); NULL in older records';
 COMMENT ON COLUMN throughput.speedup IS 'over the dense model in the same engine, paired, as in latency';
 COMMENT ON COLUMN throughput.speedup_over_best IS 'best_16_ms / ms: over the fastest engine for the dense model in floats; the two were not timed in turns unless the engine is the same';
 COMMENT ON COLUMN throughput.best_16_ms IS 'shortest time of the dense model in floats, of all engines and ranks measured on this machine, ms';
