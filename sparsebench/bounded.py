@@ -189,23 +189,26 @@ class Allowance:
             with nullcontext() if outer_culprit else _limited(deadline):
                 yield
             is_over, offender = time.thread_time() - self.begun > self.seconds_left, culprit
-        except _TimeUp:
+        except _TimeUp as interruption:
+            is_over, offender = True, interruption.culprit or culprit
+            interruption.culprit = offender
             if outer_culprit:
                 raise
-            is_over, offender = True, self.culprit
         except MemoryError:
             raise error_type(f"{culprit}: more than {PATTERN_BYTES / MB:g} MB of memory", "make it simpler") from None
         finally:
+            self.culprit = outer_culprit
             if not outer_culprit:
-                self.seconds_left, self.culprit = self.seconds_left - (time.thread_time() - self.begun), ""
-        self.culprit = outer_culprit
+                self.seconds_left -= time.thread_time() - self.begun
         if is_over:
             seconds = f"{PATTERN_SECONDS:g} s of CPU time and {DOCUMENT_SECONDS * 1000:g} ms for each document"
             raise error_type(f"{offender}: more than {seconds}", "make it simpler")
 
 
 class _TimeUp(BaseException):
-    """Nobody's `except Exception` ends it."""
+    """Nobody's `except Exception` ends it. ``culprit`` is the innermost that was in use."""
+
+    culprit = ""
 
 
 _TICK = 0.05

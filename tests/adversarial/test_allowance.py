@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -56,6 +57,14 @@ def test_many_uses_share_their_time_and_the_inner_one_is_named() -> None:
         use("next", 100)
     with allowance.use("many documents", BenchmarkError, documents=10_000):
         use("last", 10)
+
+
+def test_an_inner_use_that_failed_is_not_named_for_what_comes_after_it() -> None:
+    allowance = bounded.Allowance()
+    with pytest.raises(BenchmarkError, match="outer"), allowance.use("outer", BenchmarkError):
+        with suppress(KeyError), allowance.use("inner", BenchmarkError):
+            raise KeyError
+        swallow()
 
 
 def test_an_alarm_of_others_goes_off_in_its_time() -> None:
