@@ -16,6 +16,7 @@ from typing import Any
 from sparsebench import devices
 from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import ManifestModel
+from sparsebench.models.files import precision
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import dimensions
 from sparsebench.models.shape.topology import prunable_share
@@ -156,8 +157,7 @@ def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: P
     if not 0 < count <= MOST_PARAMETERS or (config and not 0 <= _table_parameters(config) <= count):
         problem = f"{model.name}: by its config.json it has {count:,} parameters"
         raise ModelError(problem, "correct its sizes (hidden_size, num_hidden_layers, vocab_size …), or fetch it again")
-    stored_dtype = (config or {}).get("dtype") or (config or {}).get("torch_dtype") or "float32"
-    dtype = model.dtype if model.dtype != "auto" else str(stored_dtype)
+    dtype = model.dtype if model.dtype != "auto" else precision.of_config(config or {}) or "float32"
     prunable = 1 - _table_parameters(config) / count if config else None
     return ModelSize(count, count * WEIGHT_BYTES.get(dtype, 4), prunable)
 

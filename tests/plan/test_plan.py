@@ -106,6 +106,23 @@ def test_parameters_from_a_config_are_near_the_truth() -> None:
     assert parameters(opt) == pytest.approx(1.316e9, rel=0.1)
 
 
+SIZES = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 128,
+    "vocab_size": 100,
+    "num_attention_heads": 4,
+}
+HALF = [{"dtype": "torch.bfloat16"}, {"torch_dtype": "bfloat16"}, {"text_config": SIZES | {"dtype": "bfloat16"}}]
+
+
+@pytest.mark.parametrize("stated", HALF)
+def test_a_weight_has_the_bytes_of_the_precision_that_the_config_states_anywhere(stated: dict[str, object]) -> None:
+    model = ManifestModel(name="m", source="path:m", family="decoder")
+    size = model_size(model, {"model_type": "llama"} | SIZES | stated, Path("absent"))
+    assert size.bytes == 2 * size.parameters
+
+
 def test_only_a_package_has_the_size_of_a_package() -> None:
     known = {"path:/data/wheels/m.gguf": UNKNOWN_PARAMETERS, "wheel:a==1!a/m.gguf": PACKAGED_PARAMETERS["gguf"]}
     aliases = {model.source: model.parameters for model in KNOWN.values()}
