@@ -7,6 +7,7 @@ turns; a number is the median over rounds of the CPU time per product, so that o
 ``--wall``, and where there are several threads, of the wall time. "of read" is the share of the time that reading the
 bytes alone would take, at the speed at which ``torch.sum`` reads a large array in the same turns. "× ours" is over our dense
 kernel of the same type, "bytes" what the bytes allow there, and "× torch" over torch's dense kernel of that type.
+With ``pip install openvino`` there is a row of its dense kernel for the same weights, in the number format that it chooses.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import cycle
 from statistics import median
 
+import numpy
 import torch
 from torch.nn import functional as F
 
@@ -128,6 +131,43 @@ def torchs(kind: str, weight: torch.Tensor, x: torch.Tensor) -> Contender:
     return copies(packed.nbytes, lambda: partial(multiply, x, packed.clone(), GROUP, scales))
 
 
+def openvinos(kind: str, weight: torch.Tensor, x: torch.Tensor) -> Contender:
+    """OpenVINO's product with the same weights: a constant that it decompresses in the layer. It takes and gives float32."""
+    import openvino
+    from openvino import opset13 as nodes
+
+    core, (rows, cols) = openvino.Core(), weight.shape
+    choices = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+
+    def constant() -> tuple[openvino.Node, numpy.ndarray]:
+        """The weights, and the numbers behind them: the node does not copy these."""
+        if kind == "f32":
+            words = weight.numpy().copy()
+            return nodes.constant(words), words
+        if kind == "bf16":
+            words = weight.bfloat16().view(torch.uint16).numpy()
+            return nodes.convert(nodes.constant(openvino.Tensor(words, weight.shape, openvino.Type.bf16)), "f32"), words
+        codes = quantized(weight, int(kind[3:]))
+        values, scale = codes.values.view(rows, codes.scale.shape[1], -1), codes.scale.float()[..., None].numpy()
+        words, element = values.numpy(), openvino.Type.i8
+        if kind == "int4":
+            low, high = (values.view(-1)[first::2].to(torch.uint8) & 15 for first in (0, 1))
+            words, element = (low | high << 4).numpy(), openvino.Type.i4
+        integers = nodes.convert(nodes.constant(openvino.Tensor(words, values.shape, element)), "f32")
+        return nodes.reshape(
+            nodes.multiply(integers, nodes.constant(scale)), nodes.constant([rows, cols]), False
+        ), words
+
+    def make() -> Product:
+        given, (weights, words) = nodes.parameter([len(x), cols], openvino.Type.f32), constant()
+        model = openvino.Model([nodes.matmul(given, weights, False, True)], [given])
+        request = core.compile_model(model, "CPU", choices).create_infer_request()
+        request.set_input_tensor(openvino.Tensor(x.float().numpy()))
+        return lambda: (request.infer(), words)
+
+    return copies(constant()[1].nbytes, make)
+
+
 def table(
     library: Kernels, shape: str, kinds: Sequence[str], zeros: Sequence[float], tokens: int, clock: Callable[[], float]
 ) -> None:
@@ -138,6 +178,8 @@ def table(
     array = torch.zeros(STREAMED // 4)
     for kind in kinds:
         contenders = {"read": Contender([array.sum], array.nbytes), "torch": torchs(kind, base, x)}
+        if find_spec("openvino"):
+            contenders["openvino"] = openvinos(kind, base, x)
         for share in (0.0, *zeros):
             weight = torch.where(torch.rand(rows, cols) < share, 0.0, base)
             contenders[f"{share:.0%}"] = ours(library, stored(kind, weight, share > 0), x)
