@@ -87,7 +87,7 @@ WITH easy AS (
     SELECT v.recipe, t.tokens_per_second, t.ms
     FROM throughput t
     JOIN variants v USING (variant_id)
-    WHERE t.manifest = 'llamacpp' AND t.workload LIKE 'b1 p128 %' AND t.phase = 'decode'
+    WHERE t.manifest = 'llamacpp' AND t.workload = 'b1 p128 g32' AND t.phase = 'decode'
 ), ours AS (
     -- Over the fastest engine that ran the dense model, as in the report.
     SELECT v.recipe, phase, speedup, ms, dense_ms, if(gains OR loses, '', '?') AS doubt
