@@ -93,6 +93,16 @@ def read(path: Path, error_type: ErrorType = ModelError, limit: int = JSON_BYTES
     return content
 
 
+def read_into(path: Path, buffer: memoryview, begin: int) -> int:
+    """Fill ``buffer`` from byte ``begin`` of a file on; return how many bytes there were, fewer where the file ends."""
+    done = 0
+    with path.open("rb", buffering=0) as file:
+        file.seek(begin)
+        while done < len(buffer) and (count := file.readinto(buffer[done:])):
+            done += count
+    return done
+
+
 def refuse_special(path: Path, error_type: ErrorType) -> None:
     """Raise ``error_type`` for a path that exists and is no file: a pipe would be read without end."""
     if path.exists() and not path.is_file():

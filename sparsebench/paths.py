@@ -150,6 +150,11 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
+def folder_bytes(folder: Path) -> int:
+    """Return the size of all files in a folder and below, in bytes."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def partial_of(path: Path, suffix: str = "") -> Path:
     """Return the name in the same folder under which this process of this machine writes or builds ``path``."""
     return path.with_name(f"{path.name}{_partial_mark()}{os.getpid()}{suffix}")

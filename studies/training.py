@@ -31,7 +31,7 @@ from sparsebench import heap
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import TOKENS_AT_ONCE
-from sparsebench.models.shape.topology import prunable_parts
+from sparsebench.models.shape.topology import checked_parts
 from sparsebench.steps.contract import Context
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.trainer import Pruning, State, Trainer
@@ -125,7 +125,7 @@ def main() -> None:
     vocabulary = int(checkpoint.config["vocab_size"])
     shapes = [
         info.shape
-        for name in prunable_parts(checkpoint, "decoder")
+        for name in checked_parts(checkpoint, "decoder")
         if len((info := checkpoint.tensors[name]).shape) == 2
     ]
     shapes.append((vocabulary, int(checkpoint.config["hidden_size"])))

@@ -12,7 +12,6 @@ import typer
 from sparsebench import devices, environment
 from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, writes_folder
 from sparsebench.cli.output import emit_json, emit_table, note
-from sparsebench.cli.pack import folder_bytes
 from sparsebench.cli.source import check_source, open_model, parse_setting
 from sparsebench.errors import UserError
 from sparsebench.models.files.building import rename_whole
@@ -20,7 +19,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.masked import write_masked
 from sparsebench.models.shape.topology import parts
 from sparsebench.notebook import AppliedModel, Chain
-from sparsebench.paths import check_new_folder, partial_of
+from sparsebench.paths import check_new_folder, folder_bytes, partial_of
 from sparsebench.plan.single import SingleModel
 from sparsebench.progress import progress
 from sparsebench.sources import Cache

@@ -10,13 +10,12 @@ import typer
 
 from sparsebench.cli.options import JSON, LEDGER_ALONE, OFFLINE, WORK, check_name, writes_folder
 from sparsebench.cli.output import emit_json, note
-from sparsebench.cli.pack import folder_bytes
 from sparsebench.errors import SourceError, UserError
 from sparsebench.ledger import query
 from sparsebench.ledger.choose import make_command, precisions_of, steps_of
 from sparsebench.ledger.naming import measured_variants, resolve_variant
 from sparsebench.manifest.names import Family
-from sparsebench.paths import check_new_folder, ledger_path
+from sparsebench.paths import check_new_folder, folder_bytes, ledger_path
 from sparsebench.plan.single import prepare_single, source_named
 from sparsebench.run.export import FORMATS
 from sparsebench.run.export import export as write

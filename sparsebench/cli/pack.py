@@ -11,7 +11,7 @@ from sparsebench.cli.options import JSON, check_name, folder_to_read, names_of, 
 from sparsebench.cli.output import emit_json, note
 from sparsebench.errors import UserError
 from sparsebench.models.files import safety
-from sparsebench.paths import check_new_folder
+from sparsebench.paths import check_new_folder, folder_bytes
 from sparsebench.storage import formats
 from sparsebench.storage import unpack as write
 from sparsebench.units import size
@@ -72,8 +72,3 @@ def _target(folder: Path, out: Path | None, suffix: str) -> Path:
     folder = folder if folder.name not in ("", "..") else folder.resolve()
     stem, _, form = folder.name.rpartition(".")  # `pack` has put the format behind the name
     return check_new_folder(out or folder.with_name((stem if stem and form in formats() else folder.name) + suffix))
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return the size of all files in a folder and below, in bytes."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

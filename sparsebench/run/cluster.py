@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import devices, records
+from sparsebench import records
 from sparsebench.errors import UserError, first_line, redacted, system_error
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
@@ -70,11 +70,11 @@ class Cluster:
                 f"device: {self.settings.device}: on a cluster Ray chooses the GPU",
                 "say `device: cuda`, or --executor local",
             )
-        if devices.is_gpu(self.settings.device) and not any("GPU" in node["Resources"] for node in self._live_nodes()):
+        if self.settings.on_gpu and not any("GPU" in node["Resources"] for node in self._live_nodes()):
             raise UserError("device: cuda: no node of this cluster says that it has a GPU", "ray start --num-gpus=N")
         node_counts = {(cell.nodes, int(cell.settings["ranks"])) for cell in planned if "nodes" in cell.settings}
         for nodes, ranks in sorted(node_counts):
-            bundles(self._live_nodes(), nodes, ranks, devices.is_gpu(self.settings.device))
+            bundles(self._live_nodes(), nodes, ranks, self.settings.on_gpu)
         timed = any(is_timed(cell.stage) for cell in planned)
         problems = self._node_problems(timed)
         unable = "; ".join(f"{node}: {reason}" for node, reason in problems.items() if reason)
@@ -120,7 +120,7 @@ class Cluster:
         if time.monotonic() - self.nodes_seen_at > REFRESH_SECONDS:
             self.node_resources = [node["Resources"] for node in self._live_nodes()] or self.node_resources
             self.nodes_seen_at = time.monotonic()
-        gpu = devices.is_gpu(self.settings.device)
+        gpu = self.settings.on_gpu
         taken = sum(
             nodes_of(task.job) for task in running if takes_all_cores(task.job, gpu) == takes_all_cores(job, gpu)
         )
@@ -152,8 +152,7 @@ class Cluster:
             settings, cpus = replace(self.settings, sizes={}), int(options["num_cpus"])
             return task.remote(spec, settings, cpus, self.identity, group.name if group else "", Path.cwd())
 
-        gpu = devices.is_gpu(self.settings.device)
-        group = PlacementGroup(self.ray, job, gpu, self._live_nodes) if nodes_of(job) > 1 else None
+        group = PlacementGroup(self.ray, job, self.settings.on_gpu, self._live_nodes) if nodes_of(job) > 1 else None
         return RayTask(job, self.ray, start_stream, group, self.settings.workspace.records, log)
 
     def share_cores(self, running: Sequence[RunningJob]) -> None:
@@ -264,8 +263,8 @@ def resources(
     A job that is alone asks for all CPUs of that node, and for all its GPUs where it calculates on them. Another asks
     for a slot's share of the CPUs, and as many GPUs as it needs.
     """
-    gpu = devices.is_gpu(settings.device) and uses_device(job)
-    exclusive = takes_all_cores(job, devices.is_gpu(settings.device))
+    gpu = settings.on_gpu and uses_device(job)
+    exclusive = takes_all_cores(job, settings.on_gpu)
     kinds = ("GPU", "CPU", "memory") if gpu else ("CPU", "memory")
     largest = max(node_resources, key=lambda node: [node.get(kind, 0.0) for kind in kinds], default={})
     cpus = largest.get("CPU", 0.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from sparsebench import devices
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.run.recorder import JobSpec
@@ -38,6 +39,11 @@ class RunSettings:
     sizes: dict[str, ModelSize] = field(default_factory=dict)
     silence: float | None = None
     device: str = "cpu"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether jobs that calculate do so on GPUs."""
+        return devices.is_gpu(self.device)
 
 
 class RunningJob(Protocol):

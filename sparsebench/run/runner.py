@@ -209,7 +209,7 @@ class Runner:
 
         While a timed job runs, only its events, a look at its silence or a line due in a log wake the parent.
         """
-        timed = any(runs_alone(child.job, devices.is_gpu(self.settings.device)) for child in self.children)
+        timed = any(runs_alone(child.job, self.settings.on_gpu) for child in self.children)
         due = min(child.stall_timer.next_check for child in self.children) - time.monotonic()
         due = min(due, self.display.due())
         for key, _ in self.selector.select(max(0.0, due if timed else min(due, 1.0))):

@@ -12,7 +12,7 @@ from sparsebench.models.files.building import removed_on_error
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.modules.skipping import experts_of
-from sparsebench.models.shape.topology import parts, prunable_parts, weight_tensors
+from sparsebench.models.shape.topology import checked_parts, parts, weight_tensors
 from sparsebench.steps.contract import StepReport, TensorCount
 from sparsebench.steps.zeroing import zeros_in
 
@@ -102,7 +102,7 @@ def read_share(checkpoint: Checkpoint, family: str) -> float:
     if config is None:
         return 1.0
     sizes: dict[str, int] = {}
-    for name, part in prunable_parts(checkpoint, family).items():
+    for name, part in checked_parts(checkpoint, family).items():
         if part.prunable:
             sizes[part.kind] = sizes.get(part.kind, 0) + checkpoint.tensors[name].numel
     # An oracle needs the values of all neurons: only the last matrix is read in part.

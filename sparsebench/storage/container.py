@@ -143,15 +143,9 @@ def read(path: Path, coding: Coding) -> StoredFile:
 def read_bytes(path: Path, begin: int, end: int, into: Bytes | None = None) -> Bytes:
     """Read bytes ``begin`` to ``end`` of a file, into ``into`` if given. Raises StorageError for a short file."""
     buffer = np.empty(end - begin, np.uint8) if into is None else into
-    view, done = buffer.data, 0
-    with path.open("rb", buffering=0) as file:
-        file.seek(begin)
-        while done < buffer.size:
-            count = file.readinto(view[done:])
-            if not count:
-                problem = f"{path}: ends at byte {begin + done} where {end} are expected"
-                raise StorageError(problem, "copy or make it again")
-            done += count
+    done = bounded.read_into(path, buffer.data, begin)
+    if done < buffer.size:
+        raise StorageError(f"{path}: ends at byte {begin + done} where {end} are expected", "copy or make it again")
     return buffer
 
 

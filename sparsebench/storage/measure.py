@@ -16,6 +16,7 @@ from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.gguf_variant import gguf_file
 from sparsebench.models.files.quantized import QuantizedCheckpoint, open_checkpoint
 from sparsebench.models.shape.topology import parts
+from sparsebench.paths import folder_bytes
 from sparsebench.storage.coding import item_size
 from sparsebench.storage.container import read_bytes
 from sparsebench.storage.formats import Format
@@ -76,7 +77,7 @@ def measure(
     checkpoint = open_checkpoint(Path(folder))
     prunable = [name for name, part in parts(checkpoint, family).items() if part.prunable]
     Path(workspace).mkdir(parents=True, exist_ok=True)
-    prunable_parts = {part for name in prunable for part in checkpoint.parts(name)}
+    stored_prunable = {part for name in prunable for part in checkpoint.stored_names(name)}
     sizes = []
     with tempfile.TemporaryDirectory(prefix="storage-", dir=workspace) as scratch:
         for name in formats:
@@ -84,7 +85,7 @@ def measure(
             if gguf:
                 sizes.append(Size(name, gguf.stat().st_size, None, 0.0, None))
             else:
-                sizes.append(_measured_size(formats_by_name[name], checkpoint, prunable_parts, out))
+                sizes.append(_measured_size(formats_by_name[name], checkpoint, stored_prunable, out))
     if keep_packed is not None and not gguf and "packed" not in formats:
         pack(checkpoint.folder, keep_packed)
     bound = bounds(checkpoint, prunable)
@@ -94,12 +95,12 @@ def measure(
         nonzero=bound.nonzero,
         raw_value_bound=bound.raw_values,
         entropy_bound=bound.entropy,
-        unprunable_bytes=sum(info.nbytes for name, info in checkpoint.stored.items() if name not in prunable_parts),
-        folder_bytes=sum(path.stat().st_size for path in checkpoint.folder.rglob("*") if path.is_file()),
+        unprunable_bytes=sum(info.nbytes for name, info in checkpoint.stored.items() if name not in stored_prunable),
+        folder_bytes=folder_bytes(checkpoint.folder),
     )
 
 
-def _measured_size(storage_format: Format, checkpoint: Checkpoint, prunable_parts: Set[str], out: Path) -> Size:
+def _measured_size(storage_format: Format, checkpoint: Checkpoint, stored_prunable: Set[str], out: Path) -> Size:
     seconds = 0.0
     if storage_format.write is None:
         out = checkpoint.folder
@@ -109,7 +110,7 @@ def _measured_size(storage_format: Format, checkpoint: Checkpoint, prunable_part
         seconds = time.perf_counter() - start
     total, tensor_bytes = storage_format.sizes(out)
     round_trip = None if storage_format.read is None else _is_checkpoint(storage_format.read(out), checkpoint)
-    prunable_bytes = sum(tensor_bytes[name] for name in prunable_parts)
+    prunable_bytes = sum(tensor_bytes[name] for name in stored_prunable)
     return Size(storage_format.name, total, prunable_bytes, seconds, round_trip)
 
 
@@ -175,7 +176,7 @@ def _code_counts(checkpoint: QuantizedCheckpoint, name: str) -> tuple[npt.NDArra
     code_bytes = codes.values.numpy().view(np.uint8).reshape(-1)
     counts = np.bincount(code_bytes & ((1 << checkpoint.scheme.bits) - 1), minlength=1)
     counts[0] = 0
-    sizes = {part.removeprefix(name): stored[part].nbytes for part in checkpoint.parts(name)}
+    sizes = {part.removeprefix(name): stored[part].nbytes for part in checkpoint.stored_names(name)}
     scale = stored[f"{name}_scale"]
     halves = _upper_halves(_tensor_bytes(checkpoint, scale), item_size(scale))
     scale_entropy = _entropy_bits(halves) / 8 + int(halves.sum()) * (item_size(scale) - 2) + sizes.get("_shape", 0)

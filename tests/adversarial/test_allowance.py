@@ -62,13 +62,13 @@ def test_many_uses_share_their_time_and_the_inner_one_is_named() -> None:
 def test_an_inner_use_that_failed_is_not_named_for_what_comes_after_it() -> None:
     allowance = bounded.Allowance()
 
-    def use() -> None:
+    def go_on_after_an_error() -> None:
         with suppress(KeyError), allowance.use("inner", BenchmarkError):
             raise KeyError
         swallow()
 
     with pytest.raises(BenchmarkError, match="outer"), allowance.use("outer", BenchmarkError):
-        use()
+        go_on_after_an_error()
 
 
 def test_an_alarm_of_others_goes_off_in_its_time() -> None:

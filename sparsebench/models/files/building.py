@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from sparsebench import environment
@@ -51,6 +51,11 @@ def temporary(folder: Path) -> Iterator[Path]:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def activations_beside(folder: Path) -> AbstractContextManager[Path]:
+    """Make a temporary folder for activations beside ``folder``: the disk with room for a variant has room for them too."""
+    return temporary(folder.parent / ".activations")
 
 
 @contextmanager

@@ -182,7 +182,7 @@ class Checkpoint:
                 infos[info.name] = info
         return infos
 
-    def parts(self, name: str) -> tuple[str, ...]:
+    def stored_names(self, name: str) -> tuple[str, ...]:
         """The names under which the files hold a tensor: its own, or those of its integers, scales and so on."""
         return (name,)
 
@@ -271,15 +271,8 @@ def _read(folder: Path, info: TensorInfo, start: int, size: int) -> torch.Tensor
     import torch
 
     buffer = torch.empty(size, dtype=torch.uint8)
-    with (folder / info.file).open("rb", buffering=0) as file:
-        file.seek(info.begin + start)
-        view = buffer.numpy().data
-        done = 0
-        while done < size:
-            count = file.readinto(view[done:])
-            if not count:
-                raise ModelError(f"{info.file}: ends inside tensor {info.name}", FETCH_AGAIN)
-            done += count
+    if bounded.read_into(folder / info.file, buffer.numpy().data, info.begin + start) < size:
+        raise ModelError(f"{info.file}: ends inside tensor {info.name}", FETCH_AGAIN)
     return buffer.view(torch_dtype(info.dtype))
 
 

@@ -248,7 +248,7 @@ class QuantizedCheckpoint(Checkpoint):
 
         Raises ModelError where its integers, scales and shape do not belong together.
         """
-        stored = {part: self.stored[part] for part in self.parts(name)}
+        stored = {part: self.stored[part] for part in self.stored_names(name)}
         scale, shape = stored.get(f"{name}_scale"), stored.get(f"{name}_shape")
         if scale and scale.dtype in FLOAT_DTYPES and shape and (shape.dtype, shape.shape) == ("I64", (2,)):
             rows, columns = super().load(f"{name}_shape").tolist()
@@ -259,7 +259,7 @@ class QuantizedCheckpoint(Checkpoint):
         problem = f"{self.folder}: {name}: its integers, scales and shape do not belong together"
         raise ModelError(problem, FETCH_AGAIN)
 
-    def parts(self, name: str) -> tuple[str, ...]:
+    def stored_names(self, name: str) -> tuple[str, ...]:
         ends = ("", "_packed", "_scale", "_shape") if name in self.quantized else ("",)
         return tuple(name + end for end in ends if name + end in self.stored)
 

@@ -173,7 +173,7 @@ def stored_apart(stored: Iterable[str]) -> bool:
     return any(_APART.search(name) for name in stored)
 
 
-def prunable_parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
+def checked_parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
     """Return the ``parts`` of a model to prune.
 
     Raises ModelError where nothing is prunable, UnsupportedError where experts are stored in an unknown form.

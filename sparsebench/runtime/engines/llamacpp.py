@@ -32,8 +32,9 @@ from sparsebench.runtime.workload import Phase, Prompt
 USUAL_BATCH = 2048
 """The most tokens of one call by llama.cpp's default; a longer prompt raises it."""
 ROUNDED = 4.0
-"""How far the logits may be from those of the same weights in float32, in units of what rounding to the measured
-precision moves them. On SmolLM2-135M it is 1.8 for Q8_0; what llama.cpp computes otherwise moved tiny models by 50 and more."""
+"""How far the logits may be from those of the same weights in float32, in units of what bfloat16 moves
+them, whatever the file's precision. On SmolLM2-135M it is 1.8 for Q8_0; what llama.cpp computes otherwise moved tiny
+models by 50 and more."""
 
 
 class LlamaContext:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.files.building import temporary
+from sparsebench.models.files.building import activations_beside
 from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.files.writing import copy_checkpoint
@@ -18,7 +18,7 @@ from sparsebench.models.modules.moefied import ExpertRouter
 from sparsebench.models.modules.skipping import ExpertsConfig, FeedForward, skips_weights
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.replay.skeleton import SkeletonBlock, build_skeleton, fill_skeleton
-from sparsebench.models.shape.topology import Part, prunable_parts
+from sparsebench.models.shape.topology import Part, checked_parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.counting import step_report
@@ -80,7 +80,7 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
         raise ModelError(f"{parent}: it leaves weights out already", "start from the model that it was made from")
     first = next(iter(targets))
     experts, shared, partition = first.settings.experts, first.settings.shared, first.settings.partition
-    tensor_parts = prunable_parts(checkpoint, context.family)
+    tensor_parts = checked_parts(checkpoint, context.family)
     refuse_experts(parent, tensor_parts)
     skeleton = build_skeleton(checkpoint.config, context.family)
     fill_skeleton(skeleton, checkpoint, context.family)
@@ -89,7 +89,7 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
     assignments: dict[FeedForward, torch.Tensor] = {}
     router_tensors: dict[str, dict[str, torch.Tensor]] = {step.settings.router: {} for step in targets}
     activities: dict[Step, list[Activity]] = {step: [] for step in targets}
-    with temporary(next(iter(targets.values())).parent / ".activations") as spill:
+    with activations_beside(next(iter(targets.values()))) as spill:
         loaded_parts = _each_part(checkpoint, tensor_parts, parts, context, text, spill)
         for done, (part, matrix, statistics) in enumerate(loaded_parts, start=1):
             weights = part.weights(matrix, checkpoint)

@@ -19,7 +19,7 @@ import torch
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.manifest.names import Family
-from sparsebench.models.files.building import temporary
+from sparsebench.models.files.building import activations_beside
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import BlockId, Part
@@ -66,8 +66,7 @@ class BlockSweep:
         """Write every tensor of every variant."""
         passes = 2 if self._owl_targets() else 1
         streams = len(self.targets) if self.propagate == "pruned" else 1
-        # The disk on which the variants are written has room for them, and so for activations too.
-        with temporary(next(iter(outputs.folders.values())).parent / ".activations") as spill:
+        with activations_beside(next(iter(outputs.folders.values()))) as spill:
             if passes == 2:
                 self._allocate(self._replay(1, spill), _progress_of_pass(progress, 0, passes))
             visit = self._visit_pruned if self.propagate == "pruned" else self._visit_dense

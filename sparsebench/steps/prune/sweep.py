@@ -16,7 +16,7 @@ import torch
 
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import float_checkpoint
-from sparsebench.models.shape.topology import Part, View, prunable_parts
+from sparsebench.models.shape.topology import Part, View, checked_parts
 from sparsebench.steps.contract import Context, Emit, Step, StepProgress, reported
 from sparsebench.steps.outputs import VariantWriters, run_pass
 from sparsebench.steps.prune import masks
@@ -38,7 +38,7 @@ def make_pruned(parent: Path, targets: Mapping[Step, Path], context: Context, em
         resolve_name(run)(parent, targets, context, emit)
         return
     checkpoint = float_checkpoint(parent, "prune first, then quantize")
-    parts = prunable_parts(checkpoint, context.family)
+    parts = checked_parts(checkpoint, context.family)
 
     def write(outputs: VariantWriters) -> dict[str, Any]:
         if not first.settings.reads_text():

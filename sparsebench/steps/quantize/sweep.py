@@ -17,14 +17,14 @@ from typing import Any
 import torch
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
-from sparsebench.models.files.building import temporary
+from sparsebench.models.files.building import activations_beside
 from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
 from sparsebench.models.files.gguf_variant import GGUF_FILE, KEY
 from sparsebench.models.files.quantized import GROUP, float_checkpoint
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.gguf_writer import write_gguf
 from sparsebench.models.replay.batch import Batch
-from sparsebench.models.shape.topology import BlockId, Part, prunable_parts
+from sparsebench.models.shape.topology import BlockId, Part, checked_parts
 from sparsebench.steps.contract import Context, Emit, Step, StepReport, reported
 from sparsebench.steps.counting import step_report
 from sparsebench.steps.finite import check_weights
@@ -49,7 +49,7 @@ def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context,
     if isinstance(next(iter(targets)).settings, Gguf):
         return make_gguf(parent, targets, context, emit)
     checkpoint = float_checkpoint(parent, "quantize the checkpoint that it was made from")
-    parts = prunable_parts(checkpoint, context.family)
+    parts = checked_parts(checkpoint, context.family)
     fused = next((part.name for part in parts.values() if part.experts), None)
     if fused:
         problem = f"{parent}: {fused} holds several experts, and no layout of integers is known for it"
@@ -153,7 +153,7 @@ def mean_squares(checkpoint: Checkpoint, batch: Batch, context: Context, folder:
         for name, statistics in inputs.items():
             squares[name] = (statistics.squares / max(1, statistics.tokens)).cpu()
 
-    with temporary(folder.parent / ".activations") as spill:
+    with activations_beside(folder) as spill:
         Replay(checkpoint, context.family, batch, 1, spill, context.dtype, device=context.device).run(visit)
     return squares
 
@@ -173,7 +173,7 @@ def make_gguf_variant(
     started = time.perf_counter()
     sums = RoundingSums()
     bytes_in_file = 0
-    prunable = {name for name, part in prunable_parts(checkpoint, family).items() if part.prunable}
+    prunable = {name for name, part in checked_parts(checkpoint, family).items() if part.prunable}
     with CheckpointWriter(
         folder, [*checkpoint.tensors.values()], checkpoint.folder, {KEY: {"type": gguf_type}}
     ) as writer:

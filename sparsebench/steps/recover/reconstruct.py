@@ -22,7 +22,7 @@ import torch
 
 from sparsebench import energy, heap
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.files.building import temporary
+from sparsebench.models.files.building import activations_beside
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import dimensions
 from sparsebench.models.files.safety import left_out_sentence
@@ -126,7 +126,7 @@ class Reconstruction:
         started, fits = time.perf_counter(), list[Fit]()
         with (
             energy.spending(self.context.device) as spent,
-            temporary(folder.parent / ".activations") as spill,
+            activations_beside(folder) as spill,
             CheckpointWriter(folder, list(self.parent.tensors.values()), self.parent.folder) as writer,
         ):
             family, batch = self.context.family, self.text.batch

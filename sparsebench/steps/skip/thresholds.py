@@ -26,13 +26,13 @@ from typing import Any
 import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.files.building import temporary
+from sparsebench.models.files.building import activations_beside
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.files.writing import copy_checkpoint
 from sparsebench.models.modules.hooks import removing_hooks
 from sparsebench.models.modules.skipping import SkipThresholds, masked, skips_weights
 from sparsebench.models.replay.blockwise import Block, Replay
-from sparsebench.models.shape.topology import Part, prunable_parts
+from sparsebench.models.shape.topology import Part, checked_parts
 from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.counting import step_report
 from sparsebench.steps.outputs import failing_alone
@@ -108,14 +108,14 @@ def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, 
     started, checkpoint = time.perf_counter(), open_checkpoint(parent)
     if skips_weights(checkpoint.config):
         raise ModelError(f"{parent}: it skips weights already", "start from the model that it was made from")
-    parts = prunable_parts(checkpoint, context.family)
+    parts = checked_parts(checkpoint, context.family)
     refuse_experts(parent, parts)
     text = context.text("skip")
     first, first_folder = next(iter(targets.items()))
     outputs = first.name == "cats"
     greedy = getattr(first.settings, "allocation", "uniform") == "greedy"
     statistics = SkipStatistics(tuple(step.settings.share for step in targets) if greedy else ())
-    with temporary(first_folder.parent / ".activations") as spill:
+    with activations_beside(first_folder) as spill:
         # The greedy allocation runs each block again and again, so its groups have one sample.
         group = 1 if greedy else None
         replay = Replay(

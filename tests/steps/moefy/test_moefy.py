@@ -15,7 +15,7 @@ from sparsebench.errors import ModelError, UnsupportedError, UserError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import EXPERTS_KEY, ROUTERS, experts_of
-from sparsebench.models.shape.topology import prunable_parts
+from sparsebench.models.shape.topology import checked_parts
 from sparsebench.plan.fingerprint import step_id
 from sparsebench.steps.moefy.activity import coactivation_inside, share_inside
 from sparsebench.steps.moefy.grouping import even_groups, group_neurons, metis_groups
@@ -50,7 +50,7 @@ def test_all_experts_are_the_model_and_the_oracle_is_nearer_than_chance(kind: st
     assert all("2 of 8 experts" in one.note for one in found.values())
     assert all(f"{one.read_share:.1%} of the blocks' weights" in one.note for one in found.values())
     stored = Checkpoint(tmp_path / "oracle-2")
-    found_parts = prunable_parts(Checkpoint(parent), family)
+    found_parts = checked_parts(Checkpoint(parent), family)
     matrices = [(one.kind, Checkpoint(parent).tensors[name].numel) for name, one in found_parts.items() if one.prunable]
     whole_size = sum(size for _, size in matrices)
     skipped = 0.75 * sum(size for name, size in matrices if name in ("gate", "up", "gate_up", "down"))

@@ -27,7 +27,7 @@ from sparsebench.models.files.checkpoint import (
 )
 from sparsebench.models.files.masked import MASK, boolean_mask
 from sparsebench.models.files.quantized import float_checkpoint
-from sparsebench.models.shape.topology import Part, prunable_parts
+from sparsebench.models.shape.topology import Part, checked_parts
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Emit, Step, reported
 from sparsebench.steps.outputs import VariantWriters, failing_alone, run_pass
@@ -62,7 +62,7 @@ class Masks:
 def make_masked(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Apply each step's masks to the model in ``parent``, each in its folder; a file that does not fit fails alone."""
     checkpoint = float_checkpoint(parent, "prune first, then quantize")
-    parts = prunable_parts(checkpoint, context.family)
+    parts = checked_parts(checkpoint, context.family)
     masks: dict[Step, Masks] = {}
     for step in targets:
         with failing_alone(step, emit):
