@@ -54,12 +54,12 @@ class CellOutcome:
     dtype: str = ""
 
 
-def record_key(cell: Cell, device: str = "cpu") -> str:
+def record_key(cell: Cell, device: str) -> str:
     """Return what a cell's record is filed under: its id and, for a timed cell, the id of the place it holds for."""
     return f"{cell.id}-{environment.place(device)['id']}" if is_timed(cell.stage) else cell.id
 
 
-def make(cell: Cell, manifest: str, outcome: CellOutcome, device: str = "cpu", origin: str = "") -> dict[str, Any]:
+def make(cell: Cell, manifest: str, outcome: CellOutcome, device: str, origin: str = "") -> dict[str, Any]:
     """Return the record of one cell that ran on a resolved ``device`` for the workspace ``origin``, as it is stored."""
     started = outcome.started_at or datetime.now(UTC)
     record = {
@@ -91,9 +91,7 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
     return path
 
 
-def write_plan(
-    folder: Path, manifest: str, cells: Iterable[Cell], device: str = "cpu", origin: str = ""
-) -> dict[str, Any]:
+def write_plan(folder: Path, manifest: str, cells: Iterable[Cell], device: str, origin: str = "") -> dict[str, Any]:
     """Store which cells a manifest asks for, so that a ledger can be rebuilt with its manifests; return the record."""
     folder.mkdir(parents=True, exist_ok=True)
     all_cells = list(cells)

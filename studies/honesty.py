@@ -141,7 +141,7 @@ def judged(trials: Sequence[dict[str, Any]], family: str) -> list[dict[str, Any]
     made = expand(manifest, "honesty", {name: name for name in names})
     cells = {(cell.variant.model, cell.variant.method): cell for cell in made.cells if cell.stage == "latency"}
     found = [
-        records.make(cells[name, method], made.manifest, records.CellOutcome("done", trial[measurement]))
+        records.make(cells[name, method], made.manifest, records.CellOutcome("done", trial[measurement]), "cpu")
         for name, trial in zip(names, trials, strict=True)
         for measurement, method in STAND_INS.items()
     ]

@@ -144,7 +144,7 @@ def shown(asked: Asked, done: bool) -> dict[str, Any]:
         if done:
             (folder / "records").mkdir()
             for cell in planned(asked).cells:
-                (folder / "records" / f"{records.record_key(cell)}.done.json").touch()
+                (folder / "records" / f"{records.record_key(cell, 'cpu')}.done.json").touch()
         started = time.process_time()
         manifest = written(asked, folder)
         found = expand(manifest, "scale", {model.name: f"revision of {model.name}" for model in manifest.models})
@@ -173,7 +173,7 @@ def file(asked: Asked) -> dict[str, Any]:
     found = planned(asked)
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
-        records.write_plan(Path(folder), found.manifest, found.cells)
+        records.write_plan(Path(folder), found.manifest, found.cells, "cpu")
         seconds = time.process_time() - started
         size = (Path(folder) / "plan-scale.json").stat().st_size
         started = time.process_time()
@@ -241,7 +241,7 @@ def _records(asked: Asked) -> Iterator[dict[str, Any]]:
         outcomes = tuple(Outcome(str(place), "", value) for place, value in enumerate(values))
         task = all_tasks()[cell.settings["task"]]
         result = ScoreResult.of(task, outcomes, DOCUMENTS, 0.25, {})
-        yield records.make(cell, "scale", records.CellOutcome("done", asdict(result)))
+        yield records.make(cell, "scale", records.CellOutcome("done", asdict(result)), "cpu")
 
 
 def ingest(asked: Asked) -> dict[str, Any]:

@@ -167,7 +167,7 @@ class Cell:
         """On how many nodes of a cluster its ranks are; 0 where they stay with the job."""
         return int(self.settings.get("nodes", 0))
 
-    def compute_dtype(self, device: str = "cpu") -> str:
+    def compute_dtype(self, device: str) -> str:
         """Return the precision that it will run in on this machine: the one asked for, where that is not ``auto``."""
         requested = self.settings["dtype"] if "engine" in self.settings else self.settings.get("compute_dtype", "auto")
         return processor.compute_dtype(self.variant.dtype, requested, device)

@@ -102,7 +102,7 @@ def test_a_plan_may_be_longer_than_records_and_a_run_not(tmp_path: Path, monkeyp
     (tmp_path / "m").mkdir()
     found = expand(load(path).manifest, "m", {"m": "r"})
     monkeypatch.setattr(bounded, "JSON_BYTES", 5_000)
-    records.write_plan(folder, found.manifest, found.cells)
+    records.write_plan(folder, found.manifest, found.cells, "cpu")
     (plan,) = folder.iterdir()
     assert bounded.JSON_BYTES < plan.stat().st_size < bounded.PLAN_BYTES
     assert len(found.cells) == len(next(iter(records.read([folder])))["cells"])

@@ -304,7 +304,7 @@ def test_a_cell_with_a_damaged_record_is_made_again(damage: str, tmp_path: Path)
     for cell in ready.plan.cells:
         make = {"make": samples.sparsified, "structure": samples.structured, "storage": samples.stored}[cell.stage]
         outcome = records.CellOutcome("done", json.loads(json.dumps(samples.asdict(make(cell)))), seconds=1.5)
-        records.write(folder, records.make(cell, "m", outcome, origin=STRANGER))
+        records.write(folder, records.make(cell, "m", outcome, "cpu", STRANGER))
     first, second = (folder / f"{cell.id}.done.json" for cell in ready.plan.cells[-2:])
     found, wrong = verified(decisions(ready, folder, False), folder, ready.device)
     assert not wrong and not any(decision.runs for decision in found)

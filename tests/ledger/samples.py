@@ -80,7 +80,7 @@ def sample(experiment: Manifest | None = None, name: str = "sample") -> list[dic
     found: list[dict[str, Any]] = [plan_record(made)]
     for number, cell in enumerate(made.cells):
         outcome = records.CellOutcome("done", asdict(result(cell)), None, START + timedelta(seconds=number), 1.5)
-        found.append(records.make(cell, name, outcome))
+        found.append(records.make(cell, name, outcome, "cpu"))
     return json.loads(json.dumps(found))
 
 
@@ -89,7 +89,7 @@ def plan_record(made: Plan, written_at: datetime = START) -> dict[str, Any]:
     cells = [
         {
             "cell_id": c.id,
-            "key": records.record_key(c),
+            "key": records.record_key(c, "cpu"),
             "stage": c.stage,
             "label": c.label,
             "settings": c.settings,

@@ -83,5 +83,5 @@ def sample(name: str = "calibrated", **changes: Any) -> list[dict[str, Any]]:
         outcome = records.CellOutcome(
             "done", asdict(result(cell)), None, samples.START + timedelta(seconds=number), 1.5
         )
-        found.append(records.make(cell, name, outcome))
+        found.append(records.make(cell, name, outcome, "cpu"))
     return json.loads(json.dumps(found))

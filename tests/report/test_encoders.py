@@ -53,7 +53,7 @@ def test_both_are_explained_compared_and_said(tmp_path: Path) -> None:
     for cell in made.cells:
         result = scored(cell) if cell.stage == "benchmarks" else samples.result(cell)
         found.append(
-            records.make(cell, "sample", records.CellOutcome("done", asdict(result), None, samples.START, 1.0))
+            records.make(cell, "sample", records.CellOutcome("done", asdict(result), None, samples.START, 1.0), "cpu")
         )
     ledger = tmp_path / "ledger.duckdb"
     Ledger(ledger).ingest(json.loads(json.dumps(found)))

@@ -72,7 +72,7 @@ def test_no_sentence_says_nonsense(shape: str, tmp_path: Path) -> None:
         results = [asdict(result(cell, answers)) for cell in plan.cells]
         outcomes = [records.CellOutcome("done", made, None, samples.START, 1.0) for made in results]
     made = [samples.plan_record(plan)]
-    made += [records.make(cell, "small", outcome) for cell, outcome in zip(plan.cells, outcomes, strict=True)]
+    made += [records.make(cell, "small", outcome, "cpu") for cell, outcome in zip(plan.cells, outcomes, strict=True)]
     Ledger(tmp_path / "ledger.duckdb").ingest(json.loads(json.dumps(made)))
     written = whole(build(tmp_path / "ledger.duckdb", tmp_path / "report.md", tmp_path / "figures"))
     prose = re.sub(r"(?ms)^```.*?^```|^\|.*?$|<!--.*?-->", "", written)

@@ -39,7 +39,7 @@ class OutOfMemoryError(RayError):
 
 def told(cell: Cell, spec: JobSpec) -> dict[str, Any]:
     """The event of a cell that is done."""
-    record = records.make(cell, spec.manifest, records.CellOutcome("done", {}))
+    record = records.make(cell, spec.manifest, records.CellOutcome("done", {}), "cpu")
     event = {"event": "cell", "cell": cell.id, "status": "done", "seconds": 1.0, "reason": None}
     return json.loads(json.dumps({**event, "record": record}))
 

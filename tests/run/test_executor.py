@@ -52,7 +52,9 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere_with_what_is_left(
     ray.work = work
     ran = run(plan, settings)
     assert ran.counts == {"done": len(plan.cells), "failed": 0, "unsupported": 0, "skipped": 0}
-    assert ran.ingested == Counter({records.record_key(cell): 1 for cell in plan.cells}), "none is lost or comes twice"
+    assert ran.ingested == Counter({records.record_key(cell, "cpu"): 1 for cell in plan.cells}), (
+        "none is lost or comes twice"
+    )
     asked = Counter(cell for _, cells in starts for cell in cells)
     begun = dict(reversed(starts))
     first = [cells[0] for cells in begun.values() if len(cells) > 1]

@@ -82,7 +82,9 @@ def test_nodes_that_are_gone_fail_cells(plan: Plan, settings: RunSettings, ray: 
 
     threading.Thread(target=gone).start()
     ran = run(plan, settings)
-    assert ran.ingested == Counter({records.record_key(cell): 1 for cell in plan.cells}), "records come back to the run"
+    assert ran.ingested == Counter({records.record_key(cell, "cpu"): 1 for cell in plan.cells}), (
+        "records come back to the run"
+    )
     assert ran.counts["failed"] == 2, "latency and memory"
     said = "nodes: 2: 4 ranks need 2 nodes with 2 CPUs each; 1 of this cluster's 1"
     assert all(said in reason for reason in ran.reasons())
