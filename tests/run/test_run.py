@@ -236,7 +236,7 @@ def test_what_only_leaves_out_is_not_called_done(
     def said(endings: list[str]) -> str:
         structure = [cell for cell in ready.plan.cells if cell.stage == "structure"]
         for cell, status in zip(structure, endings, strict=True):
-            write(records, make(cell, "tiny", CellOutcome(status)))
+            write(records, make(cell, "tiny", CellOutcome(status), "cpu"))
         with suppress(typer.Exit):
             _nothing_to_do(decisions(ready, records, False), ready, [])
         return " ".join(capsys.readouterr().err.split())
